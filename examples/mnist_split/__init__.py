@@ -1,0 +1,1 @@
+"""Two parties hold one half of each MNIST digit, and train one model together."""

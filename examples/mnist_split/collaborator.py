@@ -1,0 +1,63 @@
+"""The Collaborator of the MNIST example: the right halves, no labels.
+
+python -m examples.mnist_split.collaborator   # and, in another terminal:
+python -m examples.mnist_split.host
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from examples.mnist_split.data import load_halves, split_ids
+from examples.mnist_split.host import arguments
+from examples.mnist_split.nets import HalfNet
+from heterofed import HeteroNNCollaboratorScheduler
+
+
+class MnistCollaborator(HeteroNNCollaboratorScheduler):
+    """Holds the right half of every image."""
+
+    def __init__(
+        self, data_dir: Path, limit: tuple[int, int] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(feature_key="demo_collaborator", **settings)
+        self.batch_size = 128
+        self.half = load_halves(data_dir, "right", limit=limit)
+
+    def load_local_ids(self) -> list[str]:
+        return self.half.ids
+
+    def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+        return split_ids(id_intersection)
+
+    def make_feature_model(self) -> nn.Module:
+        return HalfNet()
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+        return optim.SGD(feature_model.parameters(), lr=0.1, momentum=0.5)
+
+    def iterate_train_feature(
+        self, feature_model: nn.Module, train_ids: list[str]
+    ) -> Iterator[Tensor]:
+        for start in range(0, len(train_ids), self.batch_size):
+            images, _ = self.half.rows(train_ids[start : start + self.batch_size])
+            yield feature_model(images)
+
+    def iterate_test_feature(
+        self, feature_model: nn.Module, test_ids: list[str]
+    ) -> Iterator[Tensor]:
+        yield from self.iterate_train_feature(feature_model, test_ids)
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__).parse_args()
+    scheduler = MnistCollaborator(
+        given.data,
+        limit=tuple(given.limit) if given.limit else None,
+        results_dir=given.results,
+    )
+    scheduler.launch_task(task_id=given.task)

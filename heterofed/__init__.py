@@ -1,0 +1,58 @@
+"""Vertical split learning between organisations that hold different columns about the same people.
+
+Public names load when they are first used: `import heterofed` costs next to nothing, and only what
+needs torch loads it. Importing has no side effects.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from heterofed._version import __version__
+
+if TYPE_CHECKING:
+    from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
+    from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
+    from heterofed.metrics import register_metrics
+    from heterofed.results import TaskResult
+    from heterofed.training import Batch
+
+logger = logging.getLogger("heterofed")
+
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "HeteroFedError",
+    "HeteroNNCollaboratorScheduler",
+    "HeteroNNHostScheduler",
+    "TaskAborted",
+    "TaskFailed",
+    "TaskResult",
+    "__version__",
+    "logger",
+    "register_metrics",
+]
+
+_HOME = {
+    "Batch": "heterofed.training",
+    "ConfigError": "heterofed.errors",
+    "HeteroFedError": "heterofed.errors",
+    "HeteroNNCollaboratorScheduler": "heterofed.hetero_nn",
+    "HeteroNNHostScheduler": "heterofed.hetero_nn",
+    "TaskAborted": "heterofed.errors",
+    "TaskFailed": "heterofed.errors",
+    "TaskResult": "heterofed.results",
+    "register_metrics": "heterofed.metrics",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,113 @@
+"""`heterofed demo`: the MNIST example as two real processes, watched from a third.
+
+Knows how to start the example's scripts and read what they leave in their results folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from heterofed.errors import ConfigError, TaskFailed
+
+HOST, COLLABORATOR = "demo_host", "demo_collaborator"
+FAREWELL_SECONDS = 10.0
+
+
+def run_demo(
+    *, rounds: int, data: Path, results: Path, limit: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Run the example to its end.
+
+    Args:
+        rounds: to train.
+        data: where MNIST lies, or is put.
+        results: parent of the task's results folder.
+        limit: (train, test) images to use; None for all 70,000.
+
+    Returns:
+        accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
+        total_seconds, bytes_sent, bytes_received, metrics_csv, models.
+
+    Raises:
+        ConfigError: the example is not here.
+        TaskFailed: one of the processes failed.
+    """
+    if importlib.util.find_spec("examples") is None:
+        raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
+    began = time.monotonic()
+    task = f"demo-{secrets.token_hex(3)}"
+    folder = results / task
+    folder.mkdir(parents=True)
+    common = ["--task", task, "--data", str(data), "--results", str(results)]
+    if limit:
+        common += ["--limit", *map(str, limit)]
+    log = folder / f"{COLLABORATOR}.log"
+    with log.open("w") as output, _ended_with_us() as children:
+        children.append(_start("collaborator", common, output))
+        children.append(_start("host", [*common, "--rounds", str(rounds)], None))
+        codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
+    if codes["c"]:
+        sys.stderr.write(log.read_text()[-4000:])
+    if any(codes.values()):
+        raise TaskFailed(
+            f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
+            f" see above and {log}"
+        )
+    return _outcome(folder / HOST, time.monotonic() - began)
+
+
+def _start(script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"examples.mnist_split.{script}", *arguments]
+    return subprocess.Popen(  # noqa: S603 - our own scripts, no shell
+        command, stdin=subprocess.DEVNULL, stdout=output or sys.stderr, stderr=output
+    )
+
+
+@contextlib.contextmanager
+def _ended_with_us() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Leave no child behind: each is asked to end, and killed if it does not."""
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        yield children
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in children:
+            try:
+                child.wait(FAREWELL_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _outcome(folder: Path, seconds: float) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text())
+    metrics_csv = Path(summary["metrics"]["test"])
+    with metrics_csv.open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    phases = summary["phases"]
+    return {
+        "accuracy": float(last["accuracy"]),
+        "rounds": summary["rounds"],
+        "ids": summary["ids"],
+        "psi_seconds": phases["psi"]["seconds"],
+        "train_seconds": phases["train"]["seconds"],
+        "test_seconds": phases["test"]["seconds"],
+        "total_seconds": round(seconds, 3),
+        "bytes_sent": summary["bytes_sent"],
+        "bytes_received": summary["bytes_received"],
+        "metrics_csv": str(metrics_csv),
+        "models": summary["models"],
+    }

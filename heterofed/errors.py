@@ -1,0 +1,380 @@
+"""Everything that can go wrong, as one tree.
+
+    HeteroFedError
+    ├── ConfigError                  a setting or file of this party is wrong; nothing was done
+    ├── LocalProtocolError           this program broke the protocol itself: a bug, please report it
+    ├── TaskFailed                   the task started and could not go on
+    │   ├── JoinTimeoutError         the other parties did not come online in time
+    │   ├── JoinRefusedError         the Host turned this party away
+    │   │   ├── StrangerError        its feature key is not expected
+    │   │   ├── DuplicatePartyError  its feature key is taken, or everybody is there
+    │   │   ├── OtherTaskError       it came for another task, or for another purpose
+    │   │   └── OtherVersionError    it speaks no version of the protocol that the Host speaks
+    │   ├── PeerLostError            the connection to a party broke
+    │   ├── PeerTimeoutError         a party is connected and has been silent for too long
+    │   ├── RemoteProtocolError      a party said something that the protocol does not allow
+    │   ├── DataError                ids or tensors of this task do not fit together
+    │   │   ├── IdError              the ids that `load_local_ids` gave cannot be used
+    │   │   ├── EmptyIntersectionError  no id is common to all parties
+    │   │   ├── EmptySplitError      the split left no train ids, or no test ids
+    │   │   ├── SplitMismatchError   the parties split the common ids differently
+    │   │   ├── AlignmentError       the parties' batches do not fit row by row
+    │   │   │   ├── RowCountError    different numbers of rows in one batch
+    │   │   │   └── BatchCountError  different numbers of batches in one round
+    │   │   ├── FeatureError         a hook gave features of a wrong type, shape or dtype
+    │   │   └── NonFiniteError       a tensor holds NaN or infinity
+    │   ├── PSIFailedError           the private set intersection was refused or went wrong
+    │   ├── HookFailedError          user code of another party raised
+    │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
+    │   └── InternalError            a party failed for a reason that has no class of its own
+    └── transport errors
+        ├── ChannelClosedError       sending on a connection that is gone
+        └── ChannelOverflowError     a peer does not read what it is sent
+
+Whoever is at fault raises the class itself. Everyone else raises a subclass of the same class that
+is a `TaskAborted` too, so `except AlignmentError` works at every party and `except TaskAborted`
+tells "another party ended it" apart. Where a user's hook raised, that exception comes out
+unchanged, with a note, at the party whose hook it was.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import ClassVar
+
+
+class HeteroFedError(Exception):
+    """Base of all errors of heterofed.
+
+    What to do: read the message; it names the party, the phase and the remedy.
+    """
+
+
+class ConfigError(HeteroFedError):
+    """A setting, file or hook of this party is wrong; no work was done.
+
+    What to do: mend what the message names and start again.
+    """
+
+
+class LocalProtocolError(HeteroFedError):
+    """This program tried to send a message that the protocol does not allow now.
+
+    What to do: this is a bug in heterofed (or in code that drives a `Session` by hand): report it.
+    """
+
+
+class ChannelClosedError(HeteroFedError):
+    """A frame was sent on a connection that is gone.
+
+    What to do: nothing; the scheduler turns it into `PeerLostError`.
+    """
+
+
+class ChannelOverflowError(HeteroFedError):
+    """A peer does not read what it is sent, and the queue for it is full.
+
+    What to do: wait for the peer, or give it up; the scheduler does either.
+    """
+
+
+class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contract
+    """The task started and could not go on.
+
+    What to do: the message names the party, the phase and the remedy.
+
+    Args:
+        message: the whole story, for this party's user; it never travels.
+        party: the party at fault, where one is.
+        phase: the phase in which it happened; with `round` and `batch` filled in on the way out
+            where they are not known here.
+        numbers: up to two counts that the other parties may see, for their own message.
+    """
+
+    code: ClassVar[str] = "task_failed"
+    summary: ClassVar[str] = "the task failed"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        party: str | None = None,
+        phase: str | None = None,
+        round: int = 0,  # noqa: A002 - the field's own word
+        batch: int | None = None,
+        numbers: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(message or self.summary)
+        self.party = party
+        self.phase = phase
+        self.round = round
+        self.batch = batch
+        self.numbers = numbers
+
+
+class TaskAborted(TaskFailed):
+    """Another party ended the task; always raised as a subclass of the reason's own class too.
+
+    What to do: look at the party that the message names; its own log says more.
+    """
+
+
+class JoinTimeoutError(TaskFailed):
+    """The other parties did not come online within `join_timeout`.
+
+    What to do: start the parties that the message names, with the same task id; for scripts on
+    one machine, as the same user and with the same `HETEROFED_HOME`.
+    """
+
+    code = "join_timeout"
+    summary = "the other parties did not come online in time"
+
+
+class JoinRefusedError(TaskFailed):
+    """The Host turned this party away: not expected, already there, or of another version.
+
+    What to do: compare the feature key with the Host's `collaborators`, or stop the other process
+    that runs under the same key.
+    """
+
+    code = "join_refused"
+    summary = "the Host turned this party away"
+
+
+class StrangerError(JoinRefusedError):
+    """The Host does not expect a party of this feature key.
+
+    What to do: compare the feature key with the Host's `collaborators`.
+    """
+
+    code = "stranger"
+    summary = "the Host does not expect this feature key; compare it with its collaborators"
+
+
+class DuplicatePartyError(JoinRefusedError):
+    """A party of this feature key is there already, or the number of parties is complete.
+
+    What to do: give every party a feature key of its own, or stop the other process.
+    """
+
+    code = "duplicate_party"
+    summary = (
+        "a party of this feature key is there already, or all parties are; give each its own key"
+        " and raise the Host's collaborators where there should be more"
+    )
+
+
+class OtherTaskError(JoinRefusedError):
+    """This party came for another task than the Host runs, or for another purpose.
+
+    What to do: give all parties the same task id and schedulers of the same kind.
+    """
+
+    code = "other_task"
+    summary = "the Host runs another task, or one for another purpose; compare the task ids"
+
+
+class OtherVersionError(JoinRefusedError):
+    """This party and the Host have no version of the protocol in common.
+
+    What to do: install the same version of heterofed everywhere.
+    """
+
+    code = "other_version"
+    summary = "the Host speaks another protocol version; install the same heterofed everywhere"
+
+
+class PeerLostError(TaskFailed):
+    """The connection to a party broke: its process ended, or the network did.
+
+    What to do: see that party's log, start all parties again.
+    """
+
+    code = "peer_lost"
+    summary = "the connection to that party broke"
+
+
+class PeerTimeoutError(TaskFailed):
+    """A party is connected and has said nothing for longer than the timeouts allow.
+
+    What to do: where its hooks need longer than that, raise `calculation_timeout` at the Host.
+    """
+
+    code = "peer_timeout"
+    summary = "that party was silent for too long"
+
+
+class RemoteProtocolError(TaskFailed):
+    """A party sent something malformed, oversized, out of turn or out of range.
+
+    What to do: run the same version of heterofed everywhere; if it stays, do not trust that party.
+    """
+
+    code = "protocol"
+    summary = "that party sent something that the protocol does not allow"
+
+
+class DataError(TaskFailed):
+    """Ids or tensors of this task do not fit together.
+
+    What to do: see the subclass.
+    """
+
+    code = "data"
+    summary = "ids or tensors do not fit together"
+
+
+class IdError(DataError):
+    """`load_local_ids` did not give a non-empty list of unique strings.
+
+    What to do: remove duplicates and empty lists, and turn ids into `str`.
+    """
+
+    code = "ids"
+    summary = "the ids of that party cannot be used: they must be unique strings, and at least one"
+
+
+class EmptyIntersectionError(DataError):
+    """No id is common to all parties, so there is nothing to train on.
+
+    What to do: compare how the parties write their ids (spaces, case, leading zeros).
+    """
+
+    code = "empty_intersection"
+    summary = "no id is common to all parties"
+
+
+class EmptySplitError(DataError):
+    """`split_dataset` left no train ids, or no test ids.
+
+    What to do: look at the size of the intersection, and at `split_dataset`.
+    """
+
+    code = "empty_split"
+    summary = "split_dataset left no train ids, or no test ids"
+
+
+class SplitMismatchError(DataError):
+    """`split_dataset` gave different train or test ids at different parties.
+
+    What to do: use the same deterministic `split_dataset` everywhere, or leave it out everywhere.
+    """
+
+    code = "split_mismatch"
+    summary = "split_dataset gave different ids at different parties; use the same one everywhere"
+
+
+class AlignmentError(DataError):
+    """The parties sent different numbers of rows in a batch, or of batches in a round.
+
+    What to do: use the same batch size and the same handling of the last batch everywhere.
+    """
+
+    code = "alignment"
+    summary = "the parties' batches do not fit row by row"
+
+
+class RowCountError(AlignmentError):
+    """Two parties sent different numbers of rows in the same batch; no step was made on it.
+
+    What to do: use the same batch size everywhere.
+    """
+
+    code = "row_count"
+    summary = "unequal row counts in a batch: {0} here, {1} at the Host; use one batch size"
+
+
+class BatchCountError(AlignmentError):
+    """Two parties made different numbers of batches out of the same ids.
+
+    What to do: use the same batch size and the same handling of the last batch everywhere.
+    """
+
+    code = "batch_count"
+    summary = (
+        "unequal batch counts: {0} here, {1} at the Host; use one batch size and treat the last"
+        " batch alike"
+    )
+
+
+class FeatureError(DataError):
+    """A hook gave something that is not a tensor (or tuple or dict of tensors) that can be sent.
+
+    What to do: yield tensors of equal first dimension and of a supported dtype.
+    """
+
+    code = "features"
+    summary = "a hook of that party gave features of a wrong type, shape or dtype"
+
+
+class NonFiniteError(DataError):
+    """A feature or gradient holds NaN or infinity.
+
+    What to do: lower the learning rate, clip gradients, or look for missing values in the data.
+    """
+
+    code = "non_finite"
+    summary = "a tensor of that party holds NaN or infinity"
+
+
+class PSIFailedError(TaskFailed):
+    """The private set intersection was refused by a check or went wrong.
+
+    What to do: run the same version everywhere; if it stays, do not trust the party it names.
+    """
+
+    code = "psi"
+    summary = "the private set intersection was refused or went wrong"
+
+
+class HookFailedError(TaskFailed):
+    """User code (a hook) of another party raised; only that party's log says what.
+
+    What to do: ask the party that the message names.
+    """
+
+    code = "hook"
+    summary = "user code of that party raised an exception; see its log"
+
+
+class InterruptedTaskError(TaskFailed):
+    """A party was stopped by Ctrl-C or SIGTERM.
+
+    What to do: start all parties again when that party is ready.
+    """
+
+    code = "interrupted"
+    summary = "that party was stopped by its user"
+
+
+class InternalError(TaskFailed):
+    """A party failed for a reason that has no class of its own.
+
+    What to do: see that party's log; report it if it is a bug.
+    """
+
+    code = "internal"
+    summary = "that party failed; see its log"
+
+
+def _tree(cls: type[TaskFailed]) -> list[type[TaskFailed]]:
+    return [cls, *(sub for child in cls.__subclasses__() for sub in _tree(child))]
+
+
+BY_CODE: dict[str, type[TaskFailed]] = {
+    cls.code: cls for cls in _tree(TaskFailed) if "code" in vars(cls)
+}
+"""What an Abort message may name as its reason, and the class it stands for."""
+
+
+@cache
+def aborted(code: str) -> type[TaskAborted]:
+    """The class that a party raises when another one ended the task for `code`.
+
+    It is a subclass of `TaskAborted` and of the class that `code` names (`TaskFailed` for a code
+    that this version does not know).
+    """
+    cause = BY_CODE.get(code, TaskFailed)
+    if cause is TaskFailed:
+        return TaskAborted
+    return type(cause.__name__, (TaskAborted, cause), {"__doc__": cause.__doc__, "code": code})

@@ -1,0 +1,79 @@
+"""What happens during a task, as plain data for callbacks: progress bars, loggers, notebooks.
+
+A callback is any callable that takes one event. The console of `launch_task` is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBegan:
+    """A phase began: `join`, `psi`, `split`, `train`, `test`, `finish`.
+
+    Attributes:
+        total: units of work it will take, where that is known.
+        unit: what is counted: `ids`, `batches`, `rows`.
+        round: the round it belongs to, or 0.
+    """
+
+    phase: str
+    total: int | None = None
+    unit: str = ""
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """`done` units of the present phase are done (of `total`, where that is known by now)."""
+
+    done: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnded:
+    """A phase ended after `seconds`, in which so many bytes went out and came in."""
+
+    phase: str
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """This party has been waiting for `parties` for `seconds`."""
+
+    parties: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnded:
+    """A round and its test are over.
+
+    Attributes:
+        loss: mean of the losses that `train_a_batch` returned; None where it returned none.
+        metrics: the last row of every metrics set that this round added to.
+    """
+
+    round: int
+    rounds: int
+    seconds: float
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """The task is over; `error` is the class name of what ended it early, else None."""
+
+    error: str | None = None
+
+
+Event = PhaseBegan | Progressed | PhaseEnded | StillWaiting | RoundEnded | TaskEnded
+Callback = Callable[[Event], None]

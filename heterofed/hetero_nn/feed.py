@@ -1,0 +1,65 @@
+"""One round's (or test's) features on their way from a Collaborator to the Host, within credit."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from heterofed.party import Party, Peer
+from heterofed.protocol.messages import BatchDone, EndOfFeatures, Features, Gradients
+from heterofed.tensors import Layout, check_finite, pack, unpack
+
+
+class FeatureFeed:
+    """Sends batches, takes gradients, and counts what the Host has dealt with.
+
+    Args:
+        party: the Collaborator.
+        host: where to.
+    """
+
+    def __init__(self, party: Party, host: Peer) -> None:
+        self._party = party
+        self._host = host
+        self._sent = self._done = 0
+
+    def send(self, layout: Layout, tensors: dict[str, Tensor]) -> None:
+        """Send the next batch; waits while all credit is used."""
+        while self._host.session.batch_window < 1:
+            self._take_done()
+        specs, payload = pack(tensors)
+        rows = specs[0].shape[0]
+        self._party.post(
+            self._host, Features(self._party.round, self._sent, rows, layout, specs), payload
+        )
+        self._sent += 1
+        self._party.progress(self._sent)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Wait until the Host is done with the oldest open batch.
+
+        Returns:
+            dL/dfeatures of that batch by tensor name, on the CPU; empty where the loss did not use
+            it.
+
+        Raises:
+            NonFiniteError: a gradient holds NaN or infinity.
+        """
+        received: dict[str, Tensor] = {}
+        while True:
+            mail = self._party.take(self._host, Gradients, BatchDone)
+            if isinstance(mail.message, BatchDone):
+                self._done += 1
+                return received
+            received = unpack(mail.of(Gradients).tensors, mail.payload)
+            check_finite(received, "the gradient of the features", self._party.name)
+
+    def end(self) -> None:
+        """Announce that this was all, and wait until the Host is done with every batch."""
+        self._party.batch = None
+        self._party.post(self._host, EndOfFeatures(self._party.round, self._sent))
+        while self._done < self._sent:
+            self._take_done()
+
+    def _take_done(self) -> None:
+        self._party.take(self._host, BatchDone)
+        self._done += 1

@@ -1,0 +1,133 @@
+"""Metrics sets: what `test` (and training) appends, written at once to `<name>.csv`.
+
+Knows nothing of models or parties.
+"""
+
+from __future__ import annotations
+
+import csv
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from heterofed.errors import ConfigError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_MARK = "__heterofed_metrics__"
+
+Scalar = int | float | str | bool
+
+
+def register_metrics(*, name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
+    """Declare a metrics set that the decorated method (usually `test`) appends to; stackable.
+
+    Args:
+        name: of the set; its CSV is `<name>.csv` in the results folder.
+        keys: its columns, in order. A column `round` comes first unless it is among them.
+
+    Raises:
+        ConfigError: a name or key that cannot be a file name or column.
+    """
+    if not name or not set(name) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+    ):
+        raise ConfigError(
+            f"metrics set name {name!r}: use letters, digits, '_', '-' and '.' (it names a file)"
+        )
+    columns = tuple(keys)
+    if not columns or not all(isinstance(key, str) and key for key in columns):
+        raise ConfigError(f"metrics set {name!r}: keys must be a non-empty list of strings")
+    if len(set(columns)) != len(columns):
+        raise ConfigError(f"metrics set {name!r}: a key stands twice in {list(columns)}")
+
+    def mark(method: _F) -> _F:
+        registered: dict[str, tuple[str, ...]] = dict(getattr(method, _MARK, {}))
+        registered[name] = columns
+        setattr(method, _MARK, registered)
+        return method
+
+    return mark
+
+
+def registered_metrics(cls: type) -> dict[str, tuple[str, ...]]:
+    """All metrics sets that methods of a class (and of its bases) register: name -> keys."""
+    found: dict[str, tuple[str, ...]] = {}
+    for base in reversed(cls.__mro__):
+        for member in vars(base).values():
+            found.update(getattr(member, _MARK, {}))
+    return found
+
+
+class Metrics:
+    """One metrics set and its CSV file.
+
+    Args:
+        name: of the set.
+        keys: its columns.
+        folder: where `<name>.csv` is written, with the first row that is appended.
+        current_round: asked for the `round` column of each row.
+    """
+
+    def __init__(
+        self, name: str, keys: Sequence[str], folder: Path, current_round: Callable[[], int]
+    ) -> None:
+        self.name = name
+        self.keys = tuple(keys)
+        self.path = folder / f"{name}.csv"
+        self._current_round = current_round
+        self._columns = self.keys if "round" in self.keys else ("round", *self.keys)
+        self._last: dict[str, Scalar] = {}
+
+    @property
+    def last(self) -> dict[str, Scalar]:
+        """The row appended last; empty before the first."""
+        return dict(self._last)
+
+    def append_metrics_item(self, item: Mapping[str, object]) -> None:
+        """Append one row and write it.
+
+        Args:
+            item: exactly the registered keys; values are numbers, strings, 0-d tensors or NumPy
+                scalars.
+
+        Raises:
+            ConfigError: other keys, or a value that is none of these.
+        """
+        missing = [key for key in self.keys if key not in item]
+        unknown = [key for key in item if key not in self.keys]
+        if missing or unknown:
+            raise ConfigError(
+                f"metrics set {self.name!r} takes exactly the keys {list(self.keys)}:"
+                f" missing {missing}, unknown {unknown}"
+            )
+        row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
+        row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+        self._last = row
+
+
+def as_scalar(value: object, what: str) -> Scalar:
+    """A plain number (or string) from a number, 0-d tensor or NumPy scalar.
+
+    Raises:
+        ConfigError: the value is something else; the message names `what`.
+    """
+    if isinstance(value, bool | int | float | str):
+        return value
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", None) == 0:
+        value = item()
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise ConfigError(f"{what}: a {type(value).__name__} is not a number or 0-d tensor")

@@ -1,0 +1,50 @@
+"""What the parties of one task agree on, frozen: the Host owns it and announces it in its Welcome.
+
+Local settings (device, folders, callbacks, addresses) are not here: they never travel.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
+PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[\w.\- ]*\w)?\Z")]
+"""Letters, digits, '_', '-', '.' and inner spaces: fit for logs and folder names."""
+
+MAX_PARTIES = 64
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The agreed settings of a task.
+
+    Attributes:
+        host: feature key of the Host.
+        collaborators: feature keys of the Collaborators, in task order (the order in which
+            projections reach `train_a_batch`).
+        max_rounds: rounds (epochs over the train ids) that the Host means to train; 0 where its
+            `is_task_finished` decides alone.
+        seed: start of every random stream of the task.
+        shuffle: whether the train ids come in a new agreed order each round.
+        credit: batches of features that a Collaborator may send ahead of the Host.
+        calculation_timeout: longest silence (s) of a party that runs user code or heavy compute;
+            0: no limit.
+        schedule_timeout: longest silence (s) of a party that runs no user code.
+        psi_bits: size of the RSA keys of the intersection.
+        max_peer_ids: most ids that one party may have intersected.
+        max_batch_bytes: most bytes of one batch of features or gradients.
+    """
+
+    host: PartyName
+    collaborators: Annotated[tuple[PartyName, ...], Meta(min_length=1, max_length=MAX_PARTIES)]
+    max_rounds: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    shuffle: bool = False
+    credit: Annotated[int, Meta(ge=1, le=64)] = 4
+    calculation_timeout: Seconds = 300.0
+    schedule_timeout: Seconds = 30.0
+    psi_bits: Literal[2048, 3072, 4096] = 2048
+    max_peer_ids: Annotated[int, Meta(ge=1, le=2**32)] = 10_000_000
+    max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 1 << 29

@@ -1,0 +1,137 @@
+"""Who may say what, when: one table for both roles, and nothing else.
+
+Both ends of a session hold the same state. To change a phase, change this table first: the
+diagram in the docs, the checks in `Session` and the exhaustive tests are all made from it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from heterofed.protocol.messages import (
+    Abort,
+    BatchDone,
+    BeginTest,
+    BeginTrain,
+    Bye,
+    EndOfFeatures,
+    Features,
+    Finish,
+    Gradients,
+    Hello,
+    Message,
+    PsiBegin,
+    PsiBlinded,
+    PsiKey,
+    PsiMatched,
+    PsiSigned,
+    PsiTags,
+    RoundEnd,
+    SplitAccepted,
+    SplitPlan,
+    Waiting,
+    Welcome,
+)
+
+
+class Role(StrEnum):
+    """The two ends of a session."""
+
+    HOST = "host"
+    COLLABORATOR = "collaborator"
+
+    @property
+    def other(self) -> Role:
+        """The role at the other end."""
+        return Role.COLLABORATOR if self is Role.HOST else Role.HOST
+
+
+class State(StrEnum):
+    """Where a session stands."""
+
+    CONNECTING = "connecting"
+    GREETED = "greeted"
+    PSI = "psi"
+    PSI_KEYED = "psi_keyed"
+    PSI_SIGNING = "psi_signing"
+    PSI_TAGS = "psi_tags"
+    PSI_MATCHED = "psi_matched"
+    SPLIT = "split"
+    SPLIT_PROPOSED = "split_proposed"
+    READY = "ready"
+    TRAIN = "train"
+    TRAIN_DRAINING = "train_draining"
+    TEST = "test"
+    TEST_DRAINING = "test_draining"
+    FINISHING = "finishing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+ENDED = frozenset({State.CLOSED, State.FAILED})
+"""States in which late mail is ignored."""
+
+COMPLETED: dict[State, State] = {
+    State.PSI_MATCHED: State.SPLIT,
+    State.TRAIN_DRAINING: State.READY,
+    State.TEST_DRAINING: State.READY,
+}
+"""Where a session goes on from a state once all that was announced has come: the last match, or
+`BatchDone` for every batch."""
+
+Table = dict[State, dict[tuple[Role, type[Message]], State]]
+
+_H, _C = Role.HOST, Role.COLLABORATOR
+
+TABLE: Table = {
+    State.CONNECTING: {(_C, Hello): State.GREETED},
+    State.GREETED: {(_H, Welcome): State.PSI},
+    State.PSI: {(_C, PsiKey): State.PSI_KEYED},
+    State.PSI_KEYED: {(_H, PsiBegin): State.PSI_SIGNING},
+    State.PSI_SIGNING: {
+        (_H, PsiBlinded): State.PSI_SIGNING,
+        (_C, PsiSigned): State.PSI_SIGNING,
+        (_C, PsiTags): State.PSI_TAGS,
+    },
+    State.PSI_TAGS: {
+        (_C, PsiTags): State.PSI_TAGS,
+        (_H, PsiMatched): State.PSI_MATCHED,
+    },
+    State.PSI_MATCHED: {(_H, PsiMatched): State.PSI_MATCHED},
+    State.SPLIT: {
+        (_H, SplitPlan): State.SPLIT_PROPOSED,
+        (_H, Finish): State.FINISHING,  # a task that only intersects ids
+    },
+    State.SPLIT_PROPOSED: {(_C, SplitAccepted): State.READY},
+    State.READY: {
+        (_H, BeginTrain): State.TRAIN,
+        (_H, BeginTest): State.TEST,
+        (_H, RoundEnd): State.READY,
+        (_H, Finish): State.FINISHING,
+    },
+    State.TRAIN: {
+        (_C, Features): State.TRAIN,
+        (_H, Gradients): State.TRAIN,
+        (_H, BatchDone): State.TRAIN,
+        (_C, EndOfFeatures): State.TRAIN_DRAINING,
+    },
+    State.TRAIN_DRAINING: {
+        (_H, Gradients): State.TRAIN_DRAINING,
+        (_H, BatchDone): State.TRAIN_DRAINING,
+    },
+    State.TEST: {
+        (_C, Features): State.TEST,
+        (_H, BatchDone): State.TEST,
+        (_C, EndOfFeatures): State.TEST_DRAINING,
+    },
+    State.TEST_DRAINING: {(_H, BatchDone): State.TEST_DRAINING},
+    State.FINISHING: {(_C, Bye): State.CLOSED},
+    State.CLOSED: {},
+    State.FAILED: {},
+}
+
+for _state, _rows in TABLE.items():
+    if _state not in ENDED:
+        _rows[_H, Abort] = State.FAILED
+        _rows[_C, Abort] = State.FAILED
+        _rows[_H, Waiting] = _state

@@ -1,0 +1,285 @@
+"""The split training step: leaves, gradients, modes, random streams. Knows torch; no sockets.
+
+Peers' features are leaves of the Host's graph that require grad; the Host's own stay attached to
+theirs. What their `.grad` holds when `train_a_batch` returns is what travels back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from heterofed.alignment import stream_seed
+from heterofed.errors import ConfigError, FeatureError, LocalProtocolError
+from heterofed.tensors import Features, Layout, named, takes_gradient
+
+T = TypeVar("T")
+
+_THREADS_AT_IMPORT = torch.get_num_threads()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What `iterate_train_feature` and `iterate_test_feature` may yield.
+
+    Attributes:
+        features: tensor, tuple or dict of tensors, first dimension = rows; None at a label-only
+            Host.
+        labels: the Host's labels of the same rows, in any form that `train_a_batch` takes.
+        ids: ids of the rows.
+    """
+
+    features: Features | None
+    labels: Any = None
+    ids: Sequence[str] | None = None
+
+
+@contextmanager
+def random_stream(seed: int, *path: str | int) -> Iterator[None]:
+    """Run a block on the random numbers of one stream of the task, and restore what was before.
+
+    Every entry into user code runs under a stream named (feature key, hook, round, batch), so a
+    split run draws the same dropout masks as a joined model that uses the same streams, whatever
+    happens in between and in whichever process. Covers the global generators of torch (CPU and
+    CUDA), NumPy and Python.
+
+    Args:
+        seed: the plan's seed.
+        path: names of the stream.
+    """
+    start = stream_seed(seed, *path)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = _cuda_devices()
+    with torch.random.fork_rng(devices=devices):
+        # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
+        torch.default_generator.manual_seed(start)
+        if devices:
+            torch.cuda.manual_seed_all(start)
+        random.seed(start)
+        np.random.seed(start & 0xFFFF_FFFF)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _cuda_devices() -> list[int]:
+    # Before CUDA is initialised there is no state to keep, and asking would initialise it.
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    return list(range(torch.cuda.device_count()))
+
+
+def streamed(
+    items: Iterable[T], seed: int, *path: str | int, grad: bool = True
+) -> Generator[T, None, None]:
+    """Iterate user code, each step under the stream (path, batch number)."""
+    iterator = iter(items)
+    batch = 0
+    while True:
+        with random_stream(seed, *path, batch), torch.set_grad_enabled(grad):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+        batch += 1
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Put modules into eval mode, without gradients, and restore each submodule's mode after."""
+    modes = [(sub, sub.training) for module in modules if module for sub in module.modules()]
+    for module in modules:
+        if module is not None:
+            module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for sub, was_training in modes:
+            sub.training = was_training
+
+
+@contextmanager
+def sharing_cores(parties: int) -> Iterator[None]:
+    """Let torch use this machine's cores divided by the parties that run on it, and restore it.
+
+    Parties with a thread per core each spend most of their time in each other's way. What the
+    user has set (`OMP_NUM_THREADS`, `torch.set_num_threads`) stays as it is.
+    """
+    before = torch.get_num_threads()
+    chosen = before != _THREADS_AT_IMPORT or before * 2 < (os.cpu_count() or 1)
+    if chosen or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    torch.set_num_threads(max(1, before // parties))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class OptimizerGroup:
+    """Several optimizers as one: `zero_grad` and `step` go to each of them.
+
+    `self.optimizer` of the Host: covers the infer model and the Host's own feature model.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = tuple(optimizers)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of every parameter."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        """One step of each optimizer."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def as_batch(item: object, where: str, *, with_labels: bool) -> Batch:
+    """Read what a feature hook yielded.
+
+    Raises:
+        FeatureError: it is not of the form that the hook's contract gives.
+    """
+    if isinstance(item, Batch):
+        batch = item
+    elif with_labels:
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise FeatureError(
+                f"{where} must yield (features, labels) or Batch(features, labels), not a"
+                f" {type(item).__name__}"
+            )
+        batch = Batch(item[0], item[1])
+    else:
+        batch = Batch(item)  # type: ignore[arg-type]
+    if with_labels and batch.labels is None:
+        raise FeatureError(f"{where} yielded no labels; the Host must yield them")
+    if not with_labels and batch.features is None:
+        raise FeatureError(f"{where} yielded no features; only the Host may be label-only")
+    return batch
+
+
+def rows_of(batch: Batch, where: str) -> int:
+    """Rows of a batch: of its features, else of its labels.
+
+    Raises:
+        FeatureError: they have no rows, or features and labels differ in them.
+    """
+    rows: int | None = None
+    if batch.features is not None:
+        rows = len(next(iter(named(batch.features, where)[1].values())))
+    if batch.labels is not None and hasattr(batch.labels, "__len__"):
+        labels = len(batch.labels)
+        if rows is not None and rows != labels:
+            raise FeatureError(f"{where} yielded {rows} rows of features and {labels} labels")
+        rows = labels
+    if rows is None:
+        raise FeatureError(f"{where}: the labels of a label-only Host must have a length")
+    return rows
+
+
+def as_leaves(tensors: Mapping[str, Tensor], *, trainable: bool) -> dict[str, Tensor]:
+    """Make received features leaves of the graph; floating ones collect gradients."""
+    for tensor in tensors.values():
+        tensor.requires_grad_(trainable and takes_gradient(tensor))
+    return dict(tensors)
+
+
+def gradients_of(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients that leaves hold now; without those that the loss did not use."""
+    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+def backward(features: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Run backward through a feature model from the gradients at the cut layer."""
+    pairs = [
+        (features[name], gradient)
+        for name, gradient in gradients.items()
+        if features[name].requires_grad
+    ]
+    if pairs:
+        tensors, grads = zip(*pairs, strict=True)
+        torch.autograd.backward(tensors, grads)
+
+
+def gradients_like(
+    layout: Layout, features: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+) -> Any:
+    """Arrange gradients as the hook had arranged its features; None where there is none."""
+    placed = {
+        name: gradients[name].to(feature.device) if name in gradients else None
+        for name, feature in features.items()
+    }
+    if layout == "tensor":
+        return next(iter(placed.values()))
+    return tuple(placed.values()) if layout == "tuple" else placed
+
+
+def device_of(own: Mapping[str, Tensor], model: nn.Module | None) -> torch.device | None:
+    """Where peers' features should live: with the Host's own, else with its infer model."""
+    for tensor in own.values():
+        return tensor.device
+    parameter = next(model.parameters(), None) if model is not None else None
+    return parameter.device if parameter is not None else None
+
+
+def check_model(model: object, hook: str) -> nn.Module | None:
+    """Check what a model hook returned.
+
+    Raises:
+        ConfigError: neither a Module nor None.
+    """
+    if model is None or isinstance(model, nn.Module):
+        return model
+    raise ConfigError(f"{hook} must return a torch.nn.Module or None, not {type(model).__name__}")
+
+
+def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
+    """Check what an optimizer hook returned.
+
+    Raises:
+        ConfigError: neither an Optimizer nor None.
+    """
+    if optimizer is None or isinstance(optimizer, Optimizer):
+        return optimizer
+    raise ConfigError(
+        f"{hook} must return a torch.optim.Optimizer or None, not {type(optimizer).__name__}"
+    )
+
+
+class Lazy:
+    """Makes a value once, when it is first asked for; refuses to be asked while making it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made = False
+        self._making = False
+        self._value: Any = None
+
+    def __call__(self) -> Any:
+        """The value."""
+        if not self._made:
+            if self._making:
+                raise LocalProtocolError("a hook that makes a model or optimizer asked for itself")
+            self._making = True
+            try:
+                self._value = self._make()
+            finally:
+                self._making = False
+            self._made = True
+        return self._value

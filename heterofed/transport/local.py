@@ -1,0 +1,138 @@
+"""Meeting on one machine without configuration: where the socket of a task lies, and who owns it.
+
+Parties that know the same task id and `home` find the same Unix socket, in a directory that only
+this user can enter. A lock keeps a second Host away, because a second bind to the path would
+silently take it over; the kernel drops the lock with the process that held it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from heterofed.errors import ConfigError
+
+MAX_PATH_BYTES = 100
+"""macOS takes 104 bytes with the final NUL, Linux 108."""
+
+
+def heterofed_home() -> Path:
+    """`$HETEROFED_HOME`, else the platform's user config folder; nothing is created."""
+    named = os.environ.get("HETEROFED_HOME")
+    if named:
+        return Path(named).expanduser()
+    return platformdirs.user_config_path("heterofed", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """Where the parties of one task meet on this machine."""
+
+    task_id: str
+    socket: Path
+    lock: Path
+
+    @property
+    def address(self) -> str:
+        """What `listen` and `connect` take."""
+        return f"ipc://{self.socket}"
+
+
+def local_address(task_id: str, home: Path) -> LocalAddress:
+    """The meeting point of a task; creates `home/run` (mode 0700) if it is not there.
+
+    Raises:
+        ConfigError: no Unix sockets here, the path is too long, or the directory is not private.
+    """
+    if not _has_unix_sockets():
+        raise ConfigError(
+            "this platform has no Unix sockets: give the Host an address of its own"
+            " (address='tcp://127.0.0.1:PORT') and the other parties the same one"
+        )
+    run = home.absolute() / "run"
+    name = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    socket = run / f"{name}.sock"
+    length = len(os.fsencode(socket))
+    if length > MAX_PATH_BYTES:
+        raise ConfigError(
+            f"the socket path {socket} has {length} bytes and may have {MAX_PATH_BYTES}:"
+            " set HETEROFED_HOME to a shorter path"
+        )
+    _make_private(run)
+    return LocalAddress(task_id, socket, run / f"{name}.lock")
+
+
+class HostLock:
+    """Held by the one Host of a task on this machine, as long as it listens.
+
+    Use it as a context manager around the listening endpoint.
+
+    Raises:
+        ConfigError: (on `acquire`) another Host has it.
+    """
+
+    def __init__(self, place: LocalAddress) -> None:
+        self._place = place
+        self._lock = FileLock(place.lock, timeout=0, mode=0o600, thread_local=False)
+
+    def acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                f"another Host runs task {self._place.task_id!r} on this machine:"
+                " stop it, or use another task id"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot lock {self._place.lock}: {error.strerror}") from None
+        # Whoever made this socket did not live to remove it.
+        self._place.socket.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        if self._lock.is_locked:
+            self._place.socket.unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> HostLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _has_unix_sockets() -> bool:
+    return os.name == "posix"
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise ConfigError(f"{directory} must be a directory and not a link")
+        if found.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{directory} belongs to another user: set HETEROFED_HOME to a path of your own"
+            )
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            directory.chmod(0o700)
+            if stat.S_IMODE(directory.lstat().st_mode) & 0o077:
+                raise ConfigError(
+                    f"{directory} is open to other users and stays so:"
+                    " set HETEROFED_HOME to a path on another file system"
+                )
+    except OSError as error:
+        raise ConfigError(f"cannot use {directory}: {error.strerror}") from None

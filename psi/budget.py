@@ -1,0 +1,89 @@
+"""How many values this machine has signed for a peer in a task, kept on disk. Knows no keys.
+
+Each signed value lets the peer test one guess, so a peer that may start run after run could walk
+through a phone book. The count survives restarts, and is written and synced before the signing
+it counts: a crash in between costs the peer values, never the other way round.
+
+One small file per peer and task in a folder that the caller names; the file's name is a hash, so
+any string is safe. A file that cannot be read is refused, not started over. Whoever can write to
+the folder can reset the count: it protects against peers, not against this machine's users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from psi.errors import BudgetError
+
+_LOCK_SECONDS = 30
+
+
+class Budget:
+    """The count of one peer and task."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, peer: str, task: str) -> None:
+        parts = [part.encode("utf-8", "surrogatepass") for part in (peer, task)]
+        named = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        self._name = sha256(b"psi-budget" + named).hexdigest()
+        self._path = Path(folder) / f"{self._name}.json"
+
+    def spent(self) -> int:
+        """Values signed so far, over all runs."""
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        # A half-written or edited file must not count as nothing signed.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            record = json.loads(raw)
+            signed = record["signed"]
+            if type(signed) is int and signed >= 0 and record["check"] == self._check(signed):
+                return signed
+        raise BudgetError(
+            f"the count of signed values in {self._path} cannot be read; "
+            "restore it, or remove it only if this peer may start from zero"
+        )
+
+    def require(self, count: int, limit: int) -> None:
+        """BudgetError unless `count` more values would stay within `limit`; records nothing."""
+        _within(self.spent(), count, limit)
+
+    def spend(self, count: int, limit: int) -> None:
+        """Record `count` more values on disk, or BudgetError and nothing recorded."""
+        from filelock import FileLock
+
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+            spent = self.spent()
+            _within(spent, count, limit)
+            self._write(spent + count)
+
+    def _write(self, signed: int) -> None:
+        record = json.dumps({"signed": signed, "check": self._check(signed)})
+        draft = self._path.with_suffix(".new")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+        with contextlib.suppress(OSError):  # Windows cannot sync a folder
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _check(self, signed: int) -> str:
+        return sha256(f"{self._name}:{signed}".encode()).hexdigest()
+
+
+def _within(spent: int, count: int, limit: int) -> None:
+    if spent + count > limit:
+        raise BudgetError(
+            f"the peer asks for {count} more signed values; "
+            f"{spent} of the {limit} allowed in this task are spent"
+        )

@@ -1,0 +1,73 @@
+"""What can go wrong in a private set intersection, as one tree.
+
+PSIError
+├── IdsError            this party's own ids cannot be used
+├── BudgetError         the peer asks for more signatures than it may have
+├── StateError          this program called a method out of order
+├── FaultError          this machine computed a wrong signature; nothing of it was sent
+└── PeerError           the peer sent something that a check refuses
+    ├── KeyRefusedError the peer's key is malformed or its proof does not hold
+    ├── ValueRefusedError a value is out of range, malformed or repeated
+    ├── CountError      more or fewer values than were announced
+    ├── SignatureError  a signed value does not verify
+    └── ProofError      a claimed match is unknown, repeated or surplus
+"""
+
+from __future__ import annotations
+
+
+class PSIError(Exception):
+    """Base of all errors of psi."""
+
+
+class IdsError(PSIError):
+    """This party's own ids cannot be used: not strings, repeated, or not encodable as UTF-8.
+
+    What to do: give unique strings.
+    """
+
+
+class BudgetError(PSIError):
+    """The peer asks for more signatures than its budget allows, over all runs of this task.
+
+    What to do: find out why; raise the budget only if the peer's set really is that large.
+    """
+
+
+class StateError(PSIError):
+    """A method was called out of order; a bug in the calling program."""
+
+
+class FaultError(PSIError):
+    """This machine computed a wrong signature, or its crypto library failed; nothing was released.
+
+    A wrong signature would have given the private key away.
+    What to do: run again; if it stays, suspect the memory, the processor or the library.
+    """
+
+
+class PeerError(PSIError):
+    """The peer sent something that a check refuses.
+
+    What to do: run the same version on both sides; if it stays, do not trust the peer.
+    """
+
+
+class KeyRefusedError(PeerError):
+    """The peer's RSA key has a wrong size, exponent or modulus, or its proof does not hold."""
+
+
+class ValueRefusedError(PeerError):
+    """A value of the peer is out of range, malformed, not invertible or repeated."""
+
+
+class CountError(PeerError):
+    """The peer sent more or fewer values than were announced, or announced an impossible number."""
+
+
+class SignatureError(PeerError):
+    """A value that the peer signed does not verify."""
+
+
+class ProofError(PeerError):
+    """A match that the peer claims is unknown, repeated or more than there can be."""

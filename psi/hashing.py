@@ -1,0 +1,69 @@
+"""Everything that is hashed, and under which label. Knows bytes and n; no key, no peer.
+
+Three hashes, all bound to the modulus n of the run:
+
+    H(id)   full-domain hash onto [0, n): SHAKE-256, 128 bits longer than n, reduced mod n, so
+            that it is within 2^-128 of uniform. Domain: "id", the caller's domain, n.
+    tag     the first 16 bytes of SHA-256("tag" || n || s), where s = H(id)^d. The signer sends
+            the tags of its ids.
+    match   the first 16 bytes of SHA-256("match" || n || s). Only who holds s can compute it,
+            and no tag reveals it, so it proves a match to the signer.
+
+The challenges of the key's proof come from the same full-domain hash under another label.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256, shake_256
+
+from gmpy2 import mpz
+
+TAG_BYTES = 16
+_SLACK_BITS = 128
+_VERSION = b"psi-rsa-1"
+
+
+def domain(task_id: str, run_id: str) -> bytes:
+    """The bytes that bind all hashes to one run of one task under this protocol version.
+
+    Both parties must give the same; a value hashed in another run then means nothing here.
+    """
+    return _prefixed(_VERSION, task_id.encode(), run_id.encode())
+
+
+def _prefixed(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+class RunHash:
+    """The hashes of one run: one domain and one modulus."""
+
+    def __init__(self, run_domain: bytes, n: mpz) -> None:
+        self._n = n
+        bits = n.bit_length()
+        self.width = (bits + 7) // 8
+        self._expanded = (bits + _SLACK_BITS + 7) // 8
+        modulus = n.to_bytes(self.width, "big")
+        self._of_ids = shake_256(_prefixed(_VERSION, b"id", run_domain, modulus))
+        self._of_proof = shake_256(_prefixed(_VERSION, b"key-proof", run_domain, modulus))
+        self._tag = sha256(b"tag" + modulus)
+        self._match = sha256(b"match" + modulus)
+
+    def of_id(self, text: str) -> mpz:
+        """H(id): a number in [0, n)."""
+        state = self._of_ids.copy()
+        state.update(text.encode())
+        return mpz.from_bytes(state.digest(self._expanded), "big") % self._n
+
+    def challenge(self, number: int) -> mpz:
+        """The `number`-th challenge of the key's proof, in [0, n)."""
+        state = self._of_proof.copy()
+        state.update(number.to_bytes(4, "big"))
+        return mpz.from_bytes(state.digest(self._expanded), "big") % self._n
+
+    def tag_and_match(self, signature: bytes) -> tuple[bytes, bytes]:
+        """The tag and the match proof that belong to s, given in the width of n."""
+        tag, match = self._tag.copy(), self._match.copy()
+        tag.update(signature)
+        match.update(signature)
+        return tag.digest()[:TAG_BYTES], match.digest()[:TAG_BYTES]

@@ -1,0 +1,40 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import ROOT, Parties
+from tests.e2e.processes import parties as started_parties
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A HETEROFED_HOME of the test's own; short, since socket paths may not be long."""
+    path = Path(tempfile.mkdtemp(prefix="hf", dir="/tmp"))
+    monkeypatch.setenv("HETEROFED_HOME", str(path))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def parties(home: Path, tmp_path: Path) -> Iterator[Parties]:
+    """Starts party processes, and ends those that a test leaves running."""
+    with started_parties(home, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """A folder with MNIST in it."""
+    from examples.mnist_split.data import ensure_mnist
+
+    root = Path(os.environ.get("HETEROFED_TEST_DATA", ROOT / "data"))
+    ensure_mnist(root)
+    return root

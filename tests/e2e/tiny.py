@@ -1,0 +1,169 @@
+"""A task of a few dozen rows, for tests of what happens around the training.
+
+Parties run as threads of this process, over the real Unix socket; what needs a process of its own
+(signals, kill -9, exit codes) runs this file: `python -m tests.e2e.tiny host|collaborator TASK
+RESULTS [WHAT]`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from heterofed import (
+    HeteroNNCollaboratorScheduler,
+    HeteroNNHostScheduler,
+    TaskResult,
+    register_metrics,
+)
+from heterofed.lifecycle import Scheduler
+
+IDS = [f"id-{number:03}" for number in range(60)]
+BATCH = 16
+
+
+def rows(ids: list[str], columns: int, salt: int) -> Tensor:
+    """Some numbers that depend on the id alone."""
+    numbers = torch.tensor([[int(each[3:]) + salt] for each in ids], dtype=torch.float32)
+    return torch.sin(numbers * torch.arange(1, columns + 1))
+
+
+class TinyHost(HeteroNNHostScheduler):
+    """Two columns of its own and the labels."""
+
+    batch = BATCH
+
+    def __init__(self, results: Path, **settings: Any) -> None:
+        settings = {"feature_key": "alice", "max_rounds": 2, "join_timeout": 30, **settings}
+        super().__init__(results_dir=results, **settings)
+
+    def load_local_ids(self) -> list[str]:
+        return IDS[:50]
+
+    def make_feature_model(self) -> nn.Module:
+        return nn.Linear(2, 3)
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+        return optim.SGD(feature_model.parameters(), lr=0.1)
+
+    def make_infer_model(self) -> nn.Module:
+        return nn.LazyLinear(1)
+
+    def make_infer_optimizer(self, infer_model: nn.Module) -> optim.Optimizer:
+        return optim.SGD(infer_model.parameters(), lr=0.1)
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for start in range(0, len(train_ids), self.batch):
+            ids = train_ids[start : start + self.batch]
+            labels = torch.tensor([float(int(each[3:]) % 2) for each in ids])
+            yield feature_model(rows(ids, 2, 0)), labels
+
+    def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+        yield from self.iterate_train_feature(feature_model, test_ids)
+
+    def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+        fused = torch.cat(list(feature_projection.values()), dim=1)
+        output = self.infer_model(fused).squeeze(1)
+        loss = nn.functional.binary_cross_entropy_with_logits(output, labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    @register_metrics(name="quality", keys=["accuracy"])
+    def test(
+        self, batched_feature_projections: list[dict[str, Tensor]], batched_labels: list[Tensor]
+    ) -> None:
+        right, count = torch.tensor(0), 0
+        for projection, labels in zip(batched_feature_projections, batched_labels, strict=True):
+            output = self.infer_model(torch.cat(list(projection.values()), dim=1)).squeeze(1)
+            right = right + ((output > 0) == (labels > 0.5)).sum()
+            count += len(labels)
+        self.get_metrics("quality").append_metrics_item({"accuracy": right / count})
+
+
+class TinyCollaborator(HeteroNNCollaboratorScheduler):
+    """Three columns, other rows."""
+
+    batch = BATCH
+
+    def __init__(self, results: Path, feature_key: str = "bob", **settings: Any) -> None:
+        settings = {"join_timeout": 30, **settings}
+        super().__init__(feature_key, results_dir=results, **settings)
+
+    def load_local_ids(self) -> list[str]:
+        return IDS[:9:-1]
+
+    def make_feature_model(self) -> nn.Module:
+        return nn.Linear(3, 4)
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+        return optim.SGD(feature_model.parameters(), lr=0.1)
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for start in range(0, len(train_ids), self.batch):
+            yield feature_model(rows(train_ids[start : start + self.batch], 3, 7))
+
+    def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+        yield from self.iterate_train_feature(feature_model, test_ids)
+
+
+Outcome = TaskResult | BaseException
+
+
+def run(*schedulers: Scheduler, task: str = "tiny", timeout: float = 60.0) -> list[Any]:
+    """Run parties as threads; gives each one's result, or the exception that ended it."""
+    outcomes: list[Any] = [None] * len(schedulers)
+
+    def launch(index: int, scheduler: Scheduler) -> None:
+        try:
+            outcomes[index] = scheduler.launch_task(task)
+        except BaseException as error:  # handed to the test
+            outcomes[index] = error
+
+    threads = [
+        threading.Thread(target=launch, args=pair, daemon=True) for pair in enumerate(schedulers)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), f"still running: {outcomes}"
+    return outcomes
+
+
+def slow_batches(scheduler: Any, pause: float = 0.05) -> None:
+    """Give a test time to do something to a party that trains."""
+    original = scheduler.iterate_train_feature
+
+    def iterate(feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for number, item in enumerate(original(feature_model, train_ids)):
+            print(f"batch {number}", flush=True)
+            time.sleep(pause)
+            yield item
+
+    scheduler.iterate_train_feature = iterate
+
+
+def main() -> None:
+    role, task, results, *what = sys.argv[1:]
+    scheduler: Any
+    if role == "host":
+        scheduler = TinyHost(Path(results), max_rounds=100 if "slow" in what else 2)
+    else:
+        scheduler = TinyCollaborator(Path(results))
+    if "slow" in what:
+        slow_batches(scheduler, 0.3)
+    scheduler.launch_task(task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What may be said, and how it is written: the table, the session and the wire."""

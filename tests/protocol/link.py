@@ -1,0 +1,221 @@
+"""Two sessions joined by a link that loses nothing: each line goes through both ends at once."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.plan import Plan
+from heterofed.protocol.messages import (
+    Abort,
+    BatchDone,
+    BeginTest,
+    BeginTrain,
+    Bye,
+    EndOfFeatures,
+    Features,
+    Finish,
+    Gradients,
+    Hello,
+    Message,
+    PsiBegin,
+    PsiBlinded,
+    PsiKey,
+    PsiMatched,
+    PsiSigned,
+    PsiTags,
+    RoundEnd,
+    SplitAccepted,
+    SplitPlan,
+    TensorSpec,
+    Waiting,
+    Welcome,
+)
+from heterofed.protocol.session import Session
+from heterofed.protocol.states import Role, State
+
+H, C = Role.HOST, Role.COLLABORATOR
+PLAN = Plan(host="bank", collaborators=("shop",), credit=2, max_peer_ids=100, max_batch_bytes=64)
+WIDTH = 256
+"""Bytes of one blinded value."""
+
+
+class Line(NamedTuple):
+    """Who says what, with how many bytes of payload."""
+
+    speaker: Role
+    message: Message
+    size: int = 0
+
+
+def tensor(*shape: int, name: str = "", dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name, dtype, shape)  # type: ignore[arg-type]
+
+
+def hello(*, trainable: bool = True, purpose: Literal["train", "psi"] = "train") -> Line:
+    return Line(C, Hello((1,), purpose, bytes(32), "shop", bytes(16), trainable))
+
+
+def welcome(plan: Plan = PLAN) -> Line:
+    return Line(H, Welcome(1, bytes(16), bytes(32), plan))
+
+
+def features(batch: int, *tensors: TensorSpec, number: int = 1, rows: int = 2) -> Line:
+    specs = tensors or (tensor(2, 3),)
+    message = Features(number, batch, rows, "dict", specs)
+    return Line(C, message, sum(spec.nbytes for spec in specs))
+
+
+def gradients(batch: int, *tensors: TensorSpec, number: int = 1) -> Line:
+    return Line(H, Gradients(number, batch, tensors), sum(spec.nbytes for spec in tensors))
+
+
+def done(batch: int, *, number: int = 1, stepped: bool = True) -> Line:
+    return Line(H, BatchDone(number, batch, stepped))
+
+
+def blinded(values: int, width: int = WIDTH) -> Line:
+    return Line(H, PsiBlinded(values), values * width)
+
+
+def signed(values: int, width: int = WIDTH) -> Line:
+    return Line(C, PsiSigned(values), values * width)
+
+
+def tags(values: int) -> Line:
+    return Line(C, PsiTags(values), values * 16)
+
+
+def matched(values: int, *, last: bool) -> Line:
+    return Line(H, PsiMatched(values, last), values * 16)
+
+
+def round_end(number: int, *, best: bool = False) -> Line:
+    return Line(H, RoundEnd(number, best))
+
+
+def finish(rounds: int) -> Line:
+    return Line(H, Finish(rounds))
+
+
+FINISH = finish(1)
+BYE = Line(C, Bye())
+ABORT = Abort("internal", "train", "shop", 1, 0, (1, 2))
+WAITING = Line(H, Waiting("shop"))
+KEY = Line(C, PsiKey(4), 500)
+BEGIN = Line(H, PsiBegin(5))
+SPLIT_PLAN = Line(H, SplitPlan(bytes(32), bytes(32), 2, 1))
+ACCEPTED = Line(C, SplitAccepted())
+
+
+def begin_train(number: int) -> Line:
+    return Line(H, BeginTrain(number))
+
+
+def begin_test(number: int) -> Line:
+    return Line(H, BeginTest(number))
+
+
+def end(count: int, *, number: int = 1) -> Line:
+    return Line(C, EndOfFeatures(number, count))
+
+
+GREETING = (hello(), welcome())
+SIGNING = (KEY, BEGIN, blinded(3), signed(3), blinded(2), signed(2))
+MATCHING = (tags(3), tags(1), matched(2, last=False), matched(1, last=True))
+SPLITTING = (SPLIT_PLAN, ACCEPTED)
+PREPARED = (*GREETING, *SIGNING, *MATCHING, *SPLITTING)
+"""Everything up to READY."""
+
+ROUND = (
+    begin_train(1),
+    features(0),
+    gradients(0, tensor(2, 3)),
+    done(0),
+    features(1),
+    end(2),
+    gradients(1),
+    done(1),
+)
+TEST = (begin_test(1), features(0), end(1), done(0, stepped=False))
+
+HONEST_RUN = (
+    *PREPARED,
+    WAITING,
+    *ROUND,
+    *TEST,
+    round_end(1, best=True),
+    FINISH,
+    BYE,
+)
+"""One task from Hello to Bye; passes through every state but FAILED."""
+
+INTERSECTED = (hello(purpose="psi"), welcome(), *SIGNING, *MATCHING)
+PSI_RUN = (*INTERSECTED, finish(0), BYE)
+"""One task that only intersects ids."""
+
+
+def view(session: Session) -> str:
+    """All that a session holds but its role, for telling whether anything changed."""
+    held = {name: value for name, value in vars(session).items() if name != "role"}
+    counts = type(session).__module__
+    return repr({k: vars(v) if type(v).__module__ == counts else v for k, v in held.items()})
+
+
+class Link:
+    """Both ends of one connection."""
+
+    def __init__(self, *lines: Line) -> None:
+        self.ends = {role: Session(role) for role in Role}
+        self.say(*lines)
+
+    @property
+    def state(self) -> State:
+        """The state that both ends hold."""
+        host, collaborator = self.ends[H], self.ends[C]
+        assert host.state is collaborator.state
+        assert host.batch_window == collaborator.batch_window
+        assert host.psi_window == collaborator.psi_window
+        return host.state
+
+    def say(self, *lines: Line) -> None:
+        for speaker, message, size in lines:
+            self.ends[speaker].send(message, size)
+            listener = self.ends[speaker.other]
+            before = view(listener)
+            listener.admit(message, size)
+            assert view(listener) == before, "admit must change nothing"
+            assert listener.receive(message, size)
+            assert view(listener) == view(self.ends[speaker]), self.state
+
+    def refuses(self, line: Line) -> str:
+        """Assert that neither end lets the line pass, or changes by it; returns why."""
+        speaker, message, size = line
+        before = {role: view(session) for role, session in self.ends.items()}
+        reasons = []
+        try:
+            self.ends[speaker].send(message, size)
+        except LocalProtocolError as error:
+            reasons.append(str(error))
+        for hear in (self.ends[speaker.other].admit, self.ends[speaker.other].receive):
+            try:
+                hear(message, size)
+            except RemoteProtocolError as error:
+                reasons.append(str(error))
+        assert len(reasons) == 3, f"{line} was let through by one end or both"
+        assert len(set(reasons)) == 1
+        assert {role: view(session) for role, session in self.ends.items()} == before
+        return reasons[0]
+
+
+def link_in(state: State) -> Link:
+    """A link that has honestly come to `state`."""
+    link = Link()
+    for line in HONEST_RUN:
+        if link.state is state:
+            return link
+        link.say(line)
+    if state is State.FAILED:
+        link = Link(hello(), Line(H, ABORT))
+    assert link.state is state
+    return link

@@ -1,0 +1,391 @@
+"""Thousands of two-ended runs in random order, with mail in flight both ways: all of them end."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import pytest
+
+from heterofed.plan import Plan
+from heterofed.protocol.messages import (
+    Abort,
+    BeginTest,
+    BeginTrain,
+    Features,
+    Finish,
+    Message,
+    PsiBegin,
+    PsiBlinded,
+    PsiKey,
+    PsiTags,
+    RoundEnd,
+    SplitPlan,
+    TensorSpec,
+    Welcome,
+)
+from heterofed.protocol.session import Session
+from heterofed.protocol.states import TABLE, Role, State
+
+from .link import (
+    ABORT,
+    ACCEPTED,
+    BYE,
+    SPLIT_PLAN,
+    WAITING,
+    C,
+    H,
+    Line,
+    blinded,
+    done,
+    end,
+    features,
+    finish,
+    gradients,
+    hello,
+    matched,
+    signed,
+    tags,
+    tensor,
+    view,
+    welcome,
+)
+
+MOST_STEPS = 5000
+SHAPES = (tensor(2, 3), tensor(2, name="b", dtype="int64"), tensor(2, 1, name="c"))
+
+
+@dataclass
+class Job:
+    """What one run is about; each script looks only at its own party's half."""
+
+    random: Random
+    purpose: Literal["train", "psi"] = "train"
+    trainable: bool = True
+    plan: Plan = field(init=False)
+    host_ids: int = field(init=False)
+    shop_ids: int = field(init=False)
+    common: int = field(init=False)
+    schedule: list[Message] = field(init=False)
+
+    def __post_init__(self) -> None:
+        draw = self.random.randint
+        self.purpose = "psi" if self.random.random() < 0.2 else "train"
+        self.trainable = self.random.random() < 0.7
+        self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
+        self.common = draw(0, min(self.host_ids, self.shop_ids))
+        self.plan = Plan(
+            host="bank",
+            collaborators=("shop",),
+            credit=draw(1, 4),
+            max_peer_ids=30,
+            max_batch_bytes=48,
+            psi_bits=self.random.choice([2048, 3072, 4096]),
+        )
+        self.schedule = []
+        rounds = draw(0, 3)
+        for number in range(1, rounds + 1):
+            self.schedule.append(BeginTrain(number))
+            self.schedule += [BeginTest(number)] * draw(0, 2)
+            self.schedule.append(RoundEnd(number, draw(0, 1) == 1))
+        self.schedule.append(Finish(rounds))
+
+
+class HostScript:
+    """What an honest Host says next, from what it has said and heard."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.random = job, job.random
+        self.unasked = job.host_ids
+        self.tags_to_come = 0
+        self.unmatched = job.common
+        self.todo = list(job.schedule)
+        self.waiting: deque[tuple[TensorSpec, ...]] = deque()
+        self.batch = self.number = 0
+        self.answered = False
+
+    def hear(self, message: Message) -> None:
+        match message:
+            case PsiKey(count=count):
+                self.tags_to_come = count
+            case PsiTags(values=values):
+                self.tags_to_come -= values
+            case Features(tensors=tensors):
+                self.waiting.append(tensors)
+            case _:
+                pass
+
+    def next(self, session: Session) -> Line | None:
+        match session.state:
+            case State.GREETED:
+                return welcome(self.job.plan)
+            case State.PSI_KEYED:
+                return Line(H, PsiBegin(self.job.host_ids))
+            case State.PSI_SIGNING if self.unasked and session.psi_window:
+                chunk = self.random.randint(1, min(3, self.unasked))
+                self.unasked -= chunk
+                return blinded(chunk, self.job.plan.psi_bits // 8)
+            case State.PSI_TAGS if self.tags_to_come:
+                return None
+            case State.PSI_TAGS | State.PSI_MATCHED:
+                last = self.unmatched == 0 or self.random.random() < 0.1
+                least = 0 if last else 1
+                chunk = self.unmatched if last else self.random.randint(least, self.unmatched)
+                self.unmatched -= chunk
+                return matched(chunk, last=last)
+            case State.SPLIT:
+                return finish(0) if self.job.purpose == "psi" else SPLIT_PLAN
+            case State.READY:
+                line = Line(H, self.todo.pop(0))
+                self.batch, self.number = 0, getattr(line.message, "round", 0)
+                return line
+            case State.TRAIN | State.TRAIN_DRAINING | State.TEST | State.TEST_DRAINING as state:
+                return self.deal_with_batch(train=state.startswith("train"))
+        return None
+
+    def deal_with_batch(self, *, train: bool) -> Line | None:
+        if not self.waiting:
+            return None
+        number = self.number
+        if train and self.job.trainable and not self.answered and self.random.random() < 0.8:
+            self.answered = True
+            floats = [spec for spec in self.waiting[0] if spec.dtype == "float32"]
+            used = [spec for spec in floats if self.random.random() < 0.8]
+            return gradients(self.batch, *used, number=number)
+        self.waiting.popleft()
+        self.answered = False
+        self.batch += 1
+        return done(self.batch - 1, number=number, stepped=train)
+
+
+class CollaboratorScript:
+    """What an honest Collaborator says next, from what it has said and heard."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.random = job, job.random
+        self.to_sign = self.width = 0
+        self.unsigned: deque[int] = deque()
+        self.untagged = job.shop_ids
+        self.batches = self.sent = self.number = 0
+
+    def hear(self, message: Message) -> None:
+        match message:
+            case Welcome(plan=plan):
+                self.width = plan.psi_bits // 8
+            case PsiBegin(count=count):
+                self.to_sign = count
+            case BeginTrain(round=number) | BeginTest(round=number):
+                self.number = number
+                self.batches, self.sent = self.random.randint(0, 6), 0
+            case PsiBlinded(values=values):
+                self.unsigned.append(values)
+            case _:
+                pass
+
+    def next(self, session: Session) -> Line | None:
+        match session.state:
+            case State.CONNECTING:
+                return hello(trainable=self.job.trainable, purpose=self.job.purpose)
+            case State.PSI:
+                return Line(C, PsiKey(self.job.shop_ids), 500)
+            case State.PSI_SIGNING if self.unsigned:
+                chunk = self.unsigned.popleft()
+                self.to_sign -= chunk
+                return signed(chunk, self.width)
+            case State.PSI_SIGNING if self.to_sign:
+                return None
+            case State.PSI_SIGNING | State.PSI_TAGS if self.untagged:
+                chunk = self.random.randint(1, self.untagged)
+                self.untagged -= chunk
+                return tags(chunk)
+            case State.SPLIT_PROPOSED:
+                return ACCEPTED
+            case State.TRAIN | State.TEST:
+                return self.next_batch(session)
+            case State.FINISHING:
+                return BYE
+        return None
+
+    def next_batch(self, session: Session) -> Line | None:
+        if self.sent == self.batches:
+            return end(self.batches, number=self.number)
+        if session.batch_window == 0:
+            return None
+        self.sent += 1
+        some = self.random.sample(SHAPES, self.random.randint(1, 3))
+        return features(self.sent - 1, *some, number=self.number)
+
+
+class Run:
+    """Two parties, two queues, and a random order of events."""
+
+    def __init__(self, seed: int, *, aborts: bool = False, losses: bool = False) -> None:
+        self.random = Random(seed)
+        self.job = job = Job(self.random)
+        self.sessions = {role: Session(role) for role in Role}
+        self.scripts: dict[Role, HostScript | CollaboratorScript] = {
+            H: HostScript(job),
+            C: CollaboratorScript(job),
+        }
+        self.mail: dict[Role, deque[Line]] = {role: deque() for role in Role}
+        self.admitted: dict[Role, bool] = dict.fromkeys(Role, False)
+        self.ready: dict[Role, Line | None] = dict.fromkeys(Role)
+        self.abort_chance = self.random.choice([0.002, 0.02, 0.1]) if aborts else 0.0
+        self.loss_chance = self.random.choice([0.002, 0.02, 0.1]) if losses else 0.0
+        # An unhurried network makes long queues, an unhurried party empty ones.
+        self.pace = {
+            (kind, role): self.random.choice([1, 1, 10])
+            for kind in ("speak", "hear", "lose")
+            for role in Role
+        }
+        self.cut = False
+        self.aborted: set[Role] = set()
+        self.rows: set[tuple[State, Role, type[Message]]] = set()
+        self.crossed = self.late = 0
+
+    def events(self) -> list[tuple[str, Role]]:
+        """Everything that may happen next. Speaking is settled by the script, not by chance."""
+        events: list[tuple[str, Role]] = []
+        for role, session in self.sessions.items():
+            if not session.ended and self.ready[role] is None:
+                self.ready[role] = self.scripts[role].next(session)
+            if not session.ended and self.ready[role] is not None:
+                events.append(("speak", role))
+            if self.mail[role]:
+                events.append(("hear", role))
+            elif self.cut and not session.ended:
+                events.append(("lose", role))
+        return events
+
+    def go(self) -> None:
+        self.disturb()
+        for _ in range(MOST_STEPS):
+            events = self.events()
+            if not events:
+                break
+            [(kind, role)] = self.random.choices(events, [self.pace[event] for event in events])
+            getattr(self, kind)(role)
+            self.disturb()
+            if not any(self.mail.values()) and not self.cut:
+                self.compare()
+        assert not self.events(), "it never ends"
+        states = {role: session.state for role, session in self.sessions.items()}
+        assert all(session.ended for session in self.sessions.values()), f"somebody hangs: {states}"
+
+    def disturb(self) -> None:
+        for role, session in self.sessions.items():
+            if not session.ended and self.random.random() < self.abort_chance:
+                self.aborted.add(role)
+                self.post(Line(role, ABORT))
+        if not self.sessions[H].ended and self.random.random() < 0.05:
+            self.post(WAITING)
+        if not self.cut and self.random.random() < self.loss_chance:
+            self.cut = True
+            for queue in self.mail.values():
+                for _ in range(self.random.randint(0, len(queue))):
+                    queue.pop()
+        for role in Role:
+            self.admitted[role] = self.admitted[role] and bool(self.mail[role])
+
+    def post(self, line: Line) -> None:
+        speaker, message, size = line
+        session = self.sessions[speaker]
+        self.rows.add((session.state, speaker, type(message)))
+        session.send(message, size)
+        if not self.cut:
+            self.mail[speaker.other].append(line)
+
+    def speak(self, role: Role) -> None:
+        line, self.ready[role] = self.ready[role], None
+        assert line is not None
+        self.post(line)
+
+    def hear(self, role: Role) -> None:
+        """A large message is admitted first, and received after more has been said."""
+        _, message, size = self.mail[role][0]
+        session = self.sessions[role]
+        if not self.admitted[role]:
+            session.admit(message, size)
+            self.admitted[role] = True
+            if self.random.random() < 0.5:
+                return
+        self.admitted[role] = False
+        self.mail[role].popleft()
+        before = session.state
+        if session.receive(message, size):
+            self.rows.add((before, role.other, type(message)))
+            self.scripts[role].hear(message)
+        else:
+            self.late += 1
+            self.crossed += isinstance(message, Abort) and role in self.aborted
+
+    def lose(self, role: Role) -> None:
+        self.sessions[role].lost()
+
+    def compare(self) -> None:
+        """With nothing in flight both ends hold the same, unless they ended crosswise."""
+        host, collaborator = self.sessions[H], self.sessions[C]
+        if host.ended and collaborator.ended:
+            return
+        assert view(host) == view(collaborator)
+
+
+def runs(seeds: range, *, aborts: bool = False, losses: bool = False) -> list[Run]:
+    finished = []
+    for seed in seeds:
+        run = Run(seed, aborts=aborts, losses=losses)
+        try:
+            run.go()
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise
+        finished.append(run)
+    return finished
+
+
+def endings(finished: list[Run]) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(run.sessions[role].state.value for role in Role) for run in finished)
+
+
+def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
+    finished = runs(range(1000))
+    assert endings(finished) == {("closed", "closed"): 1000}
+    used = set().union(*(run.rows for run in finished))
+    table = {(state, *row) for state, rows in TABLE.items() for row in rows}
+    assert used <= table
+    assert {row for row in table - used if row[2] is not Abort} == set()
+    both: set[Literal["train", "psi"]] = {"train", "psi"}
+    assert {run.job.purpose for run in finished} == both
+    for run in finished:
+        said = {kind for _, _, kind in run.rows}
+        assert (SplitPlan in said) == (run.job.purpose == "train")
+        assert ((State.SPLIT, H, Finish) in run.rows) == (run.job.purpose == "psi")
+
+
+def test_runs_with_aborts_from_either_side_all_end() -> None:
+    finished = runs(range(10_000, 13_000), aborts=True)
+    ends = endings(finished)
+    assert ends["failed", "failed"] > 100
+    assert ends["closed", "closed"] > 10
+    assert all(run.aborted for run in finished if State.FAILED in state_of(run))
+    assert not ends["closed", "failed"], "a Host has closed only after it heard Bye"
+    assert sum(run.crossed > 0 for run in finished) > 20
+    assert sum(run.late for run in finished) > 100
+    used = set().union(*(run.rows for run in finished))
+    live = [state for state in State if TABLE[state]]
+    assert {(state, role, Abort) for state in live for role in Role} <= used
+
+
+@pytest.mark.parametrize("aborts", [False, True])
+def test_runs_with_losses_all_end(aborts: bool) -> None:
+    finished = runs(range(30_000, 31_000), aborts=aborts, losses=True)
+    ends = endings(finished)
+    assert ends["failed", "failed"] > 100
+    assert ends["closed", "closed"] > 10
+    assert not ends["closed", "failed"]
+
+
+def state_of(run: Run) -> set[State]:
+    return {session.state for session in run.sessions.values()}

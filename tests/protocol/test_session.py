@@ -1,0 +1,597 @@
+"""The table and the guards beside it, proved on both ends of a link."""
+
+from __future__ import annotations
+
+import pytest
+
+from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.plan import Plan
+from heterofed.protocol.messages import (
+    MESSAGE_TYPES,
+    Abort,
+    BeginTest,
+    Bye,
+    Features,
+    Gradients,
+    Hello,
+    Message,
+    PsiBegin,
+    PsiBlinded,
+    PsiKey,
+    PsiMatched,
+    PsiSigned,
+    PsiTags,
+    Waiting,
+)
+from heterofed.protocol.session import PSI_WINDOW, Session
+from heterofed.protocol.states import ENDED, TABLE, Role, State
+
+from .link import (
+    ABORT,
+    ACCEPTED,
+    BEGIN,
+    BYE,
+    FINISH,
+    GREETING,
+    HONEST_RUN,
+    INTERSECTED,
+    KEY,
+    PLAN,
+    PREPARED,
+    PSI_RUN,
+    ROUND,
+    SIGNING,
+    SPLIT_PLAN,
+    TEST,
+    WAITING,
+    WIDTH,
+    C,
+    H,
+    Line,
+    Link,
+    begin_test,
+    begin_train,
+    blinded,
+    done,
+    end,
+    features,
+    finish,
+    gradients,
+    hello,
+    link_in,
+    matched,
+    round_end,
+    signed,
+    tags,
+    tensor,
+    view,
+    welcome,
+)
+
+SAMPLES: dict[type[Message], Line] = {type(line.message): line for line in HONEST_RUN}
+SAMPLES[Abort] = Line(H, ABORT)
+
+
+def lines_of(state: State, role: Role) -> list[Line]:
+    """One well-formed line of every type that the table does not list."""
+    return [
+        Line(role, SAMPLES[kind].message, SAMPLES[kind].size)
+        for kind in MESSAGE_TYPES
+        if (role, kind) not in TABLE[state]
+    ]
+
+
+def test_an_honest_run_ends_closed_at_both_ends() -> None:
+    link = Link()
+    passed = [link.state]
+    for line in HONEST_RUN:
+        link.say(line)
+        passed.append(link.state)
+    assert set(passed) == set(State) - {State.FAILED}
+    assert link.state is State.CLOSED
+    assert all(session.ended for session in link.ends.values())
+
+
+def test_a_task_that_only_intersects_ids() -> None:
+    link = Link()
+    passed = [link.state]
+    for line in PSI_RUN:
+        link.say(line)
+        passed.append(link.state)
+    assert passed[-4:] == [State.PSI_MATCHED, State.SPLIT, State.FINISHING, State.CLOSED]
+    assert not set(passed) & {State.SPLIT_PROPOSED, State.READY, State.TRAIN, State.TEST}
+
+
+def test_samples_cover_every_message() -> None:
+    assert set(SAMPLES) == set(MESSAGE_TYPES)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("state", [state for state in State if state not in ENDED])
+def test_what_the_table_does_not_list_is_refused(state: State, role: Role) -> None:
+    link = link_in(state)
+    for line in lines_of(state, role):
+        why = link.refuses(line)
+        assert (
+            why == f"{type(line.message).__name__} from the {role} is out of turn in state {state}"
+        )
+    assert link.state is state
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("state", sorted(ENDED))
+def test_after_the_end_nothing_is_sent_and_late_mail_is_ignored(state: State, role: Role) -> None:
+    link = link_in(state)
+    before = view(link.ends[role])
+    for kind in MESSAGE_TYPES:
+        _, message, size = SAMPLES[kind]
+        with pytest.raises(LocalProtocolError, match="out of turn"):
+            link.ends[role].send(message, size)
+        link.ends[role].admit(message, size)
+        assert not link.ends[role].receive(message, size)
+    link.ends[role].lost()
+    assert view(link.ends[role]) == before
+
+
+@pytest.mark.parametrize("greeting", [(), GREETING], ids=["before a plan", "with a plan"])
+def test_late_mail_has_no_more_room_than_honest_mail(greeting: tuple[Line, ...]) -> None:
+    link = Link(*greeting, Line(H, ABORT))
+    for session in link.ends.values():
+        session.admit(Bye(), 1 << 20)
+        with pytest.raises(RemoteProtocolError, match="late"):
+            session.admit(Bye(), (1 << 20) + 1)
+
+
+def test_late_mail_may_be_a_whole_batch() -> None:
+    plan = Plan(host="bank", collaborators=("shop",), max_batch_bytes=1 << 30)
+    link = Link(hello(), welcome(plan), Line(H, ABORT))
+    link.ends[H].admit(Bye(), 1 << 30)
+    with pytest.raises(RemoteProtocolError, match="late"):
+        link.ends[H].admit(Bye(), (1 << 30) + 1)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in ENDED])
+def test_each_role_may_abort_every_live_state(state: State) -> None:
+    for role in Role:
+        link = link_in(state)
+        link.say(Line(role, ABORT))
+        assert link.state is State.FAILED
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in ENDED])
+def test_crossing_aborts_end_both(state: State) -> None:
+    link = link_in(state)
+    for session in link.ends.values():
+        session.send(ABORT)
+    for session in link.ends.values():
+        assert not session.receive(ABORT)
+    assert link.state is State.FAILED
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in ENDED])
+def test_a_lost_peer_fails_every_live_state(state: State) -> None:
+    link = link_in(state)
+    for session in link.ends.values():
+        session.lost()
+    assert link.state is State.FAILED
+
+
+def test_abort_needs_no_credit() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), features(1))
+    assert link.ends[C].batch_window == 0
+    link.say(Line(C, ABORT))
+    assert link.state is State.FAILED
+
+
+def test_bye_and_abort_may_cross() -> None:
+    link = link_in(State.FINISHING)
+    link.ends[C].send(Bye())
+    link.ends[H].send(ABORT)
+    assert not link.ends[C].receive(ABORT)
+    assert not link.ends[H].receive(Bye())
+    assert (link.ends[C].state, link.ends[H].state) == (State.CLOSED, State.FAILED)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in ENDED])
+def test_waiting_changes_nothing(state: State) -> None:
+    link = link_in(state)
+    before = view(link.ends[C])
+    link.say(WAITING, WAITING)
+    assert view(link.ends[C]) == before
+
+
+# Windows and credit
+
+
+def test_the_psi_window_opens_and_closes() -> None:
+    link = Link(*GREETING, KEY, Line(H, PsiBegin(20)))
+    for taken in range(PSI_WINDOW):
+        assert link.ends[H].psi_window == PSI_WINDOW - taken
+        link.say(blinded(1))
+    assert "beyond its window" in link.refuses(blinded(1))
+    link.say(signed(1), blinded(1))
+    assert "beyond its window" in link.refuses(blinded(1))
+
+
+def test_one_batch_before_a_plan_is_known() -> None:
+    assert Session(C).batch_window == 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "stepped"),
+    [((begin_train(1),), True), ((*ROUND, begin_test(1)), False)],
+    ids=["train", "test"],
+)
+def test_credit_comes_back_with_batch_done(begin: tuple[Line, ...], stepped: bool) -> None:
+    link = Link(*PREPARED, *begin)
+    assert link.ends[C].batch_window == PLAN.credit
+    link.say(features(0), features(1))
+    assert "beyond its credit" in link.refuses(features(2))
+    link.say(done(0, stepped=stepped), features(2))
+    assert "beyond its credit" in link.refuses(features(3))
+
+
+def test_gradients_alone_give_no_credit() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), features(1), gradients(0))
+    assert "beyond its credit" in link.refuses(features(2))
+
+
+def test_a_round_starts_with_fresh_numbers() -> None:
+    link = Link(*PREPARED, *ROUND, begin_train(2))
+    assert "not this round" in link.refuses(features(0))
+    link.say(features(0, number=2), done(0, number=2), end(1, number=2))
+    assert link.state is State.READY
+    assert "not the next round" in link.refuses(begin_train(2))
+    link.say(begin_train(3))
+
+
+def test_a_test_may_be_repeated_with_fresh_numbers() -> None:
+    link = Link(*PREPARED, *ROUND, *TEST, *TEST)
+    assert link.state is State.READY
+
+
+@pytest.mark.parametrize("phase", [(begin_train(1),), (*ROUND, begin_test(1))], ids=str)
+def test_no_batch_at_all_completes_at_once(phase: tuple[Line, ...]) -> None:
+    link = Link(*PREPARED, *phase, end(0))
+    assert link.state is State.READY
+
+
+def test_the_last_batch_may_be_done_before_the_end_is_announced() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), done(0))
+    before = link.state
+    link.say(end(1))
+    assert (before, link.state) == (State.TRAIN, State.READY)
+
+
+def test_draining_lasts_until_every_batch_is_done() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), features(1), end(2), done(0))
+    before = link.state
+    link.say(done(1))
+    assert (before, link.state) == (State.TRAIN_DRAINING, State.READY)
+
+
+def test_training_may_leave_a_batch_without_a_step() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), features(1), done(0, stepped=False))
+    link.say(end(2), done(1, stepped=False))
+    assert link.state is State.READY
+
+
+def test_every_round_ends_once_with_any_number_of_tests() -> None:
+    link = Link(*PREPARED, *ROUND, *TEST, round_end(1))
+    assert "second time" in link.refuses(round_end(1))
+    link.say(begin_train(2), end(0, number=2), begin_test(2), end(0, number=2))
+    assert "not this round" in link.refuses(round_end(1))
+    link.say(round_end(2, best=True))
+    assert "second time" in link.refuses(round_end(2))
+    link.say(finish(2), BYE)
+    assert link.state is State.CLOSED
+
+
+def test_a_task_may_be_complete_without_a_round() -> None:
+    link = Link(*PREPARED)
+    assert "not the rounds" in link.refuses(finish(1))
+    link.say(finish(0), BYE)
+    assert link.state is State.CLOSED
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_the_plan_says_how_wide_the_values_are(bits: int) -> None:
+    plan = Plan(host="bank", collaborators=("shop",), psi_bits=bits)
+    link = Link(hello(), welcome(plan), KEY, BEGIN)
+    others = {width for wide in (256, 384, 512) for width in (wide - 1, wide, wide + 1)}
+    for width in others - {bits // 8}:
+        assert "another width than the plan's" in link.refuses(blinded(2, width))
+    link.say(blinded(2, bits // 8))
+    for width in others - {bits // 8}:
+        assert "another width than the plan's" in link.refuses(signed(2, width))
+    link.say(signed(2, bits // 8))
+
+
+def test_a_frozen_party_gets_no_gradients() -> None:
+    link = Link(hello(trainable=False), *PREPARED[1:], begin_train(1), features(0))
+    assert "frozen" in link.refuses(gradients(0, tensor(2, 3)))
+    assert "frozen" in link.refuses(gradients(0))
+    link.say(done(0), end(1))
+    assert link.state is State.READY
+
+
+def test_gradients_may_leave_tensors_out() -> None:
+    both = tensor(2, 3, name="a"), tensor(2, name="b", dtype="int64")
+    link = Link(*PREPARED, begin_train(1), features(0, *both))
+    link.say(gradients(0, both[0]), done(0))
+
+
+def test_tensors_without_items_may_travel() -> None:
+    empty = tensor(2, 0)
+    link = Link(*PREPARED, begin_train(1), features(0, empty), gradients(0, empty), done(0))
+    assert link.state is State.TRAIN
+
+
+# One line for every guard that is neither a window nor a credit: what came before, what is
+# refused, why.
+
+IN_PSI = (*GREETING, KEY)
+BEGUN = (*IN_PSI, BEGIN)
+SIGNED = (*GREETING, *SIGNING)
+TAGGED = (*SIGNED, tags(4))
+TRAINING = (*PREPARED, begin_train(1))
+WITH_BATCH = (*TRAINING, features(0))
+TRAINED = (*PREPARED, *ROUND)
+TESTING = (*TRAINED, begin_test(1))
+CHUNK = 1 << 20
+WIDE = Plan(host="bank", collaborators=("shop",))
+NEGATIVE = Features(1, -1, 2, "tensor", (tensor(2, 3),))
+
+GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
+    "a key of no bytes": (GREETING, Line(C, PsiKey(4)), "key has a wrong size"),
+    "a key too large": (GREETING, Line(C, PsiKey(4), (1 << 14) + 1), "key has a wrong size"),
+    "a key for no ids": (GREETING, Line(C, PsiKey(0), 500), "out of range"),
+    "a key for too many ids": (GREETING, Line(C, PsiKey(101), 500), "out of range"),
+    "a request for no ids": (IN_PSI, Line(H, PsiBegin(0)), "out of range"),
+    "a request for too many ids": (IN_PSI, Line(H, PsiBegin(101)), "out of range"),
+    "a request with payload": (IN_PSI, Line(H, PsiBegin(5), 1), "no payload"),
+    "no blinded value": (BEGUN, Line(H, PsiBlinded(0)), "no value"),
+    "no blinded value, with bytes": (BEGUN, Line(H, PsiBlinded(0), WIDTH), "no value"),
+    "blinded values of no width": (BEGUN, Line(H, PsiBlinded(2)), "another width"),
+    "blinded values of unequal width": (BEGUN, Line(H, PsiBlinded(2), WIDTH + 1), "another width"),
+    "blinded values of another width, at first": (BEGUN, blinded(1, WIDTH // 2), "another width"),
+    "blinded values of another width": (
+        (*BEGUN, blinded(1)),
+        blinded(1, WIDTH // 2),
+        "another width",
+    ),
+    "a large chunk of blinded values": (BEGUN, blinded(1, CHUNK + 1), "more than 1 MiB"),
+    "blinded values beyond the announced": (BEGUN, blinded(6), "more than announced"),
+    "blinded values beyond the announced, in parts": (
+        (*BEGUN, blinded(3)),
+        blinded(3),
+        "more than announced",
+    ),
+    "signatures of nothing": (BEGUN, signed(1), "nothing waits"),
+    "signatures a second time": ((*BEGUN, blinded(3), signed(3)), signed(3), "nothing waits"),
+    "fewer signatures": ((*BEGUN, blinded(3)), signed(2), "not as many"),
+    "more signatures": ((*BEGUN, blinded(3), blinded(2)), signed(5), "not as many"),
+    "signatures out of order": ((*BEGUN, blinded(3), blinded(2)), signed(2), "not as many"),
+    "signatures of another width": ((*BEGUN, blinded(3)), signed(3, WIDTH + 1), "another width"),
+    "as many bytes of more signatures": (
+        (*BEGUN, blinded(2)),
+        Line(C, PsiSigned(1), 2 * WIDTH),
+        "another width",
+    ),
+    "no signature": ((*BEGUN, blinded(3)), Line(C, PsiSigned(0)), "no value"),
+    "a large chunk of signatures": ((*BEGUN, blinded(3)), signed(3, CHUNK), "more than 1 MiB"),
+    "tags before anything was asked": (BEGUN, tags(4), "before everything was signed"),
+    "tags before everything was asked": (
+        (*BEGUN, blinded(3), signed(3)),
+        tags(4),
+        "before everything was signed",
+    ),
+    "tags before everything was signed": (
+        (*BEGUN, blinded(3), signed(3), blinded(2)),
+        tags(4),
+        "before everything was signed",
+    ),
+    "no tag": (SIGNED, tags(0), "no value"),
+    "tags of another size": (SIGNED, Line(C, PsiTags(1), 17), "not 16 bytes each"),
+    "more tags than announced": (SIGNED, tags(5), "more than announced"),
+    "more tags than announced, in parts": ((*SIGNED, tags(3)), tags(2), "more than announced"),
+    "a large chunk of tags": (SIGNED, tags(CHUNK // 16 + 1), "more than 1 MiB"),
+    "matches before all tags": ((*SIGNED, tags(3)), matched(1, last=False), "before all tags"),
+    "more matches than ids": (TAGGED, matched(5, last=True), "more than there can be"),
+    "more matches than ids, in parts": (
+        (*TAGGED, matched(3, last=False)),
+        matched(2, last=True),
+        "more than there can be",
+    ),
+    "no match, and more to come": (TAGGED, matched(0, last=False), "no value"),
+    "matches of another size": (TAGGED, Line(H, PsiMatched(1, True), 15), "not 16 bytes each"),
+    "a large chunk of matches": (TAGGED, matched(CHUNK // 16 + 1, last=True), "more than 1 MiB"),
+    "a round that is not the first": (PREPARED, begin_train(2), "not the next round"),
+    "round 0": (PREPARED, begin_train(0), "not the next round"),
+    "a round again": ((*PREPARED, *ROUND), begin_train(1), "not the next round"),
+    "a round with payload": (PREPARED, begin_train(1)._replace(size=1), "no payload"),
+    "a test before any round": (PREPARED, begin_test(1), "not this round"),
+    "a test of the next round": ((*PREPARED, *ROUND), begin_test(2), "not this round"),
+    "a test with payload": ((*PREPARED, *ROUND), Line(H, BeginTest(1), 1), "no payload"),
+    "the end of a round to come": (TRAINED, round_end(2), "not this"),
+    "the end of a round gone by": (
+        (*TRAINED, begin_train(2), end(0, number=2)),
+        round_end(1),
+        "not this",
+    ),
+    "the end of a round before any": (PREPARED, round_end(1), "not this"),
+    "the end of a round, with payload": (TRAINED, round_end(1)._replace(size=1), "no payload"),
+    "the end of a round a second time": ((*TRAINED, round_end(1)), round_end(1), "second time"),
+    "the end of a round a second time, after a test": (
+        (*TRAINED, round_end(1), *TEST),
+        round_end(1, best=True),
+        "second time",
+    ),
+    "a split, where ids are only intersected": (INTERSECTED, SPLIT_PLAN, "only intersects ids"),
+    "a finish before the split": ((*TAGGED, matched(1, last=True)), finish(0), "too early"),
+    "a finish after rounds that never were": (PREPARED, finish(1), "not the rounds"),
+    "a finish after rounds that never were, before the split": (
+        (*TAGGED, matched(1, last=True)),
+        finish(1),
+        "not the rounds",
+    ),
+    "a finish after rounds, where ids are only intersected": (
+        INTERSECTED,
+        finish(1),
+        "not the rounds",
+    ),
+    "a finish after fewer rounds": (TRAINED, finish(0), "not the rounds"),
+    "a finish after more rounds": (TRAINED, finish(2), "not the rounds"),
+    "features of another round": (TRAINING, features(0, number=2), "not this round"),
+    "features of a batch to come": (TRAINING, features(1), "not the next batch"),
+    "features of a batch again": (WITH_BATCH, features(0), "not the next batch"),
+    "features of a negative batch": (TRAINING, Line(C, NEGATIVE, 24), "not the next batch"),
+    "features of no tensor": (
+        TRAINING,
+        Line(C, Features(1, 0, 0, "dict", ())),
+        "no tensor",
+    ),
+    "features above max_batch_bytes": (TRAINING, features(0, tensor(2, 9)), "max_batch_bytes"),
+    "fewer bytes than the shapes make": (TRAINING, features(0)._replace(size=23), "shapes that"),
+    "more bytes than the shapes make": (TRAINING, features(0)._replace(size=25), "shapes that"),
+    "shapes beyond any memory": (
+        TRAINING,
+        features(0, tensor(*[2**40] * 16))._replace(size=24),
+        "shapes that",
+    ),
+    "a name twice": (TRAINING, features(0, tensor(2), tensor(2)), "name twice"),
+    "another row count than it says": (TRAINING, features(0, rows=3), "other row counts"),
+    "unequal row counts": (
+        TRAINING,
+        features(0, tensor(2), tensor(3, name="b")),
+        "other row counts",
+    ),
+    "gradients of another round": (WITH_BATCH, gradients(0, number=2), "not this round"),
+    "gradients of no batch": (TRAINING, gradients(0), "no batch waits"),
+    "gradients of a batch to come": (WITH_BATCH, gradients(1), "not the batch that is next"),
+    "gradients of a negative batch": (WITH_BATCH, gradients(-1), "not the batch that is next"),
+    "gradients of a batch that is done": (
+        (*WITH_BATCH, done(0), features(1)),
+        gradients(0),
+        "not the batch that is next",
+    ),
+    "gradients a second time": ((*WITH_BATCH, gradients(0)), gradients(0), "second time"),
+    "gradients above max_batch_bytes": (
+        WITH_BATCH,
+        gradients(0, tensor(2, 9)),
+        "max_batch_bytes",
+    ),
+    "gradients of other bytes": (
+        WITH_BATCH,
+        Line(H, Gradients(1, 0, (tensor(2, 3),)), 20),
+        "shapes that",
+    ),
+    "gradients of one tensor twice": (
+        WITH_BATCH,
+        gradients(0, tensor(2, 3), tensor(2, 3)),
+        "name twice",
+    ),
+    "gradients of a tensor unknown": (
+        WITH_BATCH,
+        gradients(0, tensor(2, 3, name="b")),
+        "not tensors of that batch",
+    ),
+    "gradients of another shape": (WITH_BATCH, gradients(0, tensor(3, 2)), "not tensors of"),
+    "gradients of another dtype": (
+        WITH_BATCH,
+        gradients(0, tensor(2, 3, dtype="float16")),
+        "not tensors of that batch",
+    ),
+    "gradients of integers": (
+        (*TRAINING, features(0, tensor(2, dtype="int64"))),
+        gradients(0, tensor(2, dtype="int64")),
+        "not tensors of that batch",
+    ),
+    "a batch of another round done": (WITH_BATCH, done(0, number=2), "not this round"),
+    "a batch done that never came": (TRAINING, done(0), "no batch waits"),
+    "a batch to come done": (WITH_BATCH, done(1), "not the batch that is next"),
+    "a batch done twice": ((*WITH_BATCH, done(0)), done(0), "no batch waits"),
+    "a batch done twice, another waiting": (
+        (*WITH_BATCH, done(0), features(1)),
+        done(0),
+        "not the batch that is next",
+    ),
+    "a batch done with payload": (WITH_BATCH, done(0)._replace(size=1), "no payload"),
+    "a batch done with payload, in a test": (
+        (*TESTING, features(0)),
+        done(0, stepped=False)._replace(size=1),
+        "no payload",
+    ),
+    "a step in a test": ((*TESTING, features(0)), done(0), "a step in a test"),
+    "a step in a test that drains": (
+        (*TESTING, features(0), features(1), end(2), done(0, stepped=False)),
+        done(1),
+        "a step in a test",
+    ),
+    "more batches than came": (WITH_BATCH, end(2), "not the number of batches"),
+    "fewer batches than came": (WITH_BATCH, end(0), "not the number of batches"),
+    "the end of another round's features": (WITH_BATCH, end(1, number=2), "not this round"),
+    "the end of features, with payload": (WITH_BATCH, end(1)._replace(size=1), "no payload"),
+    "a test's gradients": ((*TESTING, features(0)), gradients(0, tensor(2, 3)), "out of turn"),
+    "a test's features of another round": (TESTING, features(0, number=2), "not this round"),
+}
+GUARDS |= {
+    f"{type(line.message).__name__} with payload": (before, line._replace(size=1), "no payload")
+    for before, line in (
+        ((), hello()),
+        ((), WAITING),
+        ((), Line(H, ABORT)),
+        ((), Line(C, ABORT)),
+        ((hello(),), welcome()),
+        ((*TAGGED, matched(1, last=True)), SPLIT_PLAN),
+        ((*TAGGED, matched(1, last=True), SPLIT_PLAN), ACCEPTED),
+        (TRAINED, FINISH),
+        ((*TRAINED, FINISH), BYE),
+    )
+}
+
+
+@pytest.mark.parametrize(("before", "line", "why"), GUARDS.values(), ids=GUARDS.keys())
+def test_guard(before: tuple[Line, ...], line: Line, why: str) -> None:
+    link = Link(*before)
+    assert why in link.refuses(line)
+
+
+def test_limits_themselves_are_allowed() -> None:
+    link = Link(hello(), welcome(WIDE), Line(C, PsiKey(WIDE.max_peer_ids), 1 << 14))
+    link.say(Line(H, PsiBegin(4096)), blinded(4096), signed(4096), tags(CHUNK // 16))
+    assert blinded(4096).size == CHUNK
+
+
+def test_a_batch_of_exactly_max_batch_bytes() -> None:
+    link = Link(*TRAINING, features(0, tensor(2, 8)), gradients(0, tensor(2, 8)))
+    assert features(0, tensor(2, 8)).size == PLAN.max_batch_bytes
+    assert link.state is State.TRAIN
+
+
+def test_all_ids_may_match_and_none() -> None:
+    link = Link(*TAGGED, matched(4, last=True))
+    assert link.state is State.SPLIT
+    link = Link(*TAGGED, matched(4, last=False), matched(0, last=True))
+    assert link.state is State.SPLIT
+    link = Link(*TAGGED, matched(0, last=True))
+    assert link.state is State.SPLIT
+
+
+def test_errors_never_quote_what_the_peer_wrote() -> None:
+    secret = "4929-0000-0000-0000"
+    session = link_in(State.TRAIN).ends[H]
+    with pytest.raises(RemoteProtocolError) as refused:
+        session.receive(Hello((1,), "train", bytes(32), secret, bytes(16), True))
+    assert secret not in str(refused.value)
+    with pytest.raises(RemoteProtocolError) as refused:
+        session.receive(Features(1, 9, 2, "dict", (tensor(2, name=secret),)), 8)
+    assert secret not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_a_message_of_the_wrong_end_is_refused_at_once() -> None:
+    with pytest.raises(RemoteProtocolError, match="from the host is out of turn"):
+        Session(C).receive(Hello((1,), "train", bytes(32), "bank", bytes(16), True))
+    with pytest.raises(LocalProtocolError, match="from the collaborator is out of turn"):
+        Session(C).send(Waiting("shop"))

@@ -1,0 +1,132 @@
+"""Imports point downward, libraries stay where they belong, and the public door is in order."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import heterofed
+import psi
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module may import modules of its own layer's packages and of layers below.
+LAYERS = [
+    ["heterofed._version", "heterofed.errors", "heterofed.plan"],
+    ["heterofed.protocol"],
+    ["heterofed.wire", "heterofed.tensors"],
+    ["heterofed.alignment", "heterofed.events", "heterofed.transport"],
+    ["heterofed.console", "heterofed.metrics", "heterofed.party", "heterofed.training"],
+    ["heterofed.rendezvous", "heterofed.results"],
+    ["heterofed.lifecycle"],
+    ["heterofed.scheduler"],
+    ["heterofed.hetero_nn"],
+    ["heterofed.demo"],
+    ["heterofed.cli"],
+]
+ALONE = {
+    "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap"],
+    "gmpy2": ["psi/"],
+    "cryptography": ["psi/"],
+    "rich": ["heterofed/console"],
+    "click": ["heterofed/cli", "docs/generate"],
+}
+NO_TORCH = ["heterofed.party", "heterofed.lifecycle", "heterofed.cli", "psi", "heterofed.protocol"]
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(module: str) -> int | None:
+    for height, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return height
+    return None
+
+
+def package_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("path", modules("heterofed"), ids=name_of)
+def test_imports_point_downward(path: Path) -> None:
+    module = name_of(path)
+    if module == "heterofed":
+        return  # the public door names all of it, lazily
+    own = layer_of(module)
+    assert own is not None, f"{module} stands in no layer: add it to LAYERS"
+    for imported in imports(path):
+        other = layer_of(imported)
+        if other is None or package_of(imported) == package_of(module):
+            continue
+        assert other < own, f"{module} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("path", modules("psi"), ids=name_of)
+def test_psi_stands_alone(path: Path) -> None:
+    for imported in imports(path):
+        assert imported.split(".")[0] not in {"heterofed", "torch", "zmq"}, imported
+
+
+@pytest.mark.parametrize("library", ALONE)
+def test_libraries_stay_where_they_belong(library: str) -> None:
+    for path in [*modules("heterofed"), *modules("psi")]:
+        if library in {each.split(".")[0] for each in imports(path)}:
+            where = path.relative_to(ROOT).as_posix()
+            assert any(where.startswith(allowed) for allowed in ALONE[library]), where
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_loads_without_torch(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", [heterofed, psi], ids=lambda each: each.__name__)
+def test_public_door_is_sorted_and_opens(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert getattr(package, name) is not None
+
+
+def test_importing_has_no_side_effects(tmp_path: Path) -> None:
+    code = (
+        "import logging, os, sys\n"
+        "before = dict(os.environ)\n"
+        "import heterofed, heterofed.hetero_nn, heterofed.cli\n"
+        "assert dict(os.environ) == before\n"
+        "assert not logging.getLogger('heterofed').handlers and not logging.root.handlers\n"
+        "assert os.listdir('.') == [], os.listdir('.')\n"
+    )
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

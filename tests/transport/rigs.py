@@ -1,0 +1,221 @@
+"""What the transport tests share: both ends of every transport, and a bad network between them."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from heterofed.transport.base import (
+    MAX_CHANNELS,
+    MAX_PENDING_BYTES,
+    Channel,
+    Endpoint,
+    Event,
+    Lost,
+    LostReason,
+    Opened,
+    Received,
+)
+from heterofed.transport.memory import Hub
+from heterofed.transport.zap import ClientKeys, ServerKeys, new_key_pair
+from heterofed.transport.zeromq import Heartbeat, connect, listen
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["memory", "ipc", "tcp", "curve"]
+PARTIES = [f"party-{number}" for number in range(8)]
+FAST = Heartbeat(interval=0.3, timeout=1.0)
+
+
+class Party:
+    """An endpoint and everything that happened to it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.events: list[Event] = []
+
+    @property
+    def channel(self) -> Channel:
+        """The channel of an endpoint that connected."""
+        return self._channel
+
+    _channel: Channel
+
+    def poll(self, timeout: float = 0.0) -> None:
+        self.events += self.endpoint.poll(timeout)
+
+    @property
+    def channels(self) -> list[Channel]:
+        return [event.channel for event in self.events if isinstance(event, Opened)]
+
+    def frames(self, channel: Channel | None = None) -> list[bytes]:
+        return [
+            bytes(event.frame)
+            for event in self.events
+            if isinstance(event, Received) and channel in (None, event.channel)
+        ]
+
+    def lost(self, channel: Channel | None = None) -> list[LostReason]:
+        return [
+            event.reason
+            for event in self.events
+            if isinstance(event, Lost) and channel in (None, event.channel)
+        ]
+
+
+def connected(endpoint: Any) -> Party:
+    party = Party(endpoint)
+    party._channel = endpoint.channel
+    return party
+
+
+def pump(parties: Sequence[Party], until: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Poll all parties in turn until something is so."""
+    deadline = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > deadline:
+            seen = [[type(event).__name__ for event in party.events[-5:]] for party in parties]
+            raise TimeoutError(f"not so after {seconds} s; last events: {seen}")
+        for party in parties:
+            party.poll(0.002)
+
+
+class Keyring:
+    def __init__(self) -> None:
+        self.server = new_key_pair()
+        self.parties = {party: new_key_pair() for party in PARTIES}
+        self.stranger = new_key_pair()
+
+    def listening(self) -> ServerKeys:
+        return ServerKeys(*self.server, {name: pair[0] for name, pair in self.parties.items()})
+
+    def connecting(self, party: str) -> ClientKeys:
+        return ClientKeys(*self.parties[party], self.server[0])
+
+
+class Rig:
+    """One listener and its peers over one kind of transport."""
+
+    def __init__(self, kind: str, keyring: Keyring) -> None:
+        self.kind = kind
+        self.keyring = keyring
+        self.folder = tempfile.mkdtemp(dir="/tmp")
+        self._hub: Hub | None = None
+        self._address = ""
+        self._ends: list[Endpoint] = []
+
+    def listen(
+        self, *, max_channels: int = MAX_CHANNELS, max_pending: int = MAX_PENDING_BYTES
+    ) -> Party:
+        if self.kind == "memory":
+            self._hub = Hub(max_channels=max_channels, max_pending=max_pending)
+            return self.keep(Party(self._hub.listen()))
+        address = f"ipc://{self.folder}/s" if self.kind == "ipc" else "tcp://127.0.0.1:*"
+        keys = self.keyring.listening() if self.kind == "curve" else None
+        endpoint = listen(address, keys=keys, max_channels=max_channels, max_pending=max_pending)
+        self._address = endpoint.address
+        return self.keep(Party(endpoint))
+
+    def connect(self, name: str = PARTIES[0]) -> Party:
+        if self.kind == "memory":
+            hub = self._hub or Hub()
+            return self.keep(connected(hub.connect(name)))
+        keys = self.keyring.connecting(name) if self.kind == "curve" else None
+        return self.keep(connected(connect(self._address, keys=keys)))
+
+    def pair(self) -> tuple[Party, Party, Channel]:
+        """A listener, a peer whose first frame `hello` arrived, the listener's channel for it."""
+        listener, peer = self.listen(), self.connect()
+        peer.channel.send([b"hello"])
+        pump([listener, peer], lambda: bool(listener.frames()) and bool(peer.channels))
+        return listener, peer, listener.channels[0]
+
+    def keep(self, party: Party) -> Party:
+        self._ends.append(party.endpoint)
+        return party
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+        shutil.rmtree(self.folder)
+
+
+class Relay:
+    """A TCP relay in a thread: it can stop forwarding without closing, and limit the rate."""
+
+    def __init__(self, target: str, rate: float = 0.0) -> None:
+        self.stalled = False
+        self._rate = rate
+        host, port = target.removeprefix("tcp://").split(":")
+        self._target = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self._stop = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        other: dict[socket.socket, socket.socket] = {}
+        ready_at: dict[socket.socket, float] = {}
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._server, selectors.EVENT_READ)
+            while not self._stop:
+                if self.stalled:
+                    time.sleep(0.02)
+                    continue
+                for key, _ in selector.select(0.02):
+                    source = key.fileobj
+                    if not isinstance(source, socket.socket):
+                        continue
+                    if source is self._server:
+                        near, _ = self._server.accept()
+                        far = socket.create_connection(self._target, 5)
+                        other[near], other[far] = far, near
+                        for end in (near, far):
+                            # Small buffers: what waits, waits where the rate is limited.
+                            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                            end.settimeout(5)
+                            selector.register(end, selectors.EVENT_READ)
+                        continue
+                    if time.monotonic() < ready_at.get(source, 0.0):
+                        continue
+                    with contextlib.suppress(OSError):
+                        if data := source.recv(65536):
+                            if self._rate:
+                                ready_at[source] = time.monotonic() + len(data) / self._rate
+                            other[source].sendall(data)
+                            continue
+                    for end in (source, other[source]):
+                        with contextlib.suppress(KeyError):
+                            selector.unregister(end)
+                        end.close()
+                if self._rate:
+                    time.sleep(0.001)
+        for end in other:
+            end.close()
+
+    def close(self) -> None:
+        self._stop = True
+        self._thread.join(10)
+        self._server.close()
+
+
+@contextlib.contextmanager
+def start_python(script: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that has heterofed.transport and no torch; killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
