@@ -160,7 +160,9 @@ def type_text(kind: types.Type) -> str:  # one line per kind of type is easiest 
         case types.StrType(max_length=most, pattern=pattern):
             return f"text, at most {most} characters" + (f", `{pattern}`" if pattern else "")
         case types.LiteralType(values=values):
-            return "one of " + ", ".join(f'"{each}"' for each in values)
+            return "one of " + ", ".join(
+                f'"{each}"' if isinstance(each, str) else f"{each:,}" for each in values
+            )
         case types.VarTupleType(item_type=item, min_length=least, max_length=most):
             return f"list of {least or 0} to {most}: {type_text(item)}"
         case types.StructType(cls=cls):

@@ -24,7 +24,13 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Rounds (epochs) to train.",
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),

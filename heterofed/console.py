@@ -71,7 +71,7 @@ class _Lines:
                 logger.info("waiting for %s (%.0f s)", ", ".join(parties), seconds)
             case RoundEnded():
                 logger.info("%s", round_line(event))
-            case PhaseEnded(phase="psi" | "join"):
+            case PhaseEnded(phase="prepare" | "psi"):
                 logger.info("%s: %.1f s", event.phase, event.seconds)
             case _:
                 pass

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from heterofed.errors import ConfigError, TaskFailed
+from heterofed.lifecycle import sigterm_as_exit
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 FAREWELL_SECONDS = 10.0
@@ -46,6 +47,7 @@ def run_demo(
     if importlib.util.find_spec("examples") is None:
         raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
     began = time.monotonic()
+    results = results.absolute()
     task = f"demo-{secrets.token_hex(3)}"
     folder = results / task
     folder.mkdir(parents=True)
@@ -53,7 +55,7 @@ def run_demo(
     if limit:
         common += ["--limit", *map(str, limit)]
     log = folder / f"{COLLABORATOR}.log"
-    with log.open("w") as output, _ended_with_us() as children:
+    with log.open("w") as output, sigterm_as_exit(), _ended_with_us() as children:
         children.append(_start("collaborator", common, output))
         children.append(_start("host", [*common, "--rounds", str(rounds)], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class PhaseBegan:
-    """A phase began: `join`, `psi`, `split`, `train`, `test`, `finish`.
+    """A phase began: `join`, `prepare`, `psi`, `split`, `train`, `test`, `finish`.
 
     Attributes:
         total: units of work it will take, where that is known.

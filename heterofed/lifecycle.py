@@ -141,6 +141,10 @@ class Scheduler(ABC, metaclass=_NamesMissingHooks):
     _run: Run | None = None
 
     @abstractmethod
+    def launch_task(self, task_id: str) -> Any:
+        """Run the task in this process until it ends."""
+
+    @abstractmethod
     def load_local_ids(self) -> Sequence[str]:
         """Hook: the ids of this party's samples.
 
@@ -156,20 +160,8 @@ class Scheduler(ABC, metaclass=_NamesMissingHooks):
         """
         self._settings.check()
 
-    def launch_task(self, task_id: str) -> TaskResult:
-        """Run the task in this process until it ends.
-
-        Args:
-            task_id: the same at every party; parties on one machine find each other by it.
-
-        Returns:
-            What came of it; also written to `summary.json` in the results folder.
-
-        Raises:
-            ConfigError: something at this party cannot work; nothing was done.
-            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
-            Exception: a hook of this party raised; unchanged, with a note of where.
-        """
+    def _launch(self, task_id: str) -> TaskResult:
+        """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
         _refuse_reimported_main()
         check_name(task_id, "task_id")
         settings = self._settings
@@ -180,7 +172,7 @@ class Scheduler(ABC, metaclass=_NamesMissingHooks):
         )
         with ExitStack() as stack:
             show = stack.enter_context(console.attached())
-            stack.enter_context(_sigterm_as_exit())
+            stack.enter_context(sigterm_as_exit())
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
             stack.enter_context(_folder_lock(folder))
@@ -201,7 +193,7 @@ class Scheduler(ABC, metaclass=_NamesMissingHooks):
                 if run.party is not None:
                     run.party.close()
             run.result.seconds = time.monotonic() - began
-            run.result.metrics = {
+            run.result.metrics |= {
                 name: each.path for name, each in run.metrics.items() if each.path.exists()
             }
             write_summary(run.result)
@@ -309,7 +301,7 @@ def _refuse_reimported_main() -> None:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that the other parties are told."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -79,11 +79,11 @@ class Metrics:
         self._current_round = current_round
         self._columns = self.keys if "round" in self.keys else ("round", *self.keys)
         self._last: dict[str, Scalar] = {}
+        self._last_round = -1
 
-    @property
-    def last(self) -> dict[str, Scalar]:
-        """The row appended last; empty before the first."""
-        return dict(self._last)
+    def last_of(self, round_number: int) -> dict[str, Scalar]:
+        """The row appended last, where it was in that round; else empty."""
+        return dict(self._last) if self._last_round == round_number else {}
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
         """Append one row and write it.
@@ -112,7 +112,7 @@ class Metrics:
             writer.writerow(row)
             file.flush()
             os.fsync(file.fileno())
-        self._last = row
+        self._last, self._last_round = row, self._current_round()
 
 
 def as_scalar(value: object, what: str) -> Scalar:

@@ -204,7 +204,7 @@ class Party:
     def take_leave(self, peer: Peer) -> None:
         """Wait for a peer's Bye; all it had to keep is kept, so its loss is only a warning."""
         try:
-            self.take(peer, Bye)
+            self.take(peer, Bye, computing=False)
         except (PeerLostError, PeerTimeoutError) as error:
             logger.warning("%s did not say goodbye: %s", peer.name, error)
 

@@ -16,6 +16,8 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[
 
 MAX_PARTIES = 64
 
+KeyBits = Literal[2048, 3072, 4096]
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The agreed settings of a task.
@@ -45,6 +47,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     credit: Annotated[int, Meta(ge=1, le=64)] = 4
     calculation_timeout: Seconds = 300.0
     schedule_timeout: Seconds = 30.0
-    psi_bits: Literal[2048, 3072, 4096] = 2048
+    psi_bits: KeyBits = 2048
     max_peer_ids: Annotated[int, Meta(ge=1, le=2**32)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 1 << 29

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heterofed.errors import JoinTimeoutError, OtherVersionError, PeerLostError
@@ -210,7 +210,10 @@ def _knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
 
 def _be_welcomed(party: Party, host: Peer) -> Agreement:
     """Wait for the Welcome; the Host says every few seconds whom it still waits for."""
-    mail = party.take(host, Welcome)
+    # The Host shows every few seconds that it is alive, and runs no user code meanwhile.
+    patience = max(party.timeouts.schedule, 3 * NOTICE_SECONDS)
+    party.timeouts = replace(party.timeouts, schedule=patience)
+    mail = party.take(host, Welcome, computing=False)
     welcome = mail.message
     if not isinstance(welcome, Welcome) or welcome.version != PROTOCOL_VERSION:
         raise OtherVersionError(party=party.name)

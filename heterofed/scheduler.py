@@ -27,7 +27,7 @@ from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import Run, Scheduler, Shown, party_of, plan_of
 from heterofed.metrics import register_metrics
 from heterofed.protocol.messages import SplitPlan
-from heterofed.results import write_whole
+from heterofed.results import TaskResult, write_whole
 from heterofed.training import (
     Batch,
     Lazy,
@@ -45,6 +45,22 @@ class TrainingScheduler(Scheduler):
     """Base of the two schedulers of split training."""
 
     _is_feature_trainable: bool = True
+
+    def launch_task(self, task_id: str) -> TaskResult:
+        """Run the task in this process until it ends.
+
+        Args:
+            task_id: the same at every party; parties on one machine find each other by it.
+
+        Returns:
+            What came of it; also written to `summary.json` in the results folder.
+
+        Raises:
+            ConfigError: something at this party cannot work; nothing was done.
+            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+            Exception: a hook of this party raised; unchanged, with a note of where.
+        """
+        return self._launch(task_id)
 
     # -- hooks -----------------------------------------------------------------------------
 

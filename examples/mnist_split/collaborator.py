@@ -38,7 +38,7 @@ class MnistCollaborator(HeteroNNCollaboratorScheduler):
         return HalfNet()
 
     def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
-        return optim.SGD(feature_model.parameters(), lr=0.1, momentum=0.5)
+        return optim.SGD(feature_model.parameters(), lr=0.01, momentum=0.1)
 
     def iterate_train_feature(
         self, feature_model: nn.Module, train_ids: list[str]

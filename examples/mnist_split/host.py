@@ -46,7 +46,7 @@ class MnistHost(HeteroNNHostScheduler):
         return TopNet()
 
     def make_infer_optimizer(self, infer_model: nn.Module) -> optim.Optimizer:
-        return optim.SGD(infer_model.parameters(), lr=0.1, momentum=0.5)
+        return optim.SGD(infer_model.parameters(), lr=0.01, momentum=0.1)
 
     def iterate_train_feature(
         self, feature_model: nn.Module, train_ids: list[str]

@@ -32,6 +32,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         data_channel_timeout: (seconds to establish a link once the Host is there, seconds without
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
+        max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
+            on disk, so that nobody walks through a phone book.
         join_timeout: seconds to wait for the Host to come online; 0: for ever.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
@@ -45,6 +47,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         data_channel_timeout: tuple[float, float] = (30, 60),
         is_feature_trainable: bool = True,
         *,
+        max_peer_ids: int = 10_000_000,
         join_timeout: float = 3600,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -60,6 +63,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             callbacks=tuple(callbacks),
         )
         self._is_feature_trainable = is_feature_trainable
+        self._max_peer_ids = max_peer_ids
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -116,7 +120,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
 
     def _agree_on_ids(self, run: Run, host: Peer) -> None:
         party = party_of(run)
-        common = intersect_as_collaborator(run, host, self._prepare(run))
+        common = intersect_as_collaborator(
+            run, host, self._prepare(run), max_peer_ids=self._max_peer_ids
+        )
         with party.in_phase("split"):
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
             mine = self._split(run, common)

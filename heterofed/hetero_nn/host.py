@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -16,13 +16,12 @@ from heterofed.errors import ConfigError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import JointBatch, joint_batches
 from heterofed.hetero_nn.intersection import intersect_as_host
-from heterofed.hetero_nn.meeting import as_host
+from heterofed.hetero_nn.meeting import as_host, check_collaborators, check_key_bits
 from heterofed.lifecycle import Run, Settings, Shown, check_seconds, party_of, plan_of
 from heterofed.metrics import as_scalar
 from heterofed.party import Party
-from heterofed.plan import MAX_PARTIES, Plan
+from heterofed.plan import KeyBits, Plan
 from heterofed.protocol import messages as msg
-from heterofed.results import check_name
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import check_finite, pack
 from heterofed.training import (
@@ -75,7 +74,7 @@ class HeteroNNHostScheduler(TrainingScheduler):
         join_timeout: float = 3600,
         seed: int = 0,
         shuffle: bool = False,
-        psi_bits: Literal[2048, 3072, 4096] = 2048,
+        psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -153,9 +152,8 @@ class HeteroNNHostScheduler(TrainingScheduler):
             raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
         if not _is_count(self._seed):
             raise ConfigError(f"seed={self._seed!r}: give a whole number from 0 on")
-        if self._psi_bits not in (2048, 3072, 4096):
-            raise ConfigError(f"psi_bits={self._psi_bits!r}: give 2048, 3072 or 4096")
-        self._check_collaborators()
+        check_key_bits(self._psi_bits)
+        check_collaborators(self._collaborators)
 
     # -- what hooks may read ---------------------------------------------------------------
 
@@ -294,7 +292,7 @@ class HeteroNNHostScheduler(TrainingScheduler):
             key: value
             for name, metrics in run.metrics.items()
             if name != "train"
-            for key, value in metrics.last.items()
+            for key, value in metrics.last_of(run.round).items()
             if isinstance(value, int | float)
         }
         party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
@@ -366,18 +364,6 @@ class HeteroNNHostScheduler(TrainingScheduler):
 
     def _uses_default_end(self) -> bool:
         return type(self).is_task_finished is HeteroNNHostScheduler.is_task_finished
-
-    def _check_collaborators(self) -> None:
-        expected = self._collaborators
-        names = [expected] if isinstance(expected, str) else expected
-        if isinstance(names, int):
-            if not 1 <= names <= MAX_PARTIES or isinstance(names, bool):
-                raise ConfigError(f"collaborators={names!r}: give 1 to {MAX_PARTIES}")
-            return
-        if not 1 <= len(names) <= MAX_PARTIES or len(set(names)) != len(names):
-            raise ConfigError("collaborators: give a number, or a list of unique feature keys")
-        for each in names:
-            check_name(each, "collaborators")
 
 
 def _is_count(value: object, least: int = 0) -> bool:

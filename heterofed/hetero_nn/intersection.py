@@ -20,6 +20,7 @@ from heterofed.protocol.messages import (
     PsiSigned,
     PsiTags,
 )
+from heterofed.transport.local import heterofed_home
 
 TAG_BYTES = 16
 
@@ -56,8 +57,17 @@ def intersect_as_host(run: Run, ids: Sequence[str]) -> list[str]:
     return [each for each in ids if each in common]
 
 
-def intersect_as_collaborator(run: Run, host: Peer, ids: Sequence[str]) -> list[str]:
+def intersect_as_collaborator(
+    run: Run, host: Peer, ids: Sequence[str], *, max_peer_ids: int
+) -> list[str]:
     """Take part in the Host's intersection; gives the common ids.
+
+    Args:
+        run: this run.
+        host: who asks.
+        ids: own ids.
+        max_peer_ids: how many ids the Host may have signed in all runs of this task together; it
+            is counted on disk before each signature.
 
     Raises:
         PSIFailedError: a check failed, or the Host asks for more than it may have.
@@ -65,7 +75,11 @@ def intersect_as_collaborator(run: Run, host: Peer, ids: Sequence[str]) -> list[
     party, plan = party_of(run), plan_of(run)
     with party.in_phase("psi", unit="ids"), _named(host):
         signer = psi.RSASigner(
-            ids, domain=_domain(run), bits=plan.psi_bits, max_peer_ids=plan.max_peer_ids
+            ids,
+            domain=_domain(run),
+            bits=plan.psi_bits,
+            budget=psi.Budget(heterofed_home() / "budgets", peer=host.name, task=run.task_id),
+            max_peer_ids=max_peer_ids,
         )
         try:
             party.post(host, PsiKey(len(ids)), [signer.public_key()])

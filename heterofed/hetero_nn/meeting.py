@@ -8,17 +8,52 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import get_args
 
-from heterofed.errors import DuplicatePartyError
+from heterofed.errors import ConfigError, DuplicatePartyError
 from heterofed.events import Callback
 from heterofed.lifecycle import Run, Settings
 from heterofed.party import Party, Timeouts
-from heterofed.plan import Plan
+from heterofed.plan import MAX_PARTIES, KeyBits, Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
 from heterofed.rendezvous import Door, Purpose, gather, join, task_digest
+from heterofed.results import check_name
 from heterofed.transport import zeromq
 from heterofed.transport.local import HostLock, heterofed_home, local_address
+
+
+def check_collaborators(expected: object) -> None:
+    """Check whom a Host is told to wait for.
+
+    Raises:
+        ConfigError: neither a number of parties nor a list of unique feature keys.
+    """
+    if isinstance(expected, int) and not isinstance(expected, bool):
+        if not 1 <= expected <= MAX_PARTIES:
+            raise ConfigError(f"collaborators={expected}: give 1 to {MAX_PARTIES}")
+        return
+    names = (
+        [] if isinstance(expected, str | bool) or not isinstance(expected, Sequence) else expected
+    )
+    if not 1 <= len(names) <= MAX_PARTIES or len(set(names)) != len(names):
+        raise ConfigError(
+            f"collaborators={expected!r}: give a number, or a list of unique feature keys"
+        )
+    for each in names:
+        check_name(each, "collaborators")
+
+
+def check_key_bits(bits: object) -> None:
+    """Check the size of the PSI keys.
+
+    Raises:
+        ConfigError: not one of the sizes.
+    """
+    if bits not in get_args(KeyBits):
+        raise ConfigError(
+            f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"
+        )
 
 
 @contextmanager

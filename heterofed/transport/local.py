@@ -53,8 +53,8 @@ def local_address(task_id: str, home: Path) -> LocalAddress:
     """
     if not _has_unix_sockets():
         raise ConfigError(
-            "this platform has no Unix sockets: give the Host an address of its own"
-            " (address='tcp://127.0.0.1:PORT') and the other parties the same one"
+            "this platform has no Unix sockets, by which parties on one machine meet; run them on"
+            " Linux or macOS"
         )
     run = home.absolute() / "run"
     name = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,17 +1,28 @@
-"""The code blocks of a page, as files."""
+"""The code and output blocks of a page."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-BLOCK = re.compile(r"^```python\n# (\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of one language, in order."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return fence.findall(page.read_text(encoding="utf-8"))
 
 
 def written(page: Path, folder: Path) -> list[Path]:
-    """Write every code block that starts with a comment of its file name; gives the paths."""
+    """Write every Python block that starts with a comment of its file name; gives the paths."""
     paths = []
-    for name, code in BLOCK.findall(page.read_text(encoding="utf-8")):
-        paths.append(folder / name)
-        paths[-1].write_text(code, encoding="utf-8")
+    for code in blocks(page, "python"):
+        named = re.match(r"# (\w+\.py)\n", code)
+        if named:
+            paths.append(folder / named[1])
+            paths[-1].write_text(code, encoding="utf-8")
     return paths
+
+
+def printed(page: Path) -> list[str]:
+    """What the page says is printed, block by block."""
+    return blocks(page, "text")

@@ -91,7 +91,7 @@ def joined(data: Path, dtype: torch.dtype) -> tuple[list[float], dict[str, dict[
         top = DropTop().to(dtype)
     optimizers = [
         optim.SGD(half_left.parameters(), lr=0.01, momentum=0.5),
-        optim.SGD(top.parameters(), lr=0.1, momentum=0.5),
+        optim.SGD(top.parameters(), lr=0.01, momentum=0.1),
         optim.Adam(half_right.parameters(), lr=0.003),
     ]
     ids = sorted(each for each in left.ids if each.startswith("train-"))

@@ -370,7 +370,7 @@ def test_bad_task_id(task: Any, tmp_path: Path) -> None:
 def test_unwritable_results_dir(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     folder = Path("/proc") if os.geteuid() == 0 else tmp_path  # root may write nearly everywhere
-    with pytest.raises(ConfigError, match="cannot be written.*give another results_dir"):
+    with pytest.raises(ConfigError, match=r"cannot be written.*give another results_dir"):
         TinyHost(folder / "results").launch_task("tiny")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
@@ -295,7 +297,7 @@ def test_a_task_may_be_complete_without_a_round() -> None:
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
-def test_the_plan_says_how_wide_the_values_are(bits: int) -> None:
+def test_the_plan_says_how_wide_the_values_are(bits: Literal[2048, 3072, 4096]) -> None:
     plan = Plan(host="bank", collaborators=("shop",), psi_bits=bits)
     link = Link(hello(), welcome(plan), KEY, BEGIN)
     others = {width for wide in (256, 384, 512) for width in (wide - 1, wide, wide + 1)}

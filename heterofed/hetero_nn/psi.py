@@ -1,0 +1,219 @@
+"""Tasks that only intersect ids: `launch_task` returns the common ids and writes them to CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from heterofed.alignment import check_ids
+from heterofed.errors import ConfigError
+from heterofed.events import Callback
+from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
+from heterofed.hetero_nn.meeting import (
+    as_collaborator,
+    as_host,
+    check_collaborators,
+    check_key_bits,
+)
+from heterofed.lifecycle import Run, Scheduler, Settings, check_seconds, party_of
+from heterofed.party import Party
+from heterofed.plan import KeyBits, Plan
+from heterofed.protocol.messages import Bye, Finish
+from heterofed.results import write_whole
+
+
+class _PSIScheduler(Scheduler):
+    """What both roles share: ids in, `intersection.csv` out."""
+
+    _ids: Sequence[str] | None
+
+    def load_local_ids(self) -> Sequence[str]:
+        """Hook: this party's ids; by default those given to the constructor."""
+        if self._ids is None:
+            raise ConfigError("give the constructor ids=..., or define load_local_ids")
+        return self._ids
+
+    def launch_task(self, task_id: str) -> list[str]:
+        """Run the task in this process until it ends.
+
+        Args:
+            task_id: the same at every party; parties on one machine find each other by it.
+
+        Returns:
+            The ids that all parties have, sorted; also written to `intersection.csv` (column `id`)
+            in the results folder.
+
+        Raises:
+            ConfigError: something at this party cannot work; nothing was done.
+            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+        """
+        self._common: list[str] = []
+        self._launch(task_id)
+        return self._common
+
+    def _own_ids(self, run: Run) -> list[str]:
+        with party_of(run).in_phase("prepare"):
+            return check_ids(self._call_hook("load_local_ids", self.load_local_ids))
+
+    def _keep(self, run: Run, common: Sequence[str]) -> None:
+        self._common = sorted(common)
+        run.result.ids = len(common)
+        text = io.StringIO()
+        csv.writer(text).writerows([["id"], *([each] for each in self._common)])
+        run.result.metrics["intersection"] = write_whole(
+            run.result.folder / "intersection.csv",
+            lambda file: file.write(text.getvalue().encode()),
+        )
+
+
+class RSAPSIInitiatorScheduler(_PSIScheduler):
+    """The party that asks: learns the matches first, and at how many parties it asks.
+
+    Args:
+        feature_key: this party's unique key in the task.
+        name: shown in logs and used for the results folder; the feature key by default.
+        ids: this party's ids, unless a subclass defines `load_local_ids`.
+        collaborators: whom to wait for: how many, or their feature keys.
+        calculation_timeout: longest silence (s) of a party that computes; 0: no limit.
+        schedule_timeout: longest silence (s) in steps where a party computes nothing.
+        data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
+        join_timeout: seconds to wait for the parties to come online; 0: for ever.
+        psi_bits: size of the RSA keys, 2048, 3072 or 4096.
+        results_dir: parent of `<task_id>/<name>`.
+        callbacks: get every event of the task.
+    """
+
+    def __init__(
+        self,
+        feature_key: str,
+        name: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        collaborators: int | Sequence[str] = 1,
+        calculation_timeout: float = 300,
+        schedule_timeout: float = 30,
+        data_channel_timeout: tuple[float, float] = (30, 60),
+        join_timeout: float = 3600,
+        psi_bits: KeyBits = 2048,
+        results_dir: str | Path = "heterofed_runs",
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__()
+        self._settings = Settings(
+            feature_key=feature_key,
+            name=name,
+            schedule_timeout=schedule_timeout,
+            data_channel_timeout=data_channel_timeout,
+            join_timeout=join_timeout,
+            results_dir=Path(results_dir),
+            callbacks=tuple(callbacks),
+        )
+        self._ids = ids
+        self._collaborators = collaborators
+        self._calculation_timeout = calculation_timeout
+        self._psi_bits = psi_bits
+
+    def validate_context(self) -> None:
+        """Hook: check settings before anything else; call `super().validate_context()`."""
+        super().validate_context()
+        check_seconds("calculation_timeout", self._calculation_timeout)
+        check_key_bits(self._psi_bits)
+        check_collaborators(self._collaborators)
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        with as_host(
+            run,
+            self._settings,
+            callbacks,
+            purpose="psi",
+            expected=self._collaborators,
+            timeouts=self._timeouts(self._calculation_timeout),
+            make_plan=self._make_plan,
+        ) as party:
+            yield party
+
+    def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
+        return Plan(
+            host=self._settings.feature_key,
+            collaborators=collaborators,
+            calculation_timeout=float(self._calculation_timeout),
+            schedule_timeout=float(self._settings.schedule_timeout),
+            psi_bits=self._psi_bits,
+        )
+
+    def _perform(self, run: Run) -> None:
+        party = party_of(run)
+        self._keep(run, intersect_as_host(run, self._own_ids(run)))
+        with party.in_phase("finish"):
+            party.broadcast(Finish(0))
+            for peer in party.peers.values():
+                party.take_leave(peer)
+
+
+class RSAPSICollaboratorScheduler(_PSIScheduler):
+    """A party that answers: learns the final matches.
+
+    Args:
+        feature_key: this party's unique key in the task.
+        name: shown in logs and used for the results folder; the feature key by default.
+        ids: this party's ids, unless a subclass defines `load_local_ids`.
+        max_peer_ids: ids that the initiator may have intersected in all runs of a task together.
+        schedule_timeout: longest silence (s) of the initiator before its plan is known.
+        data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
+        join_timeout: seconds to wait for the initiator to come online; 0: for ever.
+        results_dir: parent of `<task_id>/<name>`.
+        callbacks: get every event of the task.
+    """
+
+    def __init__(
+        self,
+        feature_key: str,
+        name: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        max_peer_ids: int = 10_000_000,
+        schedule_timeout: float = 30,
+        data_channel_timeout: tuple[float, float] = (30, 60),
+        join_timeout: float = 3600,
+        results_dir: str | Path = "heterofed_runs",
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__()
+        self._settings = Settings(
+            feature_key=feature_key,
+            name=name,
+            schedule_timeout=schedule_timeout,
+            data_channel_timeout=data_channel_timeout,
+            join_timeout=join_timeout,
+            results_dir=Path(results_dir),
+            callbacks=tuple(callbacks),
+        )
+        self._ids = ids
+        self._max_peer_ids = max_peer_ids
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        with as_collaborator(
+            run,
+            self._settings,
+            callbacks,
+            purpose="psi",
+            timeouts=self._timeouts(),
+            trainable=False,
+        ) as party:
+            yield party
+
+    def _perform(self, run: Run) -> None:
+        party = party_of(run)
+        (initiator,) = party.peers.values()
+        ids = self._own_ids(run)
+        self._keep(
+            run, intersect_as_collaborator(run, initiator, ids, max_peer_ids=self._max_peer_ids)
+        )
+        party.take(initiator, Finish)
+        with party.in_phase("finish"):
+            party.post(initiator, Bye())

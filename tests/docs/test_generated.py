@@ -1,0 +1,78 @@
+"""The documentation is up to date, its links lead somewhere, and nothing is left out."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from heterofed.protocol.messages import MESSAGE_TYPES
+from tests.e2e.processes import ROOT
+
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_generated_parts_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_page_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- generated: dtypes -->\nold\n<!-- /generated -->\n")
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(generate, "PAGES", {})
+    assert generate.main(["--check"]) == 1
+    assert "README.md" in capsys.readouterr().err
+    assert generate.main([]) == 0
+    assert "float32" in page.read_text()
+    assert generate.main(["--check"]) == 0
+
+
+def test_unknown_arguments_are_refused() -> None:
+    assert generate.main(["--chek"]) == 2
+
+
+def test_every_piece_stands_in_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(generate.PIECES) == {name for _, name, _ in generate.PIECE.findall(text)}
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {re.split(r"[<>=\[ ]", each)[0] for each in project["dependencies"]}
+    text = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8")
+    table, _, _ = text.partition("Optional:")
+    assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"package"} == named
+
+
+def test_every_message_is_told_of_in_prose() -> None:
+    page = ROOT / "docs/explanation/protocol.md"
+    prose = generate.PIECE.sub("", page.read_text(encoding="utf-8"))
+    assert not {kind.__name__ for kind in MESSAGE_TYPES if f"`{kind.__name__}`" not in prose}

@@ -1,0 +1,81 @@
+"""What the README and the tutorial show runs, as real processes, and prints what they say."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from tests.docs.samples import blocks, printed, written
+from tests.e2e.processes import ROOT, Parties, PartyProcess
+
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial.md"
+
+
+def start(parties: Parties, script: Path) -> PartyProcess:
+    """A script, run in its own folder as a user would."""
+    run = f"import os, runpy; os.chdir({str(script.parent)!r}); "
+    return parties.start("-c", run + f"runpy.run_path({script.name!r}, run_name='__main__')")
+
+
+def shape(output: str) -> list[str]:
+    """Lines without numbers, units, paths and what depends on how busy the machine is."""
+    lines = [line for line in output.splitlines() if "/" not in line or "[ROUND" in line]
+    shown = [" ".join(re.sub(r"[0-9.]+|kB|MB", "#", line).split()) for line in lines]
+    return [line for line in shown if "waiting for" not in line]
+
+
+def accuracies(table: Path) -> list[float]:
+    with table.open(newline="") as file:
+        return [float(row["accuracy"]) for row in csv.DictReader(file)]
+
+
+def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
+    assert [path.name for path in written(README, tmp_path)] == ["host.py", "collaborator.py"]
+    both = [start(parties, tmp_path / name) for name in ("collaborator.py", "host.py")]
+    for party in both:
+        assert party.wait() == 0, party.output
+    folder = tmp_path / "heterofed_runs" / "first_task"
+    assert accuracies(folder / "bank" / "test.csv")[-1] > 0.85
+    assert {each.name for each in (folder / "bank").iterdir()} == {
+        *("test.csv", "train.csv", "feature_model.pt", "infer_model.pt", "summary.json")
+    }
+    assert {each.name for each in (folder / "shop").iterdir()} == {
+        *("feature_model.pt", "summary.json")
+    }
+
+
+def test_tutorial_runs_and_prints_what_it_says(parties: Parties, tmp_path: Path) -> None:
+    written(TUTORIAL, tmp_path)
+    tables = start(parties, tmp_path / "make_tables.py")
+    assert tables.wait() == 0, tables.output
+    shop, bank = (start(parties, tmp_path / name) for name in ("shop.py", "bank.py"))
+    for party in (shop, bank):
+        assert party.wait() == 0, party.output
+    run, files, prediction = printed(TUTORIAL)
+    assert shape(bank.output) == shape(run)
+    for line in files.splitlines():
+        path, _, head = line.partition("  ")
+        assert (tmp_path / path).is_file(), path
+        if path.endswith(".csv"):
+            assert (tmp_path / path).read_text().splitlines()[0] == head.strip()
+    predict = start(parties, tmp_path / "predict.py")
+    assert predict.wait() == 0, predict.output
+    assert shape(predict.output) == shape(prediction)
+    found = re.search(r"800 people, accuracy ([0-9.]+)", predict.output)
+    assert found
+    assert float(found[1]) > 0.95
+
+
+def test_readme_shows_lines_as_they_are_printed() -> None:
+    (shown, *_) = printed(README)
+    rounds = [line for line in shown.splitlines() if "[ROUND" in line]
+    assert [line.split("]")[0][-3:] for line in rounds] == [f"{n}/5" for n in range(1, 6)]
+
+
+def test_psi_page_samples_run() -> None:
+    seen: dict[str, object] = {}
+    for code in blocks(ROOT / "docs/explanation/psi.md", "python"):
+        exec(code, seen)
+    assert seen["common"] == ["bob"]
+    assert seen["shared"] == [["bob"]]
