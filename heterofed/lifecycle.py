@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from abc import ABC, ABCMeta, abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -59,18 +59,6 @@ class Shown(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> T | Shown[T]:
         """The value, or on the class this object itself."""
         return self if instance is None else self._read(instance)
-
-
-class _NamesMissingHooks(ABCMeta):
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        missing = sorted(getattr(cls, "__abstractmethods__", ()))
-        public = [name for name in missing if not name.startswith("_")]
-        if public:
-            raise ConfigError(
-                f"{cls.__name__} lacks the hook{'s' if len(public) > 1 else ''}"
-                f" {', '.join(public)}: define {'them' if len(public) > 1 else 'it'} in the class"
-            )
-        return super().__call__(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +122,7 @@ class Run:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-class Scheduler(ABC, metaclass=_NamesMissingHooks):
+class Scheduler(ABC):
     """Base of all schedulers: one party's part in one kind of task."""
 
     _settings: Settings

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 import torch
 
 from heterofed import HeteroNNHostScheduler
@@ -77,7 +76,7 @@ def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
     class Busy(TinyHost):
         def __init__(self, results: Path) -> None:
             super().__init__(results)
-            names = inspect.signature(HeteroNNHostScheduler).parameters
+            names = inspect.signature(HeteroNNHostScheduler.__init__).parameters
             for name in (*names, "device", "train_ids", "task_id", "plan", "party", "batch_size"):
                 setattr(self, name, "mine")
 
@@ -86,11 +85,3 @@ def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
 
     host, collaborator = run(Busy(tmp_path), TinyCollaborator(tmp_path))
     assert (host.rounds, collaborator.rounds) == (2, 2)
-
-
-def test_runs_are_repeatable(home: Path, tmp_path: Path) -> None:
-    losses = []
-    for folder in ("one", "two"):
-        host, _ = run(TinyHost(tmp_path / folder), TinyCollaborator(tmp_path / folder))
-        losses.append(pd.read_csv(host.metrics["train"])["loss"].tolist())
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)

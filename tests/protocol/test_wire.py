@@ -119,7 +119,7 @@ def largest_of(kind: inspect.Type) -> Any:
         case inspect.BoolType():
             return True
         case inspect.LiteralType(values=values):
-            return max(map(str, values), key=len)
+            return max(values, key=lambda value: len(str(value)))
         case inspect.UnionType(types=kinds):
             return next(
                 largest_of(each) for each in kinds if not isinstance(each, inspect.NoneType)

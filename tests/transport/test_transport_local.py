@@ -83,9 +83,9 @@ def test_a_long_path_is_refused_with_the_remedy(home: Path) -> None:
     assert not list(home.iterdir())
 
 
-def test_no_unix_sockets_names_the_option(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unix_sockets_says_where_to_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_has_unix_sockets", lambda: False)
-    with pytest.raises(ConfigError, match="address="):
+    with pytest.raises(ConfigError, match="Linux or macOS"):
         local_address("task", home)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a reference run in the same minute; see each module."""
