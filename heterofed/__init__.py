@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from heterofed._version import __version__
 
 if TYPE_CHECKING:
+    from heterofed.checker import DataChecker
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
@@ -24,6 +25,7 @@ logger = logging.getLogger("heterofed")
 __all__ = [
     "Batch",
     "ConfigError",
+    "DataChecker",
     "HeteroFedError",
     "HeteroNNCollaboratorScheduler",
     "HeteroNNHostScheduler",
@@ -38,6 +40,7 @@ __all__ = [
 _HOME = {
     "Batch": "heterofed.training",
     "ConfigError": "heterofed.errors",
+    "DataChecker": "heterofed.checker",
     "HeteroFedError": "heterofed.errors",
     "HeteroNNCollaboratorScheduler": "heterofed.hetero_nn",
     "HeteroNNHostScheduler": "heterofed.hetero_nn",

@@ -21,6 +21,7 @@ from filelock import FileLock
 from filelock import Timeout as LockTaken
 
 from heterofed import console
+from heterofed.checker import mention_verdict
 from heterofed.errors import ConfigError, HeteroFedError, LocalProtocolError, TaskFailed
 from heterofed.events import Callback, TaskEnded
 from heterofed.metrics import Metrics, registered_metrics
@@ -163,6 +164,7 @@ class Scheduler(ABC):
             stack.enter_context(sigterm_as_exit())
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
+            mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder))
             try:
                 with self._meet(run, (run.result.note, show, *settings.callbacks)) as party:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from heterofed.alignment import (
     keyed_digest,
     round_order,
 )
+from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import Run, Scheduler, Shown, party_of, plan_of
 from heterofed.metrics import register_metrics
@@ -38,7 +40,16 @@ from heterofed.training import (
     streamed,
 )
 
-__all__ = ["ConfigError", "Scheduler", "TaskFailed", "TrainingScheduler", "register_metrics"]
+logger = logging.getLogger("heterofed")
+
+__all__ = [
+    "ConfigError",
+    "DataChecker",
+    "Scheduler",
+    "TaskFailed",
+    "TrainingScheduler",
+    "register_metrics",
+]
 
 
 class TrainingScheduler(Scheduler):
@@ -207,6 +218,8 @@ class TrainingScheduler(Scheduler):
         """Split the common ids; gives the digests by which the parties compare their splits."""
         common = SortedIdSet(common)
         train, test = check_split(self._call_hook("split_dataset", self.split_dataset, common))
+        if not common.issuperset(train) or not common.issuperset(test):
+            logger.info("split_dataset returned names that are not ids of the intersection")
         run.result.ids = len(common)
         run.state["train_ids"], run.state["test_ids"] = train, test
         agreement = run.agreement
@@ -230,14 +243,13 @@ class TrainingScheduler(Scheduler):
         if model is not None:
             model.train(training and self._is_feature_trainable)
 
-    def _save_models(self, run: Run, *names: str) -> None:
-        """Write each model's `state_dict` to `<name>.pt`, whole or not at all."""
+    def _save_models(self, run: Run, names: Sequence[str], prefix: str = "") -> None:
+        """Write each model's `state_dict` to `<prefix><name>.pt`, whole or not at all."""
         for name in names:
             model = self._made(name)
             if model is not None:
-                run.result.models[name] = write_whole(
-                    run.result.folder / f"{name}.pt",
+                run.result.models[prefix + name] = write_whole(
+                    run.result.folder / f"{prefix}{name}.pt",
                     functools.partial(torch.save, model.state_dict()),
                 )
         run.result.rounds = run.round
-        party_of(run).progress(len(names))

@@ -23,6 +23,7 @@ LAYERS = [
     ["heterofed.alignment", "heterofed.events", "heterofed.transport"],
     ["heterofed.console", "heterofed.metrics", "heterofed.party", "heterofed.training"],
     ["heterofed.rendezvous", "heterofed.results"],
+    ["heterofed.checker"],
     ["heterofed.lifecycle"],
     ["heterofed.scheduler"],
     ["heterofed.hetero_nn"],

@@ -21,6 +21,8 @@ from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import Layout, check_finite, named
 from heterofed.training import backward, evaluating, gradients_like, sharing_cores
 
+MODELS = ("feature_model",)
+
 
 class HeteroNNCollaboratorScheduler(TrainingScheduler):
     """Subclass it, fill in the hooks, and call `launch_task`.
@@ -97,7 +99,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                     self._train_a_round(run, host)
                 case msg.BeginTest():
                     self._test(run, host)
-                case msg.RoundEnd():
+                case msg.RoundEnd(best=best):
+                    if best:
+                        self._save_models(run, MODELS, prefix="best_")
                     self._call_hook("on_round_end", self.on_round_end)
                 case _:
                     break
@@ -164,7 +168,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
     def _finish(self, run: Run, host: Peer) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run, "feature_model")
+            self._save_models(run, MODELS)
             party.post(host, msg.Bye())
 
     # -- within ----------------------------------------------------------------------------

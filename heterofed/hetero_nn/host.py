@@ -34,6 +34,8 @@ from heterofed.training import (
     sharing_cores,
 )
 
+MODELS = ("feature_model", "infer_model")
+
 
 class HeteroNNHostScheduler(TrainingScheduler):
     """Subclass it, fill in the hooks, and call `launch_task`.
@@ -97,6 +99,11 @@ class HeteroNNHostScheduler(TrainingScheduler):
         self._shuffle = shuffle
         self._psi_bits = psi_bits
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if _streams_tests(cls) and getattr(cls.test, "__isabstractmethod__", False):
+            cls.test = _tests_in_batches  # type: ignore[method-assign]
+
     # -- hooks -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -131,6 +138,17 @@ class HeteroNNHostScheduler(TrainingScheduler):
             batched_labels: labels of the same batches.
         """
 
+    def test_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> None:
+        """Hook: measure one test batch, instead of `test`, for test sets that do not fit in memory.
+
+        Args:
+            feature_projection: features by feature key, as in `train_a_batch`.
+            labels: labels of the same rows.
+        """
+
+    def end_test(self) -> None:
+        """Hook: all test batches went through `test_a_batch`; the place to append metrics."""
+
     def is_task_finished(self) -> bool:
         """Hook: asked after each round; by default whether `max_rounds` are done."""
         return self._is_reach_max_rounds()
@@ -155,7 +173,7 @@ class HeteroNNHostScheduler(TrainingScheduler):
         check_key_bits(self._psi_bits)
         check_collaborators(self._collaborators)
 
-    # -- what hooks may read ---------------------------------------------------------------
+    # -- what hooks may call and read ---------------------------------------------------------
 
     @Shown
     def infer_model(self) -> Any:
@@ -172,6 +190,16 @@ class HeteroNNHostScheduler(TrainingScheduler):
         """All optimizers of the Host as one: `zero_grad()` and `step()`."""
         group: OptimizerGroup = self._made("optimizer")
         return group
+
+    def mark_best(self) -> None:
+        """Have every party keep this round's weights as `best_<model>.pt`; for use in `test`.
+
+        Raises:
+            ConfigError: no round is running.
+        """
+        if self._run is None or self._run.round == 0:
+            raise ConfigError("mark_best: there is no round yet; call it in test")
+        self._run.state["best"] = True
 
     def _is_reach_max_rounds(self) -> bool:
         return self._run is not None and self._run.round >= self._max_rounds
@@ -263,6 +291,7 @@ class HeteroNNHostScheduler(TrainingScheduler):
 
     def _test(self, run: Run) -> None:
         party = party_of(run)
+        streaming = _streams_tests(type(self))
         projections: list[dict[str, Any]] = []
         labels: list[Any] = []
         with (
@@ -275,18 +304,28 @@ class HeteroNNHostScheduler(TrainingScheduler):
             for number, batch in enumerate(
                 joint_batches(party, own, hook, self._made("infer_model"))
             ):
-                projections.append(batch.projection(party.name))
-                labels.append(batch.mine.labels)
+                projection = batch.projection(party.name)
+                if streaming:
+                    self._seeded_hook("test_a_batch", projection, batch.mine.labels)
+                else:
+                    projections.append(projection)
+                    labels.append(batch.mine.labels)
                 for each in batch.theirs:
                     party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
                 party.progress(number + 1)
-            self._seeded_hook(
-                "test", batched_feature_projections=projections, batched_labels=labels
-            )
+            if streaming:
+                self._seeded_hook("end_test")
+            else:
+                self._seeded_hook(
+                    "test", batched_feature_projections=projections, batched_labels=labels
+                )
 
     def _end_round(self, run: Run, loss: float | None, seconds: float) -> None:
         party = party_of(run)
-        party.broadcast(msg.RoundEnd(run.round, best=False))
+        best = bool(run.state.pop("best", False))
+        party.broadcast(msg.RoundEnd(run.round, best))
+        if best:
+            self._save_models(run, MODELS, prefix="best_")
         self._call_hook("on_round_end", self.on_round_end)
         measured = {
             key: value
@@ -300,7 +339,7 @@ class HeteroNNHostScheduler(TrainingScheduler):
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run, "feature_model", "infer_model")
+            self._save_models(run, MODELS)
             party.broadcast(msg.Finish(run.round))
             for peer in party.peers.values():
                 party.take_leave(peer)
@@ -364,6 +403,14 @@ class HeteroNNHostScheduler(TrainingScheduler):
 
     def _uses_default_end(self) -> bool:
         return type(self).is_task_finished is HeteroNNHostScheduler.is_task_finished
+
+
+def _tests_in_batches(*_: Any, **__: Any) -> None:
+    """Stands for `test` where a class tests batch by batch."""
+
+
+def _streams_tests(cls: type[HeteroNNHostScheduler]) -> bool:
+    return cls.test_a_batch is not HeteroNNHostScheduler.test_a_batch
 
 
 def _is_count(value: object, least: int = 0) -> bool:

@@ -386,7 +386,7 @@ def test_missing_hooks_are_named(tmp_path: Path) -> None:
     class Bare(HeteroNNHostScheduler):
         pass
 
-    with pytest.raises(TypeError, match=r"Bare .*'make_feature_model', .*'test'"):
+    with pytest.raises(TypeError, match=r"Bare .*make_feature_model.*test"):
         Bare("alice")  # type: ignore[abstract]
 
 

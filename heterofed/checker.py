@@ -1,0 +1,77 @@
+"""A party's own check of its data before a task, and the note of its verdict.
+
+The verdict is advisory: kept per task and working directory, and mentioned by `launch_task`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from heterofed import console
+from heterofed.results import check_name, write_whole
+from heterofed.transport.local import heterofed_home
+
+logger = logging.getLogger("heterofed")
+
+
+class DataChecker(ABC):
+    """Subclass it, define `verify_data`, and call `execute_verification` before the task.
+
+    Args:
+        task_id: of the task that the data are for.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        self._task_id = check_name(task_id, "task_id")
+
+    @abstractmethod
+    def verify_data(self) -> bool:
+        """Hook: whether this party's data are fit for the task."""
+
+    def execute_verification(self) -> bool:
+        """Run `verify_data` and keep its verdict.
+
+        Returns:
+            The verdict; False where `verify_data` raised, with the traceback in this party's log.
+        """
+        with console.attached():
+            try:
+                passed = bool(self.verify_data())
+            except Exception:
+                logger.exception("verify_data raised; the data count as not verified")
+                passed = False
+            _keep(self._task_id, passed)
+            logger.info("data check for task %s: %s", self._task_id, _word(passed))
+        return passed
+
+
+def mention_verdict(task_id: str) -> None:
+    """Say in the log how the last check for this task, in this working directory, ended."""
+    try:
+        kept = json.loads(_place(task_id).read_text())
+        passed, when = bool(kept["passed"]), str(kept["when"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no check was made, or its note is unreadable: it is advisory
+    log = logger.info if passed else logger.warning
+    log("the data check for this task %s (%s)", _word(passed), when)
+
+
+def _keep(task_id: str, passed: bool) -> None:
+    place = _place(task_id)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = {"passed": passed, "when": time.strftime("%Y-%m-%d %H:%M:%S")}
+    write_whole(place, lambda file: file.write(json.dumps(kept).encode()))
+
+
+def _place(task_id: str) -> Path:
+    name = hashlib.sha256(f"{task_id}\0{Path.cwd()}".encode()).hexdigest()[:16]
+    return heterofed_home() / "checks" / f"{name}.json"
+
+
+def _word(passed: bool) -> str:
+    return "passed" if passed else "failed"

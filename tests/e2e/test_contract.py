@@ -1,0 +1,601 @@
+"""The contract with users, line by line: each hook, attribute and setting does what it says."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from heterofed import Batch, ConfigError, DataChecker
+from heterofed import errors as e
+from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, TaskEnded
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def trained(*schedulers: Any) -> list[Any]:
+    """Run parties that all reach the end."""
+    outcomes = run(*schedulers)
+    for each in outcomes:
+        if isinstance(each, BaseException):
+            raise each
+    return outcomes
+
+
+def weights(result: Any, name: str = "feature_model") -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(result.models[name], weights_only=True)
+    return state
+
+
+# -- frozen parties, label-only Host, unused features ---------------------------------------
+
+
+def test_frozen_collaborator_sends_no_gradient_and_keeps_its_weights(tmp_path: Path) -> None:
+    modes = []
+
+    class Frozen(TinyCollaborator):
+        def make_feature_model(self) -> nn.Module:
+            self.made = nn.Linear(3, 4)
+            self.before = self.made.weight.detach().clone()
+            return self.made
+
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            raise AssertionError("a frozen party needs no optimizer")
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            modes.append((feature_model.training, torch.is_grad_enabled()))
+            yield from super().iterate_train_feature(feature_model, train_ids)
+
+    frozen = Frozen(tmp_path, is_feature_trainable=False)
+    _, collaborator = trained(TinyHost(tmp_path), frozen)
+    assert torch.equal(weights(collaborator)["weight"], frozen.before)
+    assert set(modes) == {(False, False)}
+    rows_sent = collaborator.phases["train"].bytes_sent
+    assert collaborator.phases["train"].bytes_received < rows_sent / 2
+
+
+def test_frozen_host_trains_the_infer_model_alone(tmp_path: Path) -> None:
+    class Frozen(TinyHost):
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            raise AssertionError("a frozen party needs no optimizer")
+
+        def make_feature_model(self) -> nn.Module:
+            self.made = nn.Linear(2, 3)
+            self.before = self.made.weight.detach().clone()
+            return self.made
+
+    frozen = Frozen(tmp_path, is_feature_trainable=False)
+    host, _ = trained(frozen, TinyCollaborator(tmp_path))
+    assert torch.equal(weights(host)["weight"], frozen.before)
+    assert len(frozen.optimizer.optimizers) == 1
+
+
+def test_label_only_host_is_absent_from_the_projection(tmp_path: Path) -> None:
+    seen = []
+
+    class LabelOnly(TinyHost):
+        def make_feature_model(self) -> None:  # type: ignore[override]
+            return None
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            assert feature_model is None
+            for start in range(0, len(train_ids), self.batch):
+                ids = train_ids[start : start + self.batch]
+                yield Batch(None, torch.tensor([float(int(each[3:]) % 2) for each in ids]), ids)
+
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            seen.append(list(feature_projection))
+            return super().train_a_batch(feature_projection, labels)
+
+    host, _ = trained(LabelOnly(tmp_path), TinyCollaborator(tmp_path))
+    assert set(map(tuple, seen)) == {("bob",)}
+    assert set(host.models) == {"infer_model"}
+
+
+def test_party_whose_features_a_batch_does_not_use_makes_no_step(tmp_path: Path) -> None:
+    updates = []
+
+    class Ignores(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            used = {key: value for key, value in feature_projection.items() if key != "bob"}
+            return super().train_a_batch(used, labels)
+
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            pass
+
+    class Counts(TinyCollaborator):
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            updates.append(1)
+
+    trained(Ignores(tmp_path), Counts(tmp_path))
+    assert not updates
+
+
+# -- tensors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_travel_in_the_features_own_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    got = []
+
+    class Casts(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            for item in super().iterate_train_feature(feature_model, train_ids):
+                yield item.to(dtype)
+
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            got.append((gradients.dtype, gradients.shape == features.shape))
+            super().update_feature_model(features, gradients)
+
+    class Fuses(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            assert feature_projection["bob"].dtype == dtype
+            plain = {key: value.float() for key, value in feature_projection.items()}
+            return super().train_a_batch(plain, labels)
+
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            pass
+
+    trained(Fuses(tmp_path), Casts(tmp_path))
+    assert set(got) == {(dtype, True)}
+
+
+@pytest.mark.parametrize("layout", ["tuple", "dict"])
+def test_several_tensors_integers_and_booleans(layout: str, tmp_path: Path) -> None:
+    got = []
+
+    class Sends(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            for item in super().iterate_train_feature(feature_model, train_ids):
+                size = len(item)
+                parts = {
+                    "mask": torch.arange(size) % 2 == 0,
+                    "embedding": item,
+                    "index": torch.arange(size, dtype=torch.int64) - 3,
+                    "byte": torch.zeros(size, 3, dtype=torch.uint8),
+                    "unused": item * 2,
+                }
+                yield parts if layout == "dict" else tuple(parts.values())
+
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            got.append(gradients)
+            super().update_feature_model(features, gradients)
+
+    class Reads(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            theirs = feature_projection["bob"]
+            mask, embedding, index, byte, _ = theirs.values() if layout == "dict" else theirs
+            assert (mask.dtype, index.dtype, byte.dtype) == (torch.bool, torch.int64, torch.uint8)
+            assert index[0] == -3
+            assert not index.requires_grad
+            fused = {"alice": feature_projection["alice"], "bob": embedding * mask[:, None]}
+            return super().train_a_batch(fused, labels)
+
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            assert isinstance(batched_feature_projections[0]["bob"], dict | tuple)
+
+    trained(Reads(tmp_path), Sends(tmp_path))
+    for gradients in got:
+        mask, embedding, index, byte, unused = gradients.values() if layout == "dict" else gradients
+        assert (mask, index, byte, unused) == (None, None, None, None)
+        assert embedding.shape[1:] == (4,)
+        assert torch.all(embedding[1::2] == 0)
+
+
+def test_last_batch_may_be_smaller(tmp_path: Path) -> None:
+    sizes = []
+
+    class Looks(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            sizes.append({len(each) for each in [*feature_projection.values(), labels]})
+            return super().train_a_batch(feature_projection, labels)
+
+    host = Looks(tmp_path, max_rounds=1)
+    trained(host, TinyCollaborator(tmp_path))
+    count = len(host.train_ids)
+    assert count % 16 != 0
+    assert sizes == [{16}] * (count // 16) + [{count % 16}]
+
+
+# -- gradients ------------------------------------------------------------------------------
+
+
+def test_the_gradient_that_counts_is_the_one_when_train_a_batch_returns(tmp_path: Path) -> None:
+    norms = []
+
+    class Clips(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = super().train_a_batch(feature_projection, labels)
+            feature_projection["bob"].grad.mul_(0).add_(0.25)
+            return loss
+
+    class Looks(TinyCollaborator):
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            norms.append(gradients.unique().tolist())
+
+    trained(Clips(tmp_path), Looks(tmp_path))
+    assert norms
+    assert all(each == [0.25] for each in norms)
+
+
+def test_two_backwards_add_up(tmp_path: Path) -> None:
+    ratios = []
+
+    class Twice(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = self.infer_model(torch.cat(list(feature_projection.values()), 1)).mean()
+            loss.backward(retain_graph=True)
+            once = feature_projection["bob"].grad.clone()
+            loss.backward()
+            ratios.append(torch.allclose(feature_projection["bob"].grad, 2 * once))
+
+    trained(Twice(tmp_path), TinyCollaborator(tmp_path))
+    assert ratios
+    assert all(ratios)
+
+
+# -- rounds and tests -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("log_rounds", "expected"), [(0, [1, 5]), (1, [1, 2, 3, 4, 5]), (2, [1, 2, 4, 5]), (9, [1, 5])]
+)
+def test_log_rounds(log_rounds: int, expected: list[int], tmp_path: Path) -> None:
+    host, _ = trained(
+        TinyHost(tmp_path, max_rounds=5, log_rounds=log_rounds), TinyCollaborator(tmp_path)
+    )
+    assert pd.read_csv(host.metrics["quality"])["round"].tolist() == expected
+    assert pd.read_csv(host.metrics["train"])["round"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_is_task_finished_may_end_early_and_a_final_test_follows(tmp_path: Path) -> None:
+    class Stops(TinyHost):
+        def is_task_finished(self) -> bool:
+            return self.current_round >= 3
+
+    host, collaborator = trained(Stops(tmp_path, max_rounds=0), TinyCollaborator(tmp_path))
+    assert (host.rounds, collaborator.rounds) == (3, 3)
+    assert pd.read_csv(host.metrics["quality"])["round"].tolist() == [1, 3]
+
+
+def test_is_reach_max_rounds_is_for_users_too(tmp_path: Path) -> None:
+    class Asks(TinyHost):
+        def is_task_finished(self) -> bool:
+            return self._is_reach_max_rounds()
+
+    host, _ = trained(Asks(tmp_path, max_rounds=2), TinyCollaborator(tmp_path))
+    assert host.rounds == 2
+
+
+def test_on_round_end_runs_once_a_round_at_every_party(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Host(TinyHost):
+        def on_round_end(self) -> None:
+            seen.append(("alice", self.current_round))
+
+    class Collaborator(TinyCollaborator):
+        def on_round_end(self) -> None:
+            seen.append(("bob", self.current_round))
+
+    trained(Host(tmp_path), Collaborator(tmp_path))
+    assert sorted(seen) == [("alice", 1), ("alice", 2), ("bob", 1), ("bob", 2)]
+
+
+def test_mark_best_keeps_that_rounds_weights_at_every_party(tmp_path: Path) -> None:
+    kept: dict[str, Tensor] = {}
+
+    class Host(TinyHost):
+        def test(self, **batches: Any) -> None:  # type: ignore[override]
+            if self.current_round == 2:
+                self.mark_best()
+                kept["alice"] = self.feature_model.weight.detach().clone()
+
+    class Collaborator(TinyCollaborator):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                kept["bob"] = self.feature_model.weight.detach().clone()
+
+    results = trained(Host(tmp_path, max_rounds=4, log_rounds=1), Collaborator(tmp_path))
+    for name, result in zip(("alice", "bob"), results, strict=True):
+        assert torch.equal(weights(result, "best_feature_model")["weight"], kept[name])
+        assert not torch.equal(weights(result)["weight"], kept[name])
+    assert "best_infer_model" in results[0].models
+    with pytest.raises(ConfigError, match="mark_best"):
+        TinyHost(tmp_path).mark_best()
+
+
+def test_streaming_test_stands_in_for_test(tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    class Bare(TinyHost):
+        def test_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> None:
+            assert not torch.is_grad_enabled()
+            assert not self.infer_model.training
+            calls.append(len(labels))
+
+        def end_test(self) -> None:
+            calls.append("end")
+
+    host = Bare(tmp_path, max_rounds=1)
+    trained(host, TinyCollaborator(tmp_path))
+    assert calls[-1] == "end"
+    assert sum(calls[:-1]) == len(host.test_ids)
+
+
+def test_tests_run_in_eval_mode_without_gradient_and_modes_come_back(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Host(TinyHost):
+        def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+            seen.append((feature_model.training, torch.is_grad_enabled()))
+            yield from super().iterate_test_feature(feature_model, test_ids)
+
+        def test(self, **batches: Any) -> None:  # type: ignore[override]
+            seen.append((self.infer_model.training, torch.is_grad_enabled()))
+
+        def on_round_end(self) -> None:
+            seen.append((self.infer_model.training, self.feature_model.training))
+
+    trained(Host(tmp_path, max_rounds=1), TinyCollaborator(tmp_path))
+    assert seen == [(False, False), (False, False), (True, True)]
+
+
+def test_train_a_batch_may_return_a_dict(tmp_path: Path) -> None:
+    class Host(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = super().train_a_batch(feature_projection, labels)
+            return {"loss": loss, "positives": labels.sum()}
+
+    host, _ = trained(Host(tmp_path), TinyCollaborator(tmp_path))
+    table = pd.read_csv(host.metrics["train"])
+    assert list(table.columns) == ["round", "loss", "positives"]
+    assert table.dtypes.tolist() == [int, float, float]
+
+
+def test_train_a_batch_may_return_nothing(tmp_path: Path) -> None:
+    class Host(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            super().train_a_batch(feature_projection, labels)
+
+    host, _ = trained(Host(tmp_path), TinyCollaborator(tmp_path))
+    assert set(host.metrics) == {"quality"}
+
+
+# -- ids and order --------------------------------------------------------------------------
+
+
+def test_split_dataset_gets_a_set_that_iterates_in_sorted_order(tmp_path: Path) -> None:
+    seen = []
+
+    class Host(TinyHost):
+        def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+            assert isinstance(id_intersection, set)
+            listed = list(id_intersection)
+            seen.append(listed)
+            return set(listed[:30]), set(listed[30:])
+
+    class Collaborator(TinyCollaborator):
+        split_dataset = Host.split_dataset
+
+    trained(Host(tmp_path), Collaborator(tmp_path))
+    assert seen == [IDS[10:50]] * 2
+
+
+def test_split_may_name_positions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def positions(_self: Any, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+        return {f"id-{n}" for n in range(20)}, {f"id-{n}" for n in range(5)}
+
+    class Host(TinyHost):
+        split_dataset = positions
+
+    class Collaborator(TinyCollaborator):
+        split_dataset = positions
+
+    caplog.set_level(logging.INFO, "heterofed")
+    host = Host(tmp_path)
+    trained(host, Collaborator(tmp_path))
+    assert len(host.train_ids) == 20
+    said = [each for each in caplog.messages if "not ids of the intersection" in each]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_train_ids_come_in_the_agreed_order(shuffle: bool, tmp_path: Path) -> None:
+    seen: dict[str, list[list[str]]] = {"alice": [], "bob": []}
+
+    class Host(TinyHost):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            if feature_model.training:
+                seen["alice"].append(train_ids)
+            yield from super().iterate_train_feature(feature_model, train_ids)
+
+    class Collaborator(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            if feature_model.training:
+                seen["bob"].append(train_ids)
+            yield from super().iterate_train_feature(feature_model, train_ids)
+
+    host = Host(tmp_path, shuffle=shuffle, seed=5)
+    trained(host, Collaborator(tmp_path))
+    assert seen["alice"] == seen["bob"]
+    first, second = seen["alice"]
+    assert sorted(first) == sorted(second) == host.train_ids
+    assert (first == second == host.train_ids) is not shuffle
+
+
+# -- what hooks may read --------------------------------------------------------------------
+
+
+def test_models_can_be_used_in_validate_context(tmp_path: Path) -> None:
+    made = []
+
+    class Host(TinyHost):
+        def make_feature_model(self) -> nn.Module:
+            made.append(1)
+            return super().make_feature_model()
+
+        def validate_context(self) -> None:
+            super().validate_context()
+            self.first = self.feature_model
+
+        def on_round_end(self) -> None:
+            assert self.feature_model is self.first
+
+    trained(Host(tmp_path), TinyCollaborator(tmp_path))
+    assert made == [1]
+
+
+def test_attributes_before_a_task(tmp_path: Path) -> None:
+    host = TinyHost(tmp_path)
+    assert (host.train_ids, host.test_ids, host.current_round, host.task_id) == ([], [], 0, None)
+    with pytest.raises(ConfigError, match="made when a task is launched"):
+        _ = host.feature_model
+    with pytest.raises(ConfigError, match="no metrics set 'quality'"):
+        host.get_metrics("quality")
+
+
+def test_optimizer_covers_infer_and_own_feature_model(tmp_path: Path) -> None:
+    host = TinyHost(tmp_path)
+    trained(host, TinyCollaborator(tmp_path))
+    assert host.optimizer.optimizers == (host.infer_optimizer, host.feature_optimizer)
+    host.optimizer.zero_grad()
+    assert host.feature_model.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("hook", "says"),
+    [
+        ("make_infer_model", "infer model"),
+        ("make_infer_optimizer", "needs one"),
+        ("make_feature_optimizer", "is_feature_trainable=False"),
+    ],
+)
+def test_none_where_a_model_or_optimizer_is_needed(hook: str, says: str, tmp_path: Path) -> None:
+    host: Any = TinyHost(tmp_path)
+    setattr(host, hook, lambda *_: None)
+    at_host, _ = run(host, TinyCollaborator(tmp_path))
+    assert type(at_host) is ConfigError
+    assert says in str(at_host)
+
+
+@pytest.mark.parametrize("hook", ["make_feature_model", "make_feature_optimizer"])
+def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> None:
+    collaborator: Any = TinyCollaborator(tmp_path)
+    setattr(collaborator, hook, lambda *_: 3)
+    _, at_collaborator = run(TinyHost(tmp_path), collaborator)
+    assert type(at_collaborator) is ConfigError
+    assert f"{hook} must return" in str(at_collaborator)
+
+
+# -- time, logs, callbacks ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sleeper", ["alice", "bob"])
+def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
+    host, collaborator = TinyHost(tmp_path, calculation_timeout=1.5), TinyCollaborator(tmp_path)
+    slow_batches(host if sleeper == "alice" else collaborator, pause=6)
+    began = time.monotonic()
+    outcomes = run(host, collaborator)
+    at_sleeper, at_other = outcomes if sleeper == "alice" else reversed(outcomes)
+    assert type(at_other) is e.PeerTimeoutError
+    assert sleeper in str(at_other)
+    assert "calculation_timeout" in str(at_other)
+    assert isinstance(at_sleeper, e.PeerTimeoutError | e.PeerLostError)
+    assert time.monotonic() - began < 15
+
+
+def test_no_limit_on_computing(tmp_path: Path) -> None:
+    collaborator = TinyCollaborator(tmp_path)
+    slow_batches(collaborator, pause=1)
+    trained(TinyHost(tmp_path, calculation_timeout=0, max_rounds=1), collaborator)
+
+
+def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofed.rendezvous.NOTICE_SECONDS", 0.5)
+    events: list[Any] = []
+    host = TinyHost(tmp_path, join_timeout=2, collaborators=["carol"], callbacks=[events.append])
+    run(host)
+    waits = [each for each in events if isinstance(each, StillWaiting)]
+    assert len(waits) >= 2
+    assert all(each.parties == ("carol",) for each in waits)
+
+
+def test_callbacks_get_every_event_and_may_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Any] = []
+
+    def broken(_event: Any) -> None:
+        raise RuntimeError("callback")
+
+    trained(TinyHost(tmp_path, callbacks=[broken, events.append]), TinyCollaborator(tmp_path))
+    begun = [each.phase for each in events if isinstance(each, PhaseBegan)]
+    ended = [each.phase for each in events if isinstance(each, PhaseEnded)]
+    expected = ["join", "prepare", "psi", "split", "train", "test", "train", "test", "finish"]
+    assert begun == ended == expected
+    rounds = [each for each in events if isinstance(each, RoundEnded)]
+    assert [(each.round, each.rounds) for each in rounds] == [(1, 2), (2, 2)]
+    assert all(0 <= each.metrics["accuracy"] <= 1 for each in rounds)
+    assert events[-1] == TaskEnded()
+    assert sum("a callback raised" in each for each in caplog.messages) == 1
+
+
+def test_hook_errors_keep_their_traceback(tmp_path: Path) -> None:
+    class Host(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            return self._helper_of_the_user()
+
+        def _helper_of_the_user(self) -> None:
+            raise ZeroDivisionError("mine")
+
+    at_host, _ = run(Host(tmp_path), TinyCollaborator(tmp_path))
+    text = "".join(traceback.format_exception(at_host))
+    assert "_helper_of_the_user" in text
+    assert "raised in train_a_batch of alice" in text
+    assert "party alice, phase train, round 1, batch 0" in text
+
+
+# -- DataChecker ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [True, False, RuntimeError("no table")])
+def test_data_checker(
+    verdict: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    class Checks(DataChecker):
+        def verify_data(self) -> bool:
+            if isinstance(verdict, Exception):
+                raise verdict
+            return bool(verdict)
+
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "heterofed")
+    assert Checks("tiny").execute_verification() is (verdict is True)
+    assert ("no table" in caplog.text) is isinstance(verdict, Exception)
+    caplog.clear()
+    trained(TinyHost(tmp_path), TinyCollaborator(tmp_path))
+    word = "passed" if verdict is True else "failed"
+    assert f"the data check for this task {word}" in caplog.text
+    assert [each for each in tmp_path.iterdir() if each.is_file()] == []
+
+
+def test_data_checker_needs_its_hook_and_a_task_id() -> None:
+    class Bare(DataChecker):
+        pass
+
+    with pytest.raises(TypeError, match="verify_data"):
+        Bare("tiny")  # type: ignore[abstract]
+
+
+def test_own_rows_are_what_hooks_think() -> None:
+    assert rows(["id-001"], 2, 0).shape == (1, 2)
