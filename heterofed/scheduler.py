@@ -10,7 +10,7 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -41,6 +41,8 @@ from heterofed.training import (
 )
 
 logger = logging.getLogger("heterofed")
+
+T = TypeVar("T")
 
 __all__ = [
     "ConfigError",
@@ -178,11 +180,15 @@ class TrainingScheduler(Scheduler):
 
     def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""
+        return self._seeded(hook, getattr(self, hook), *args, **kwargs)
+
+    def _seeded(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what stands for a hook as the hook would be called."""
         run = self._run
         seed = run.agreement.plan.seed if run and run.agreement else 0
         batch = (run.party.batch if run and run.party else None) or 0
         with random_stream(seed, self._settings.feature_key, hook, run.round if run else 0, batch):
-            return self._call_hook(hook, getattr(self, hook), *args, **kwargs)
+            return self._call_hook(hook, call, *args, **kwargs)
 
     def _own_batches(
         self, run: Run, hook: str, ids: Iterable[str], *, grad: bool, with_labels: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,21 +201,76 @@ def as_leaves(tensors: Mapping[str, Tensor], *, trainable: bool) -> dict[str, Te
     return dict(tensors)
 
 
+class EarlyGradients:
+    """Gradients of one party's leaves, handed on the moment backward has all of them.
+
+    The Host's own half is still in backward then. `changed` tells afterwards whether something
+    (clipping, a second backward) has made them others than those that were handed on.
+
+    Args:
+        leaves: the party's features, as `as_leaves` made them.
+        hand_on: gets the gradients by name; called at most once, on the thread that made this.
+    """
+
+    def __init__(
+        self, leaves: Mapping[str, Tensor], hand_on: Callable[[dict[str, Tensor]], None]
+    ) -> None:
+        self._leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+        self._hand_on = hand_on
+        self._missing = len(self._leaves)
+        self._handed: dict[str, tuple[Tensor, int]] | None = None
+        self._thread = threading.get_ident()
+        self._hooks = [
+            leaf.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
+            for leaf in self._leaves.values()
+        ]
+
+    def changed(self) -> bool:
+        """Whether the leaves hold other gradients now than those handed on; ends the watch."""
+        for hook in self._hooks:
+            hook.remove()
+        now = gradients_of(self._leaves)
+        if self._handed is None:
+            return bool(now)
+        return now.keys() != self._handed.keys() or any(
+            gradient is not self._handed[name][0] or gradient._version != self._handed[name][1]
+            for name, gradient in now.items()
+        )
+
+    def _accumulated(self, _leaf: Tensor) -> None:
+        self._missing -= 1
+        # Backward of CUDA graphs runs on a thread of its own, where nothing of ours may be sent.
+        if self._missing != 0 or threading.get_ident() != self._thread:
+            return
+        gradients = gradients_of(self._leaves)
+        if all(bool(torch.isfinite(each).all()) for each in gradients.values()):
+            self._handed = {name: (each, each._version) for name, each in gradients.items()}
+            self._hand_on(gradients)
+
+
 def gradients_of(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The gradients that leaves hold now; without those that the loss did not use."""
     return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
 
-def backward(features: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-    """Run backward through a feature model from the gradients at the cut layer."""
+def backward(
+    features: Mapping[str, Tensor], gradients: Mapping[str, Tensor], *, retain: bool = False
+) -> None:
+    """Run backward through a feature model from the gradients at the cut layer.
+
+    Args:
+        features: as the feature model gave them.
+        gradients: by the same names, on any device.
+        retain: keep the graph, for another backward with other gradients.
+    """
     pairs = [
-        (features[name], gradient)
+        (features[name], gradient.to(features[name].device))
         for name, gradient in gradients.items()
         if features[name].requires_grad
     ]
     if pairs:
         tensors, grads = zip(*pairs, strict=True)
-        torch.autograd.backward(tensors, grads)
+        torch.autograd.backward(tensors, grads, retain_graph=retain)
 
 
 def gradients_like(

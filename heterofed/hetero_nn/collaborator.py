@@ -76,14 +76,12 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             features: what `iterate_train_feature` yielded, still attached to its graph.
             gradients: dL/dfeatures in the same arrangement; None for tensors without one.
 
-        By default: `zero_grad`, backward from the gradients, `step`.
+        By default: `zero_grad`, backward from the gradients, `step`. Where this is not overridden,
+        backward runs while the Host is still busy with its own half.
         """
         tensors = named(features, "iterate_train_feature")[1]
-        given = named_gradients(tensors, gradients)
-        optimizer = self._made("feature_optimizer")
-        optimizer.zero_grad()
-        backward(tensors, given)
-        optimizer.step()
+        self._backward(tensors, named_gradients(tensors, gradients))
+        self._made("feature_optimizer").step()
 
     # -- the loop --------------------------------------------------------------------------
 
@@ -147,9 +145,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             hook, ids = "iterate_train_feature", self._round_ids(run)
             for layout, tensors, features in self._features(run, hook, ids, grad=trainable):
                 feed.send(layout, tensors)
-                if trainable and (gradients := feed.gradients()):
-                    arranged = gradients_like(layout, tensors, gradients)
-                    self._seeded_hook("update_feature_model", features, arranged)
+                if trainable:
+                    self._update(feed, layout, tensors, features)
             feed.end()
 
     def _test(self, run: Run, host: Peer) -> None:
@@ -173,6 +170,29 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
 
     # -- within ----------------------------------------------------------------------------
 
+    def _update(
+        self, feed: FeatureFeed, layout: Layout, tensors: dict[str, Tensor], features: Any
+    ) -> None:
+        """Step on the gradients that count; backward begins with the first that come."""
+        last: dict[str, Tensor] = {}
+        ahead = _updates_by_default(self)
+        for last in feed.answers():
+            if ahead and last:
+                self._seeded("update_feature_model", self._backward, tensors, last, retain=True)
+        if not last:
+            return
+        if ahead:
+            self._made("feature_optimizer").step()
+        else:
+            arranged = gradients_like(layout, tensors, last)
+            self._seeded_hook("update_feature_model", features, arranged)
+
+    def _backward(
+        self, tensors: dict[str, Tensor], gradients: dict[str, Tensor], *, retain: bool = False
+    ) -> None:
+        self._made("feature_optimizer").zero_grad()
+        backward(tensors, gradients, retain=retain)
+
     def _features(
         self, run: Run, hook: str, ids: Sequence[str], *, grad: bool
     ) -> Iterator[tuple[Layout, dict[str, Tensor], Any]]:
@@ -191,3 +211,8 @@ def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Ten
     if len(values) != len(tensors):
         raise LocalProtocolError("update_feature_model got other gradients than features")
     return {name: value for name, value in zip(tensors, values, strict=True) if value is not None}
+
+
+def _updates_by_default(scheduler: HeteroNNCollaboratorScheduler) -> bool:
+    mine = getattr(scheduler.update_feature_model, "__func__", None)
+    return mine is HeteroNNCollaboratorScheduler.update_feature_model

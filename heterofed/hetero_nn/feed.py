@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from heterofed.party import Party, Peer
@@ -34,24 +36,25 @@ class FeatureFeed:
         self._sent += 1
         self._party.progress(self._sent)
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Wait until the Host is done with the oldest open batch.
+    def answers(self) -> Iterator[dict[str, Tensor]]:
+        """Wait for what the Host answers to the oldest open batch, until it is done with it.
 
-        Returns:
-            dL/dfeatures of that batch by tensor name, on the CPU; empty where the loss did not use
-            it.
+        Yields:
+            dL/dfeatures by tensor name, on the CPU, each time they come: the last are the ones
+            that count. Nothing where the loss did not use the features.
 
         Raises:
-            NonFiniteError: a gradient holds NaN or infinity.
+            NonFiniteError: the gradients that count hold NaN or infinity.
         """
-        received: dict[str, Tensor] = {}
+        last: dict[str, Tensor] = {}
         while True:
             mail = self._party.take(self._host, Gradients, BatchDone)
             if isinstance(mail.message, BatchDone):
+                check_finite(last, "the gradient of the features", self._party.name)
                 self._done += 1
-                return received
-            received = unpack(mail.of(Gradients).tensors, mail.payload)
-            check_finite(received, "the gradient of the features", self._party.name)
+                return
+            last = unpack(mail.of(Gradients).tensors, mail.payload)
+            yield last
 
     def end(self) -> None:
         """Announce that this was all, and wait until the Host is done with every batch."""

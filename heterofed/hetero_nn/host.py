@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError
@@ -19,12 +20,13 @@ from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host, check_collaborators, check_key_bits
 from heterofed.lifecycle import Run, Settings, Shown, check_seconds, party_of, plan_of
 from heterofed.metrics import as_scalar
-from heterofed.party import Party
+from heterofed.party import Party, Peer
 from heterofed.plan import KeyBits, Plan
 from heterofed.protocol import messages as msg
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import check_finite, pack
 from heterofed.training import (
+    EarlyGradients,
     OptimizerGroup,
     as_leaves,
     check_model,
@@ -269,17 +271,19 @@ class HeteroNNHostScheduler(TrainingScheduler):
     def _step(self, run: Run, number: int, batch: JointBatch) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
         party = party_of(run)
+        watched = []
         for each in batch.theirs:
             as_leaves(each.tensors, trainable=each.peer.session.trainable)
+            send = functools.partial(_send_gradients, party, each.peer, number)
+            watched.append((each, EarlyGradients(each.tensors, send), send))
         outcome = self._seeded_hook(
             "train_a_batch", batch.projection(party.name), batch.mine.labels
         )
-        for each in batch.theirs:
-            if each.peer.session.trainable:
-                gradients = gradients_of(each.tensors)
-                check_finite(gradients, "the gradient of the features", each.peer.name)
-                specs, payload = pack(gradients)
-                party.post(each.peer, msg.Gradients(run.round, number, specs), payload)
+        for each, early, send in watched:
+            gradients = gradients_of(each.tensors)
+            check_finite(gradients, "the gradient of the features", each.peer.name)
+            if early.changed():
+                send(gradients)
             party.post(each.peer, msg.BatchDone(run.round, number, stepped=True))
         if outcome is None:
             return {}
@@ -415,3 +419,8 @@ def _streams_tests(cls: type[HeteroNNHostScheduler]) -> bool:
 
 def _is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _send_gradients(party: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> None:
+    specs, payload = pack(gradients)
+    party.post(peer, msg.Gradients(party.round, number, specs), payload)

@@ -174,7 +174,11 @@ class Features(Message, frozen=True):
 
 
 class Gradients(Message, frozen=True):
-    """H to C: dL/dfeatures of one batch; tensors that the loss did not use are left out."""
+    """H to C: dL/dfeatures of one batch; tensors that the loss did not use are left out.
+
+    May come twice: the first ahead of the Host's step, to be worked on meanwhile. What came last
+    before `BatchDone` is what counts.
+    """
 
     round: Round
     batch: Batch

@@ -40,6 +40,9 @@ from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
 PSI_WINDOW = 8
 """Chunks of blinded values that may wait for their signatures."""
 
+MAX_ANSWERS = 2
+"""Gradients for one batch: those sent ahead of the step, and others if it changed them."""
+
 MAX_KEY_BYTES = 1 << 14
 MAX_CHUNK_BYTES = 1 << 20
 TAG_BYTES = 16
@@ -199,7 +202,7 @@ class Session:
                 _require(self.trainable, "that party is frozen")
                 _require(batches.open > 0, "no batch waits for it")
                 _require(message.batch == batches.done, "not the batch that is next")
-                _require(not batches.answered, "a second time for this batch")
+                _require(batches.answers < MAX_ANSWERS, "more than twice for this batch")
                 self._check_tensors(message.tensors, size)
                 _require(batches.may_answer(message.tensors), "not tensors of that batch")
             case BatchDone():
@@ -249,7 +252,7 @@ class Session:
             case Features():
                 batches.note_features(message.tensors)
             case Gradients():
-                batches.answered = True
+                batches.answers += 1
             case BatchDone():
                 batches.note_done()
                 complete = batches.open == 0
@@ -301,7 +304,7 @@ class _BatchCounts:
 
     def __init__(self) -> None:
         self.sent = self.done = 0
-        self.answered = False
+        self.answers = 0
         self._specs: deque[Mapping[str, TensorSpec]] = deque()
 
     @property
@@ -318,7 +321,7 @@ class _BatchCounts:
 
     def note_done(self) -> None:
         self.done += 1
-        self.answered = False
+        self.answers = 0
         self._specs.popleft()
 
 

@@ -31,6 +31,14 @@ def trained(*schedulers: Any) -> list[Any]:
     return outcomes
 
 
+def even(model: nn.Module) -> nn.Module:
+    """Weights that owe nothing to random numbers: both parties share a process here."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape))
+    return model
+
+
 def weights(result: Any, name: str = "feature_model") -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(result.models[name], weights_only=True)
     return state
@@ -241,6 +249,52 @@ def test_two_backwards_add_up(tmp_path: Path) -> None:
     trained(Twice(tmp_path), TinyCollaborator(tmp_path))
     assert ratios
     assert all(ratios)
+
+
+@pytest.mark.parametrize("change", ["clip", "second backward", "forget", "new tensor"])
+def test_gradients_changed_after_backward_win_over_those_sent_ahead(
+    change: str, tmp_path: Path
+) -> None:
+    class Changes(TinyHost):
+        def make_feature_model(self) -> nn.Module:
+            return even(nn.Linear(2, 3))
+
+        def make_infer_model(self) -> nn.Module:
+            return even(nn.Linear(7, 1))
+
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = super().train_a_batch(feature_projection, labels)
+            leaf = feature_projection["bob"]
+            if change == "clip":
+                leaf.grad.mul_(0.5)
+            elif change == "second backward":
+                (leaf.sum() * 0.1).backward()
+            elif change == "new tensor":
+                leaf.grad = torch.ones_like(leaf)
+            else:
+                leaf.grad = None
+            return loss
+
+    counted: list[Any] = []
+
+    class Ahead(TinyCollaborator):
+        def make_feature_model(self) -> nn.Module:
+            return even(nn.Linear(3, 4))
+
+    class ByHook(Ahead):
+        """Overrides the hook, so that nothing is worked on ahead: what the result should be."""
+
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            counted.append(gradients)
+            super().update_feature_model(features, gradients)
+
+    ahead, plain = (
+        trained(Changes(tmp_path / kind.__name__), kind(tmp_path / kind.__name__))[1]
+        for kind in (Ahead, ByHook)
+    )
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(ahead)[key], value, rtol=0, atol=0)
+    assert bool(counted) is (change != "forget")
 
 
 # -- rounds and tests -----------------------------------------------------------------------

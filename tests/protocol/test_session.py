@@ -477,7 +477,11 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
         gradients(0),
         "not the batch that is next",
     ),
-    "gradients a second time": ((*WITH_BATCH, gradients(0)), gradients(0), "second time"),
+    "gradients a third time": (
+        (*WITH_BATCH, gradients(0), gradients(0)),
+        gradients(0),
+        "more than twice",
+    ),
     "gradients above max_batch_bytes": (
         WITH_BATCH,
         gradients(0, tensor(2, 9)),
