@@ -333,6 +333,39 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
+# -- the README on the site ----------------------------------------------------------------------
+
+README_LINK = re.compile(r"\]\(([^)\s]+)\)")
+# Where the site has the README's sections; nothing outside docs/ can be linked to from there.
+README_ON_SITE = {
+    "what-is-not-there-yet": "index.md",
+    "a-task-of-your-own": "how-to/index.md",
+    "who-learns-what": "explanation/threat-model.md",
+    "what-is-not-protected-yet": "explanation/threat-model.md",
+}
+
+
+def readme_section(head: str, page: str) -> str:
+    """A section of the README (or, without a heading, its beginning) for a page of the site."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    body = text.partition(f"## {head}\n" if head else "\n")[2]
+    if not body:
+        raise ValueError(f"the README has no section {head!r}")
+    found = re.split(r"^## ", body, maxsplit=1, flags=re.MULTILINE)[0].strip()
+    return README_LINK.sub(lambda link: f"]({_on_site(link[1], page)})", found)
+
+
+def _on_site(link: str, page: str) -> str:
+    """A link of the README, as the page has to write it."""
+    if link.startswith("https://"):
+        return link
+    path, _, anchor = link.partition("#")
+    target = path.removeprefix("docs/") if path else README_ON_SITE[anchor]
+    up = "../" * page.count("/")
+    shown = "" if target == page else up + target
+    return shown + (f"#{anchor}" if anchor else "")
+
+
 # -- whole pages ---------------------------------------------------------------------------------
 
 
@@ -526,6 +559,13 @@ PIECES: dict[str, Callable[[], str]] = {
     "psi-parameters": psi_parameters,
     "modules-heterofed": lambda: module_table("heterofed"),
     "modules-psi": lambda: module_table("psi"),
+    "readme-start": lambda: readme_section("", "index.md"),
+    "readme-not-yet": lambda: readme_section("What is not there yet", "index.md"),
+    "readme-task": lambda: readme_section("A task of your own", "how-to/index.md"),
+    "readme-learns": lambda: readme_section("Who learns what", "explanation/threat-model.md"),
+    "readme-unprotected": lambda: readme_section(
+        "What is not protected yet", "explanation/threat-model.md"
+    ),
 }
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -281,7 +281,7 @@ class RowCountError(AlignmentError):
     """
 
     code = "row_count"
-    summary = "unequal row counts in a batch: {0} here, {1} at the Host; use one batch size"
+    summary = "unequal row counts in a batch: {0} there, {1} at the Host; use one batch size"
 
 
 class BatchCountError(AlignmentError):
@@ -292,7 +292,7 @@ class BatchCountError(AlignmentError):
 
     code = "batch_count"
     summary = (
-        "unequal batch counts: {0} here, {1} at the Host; use one batch size and treat the last"
+        "unequal batch counts: {0} there, {1} at the Host; use one batch size and treat the last"
         " batch alike"
     )
 

@@ -20,12 +20,13 @@ from typing import Any, Generic, TypeVar, overload
 from filelock import FileLock
 from filelock import Timeout as LockTaken
 
-from heterofed import console
+from heterofed import console, endings
 from heterofed.checker import mention_verdict
 from heterofed.errors import ConfigError, HeteroFedError, LocalProtocolError, TaskFailed
 from heterofed.events import Callback, TaskEnded
 from heterofed.metrics import Metrics, registered_metrics
-from heterofed.party import Party, Timeouts, abort_code
+from heterofed.party import Party
+from heterofed.peers import Timeouts
 from heterofed.plan import Plan
 from heterofed.rendezvous import Agreement
 from heterofed.results import (
@@ -255,11 +256,9 @@ class Scheduler(ABC):
             return
         if isinstance(error, LocalProtocolError):
             logger.error("a bug in heterofed: %s", error)
-        where = f"phase {party.phase}"
-        where += f", round {party.round}" if party.round else ""
-        where += f", batch {party.batch}" if party.batch is not None else ""
+        where = endings.where(party.phase, party.round, party.batch)
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
-        party.abort(error, abort_code(error, run.failed_hook))
+        party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)

@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
 
+from heterofed import endings
 from heterofed.errors import (
     HeteroFedError,
-    InternalError,
-    LocalProtocolError,
     PeerLostError,
     PeerTimeoutError,
     RemoteProtocolError,
-    TaskFailed,
-    aborted,
 )
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
+from heterofed.peers import Mail, Peer, Timeouts
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
-from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
-from heterofed.wire import Buffer, Decoder, encode, payload_size
+from heterofed.wire import Buffer, encode, payload_size
 
 logger = logging.getLogger("heterofed")
 
-M = TypeVar("M", bound=Message)
 
 NOTICE_SECONDS = 10.0
 """How often a wait says whom it waits for."""
@@ -44,54 +37,6 @@ ABORT_LINGER = 2.0
 POLL_SECONDS = 0.5
 HIGH_WATER = 8 << 20
 LOW_WATER = 2 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds of silence that this party bears; see the schedulers' constructors.
-
-    Attributes:
-        calculation: of a peer that runs user code or heavy compute; 0: no limit.
-        schedule: of a peer that runs no user code.
-        moving: without a byte, while one message is moving.
-    """
-
-    calculation: float = 300.0
-    schedule: float = 30.0
-    moving: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """A message of a peer that its session has accepted, with its payload."""
-
-    message: Message
-    payload: bytearray
-
-    def of(self, kind: type[M]) -> M:
-        """The message as the one kind that it was asked for as."""
-        if not isinstance(self.message, kind):
-            raise LocalProtocolError(f"a {type(self.message).__name__} is not a {kind.__name__}")
-        return self.message
-
-
-class Peer:
-    """One other party as seen from here.
-
-    Attributes:
-        name: its feature key; a provisional name before its Hello was accepted.
-        inbox: what it sent and nobody has taken.
-    """
-
-    def __init__(self, name: str, channel: Channel, role: Role, now: float) -> None:
-        self.name = name
-        self.channel = channel
-        self.session = Session(role)
-        self.decoder = Decoder(self.session.admit)
-        self.inbox: deque[Mail] = deque()
-        self.turn_began = now  # its last message, or ours to it: since then it may be at work
-        self.byte_came = now
-        self.host_waits_for: str | None = None
 
 
 class Party:
@@ -151,7 +96,8 @@ class Party:
         """Close a visitor's connection, with an Abort where `code` says why."""
         self.visitors.pop(visitor.channel, None)
         if code is not None and not visitor.session.ended:
-            self._say_abort(visitor, Abort(code, "join", self.name))
+            refusal = Abort(code, "join", self.name)
+            self._say_abort(visitor, refusal, encode(refusal))
             self._endpoint.flush(0.2)
         visitor.channel.close()
 
@@ -198,7 +144,8 @@ class Party:
             self._check_silence(peer, computing, now)
         mail = peer.inbox.popleft()
         if not isinstance(mail.message, kinds):
-            raise self.blame(peer, f"said {type(mail.message).__name__} unexpectedly")
+            what = f"said {type(mail.message).__name__} unexpectedly"
+            raise endings.unlawful(peer.name, self.phase, what)
         return mail
 
     def take_leave(self, peer: Peer) -> None:
@@ -234,14 +181,6 @@ class Party:
                     self._receive(channel, frame)
                 case Lost(channel, reason):
                     self._lose(channel, reason)
-
-    def blame(self, peer: Peer, what: str) -> RemoteProtocolError:
-        """A protocol error that names the peer, and where the task stood."""
-        return RemoteProtocolError(
-            f"{peer.name} {what} (phase {self.phase}); run the same version of heterofed at every"
-            " party, and do not trust a party where it stays",
-            party=peer.name,
-        )
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -287,10 +226,12 @@ class Party:
 
     def abort(self, error: BaseException, code: str) -> None:
         """Tell every peer that the task has ended; for at most `ABORT_LINGER` seconds."""
-        told = self._abort_message(error, code)
+        abort, frames = endings.abort_frames(
+            error, code, (self.name, self.phase, self.round, self.batch)
+        )
         for peer in [*self.peers.values(), *self.visitors.values()]:
             if not peer.session.ended:
-                self._say_abort(peer, told)
+                self._say_abort(peer, abort, frames)
         self._endpoint.flush(ABORT_LINGER)
 
     def close(self, linger: float = ABORT_LINGER) -> None:
@@ -306,7 +247,7 @@ class Party:
             peer.channel.send(frames)
         except HeteroFedError as error:
             peer.session.lost()
-            raise self._gone(peer.name, "disconnected") from error
+            raise endings.lost(peer.name, self.phase, "disconnected") from error
         self.bytes_sent += payload_size(frames)
         peer.turn_began = self.clock()
 
@@ -318,7 +259,8 @@ class Party:
             if peer.channel.pending < least:
                 least, since = peer.channel.pending, self.clock()
             elif self.clock() - since > max(self.timeouts.moving, self.timeouts.calculation):
-                raise self._silent(peer, self.clock() - since, "taken nothing of what it is sent")
+                seconds = self.clock() - since
+                raise endings.silent(peer.name, self.phase, seconds, "taken nothing")
 
     def _receive(self, channel: Channel, frame: Buffer) -> None:
         peer = self._by_channel.get(channel) or self.visitors.get(channel)
@@ -335,7 +277,7 @@ class Party:
                 logger.warning("turned a visitor away: %s", error)
                 self.turn_away(peer)
                 return
-            raise self.blame(peer, f"broke the protocol: {error}") from None
+            raise endings.unlawful(peer.name, self.phase, f"broke the protocol: {error}") from None
         peer.turn_began = self.clock()
         message, payload = complete
         match message:
@@ -346,7 +288,9 @@ class Party:
             case Abort() if self.phase == "join" and self.role is Role.HOST:
                 self._drop(peer)
             case Abort():
-                raise self._ended_by(peer, message)
+                # The Host speaks for all; a Collaborator cannot blame a party that is not here.
+                known = self.role is Role.COLLABORATOR or message.party in self.peers
+                raise endings.told(message, message.party if known else peer.name)
             case _:
                 peer.host_waits_for = None
                 peer.inbox.append(Mail(message, payload))
@@ -375,81 +319,25 @@ class Party:
             if peer := peer or self.visitors.get(channel):
                 self._drop(peer)
         elif peer is None:
-            raise self._gone("the Host", reason)
+            raise endings.lost("the Host", self.phase, reason)
         elif not peer.session.ended:
             peer.session.lost()
-            raise self._gone(peer.name, reason)
-
-    def _gone(self, name: str, reason: str) -> PeerLostError:
-        return PeerLostError(
-            f"lost the connection to {name} in phase {self.phase} ({reason}): its process"
-            " ended or the network broke; see its log, then start all parties again",
-            party=name,
-        )
+            raise endings.lost(peer.name, self.phase, reason)
 
     def _check_silence(self, peer: Peer, computing: bool, now: float) -> None:
         if peer.inbox:
             return
         if peer.decoder.moving and now - peer.byte_came > self.timeouts.moving:
-            raise self._silent(peer, now - peer.byte_came, "stopped in the middle of a message")
+            stuck = now - peer.byte_came
+            raise endings.silent(peer.name, self.phase, stuck, "stopped in the middle of a message")
         limit = self.timeouts.calculation if computing else self.timeouts.schedule
         silence = now - peer.turn_began
         if silence > limit and (limit or not computing):
-            raise self._silent(peer, silence, "said nothing")
+            raise endings.silent(peer.name, self.phase, silence, "said nothing")
 
-    def _silent(self, peer: Peer, seconds: float, what: str) -> PeerTimeoutError:
-        return PeerTimeoutError(
-            f"{peer.name} has {what} for {seconds:.0f} s in phase {self.phase}, though it is"
-            " connected; if its hooks need that long, raise calculation_timeout at the Host",
-            party=peer.name,
-        )
-
-    def _ended_by(self, peer: Peer, told: Abort) -> TaskFailed:
-        kind = aborted(told.code)
-        # The Host speaks for all; a Collaborator cannot blame a party that is not here.
-        known = self.role is Role.COLLABORATOR or told.party in {self.name, *self.peers}
-        party = told.party if known else peer.name
-        numbers = told.numbers if len(told.numbers) == 2 else (0, 0)
-        where = f" in phase {told.phase}" if told.phase else ""
-        where += f", round {told.round}" if told.round else ""
-        where += f", batch {told.batch}" if told.batch is not None else ""
-        return kind(
-            f"{party} ended the task{where}: {kind.summary.format(*numbers)}",
-            party=party,
-            phase=told.phase,
-            round=told.round,
-            batch=told.batch,
-            numbers=told.numbers,
-        )
-
-    def _abort_message(self, error: BaseException, code: str) -> Abort:
-        if isinstance(error, TaskFailed):
-            return Abort(
-                code,
-                error.phase or self.phase,
-                error.party or self.name,
-                error.round or self.round,
-                error.batch if error.batch is not None else self.batch,
-                error.numbers[:2],
-            )
-        return Abort(code, self.phase, self.name, self.round, self.batch)
-
-    def _say_abort(self, peer: Peer, told: Abort) -> None:
+    def _say_abort(self, peer: Peer, abort: Abort, frames: list[Buffer]) -> None:
         try:
-            frames = encode(told)
-        except LocalProtocolError:  # an error with numbers or names that cannot travel
-            frames = encode(told := Abort(InternalError.code, "", self.name))
-        try:
-            peer.session.send(told)
+            peer.session.send(abort)
             peer.channel.send(frames)
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told
-
-
-def abort_code(error: BaseException, failed_hook: str | None) -> str:
-    """The code by which the other parties learn what ended the task."""
-    if isinstance(error, TaskFailed):
-        return error.code
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return "interrupted"
-    return "hook" if failed_hook else InternalError.code

@@ -14,7 +14,8 @@ from typing import Literal
 
 from heterofed.errors import JoinTimeoutError, OtherVersionError, PeerLostError
 from heterofed.events import StillWaiting
-from heterofed.party import NOTICE_SECONDS, Party, Peer, Timeouts
+from heterofed.party import NOTICE_SECONDS, Party
+from heterofed.peers import Peer, Timeouts
 from heterofed.plan import Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Welcome
 from heterofed.transport.base import Endpoint

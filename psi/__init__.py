@@ -3,9 +3,10 @@
     from psi import intersect
     intersect(["ann", "bob"], ["bob", "eve"])       # both parties in this process: ["bob"]
 
-Across a network each party holds one object and carries its bytes to the other: `RSASigner`
-and `RSARequester`. They know no socket and no clock. What each side learns: the intersection
-and the size of the other's set; the requester first, the signer only what is proved to it.
+Across a network each party holds one object and carries its bytes to the other: `signer(...)`
+and `requester(...)`, by the protocol "rsa" or "ecdh". They know no socket and no clock. What each
+side learns: the intersection and the size of the other's set; the requester first, the signer
+only what is proved to it.
 
 A library of its own: it imports neither heterofed nor torch. Names load on first use.
 """
@@ -31,36 +32,60 @@ from psi.errors import (
 
 if TYPE_CHECKING:
     from psi.budget import Budget
+    from psi.ecdh_requester import ECDHRequester
+    from psi.ecdh_signer import ECDHSigner
     from psi.hashing import domain
-    from psi.in_process import intersect
-    from psi.requester import RSARequester
-    from psi.signer import RSASigner
+    from psi.protocols import Protocol, intersect, requester, signer
+    from psi.requesting import Requester
+    from psi.resume import Resume
+    from psi.rsa_requester import RSARequester
+    from psi.rsa_signer import RSASigner
+    from psi.signing import Signer
+    from psi.sources import column
 
 __all__ = [
     "Budget",
     "BudgetError",
     "CountError",
+    "ECDHRequester",
+    "ECDHSigner",
     "FaultError",
     "IdsError",
     "KeyRefusedError",
     "PSIError",
     "PeerError",
     "ProofError",
+    "Protocol",
     "RSARequester",
     "RSASigner",
+    "Requester",
+    "Resume",
     "SignatureError",
+    "Signer",
     "StateError",
     "ValueRefusedError",
+    "column",
     "domain",
     "intersect",
+    "requester",
+    "signer",
 ]
 
 _LATE = {
     "Budget": "psi.budget",
-    "RSARequester": "psi.requester",
-    "RSASigner": "psi.signer",
+    "ECDHRequester": "psi.ecdh_requester",
+    "ECDHSigner": "psi.ecdh_signer",
+    "Protocol": "psi.protocols",
+    "RSARequester": "psi.rsa_requester",
+    "RSASigner": "psi.rsa_signer",
+    "Requester": "psi.requesting",
+    "Resume": "psi.resume",
+    "Signer": "psi.signing",
+    "column": "psi.sources",
     "domain": "psi.hashing",
-    "intersect": "psi.in_process",
+    "intersect": "psi.protocols",
+    "requester": "psi.protocols",
+    "signer": "psi.protocols",
 }
 
 

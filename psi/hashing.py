@@ -28,10 +28,11 @@ def domain(task_id: str, run_id: str) -> bytes:
 
     Both parties must give the same; a value hashed in another run then means nothing here.
     """
-    return _prefixed(_VERSION, task_id.encode(), run_id.encode())
+    return prefixed(_VERSION, task_id.encode(), run_id.encode())
 
 
-def _prefixed(*parts: bytes) -> bytes:
+def prefixed(*parts: bytes) -> bytes:
+    """The parts in a row, each after its length, so that no two lists of parts look the same."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
@@ -44,8 +45,8 @@ class RunHash:
         self.width = (bits + 7) // 8
         self._expanded = (bits + _SLACK_BITS + 7) // 8
         modulus = n.to_bytes(self.width, "big")
-        self._of_ids = shake_256(_prefixed(_VERSION, b"id", run_domain, modulus))
-        self._of_proof = shake_256(_prefixed(_VERSION, b"key-proof", run_domain, modulus))
+        self._of_ids = shake_256(prefixed(_VERSION, b"id", run_domain, modulus))
+        self._of_proof = shake_256(prefixed(_VERSION, b"key-proof", run_domain, modulus))
         self._tag = sha256(b"tag" + modulus)
         self._match = sha256(b"match" + modulus)
 

@@ -1,48 +1,149 @@
-"""Which ids can be intersected. Knows strings, nothing of hashing or of a peer.
+"""The ids of one party: checked once, kept in their order. Knows strings, nothing of a peer.
 
 Ids are exact code points: nothing is normalised, stripped or folded, because two parties that
 fold differently would silently lose matches. Messages of errors hold positions, never ids.
+
+Few ids are held as a list. More than `bucket_ids` go to a file as they come, with one number
+of eight bytes per id in memory; repeats are then found bucket by bucket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import secrets
+from array import array
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import chain, islice
 
 from psi.errors import IdsError
+from psi.records import Records, Scratch
 
 _SHOWN = 10  # positions named in a message
+_BLOCK = 8192  # ids handled at a time where they stream
+_INDEX = 8  # bytes of a position in a record
+_BUCKETS = 64
 
 
-def check_ids(ids: Sequence[str]) -> list[str]:
-    """A copy of `ids`, or `IdsError`: all strings, none repeated, each encodable as UTF-8."""
-    if isinstance(ids, str):
-        raise IdsError("ids is one string; give a list of strings")
-    own: list[str] = list(ids)
-    _refuse("not a string", [i for i, value in enumerate(own) if not isinstance(value, str)])
-    _refuse("not encodable as UTF-8", [i for i, text in enumerate(own) if not _encodable(text)])
+class OwnIds:
+    """Any iterable's ids, or `IdsError`: all strings, none repeated, each encodable as UTF-8."""
+
+    def __init__(self, source: Iterable[str], scratch: Scratch) -> None:
+        if isinstance(source, str | bytes):
+            raise IdsError("ids is one string; give a list of strings")
+        stream = iter(source)
+        first = list(islice(stream, scratch.bucket_ids + 1))
+        self._held: list[str] | None = None
+        if len(first) <= scratch.bucket_ids:
+            _check_list(first)
+            self._held = first
+            return
+        self._scratch = scratch  # its files stay while this object does
+        self._file = scratch.open()
+        self._ends = array("Q", [0])
+        self._spool(chain(first, stream), scratch)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1 if self._held is None else len(self._held)
+
+    def __iter__(self) -> Iterator[str]:
+        for _, block in self.blocks(_BLOCK):
+            yield from block
+
+    def blocks(self, size: int) -> Iterator[tuple[int, list[str]]]:
+        """(position of the first, ids) for each `size` ids, in order."""
+        for start in range(0, len(self), size):
+            yield start, self.pick(range(start, min(start + size, len(self))))
+
+    def pick(self, positions: Iterable[int]) -> list[str]:
+        """The ids at these positions."""
+        if self._held is not None:
+            return [self._held[position] for position in positions]
+        ends, file = self._ends, self._file.fileno()
+        spans = ((ends[at], ends[at + 1] - ends[at]) for at in positions)
+        return [os.pread(file, length, start).decode() for start, length in spans]
+
+    def digest(self) -> bytes:
+        """32 bytes that stand for these ids in this order."""
+        state = blake2b(digest_size=32)
+        for text in self:
+            encoded = text.encode()
+            state.update(len(encoded).to_bytes(_INDEX, "big") + encoded)
+        return state.digest()
+
+    def _spool(self, stream: Iterator[str], scratch: Scratch) -> None:
+        strange, unencodable = _Positions(), _Positions()
+        key = secrets.token_bytes(32)  # so that nobody can choose ids that share a bucket
+        # The number of ids is not known yet. Fewer than these fill no bucket.
+        seen = Records(16 + _INDEX, _BUCKETS * scratch.bucket_ids, scratch)
+        position, end = 0, 0
+        while block := list(islice(stream, _BLOCK)):
+            rows = []
+            for text in block:
+                encoded = _encoded(text)
+                if encoded is None:
+                    (unencodable if isinstance(text, str) else strange).add(position)
+                    encoded = b""
+                self._file.write(encoded)
+                end += len(encoded)
+                self._ends.append(end)
+                rows.append(blake2b(encoded, digest_size=16, key=key).digest())
+                rows[-1] += position.to_bytes(_INDEX, "big")
+                position += 1
+            seen.add(rows)
+        self._file.flush()
+        strange.refuse("not a string")
+        unencodable.refuse("not encodable as UTF-8")
+        repeated: list[int] = []
+        for records in seen.in_buckets():
+            met: set[bytes] = set()
+            for record in records:
+                if record[:16] in met:
+                    repeated.append(int.from_bytes(record[16:], "big"))
+                met.add(record[:16])
+        seen.close()
+        _Positions(sorted(repeated)).refuse("repeated")
+
+
+class _Positions:
+    """Where something is wrong: how often, and the first few places."""
+
+    def __init__(self, found: Iterable[int] = ()) -> None:
+        self._count, self._first = 0, list[int]()
+        for position in found:
+            self.add(position)
+
+    def add(self, position: int) -> None:
+        self._count += 1
+        if len(self._first) < _SHOWN:
+            self._first.append(position)
+
+    def refuse(self, what: str) -> None:
+        if self._count:
+            shown = ", ".join(map(str, self._first))
+            more = ", ..." if self._count > _SHOWN else ""
+            noun = "id is" if self._count == 1 else "ids are"
+            raise IdsError(f"{self._count} {noun} {what}; positions (from 0): {shown}{more}")
+
+
+def _check_list(own: list[str]) -> None:
+    _Positions(i for i, text in enumerate(own) if not isinstance(text, str)).refuse("not a string")
+    _Positions(i for i, text in enumerate(own) if _encoded(text) is None).refuse(
+        "not encodable as UTF-8"
+    )
     if len(set(own)) != len(own):
         seen: set[str] = set()
-        repeated = []
+        repeated = _Positions()
         for position, text in enumerate(own):
             if text in seen:
-                repeated.append(position)
+                repeated.add(position)
             seen.add(text)
-        _refuse("repeated", repeated)
-    return own
+        repeated.refuse("repeated")
 
 
-def _encodable(text: str) -> bool:
+def _encoded(text: object) -> bytes | None:
     # The UnicodeEncodeError holds the id, so it must not become part of what we raise.
     try:
-        text.encode()
+        return text.encode() if isinstance(text, str) else None
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _refuse(what: str, positions: list[int]) -> None:
-    if positions:
-        shown = ", ".join(map(str, positions[:_SHOWN]))
-        more = ", ..." if len(positions) > _SHOWN else ""
-        noun = "id is" if len(positions) == 1 else "ids are"
-        raise IdsError(f"{len(positions)} {noun} {what}; positions (from 0): {shown}{more}")
+        return None

@@ -6,30 +6,38 @@ while bytes travel, in small slices, and steps aside whenever a chunk of the pee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition, Thread
 
-_SLICE = 64  # ids per step: some 16 ms, the longest that a chunk of the peer waits
+from psi.ids import OwnIds
 
-Pairs = list[tuple[bytes, bytes]]
+Compute = Callable[[list[str]], bytes]
+Deliver = Callable[[int, bytes], None]
 
 
 class OwnTags:
-    """(tag, match proof) of every own id, in order of the ids."""
+    """Makes the pairs (tag, match proof) of all own ids, slice by slice.
+
+    Args:
+        ids: the ids.
+        compute: gives the pairs of a slice, one after the other.
+        deliver: takes the position of a slice and its pairs; never called twice at once.
+        workers: how many slices at once.
+        slice_ids: ids in a slice; the peer waits for one slice at most.
+    """
 
     def __init__(
-        self, ids: Sequence[str], compute: Callable[[Sequence[str]], Pairs], workers: int
+        self, ids: OwnIds, compute: Compute, deliver: Deliver, workers: int, slice_ids: int
     ) -> None:
-        self._ids = ids
-        self._compute = compute
-        self._starts = iter(range(0, len(ids), _SLICE))
-        self._found: dict[int, Pairs] = {}
+        self._compute, self._deliver = compute, deliver
+        self._slices = ids.blocks(slice_ids)
+        self._done = 0
         self._failure: BaseException | None = None
         self._aside = 0
         self._stopping = False
         self._changed = Condition()
-        needed = min(workers, -(-len(ids) // _SLICE))
+        needed = min(workers, -(-len(ids) // slice_ids))
         self._threads = [
             Thread(target=self._run, name=f"psi-tags-{i}", daemon=True) for i in range(needed)
         ]
@@ -57,40 +65,39 @@ class OwnTags:
     def done(self) -> int:
         """How many ids have their tag."""
         with self._changed:
-            return sum(map(len, self._found.values()))
+            return self._done
 
-    def wait(self) -> Pairs:
-        """All pairs; begins if nobody did, and waits. Raises what a thread raised."""
+    def wait(self) -> None:
+        """Return once all are made; begins if nobody did. Raises what a thread raised."""
         self.start()
         for thread in self._threads:
             thread.join()
         if self._failure is not None:
             raise self._failure
-        return [pair for start in sorted(self._found) for pair in self._found[start]]
 
     def stop(self) -> None:
-        """End after the slices in progress and forget everything."""
+        """End after the slices in progress."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._started:
             for thread in self._threads:
                 thread.join()
-        self._found.clear()
 
     def _run(self) -> None:
-        while (start := self._next()) is not None:
-            try:
-                pairs = self._compute(self._ids[start : start + _SLICE])
-            except BaseException as failure:  # handed to the thread that waits
+        try:
+            while (piece := self._next()) is not None:
+                start, ids = piece
+                pairs = self._compute(ids)
                 with self._changed:
-                    self._failure = self._failure or failure
-                    self._stopping = True
-                return
+                    self._deliver(start, pairs)
+                    self._done += len(ids)
+        except BaseException as failure:  # handed to the thread that waits
             with self._changed:
-                self._found[start] = pairs
+                self._failure = self._failure or failure
+                self._stopping = True
 
-    def _next(self) -> int | None:
+    def _next(self) -> tuple[int, list[str]] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._aside)
-            return None if self._stopping else next(self._starts, None)
+            return None if self._stopping else next(self._slices, None)

@@ -1,18 +1,20 @@
-"""One list, several threads. Knows nothing of what it runs.
+"""One list, several workers. Knows nothing of what it runs.
 
-Threads are enough because the work inside releases the interpreter lock. Processes would need
-to import `__main__` again, which breaks scripts without a main guard.
+Threads are the default: the work inside releases the interpreter lock, and nothing has to be
+copied. Any `concurrent.futures.Executor` may do the heavy part instead (processes, a cluster);
+then each thread here only waits for one call at a time.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 _WORTH_A_THREAD = 16  # below this many items per thread, starting it costs more than it saves
 
@@ -25,12 +27,47 @@ def usable_cores() -> int:
 
 
 def worker_count(workers: int | None) -> int:
-    """The number of threads to use; None asks for one per usable core."""
+    """The number of workers to use; None asks for one per usable core."""
     if workers is None:
         return usable_cores()
     if workers < 1:
         raise ValueError("workers must be at least 1")
     return workers
+
+
+class Workers:
+    """So many calls at once, in threads of this process or through an executor.
+
+    Args:
+        workers: calls at once; None for one per usable core.
+        executor: what runs them; None for this process. It is not shut down here.
+    """
+
+    def __init__(self, workers: int | None, executor: Executor | None = None) -> None:
+        self.count = worker_count(workers)
+        self._executor = executor
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether an executor was given."""
+        return self._executor is not None
+
+    def call(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """`work(*args)`, there where the work is done; exceptions come out here."""
+        if self._executor is None:
+            return work(*args, **kwargs)
+        return self._executor.submit(work, *args, **kwargs).result()
+
+    def spread(
+        self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
+    ) -> list[Result]:
+        """See `spread`: `work` runs in threads here, and may use `call`."""
+        return spread(work, items, self.count)
 
 
 def spread(

@@ -15,7 +15,8 @@ from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.lifecycle import Run, Settings, party_of, plan_of
-from heterofed.party import Party, Peer
+from heterofed.party import Party
+from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import Layout, check_finite, named

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from heterofed.party import Party, Peer
+from heterofed.party import Party
+from heterofed.peers import Peer
 from heterofed.protocol.messages import BatchDone, EndOfFeatures, Features, Gradients
 from heterofed.tensors import Layout, check_finite, pack, unpack
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from heterofed.errors import BatchCountError, RowCountError
-from heterofed.party import Mail, Party, Peer
+from heterofed.party import Party
+from heterofed.peers import Mail, Peer
 from heterofed.protocol.messages import EndOfFeatures, Features
 from heterofed.tensors import Layout, check_finite, named, restore, unpack
 from heterofed.training import Batch, device_of, rows_of

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import psi
 from heterofed.errors import EmptyIntersectionError, PSIFailedError
 from heterofed.lifecycle import Run, party_of, plan_of
-from heterofed.party import Party, Peer
+from heterofed.party import Party
+from heterofed.peers import Peer
 from heterofed.protocol.messages import (
     PsiBegin,
     PsiBlinded,

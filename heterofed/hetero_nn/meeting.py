@@ -13,7 +13,8 @@ from typing import get_args
 from heterofed.errors import ConfigError, DuplicatePartyError
 from heterofed.events import Callback
 from heterofed.lifecycle import Run, Settings
-from heterofed.party import Party, Timeouts
+from heterofed.party import Party
+from heterofed.peers import Timeouts
 from heterofed.plan import MAX_PARTIES, KeyBits, Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role

@@ -6,6 +6,8 @@ Two ways, with the same bytes as result:
     gmpy2     CRT with GMP's constant-time exponentiation and base blinding; about four times
               slower; works wherever this package can be installed.
 
+Either may run behind an executor, where `psi.backends.elsewhere` opens it.
+
 Callers check every result against the public exponent themselves (`psi.keys`): libcrypto also
 does so inside its CRT code, but that is not in its documented contract.
 """
@@ -18,6 +20,8 @@ from psi.backends import gmp, openssl
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.parallel import Workers
 
 
 class Backend(Protocol):
@@ -32,8 +36,21 @@ class Backend(Protocol):
         """Forget the key."""
 
 
-def open_backend(key: RSAPrivateKey, workers: int, name: str | None = None) -> Backend:
-    """The best backend on this machine, or the named one (ValueError if it is not there)."""
+def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) -> Backend:
+    """The best backend on this machine, or the named one (ValueError if it is not there).
+
+    With an executor the private operations run there, and the name is still this machine's.
+    """
+    here = open_here(key, workers.count, name)
+    if not workers.elsewhere:
+        return here
+    from psi.backends.elsewhere import ExecutorBackend
+
+    return ExecutorBackend(key, workers, here)
+
+
+def open_here(key: RSAPrivateKey, workers: int, name: str | None = None) -> Backend:
+    """The same, in this process."""
     if name in (None, "openssl"):
         library = openssl.find_library()
         if library is not None:

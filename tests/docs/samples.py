@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
+from typing import Any
+
+from tests.e2e.processes import ROOT
+
+README = ROOT / "README.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -26,3 +32,20 @@ def written(page: Path, folder: Path) -> list[Path]:
 def printed(page: Path) -> list[str]:
     """What the page says is printed, block by block."""
     return blocks(page, "text")
+
+
+def readme_classes() -> dict[str, Any]:
+    """What the README's two scripts define, without their last line: it launches the task."""
+    names: dict[str, Any] = {}
+    for code in blocks(README, "python"):
+        tree = ast.parse(code)
+        tree.body.pop()
+        exec(compile(tree, str(README), "exec"), names)
+    return names
+
+
+def executed(page: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """What all Python blocks of a page define, one after another, beside `names`."""
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), names)
+    return names

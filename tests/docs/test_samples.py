@@ -6,10 +6,10 @@ import csv
 import re
 from pathlib import Path
 
-from tests.docs.samples import blocks, printed, written
+from tests.docs.samples import README, blocks, printed, written
 from tests.e2e.processes import ROOT, Parties, PartyProcess
 
-README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial.md"
+TUTORIAL = ROOT / "docs/tutorial.md"
 
 
 def start(parties: Parties, script: Path) -> PartyProcess:

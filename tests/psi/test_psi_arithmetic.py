@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from psi import arithmetic
-from psi.backends import open_backend, openssl
+from psi.backends import open_here, openssl
 from psi.errors import FaultError, StateError
 from psi.hashing import RunHash
 from psi.parallel import spread, usable_cores, worker_count
@@ -27,7 +27,7 @@ def test_backends_agree_byte_for_byte() -> None:
     values = [0, 1, 2, 3, N - 1, N - 2, weak_key().p, weak_key().q, 2**1024, *numbers(70)]
     expected = wire(*(pow(value, weak_key().d, N) for value in values))
     for name in ("openssl", "gmpy2"):
-        backend = open_backend(shared_key(), 2, name)
+        backend = open_here(shared_key(), 2, name)
         assert backend.name == name
         assert backend.power_d(wire(*values)) == expected
         assert backend.power_d(b"") == b""
@@ -39,19 +39,17 @@ def test_backends_agree_byte_for_byte() -> None:
 def test_backends_agree_on_another_size() -> None:
     key = rsa.generate_private_key(65537, 2304)
     chunk = b"".join(value.to_bytes(288, "big") for value in numbers(3))
-    assert open_backend(key, 1, "openssl").power_d(chunk) == open_backend(key, 1, "gmpy2").power_d(
-        chunk
-    )
+    assert open_here(key, 1, "openssl").power_d(chunk) == open_here(key, 1, "gmpy2").power_d(chunk)
 
 
 def test_openssl_comes_first_and_gmpy2_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert open_backend(shared_key(), 1).name == "openssl"
+    assert open_here(shared_key(), 1).name == "openssl"
     monkeypatch.setattr(openssl, "find_library", lambda: None)
-    assert open_backend(shared_key(), 1).name == "gmpy2"
+    assert open_here(shared_key(), 1).name == "gmpy2"
     with pytest.raises(ValueError, match="no PSI backend 'openssl'"):
-        open_backend(shared_key(), 1, "openssl")
+        open_here(shared_key(), 1, "openssl")
 
 
 def test_a_library_that_lacks_something_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +59,12 @@ def test_a_library_that_lacks_something_is_passed_over(monkeypatch: pytest.Monke
 
 def test_openssl_refuses_what_is_out_of_range() -> None:
     with pytest.raises(FaultError):
-        open_backend(shared_key(), 1, "openssl").power_d(wire(N))
+        open_here(shared_key(), 1, "openssl").power_d(wire(N))
 
 
 @pytest.mark.parametrize("name", ["openssl", "gmpy2"])
 def test_more_callers_than_key_objects(name: str) -> None:
-    backend = open_backend(shared_key(), 2, name)
+    backend = open_here(shared_key(), 2, name)
     values = numbers(8)
     expected = backend.power_d(wire(*values))
     results: list[bytes] = []

@@ -95,10 +95,13 @@ def test_chunks_stay_under_one_mebibyte() -> None:
         chunks = requester(ids, signing, chunk_ids=10**9).blinded()
         assert len(next(chunks)) == 1 << 20
         assert len(next(requester(ids, signing).blinded())) == 2048 * WIDTH
-    from psi.signer import packed
+    from psi.records import Records, Scratch, in_order
+    from psi.signing import packed
 
     tags = [i.to_bytes(16, "big") for i in reversed(range(70_000))]
-    sizes = [len(chunk) for chunk in packed(tags)]
+    records = Records(16, len(tags), Scratch(), in_order)
+    records.add(tags)
+    sizes = [len(chunk) for chunk in packed(records)]
     assert sizes == [1 << 20, 70_000 * 16 - (1 << 20)]
 
 

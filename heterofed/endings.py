@@ -1,0 +1,100 @@
+"""How tasks end early: from what happened to the error that a user reads, and to the Abort that
+the other parties get, and back. Pure functions; texts of exceptions never travel.
+"""
+
+from __future__ import annotations
+
+from heterofed.errors import (
+    InternalError,
+    LocalProtocolError,
+    PeerLostError,
+    PeerTimeoutError,
+    RemoteProtocolError,
+    TaskFailed,
+    aborted,
+)
+from heterofed.protocol.messages import Abort
+from heterofed.wire import Buffer, encode
+
+
+def lost(party: str, phase: str, reason: str) -> PeerLostError:
+    """The connection to `party` broke."""
+    return PeerLostError(
+        f"lost the connection to {party} in phase {phase} ({reason}): its process ended or the"
+        " network broke; see its log, then start all parties again",
+        party=party,
+    )
+
+
+def silent(party: str, phase: str, seconds: float, what: str) -> PeerTimeoutError:
+    """`party` is connected and has, for so long, done `what`."""
+    return PeerTimeoutError(
+        f"{party} has {what} for {seconds:.0f} s in phase {phase}, though it is connected; if its"
+        " hooks need that long, raise calculation_timeout at the Host",
+        party=party,
+    )
+
+
+def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
+    """`party` did `what`, which the protocol does not allow."""
+    return RemoteProtocolError(
+        f"{party} {what} (phase {phase}); run the same version of heterofed at every party, and do"
+        " not trust a party where it stays",
+        party=party,
+    )
+
+
+def told(abort: Abort, party: str) -> TaskFailed:
+    """What a party raises that was told of the end; `party` is whom it believes to be the cause."""
+    kind = aborted(abort.code)
+    numbers = abort.numbers if len(abort.numbers) == 2 else (0, 0)
+    return kind(
+        f"{party} ended the task{where(abort.phase, abort.round, abort.batch, ' in ')}:"
+        f" {kind.summary.format(*numbers)}",
+        party=party,
+        phase=abort.phase,
+        round=abort.round,
+        batch=abort.batch,
+        numbers=abort.numbers,
+    )
+
+
+def where(phase: str, round_number: int, batch: int | None, lead: str = "") -> str:
+    """`phase train, round 2, batch 17`, as far as each is known, after `lead`."""
+    parts = [f"phase {phase}"] if phase else []
+    parts += [f"round {round_number}"] if round_number else []
+    parts += [f"batch {batch}"] if batch is not None else []
+    return lead + ", ".join(parts) if parts else ""
+
+
+def abort_frames(
+    error: BaseException, code: str, here: tuple[str, str, int, int | None]
+) -> tuple[Abort, list[Buffer]]:
+    """The last words to the other parties.
+
+    Args:
+        error: what ended the task; what it knows of party and place goes before `here`.
+        code: see `abort_code`.
+        here: this party's name, phase, round and batch.
+    """
+    party, phase, round_number, batch = here
+    if isinstance(error, TaskFailed):
+        party, phase = error.party or party, error.phase or phase
+        round_number = error.round or round_number
+        batch = error.batch if error.batch is not None else batch
+    numbers = error.numbers[:2] if isinstance(error, TaskFailed) else ()
+    abort = Abort(code, phase, party, round_number, batch, numbers)
+    try:
+        return abort, encode(abort)
+    except LocalProtocolError:  # a name or number that cannot travel
+        abort = Abort(InternalError.code, "", here[0])
+        return abort, encode(abort)
+
+
+def abort_code(error: BaseException, failed_hook: str | None) -> str:
+    """The code by which the other parties learn what ended the task."""
+    if isinstance(error, TaskFailed):
+        return error.code
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted"
+    return "hook" if failed_hook else InternalError.code

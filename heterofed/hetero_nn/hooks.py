@@ -1,0 +1,226 @@
+"""What a Host's user sees and fills in: constructor, hooks, attributes, and how models are made.
+
+The loop that calls the hooks is in `host.py`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from heterofed.errors import ConfigError
+from heterofed.events import Callback
+from heterofed.hetero_nn.meeting import check_collaborators, check_key_bits
+from heterofed.lifecycle import Settings, Shown, check_seconds
+from heterofed.plan import KeyBits, Plan
+from heterofed.scheduler import TrainingScheduler
+from heterofed.training import OptimizerGroup, check_model, check_optimizer
+
+
+class HostHooks(TrainingScheduler):
+    """The Host without its loop; see `HeteroNNHostScheduler`."""
+
+    def __init__(
+        self,
+        feature_key: str,
+        name: str | None = None,
+        max_rounds: int = 0,
+        calculation_timeout: float = 300,
+        schedule_timeout: float = 30,
+        data_channel_timeout: tuple[float, float] = (30, 60),
+        log_rounds: int = 0,
+        is_feature_trainable: bool = True,
+        *,
+        collaborators: int | Sequence[str] = 1,
+        join_timeout: float = 3600,
+        seed: int = 0,
+        shuffle: bool = False,
+        psi_bits: KeyBits = 2048,
+        results_dir: str | Path = "heterofed_runs",
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__()
+        self._settings = Settings(
+            feature_key=feature_key,
+            name=name,
+            schedule_timeout=schedule_timeout,
+            data_channel_timeout=data_channel_timeout,
+            join_timeout=join_timeout,
+            results_dir=Path(results_dir),
+            callbacks=tuple(callbacks),
+        )
+        self._max_rounds = max_rounds
+        self._calculation_timeout = calculation_timeout
+        self._log_rounds = log_rounds
+        self._is_feature_trainable = is_feature_trainable
+        self._collaborators = collaborators
+        self._seed = seed
+        self._shuffle = shuffle
+        self._psi_bits = psi_bits
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if streams_tests(cls) and getattr(cls.test, "__isabstractmethod__", False):
+            cls.test = _tests_in_batches  # type: ignore[method-assign]
+
+    # -- hooks -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_infer_model(self) -> nn.Module:
+        """Hook: the model on top of the fused features."""
+
+    @abstractmethod
+    def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer:
+        """Hook: the optimizer of the infer model."""
+
+    @abstractmethod
+    def train_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> Any:
+        """Hook: one step: fuse the features, forward, loss, backward, `self.optimizer.step()`.
+
+        Args:
+            feature_projection: features by feature key, each as its hook yielded it, [rows, ...];
+                without the Host's key where it is label-only.
+            labels: what `iterate_train_feature` yielded beside the features.
+
+        Returns:
+            None, a 0-d loss or a dict of scalars, recorded in `train.csv` as means per round.
+        """
+
+    @abstractmethod
+    def test(
+        self, batched_feature_projections: list[dict[str, Any]], batched_labels: list[Any]
+    ) -> None:
+        """Hook: measure the models on the test batches, in eval mode and without gradients.
+
+        Args:
+            batched_feature_projections: one dict per batch, as in `train_a_batch`.
+            batched_labels: labels of the same batches.
+        """
+
+    def test_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> None:
+        """Hook: measure one test batch, instead of `test`, for test sets that do not fit in memory.
+
+        Args:
+            feature_projection: features by feature key, as in `train_a_batch`.
+            labels: labels of the same rows.
+        """
+
+    def end_test(self) -> None:
+        """Hook: all test batches went through `test_a_batch`; the place to append metrics."""
+
+    def is_task_finished(self) -> bool:
+        """Hook: asked after each round; by default whether `max_rounds` are done."""
+        return self._is_reach_max_rounds()
+
+    def validate_context(self) -> None:
+        """Hook: check settings before anything else; call `super().validate_context()`.
+
+        Raises:
+            ConfigError: a setting of the constructor cannot work.
+        """
+        super().validate_context()
+        check_seconds("calculation_timeout", self._calculation_timeout)
+        if self._uses_default_end() and not _is_count(self._max_rounds, least=1):
+            raise ConfigError(
+                f"max_rounds={self._max_rounds!r}: give a whole number of rounds from 1 on, or"
+                " define is_task_finished"
+            )
+        if not _is_count(self._log_rounds):
+            raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
+        if not _is_count(self._seed):
+            raise ConfigError(f"seed={self._seed!r}: give a whole number from 0 on")
+        check_key_bits(self._psi_bits)
+        check_collaborators(self._collaborators)
+
+    # -- what hooks may call and read ---------------------------------------------------------
+
+    @Shown
+    def infer_model(self) -> Any:
+        """The model on top of the fused features; made on first use in a run."""
+        return self._made("infer_model")
+
+    @Shown
+    def infer_optimizer(self) -> Any:
+        """The infer model's optimizer."""
+        return self._made("infer_optimizer")
+
+    @Shown
+    def optimizer(self) -> OptimizerGroup:
+        """All optimizers of the Host as one: `zero_grad()` and `step()`."""
+        group: OptimizerGroup = self._made("optimizer")
+        return group
+
+    def mark_best(self) -> None:
+        """Have every party keep this round's weights as `best_<model>.pt`; for use in `test`.
+
+        Raises:
+            ConfigError: no round is running.
+        """
+        if self._run is None or self._run.round == 0:
+            raise ConfigError("mark_best: there is no round yet; call it in test")
+        self._run.state["best"] = True
+
+    def _is_reach_max_rounds(self) -> bool:
+        return self._run is not None and self._run.round >= self._max_rounds
+
+    # -- within ----------------------------------------------------------------------------
+
+    def _makers(self) -> dict[str, Callable[[], Any]]:
+        return super()._makers() | {
+            "infer_model": self._make_infer_model,
+            "infer_optimizer": self._make_infer_optimizer,
+            "optimizer": lambda: OptimizerGroup(
+                [
+                    each
+                    for each in (self._made("infer_optimizer"), self._made("feature_optimizer"))
+                    if each is not None
+                ]
+            ),
+        }
+
+    def _make_infer_model(self) -> nn.Module:
+        model = check_model(self._seeded_hook("make_infer_model"), "make_infer_model")
+        if model is None:
+            raise ConfigError("make_infer_model returned None; the Host needs an infer model")
+        return model
+
+    def _make_infer_optimizer(self) -> Optimizer:
+        optimizer = check_optimizer(
+            self._seeded_hook("make_infer_optimizer", self._made("infer_model")),
+            "make_infer_optimizer",
+        )
+        if optimizer is None:
+            raise ConfigError("make_infer_optimizer returned None; the infer model needs one")
+        return optimizer
+
+    def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
+        return Plan(
+            host=self._settings.feature_key,
+            collaborators=collaborators,
+            max_rounds=max(self._max_rounds, 0),
+            seed=self._seed,
+            shuffle=self._shuffle,
+            calculation_timeout=float(self._calculation_timeout),
+            schedule_timeout=float(self._settings.schedule_timeout),
+            psi_bits=self._psi_bits,
+        )
+
+    def _uses_default_end(self) -> bool:
+        return type(self).is_task_finished is HostHooks.is_task_finished
+
+
+def _tests_in_batches(*_: Any, **__: Any) -> None:
+    """Stands for `test` where a class tests batch by batch."""
+
+
+def streams_tests(cls: type[HostHooks]) -> bool:
+    return cls.test_a_batch is not HostHooks.test_a_batch
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,0 +1,62 @@
+"""Private operations through an executor: the key travels there. Knows nothing of PSI.
+
+Each worker process keeps the last key it was sent, parsed, until another one comes or it ends.
+Give a run an executor only where every machine behind it may see the key of the run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from psi.errors import StateError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.backends import Backend
+    from psi.parallel import Workers
+
+
+class ExecutorBackend:
+    """Sends each chunk to the executor; the results are the same bytes."""
+
+    def __init__(self, key: RSAPrivateKey, workers: Workers, here: Backend) -> None:
+        from cryptography.hazmat.primitives import serialization
+
+        self._der: bytes | None = key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        self._workers, self.name = workers, here.name
+        self._there = here.name if here.name == "gmpy2" else None  # else the best one there
+        here.close()
+
+    def power_d(self, chunk: bytes) -> bytes:
+        """See `psi.backends.Backend`."""
+        if self._der is None:
+            raise StateError("the key was closed")
+        return self._workers.call(power_d, self._der, self._there, chunk)
+
+    def close(self) -> None:
+        """Forget the key here; a worker forgets it when it ends or gets another."""
+        self._der = None
+
+
+def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
+    """What a worker does: x^d for each value in the chunk."""
+    return _backend(der, name).power_d(chunk)
+
+
+@lru_cache(maxsize=1)
+def _backend(der: bytes, name: str | None) -> Backend:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.backends import open_here
+
+    key = serialization.load_der_private_key(der, None)
+    if not isinstance(key, RSAPrivateKey):
+        raise TypeError("not an RSA key")
+    return open_here(key, 1, name)

@@ -1,0 +1,122 @@
+"""The ECDH protocol's signer: multiplies by the secret scalar of one run.
+
+The flow is `psi.signing`, the function `psi.oprf`. Refused: encodings that are not canonical, the
+identity (ristretto255 has no other small-order element), values that come twice. With honest
+blinding a repeat does not happen in 2^-250; past `bucket_ids` values it is found before the tags.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from psi import oprf
+from psi.errors import StateError, ValueRefusedError
+from psi.group import POINT_BYTES, find_group
+from psi.records import BUCKET_IDS, Distinct, cut
+from psi.signing import Signer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psi.budget import Budget
+
+
+class ECDHSigner(Signer):
+    """One run with one requester.
+
+    Args:
+        ids: this party's ids: unique strings, from any iterable.
+        domain: `psi.domain(task, run)`, the same at both parties.
+        budget: counts signed values on disk; None counts this run alone.
+        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
+        workers: threads, or calls of the executor at once; None for one per usable core.
+        executor: does the multiplications elsewhere; the key of the run and ids travel to it.
+        bucket_ids: more ids than this are kept in files instead of in memory.
+        scratch: the folder for those files; None for the system's.
+
+    The private argument is for tests: a ready scalar.
+    """
+
+    backend = "libsodium"
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        *,
+        domain: bytes,
+        budget: Budget | None = None,
+        max_peer_ids: int = 10_000_000,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        bucket_ids: int = BUCKET_IDS,
+        scratch: str | os.PathLike[str] | None = None,
+        _key: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            ids,
+            budget=budget,
+            max_peer_ids=max_peer_ids,
+            workers=workers,
+            executor=executor,
+            bucket_ids=bucket_ids,
+            scratch=scratch,
+        )
+        self._secret: bytes | None
+        self._secret, point = oprf.make_key() if _key is None else (_key, find_group().base(_key))
+        self._labels = oprf.Labels.of(domain, point)
+        self._blob = oprf.encode_key(domain, point)
+        self._seen: Distinct | None = None
+
+    def public_key(self) -> bytes:
+        """The public point and a check of the domain; 52 bytes."""
+        return self._blob
+
+    def begin(self, count: int) -> None:
+        """See `Signer.begin`."""
+        super().begin(count)
+        self._seen = Distinct(count, self._scratch)
+
+    def tags(self) -> Iterator[bytes]:
+        """See `Signer.tags`."""
+        if self._seen is not None and self._seen.repeated():
+            raise ValueRefusedError("a value to sign came twice")
+        return super().tags()
+
+    def close(self) -> None:
+        """See `Signer.close`."""
+        super().close()
+        self._seen = None
+
+    def _check(self, blinded: bytes) -> int:
+        if len(blinded) % POINT_BYTES:
+            raise ValueRefusedError(
+                f"a chunk of {len(blinded)} bytes; values have {POINT_BYTES} each"
+            )
+        # Half of an encoding stands for it: two honest ones share it with 2^-80 in 10^7 values.
+        if self._seen is not None and not self._seen.add(
+            [value[:16] for value in cut(blinded, POINT_BYTES)]
+        ):
+            raise ValueRefusedError("a value to sign came twice")
+        return len(blinded) // POINT_BYTES
+
+    def _sign(self, blinded: bytes) -> bytes:
+        key = self._key()
+
+        def part(values: Sequence[bytes]) -> bytes:
+            return self._workers.call(oprf.evaluate, key, b"".join(values))
+
+        return b"".join(self._workers.spread(part, cut(blinded, POINT_BYTES)))
+
+    def _pairs_of(self, ids: list[str]) -> bytes:
+        return self._workers.call(oprf.own, self._labels, self._key(), ids)
+
+    def _key(self) -> bytes:
+        if self._secret is None:
+            raise StateError("the signer was closed")
+        return self._secret
+
+    def _forget(self) -> None:
+        self._secret = None  # Python cannot wipe it

@@ -1,0 +1,152 @@
+"""The group ristretto255 (RFC 9496), through libsodium by ctypes. Knows points, nothing of PSI.
+
+A group of prime order: no cofactor, no small subgroups, one encoding per element. libsodium's
+multiplication refuses encodings that are not canonical and results that are the identity, and
+runs in constant time. ctypes releases the interpreter lock during each call, so threads scale.
+
+Where the library comes from: the system's libsodium (1.0.18 or newer), which gets the system's
+security updates; else the copy in the package `rbcl`. PyNaCl's copy does not export these
+functions. Points and scalars are strings of 32 bytes, many of them joined into one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gmpy2 import mpz
+
+POINT_BYTES = 32
+HASH_BYTES = 64
+ORDER = 2**252 + 27742317777372353535851937790883648493
+
+_pointer = ctypes.c_void_p
+_PROTOTYPES: dict[str, list[Any]] = {
+    "sodium_init": [],
+    "crypto_core_ristretto255_from_hash": [_pointer, _pointer],
+    "crypto_core_ristretto255_is_valid_point": [_pointer],
+    "crypto_scalarmult_ristretto255": [_pointer, _pointer, _pointer],
+    "crypto_scalarmult_ristretto255_base": [_pointer, _pointer],
+}
+
+
+class PointRefusedError(ValueError):
+    """An encoding is not canonical, or the identity. Callers say whose it was."""
+
+
+class Group:
+    """The operations, on one loaded library. Safe to call from several threads."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
+        for function, arguments in _PROTOTYPES.items():
+            found = getattr(library, function)
+            found.restype, found.argtypes = ctypes.c_int, arguments
+        if library.sodium_init() < 0:
+            raise OSError("libsodium could not be initialised")
+        self._from_hash = library.crypto_core_ristretto255_from_hash
+        self._multiply = library.crypto_scalarmult_ristretto255
+        self._base = library.crypto_scalarmult_ristretto255_base
+        self._is_valid = library.crypto_core_ristretto255_is_valid_point
+
+    def from_hashes(self, hashes: bytes) -> bytes:
+        """A point for each 64 uniform bytes: the one-way map of RFC 9496, section 4.3.4."""
+        count = len(hashes) // HASH_BYTES
+        source, target = _buffer(hashes), ctypes.create_string_buffer(count * POINT_BYTES)
+        read, write = ctypes.addressof(source), ctypes.addressof(target)
+        call = self._from_hash
+        for number in range(count):
+            call(write + number * POINT_BYTES, read + number * HASH_BYTES)
+        return target.raw
+
+    def multiply(self, scalars: bytes, points: bytes) -> bytes:
+        """Each point times its scalar, or times the only one; `PointRefusedError` for bad points.
+
+        Scalars must not be 0 mod the order.
+        """
+        keys, source = _buffer(scalars), _buffer(points)
+        target = ctypes.create_string_buffer(len(points))
+        key, read, write = map(ctypes.addressof, (keys, source, target))
+        step = 0 if len(scalars) == POINT_BYTES else POINT_BYTES
+        call = self._multiply
+        for at in range(0, len(points), POINT_BYTES):
+            if call(write + at, key, read + at) != 0:
+                raise PointRefusedError
+            key += step
+        return target.raw
+
+    def base(self, scalar: bytes) -> bytes:
+        """The generator times `scalar`, which must not be 0 mod the order."""
+        key, target = _buffer(scalar), ctypes.create_string_buffer(POINT_BYTES)
+        if self._base(ctypes.addressof(target), ctypes.addressof(key)) != 0:
+            raise ValueError("the scalar is zero")
+        return target.raw
+
+    def is_point(self, point: bytes) -> bool:
+        """Whether this is the canonical encoding of an element other than the identity."""
+        source = _buffer(point)
+        return self._is_valid(ctypes.addressof(source)) == 1 and any(point)
+
+
+def scalar(value: mpz | int) -> bytes:
+    """A number in [0, order) as libsodium takes it."""
+    return int(value).to_bytes(POINT_BYTES, "little")
+
+
+def scalars_from(random: bytes) -> list[mpz]:
+    """A scalar in [1, order) from each 64 uniform bytes, within 2^-250 of uniform."""
+    cut = (random[at : at + HASH_BYTES] for at in range(0, len(random), HASH_BYTES))
+    return [1 + mpz.from_bytes(each, "little") % (ORDER - 1) for each in cut]
+
+
+@cache
+def find_group(name: str | None = None) -> Group:
+    """The group on the first library that is there, or on the named one ("system", "rbcl")."""
+    tried = []
+    for where, load in (("system", _system), ("rbcl", _bundled)):
+        if name in (None, where):
+            try:
+                return Group(load(), where)
+            except (OSError, AttributeError, ImportError) as error:
+                tried.append(f"{where}: {error}")
+    raise OSError("ECDH needs libsodium 1.0.18 or newer, or the package rbcl; " + "; ".join(tried))
+
+
+def _system() -> ctypes.CDLL:
+    last: OSError | None = None
+    for path in _candidates():
+        try:
+            return ctypes.CDLL(path)
+        except OSError as error:
+            last = error
+    raise last or OSError("no libsodium was found")
+
+
+def _candidates() -> Iterator[str]:
+    # By name first: `find_library` starts other programs to search, which takes 50 ms.
+    if sys.platform.startswith("linux"):
+        yield from ("libsodium.so.26", "libsodium.so.23")
+    found = ctypes.util.find_library("sodium")
+    if found is not None:
+        yield found
+
+
+def _bundled() -> ctypes.CDLL:
+    import rbcl  # noqa: F401  # it unpacks its copy of libsodium into a temporary file
+
+    module = sys.modules["rbcl._sodium"]  # `rbcl._sodium` itself is the library
+    library: ctypes.CDLL = module._sodium
+    # rbcl leaves that file behind in every process. Once loaded it can go (not on Windows).
+    with contextlib.suppress(OSError):
+        Path(module.lib_path).unlink()
+    return library
+
+
+def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, len(data))

@@ -1,0 +1,66 @@
+"""A party's object by the name of its protocol, and both parties at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from psi.hashing import domain
+
+if TYPE_CHECKING:
+    from psi.requesting import Requester
+    from psi.signing import Signer
+
+Protocol = Literal["rsa", "ecdh"]
+
+
+def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
+    """The signer of "rsa" or "ecdh": `RSASigner` or `ECDHSigner`, with the same arguments."""
+    if protocol == "rsa":
+        from psi.rsa_signer import RSASigner
+
+        return RSASigner(ids, **settings)
+    if protocol == "ecdh":
+        from psi.ecdh_signer import ECDHSigner
+
+        return ECDHSigner(ids, **settings)
+    raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
+
+
+def requester(
+    protocol: Protocol, ids: Iterable[str], public_key: bytes, peer_count: int, **settings: Any
+) -> Requester[Any]:
+    """The requester of "rsa" or "ecdh": `RSARequester` or `ECDHRequester`, same arguments."""
+    if protocol == "rsa":
+        from psi.rsa_requester import RSARequester
+
+        return RSARequester(ids, public_key, peer_count, **settings)
+    if protocol == "ecdh":
+        from psi.ecdh_requester import ECDHRequester
+
+        return ECDHRequester(ids, public_key, peer_count, **settings)
+    raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
+
+
+def intersect(
+    ids_a: Iterable[str], ids_b: Iterable[str], *, protocol: Protocol = "rsa"
+) -> list[str]:
+    """The ids both hold, in the order of `ids_a`: both parties of the protocol in this process.
+
+    Args:
+        ids_a: the requester's ids.
+        ids_b: the signer's ids.
+        protocol: "rsa" or "ecdh".
+    """
+    run = domain("in-process", secrets.token_hex(16))
+    with (
+        signer(protocol, ids_b, domain=run) as signing,
+        requester(protocol, ids_a, signing.public_key(), signing.count, domain=run) as asking,
+    ):
+        signing.begin(asking.count)
+        for chunk in asking.blinded():
+            asking.unblind(signing.sign(chunk))
+        for chunk in signing.tags():
+            asking.add_tags(chunk)
+        return asking.intersection()

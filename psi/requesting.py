@@ -1,0 +1,239 @@
+"""The party that asks, whatever the protocol: sends, collects, matches, proves. No key, no socket.
+
+One object per signer and run. The order of calls:
+
+    blinded()                   chunks for the signer; several may be on their way at once
+    unblind(signed)             its answers, in the same order
+    add_tags(tags)              the signer's tags
+    intersection()              own ids that the signer holds too
+    proofs(ids)                 what convinces the signer of a match, for the ids to be shared
+    close()                     remove what is on disk; also done when the object is forgotten
+
+A record of an id is its tag, its match proof and its position. Tags of both sides are joined
+bucket by bucket, so that only one bucket's records are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from array import array
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+from psi.errors import CountError, IdsError, StateError, ValueRefusedError
+from psi.hashing import TAG_BYTES
+from psi.ids import OwnIds
+from psi.parallel import Workers
+from psi.records import Distinct, Records, Scratch, cut, in_order
+from psi.resume import Resume
+from psi.signing import MAX_CHUNK, packed, unpacked
+
+_INDEX = 8  # bytes of a position in a record
+_PAIR = 2 * TAG_BYTES
+_BLOCK = 8192  # ids read at a time
+
+Secret = TypeVar("Secret")
+
+
+@dataclass(slots=True)
+class OnItsWay(Generic[Secret]):
+    """A chunk without an answer: whose ids, and what unblinds them."""
+
+    positions: Sequence[int]
+    ids: list[str]
+    secret: Secret
+
+
+class Requester(ABC, Generic[Secret]):
+    """What `RSARequester` and `ECDHRequester` share; their docstrings list the arguments."""
+
+    count: int
+    """Number of own ids; announced to the signer."""
+    value_bytes: int
+    """Width of each blinded and each signed value."""
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        public_key: bytes,
+        peer_count: int,
+        *,
+        domain: bytes,
+        workers: int | None,
+        executor: Executor | None,
+        chunk_ids: int,
+        max_peer_ids: int,
+        bucket_ids: int,
+        scratch: str | os.PathLike[str] | None,
+        resume: Resume | None,
+    ) -> None:
+        self._scratch = Scratch(bucket_ids, scratch)
+        self._ids = OwnIds(ids, self._scratch)
+        self.count = len(self._ids)
+        if not 0 <= peer_count <= max_peer_ids:
+            raise CountError(f"the peer announced {peer_count} ids; allowed: 0 to {max_peer_ids}")
+        if chunk_ids < 1:
+            raise ValueError("chunk_ids must be at least 1")
+        self.value_bytes = self._read_key(public_key, domain)
+        self._chunk_ids = min(chunk_ids, MAX_CHUNK // self.value_bytes)
+        self._workers = Workers(workers, executor)
+        self._peer_count = peer_count
+        self._started = False
+        self._on_their_way: deque[OnItsWay[Secret]] = deque()
+        # Own tags, and the peer's: as many buckets for both, so that they can be joined.
+        most = max(self.count, peer_count)
+        self._results = Records(_PAIR + _INDEX, most, self._scratch)
+        self._peer_tags = Distinct(most, self._scratch)
+        self._found: Records | None = None
+        self._resume = resume
+        self._todo = self._take_up(public_key, domain)
+
+    @abstractmethod
+    def _read_key(self, public_key: bytes, domain: bytes) -> int:
+        """Keep the peer's key, or `KeyRefusedError`; gives the width of a value."""
+
+    @abstractmethod
+    def _order(self, positions: array[int]) -> None:
+        """Put the positions of the ids into the order in which they are sent."""
+
+    @abstractmethod
+    def _blind(self, ids: list[str]) -> tuple[bytes, Secret]:
+        """The blinded values of ids, and what unblinds the answers."""
+
+    @abstractmethod
+    def _unblind(self, sent: OnItsWay[Secret], signed: bytes) -> bytes:
+        """Tag and match proof of each id, one after the other; refuses bad answers."""
+
+    @property
+    def resumed(self) -> int:
+        """Results that an earlier, interrupted object left; the signer's `resume` wants it."""
+        return self.count - len(self._todo)
+
+    def blinded(self) -> Iterator[bytes]:
+        """A blinded value for each id that has no result, chunk by chunk; made as asked for."""
+        if self._started:
+            raise StateError("blinded was called before; every blinding is used once")
+        self._started = True
+        return self._blind_all()
+
+    def unblind(self, signed: bytes) -> None:
+        """The signer's answer to the oldest chunk that has none: unblind and check it."""
+        if not self._started:
+            raise StateError("unblind was called before blinded")
+        width = self.value_bytes
+        if len(signed) % width:
+            raise ValueRefusedError(f"a chunk of {len(signed)} bytes; values have {width} each")
+        if not self._on_their_way:
+            raise CountError("signed values came where none were outstanding")
+        sent = self._on_their_way[0]
+        if len(signed) != len(sent.ids) * width:
+            came, asked = len(signed) // width, len(sent.ids)
+            raise CountError(f"{came} signed values came as the answer to {asked}")
+        pairs = cut(self._unblind(sent, signed), _PAIR)
+        records = [
+            pair + position.to_bytes(_INDEX, "big")
+            for pair, position in zip(pairs, sent.positions, strict=True)
+        ]
+        if self._resume is not None:
+            self._resume.append(records)
+        self._results.add(records)
+        self._on_their_way.popleft()
+
+    def add_tags(self, tags: bytes, *, last: bool = False) -> None:
+        """A chunk of the signer's tags; with `last`, refuse if fewer came than announced.
+
+        Past `bucket_ids` ids, a tag that came twice is found by `intersection`.
+        """
+        came = unpacked(tags)
+        total = len(self._peer_tags) + len(came)
+        if total > self._peer_count or (last and total != self._peer_count):
+            raise CountError(f"{total} tags came where {self._peer_count} were announced")
+        if not self._peer_tags.add(came):
+            raise ValueRefusedError("a tag came twice")
+
+    def intersection(self) -> list[str]:
+        """The own ids that the signer holds too, in their own order."""
+        return [text for text, _ in self._matches()]
+
+    def proofs(self, ids: Collection[str]) -> Iterator[bytes]:
+        """Match proofs for `ids` in chunks of at most 1 MiB; nothing at all for no ids.
+
+        `ids` may be any part of the intersection: with several signers, what all of them hold.
+        The proofs are sent sorted, which says nothing about the order of ids.
+        """
+        wanted = set(ids)
+        chosen = Records(TAG_BYTES, len(wanted), self._scratch, in_order)
+        chosen.add(match for text, match in self._matches() if text in wanted)
+        missing = len(wanted) - len(chosen)
+        if missing:
+            raise IdsError(f"{missing} of {len(wanted)} ids are not in the intersection")
+        return packed(chosen)
+
+    def close(self) -> None:
+        """Forget the results and remove what is on disk, except for what `resume` keeps."""
+        self._results.close()
+        self._peer_tags.close()
+        self._scratch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _blind_all(self) -> Iterator[bytes]:
+        for at in range(0, len(self._todo), self._chunk_ids):
+            positions = self._todo[at : at + self._chunk_ids]
+            ids = self._ids.pick(positions)
+            values, secret = self._blind(ids)
+            self._on_their_way.append(OnItsWay(positions, ids, secret))
+            yield values
+
+    def _matches(self) -> Iterator[tuple[str, bytes]]:
+        """(id, match proof) of the common ids, in their own order."""
+        if len(self._results) != self.count or len(self._peer_tags) != self._peer_count:
+            raise StateError("intersection was asked for before all signatures and tags came")
+        if self._found is None:
+            self._found = self._join()
+        for records in self._found.in_buckets():
+            records.sort()
+            for at in range(0, len(records), _BLOCK):
+                block = records[at : at + _BLOCK]
+                positions = [int.from_bytes(record[:_INDEX], "big") for record in block]
+                matches = (record[_INDEX:] for record in block)
+                yield from zip(self._ids.pick(positions), matches, strict=True)
+
+    def _join(self) -> Records:
+        count = self.count
+
+        def by_position(record: bytes, buckets: int) -> int:
+            return int.from_bytes(record[:_INDEX], "big") * buckets // count
+
+        found = Records(_INDEX + TAG_BYTES, count, self._scratch, by_position)
+        for bucket in range(self._results.buckets):
+            theirs = self._peer_tags.read(bucket)
+            if theirs is None:
+                raise ValueRefusedError("a tag came twice")
+            found.add(
+                record[_PAIR:] + record[TAG_BYTES:_PAIR]
+                for record in self._results.read(bucket)
+                if record[:TAG_BYTES] in theirs
+            )
+        return found
+
+    def _take_up(self, public_key: bytes, domain: bytes) -> array[int]:
+        """Positions still to be sent, in the order of sending; results of before are taken in."""
+        have = bytearray(self.count)
+        if self._resume is not None:
+            bound = [public_key, domain, self.count.to_bytes(_INDEX, "big"), self._ids.digest()]
+            for records in self._resume.open(bound, _PAIR + _INDEX):
+                for record in records:
+                    have[int.from_bytes(record[_PAIR:], "big")] = 1
+                self._results.add(records)
+        todo = array("Q", (position for position in range(self.count) if not have[position]))
+        self._order(todo)
+        return todo

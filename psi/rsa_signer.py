@@ -1,0 +1,112 @@
+"""RSA blind signatures (Chaum 1983) as a set intersection (De Cristofaro and Tsudik 2010): signer.
+
+The flow is `psi.signing`; here is what RSA adds. Two values are signed on purpose: 1 and n-1 sign
+to themselves and say nothing. A blinded value may come twice, since it then only takes the place
+of another one in the announced number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from gmpy2 import mpz
+
+from psi.arithmetic import all_units, join, split
+from psi.backends import open_backend
+from psi.errors import ValueRefusedError
+from psi.hashing import RunHash
+from psi.keys import PublicKey, encode_key, make_key, sign_each, sign_own
+from psi.records import BUCKET_IDS
+from psi.signing import Signer
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.budget import Budget
+
+
+class RSASigner(Signer):
+    """One run with one requester.
+
+    Args:
+        ids: this party's ids: unique strings, from any iterable.
+        domain: `psi.domain(task, run)`, the same at both parties.
+        bits: size of the key.
+        budget: counts signed values on disk; None counts this run alone.
+        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
+        workers: private operations at once; None for one per usable core.
+        executor: does the private operations elsewhere; the key of the run travels to it.
+        bucket_ids: more ids than this are kept in files instead of in memory.
+        scratch: the folder for those files; None for the system's.
+
+    The private arguments are for tests: a ready key, and a backend by name.
+    """
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        *,
+        domain: bytes,
+        bits: int = 2048,
+        budget: Budget | None = None,
+        max_peer_ids: int = 10_000_000,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        bucket_ids: int = BUCKET_IDS,
+        scratch: str | os.PathLike[str] | None = None,
+        _key: RSAPrivateKey | None = None,
+        _backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            ids,
+            budget=budget,
+            max_peer_ids=max_peer_ids,
+            workers=workers,
+            executor=executor,
+            bucket_ids=bucket_ids,
+            scratch=scratch,
+        )
+        key = make_key(bits) if _key is None else _key
+        self._key = PublicKey(mpz(key.public_key().public_numbers().n), key.key_size)
+        self._hash = RunHash(domain, self._key.n)
+        self._secret = open_backend(key, self._workers, _backend)
+        self.backend = self._secret.name
+        self._blob = encode_key(self._key, self._hash, self._secret)
+
+    def public_key(self) -> bytes:
+        """The key with the proof that blinding under it hides; at most 5,130 bytes."""
+        return self._blob
+
+    def _check(self, blinded: bytes) -> int:
+        key, width = self._key, self._key.width
+        if len(blinded) % width:
+            raise ValueRefusedError(f"a chunk of {len(blinded)} bytes; values have {width} each")
+        values = split(blinded, width)
+        if not all(0 < value < key.n for value in values):
+            raise ValueRefusedError("a value to sign is not in [1, n)")
+        if not all_units(values, key.n):
+            raise ValueRefusedError("a value to sign shares a factor with n")
+        return len(values)
+
+    def _sign(self, blinded: bytes) -> bytes:
+        key = self._key
+
+        def part(values: Sequence[mpz]) -> bytes:
+            return join(sign_each(self._secret, values, key), key.width)
+
+        return b"".join(self._workers.spread(part, split(blinded, key.width)))
+
+    def _pairs_of(self, ids: list[str]) -> bytes:
+        hashes = [self._hash.of_id(text) for text in ids]
+        signatures = sign_own(self._secret, hashes, self._key)
+        width = self._key.width
+        pairs = (self._hash.tag_and_match(s.to_bytes(width, "big")) for s in signatures)
+        return b"".join(tag + match for tag, match in pairs)
+
+    def _forget(self) -> None:
+        # libcrypto wipes its copies. Short-lived copies that Python made while the key was set
+        # up are freed but cannot be wiped.
+        self._secret.close()

@@ -1,0 +1,71 @@
+"""Ids out of files, one at a time: text, CSV and Parquet. Knows files, nothing of a protocol.
+
+Everything that takes ids takes any iterable of strings, so a list, a generator or a pandas Series
+needs nothing from here. A column can be read more than once, and holds no more than a block.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from psi.errors import IdsError
+
+_ROWS = 65_536  # rows of a Parquet file read at a time
+
+
+class Column:
+    """The ids in one column of a file; iterating reads the file anew. Made by `column`."""
+
+    def __init__(self, path: Path, name: str | None) -> None:
+        self._path, self._name = path, name
+
+    def __iter__(self) -> Iterator[str]:
+        if self._path.suffix.lower() == ".parquet":
+            return self._parquet()
+        return self._text() if self._name is None else self._csv(self._name)
+
+    def _text(self) -> Iterator[str]:
+        with self._path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n").removesuffix("\r")
+
+    def _csv(self, name: str) -> Iterator[str]:
+        with self._path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            names = next(rows, [])
+            if names.count(name) != 1:
+                raise IdsError(f"{self._path.name} has {names.count(name)} columns named {name!r}")
+            at = names.index(name)
+            for number, row in enumerate(rows):
+                if row:  # a line without anything is no row
+                    if len(row) <= at:
+                        raise IdsError(f"row {number} (from 0) of {self._path.name} is too short")
+                    yield row[at]
+
+    def _parquet(self) -> Iterator[str]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self._path) as file:
+            names = file.schema_arrow.names
+            if self._name is None and len(names) != 1:
+                raise IdsError(f"{self._path.name} has {len(names)} columns; name one")
+            name = names[0] if self._name is None else self._name
+            if names.count(name) != 1:
+                raise IdsError(f"{self._path.name} has {names.count(name)} columns named {name!r}")
+            for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
+                yield from batch.column(0).to_pylist()
+
+
+def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
+    """The ids in a file, read as they are needed.
+
+    Args:
+        path: a Parquet file (ending in `.parquet`; needs pyarrow), else UTF-8 text.
+        name: the column of a CSV or Parquet file; None for a text file of one id per line, or a
+            Parquet file of one column. An id is exactly what the file holds: nothing is stripped,
+            and numbers in Parquet are refused, since parties might write them differently.
+    """
+    return Column(Path(path), name)

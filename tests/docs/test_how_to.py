@@ -1,0 +1,445 @@
+"""Every snippet of the how-to guides runs as it stands, and does what its page says.
+
+The parties are those of the README, as threads of this process, with fewer ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.docs.samples import blocks, executed, printed, readme_classes
+from tests.e2e.processes import ROOT
+from tests.e2e.tiny import run
+
+GUIDES = ROOT / "docs/how-to"
+NOT_OURS = {"index.md", "psi-only.md", "coming-from-alphamed.md"}  # tested elsewhere, or no code
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def names() -> Any:
+    """What the snippets may use: the README's classes with 300 common ids, 3 batches a round."""
+    found = readme_classes()
+    host: Any = found["Host"]
+    collaborator: Any = found["Collaborator"]
+
+    class Host(host):  # type: ignore[misc]
+        def load_local_ids(self) -> list[str]:
+            return [f"id-{row}" for row in range(100, 500)]
+
+    class Collaborator(collaborator):  # type: ignore[misc]
+        def load_local_ids(self) -> list[str]:
+            return [f"id-{row}" for row in range(200, 600)]
+
+    return SimpleNamespace(**found | {"Host": Host, "Collaborator": Collaborator})
+
+
+def guide_of(page: str, names: Any, **instead: Any) -> Any:
+    """What the snippets of a guide define, beside what they may use."""
+    return SimpleNamespace(**executed(GUIDES / page, vars(names) | instead))
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., tuple[Any, Any, Any, Any]]:
+    """Runs a Host's and a Collaborator's class; gives both objects and both results."""
+
+    def play(host: Any, collaborator: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
+        here: Any = {"results_dir": tmp_path, "join_timeout": 30}
+        bank = host("bank", **{"max_rounds": 2, "log_rounds": 1, **here, **settings})
+        shop = collaborator("shop", **here)
+        results = run(bank, shop)
+        for each in results:
+            if isinstance(each, BaseException):
+                raise each
+        return bank, shop, *results
+
+    return play
+
+
+def batches(ids: list[str]) -> Iterator[Tensor]:
+    """Row numbers, as the README's classes batch them."""
+    for start in range(0, len(ids), 100):
+        yield torch.tensor([int(each[3:]) for each in ids[start : start + 100]])
+
+
+def column(table: Path, key: str) -> list[float]:
+    with table.open(newline="") as file:
+        return [float(row[key]) for row in csv.DictReader(file)]
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in model.parameters()])
+
+
+def test_every_guide_has_a_test() -> None:
+    tested = Path(__file__).read_text(encoding="utf-8")
+    for page in GUIDES.glob("*.md"):
+        if page.name not in NOT_OURS:
+            assert blocks(page, "python"), f"{page.name} has no code"
+            assert f'"{page.name}"' in tested, f"{page.name} is not run"
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def stepping(cls: Any, hook: str, model: str, moves: list[float]) -> Any:
+    """A class that notes how far the weights of a model go in each step."""
+
+    def step(self: Any, *args: Any) -> Any:
+        before = flat(getattr(self, model))
+        outcome = getattr(super(watched, self), hook)(*args)
+        moves.append(float((flat(getattr(self, model)) - before).norm()))
+        return outcome
+
+    watched = type(cls.__name__, (cls,), {hook: step})
+    return watched
+
+
+def test_gradient_clipping(names: Any, play: Any) -> None:
+    guide: Any = guide_of("gradient-clipping.md", names)
+    rate, norm = 0.5, 0.01  # of the README's SGD
+    moves: dict[str, list[float]] = {}
+    for kind, host, shop in (
+        ("free", guide.Host, guide.Collaborator),
+        ("clipped", guide.ClippedHost, guide.ClippedCollaborator),
+    ):
+        for cls in (host, shop):
+            cls.max_norm = norm
+        ours, theirs = moves.setdefault("host " + kind, []), moves.setdefault("shop " + kind, [])
+        play(
+            stepping(host, "train_a_batch", "infer_model", ours),
+            stepping(shop, "update_feature_model", "feature_model", theirs),
+        )
+        assert len(ours) == len(theirs) == 6
+    for party in ("host", "shop"):
+        assert 0 < max(moves[f"{party} clipped"]) <= rate * norm * 1.001
+        assert min(moves[f"{party} free"]) > rate * norm
+
+
+def test_mixed_precision(names: Any, play: Any) -> None:
+    guide: Any = guide_of("mixed-precision.md", names)
+    seen: set[torch.dtype] = set()
+
+    class Watching(guide.HalfHost):  # type: ignore[misc]
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            seen.update(each.dtype for each in feature_projection.values())
+            return super().train_a_batch(feature_projection, labels)
+
+    class WatchingShop(guide.HalfCollaborator):  # type: ignore[misc]
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            seen.add(gradients.dtype)
+            super().update_feature_model(features, gradients)
+
+    bank, shop, half, half_shop = play(Watching, WatchingShop, max_rounds=6)
+    assert seen == {torch.bfloat16}
+    weights = [*bank.infer_model.parameters(), *shop.feature_model.parameters()]
+    assert {each.dtype for each in weights} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+    _, _, full, full_shop = play(names.Host, names.Collaborator, max_rounds=6)
+    sent = [each.phases["train"].bytes_sent for each in (half_shop, full_shop)]
+    assert sent[0] < 0.8 * sent[1]  # half of the payload; headers stay
+    accuracy = [column(each.metrics["test"], "accuracy")[-1] for each in (half, full)]
+    assert min(accuracy) > 0.8
+    state = torch.load(half_shop.models["feature_model"], weights_only=True)
+    assert set(state) == {"weight", "bias"}
+    play(names.Host, guide.HalfCollaborator)  # alone
+
+
+def test_learning_rates(names: Any, play: Any) -> None:
+    guide: Any = guide_of("learning-rates.md", names)
+    bank, shop, *_ = play(guide.ScheduledHost, guide.ScheduledCollaborator, max_rounds=3)
+    assert shop.feature_optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / 2**3)
+    cosine = 0.25 * (1 + torch.cos(torch.tensor(torch.pi * 3 / 10)).item())
+    assert bank.infer_optimizer.param_groups[0]["lr"] == pytest.approx(cosine)
+    assert bank.feature_optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_early_stopping(names: Any, play: Any) -> None:
+    guide: Any = guide_of("early-stopping.md", names)
+    kept: dict[int, Tensor] = {}
+
+    class Worsening(guide.Collaborator):  # type: ignore[misc]
+        """Forgets after round 4 what it has learnt, and learns nothing more."""
+
+        def on_round_end(self) -> None:
+            kept[self.current_round] = flat(self.feature_model)
+            if self.current_round == 4:
+                with torch.no_grad():
+                    self.feature_model.weight.zero_()
+                self.feature_optimizer.param_groups[0]["lr"] = 0.0
+
+    bank, shop, result, shop_result = play(guide.PatientHost, Worsening, max_rounds=50)
+    found = column(result.metrics["test"], "accuracy")
+    assert result.rounds == len(found) == bank.best_round + bank.patience < 50
+    assert max(found) == found[bank.best_round - 1]
+    best = shop.make_feature_model()
+    best.load_state_dict(torch.load(shop_result.models["best_feature_model"], weights_only=True))
+    assert torch.equal(flat(best), kept[bank.best_round])
+    assert not torch.equal(flat(best), flat(shop.feature_model))
+    files = {"best_feature_model.pt", "best_infer_model.pt", "feature_model.pt", "infer_model.pt"}
+    assert files <= {each.name for each in result.folder.iterdir()}
+
+
+def test_class_imbalance(names: Any, play: Any) -> None:
+    table = names.table
+    labels = (table.sum(dim=1) > 2.6).float()  # about one of ten
+
+    class Rare(names.Host):  # type: ignore[misc]
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for rows in batches(train_ids):
+                yield feature_model(table[rows, :2]), labels[rows]
+
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            scores = torch.cat([self.predict(each) for each in batched_feature_projections])
+            self.found = int(((scores > 0) & (torch.cat(batched_labels) > 0)).sum())
+            self.positives = int(torch.cat(batched_labels).sum())
+
+    guide: Any = guide_of("class-imbalance.md", names, Host=Rare, labels_by_id=labels)
+    found = {}
+    for name in ("Host", "WeightedHost"):
+        bank, *_ = play(getattr(guide, name), names.Collaborator, max_rounds=2)
+        found[name] = bank.found
+        assert bank.positives > 0
+    mine = labels[[int(each[3:]) for each in bank.train_ids]]
+    assert bank.pos_weight == pytest.approx(float((mine == 0).sum() / (mine == 1).sum()))
+    assert found["WeightedHost"] > found["Host"]
+
+
+def test_batch_norm(names: Any, play: Any) -> None:
+    guide: Any = guide_of("batch-norm.md", names)
+    start: dict[str, nn.Module] = {}
+
+    def known(cls: Any, hook: str, seed: int) -> Any:
+        """A class whose model has known first weights; a copy is kept for the joined model."""
+
+        def make(self: Any) -> nn.Module:
+            models: list[nn.Module] = []
+            for _ in range(2):
+                model: nn.Module = getattr(cls, hook)(self).double()
+                numbers = torch.Generator().manual_seed(seed)
+                with torch.no_grad():
+                    for each in model.parameters():
+                        each.copy_(torch.rand(each.shape, generator=numbers) - 0.3)
+                models.append(model)
+            start[f"{cls.__name__} {hook}"] = models[1]
+            return models[0]
+
+        return type(cls.__name__, (cls,), {hook: make})
+
+    guide.table = names.table.double()
+    wide = names.table.double()
+
+    host: Any = known(guide.NormedHost, "make_feature_model", 1)
+    host = known(host, "make_infer_model", 2)
+    collaborator: Any = known(guide.NormedCollaborator, "make_feature_model", 3)
+
+    class Host(host):  # type: ignore[misc]
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for rows in batches(train_ids):
+                yield feature_model(wide[rows, :2]), (wide[rows].sum(dim=1) > 0).double()
+
+    class Collaborator(collaborator):  # type: ignore[misc]
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for rows in batches(train_ids):
+                yield feature_model(wide[rows, 2:])
+
+    bank, shop, *_ = play(Host, Collaborator, max_rounds=3)
+    left, top, right = (
+        start[name]
+        for name in (
+            "NormedHost make_feature_model",
+            "NormedHost make_infer_model",
+            "NormedCollaborator make_feature_model",
+        )
+    )
+    weights = [each for model in (left, right, top) for each in model.parameters()]
+    joined = torch.optim.SGD(weights, lr=0.5)
+    for _ in range(3):
+        for rows in batches(bank.train_ids):
+            fused = torch.cat([left(wide[rows, :2]), right(wide[rows, 2:])], dim=1)
+            labels = (wide[rows].sum(dim=1) > 0).double()
+            loss = nn.functional.binary_cross_entropy_with_logits(top(fused).squeeze(1), labels)
+            joined.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            joined.step()
+    pairs = ((bank.feature_model, left), (bank.infer_model, top), (shop.feature_model, right))
+    for split, whole in pairs:
+        ours, theirs = split.state_dict(), whole.state_dict()
+        assert any("running_mean" in name for name in ours)
+        for name in ours:  # weights, and running statistics
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-10, atol=1e-12)
+
+
+def test_frozen_batch_norm_keeps_its_statistics(names: Any, play: Any) -> None:
+    guide: Any = guide_of("batch-norm.md", names)
+    frozen = type(
+        "Frozen",
+        (guide.NormedCollaborator,),
+        {
+            "__init__": lambda self, key, **settings: guide.NormedCollaborator.__init__(
+                self, key, is_feature_trainable=False, **settings
+            )
+        },
+    )
+    _, shop, *_ = play(guide.NormedHost, frozen)
+    assert not shop.feature_model[1].running_mean.any()
+    assert shop.feature_model[1].num_batches_tracked == 0
+
+
+def test_several_embeddings(names: Any, play: Any) -> None:
+    guide: Any = guide_of("several-embeddings.md", names)
+    seen: list[dict[str, torch.dtype]] = []
+    given: list[set[str]] = []
+
+    class Watching(guide.FusingHost):  # type: ignore[misc]
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            seen.append({name: each.dtype for name, each in feature_projection["shop"].items()})
+            return super().train_a_batch(feature_projection, labels)
+
+    for collaborator in (guide.TwoEmbeddings, guide.Clipped):
+        base: Any = collaborator
+
+        class WatchingShop(base):  # type: ignore[misc]
+            def update_feature_model(self, features: Any, gradients: Any) -> None:
+                given.append({name for name, each in gradients.items() if each is not None})
+                before = flat(self.feature_model)
+                super().update_feature_model(features, gradients)
+                assert (flat(self.feature_model) != before).all()
+
+        _, _, result, _ = play(Watching, WatchingShop, max_rounds=4)
+        assert column(result.metrics["test"], "accuracy")[-1] > 0.7
+    tensors = {"basket": torch.float32, "visits": torch.float32, "known": torch.bool}
+    assert seen == [tensors] * 24
+    assert given == [{"basket", "visits"}] * 24
+
+
+# -- measuring -----------------------------------------------------------------------------------
+
+
+def test_metrics(names: Any, play: Any) -> None:
+    guide: Any = guide_of("metrics.md", names)
+    scores, labels = torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert guide.auc(scores, labels) == 3.5 / 4
+    both: list[tuple[float, float]] = []
+
+    class Both(guide.MeasuredHost):  # type: ignore[misc]
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            super().test(batched_feature_projections, batched_labels)
+            all_scores = torch.cat([self.predict(each) for each in batched_feature_projections])
+            truth = torch.cat(batched_labels)
+            theirs = guide.BinaryAUROC()(all_scores, truth.long())
+            both.append((float(guide.auc(all_scores, truth)), float(theirs)))
+
+    _, _, result, _ = play(Both, names.Collaborator)
+    assert len(both) == 2
+    for ours, theirs in both:
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert column(result.metrics["test"], "auc") == pytest.approx([ours for ours, _ in both])
+    table = result.metrics["confusion"]
+    assert column(table, "round") == [1, 1, 2, 2]
+    assert column(table, "label") == [0, 1, 0, 1]
+    people = [sum(column(table, key)) for key in ("predicted_0", "predicted_1")]
+    assert sum(people) > 2 * 30
+
+    _, _, result, _ = play(guide.TorchmetricsHost, names.Collaborator, max_rounds=4)
+    assert column(result.metrics["test"], "auc")[-1] > 0.9
+    assert 0 < column(result.metrics["test"], "average_precision")[-1] <= 1
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gpu_at_one_party(device: str, names: Any, play: Any) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    guide: Any = guide_of("gpu-at-one-party.md", names)
+    guide.DEVICE = device
+    seen: list[tuple[str, str]] = []
+    received: set[str] = set()
+
+    class Watching(guide.CollaboratorOnGPU):  # type: ignore[misc]
+        def update_feature_model(self, features: Any, gradients: Any) -> None:
+            seen.append((features.device.type, gradients.device.type))
+            super().update_feature_model(features, gradients)
+
+    class WatchingHost(names.Host):  # type: ignore[misc]
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            received.update(each.device.type for each in feature_projection.values())
+            return super().train_a_batch(feature_projection, labels)
+
+    _, shop, result, shop_result = play(WatchingHost, Watching, max_rounds=4)
+    assert seen == [(device, device)] * 12
+    assert received == {"cpu"}
+    assert shop.feature_model.weight.device.type == device
+    assert column(result.metrics["test"], "accuracy")[-1] > 0.8
+    path = shop_result.models["feature_model"]
+    assert torch.load(path, map_location="cpu")["weight"].device.type == "cpu"
+
+
+def test_notebooks(
+    names: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def cell() -> Any:  # a notebook's kernel runs its cells inside an event loop
+        return guide_of("notebooks.md", names)
+
+    for again in range(2):
+        seen = asyncio.run(cell())
+        assert seen.bank.rounds == seen.shop.rounds == 3
+        assert capsys.readouterr().out.startswith("round,accuracy\n")
+        assert (tmp_path / "heterofed_runs/try-out/bank.1").exists() == bool(again)
+
+
+def test_behind_nat(
+    names: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide_of("behind-nat.md", names)
+    assert capsys.readouterr().out == printed(GUIDES / "behind-nat.md")[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux' /proc")
+def test_no_network_port_is_used(names: Any, play: Any) -> None:
+    def inodes() -> set[str]:
+        """Sockets of this process that belong to the network."""
+        ours = set()
+        for each in Path("/proc/self/fd").iterdir():
+            try:
+                link = str(each.readlink())
+            except OSError:
+                continue
+            if link.startswith("socket:["):
+                ours.add(link[8:-1])
+        network = set()
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            lines = (Path("/proc/self/net") / table).read_text().splitlines()[1:]
+            network |= {line.split()[9] for line in lines}
+        return ours & network
+
+    before, during = inodes(), set()
+
+    class Looking(names.Host):  # type: ignore[misc]
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            during.update(inodes())
+            return super().train_a_batch(feature_projection, labels)
+
+    play(Looking, names.Collaborator)
+    assert during <= before

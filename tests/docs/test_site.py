@@ -1,0 +1,86 @@
+"""The site builds without a warning and without a network, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import ROOT
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, **proxies, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+class Loaded(HTMLParser):
+    """Addresses that a browser fetches by itself when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.classes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.classes.update((given.get("class") or "").split())
+        address = given.get("href") if tag == "link" else given.get("src")
+        if address and given.get("rel") != "canonical":
+            self.found.append(address)
+
+
+def pages(site: Path) -> Iterator[tuple[str, Loaded]]:
+    for path in sorted(site.rglob("*.html")):
+        page = Loaded()
+        page.feed(path.read_text(encoding="utf-8"))
+        yield str(path.relative_to(site)), page
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for name, page in pages(site):
+        away = [each for each in page.found if "//" in each and not each.startswith("data:")]
+        assert page.found
+        assert not away, f"{name} loads {away}"
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", text), sheet.name
+
+
+def test_nothing_makes_the_theme_load_mermaid(site: Path) -> None:
+    # Material fetches it from a CDN where a page has an element of this class; see mkdocs.yml.
+    assert not [name for name, page in pages(site) if "mermaid" in page.classes]
+
+
+def test_every_page_of_docs_is_on_the_site(site: Path) -> None:
+    wanted = {
+        str(path.relative_to(ROOT / "docs").with_suffix(".html"))
+        for path in (ROOT / "docs").rglob("*.md")
+    }
+    assert wanted <= {str(path.relative_to(site)) for path in site.rglob("*.html")}
+    assert not list(site.rglob("*.py"))
+
+
+def test_reference_is_made_from_docstrings(site: Path) -> None:
+    page = (site / "reference/api/schedulers.html").read_text(encoding="utf-8")
+    for words in ("HeteroNNHostScheduler", "make_infer_model", "load_local_ids", "join_timeout"):
+        assert words in page
