@@ -91,7 +91,7 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
         if not isinstance(part, Set | Sequence) or isinstance(part, str | bytes):
             raise IdError(f"split_dataset: the {name} ids are a {type(part).__name__}, not a set")
         if not all(isinstance(each, str) for each in part):
-            raise IdError(f"split_dataset: the {name} ids must all be str")
+            raise IdError(f"split_dataset: the {name} ids must all be str; wrap positions in str()")
         if len(set(part)) != len(part):
             raise IdError(f"split_dataset returned {name} ids more than once")
         if not part:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 from heterofed import console
+from heterofed.errors import ConfigError
 from heterofed.results import check_name, write_whole
 from heterofed.transport.local import heterofed_home
 
@@ -27,26 +29,30 @@ class DataChecker(ABC):
     """
 
     def __init__(self, task_id: str) -> None:
-        self._task_id = check_name(task_id, "task_id")
+        self.task_id = check_name(task_id, "task_id")
 
     @abstractmethod
-    def verify_data(self) -> bool:
-        """Hook: whether this party's data are fit for the task."""
+    def verify_data(self) -> bool | tuple[bool, str]:
+        """Hook: whether this party's data are fit for the task, and if you like, why or why not."""
 
     def execute_verification(self) -> bool:
         """Run `verify_data` and keep its verdict.
 
+        Raises:
+            ConfigError: a worker process has imported this script again and come here.
+
         Returns:
             The verdict; False where `verify_data` raised, with the traceback in this party's log.
         """
+        refuse_reimported_main()
         with console.attached():
             try:
-                passed = bool(self.verify_data())
+                passed = _verdict(self.verify_data())
             except Exception:
                 logger.exception("verify_data raised; the data count as not verified")
                 passed = False
-            _keep(self._task_id, passed)
-            logger.info("data check for task %s: %s", self._task_id, _word(passed))
+            _keep(self.task_id, passed)
+            logger.info("data check for task %s: %s", self.task_id, _word(passed))
         return passed
 
 
@@ -59,6 +65,30 @@ def mention_verdict(task_id: str) -> None:
         return  # no check was made, or its note is unreadable: it is advisory
     log = logger.info if passed else logger.warning
     log("the data check for this task %s (%s)", _word(passed), when)
+
+
+def refuse_reimported_main() -> None:
+    """Keep a script without a main guard from running twice.
+
+    Raises:
+        ConfigError: a spawned worker is importing the script that started it.
+    """
+    # True only during that import.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "a worker process imported this script again and ran into its task; put what launches"
+            ' it under `if __name__ == "__main__":`, or use num_workers=0'
+        )
+
+
+def _verdict(answer: object) -> bool:
+    """Read what `verify_data` returned; raises TypeError for anything but its contract."""
+    if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
+        logger.info("verify_data: %s", answer[1])
+        answer = answer[0]
+    if not isinstance(answer, bool):
+        raise TypeError(f"verify_data must return True or False, not {type(answer).__name__}")
+    return answer
 
 
 def _keep(task_id: str, passed: bool) -> None:

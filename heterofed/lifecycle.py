@@ -6,7 +6,6 @@ Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import threading
 import time
@@ -21,7 +20,7 @@ from filelock import FileLock
 from filelock import Timeout as LockTaken
 
 from heterofed import console, endings
-from heterofed.checker import mention_verdict
+from heterofed.checker import mention_verdict, refuse_reimported_main
 from heterofed.errors import ConfigError, HeteroFedError, LocalProtocolError, TaskFailed
 from heterofed.events import Callback, TaskEnded
 from heterofed.metrics import Metrics, registered_metrics
@@ -152,7 +151,7 @@ class Scheduler(ABC):
 
     def _launch(self, task_id: str) -> TaskResult:
         """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
-        _refuse_reimported_main()
+        refuse_reimported_main()
         check_name(task_id, "task_id")
         settings = self._settings
         began = time.monotonic()
@@ -202,6 +201,26 @@ class Scheduler(ABC):
             known = ", ".join(sorted(metrics)) or "none (metrics open when the task begins)"
             raise ConfigError(f"no metrics set {name!r} is registered; there are: {known}")
         return metrics[name]
+
+    @Shown
+    def feature_key(self) -> str:
+        """This party's key in the task."""
+        return self._settings.feature_key
+
+    @Shown
+    def name(self) -> str | None:
+        """What logs and the results folder call this party, where that was given."""
+        return self._settings.name
+
+    @Shown
+    def schedule_timeout(self) -> float:
+        """As given to the constructor, in seconds."""
+        return self._settings.schedule_timeout
+
+    @Shown
+    def data_channel_timeout(self) -> tuple[float, float]:
+        """As given to the constructor, in seconds."""
+        return self._settings.data_channel_timeout
 
     @Shown
     def task_id(self) -> str | None:
@@ -278,15 +297,6 @@ def party_of(run: Run) -> Party:
     if run.party is None:
         raise LocalProtocolError("the party was asked for before the parties met")
     return run.party
-
-
-def _refuse_reimported_main() -> None:
-    # True only while a spawned worker imports the script that started it.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ConfigError(
-            "launch_task ran while a worker process imported this script again; put the call under"
-            ' `if __name__ == "__main__":`, or use num_workers=0'
-        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ _MARK = "__heterofed_metrics__"
 Scalar = int | float | str | bool
 
 
-def register_metrics(*, name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
+def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
     """Declare a metrics set that the decorated method (usually `test`) appends to; stackable.
 
     Args:

@@ -103,8 +103,15 @@ class Party:
 
     # -- mail ------------------------------------------------------------------------------
 
-    def post(self, peer: Peer, message: Message, payload: Sequence[Buffer] = ()) -> None:
-        """Send a message; waits only where the peer is far behind in reading.
+    def post(
+        self,
+        peer: Peer,
+        message: Message,
+        payload: Sequence[Buffer] = (),
+        *,
+        patient: bool = True,
+    ) -> None:
+        """Send a message; waits only where the peer is far behind in reading, if `patient`.
 
         Raises:
             LocalProtocolError: the session does not allow it now.
@@ -112,7 +119,7 @@ class Party:
             PeerTimeoutError: the peer has stopped reading.
         """
         self._put(peer, message, payload)
-        if peer.channel.pending > HIGH_WATER:
+        if patient and peer.channel.pending > HIGH_WATER:
             self._let_drain(peer)
 
     def broadcast(self, message: Message) -> None:

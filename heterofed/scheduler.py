@@ -121,6 +121,11 @@ class TrainingScheduler(Scheduler):
     # -- what hooks may read ---------------------------------------------------------------
 
     @Shown
+    def is_feature_trainable(self) -> bool:
+        """As given to the constructor."""
+        return self._is_feature_trainable
+
+    @Shown
     def feature_model(self) -> Any:
         """This party's feature model; made on first use in a run."""
         return self._made("feature_model")

@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
 
+_GENERATORS = threading.RLock()
+"""Held while a stream runs: parties that share a process share its global generators too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -58,6 +61,11 @@ def random_stream(seed: int, *path: str | int) -> Iterator[None]:
         path: names of the stream.
     """
     start = stream_seed(seed, *path)
+    with _GENERATORS:
+        yield from _seeded(start)
+
+
+def _seeded(start: int) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = _cuda_devices()
     with torch.random.fork_rng(devices=devices):
@@ -207,6 +215,9 @@ class EarlyGradients:
     The Host's own half is still in backward then. `changed` tells afterwards whether something
     (clipping, a second backward) has made them others than those that were handed on.
 
+    What is handed on early is what backward gave: noise or clipping after it comes too late to hide
+    that. So this is for Hosts that say they change nothing.
+
     Args:
         leaves: the party's features, as `as_leaves` made them.
         hand_on: gets the gradients by name; called at most once, on the thread that made this.
@@ -218,7 +229,7 @@ class EarlyGradients:
         self._leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         self._hand_on = hand_on
         self._missing = len(self._leaves)
-        self._handed: dict[str, tuple[Tensor, int]] | None = None
+        self._handed: dict[str, Tensor] | None = None
         self._thread = threading.get_ident()
         self._hooks = [
             leaf.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
@@ -232,9 +243,9 @@ class EarlyGradients:
         now = gradients_of(self._leaves)
         if self._handed is None:
             return bool(now)
-        return now.keys() != self._handed.keys() or any(
-            gradient is not self._handed[name][0] or gradient._version != self._handed[name][1]
-            for name, gradient in now.items()
+        # By value: neither identity nor version tells of edits through `.grad.data`.
+        return now.keys() != self._handed.keys() or not all(
+            torch.equal(gradient, self._handed[name]) for name, gradient in now.items()
         )
 
     def _accumulated(self, _leaf: Tensor) -> None:
@@ -244,8 +255,8 @@ class EarlyGradients:
             return
         gradients = gradients_of(self._leaves)
         if all(bool(torch.isfinite(each).all()) for each in gradients.values()):
-            self._handed = {name: (each, each._version) for name, each in gradients.items()}
-            self._hand_on(gradients)
+            self._handed = {name: each.clone() for name, each in gradients.items()}
+            self._hand_on(self._handed)
 
 
 def gradients_of(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

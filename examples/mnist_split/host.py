@@ -102,6 +102,7 @@ if __name__ == "__main__":
         limit=tuple(given.limit) if given.limit else None,
         max_rounds=given.rounds,
         log_rounds=1,
+        early_gradients=True,  # train_a_batch leaves gradients as they are
         results_dir=given.results,
     )
     scheduler.launch_task(task_id=given.task)

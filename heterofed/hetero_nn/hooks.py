@@ -40,6 +40,7 @@ class HostHooks(TrainingScheduler):
         join_timeout: float = 3600,
         seed: int = 0,
         shuffle: bool = False,
+        early_gradients: bool = False,
         psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -61,6 +62,7 @@ class HostHooks(TrainingScheduler):
         self._collaborators = collaborators
         self._seed = seed
         self._shuffle = shuffle
+        self._early_gradients = early_gradients
         self._psi_bits = psi_bits
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -138,6 +140,21 @@ class HostHooks(TrainingScheduler):
         check_collaborators(self._collaborators)
 
     # -- what hooks may call and read ---------------------------------------------------------
+
+    @Shown
+    def max_rounds(self) -> int:
+        """As given to the constructor."""
+        return self._max_rounds
+
+    @Shown
+    def log_rounds(self) -> int:
+        """As given to the constructor."""
+        return self._log_rounds
+
+    @Shown
+    def calculation_timeout(self) -> float:
+        """As given to the constructor, in seconds."""
+        return self._calculation_timeout
 
     @Shown
     def infer_model(self) -> Any:

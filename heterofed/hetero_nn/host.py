@@ -52,6 +52,10 @@ class HeteroNNHostScheduler(HostHooks):
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
         seed: start of every random stream of the task.
         shuffle: give the train ids in a new agreed order each round.
+        early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that the
+            Collaborators work at the same time. Only where `train_a_batch` leaves the features'
+            gradients as backward made them: what it changes afterwards (noise, clipping) still
+            counts, but the others have seen the unchanged ones.
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
@@ -126,14 +130,15 @@ class HeteroNNHostScheduler(HostHooks):
         for each in batch.theirs:
             as_leaves(each.tensors, trainable=each.peer.session.trainable)
             send = functools.partial(_send_gradients, party, each.peer, number)
-            watched.append((each, EarlyGradients(each.tensors, send), send))
+            early = EarlyGradients(each.tensors, send) if self._early_gradients else None
+            watched.append((each, early, send))
         outcome = self._seeded_hook(
             "train_a_batch", batch.projection(party.name), batch.mine.labels
         )
         for each, early, send in watched:
             gradients = gradients_of(each.tensors)
             check_finite(gradients, "the gradient of the features", each.peer.name)
-            if early.changed():
+            if early.changed() if early else gradients:
                 send(gradients)
             party.post(each.peer, msg.BatchDone(run.round, number, stepped=True))
         if outcome is None:
@@ -220,4 +225,5 @@ class HeteroNNHostScheduler(HostHooks):
 
 def _send_gradients(party: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> None:
     specs, payload = pack(gradients)
-    party.post(peer, msg.Gradients(party.round, number, specs), payload)
+    # Not patient: this may run within the user's backward, where nothing may wait.
+    party.post(peer, msg.Gradients(party.round, number, specs), payload, patient=False)

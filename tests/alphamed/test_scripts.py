@@ -110,7 +110,7 @@ def test_spawned_workers_without_main_guard_are_refused(start: Start, tmp_path: 
     collaborator = start("collaborator", **FEW)
     assert host.wait() != 0, host.output
     assert collaborator.wait() != 0, collaborator.output
-    assert "ConfigError: launch_task ran while a worker process imported" in host.output
+    assert "ConfigError: a worker process imported this script again" in host.output
     assert 'if __name__ == "__main__":' in host.output
     assert "HookFailedError" in collaborator.output
     assert host.output.count("demo_collaborator is here") == 1

@@ -119,11 +119,20 @@ def joined(data: Path, dtype: torch.dtype) -> tuple[list[float], dict[str, dict[
 
 
 def main() -> None:
-    role, task, data, results, dtype_name = sys.argv[1:]
+    role, task, data, results, dtype_name, *options = sys.argv[1:]
+    early = "early" in options
     dtype = getattr(torch, dtype_name)
     settings: dict[str, Any] = {"results_dir": results, "join_timeout": 90}
     if role == "host":
-        host = Host(dtype, Path(data), LIMIT, max_rounds=ROUNDS, seed=SEED, **settings)
+        host = Host(
+            dtype,
+            Path(data),
+            LIMIT,
+            max_rounds=ROUNDS,
+            seed=SEED,
+            early_gradients=early,
+            **settings,
+        )
         result = host.launch_task(task)
         torch.save(host.losses, result.folder / "losses.pt")
     else:

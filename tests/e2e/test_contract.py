@@ -17,6 +17,7 @@ from torch import Tensor, nn, optim
 from heterofed import Batch, ConfigError, DataChecker
 from heterofed import errors as e
 from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, TaskEnded
+from heterofed.tensors import pack
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -251,7 +252,7 @@ def test_two_backwards_add_up(tmp_path: Path) -> None:
     assert all(ratios)
 
 
-@pytest.mark.parametrize("change", ["clip", "second backward", "forget", "new tensor"])
+@pytest.mark.parametrize("change", ["clip", "data", "second backward", "forget", "new tensor"])
 def test_gradients_changed_after_backward_win_over_those_sent_ahead(
     change: str, tmp_path: Path
 ) -> None:
@@ -267,6 +268,8 @@ def test_gradients_changed_after_backward_win_over_those_sent_ahead(
             leaf = feature_projection["bob"]
             if change == "clip":
                 leaf.grad.mul_(0.5)
+            elif change == "data":
+                leaf.grad.data.zero_()
             elif change == "second backward":
                 (leaf.sum() * 0.1).backward()
             elif change == "new tensor":
@@ -289,12 +292,35 @@ def test_gradients_changed_after_backward_win_over_those_sent_ahead(
             super().update_feature_model(features, gradients)
 
     ahead, plain = (
-        trained(Changes(tmp_path / kind.__name__), kind(tmp_path / kind.__name__))[1]
+        trained(
+            Changes(tmp_path / kind.__name__, early_gradients=True), kind(tmp_path / kind.__name__)
+        )[1]
         for kind in (Ahead, ByHook)
     )
     for key, value in weights(plain).items():
         torch.testing.assert_close(weights(ahead)[key], value, rtol=0, atol=0)
     assert bool(counted) is (change != "forget")
+
+
+def test_by_default_no_gradient_leaves_before_train_a_batch_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Tensor] = []
+
+    class Hides(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = super().train_a_batch(feature_projection, labels)
+            feature_projection["bob"].grad.fill_(0.125)
+            return loss
+
+    def watched(tensors: Any) -> Any:
+        sent.extend(each.clone() for each in tensors.values())
+        return pack(tensors)
+
+    monkeypatch.setattr("heterofed.hetero_nn.host.pack", watched)
+    trained(Hides(tmp_path), TinyCollaborator(tmp_path))
+    assert sent
+    assert all(bool((each == 0.125).all()) for each in sent)
 
 
 # -- rounds and tests -----------------------------------------------------------------------
@@ -518,6 +544,16 @@ def test_attributes_before_a_task(tmp_path: Path) -> None:
         host.get_metrics("quality")
 
 
+def test_settings_can_be_read_and_shadowed(tmp_path: Path) -> None:
+    host = TinyHost(tmp_path, name="a", max_rounds=3, log_rounds=2, calculation_timeout=7)
+    assert (host.feature_key, host.name, host.max_rounds, host.log_rounds) == ("alice", "a", 3, 2)
+    assert (host.calculation_timeout, host.schedule_timeout) == (7, 30)
+    assert (host.data_channel_timeout, host.is_feature_trainable) == ((30, 60), True)
+    host.max_rounds = 99
+    assert host.max_rounds == 99
+    assert trained(host, TinyCollaborator(tmp_path))[0].rounds == 3
+
+
 def test_optimizer_covers_infer_and_own_feature_model(tmp_path: Path) -> None:
     host = TinyHost(tmp_path)
     trained(host, TinyCollaborator(tmp_path))
@@ -557,7 +593,7 @@ def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("sleeper", ["alice", "bob"])
 def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
     host, collaborator = TinyHost(tmp_path, calculation_timeout=1.5), TinyCollaborator(tmp_path)
-    slow_batches(host if sleeper == "alice" else collaborator, pause=6)
+    (host if sleeper == "alice" else collaborator).on_round_end = lambda: time.sleep(6)  # type: ignore[method-assign]
     began = time.monotonic()
     outcomes = run(host, collaborator)
     at_sleeper, at_other = outcomes if sleeper == "alice" else reversed(outcomes)
@@ -622,23 +658,27 @@ def test_hook_errors_keep_their_traceback(tmp_path: Path) -> None:
 # -- DataChecker ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verdict", [True, False, RuntimeError("no table")])
+@pytest.mark.parametrize(
+    "verdict", [True, False, (True, "fine"), (False, "files are missing"), RuntimeError("no table")]
+)
 def test_data_checker(
     verdict: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
     class Checks(DataChecker):
-        def verify_data(self) -> bool:
+        def verify_data(self) -> Any:
+            assert self.task_id == "tiny"
             if isinstance(verdict, Exception):
                 raise verdict
-            return bool(verdict)
+            return verdict
 
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO, "heterofed")
-    assert Checks("tiny").execute_verification() is (verdict is True)
+    good = verdict is True or (isinstance(verdict, tuple) and verdict[0])
+    assert Checks("tiny").execute_verification() is good
     assert ("no table" in caplog.text) is isinstance(verdict, Exception)
     caplog.clear()
     trained(TinyHost(tmp_path), TinyCollaborator(tmp_path))
-    word = "passed" if verdict is True else "failed"
+    word = "passed" if good else "failed"
     assert f"the data check for this task {word}" in caplog.text
     assert [each for each in tmp_path.iterdir() if each.is_file()] == []
 

@@ -11,11 +11,18 @@ from tests.e2e import mnist_parties as task
 from tests.e2e.processes import Parties
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "option"),
+    [
+        ("float64", 1e-10, "early"),
+        ("float32", 2e-4, "early"),
+        pytest.param("float64", 1e-10, "plain", marks=pytest.mark.slow),
+    ],
+)
 def test_split_run_equals_joined_model(
-    dtype: str, tolerance: float, mnist: Path, parties: Parties, tmp_path: Path
+    dtype: str, tolerance: float, option: str, mnist: Path, parties: Parties, tmp_path: Path
 ) -> None:
-    arguments = ["exact", str(mnist), str(tmp_path), dtype]
+    arguments = ["exact", str(mnist), str(tmp_path), dtype, option]
     started = [
         parties.start("-m", "tests.e2e.mnist_parties", role, *arguments)
         for role in ("collaborator", "host")

@@ -85,3 +85,11 @@ def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
 
     host, collaborator = run(Busy(tmp_path), TinyCollaborator(tmp_path))
     assert (host.rounds, collaborator.rounds) == (2, 2)
+
+
+def test_runs_are_repeatable(home: Path, tmp_path: Path) -> None:
+    losses = []
+    for folder in ("one", "two"):
+        host, _ = run(TinyHost(tmp_path / folder), TinyCollaborator(tmp_path / folder))
+        losses.append(pd.read_csv(host.metrics["train"])["loss"].tolist())
+    assert losses[0] == losses[1]
