@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,6 +67,56 @@ def demo(
             f"test accuracy {outcome['accuracy']:.4f} after {outcome['rounds']} rounds,"
             f" {outcome['total_seconds']:.1f} s in all\n{outcome['metrics_csv']}"
         )
+
+
+@cli.command()
+@click.option("--task", required=True, help="Task id, the same at every party.")
+@click.option("--role", type=click.Choice(["initiator", "collaborator"]), required=True)
+@click.option(
+    "--ids",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="CSV or Parquet file with --column, or a text file with one id a line.",
+)
+@click.option("--column", help="Column that holds the ids.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Gets your own rows whose id all parties have, in their order.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["rsa", "ecdh"]),
+    default="rsa",
+    show_default=True,
+    help="How to intersect; the initiator's choice.",
+)
+@click.option("--party", help="Your key in the task; the role by default.")
+@click.option(
+    "--parties",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="At the initiator: collaborators to wait for.",
+)
+@click.option(
+    "--join-timeout",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds to wait for the others; 0: for ever.",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
+def psi(column: str | None, as_json: bool, **options: Any) -> None:
+    """Find which of your ids the other parties have too, and show them no others."""
+    from heterofed.psi_command import run_psi
+
+    outcome = run_psi(id_column=column, **options)
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        click.echo(f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}")
 
 
 def main() -> None:

@@ -17,11 +17,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from heterofed.events import (
     Callback,
@@ -62,6 +65,13 @@ def attached() -> Iterator[Callback]:
             handler.close()
 
 
+class _Speed(ProgressColumn):
+    """Units a second, once there are some."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
 class _Lines:
     """Events as log lines, for files and pipes."""
 
@@ -89,6 +99,7 @@ class _Bars(_Lines):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
+            _Speed(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,

@@ -20,6 +20,7 @@ from typing import Any
 
 from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import sigterm_as_exit
+from heterofed.results import check_writable
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 FAREWELL_SECONDS = 10.0
@@ -50,6 +51,7 @@ def run_demo(
     results = results.absolute()
     task = f"demo-{secrets.token_hex(3)}"
     folder = results / task
+    check_writable(folder)
     folder.mkdir(parents=True)
     common = ["--task", task, "--data", str(data), "--results", str(results)]
     if limit:

@@ -203,6 +203,13 @@ class Scheduler(ABC):
         return metrics[name]
 
     @Shown
+    def result(self) -> TaskResult:
+        """What came of the last task so far; raises ConfigError before the first."""
+        if self._run is None:
+            raise ConfigError("result: no task was launched yet")
+        return self._run.result
+
+    @Shown
     def feature_key(self) -> str:
         """This party's key in the task."""
         return self._settings.feature_key

@@ -17,6 +17,7 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[
 MAX_PARTIES = 64
 
 KeyBits = Literal[2048, 3072, 4096]
+PSIProtocol = Literal["rsa", "ecdh"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         calculation_timeout: longest silence (s) of a party that runs user code or heavy compute;
             0: no limit.
         schedule_timeout: longest silence (s) of a party that runs no user code.
+        psi_protocol: how ids are intersected: RSA blind signatures, or an OPRF over ristretto255.
         psi_bits: size of the RSA keys of the intersection.
         max_peer_ids: most ids that one party may have intersected.
         max_batch_bytes: most bytes of one batch of features or gradients.
@@ -47,6 +49,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     credit: Annotated[int, Meta(ge=1, le=64)] = 4
     calculation_timeout: Seconds = 300.0
     schedule_timeout: Seconds = 30.0
+    psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
     max_peer_ids: Annotated[int, Meta(ge=1, le=2**32)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 1 << 29
+
+    @property
+    def psi_value_bytes(self) -> int:
+        """Width of a blinded or signed value."""
+        return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32

@@ -28,13 +28,15 @@ LAYERS = [
     ["heterofed.lifecycle"],
     ["heterofed.scheduler"],
     ["heterofed.hetero_nn"],
-    ["heterofed.demo"],
+    ["heterofed.demo", "heterofed.psi_command"],
     ["heterofed.cli"],
+    ["heterofed.__main__"],
 ]
 ALONE = {
     "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap"],
     "gmpy2": ["psi/"],
     "cryptography": ["psi/"],
+    "rbcl": ["psi/"],
     "rich": ["heterofed/console"],
     "click": ["heterofed/cli", "docs/generate"],
 }

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.hetero_nn.meeting import check_collaborators, check_key_bits
+from heterofed.hetero_nn.meeting import check_collaborators, check_psi
 from heterofed.lifecycle import Settings, Shown, check_seconds
-from heterofed.plan import KeyBits, Plan
+from heterofed.plan import KeyBits, Plan, PSIProtocol
 from heterofed.scheduler import TrainingScheduler
 from heterofed.training import OptimizerGroup, check_model, check_optimizer
 
@@ -41,6 +41,7 @@ class HostHooks(TrainingScheduler):
         seed: int = 0,
         shuffle: bool = False,
         early_gradients: bool = False,
+        psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -63,6 +64,7 @@ class HostHooks(TrainingScheduler):
         self._seed = seed
         self._shuffle = shuffle
         self._early_gradients = early_gradients
+        self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -136,7 +138,7 @@ class HostHooks(TrainingScheduler):
             raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
         if not _is_count(self._seed):
             raise ConfigError(f"seed={self._seed!r}: give a whole number from 0 on")
-        check_key_bits(self._psi_bits)
+        check_psi(self._psi_protocol, self._psi_bits)
         check_collaborators(self._collaborators)
 
     # -- what hooks may call and read ---------------------------------------------------------
@@ -224,6 +226,7 @@ class HostHooks(TrainingScheduler):
             shuffle=self._shuffle,
             calculation_timeout=float(self._calculation_timeout),
             schedule_timeout=float(self._settings.schedule_timeout),
+            psi_protocol=self._psi_protocol,
             psi_bits=self._psi_bits,
         )
 

@@ -52,10 +52,11 @@ class HeteroNNHostScheduler(HostHooks):
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
         seed: start of every random stream of the task.
         shuffle: give the train ids in a new agreed order each round.
-        early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that the
-            Collaborators work at the same time. Only where `train_a_batch` leaves the features'
+        early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
+            the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
             gradients as backward made them: what it changes afterwards (noise, clipping) still
             counts, but the others have seen the unchanged ones.
+        psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psi
 from heterofed.errors import EmptyIntersectionError, PSIFailedError
@@ -75,10 +76,12 @@ def intersect_as_collaborator(
     """
     party, plan = party_of(run), plan_of(run)
     with party.in_phase("psi", unit="ids"), _named(host):
-        signer = psi.RSASigner(
+        bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
+        signer = psi.signer(
+            plan.psi_protocol,
             ids,
+            **bits,
             domain=_domain(run),
-            bits=plan.psi_bits,
             budget=psi.Budget(heterofed_home() / "budgets", peer=host.name, task=run.task_id),
             max_peer_ids=max_peer_ids,
         )
@@ -116,8 +119,12 @@ class _Request:
         mail = self._party.take(peer, PsiKey)
         self._peer_count = mail.of(PsiKey).count
         with _named(peer):
-            self._requester = psi.RSARequester(
-                ids, bytes(mail.payload), self._peer_count, domain=_domain(run)
+            self._requester = psi.requester(
+                plan_of(run).psi_protocol,
+                ids,
+                bytes(mail.payload),
+                self._peer_count,
+                domain=_domain(run),
             )
             self._chunks = self._requester.blinded()
         self._width = self._requester.value_bytes

@@ -15,7 +15,7 @@ from heterofed.events import Callback
 from heterofed.lifecycle import Run, Settings
 from heterofed.party import Party
 from heterofed.peers import Timeouts
-from heterofed.plan import MAX_PARTIES, KeyBits, Plan
+from heterofed.plan import MAX_PARTIES, KeyBits, Plan, PSIProtocol
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
 from heterofed.rendezvous import Door, Purpose, gather, join, task_digest
@@ -45,12 +45,14 @@ def check_collaborators(expected: object) -> None:
         check_name(each, "collaborators")
 
 
-def check_key_bits(bits: object) -> None:
-    """Check the size of the PSI keys.
+def check_psi(protocol: object, bits: object) -> None:
+    """Check how ids are to be intersected.
 
     Raises:
-        ConfigError: not one of the sizes.
+        ConfigError: a protocol or a key size that there is not.
     """
+    if protocol not in get_args(PSIProtocol):
+        raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")
     if bits not in get_args(KeyBits):
         raise ConfigError(
             f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"

@@ -16,11 +16,11 @@ from heterofed.hetero_nn.meeting import (
     as_collaborator,
     as_host,
     check_collaborators,
-    check_key_bits,
+    check_psi,
 )
 from heterofed.lifecycle import Run, Scheduler, Settings, check_seconds, party_of
 from heterofed.party import Party
-from heterofed.plan import KeyBits, Plan
+from heterofed.plan import KeyBits, Plan, PSIProtocol
 from heterofed.protocol.messages import Bye, Finish
 from heterofed.results import write_whole
 
@@ -81,6 +81,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
         schedule_timeout: longest silence (s) in steps where a party computes nothing.
         data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
+        psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys, 2048, 3072 or 4096.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
@@ -97,6 +98,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
         schedule_timeout: float = 30,
         data_channel_timeout: tuple[float, float] = (30, 60),
         join_timeout: float = 3600,
+        psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -114,13 +116,14 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
         self._ids = ids
         self._collaborators = collaborators
         self._calculation_timeout = calculation_timeout
+        self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
 
     def validate_context(self) -> None:
         """Hook: check settings before anything else; call `super().validate_context()`."""
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
-        check_key_bits(self._psi_bits)
+        check_psi(self._psi_protocol, self._psi_bits)
         check_collaborators(self._collaborators)
 
     @contextmanager
@@ -142,6 +145,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
             collaborators=collaborators,
             calculation_timeout=float(self._calculation_timeout),
             schedule_timeout=float(self._settings.schedule_timeout),
+            psi_protocol=self._psi_protocol,
             psi_bits=self._psi_bits,
         )
 

@@ -230,7 +230,7 @@ class Session:
                 self._purpose = message.purpose
             case Welcome():
                 self._plan = message.plan
-                psi.width = message.plan.psi_bits // 8
+                psi.width = message.plan.psi_value_bytes
             case PsiKey():
                 psi.to_tag = message.count
             case PsiBegin():

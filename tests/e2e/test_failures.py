@@ -344,6 +344,7 @@ def test_parties_may_come_in_either_order(tmp_path: Path) -> None:
         ({"data_channel_timeout": (30,)}, "data_channel_timeout"),
         ({"join_timeout": "soon"}, "join_timeout='soon'"),
         ({"psi_bits": 1024}, "psi_bits=1024"),
+        ({"psi_protocol": "dh"}, "psi_protocol='dh'"),
         ({"collaborators": 0}, "collaborators=0"),
         ({"collaborators": []}, "collaborators"),
         ({"collaborators": ["bob", "bob"]}, "unique"),

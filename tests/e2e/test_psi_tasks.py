@@ -17,8 +17,9 @@ from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 pytestmark = pytest.mark.usefixtures("home")
 
 
+@pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 @pytest.mark.parametrize("parties", [1, 2, 5])
-def test_all_parties_get_the_common_ids(parties: int, tmp_path: Path) -> None:
+def test_all_parties_get_the_common_ids(parties: int, protocol: Any, tmp_path: Path) -> None:
     chance = random.Random(parties)
     everybody = [f"ümläut {number}\n,\"'" for number in range(300)]
     sets = [chance.sample(everybody, 280) for _ in range(parties + 1)]
@@ -26,7 +27,12 @@ def test_all_parties_get_the_common_ids(parties: int, tmp_path: Path) -> None:
     assert 0 < len(expected) < 280
     schedulers: list[Any] = [
         RSAPSIInitiatorScheduler(
-            "asker", ids=sets[0], collaborators=parties, join_timeout=30, results_dir=tmp_path
+            "asker",
+            ids=sets[0],
+            collaborators=parties,
+            psi_protocol=protocol,
+            join_timeout=30,
+            results_dir=tmp_path,
         )
     ]
     schedulers += [

@@ -296,6 +296,13 @@ def test_a_task_may_be_complete_without_a_round() -> None:
     assert link.state is State.CLOSED
 
 
+def test_points_are_narrower_than_signatures() -> None:
+    plan = Plan(host="bank", collaborators=("shop",), psi_protocol="ecdh")
+    link = Link(hello(), welcome(plan), KEY, BEGIN)
+    assert "another width than the plan's" in link.refuses(blinded(2, 256))
+    link.say(blinded(2, 32))
+
+
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
 def test_the_plan_says_how_wide_the_values_are(bits: Literal[2048, 3072, 4096]) -> None:
     plan = Plan(host="bank", collaborators=("shop",), psi_bits=bits)

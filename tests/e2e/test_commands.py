@@ -1,0 +1,151 @@
+"""The `heterofed` command, as processes: output, exit codes, and files left as they were."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.e2e.processes import ROOT, Parties
+
+HETEROFED = ["-m", "heterofed"]
+
+
+def heterofed(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *HETEROFED, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        **options,
+    )
+
+
+def psi(role: str, ids: Path, out: Path, *more: str, task: str = "t") -> list[str]:
+    given = ["--task", task, "--role", role, "--ids", str(ids), "--out", str(out), *more]
+    return [*HETEROFED, "psi", *given, "--join-timeout", "60", "--json"]
+
+
+def test_version_and_help() -> None:
+    assert heterofed("--version").stdout.startswith("heterofed, version ")
+    assert "psi" in heterofed("--help").stdout
+
+
+@pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
+def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_path: Path) -> None:
+    chance = random.Random(3)
+    people = [f"person {number:04}" for number in range(400)]
+    mine, theirs = chance.sample(people, 300), chance.sample(people, 250)
+    table = pd.DataFrame({"age": range(300), "who": mine, "note": ['say "hi", you'] * 300})
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    (tmp_path / "theirs.txt").write_text("".join(f"{each}\n" for each in theirs))
+
+    asker = parties.start(
+        *psi(
+            "initiator",
+            tmp_path / "mine.csv",
+            tmp_path / "mine.out",
+            "--column",
+            "who",
+            "--protocol",
+            protocol,
+        )
+    )
+    answerer = parties.start(*psi("collaborator", tmp_path / "theirs.txt", tmp_path / "theirs.out"))
+    assert (asker.wait(), answerer.wait()) == (0, 0), asker.output + answerer.output
+
+    common = set(mine) & set(theirs)
+    expected = table[table["who"].isin(common)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "mine.out"), expected)
+    ordered = [each for each in theirs if each in common]
+    assert (tmp_path / "theirs.out").read_text().splitlines() == ordered
+    outcome = json.loads(asker.output.splitlines()[-1])
+    assert (outcome["matched"], outcome["ids"]) == (len(common), 300)
+    assert outcome["protocol"] == protocol
+    assert {"seconds", "ids_per_second", "bytes_sent", "bytes_received"} <= set(outcome)
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "says"),
+    [
+        ("a\nb\na\n", [], "more than once"),
+        ("who\na\n", ["--column", "name"], "0 columns named"),
+        ("", [], "no id"),
+    ],
+)
+def test_psi_with_bad_files(
+    content: str, more: list[str], says: str, parties: Parties, tmp_path: Path
+) -> None:
+    ids, out = tmp_path / "ids.csv", tmp_path / "out"
+    ids.write_text(content)
+    out.write_text("as it was")
+    done = parties.start(*psi("initiator", ids, out, *more))
+    assert done.wait() == 2
+    assert says in done.output
+    assert "Traceback" not in done.output
+    assert out.read_text() == "as it was"
+
+
+def test_psi_alone_gives_up(parties: Parties, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("a\n")
+    arguments = psi("collaborator", tmp_path / "ids", tmp_path / "out")
+    done = parties.start(*arguments[:-2], "1", "--json")
+    assert done.wait() == 1
+    assert "error: collaborator waited" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_usage_errors() -> None:
+    for arguments in (["psi"], ["nonsense"], ["demo", "--rounds", "0"]):
+        done = heterofed(*arguments)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr
+
+
+def test_demo_from_end_to_end(parties: Parties, mnist: Path, tmp_path: Path) -> None:
+    demo = parties.start(
+        *HETEROFED,
+        "demo",
+        *("--rounds", "1", "--limit", "500", "100", "--json"),
+        *("--data", str(mnist), "--results", str(tmp_path)),
+    )
+    assert demo.wait() == 0, demo.output
+    outcome = json.loads(demo.output.splitlines()[-1])
+    assert (outcome["rounds"], outcome["ids"]) == (1, 600)
+    assert 0 <= outcome["accuracy"] <= 1
+    for key in ("psi", "train", "total"):
+        assert outcome[f"{key}_seconds"] > 0
+    assert outcome["bytes_sent"] > 0
+    assert outcome["bytes_received"] > 0
+    table = pd.read_csv(outcome["metrics_csv"])
+    assert table["accuracy"].iloc[-1] == outcome["accuracy"]
+    assert "[ROUND 1/1]" in demo.output
+
+
+@pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("terminate", 128 + signal.SIGTERM)])
+def test_demo_leaves_no_process_behind(
+    how: str, code: int, parties: Parties, mnist: Path, tmp_path: Path
+) -> None:
+    demo = parties.start(
+        *HETEROFED, "demo", "--data", str(mnist), "--results", str(tmp_path), "--rounds", "50"
+    )
+    demo.wait_for("is here")
+    getattr(demo, how)()
+    assert demo.wait(30) == code, demo.output
+    listed = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in listed.stdout
+
+
+def test_demo_with_an_unwritable_folder(parties: Parties, tmp_path: Path) -> None:
+    demo = parties.start(*HETEROFED, "demo", "--data", str(tmp_path), "--results", "/proc/none")
+    assert demo.wait() == 2
+    assert "Traceback" not in demo.output
