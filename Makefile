@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -x -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
 from __future__ import annotations
 
 import logging
+import secrets
 import signal
 import threading
 import time
@@ -73,6 +74,7 @@ class Settings:
     join_timeout: float
     results_dir: Path
     callbacks: tuple[Callback, ...]
+    seed: int | None = None
 
     @property
     def shown_name(self) -> str:
@@ -93,6 +95,8 @@ class Settings:
         for seconds in self.data_channel_timeout:
             check_seconds("data_channel_timeout", seconds, least=0.001)
         check_seconds("join_timeout", self.join_timeout)
+        if self.seed is not None and not is_count(self.seed):
+            raise ConfigError(f"seed={self.seed!r}: give a whole number from 0 on, or None")
 
 
 def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
@@ -109,11 +113,21 @@ def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
         raise ConfigError(f"{name}={seconds!r}: give a number of seconds from {least:g} on")
 
 
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether a setting is a whole number from `least` on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 @dataclass(slots=True)
 class Run:
-    """One run of a task: what exists between `launch_task` and its return."""
+    """One run of a task: what exists between `launch_task` and its return.
+
+    `seed` starts this party's random streams and stays here: whoever has it has the weights,
+    dropout masks and noise, and can work back from features to raw rows.
+    """
 
     task_id: str
+    seed: int
     result: TaskResult
     metrics: dict[str, Metrics]
     party: Party | None = None
@@ -157,7 +171,10 @@ class Scheduler(ABC):
         began = time.monotonic()
         folder = settings.results_dir.absolute() / task_id / settings.shown_name
         run = self._run = Run(
-            task_id, TaskResult(task_id, settings.feature_key, folder), metrics={}
+            task_id,
+            secrets.randbits(63) if settings.seed is None else settings.seed,
+            TaskResult(task_id, settings.feature_key, folder),
+            metrics={},
         )
         with ExitStack() as stack:
             show = stack.enter_context(console.attached())

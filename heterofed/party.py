@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from heterofed import endings
 from heterofed.errors import (
     HeteroFedError,
-    PeerLostError,
-    PeerTimeoutError,
     RemoteProtocolError,
+    TaskFailed,
 )
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
 from heterofed.peers import Mail, Peer, Timeouts
@@ -98,7 +97,6 @@ class Party:
         if code is not None and not visitor.session.ended:
             refusal = Abort(code, "join", self.name)
             self._say_abort(visitor, refusal, encode(refusal))
-            self._endpoint.flush(0.2)
         visitor.channel.close()
 
     # -- mail ------------------------------------------------------------------------------
@@ -156,11 +154,21 @@ class Party:
         return mail
 
     def take_leave(self, peer: Peer) -> None:
-        """Wait for a peer's Bye; all it had to keep is kept, so its loss is only a warning."""
+        """Wait for a peer's Bye; this party's work is done, so anything else is only a warning."""
         try:
-            self.take(peer, Bye, computing=False)
-        except (PeerLostError, PeerTimeoutError) as error:
-            logger.warning("%s did not say goodbye: %s", peer.name, error)
+            self.take(peer, Bye)
+        except TaskFailed as error:
+            logger.warning("%s did not say goodbye: %s", error.party or peer.name, error)
+            self.peers = {key: each for key, each in self.peers.items() if key != error.party}
+            if peer.name in self.peers and error.party != peer.name:
+                self.take_leave(peer)  # it was another one's
+
+    def leave(self, host: Peer) -> None:
+        """Say Bye to the Host; this party's work is done either way."""
+        try:
+            self.post(host, Bye())
+        except TaskFailed as error:
+            logger.warning("%s did not hear the goodbye: %s", host.name, error)
 
     def notice_waiting(self, names: Collection[str], seconds: float) -> None:
         """Tell the user, and as Host the other peers, whom this party is waiting for."""
@@ -188,6 +196,9 @@ class Party:
                     self._receive(channel, frame)
                 case Lost(channel, reason):
                     self._lose(channel, reason)
+        for peer in self.peers.values():
+            if peer.lost and not peer.inbox:
+                raise endings.lost(peer.name, self.phase, peer.lost)
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -248,6 +259,8 @@ class Party:
     # -- within ----------------------------------------------------------------------------
 
     def _put(self, peer: Peer, message: Message, payload: Sequence[Buffer] = ()) -> None:
+        if peer.lost:
+            raise endings.lost(peer.name, self.phase, peer.lost)
         frames = encode(message, payload)
         peer.session.send(message, payload_size(payload))
         try:
@@ -280,24 +293,29 @@ class Party:
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
         except RemoteProtocolError as error:
-            if channel in self.visitors:
-                logger.warning("turned a visitor away: %s", error)
-                self.turn_away(peer)
+            if self.role is Role.HOST and (channel in self.visitors or self.phase == "join"):
+                logger.warning("turned %s away: %s", peer.name, error)
+                self._drop(peer)
                 return
             raise endings.unlawful(peer.name, self.phase, f"broke the protocol: {error}") from None
         peer.turn_began = self.clock()
         message, payload = complete
+        if self.role is Role.HOST and channel in self.visitors:
+            # Whoever was not let in has no part in the task: a Hello, or nothing.
+            if isinstance(message, Hello):
+                self._greet(peer, message)
+            else:
+                self._drop(peer)
+            return
         match message:
             case Waiting():
                 peer.host_waits_for = message.party
-            case Hello():
-                self._greet(peer, message)
             case Abort() if self.phase == "join" and self.role is Role.HOST:
                 self._drop(peer)
             case Abort():
-                # The Host speaks for all; a Collaborator cannot blame a party that is not here.
-                known = self.role is Role.COLLABORATOR or message.party in self.peers
-                raise endings.told(message, message.party if known else peer.name)
+                # The Host speaks for all parties, a Collaborator for itself alone.
+                by_host = self.role is Role.COLLABORATOR
+                raise endings.told(message, message.party if by_host else peer.name)
             case _:
                 peer.host_waits_for = None
                 peer.inbox.append(Mail(message, payload))
@@ -329,12 +347,14 @@ class Party:
             raise endings.lost("the Host", self.phase, reason)
         elif not peer.session.ended:
             peer.session.lost()
-            raise endings.lost(peer.name, self.phase, reason)
+            peer.lost = reason  # raised once what came before is taken
 
     def _check_silence(self, peer: Peer, computing: bool, now: float) -> None:
         if peer.inbox:
             return
-        if peer.decoder.moving and now - peer.byte_came > self.timeouts.moving:
+        if peer.decoder.moving:
+            if now - peer.byte_came <= self.timeouts.moving:
+                return
             stuck = now - peer.byte_came
             raise endings.silent(peer.name, self.phase, stuck, "stopped in the middle of a message")
         limit = self.timeouts.calculation if computing else self.timeouts.schedule

@@ -62,3 +62,4 @@ class Peer:
         self.turn_began = now  # its last message, or ours to it: since then it may be at work
         self.byte_came = now
         self.host_waits_for: str | None = None
+        self.lost: str | None = None  # why, once its connection is gone

@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             projections reach `train_a_batch`).
         max_rounds: rounds (epochs over the train ids) that the Host means to train; 0 where its
             `is_task_finished` decides alone.
-        seed: start of every random stream of the task.
+        seed: what the agreed order of each round is drawn from; no party's own streams.
         shuffle: whether the train ids come in a new agreed order each round.
         credit: batches of features that a Collaborator may send ahead of the Host.
         calculation_timeout: longest silence (s) of a party that runs user code or heavy compute;
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
     max_peer_ids: Annotated[int, Meta(ge=1, le=2**32)] = 10_000_000
-    max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 1 << 29
+    max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
 
     @property
     def psi_value_bytes(self) -> int:

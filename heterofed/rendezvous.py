@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from heterofed.endings import abort_code, unlawful
 from heterofed.errors import JoinTimeoutError, OtherVersionError, PeerLostError
 from heterofed.events import StillWaiting
 from heterofed.party import NOTICE_SECONDS, Party
@@ -178,7 +179,7 @@ def join(
         except PeerLostError:
             pass  # it went away before the task began: look for it again
         except BaseException as error:
-            party.abort(error, "interrupted")
+            party.abort(error, abort_code(error, None))
             party.close()
             raise
         party.close(0)
@@ -218,6 +219,9 @@ def _be_welcomed(party: Party, host: Peer) -> Agreement:
     welcome = mail.message
     if not isinstance(welcome, Welcome) or welcome.version != PROTOCOL_VERSION:
         raise OtherVersionError(party=party.name)
+    keys = [welcome.plan.host, *welcome.plan.collaborators]
+    if party.name not in keys[1:] or len(set(keys)) != len(keys):
+        raise unlawful("the Host", "join", "announced a plan in which this party has no place")
     del party.peers["the Host"]
     party.admit(host, welcome.plan.host)
     party.timeouts = Timeouts(

@@ -190,7 +190,7 @@ class TrainingScheduler(Scheduler):
     def _seeded(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what stands for a hook as the hook would be called."""
         run = self._run
-        seed = run.agreement.plan.seed if run and run.agreement else 0
+        seed = run.seed if run else 0
         batch = (run.party.batch if run and run.party else None) or 0
         with random_stream(seed, self._settings.feature_key, hook, run.round if run else 0, batch):
             return self._call_hook(hook, call, *args, **kwargs)
@@ -206,7 +206,7 @@ class TrainingScheduler(Scheduler):
                     raise ConfigError(f"{hook} must be a generator; it returned no iterable")
                 items = iter(items)
         path = (self._settings.feature_key, hook, run.round)
-        stepping = streamed(items, plan_of(run).seed, *path, grad=grad)
+        stepping = streamed(items, run.seed, *path, grad=grad)
         where = f"{hook} of {self._settings.shown_name}"
         for number in itertools.count():
             party_of(run).batch = number

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,20 +104,26 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[tuple[TensorSpec, ...], list[me
 
 
 def unpack(
-    specs: Sequence[TensorSpec], payload: bytearray, device: torch.device | None = None
+    specs: Sequence[TensorSpec],
+    payload: bytearray,
+    party: str,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """Build tensors over a received payload; the inverse of `pack`.
 
     Args:
         specs: already checked by the session against the payload's length.
         payload: the tensors' bytes, one after another.
+        party: who sent it, for errors.
         device: where the tensors should live; None leaves them on the CPU.
 
     Raises:
         RemoteProtocolError: the payload does not hold what the specs say.
     """
     if sum(spec.nbytes for spec in specs) != len(payload):
-        raise RemoteProtocolError("tensors of other sizes than their specs say")
+        raise RemoteProtocolError(
+            f"{party} sent tensors of other sizes than their specs say", party=party
+        )
     tensors: dict[str, Tensor] = {}
     offset = 0
     for spec in specs:
@@ -125,8 +132,10 @@ def unpack(
             tensor = torch.empty(spec.shape, dtype=dtype)
         else:
             part = memoryview(payload)[offset : offset + spec.nbytes]
-            if spec.dtype == "bool" and max(part) > 1:
-                raise RemoteProtocolError("a boolean tensor with items other than 0 and 1")
+            if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
+                raise RemoteProtocolError(
+                    f"{party} sent a boolean tensor with items other than 0 and 1", party=party
+                )
             if offset % ITEM_BYTES[spec.dtype]:
                 part = memoryview(bytearray(part))
             tensor = torch.frombuffer(part, dtype=dtype).reshape(spec.shape)

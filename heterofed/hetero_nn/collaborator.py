@@ -37,6 +37,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
             on disk, so that nobody walks through a phone book.
+        seed: start of this party's random streams (initial weights, dropout); it stays here. None
+            draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
+            the initial weights, and works back from features to raw rows.
         join_timeout: seconds to wait for the Host to come online; 0: for ever.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
@@ -52,6 +55,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         *,
         max_peer_ids: int = 10_000_000,
         join_timeout: float = 3600,
+        seed: int | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -64,6 +68,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             join_timeout=join_timeout,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
+            seed=seed,
         )
         self._is_feature_trainable = is_feature_trainable
         self._max_peer_ids = max_peer_ids
@@ -167,7 +172,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         party = party_of(run)
         with party.in_phase("finish"):
             self._save_models(run, MODELS)
-            party.post(host, msg.Bye())
+            party.leave(host)
 
     # -- within ----------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from heterofed.errors import FeatureError, LocalProtocolError
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol.messages import BatchDone, EndOfFeatures, Features, Gradients
 from heterofed.tensors import Layout, check_finite, pack, unpack
+from heterofed.wire import payload_size
 
 
 class FeatureFeed:
@@ -30,10 +32,20 @@ class FeatureFeed:
         while self._host.session.batch_window < 1:
             self._take_done()
         specs, payload = pack(tensors)
-        rows = specs[0].shape[0]
-        self._party.post(
-            self._host, Features(self._party.round, self._sent, rows, layout, specs), payload
-        )
+        size, most = payload_size(payload), self._host.session.max_batch_bytes
+        if size > most:
+            raise FeatureError(
+                f"a batch of {size} bytes of features; at most {most} may travel at once, so use a"
+                " smaller batch size at every party"
+            )
+        message = Features(self._party.round, self._sent, specs[0].shape[0], layout, specs)
+        try:
+            self._party.post(self._host, message, payload)
+        except LocalProtocolError as error:
+            raise FeatureError(
+                f"{error}; yield the same layout, names, dtypes and number of dimensions in every"
+                " batch"
+            ) from None
         self._sent += 1
         self._party.progress(self._sent)
 
@@ -45,17 +57,16 @@ class FeatureFeed:
             that count. Nothing where the loss did not use the features.
 
         Raises:
-            NonFiniteError: the gradients that count hold NaN or infinity.
+            NonFiniteError: they hold NaN or infinity.
         """
-        last: dict[str, Tensor] = {}
         while True:
             mail = self._party.take(self._host, Gradients, BatchDone)
             if isinstance(mail.message, BatchDone):
-                check_finite(last, "the gradient of the features", self._party.name)
                 self._done += 1
                 return
-            last = unpack(mail.of(Gradients).tensors, mail.payload)
-            yield last
+            gradients = unpack(mail.of(Gradients).tensors, mail.payload, self._host.name)
+            check_finite(gradients, "the gradient of the features", self._host.name)
+            yield gradients
 
     def end(self) -> None:
         """Announce that this was all, and wait until the Host is done with every batch."""

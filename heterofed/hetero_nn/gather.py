@@ -77,7 +77,7 @@ def joint_batches(
                     party=peer.name,
                     numbers=(message.rows, rows),
                 )
-            tensors = unpack(message.tensors, mails[peer.name].payload, device)
+            tensors = unpack(message.tensors, mails[peer.name].payload, peer.name, device)
             check_finite(tensors, "the features", peer.name)
             theirs.append(Received(peer, message.layout, tensors))
         yield JointBatch(mine, theirs)

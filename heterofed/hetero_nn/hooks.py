@@ -13,10 +13,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
-from heterofed.lifecycle import Settings, Shown, check_seconds
+from heterofed.lifecycle import Settings, Shown, check_seconds, is_count
 from heterofed.plan import KeyBits, Plan, PSIProtocol
 from heterofed.scheduler import TrainingScheduler
 from heterofed.training import OptimizerGroup, check_model, check_optimizer
@@ -38,7 +39,7 @@ class HostHooks(TrainingScheduler):
         *,
         collaborators: int | Sequence[str] = 1,
         join_timeout: float = 3600,
-        seed: int = 0,
+        seed: int | None = None,
         shuffle: bool = False,
         early_gradients: bool = False,
         psi_protocol: PSIProtocol = "rsa",
@@ -55,13 +56,13 @@ class HostHooks(TrainingScheduler):
             join_timeout=join_timeout,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
+            seed=seed,
         )
         self._max_rounds = max_rounds
         self._calculation_timeout = calculation_timeout
         self._log_rounds = log_rounds
         self._is_feature_trainable = is_feature_trainable
         self._collaborators = collaborators
-        self._seed = seed
         self._shuffle = shuffle
         self._early_gradients = early_gradients
         self._psi_protocol = psi_protocol
@@ -129,15 +130,13 @@ class HostHooks(TrainingScheduler):
         """
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
-        if self._uses_default_end() and not _is_count(self._max_rounds, least=1):
+        if self._uses_default_end() and not is_count(self._max_rounds, least=1):
             raise ConfigError(
                 f"max_rounds={self._max_rounds!r}: give a whole number of rounds from 1 on, or"
                 " define is_task_finished"
             )
-        if not _is_count(self._log_rounds):
+        if not is_count(self._log_rounds):
             raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
-        if not _is_count(self._seed):
-            raise ConfigError(f"seed={self._seed!r}: give a whole number from 0 on")
         check_psi(self._psi_protocol, self._psi_bits)
         check_collaborators(self._collaborators)
 
@@ -221,8 +220,8 @@ class HostHooks(TrainingScheduler):
         return Plan(
             host=self._settings.feature_key,
             collaborators=collaborators,
-            max_rounds=max(self._max_rounds, 0),
-            seed=self._seed,
+            max_rounds=self._max_rounds if self._uses_default_end() else 0,
+            seed=stream_seed(self._run.seed, "plan") if self._run else 0,
             shuffle=self._shuffle,
             calculation_timeout=float(self._calculation_timeout),
             schedule_timeout=float(self._settings.schedule_timeout),
@@ -240,7 +239,3 @@ def _tests_in_batches(*_: Any, **__: Any) -> None:
 
 def streams_tests(cls: type[HostHooks]) -> bool:
     return cls.test_a_batch is not HostHooks.test_a_batch
-
-
-def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

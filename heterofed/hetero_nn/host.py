@@ -50,7 +50,9 @@ class HeteroNNHostScheduler(HostHooks):
         is_feature_trainable: False freezes this party's feature model.
         collaborators: whom to wait for: how many, or their feature keys.
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
-        seed: start of every random stream of the task.
+        seed: start of this party's random streams (initial weights, dropout); it stays here. None
+            draws a secret one. Give a number, at every party, only to repeat a run: one that others
+            can guess tells them the initial weights.
         shuffle: give the train ids in a new agreed order each round.
         early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
@@ -202,7 +204,7 @@ class HeteroNNHostScheduler(HostHooks):
         with party.in_phase("finish"):
             self._save_models(run, MODELS)
             party.broadcast(msg.Finish(run.round))
-            for peer in party.peers.values():
+            for peer in list(party.peers.values()):
                 party.take_leave(peer)
 
     def _is_test_due(self, round_number: int) -> bool:

@@ -75,14 +75,22 @@ def intersect_as_collaborator(
         PSIFailedError: a check failed, or the Host asks for more than it may have.
     """
     party, plan = party_of(run), plan_of(run)
+    if len(ids) > plan.max_peer_ids:
+        raise PSIFailedError(
+            f"{party.name} has {len(ids)} ids and the plan of {host.name} allows"
+            f" {plan.max_peer_ids}",
+            party=host.name,
+        )
     with party.in_phase("psi", unit="ids"), _named(host):
+        # A name that the connection does not prove is the Host's own word: it may change any day.
+        asker = host.channel.party or ""
         bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
         signer = psi.signer(
             plan.psi_protocol,
             ids,
             **bits,
             domain=_domain(run),
-            budget=psi.Budget(heterofed_home() / "budgets", peer=host.name, task=run.task_id),
+            budget=psi.Budget(heterofed_home() / "budgets", peer=asker, task=run.task_id),
             max_peer_ids=max_peer_ids,
         )
         try:
@@ -104,9 +112,12 @@ def intersect_as_collaborator(
                 last = mail.of(PsiMatched).last
                 common = signer.matched(bytes(mail.payload), last=last)
                 if common is not None:
-                    return common
+                    break
         finally:
             signer.close()
+    if not common:
+        raise EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
+    return common
 
 
 class _Request:
@@ -119,12 +130,15 @@ class _Request:
         mail = self._party.take(peer, PsiKey)
         self._peer_count = mail.of(PsiKey).count
         with _named(peer):
+            plan = plan_of(run)
+            bits = {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
             self._requester = psi.requester(
-                plan_of(run).psi_protocol,
+                plan.psi_protocol,
                 ids,
                 bytes(mail.payload),
                 self._peer_count,
                 domain=_domain(run),
+                **(bits if plan.psi_protocol == "rsa" else {}),
             )
             self._chunks = self._requester.blinded()
         self._width = self._requester.value_bytes
@@ -180,9 +194,13 @@ def _named(peer: Peer) -> Iterator[None]:
     """Turn psi's errors into ours, naming the peer; their texts hold no ids."""
     try:
         yield
-    except psi.PSIError as error:
+    except (psi.PeerError, psi.BudgetError) as error:
         raise PSIFailedError(
             f"the intersection with {peer.name} was given up: {error}", party=peer.name
+        ) from error
+    except psi.PSIError as error:
+        raise PSIFailedError(
+            f"this party's own part of the intersection failed: {error}"
         ) from error
 
 

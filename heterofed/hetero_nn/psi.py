@@ -21,7 +21,7 @@ from heterofed.hetero_nn.meeting import (
 from heterofed.lifecycle import Run, Scheduler, Settings, check_seconds, party_of
 from heterofed.party import Party
 from heterofed.plan import KeyBits, Plan, PSIProtocol
-from heterofed.protocol.messages import Bye, Finish
+from heterofed.protocol.messages import Finish
 from heterofed.results import write_whole
 
 
@@ -154,7 +154,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
         self._keep(run, intersect_as_host(run, self._own_ids(run)))
         with party.in_phase("finish"):
             party.broadcast(Finish(0))
-            for peer in party.peers.values():
+            for peer in list(party.peers.values()):
                 party.take_leave(peer)
 
 
@@ -220,4 +220,4 @@ class RSAPSICollaboratorScheduler(_PSIScheduler):
         )
         party.take(initiator, Finish)
         with party.in_phase("finish"):
-            party.post(initiator, Bye())
+            party.leave(initiator)

@@ -7,6 +7,7 @@ directions, so a party cannot send what the other one would refuse.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -43,6 +44,9 @@ PSI_WINDOW = 8
 MAX_ANSWERS = 2
 """Gradients for one batch: those sent ahead of the step, and others if it changed them."""
 
+MAX_SPAN = 1 << 40
+"""Items between a tensor's first and last, were no dimension empty."""
+
 MAX_KEY_BYTES = 1 << 14
 MAX_CHUNK_BYTES = 1 << 20
 TAG_BYTES = 16
@@ -73,6 +77,7 @@ class Session:
         self._round_ended = False
         self._psi = _PsiCounts()
         self._batches = _BatchCounts()
+        self._forms: dict[State, tuple[object, ...]] = {}
 
     @property
     def ended(self) -> bool:
@@ -106,7 +111,7 @@ class Session:
         """
         if not self.ended:
             self._check(self.role.other, message, size, RemoteProtocolError)
-        elif size > max(MAX_CHUNK_BYTES, self._max_batch_bytes):
+        elif size > max(MAX_CHUNK_BYTES, self.max_batch_bytes):
             # Late mail is ignored, yet until then it takes room.
             raise RemoteProtocolError("late mail with a larger payload than any message may have")
 
@@ -174,6 +179,8 @@ class Session:
             case BeginTrain():
                 _no_payload(size)
                 _require(message.round == self._round + 1, "not the next round")
+                most = self._plan.max_rounds if self._plan else 0
+                _require(not most or message.round <= most, "more rounds than the plan says")
             case SplitPlan():
                 _no_payload(size)
                 _require(self._purpose == "train", "the task only intersects ids")
@@ -197,6 +204,9 @@ class Session:
                 _require(bool(message.tensors), "no tensor")
                 rows = {spec.shape[0] for spec in message.tensors}
                 _require(rows == {message.rows}, "tensors of other row counts than it says")
+                _require(_fits_layout(message), "tensor names that do not fit its layout")
+                form = self._forms.get(self.state)
+                _require(form in (None, _form(message)), "other tensors than in earlier batches")
             case Gradients():
                 _require(message.round == self._round, "not this round")
                 _require(self.trainable, "that party is frozen")
@@ -251,6 +261,7 @@ class Session:
                 self._batches = _BatchCounts()
             case Features():
                 batches.note_features(message.tensors)
+                self._forms[self.state] = _form(message)
             case Gradients():
                 batches.answers += 1
             case BatchDone():
@@ -270,12 +281,15 @@ class Session:
         return self._plan.max_peer_ids if self._plan else 0
 
     @property
-    def _max_batch_bytes(self) -> int:
+    def max_batch_bytes(self) -> int:
+        """Most bytes of one batch of features or gradients."""
         return self._plan.max_batch_bytes if self._plan else 0
 
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int) -> None:
-        _require(size <= self._max_batch_bytes, "more bytes than max_batch_bytes")
+        _require(size <= self.max_batch_bytes, "more bytes than max_batch_bytes")
         _require(sum(spec.nbytes for spec in tensors) == size, "shapes that do not make its size")
+        spans = (math.prod(max(1, each) for each in spec.shape) for spec in tensors)
+        _require(all(span <= MAX_SPAN for span in spans), "a shape that no memory holds")
         names = {spec.name for spec in tensors}
         _require(len(names) == len(tensors), "a tensor's name twice")
 
@@ -323,6 +337,21 @@ class _BatchCounts:
         self.done += 1
         self.answers = 0
         self._specs.popleft()
+
+
+def _form(features: Features) -> tuple[object, ...]:
+    """What may not change from batch to batch: layout, names, dtypes, number of dimensions."""
+    tensors = ((spec.name, spec.dtype, len(spec.shape)) for spec in features.tensors)
+    return (features.layout, *tensors)
+
+
+def _fits_layout(features: Features) -> bool:
+    names = [spec.name for spec in features.tensors]
+    if features.layout == "tensor":
+        return names == [""]
+    if features.layout == "tuple":
+        return names == [str(place) for place in range(len(names))]
+    return all(name.isprintable() for name in names)
 
 
 def _require(holds: bool, why: str) -> None:

@@ -90,6 +90,7 @@ def test_whole_mnist_runs_to_the_end(start: Start, tmp_path: Path) -> None:
     assert table["accuracy"].iloc[-1] > 0.8
 
 
+@pytest.mark.slow
 def test_other_batch_size_ends_both_with_both_counts(start: Start) -> None:
     rows = {"TRAIN_ROWS": "10000", "TEST_ROWS": "50"}
     collaborator = start("collaborator", BATCH_SIZE="10000", **rows)
@@ -105,6 +106,7 @@ def test_other_batch_size_ends_both_with_both_counts(start: Start) -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_spawned_workers_without_main_guard_are_refused(start: Start, tmp_path: Path) -> None:
     host = start("host", **FEW, WORKERS="1", START_METHOD="spawn")
     collaborator = start("collaborator", **FEW)

@@ -6,6 +6,8 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.docs.samples import README, blocks, printed, written
 from tests.e2e.processes import ROOT, Parties, PartyProcess
 
@@ -45,6 +47,7 @@ def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_tutorial_runs_and_prints_what_it_says(parties: Parties, tmp_path: Path) -> None:
     written(TUTORIAL, tmp_path)
     tables = start(parties, tmp_path / "make_tables.py")

@@ -122,14 +122,13 @@ def main() -> None:
     role, task, data, results, dtype_name, *options = sys.argv[1:]
     early = "early" in options
     dtype = getattr(torch, dtype_name)
-    settings: dict[str, Any] = {"results_dir": results, "join_timeout": 90}
+    settings: dict[str, Any] = {"results_dir": results, "join_timeout": 90, "seed": SEED}
     if role == "host":
         host = Host(
             dtype,
             Path(data),
             LIMIT,
             max_rounds=ROUNDS,
-            seed=SEED,
             early_gradients=early,
             **settings,
         )

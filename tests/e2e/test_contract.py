@@ -215,6 +215,29 @@ def test_last_batch_may_be_smaller(tmp_path: Path) -> None:
     assert sizes == [{16}] * (count // 16) + [{count % 16}]
 
 
+def test_batches_of_another_form_are_refused_at_home(tmp_path: Path) -> None:
+    class Changes(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            for number, item in enumerate(super().iterate_train_feature(feature_model, train_ids)):
+                yield item.double() if number else item
+
+    at_host, at_collaborator = run(TinyHost(tmp_path), Changes(tmp_path))
+    assert type(at_collaborator) is e.FeatureError
+    assert "the same layout" in str(at_collaborator)
+    assert isinstance(at_host, e.FeatureError)
+    assert "bob ended the task" in str(at_host)
+
+
+def test_a_batch_too_large_to_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            yield torch.zeros(1, 1).expand(16, 13 << 18)  # 208 MiB, of one item
+
+    _, at_collaborator = run(TinyHost(tmp_path), Wide(tmp_path))
+    assert type(at_collaborator) is e.FeatureError
+    assert "smaller batch size" in str(at_collaborator)
+
+
 # -- gradients ------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from tests.e2e.processes import Parties
     ("dtype", "tolerance", "option"),
     [
         ("float64", 1e-10, "early"),
-        ("float32", 2e-4, "early"),
+        pytest.param("float32", 2e-4, "early", marks=pytest.mark.slow),
         pytest.param("float64", 1e-10, "plain", marks=pytest.mark.slow),
     ],
 )

@@ -409,7 +409,7 @@ def start_slow(parties: Parties, results: Path) -> tuple[Any, Any]:
     return host, collaborator
 
 
-@pytest.mark.parametrize("victim", ["host", "collaborator"])
+@pytest.mark.parametrize("victim", ["host", pytest.param("collaborator", marks=pytest.mark.slow)])
 def test_kill_9(victim: str, parties: Parties, tmp_path: Path) -> None:
     host, collaborator = start_slow(parties, tmp_path)
     dead, alive = (host, collaborator) if victim == "host" else (collaborator, host)
@@ -425,8 +425,8 @@ def test_kill_9(victim: str, parties: Parties, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("victim", "how", "code"),
     [
-        ("host", "interrupt", -signal.SIGINT),
         ("collaborator", "terminate", 128 + signal.SIGTERM),
+        pytest.param("host", "interrupt", -signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("host", "terminate", 128 + signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("collaborator", "interrupt", -signal.SIGINT, marks=pytest.mark.slow),
     ],

@@ -90,6 +90,8 @@ def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
 def test_runs_are_repeatable(home: Path, tmp_path: Path) -> None:
     losses = []
     for folder in ("one", "two"):
-        host, _ = run(TinyHost(tmp_path / folder), TinyCollaborator(tmp_path / folder))
+        host, _ = run(
+            TinyHost(tmp_path / folder, seed=1), TinyCollaborator(tmp_path / folder, seed=1)
+        )
         losses.append(pd.read_csv(host.metrics["train"])["loss"].tolist())
     assert losses[0] == losses[1]

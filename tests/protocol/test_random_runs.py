@@ -169,6 +169,7 @@ class CollaboratorScript:
         self.unsigned: deque[int] = deque()
         self.untagged = job.shop_ids
         self.batches = self.sent = self.number = 0
+        self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
 
     def hear(self, message: Message) -> None:
         match message:
@@ -214,8 +215,7 @@ class CollaboratorScript:
         if session.batch_window == 0:
             return None
         self.sent += 1
-        some = self.random.sample(SHAPES, self.random.randint(1, 3))
-        return features(self.sent - 1, *some, number=self.number)
+        return features(self.sent - 1, *self.shapes, number=self.number)
 
 
 class Run:
