@@ -71,19 +71,24 @@ def demo(
 
 @cli.command()
 @click.option("--task", required=True, help="Task id, the same at every party.")
-@click.option("--role", type=click.Choice(["initiator", "collaborator"]), required=True)
+@click.option(
+    "--role",
+    type=click.Choice(["initiator", "collaborator"]),
+    required=True,
+    help="The initiator asks, chooses the protocol and learns the matches first; one per task.",
+)
 @click.option(
     "--ids",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     help="CSV or Parquet file with --column, or a text file with one id a line.",
 )
-@click.option("--column", help="Column that holds the ids.")
+@click.option("--column", help="Column that holds the ids; needed for CSV and Parquet.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="Gets your own rows whose id all parties have, in their order.",
+    help="Gets your own rows whose id all parties have, in the order of your file.",
 )
 @click.option(
     "--protocol",

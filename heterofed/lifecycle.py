@@ -5,6 +5,7 @@ Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import signal
@@ -303,6 +304,8 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
+        with contextlib.suppress(OSError):
+            run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)
         else:  # its text may hold data: it is the caller's to show

@@ -57,6 +57,10 @@ def run_psi(
     """
     out = out.absolute()
     check_writable(out.parent)
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give a file")
+    if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
     try:
         own = check_ids(column(ids, id_column))
     except (OSError, UnicodeDecodeError) as error:
@@ -80,6 +84,7 @@ def run_psi(
             )
         common = set(scheduler.launch_task(task))
         result = scheduler.result
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, lambda file: _copy_rows(ids, id_column, common, file))
     seconds = result.phases["psi"].seconds
     return {

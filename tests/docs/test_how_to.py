@@ -54,7 +54,7 @@ def play(tmp_path: Path) -> Callable[..., tuple[Any, Any, Any, Any]]:
     """Runs a Host's and a Collaborator's class; gives both objects and both results."""
 
     def play(host: Any, collaborator: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
-        here: Any = {"results_dir": tmp_path, "join_timeout": 30}
+        here: Any = {"results_dir": tmp_path, "join_timeout": 30, "seed": 0}
         bank = host("bank", **{"max_rounds": 2, "log_rounds": 1, **here, **settings})
         shop = collaborator("shop", **here)
         results = run(bank, shop)

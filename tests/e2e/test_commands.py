@@ -53,7 +53,7 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
         *psi(
             "initiator",
             tmp_path / "mine.csv",
-            tmp_path / "mine.out",
+            tmp_path / "new" / "mine.out",
             "--column",
             "who",
             "--protocol",
@@ -65,7 +65,7 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
 
     common = set(mine) & set(theirs)
     expected = table[table["who"].isin(common)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "mine.out"), expected)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "mine.out"), expected)
     ordered = [each for each in theirs if each in common]
     assert (tmp_path / "theirs.out").read_text().splitlines() == ordered
     outcome = json.loads(asker.output.splitlines()[-1])
@@ -77,9 +77,10 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
 @pytest.mark.parametrize(
     ("content", "more", "says"),
     [
-        ("a\nb\na\n", [], "more than once"),
+        ("who\na\nb\na\n", ["--column", "who"], "more than once"),
         ("who\na\n", ["--column", "name"], "0 columns named"),
-        ("", [], "no id"),
+        ("id\na\n", [], "looks like a table"),
+        ("", ["--column", "id"], "0 columns named"),
     ],
 )
 def test_psi_with_bad_files(

@@ -41,7 +41,13 @@ class TinyHost(HeteroNNHostScheduler):
     batch = BATCH
 
     def __init__(self, results: Path, **settings: Any) -> None:
-        settings = {"feature_key": "alice", "max_rounds": 2, "join_timeout": 30, **settings}
+        settings = {
+            "feature_key": "alice",
+            "max_rounds": 2,
+            "join_timeout": 30,
+            "seed": 0,
+            **settings,
+        }
         super().__init__(results_dir=results, **settings)
 
     def load_local_ids(self) -> list[str]:
@@ -95,7 +101,7 @@ class TinyCollaborator(HeteroNNCollaboratorScheduler):
     batch = BATCH
 
     def __init__(self, results: Path, feature_key: str = "bob", **settings: Any) -> None:
-        settings = {"join_timeout": 30, **settings}
+        settings = {"join_timeout": 30, "seed": 0, **settings}
         super().__init__(feature_key, results_dir=results, **settings)
 
     def load_local_ids(self) -> list[str]:

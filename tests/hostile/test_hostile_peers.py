@@ -181,7 +181,7 @@ def test_host_cannot_work_back_to_raw_rows_from_known_weights(tmp_path: Path) ->
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
             yield feature_model(raw)
 
-    bob, host = Victim(Fixed(tmp_path)), LyingHost(seed=0)
+    bob, host = Victim(Fixed(tmp_path, seed=None)), LyingHost(seed=0)
     host.welcome().to_train()
     _, payload = host.link.hear(m.Features)
     with random_stream(0, "bob", "make_feature_model", 0, 0):
