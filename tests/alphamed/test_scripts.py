@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.processes import ROOT, Parties, PartyProcess
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 Start = Callable[..., PartyProcess]
 

@@ -23,7 +23,7 @@ from tests.e2e.tiny import run
 GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {"index.md", "psi-only.md", "coming-from-alphamed.md"}  # tested elsewhere, or no code
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def accuracies(table: Path) -> list[float]:
         return [float(row["accuracy"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
     assert [path.name for path in written(README, tmp_path)] == ["host.py", "collaborator.py"]
     both = [start(parties, tmp_path / name) for name in ("collaborator.py", "host.py")]

@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"
 
 

@@ -96,6 +96,7 @@ def test_psi_with_bad_files(
     assert out.read_text() == "as it was"
 
 
+@pytest.mark.slow
 def test_psi_alone_gives_up(parties: Parties, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("a\n")
     arguments = psi("collaborator", tmp_path / "ids", tmp_path / "out")
@@ -132,6 +133,7 @@ def test_demo_from_end_to_end(parties: Parties, mnist: Path, tmp_path: Path) -> 
     assert "[ROUND 1/1]" in demo.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("terminate", 128 + signal.SIGTERM)])
 def test_demo_leaves_no_process_behind(
     how: str, code: int, parties: Parties, mnist: Path, tmp_path: Path

@@ -613,6 +613,7 @@ def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> N
 # -- time, logs, callbacks ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sleeper", ["alice", "bob"])
 def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
     host, collaborator = TinyHost(tmp_path, calculation_timeout=1.5), TinyCollaborator(tmp_path)
@@ -627,12 +628,14 @@ def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> Non
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_no_limit_on_computing(tmp_path: Path) -> None:
     collaborator = TinyCollaborator(tmp_path)
     slow_batches(collaborator, pause=1)
     trained(TinyHost(tmp_path, calculation_timeout=0, max_rounds=1), collaborator)
 
 
+@pytest.mark.slow
 def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heterofed.rendezvous.NOTICE_SECONDS", 0.5)
     events: list[Any] = []

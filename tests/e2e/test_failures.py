@@ -247,6 +247,7 @@ def test_host_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "tiny").exists()
 
 
+@pytest.mark.slow
 def test_host_names_who_is_missing(tmp_path: Path) -> None:
     host = TinyHost(tmp_path, join_timeout=4, collaborators=["bob", "carol"])
     at_host, at_collaborator = both(host, TinyCollaborator(tmp_path))
@@ -270,6 +271,7 @@ def test_stranger_is_turned_away(tmp_path: Path) -> None:
     assert (outcomes[0].rounds, outcomes[2].rounds) == (2, 2)
 
 
+@pytest.mark.slow
 def test_same_key_twice(tmp_path: Path) -> None:
     twins = TinyCollaborator(tmp_path, name="one"), TinyCollaborator(tmp_path, name="two")
     for twin in twins:
@@ -281,6 +283,7 @@ def test_same_key_twice(tmp_path: Path) -> None:
     assert_told(refused[0], e.DuplicatePartyError)
 
 
+@pytest.mark.slow
 def test_collaborator_with_the_hosts_key(tmp_path: Path) -> None:
     outcomes = run(
         TinyHost(tmp_path, join_timeout=3), TinyCollaborator(tmp_path, "alice", name="b")
@@ -310,6 +313,7 @@ def test_results_folder_is_in_use(tmp_path: Path) -> None:
     assert "another process writes" in str(refused[0])
 
 
+@pytest.mark.slow
 def test_late_stranger_is_turned_away_too(tmp_path: Path) -> None:
     host, mallory = TinyHost(tmp_path, max_rounds=20), LateCollaborator(tmp_path, "mallory")
     bob = TinyCollaborator(tmp_path)
@@ -422,6 +426,7 @@ def test_kill_9(victim: str, parties: Parties, tmp_path: Path) -> None:
     assert "phase train" in alive.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "how", "code"),
     [

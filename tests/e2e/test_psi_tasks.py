@@ -64,6 +64,7 @@ def test_no_ids_given(tmp_path: Path) -> None:
     assert isinstance(at_answerer, e.TaskAborted)
 
 
+@pytest.mark.slow
 def test_other_kind_of_task(tmp_path: Path) -> None:
     answerer = RSAPSICollaboratorScheduler("bob", ids=["b"], results_dir=tmp_path)
     at_host, at_answerer = run(TinyHost(tmp_path, join_timeout=3), answerer)

@@ -129,6 +129,7 @@ assert not data._wrong_files(root / "MNIST" / "raw")
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_one_fetches(cache: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path), str(cache.resolve())]
     pair = [
@@ -251,6 +252,7 @@ def test_more_bytes_than_the_limit_are_refused() -> None:
 # --- halves ---
 
 
+@pytest.mark.slow
 def test_halves_put_together_are_the_image_as_torchvision_reads_it(cache: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
     left, right = data.load_halves(cache, "left", labels=True), data.load_halves(cache, "right")

@@ -29,6 +29,7 @@ def open_links() -> Iterator[list[Any]]:
         each.close()
 
 
+@pytest.mark.slow
 def test_stranger_cannot_end_a_running_task(tmp_path: Path, open_links: list[Any]) -> None:
     bob = TinyCollaborator(tmp_path)
     slow_batches(bob, 0.2)

@@ -491,6 +491,7 @@ def test_a_dead_link_is_noticed_within_15_seconds() -> None:
     assert stall(Heartbeat()) < 15
 
 
+@pytest.mark.slow
 def test_heartbeats_of_a_peer_that_computes_keep_it_alive(keyring: Keyring) -> None:
     """Its caller reads nothing for long, while as much as may be under way waits for it.
 
@@ -531,6 +532,7 @@ def slow_link(heartbeat: Heartbeat, rate: float, frames: int) -> None:
         relay.close()
 
 
+@pytest.mark.slow
 def test_large_frames_over_a_slow_link_survive_heartbeats() -> None:
     slow_link(FAST, rate=4e6, frames=10)
 
