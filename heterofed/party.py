@@ -155,13 +155,15 @@ class Party:
 
     def take_leave(self, peer: Peer) -> None:
         """Wait for a peer's Bye; this party's work is done, so anything else is only a warning."""
+        if self.peers.get(peer.name) is not peer:
+            return  # it went while another one's goodbye was waited for
         try:
             self.take(peer, Bye)
         except TaskFailed as error:
             logger.warning("%s did not say goodbye: %s", error.party or peer.name, error)
-            self.peers = {key: each for key, each in self.peers.items() if key != error.party}
-            if peer.name in self.peers and error.party != peer.name:
-                self.take_leave(peer)  # it was another one's
+            gone = error.party if error.party in self.peers else peer.name
+            self.peers = {key: each for key, each in self.peers.items() if key != gone}
+            self.take_leave(peer)  # unless it was this one that went
 
     def leave(self, host: Peer) -> None:
         """Say Bye to the Host; this party's work is done either way."""

@@ -156,6 +156,23 @@ def test_no_goodbye_takes_nothing_from_the_host(tmp_path: Path, open_links: list
     assert (outcome.folder / "summary.json").exists()
 
 
+def test_one_that_vanishes_holds_up_no_other_goodbye(tmp_path: Path) -> None:
+    class Slow(TinyCollaborator):
+        def on_round_end(self) -> None:
+            time.sleep(1)
+
+    class Vanishes(TinyCollaborator):
+        def _finish(self, run: Any, host: Any) -> None:
+            run.party.close(0)
+            raise RuntimeError("gone")
+
+    host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"], calculation_timeout=60))
+    bob, carol = Victim(Slow(tmp_path)), Victim(Vanishes(tmp_path, "carol"))
+    assert isinstance(host.outcome(20), TaskResult)
+    assert isinstance(bob.outcome(), TaskResult)
+    assert isinstance(carol.outcome(), RuntimeError)
+
+
 # -- a Host that lies -----------------------------------------------------------------------
 
 
