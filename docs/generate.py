@@ -29,10 +29,10 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.lifecycle import Shown
 from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
-from heterofed.protocol import messages, session
+from heterofed.protocol import limits, messages, session
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
-from heterofed.rendezvous import VISIT_SECONDS
 from heterofed.transport import flow, zeromq
+from heterofed.visits import VISIT_SECONDS, VISITS
 from psi import keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,8 +155,8 @@ def type_text(kind: types.Type) -> str:  # one line per kind of type is easiest 
             return f"integer{span(low, high)}"
         case types.FloatType(ge=low, le=high):
             return f"number{span(low, high)}"
-        case types.BytesType(max_length=length):
-            return f"{length} bytes"
+        case types.BytesType(min_length=least, max_length=most):
+            return f"{most} bytes" if least == most else f"at most {most:,} bytes"
         case types.StrType(max_length=most, pattern=pattern):
             return f"text, at most {most} characters" + (f", `{pattern}`" if pattern else "")
         case types.LiteralType(values=values):
@@ -237,21 +237,41 @@ def protocol_limits() -> str:
     beat = zeromq.Heartbeat()
     rows = {
         "protocol version": messages.PROTOCOL_VERSION,
-        "largest frame (bytes)": wire.MAX_FRAME_BYTES,
-        "largest header (bytes)": wire.MAX_HEADER_BYTES,
-        "largest payload of `PsiKey` (bytes)": session.MAX_KEY_BYTES,
-        "largest payload of the other PSI messages (bytes)": session.MAX_CHUNK_BYTES,
+        "largest frame (bytes)": limits.MAX_FRAME_BYTES,
+        "largest header (bytes)": limits.MAX_HEADER_BYTES,
+        "largest payload of `PsiKey` (bytes)": limits.MAX_KEY_BYTES,
+        "largest payload of the other PSI messages (bytes)": limits.MAX_FRAME_BYTES,
         "bytes of one tag or match proof": session.TAG_BYTES,
-        "chunks of blinded values without an answer": session.PSI_WINDOW,
+        "chunks of blinded values without an answer": limits.PSI_WINDOW,
         "Collaborators of one task, at most": MAX_PARTIES,
         "frames that a sender may be ahead of its reader": flow.WINDOW,
         "seconds between heartbeats": int(beat.interval),
         "seconds without any answer until a link is dead": int(beat.timeout),
         "seconds that a connection may take to say its Hello": int(VISIT_SECONDS),
+        "connections a minute that are looked at, of one party": VISITS,
         "seconds of waiting between two `Waiting`": int(NOTICE_SECONDS),
         "seconds given to an Abort to leave": int(ABORT_LINGER),
     }
     return table(["what", "value"], ([what, f"{value:,}"] for what, value in rows.items()))
+
+
+def phase_limits() -> str:
+    """What a peer may make a party hold, phase by phase, under the default plan."""
+    plan = Plan(host="host", collaborators=("collaborator",))
+    rows = {
+        "join": limits.joining(),
+        "psi": limits.intersecting(plan),
+        "split, between rounds, finish": limits.agreeing(),
+        "train, test": limits.exchanging(plan),
+        "after the end": limits.ended(plan),
+    }
+    return table(
+        ["phase", "header", "payload", "all that waits"],
+        (
+            [phase, *(f"{each:,}" for each in (its.header, its.payload, its.memory))]
+            for phase, its in rows.items()
+        ),
+    )
 
 
 def wire_format() -> str:
@@ -529,9 +549,19 @@ def cli_page() -> str:
         "",
         *_options(cli.cli),
     ]
-    for name, command in sorted(cli.cli.commands.items()):
-        lines += [f"## heterofed {name}", "", doc(command.callback), "", *_options(command)]
+    for name, command in _commands("heterofed", cli.cli):
+        lines += [f"## {name}", "", doc(command.callback), "", *_options(command)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(path: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """The commands of a group and of the groups in it, with their arguments."""
+    for name, command in sorted(group.commands.items()):
+        arguments = [each for each in command.params if isinstance(each, click.Argument)]
+        shown = [each.make_metavar(click.Context(command)) for each in arguments]
+        yield " ".join([path, name, *shown]), command
+        if isinstance(command, click.Group):
+            yield from _commands(f"{path} {name}", command)
 
 
 def _options(command: click.Command) -> list[str]:
@@ -552,9 +582,12 @@ PIECES: dict[str, Callable[[], str]] = {
     "states": state_diagram,
     "messages": message_table,
     "plan": lambda: struct_table(Plan),
+    "mark": lambda: struct_table(messages.Mark),
+    "held": lambda: struct_table(messages.Held),
     "tensor-spec": lambda: struct_table(messages.TensorSpec),
     "dtypes": dtype_table,
     "limits": protocol_limits,
+    "phase-limits": phase_limits,
     "wire-format": wire_format,
     "psi-parameters": psi_parameters,
     "modules-heterofed": lambda: module_table("heterofed"),

@@ -15,9 +15,11 @@ from heterofed._version import __version__
 if TYPE_CHECKING:
     from heterofed.checker import DataChecker
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
+    from heterofed.fakes import fake_peer
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
     from heterofed.results import TaskResult
+    from heterofed.simulation import simulate, simulate_prediction
     from heterofed.training import Batch
 
 logger = logging.getLogger("heterofed")
@@ -33,8 +35,11 @@ __all__ = [
     "TaskFailed",
     "TaskResult",
     "__version__",
+    "fake_peer",
     "logger",
     "register_metrics",
+    "simulate",
+    "simulate_prediction",
 ]
 
 _HOME = {
@@ -47,7 +52,10 @@ _HOME = {
     "TaskAborted": "heterofed.errors",
     "TaskFailed": "heterofed.errors",
     "TaskResult": "heterofed.results",
+    "fake_peer": "heterofed.fakes",
     "register_metrics": "heterofed.metrics",
+    "simulate": "heterofed.simulation",
+    "simulate_prediction": "heterofed.simulation",
 }
 
 

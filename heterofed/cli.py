@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from heterofed import cli_trust
 from heterofed._version import __version__
 from heterofed.errors import ConfigError, HeteroFedError
 
@@ -52,14 +53,26 @@ def cli() -> None:
     metavar="TRAIN TEST",
     help="Use only so many images.",
 )
+@click.option(
+    "--baseline",
+    metavar="MODES",
+    default="",
+    help="Train for comparison too: local (the Host alone), pooled (one model), or local,pooled.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def demo(
-    rounds: int, data: Path, results: Path, limit: tuple[int, int] | None, as_json: bool
+    rounds: int,
+    data: Path,
+    results: Path,
+    limit: tuple[int, int] | None,
+    baseline: str,
+    as_json: bool,
 ) -> None:
     """Train the split-MNIST example in two processes on this machine."""
     from heterofed.demo import run_demo
 
-    outcome = run_demo(rounds=rounds, data=data, results=results, limit=limit)
+    modes = [mode.strip() for mode in baseline.split(",") if mode.strip()]
+    outcome = run_demo(rounds=rounds, data=data, results=results, limit=limit, baselines=modes)
     if as_json:
         click.echo(json.dumps(outcome))
     else:
@@ -67,6 +80,10 @@ def demo(
             f"test accuracy {outcome['accuracy']:.4f} after {outcome['rounds']} rounds,"
             f" {outcome['total_seconds']:.1f} s in all\n{outcome['metrics_csv']}"
         )
+        for mode, accuracy in outcome.get("baselines", {}).items():
+            click.echo(f"{mode}: test accuracy {accuracy:.4f}")
+        if "plot" in outcome:
+            click.echo(outcome["plot"])
 
 
 @cli.command()
@@ -112,6 +129,7 @@ def demo(
     show_default=True,
     help="Seconds to wait for the others; 0: for ever.",
 )
+@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def psi(column: str | None, as_json: bool, **options: Any) -> None:
     """Find which of your ids the other parties have too, and show them no others."""
@@ -122,6 +140,10 @@ def psi(column: str | None, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(outcome))
     else:
         click.echo(f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}")
+
+
+cli.add_command(cli_trust.keys)
+cli.add_command(cli_trust.task)
 
 
 def main() -> None:

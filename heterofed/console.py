@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,9 +30,11 @@ from rich.text import Text
 from heterofed.events import (
     Callback,
     Event,
+    PartyLost,
     PhaseBegan,
     PhaseEnded,
     Progressed,
+    Resumed,
     RoundEnded,
     StillWaiting,
 )
@@ -54,7 +57,9 @@ def attached() -> Iterator[Callback]:
         logger.addHandler(handler)
         if level == logging.NOTSET:
             logger.setLevel(logging.INFO)
-    show = _Bars(console) if console.is_terminal else _Lines()
+    # One bar to a terminal: parties that are threads beside the first one show lines.
+    on_main = threading.current_thread() is threading.main_thread()
+    show = _Bars(console) if console.is_terminal and on_main else _Lines()
     try:
         yield show
     finally:
@@ -81,6 +86,12 @@ class _Lines:
                 logger.info("waiting for %s (%.0f s)", ", ".join(parties), seconds)
             case RoundEnded():
                 logger.info("%s", round_line(event))
+            case PartyLost(party, seconds):
+                logger.warning(
+                    "%s is gone: waiting up to %.0f s for it to come back", party, seconds
+                )
+            case Resumed():
+                logger.info("going on from %s", shown_mark(event.round, event.batch))
             case PhaseEnded(phase="prepare" | "psi"):
                 logger.info("%s: %.1f s", event.phase, event.seconds)
             case _:
@@ -138,6 +149,13 @@ def round_line(event: RoundEnded) -> str:
         if key not in ("round", "loss") or (key == "loss" and event.loss is None):
             shown.append(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
     return f"[ROUND {event.round}{of}] " + "  ".join([*shown, f"{event.seconds:.1f} s"])
+
+
+def shown_mark(round_number: int, batch: int) -> str:
+    """Where a checkpoint stands: `the split`, `round 3`, `round 4, batch 200`."""
+    if batch:
+        return f"round {round_number + 1}, batch {batch}"
+    return f"round {round_number}" if round_number else "the split"
 
 
 def megabytes(count: int) -> str:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,17 @@ from heterofed.lifecycle import sigterm_as_exit
 from heterofed.results import check_writable
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
+BASELINES = ("local", "pooled")
 FAREWELL_SECONDS = 10.0
 
 
 def run_demo(
-    *, rounds: int, data: Path, results: Path, limit: tuple[int, int] | None
+    *,
+    rounds: int,
+    data: Path,
+    results: Path,
+    limit: tuple[int, int] | None,
+    baselines: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run the example to its end.
 
@@ -36,15 +42,21 @@ def run_demo(
         data: where MNIST lies, or is put.
         results: parent of the task's results folder.
         limit: (train, test) images to use; None for all 70,000.
+        baselines: what to train afterwards for comparison: `local`, `pooled`.
 
     Returns:
         accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
-        total_seconds, bytes_sent, bytes_received, metrics_csv, models.
+        total_seconds, bytes_sent, bytes_received, metrics_csv, models; with baselines also
+        `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
         ConfigError: the example is not here.
         TaskFailed: one of the processes failed.
     """
+    if unknown := set(baselines) - set(BASELINES):
+        raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
+    if baselines and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("the plot of baselines needs matplotlib: pip install 'heterofed[plot]'")
     if importlib.util.find_spec("examples") is None:
         raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
     began = time.monotonic()
@@ -68,7 +80,15 @@ def run_demo(
             f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
             f" see above and {log}"
         )
-    return _outcome(folder / HOST, time.monotonic() - began)
+    outcome = _outcome(folder / HOST, time.monotonic() - began)
+    if baselines:
+        modes = ["--rounds", str(rounds), "--modes", *baselines]
+        with sigterm_as_exit(), _ended_with_us() as children:
+            children.append(_start("baselines", [*common, *modes], None))
+            if code := children[0].wait():
+                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
+        outcome |= _compared(folder / HOST / "baselines", baselines)
+    return outcome
 
 
 def _start(script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
@@ -94,6 +114,17 @@ def _ended_with_us() -> Iterator[list[subprocess.Popen[bytes]]]:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _compared(folder: Path, baselines: Sequence[str]) -> dict[str, Any]:
+    table = folder / "test.csv"
+    with table.open(newline="") as file:
+        accuracy = {row["mode"]: float(row["accuracy"]) for row in csv.DictReader(file)}
+    return {
+        "baselines": {mode: accuracy[mode] for mode in baselines},
+        "modes_csv": str(table),
+        "plot": str(folder / "modes.png"),
+    }
 
 
 def _outcome(folder: Path, seconds: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the other parties get, and back. Pure functions; texts of exceptions never trave
 from __future__ import annotations
 
 from heterofed.errors import (
+    HandshakeError,
     InternalError,
     LocalProtocolError,
     PeerLostError,
@@ -14,11 +15,19 @@ from heterofed.errors import (
     aborted,
 )
 from heterofed.protocol.messages import Abort
+from heterofed.transport.base import LostReason
 from heterofed.wire import Buffer, encode
 
 
 def lost(party: str, phase: str, reason: str) -> PeerLostError:
-    """The connection to `party` broke."""
+    """The connection to `party` broke, or never stood."""
+    if reason == LostReason.HANDSHAKE_FAILED:
+        return HandshakeError(
+            f"the handshake with {party} failed in phase {phase}: it does not know this party's"
+            " key, or has another key than the task file says; compare both files with `heterofed"
+            " keys show`",
+            party=party,
+        )
     return PeerLostError(
         f"lost the connection to {party} in phase {phase} ({reason}): its process ended or the"
         " network broke; see its log, then start all parties again",

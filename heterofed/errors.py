@@ -9,27 +9,39 @@
     │   │   ├── StrangerError        its feature key is not expected
     │   │   ├── DuplicatePartyError  its feature key is taken, or everybody is there
     │   │   ├── OtherTaskError       it came for another task, or for another purpose
-    │   │   └── OtherVersionError    it speaks no version of the protocol that the Host speaks
+    │   │   ├── OtherTermsError      its task file says other things than the Host's
+    │   │   ├── OtherVersionError    it speaks no version of the protocol that the Host speaks
+    │   │   └── TaskFinishedError    its run had ended already, with its last checkpoint held by all
     │   ├── PeerLostError            the connection to a party broke
+    │   │   └── HandshakeError       it never stood: one side does not know the other's key
     │   ├── PeerTimeoutError         a party is connected and has been silent for too long
     │   ├── RemoteProtocolError      a party said something that the protocol does not allow
     │   ├── DataError                ids or tensors of this task do not fit together
     │   │   ├── IdError              the ids that `load_local_ids` gave cannot be used
+    │   │   ├── MissingIdsError      a party's data have no row for ids that were asked for
+    │   │   ├── ColumnError          a column of a table cannot be used
     │   │   ├── EmptyIntersectionError  no id is common to all parties
     │   │   ├── EmptySplitError      the split left no train ids, or no test ids
     │   │   ├── SplitMismatchError   the parties split the common ids differently
     │   │   ├── AlignmentError       the parties' batches do not fit row by row
+    │   │   │   ├── RowOrderError    other rows, or in another order, in one batch
     │   │   │   ├── RowCountError    different numbers of rows in one batch
     │   │   │   └── BatchCountError  different numbers of batches in one round
+    │   │   ├── OtherRunError        the parties' models are not of the same run
+    │   │   ├── MissingPartyError    a party, or its rows, are missing for a prediction
     │   │   ├── FeatureError         a hook gave features of a wrong type, shape or dtype
     │   │   └── NonFiniteError       a tensor holds NaN or infinity
+    │   ├── ResumeError              the run cannot go on from its checkpoints, or not as it began
+    │   ├── CheckpointError          a checkpoint cannot be written or read
+    │   ├── LimitReachedError        a party predicts no more rows today
     │   ├── PSIFailedError           the private set intersection was refused or went wrong
     │   ├── HookFailedError          user code of another party raised
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
     └── transport errors
         ├── ChannelClosedError       sending on a connection that is gone
-        └── ChannelOverflowError     a peer does not read what it is sent
+        ├── ChannelOverflowError     a peer does not read what it is sent
+        └── LinkError                a peer broke the rules of the reliable link
 
 Whoever is at fault raises the class itself. Everyone else raises a subclass of the same class that
 is a `TaskAborted` too, so `except AlignmentError` works at every party and `except TaskAborted`
@@ -75,6 +87,13 @@ class ChannelOverflowError(HeteroFedError):
     """A peer does not read what it is sent, and the queue for it is full.
 
     What to do: wait for the peer, or give it up; the scheduler does either.
+    """
+
+
+class LinkError(HeteroFedError):
+    """A peer claimed on the reliable link what cannot be: numbers out of range, gaps, other frames.
+
+    What to do: nothing; the transport ends that link, and the scheduler raises `PeerLostError`.
     """
 
 
@@ -174,6 +193,16 @@ class OtherTaskError(JoinRefusedError):
     summary = "the Host runs another task, or one for another purpose; compare the task ids"
 
 
+class OtherTermsError(JoinRefusedError):
+    """The task files of this party and of the Host differ; the message names each field.
+
+    What to do: agree on one file, put it in its place at both, and accept it anew.
+    """
+
+    code = "other_terms"
+    summary = "the task files differ; agree on one file and accept it anew (heterofed task accept)"
+
+
 class OtherVersionError(JoinRefusedError):
     """This party and the Host have no version of the protocol in common.
 
@@ -184,14 +213,37 @@ class OtherVersionError(JoinRefusedError):
     summary = "the Host speaks another protocol version; install the same heterofed everywhere"
 
 
+class TaskFinishedError(JoinRefusedError):
+    """The run that this party holds a part of had ended; never seen where its last one is whole.
+
+    What to do: nothing where the final models are in the results folder; else restore the folder,
+    or start again with `resume="never"`.
+    """
+
+    code = "finished"
+    summary = "that run had already ended; start again with resume='never' for a new one"
+
+
 class PeerLostError(TaskFailed):
     """The connection to a party broke: its process ended, or the network did.
 
-    What to do: see that party's log, start all parties again.
+    What to do: see that party's log and start it again, with the same command; where the Host's
+    `wait_for_peers` has passed, start all parties again: they go on from the last checkpoint.
     """
 
     code = "peer_lost"
-    summary = "the connection to that party broke"
+    summary = "the connection to that party broke; started again, all parties go on from there"
+
+
+class HandshakeError(PeerLostError):
+    """A connection was made and its handshake failed: one side does not know the other's key.
+
+    What to do: compare the keys in both task files with `heterofed keys show`; if they are right,
+    somebody else answers at that address.
+    """
+
+    code = "handshake"
+    summary = "a handshake failed; compare the keys in the task files with `heterofed keys show`"
 
 
 class PeerTimeoutError(TaskFailed):
@@ -234,6 +286,26 @@ class IdError(DataError):
     summary = "the ids of that party cannot be used: they must be unique strings, and at least one"
 
 
+class MissingIdsError(DataError):
+    """A table or data set has no row for ids that were asked of it.
+
+    What to do: let `load_local_ids` return exactly the ids of the data that the other hooks read.
+    """
+
+    code = "missing_ids"
+    summary = "the data of that party have no row for {0} of {1} ids that were asked of them"
+
+
+class ColumnError(DataError):
+    """A column of a table is not there, not numeric, or has missing values.
+
+    What to do: encode words as numbers, say what to do about missing values, or leave it out.
+    """
+
+    code = "column"
+    summary = "a column of that party's table cannot be used; see its log"
+
+
 class EmptyIntersectionError(DataError):
     """No id is common to all parties, so there is nothing to train on.
 
@@ -274,6 +346,16 @@ class AlignmentError(DataError):
     summary = "the parties' batches do not fit row by row"
 
 
+class RowOrderError(AlignmentError):
+    """Two parties' rows of a batch are of other ids, or in another order; no step was made on it.
+
+    What to do: read rows in the order of the ids that the hook is given; do not shuffle or sort.
+    """
+
+    code = "row_order"
+    summary = "rows of other ids, or in another order; read them in the order of the ids given"
+
+
 class RowCountError(AlignmentError):
     """Two parties sent different numbers of rows in the same batch; no step was made on it.
 
@@ -297,6 +379,27 @@ class BatchCountError(AlignmentError):
     )
 
 
+class OtherRunError(DataError):
+    """The models of two parties were not trained in the same run, or not for the same rounds.
+
+    What to do: bring back the results folders of one run at all parties, or train anew.
+    """
+
+    code = "other_run"
+    summary = "the models there are not of the same run as here; bring back those of one run"
+
+
+class MissingPartyError(DataError):
+    """A prediction needs a party, or rows of it, that are not there.
+
+    What to do: start that party's `serve_predictions`; leave out ids that it does not have; or give
+    `missing_party="zero"` or `"mean"`.
+    """
+
+    code = "missing_party"
+    summary = "a party, or rows of it, are missing for the prediction"
+
+
 class FeatureError(DataError):
     """A hook gave something that is not a tensor (or tuple or dict of tensors) that can be sent.
 
@@ -315,6 +418,39 @@ class NonFiniteError(DataError):
 
     code = "non_finite"
     summary = "a tensor of that party holds NaN or infinity"
+
+
+class ResumeError(TaskFailed):
+    """A run cannot go on as it began: ids, models or the plan changed, or checkpoints are missing.
+
+    What to do: bring back what the message names, or start all parties with `resume="never"`.
+    """
+
+    code = "resume"
+    summary = (
+        "a party cannot go on with the run: its ids, models or settings changed, or it holds none"
+        " of the checkpoints; see its log, or start all parties with resume='never'"
+    )
+
+
+class CheckpointError(TaskFailed):
+    """A checkpoint cannot be written or read: disk full, folder gone, file damaged.
+
+    What to do: make room, then start all parties again: they go on from the last one that all hold.
+    """
+
+    code = "checkpoint"
+    summary = "that party cannot write or read its checkpoints; see its log"
+
+
+class LimitReachedError(TaskFailed):
+    """A party has predicted as many rows today as it allows.
+
+    What to do: ask for fewer rows, wait until tomorrow (UTC), or have it raise `max_rows_per_day`.
+    """
+
+    code = "limit"
+    summary = "that party predicts no more rows today (UTC); ask for fewer, or have it allow more"
 
 
 class PSIFailedError(TaskFailed):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class PhaseBegan:
-    """A phase began: `join`, `prepare`, `psi`, `split`, `train`, `test`, `finish`.
+    """A phase began: `join`, `prepare`, `psi`, `split`, `resume`, `train`, `test`, `checkpoint`,
+    `finish`.
 
     Attributes:
         total: units of work it will take, where that is known.
@@ -35,13 +36,22 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class PhaseEnded:
-    """A phase ended after `seconds`, in which so many bytes went out and came in."""
+    """A phase ended after `seconds`, in which so many bytes went out and came in.
+
+    Attributes:
+        compute, encode: of these seconds, those in hooks, and those in turning tensors and
+            messages into bytes and back.
+        waits: of these seconds, those of waiting for each party.
+    """
 
     phase: str
     seconds: float
     bytes_sent: int
     bytes_received: int
     round: int = 0
+    compute: float = 0.0
+    encode: float = 0.0
+    waits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +79,38 @@ class RoundEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PartyLost:
+    """`party` is gone; everybody waits up to `seconds` for it to come back."""
+
+    party: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run goes on from a checkpoint: after `round` whole rounds (0: from the split on) and
+    `batch` batches of the next one.
+    """
+
+    round: int
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEnded:
     """The task is over; `error` is the class name of what ended it early, else None."""
 
     error: str | None = None
 
 
-Event = PhaseBegan | Progressed | PhaseEnded | StillWaiting | RoundEnded | TaskEnded
+Event = (
+    PhaseBegan
+    | Progressed
+    | PhaseEnded
+    | StillWaiting
+    | RoundEnded
+    | PartyLost
+    | Resumed
+    | TaskEnded
+)
 Callback = Callable[[Event], None]

@@ -7,41 +7,59 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, get_args, overload
 
 from filelock import FileLock
 from filelock import Timeout as LockTaken
 
 from heterofed import console, endings
+from heterofed.accounting import Account
 from heterofed.checker import mention_verdict, refuse_reimported_main
-from heterofed.errors import ConfigError, HeteroFedError, LocalProtocolError, TaskFailed
-from heterofed.events import Callback, TaskEnded
+from heterofed.checkpoint import CheckpointStore
+from heterofed.errors import (
+    ConfigError,
+    HeteroFedError,
+    JoinTimeoutError,
+    LocalProtocolError,
+    PeerLostError,
+    PeerTimeoutError,
+    TaskFailed,
+    TaskFinishedError,
+)
+from heterofed.events import Callback, PartyLost, TaskEnded
 from heterofed.metrics import Metrics, registered_metrics
-from heterofed.party import Party
+from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
-from heterofed.plan import Plan
-from heterofed.rendezvous import Agreement
+from heterofed.place import Place
 from heterofed.results import (
     TaskResult,
     check_name,
     check_writable,
+    ended_run,
     fresh_folder,
+    write_costs,
+    write_outbound,
     write_summary,
 )
+from heterofed.runs import Resume, Run, agreement_of, awaited, recall
 from heterofed.transport.local import heterofed_home, local_address
 
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
+MOST_FUTILE = 50
+"""How often in a row parties may be lost before the run has come one checkpoint further."""
 
 
 class Shown(Generic[T]):
@@ -76,6 +94,8 @@ class Settings:
     results_dir: Path
     callbacks: tuple[Callback, ...]
     seed: int | None = None
+    insecure: bool = False
+    place: Place | None = None
 
     @property
     def shown_name(self) -> str:
@@ -119,25 +139,6 @@ def is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-@dataclass(slots=True)
-class Run:
-    """One run of a task: what exists between `launch_task` and its return.
-
-    `seed` starts this party's random streams and stays here: whoever has it has the weights,
-    dropout masks and noise, and can work back from features to raw rows.
-    """
-
-    task_id: str
-    seed: int
-    result: TaskResult
-    metrics: dict[str, Metrics]
-    party: Party | None = None
-    agreement: Agreement | None = None
-    failed_hook: str | None = None
-    round: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
-
-
 class Scheduler(ABC):
     """Base of all schedulers: one party's part in one kind of task."""
 
@@ -149,7 +150,7 @@ class Scheduler(ABC):
         """Run the task in this process until it ends."""
 
     @abstractmethod
-    def load_local_ids(self) -> Sequence[str]:
+    def load_local_ids(self) -> Iterable[str]:
         """Hook: the ids of this party's samples.
 
         Returns:
@@ -164,18 +165,22 @@ class Scheduler(ABC):
         """
         self._settings.check()
 
-    def _launch(self, task_id: str) -> TaskResult:
+    def _launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
         """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
         refuse_reimported_main()
         check_name(task_id, "task_id")
+        if resume not in get_args(Resume):
+            raise ConfigError(f"resume={resume!r}: give {', '.join(get_args(Resume))}")
         settings = self._settings
         began = time.monotonic()
-        folder = settings.results_dir.absolute() / task_id / settings.shown_name
+        folder = self._results_folder(task_id)
         run = self._run = Run(
             task_id,
             secrets.randbits(63) if settings.seed is None else settings.seed,
             TaskResult(task_id, settings.feature_key, folder),
-            metrics={},
+            CheckpointStore(folder / "resume"),
+            resume,
+            Account(settings.feature_key),
         )
         with ExitStack() as stack:
             show = stack.enter_context(console.attached())
@@ -184,29 +189,75 @@ class Scheduler(ABC):
             check_writable(folder)
             mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder))
-            try:
-                with self._meet(run, (run.result.note, show, *settings.callbacks)) as party:
-                    run.party = party
-                    fresh_folder(folder)
-                    for name, keys in registered_metrics(type(self)).items():
-                        self._open_metrics(run, name, keys)
-                    self._perform(run)
-                    run.result.bytes_sent = party.bytes_sent
-                    run.result.bytes_received = party.bytes_received
-                    party.emit(TaskEnded())
-            except BaseException as error:
-                self._end_badly(run, error)
-                raise
-            finally:
-                if run.party is not None:
-                    run.party.close()
+            run.ended = ended_run(folder)
+            recall(run, self._settings.seed)
+            callbacks = (run.result.note, show, *settings.callbacks)
+            while not self._attempt(run, callbacks):
+                pass
             run.result.seconds = time.monotonic() - began
             run.result.metrics |= {
                 name: each.path for name, each in run.metrics.items() if each.path.exists()
             }
+            write_costs(run.result, run.account)
+            write_outbound(run.result, run.account.outbound)
             write_summary(run.result)
+            run.store.clear()
             logger.info("%s", run.result.summary())
         return run.result
+
+    def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
+        """Meet the others and do the task; False where a party is gone and may come back."""
+        run.party, linger = None, ABORT_LINGER
+        if run.complete:
+            self._settle(run)
+            if not awaited(run):
+                return True
+        try:
+            with self._meet(run, callbacks) as party:
+                run.party = party
+                run.result.run = agreement_of(run).run.hex()
+                self._open_folder(run)
+                self._perform(run)
+                party.emit(TaskEnded())
+        except TaskFinishedError:
+            self._settle(run)
+        except JoinTimeoutError as error:
+            if not run.complete:
+                self._end_badly(run, error)
+                raise
+            logger.warning("not all parties have heard that the task is complete: %s", error)
+        except (PeerLostError, PeerTimeoutError) as error:
+            if not self._waits_for(run, error):
+                self._end_badly(run, error)
+                raise
+            return False
+        except BaseException as error:
+            try:
+                self._end_badly(run, error)
+            except KeyboardInterrupt:  # a second Ctrl-C: at once
+                linger = 0.0
+            raise
+        finally:
+            if run.party is not None:
+                run.result.bytes_sent += run.party.bytes_sent
+                run.result.bytes_received += run.party.bytes_received
+                run.party.close(linger)
+        return True
+
+    def _waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
+        """Whether this party waits for one that is gone; then it tells the others to do so too."""
+        if run.party is None or run.agreement is None or not run.agreement.plan.wait_for_peers:
+            return False
+        run.futile += 1
+        if run.futile > MOST_FUTILE:
+            error.add_note(f"heterofed: given up after {MOST_FUTILE} losses without a checkpoint")
+            return False
+        own = self._settings.join_timeout or math.inf
+        run.waits = min(run.agreement.plan.wait_for_peers, own)
+        logger.warning("%s", error)
+        run.party.emit(PartyLost(error.party or "a party", run.waits))
+        run.party.abort(error, endings.abort_code(error, None))
+        return True
 
     def get_metrics(self, name: str) -> Metrics:
         """The metrics set that `@register_metrics` declared under this name.
@@ -265,6 +316,19 @@ class Scheduler(ABC):
         """Find the other parties; sets `run.agreement`. The party is closed by `launch_task`."""
         yield  # type: ignore[misc]
 
+    def _results_folder(self, task_id: str) -> Path:
+        settings = self._settings
+        return settings.results_dir.absolute() / task_id / settings.shown_name
+
+    def _open_folder(self, run: Run) -> None:
+        """Make the results folder for what was agreed on: a new run, unless it goes on."""
+        fresh_folder(run.result.folder)
+        self._open_registered_metrics(run)
+
+    def _settle(self, run: Run) -> None:
+        """Complete this party's part of a run that all others have ended."""
+        raise TaskFinishedError(party=run.result.party)
+
     @abstractmethod
     def _perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
@@ -273,6 +337,10 @@ class Scheduler(ABC):
         return Timeouts(
             calculation, self._settings.schedule_timeout, self._settings.data_channel_timeout[1]
         )
+
+    def _open_registered_metrics(self, run: Run) -> None:
+        for name, keys in registered_metrics(type(self)).items():
+            self._open_metrics(run, name, keys)
 
     def _open_metrics(self, run: Run, name: str, keys: Sequence[str]) -> Metrics:
         run.metrics[name] = Metrics(name, keys, run.result.folder, lambda: run.round)
@@ -284,9 +352,13 @@ class Scheduler(ABC):
 
     @contextmanager
     def _in_hook(self, hook: str) -> Iterator[None]:
-        """Mark what user code raises: it comes out unchanged, with a note of where."""
+        """Count user code as this party's work, and mark what it raises: that comes out unchanged,
+        with a note of where.
+        """
+        party = self._run.party if self._run is not None else None
         try:
-            yield
+            with party.computing() if party is not None else contextlib.nullcontext():
+                yield
         except Exception as error:
             if self._run is not None and not isinstance(error, HeteroFedError):
                 self._run.failed_hook = hook
@@ -304,26 +376,19 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
+        if marks := run.store.marks():
+            logger.info(
+                "started again, all parties go on from %s",
+                console.shown_mark(marks[-1].round, marks[-1].batch),
+            )
         with contextlib.suppress(OSError):
+            if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
+                write_outbound(run.result, party.account.outbound)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)
         else:  # its text may hold data: it is the caller's to show
             logger.error("%s ended the task in %s", type(error).__name__, where)
-
-
-def plan_of(run: Run) -> Plan:
-    """The plan of a run that has met its parties."""
-    if run.agreement is None:
-        raise LocalProtocolError("the plan was asked for before the parties met")
-    return run.agreement.plan
-
-
-def party_of(run: Run) -> Party:
-    """The party of a run that has met the others."""
-    if run.party is None:
-        raise LocalProtocolError("the party was asked for before the parties met")
-    return run.party
 
 
 @contextmanager

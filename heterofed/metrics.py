@@ -85,6 +85,19 @@ class Metrics:
         """The row appended last, where it was in that round; else empty."""
         return dict(self._last) if self._last_round == round_number else {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of the CSV so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Drop the rows that were appended after the CSV had `size` bytes."""
+        self._last, self._last_round = {}, -1
+        if not size:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            os.truncate(self.path, size)
+
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
         """Append one row and write it.
 
@@ -113,6 +126,22 @@ class Metrics:
             file.flush()
             os.fsync(file.fileno())
         self._last, self._last_round = row, self._current_round()
+
+
+NO_METRICS = frozenset({"comm", "leakage", "outbound", "privacy"})
+"""CSVs of a results folder that measure the run, not the models."""
+
+
+def last_rows(folder: Path) -> dict[str, dict[str, str]]:
+    """The last row of every metrics set in a results folder, by name, as it stands in the file."""
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.stem not in NO_METRICS:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            if rows:
+                found[path.stem] = rows[-1]
+    return found
 
 
 def as_scalar(value: object, what: str) -> Scalar:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from heterofed import endings
+from heterofed.accounting import Account, Direction
 from heterofed.errors import (
     HeteroFedError,
     RemoteProtocolError,
@@ -22,6 +23,7 @@ from heterofed.peers import Mail, Peer, Timeouts
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
+from heterofed.visits import VISIT_SECONDS, Visits
 from heterofed.wire import Buffer, encode, payload_size
 
 logger = logging.getLogger("heterofed")
@@ -47,6 +49,7 @@ class Party:
         endpoint: its transport; closed by `close`.
         timeouts: see `Timeouts`; may be replaced when the plan is known.
         callbacks: get every event; one that raises is logged and left out from then on.
+        account: of the task so far, where it has met before.
         clock: seconds that only go up.
 
     Attributes:
@@ -55,6 +58,7 @@ class Party:
         door: judges each visitor's Hello: the code of a refusal, or None to admit it. Stays in
             place after everybody is there, and then refuses.
         phase, round, batch: where the task stands, for messages and errors.
+        account: what it cost so far.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Party:
         *,
         timeouts: Timeouts,
         callbacks: Sequence[Callback] = (),
+        account: Account | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -78,9 +83,11 @@ class Party:
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
+        self.account = account or Account(name)
         self._endpoint = endpoint
         self._callbacks = list(callbacks)
         self._by_channel: dict[Channel, Peer] = {}
+        self._visits = Visits()
 
     # -- who is there ----------------------------------------------------------------------
 
@@ -120,6 +127,15 @@ class Party:
         if patient and peer.channel.pending > HIGH_WATER:
             self._let_drain(peer)
 
+    def flush(self, peer: Peer) -> None:
+        """Wait until the transport holds no reference to what was posted: it may change then.
+
+        Raises:
+            TaskFailed: as `post`.
+        """
+        if peer.channel.pending:
+            self._let_drain(peer, 0)
+
     def broadcast(self, message: Message) -> None:
         """Send a message to every peer."""
         for peer in self.peers.values():
@@ -139,31 +155,38 @@ class Party:
             PeerTimeoutError: it was silent for longer than allowed.
             RemoteProtocolError: it said something else.
         """
-        began = noticed = self.clock()
-        while not peer.inbox:
-            self.pump(POLL_SECONDS)
-            now = self.clock()
-            if now - noticed >= NOTICE_SECONDS and not peer.inbox:
-                noticed = now
-                self.notice_waiting([peer.name], now - began)
-            self._check_silence(peer, computing, now)
-        mail = peer.inbox.popleft()
-        if not isinstance(mail.message, kinds):
-            what = f"said {type(mail.message).__name__} unexpectedly"
-            raise endings.unlawful(peer.name, self.phase, what)
-        return mail
+        self._await([peer], computing)
+        return self._next(peer, kinds)
 
-    def take_leave(self, peer: Peer) -> None:
-        """Wait for a peer's Bye; this party's work is done, so anything else is only a warning."""
+    def take_all(self, *kinds: type[Message]) -> dict[str, Mail]:
+        """Wait for the next message of every peer, in whatever order they come.
+
+        Args:
+            kinds: what they may be.
+
+        Raises:
+            TaskFailed: as `take`.
+        """
+        peers = list(self.peers.values())
+        self._await(peers, computing=True)
+        return {peer.name: self._next(peer, kinds) for peer in peers}
+
+    def take_leave(self, peer: Peer) -> bool:
+        """Wait for a peer's Bye; this party's work is done, so anything else is only a warning.
+
+        Returns:
+            Whether it said it.
+        """
         if self.peers.get(peer.name) is not peer:
-            return  # it went while another one's goodbye was waited for
+            return False  # it went while another one's goodbye was waited for
         try:
             self.take(peer, Bye)
         except TaskFailed as error:
             logger.warning("%s did not say goodbye: %s", error.party or peer.name, error)
             gone = error.party if error.party in self.peers else peer.name
             self.peers = {key: each for key, each in self.peers.items() if key != gone}
-            self.take_leave(peer)  # unless it was this one that went
+            return self.take_leave(peer)  # unless it was this one that went
+        return True
 
     def leave(self, host: Peer) -> None:
         """Say Bye to the Host; this party's work is done either way."""
@@ -191,13 +214,18 @@ class Party:
         """
         for event in self._endpoint.poll(timeout):
             match event:
-                case Opened(channel):
+                case Opened(channel) if self._visits.allow(channel.party, self.clock()):
                     visitor = Peer("a visitor", channel, self.role, self.clock())
                     self.visitors[channel] = visitor
+                case Opened(channel):
+                    channel.close()
                 case Received(channel, frame):
                     self._receive(channel, frame)
                 case Lost(channel, reason):
                     self._lose(channel, reason)
+        for visitor in list(self.visitors.values()) if self.role is Role.HOST else ():
+            if self.clock() - visitor.turn_began > VISIT_SECONDS:
+                self.turn_away(visitor)
         for peer in self.peers.values():
             if peer.lost and not peer.inbox:
                 raise endings.lost(peer.name, self.phase, peer.lost)
@@ -216,6 +244,8 @@ class Party:
         """Note that the task is in `phase` (of a round), and what it cost."""
         self.phase, self.round, self.batch = phase, round_number or self.round, None
         began, sent, received = self.clock(), self.bytes_sent, self.bytes_received
+        account = self.account
+        compute, encode, waits = account.compute, account.encode, dict(account.waits)
         self.emit(PhaseBegan(phase, total, unit, round_number))
         yield
         self.batch = None
@@ -226,8 +256,32 @@ class Party:
                 self.bytes_sent - sent,
                 self.bytes_received - received,
                 round_number,
+                account.compute - compute,
+                account.encode - encode,
+                {
+                    name: each - waits.get(name, 0.0)
+                    for name, each in account.waits.items()
+                    if each > waits.get(name, 0.0)
+                },
             )
         )
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count a block as this party's own work, but for what is counted within it."""
+        began, counted = self.clock(), self.account.counted
+        try:
+            yield
+        finally:
+            within = self.account.counted - counted
+            self.account.computed(self.phase, max(0.0, self.clock() - began - within))
+
+    @contextmanager
+    def encoding(self, peer: Peer, direction: Direction) -> Iterator[None]:
+        """Count a block as turning mail of a peer into bytes, or back."""
+        began = self.clock()
+        yield
+        self.account.encoded(self.phase, peer.name, direction, self.clock() - began)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Note that `done` units of the phase are done."""
@@ -263,19 +317,59 @@ class Party:
     def _put(self, peer: Peer, message: Message, payload: Sequence[Buffer] = ()) -> None:
         if peer.lost:
             raise endings.lost(peer.name, self.phase, peer.lost)
+        began = self.clock()
         frames = encode(message, payload)
         peer.session.send(message, payload_size(payload))
         try:
             peer.channel.send(frames)
         except HeteroFedError as error:
+            self.pump(0)  # why it left may have come and wait to be read
             peer.session.lost()
             raise endings.lost(peer.name, self.phase, "disconnected") from error
-        self.bytes_sent += payload_size(frames)
+        size = payload_size(frames)
+        self.bytes_sent += size
         peer.turn_began = self.clock()
+        self.account.moved(self.phase, peer.name, "sent", size, messages=1)
+        self.account.outbound.note(self.phase, type(message).__name__, peer.name, size)
+        self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
 
-    def _let_drain(self, peer: Peer) -> None:
+    def _await(self, peers: Sequence[Peer], computing: bool) -> None:
+        """Wait until all of these peers have mail; each moment counts for those who have none."""
+        if all(peer.inbox for peer in peers):
+            return
+        began = noticed = before = self.clock()
+        while missing := [peer for peer in peers if not peer.inbox]:
+            counted = self.account.counted
+            self.pump(POLL_SECONDS)
+            now = self.clock()
+            idle = max(0.0, now - before - (self.account.counted - counted)) / len(missing)
+            before = now
+            for peer in missing:
+                self.account.waited(self.phase, peer.name, "received", idle)
+            missing = [peer for peer in missing if not peer.inbox]
+            if missing and now - noticed >= NOTICE_SECONDS:
+                noticed = now
+                self.notice_waiting([peer.name for peer in missing], now - began)
+            for peer in missing:
+                self._check_silence(peer, computing, now)
+
+    def _next(self, peer: Peer, kinds: tuple[type[Message], ...]) -> Mail:
+        mail = peer.inbox.popleft()
+        if not isinstance(mail.message, kinds):
+            what = f"said {type(mail.message).__name__} unexpectedly"
+            raise endings.unlawful(peer.name, self.phase, what)
+        return mail
+
+    def _let_drain(self, peer: Peer, most: int = LOW_WATER) -> None:
+        began = self.clock()
+        try:
+            self._drain(peer, most)
+        finally:
+            self.account.waited(self.phase, peer.name, "sent", self.clock() - began)
+
+    def _drain(self, peer: Peer, most: int) -> None:
         least, since = peer.channel.pending, self.clock()
-        while peer.channel.pending > LOW_WATER:
+        while peer.channel.pending > most:
             self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
             self.pump(0)
             if peer.channel.pending < least:
@@ -289,9 +383,15 @@ class Party:
         if peer is None:
             return
         self.bytes_received += len(frame)
-        peer.byte_came = self.clock()
+        began = self.clock()
+        if not peer.decoder.moving:
+            peer.message_began = began
+        peer.byte_came = began
         try:
             complete = peer.decoder.feed(frame)
+            now = self.clock()
+            if channel not in self.visitors:  # they have no name yet, and may be anybody
+                self._note_received(peer, len(frame), now - began, complete=complete is not None)
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
         except RemoteProtocolError as error:
@@ -320,13 +420,20 @@ class Party:
                 raise endings.told(message, message.party if by_host else peer.name)
             case _:
                 peer.host_waits_for = None
-                peer.inbox.append(Mail(message, payload))
+                peer.inbox.append(Mail(message, payload, peer.byte_came - peer.message_began))
+
+    def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:
+        self.account.moved(self.phase, peer.name, "received", size, messages=int(complete))
+        self.account.encoded(self.phase, peer.name, "received", seconds)
 
     def _greet(self, visitor: Peer, hello: Hello) -> None:
+        visitor.held, visitor.mask_key = hello.held, hello.mask_key
         refusal = self.door(visitor, hello)
         if refusal is None:
             self.admit(visitor, hello.party)
             logger.info("%s is here", hello.party)
+        elif (gone := self.peers.get(hello.party)) is not None and gone.lost:
+            self.turn_away(visitor)  # it was started anew, and comes again until we meet anew
         else:
             logger.warning("turned %r away: %s", hello.party, refusal)
             self.turn_away(visitor, refusal)
@@ -368,5 +475,6 @@ class Party:
         try:
             peer.session.send(abort)
             peer.channel.send(frames)
+            self.account.outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told

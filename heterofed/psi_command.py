@@ -1,25 +1,36 @@
 """`heterofed psi`: the ids of a file intersected with another party's; own matching rows come out.
 
-Knows files and the PSI schedulers; reading ids from a column is `psi.column`'s work.
+Knows files and the PSI schedulers; reading ids from a column is `psi.column`'s work. Rows stream,
+so that a file may be larger than memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import tempfile
-from collections.abc import Set
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
-from heterofed.alignment import check_ids
+import psi
 from heterofed.errors import ConfigError, IdError
-from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.hetero_nn.intersection import own_ids
+from heterofed.hetero_nn.psi import (
+    PSIScheduler,
+    RSAPSICollaboratorScheduler,
+    RSAPSIInitiatorScheduler,
+)
 from heterofed.plan import PSIProtocol
 from heterofed.results import check_writable, write_whole
-from psi import IdsError, column
+from heterofed.runs import Run
 
 Role = Literal["initiator", "collaborator"]
+Row = TypeVar("Row")
+Marked = Iterator[tuple[str, int]]
+"""Own ids, and whether all parties have them."""
 
 
 def run_psi(
@@ -33,8 +44,11 @@ def run_psi(
     protocol: PSIProtocol,
     out: Path,
     join_timeout: float,
+    fresh: bool,
 ) -> dict[str, Any]:
     """Run one party of a PSI task over files.
+
+    What an interrupted run goes on from is kept in a hidden folder beside `out` until it has ended.
 
     Args:
         task: task id, the same at every party.
@@ -46,6 +60,7 @@ def run_psi(
         protocol: at the initiator, how to intersect.
         out: gets this party's own rows whose id all parties have, in their order.
         join_timeout: seconds to wait for the others.
+        fresh: whether to begin anew where an interrupted run could go on.
 
     Returns:
         task, party, protocol (None at a collaborator), ids, matched, seconds, psi_seconds,
@@ -62,37 +77,36 @@ def run_psi(
     if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
     try:
-        own = check_ids(column(ids, id_column))
+        own = own_ids(psi.column(ids, id_column))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{ids} cannot be read ({type(error).__name__})") from None
-    except (IdError, IdsError) as error:
+    except (IdError, psi.IdsError) as error:
         raise ConfigError(f"the ids in {ids} cannot be used: {error}") from None
-    with tempfile.TemporaryDirectory(prefix="heterofed-") as folder:
-        scheduler: RSAPSIInitiatorScheduler | RSAPSICollaboratorScheduler
-        if role == "initiator":
-            scheduler = RSAPSIInitiatorScheduler(
-                party or role,
-                ids=own,
-                collaborators=parties,
-                psi_protocol=protocol,
-                join_timeout=join_timeout,
-                results_dir=folder,
-            )
-        else:
-            scheduler = RSAPSICollaboratorScheduler(
-                party or role, ids=own, join_timeout=join_timeout, results_dir=folder
-            )
-        common = set(scheduler.launch_task(task))
-        result = scheduler.result
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, lambda file: _copy_rows(ids, id_column, common, file))
+    table = _Table(ids, id_column, out)
+    folder = out.with_name(f".{out.name}.heterofed")
+    given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
+    scheduler: _Initiator | _Collaborator
+    if role == "initiator":
+        scheduler = _Initiator(party or role, collaborators=parties, psi_protocol=protocol, **given)
+    else:
+        scheduler = _Collaborator(party or role, **given)
+    scheduler.table = table
+    try:
+        scheduler.launch_task(task, resume="never" if fresh else "auto")
+    except BaseException:
+        for empty in (folder / task, folder):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        raise
+    shutil.rmtree(folder)
+    result = scheduler.result
     seconds = result.phases["psi"].seconds
     return {
         "task": task,
         "party": result.party,
         "protocol": protocol if role == "initiator" else None,
         "ids": len(own),
-        "matched": len(common),
+        "matched": result.ids,
         "seconds": round(result.seconds, 3),
         "psi_seconds": round(seconds, 3),
         "ids_per_second": round(len(own) / seconds) if seconds else None,
@@ -102,28 +116,92 @@ def run_psi(
     }
 
 
-def _copy_rows(source: Path, id_column: str | None, wanted: Set[str], target: BinaryIO) -> None:
-    """Write the source's rows whose id is wanted, in their order and in the source's format."""
-    if source.suffix.lower() == ".parquet":
+class _ToFile(PSIScheduler):
+    """Writes own matching rows instead of a list of ids."""
+
+    table: _Table
+
+    def _keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+        run.result.ids = len(common)
+        self.table.copy(ids, common)
+
+
+class _Initiator(_ToFile, RSAPSIInitiatorScheduler):
+    pass
+
+
+class _Collaborator(_ToFile, RSAPSICollaboratorScheduler):
+    pass
+
+
+class _Table:
+    """A file with rows that have ids, of which some are copied to another one."""
+
+    def __init__(self, source: Path, id_column: str | None, out: Path) -> None:
+        self._source, self._id_column, self._out = source, id_column, out
+
+    def copy(self, ids: psi.OwnIds, common: array[int]) -> None:
+        """Write the rows at the positions `common`, in their order and in the source's format."""
+        marks = bytearray(len(ids))
+        for position in common:
+            marks[position] = 1
+        marked = zip(ids, marks, strict=True)
+
+        def write(target: BinaryIO) -> None:
+            if self._source.suffix.lower() == ".parquet":
+                self._copy_parquet(marked, target)
+            elif self._id_column is None:
+                self._copy_text(marked, target)
+            else:
+                self._copy_csv(self._id_column, marked, target)
+            if next(marked, None) is not None:
+                self._changed()
+
+        write_whole(self._out, write)
+
+    def _copy_text(self, marked: Marked, target: BinaryIO) -> None:
+        text = io.TextIOWrapper(target, encoding="utf-8", newline="")
+        lines = psi.column(self._source)
+        text.writelines(f"{line}\n" for line in self._chosen(lines, lambda line: line, marked))
+        text.detach()  # flushes; whoever opened the target closes it
+
+    def _copy_csv(self, id_column: str, marked: Marked, target: BinaryIO) -> None:
+        text = io.TextIOWrapper(target, encoding="utf-8", newline="")
+        with self._source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader)
+            place = header.index(id_column)
+            copy = csv.writer(text, lineterminator="\n")
+            copy.writerow(header)
+            rows = (row for row in reader if row)
+            chosen = self._chosen(rows, lambda row: row[place], marked)
+            copy.writerows(chosen)
+        text.detach()
+
+    def _copy_parquet(self, marked: Marked, target: BinaryIO) -> None:
         from pyarrow import parquet
 
-        table = parquet.read_table(source)
-        ids = table.column(id_column or 0)
-        parquet.write_table(table.filter([each in wanted for each in ids.to_pylist()]), target)
-        return
-    text = io.TextIOWrapper(target, encoding="utf-8", newline="")
-    if id_column is None:
-        text.writelines(f"{each}\n" for each in column(source) if each in wanted)
-    else:
-        _copy_csv(source, id_column, wanted, text)
-    text.detach()  # flushes; whoever opened the target closes it
+        with (
+            parquet.ParquetFile(self._source) as file,
+            parquet.ParquetWriter(target, file.schema_arrow) as writer,
+        ):
+            place = file.schema_arrow.names.index(self._id_column)
+            for batch in file.iter_batches():
+                rows: Iterator[tuple[int, str]] = enumerate(batch.column(place).to_pylist())
+                chosen = [at for at, _ in self._chosen(rows, lambda row: row[1], marked)]
+                if chosen:
+                    writer.write_batch(batch.take(chosen))
 
+    def _chosen(
+        self, rows: Iterable[Row], id_of: Callable[[Row], str], marked: Marked
+    ) -> Iterator[Row]:
+        """The marked rows; all of them have to be those that the ids were read from."""
+        for row in rows:
+            own, wanted = next(marked, (None, 0))
+            if id_of(row) != own:
+                self._changed()
+            if wanted:
+                yield row
 
-def _copy_csv(source: Path, id_column: str, wanted: Set[str], text: io.TextIOWrapper) -> None:
-    with source.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        header = next(rows)
-        place = header.index(id_column)
-        copy = csv.writer(text, lineterminator="\n")
-        copy.writerow(header)
-        copy.writerows(row for row in rows if row and row[place] in wanted)
+    def _changed(self) -> None:
+        raise IdError(f"{self._source} was changed while the task ran; run it again")

@@ -5,28 +5,56 @@ Whoever starts first waits, and says for whom. Ends when everybody holds the Hos
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from msgspec import structs
 
 from heterofed.endings import abort_code, unlawful
-from heterofed.errors import JoinTimeoutError, OtherVersionError, PeerLostError
+from heterofed.errors import (
+    DuplicatePartyError,
+    HandshakeError,
+    JoinTimeoutError,
+    OtherTermsError,
+    OtherVersionError,
+    PeerLostError,
+    ResumeError,
+)
 from heterofed.events import StillWaiting
 from heterofed.party import NOTICE_SECONDS, Party
 from heterofed.peers import Peer, Timeouts
 from heterofed.plan import Plan
-from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Welcome
+from heterofed.protocol.messages import (
+    PROTOCOL_VERSION,
+    Held,
+    Hello,
+    Mark,
+    Terms,
+    Welcome,
+    WelcomeBack,
+)
+from heterofed.task import Purpose, differences, shown_terms
 from heterofed.transport.base import Endpoint
 
-Purpose = Literal["train", "psi"]
+logger = logging.getLogger("heterofed")
 
-VISIT_SECONDS = 15.0
-"""How long a connection may say nothing before it is closed."""
+Errand: TypeAlias = Purpose | Literal["predict", "rehearse"]
+"""What the parties meet for: what the task is for, a prediction with what it trained, or one batch
+of it."""
 
 RETRY_SECONDS = 0.3
+
+HANDSHAKES = 3
+"""Handshakes in a row that may fail (a Host that starts anew) until the keys are to blame."""
+
+NOTICED_SECONDS = 30.0
+"""By when a Host has noticed that a connection is dead, and lets that party in again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +65,43 @@ class Agreement:
         plan: the agreed settings.
         run: 16 random bytes that name this run.
         secret: 32 random bytes that key this run's digests; known to its parties only.
+        mask_keys: of all Collaborators in the plan's order, where their features are summed.
+        resume: whose checkpoint everybody goes on from; None: from the intersection on.
     """
 
     plan: Plan
     run: bytes
     secret: bytes
+    resume: Mark | None = None
+    mask_keys: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What this party holds of a run that has not ended.
+
+    Attributes:
+        agreement: as the run began.
+        marks: where it has a checkpoint, in ascending order.
+    """
+
+    agreement: Agreement
+    marks: tuple[Mark, ...]
+
+    @property
+    def held(self) -> Held:
+        """How a Hello says it."""
+        return Held(self.agreement.run, self.marks)
+
+    def common(self, others: Sequence[Held | None]) -> Mark | None:
+        """The newest checkpoint that this party and all others hold."""
+        shared = set(self.marks)
+        for each in others:
+            shared &= set(each.marks) if each and each.run == self.agreement.run else set()
+        return max(shared, default=None)
+
+
+SAME_USER = "on this machine: as the same user"
 
 
 def task_digest(task_id: str) -> bytes:
@@ -57,30 +117,67 @@ class Door:
         purpose: what the task is for.
         host: the Host's own feature key.
         expected: the Collaborators' feature keys, or how many of them.
+        terms: those of the Host's task file; empty without one.
+        ended: the run that this Host has ended last; whoever still holds a part of it is told so.
+        going_on: the run that waits for a party to come back; others would throw it away.
+        partial: once `join_timeout` has passed, go on with whoever is there.
     """
 
     def __init__(
-        self, task: bytes, purpose: Purpose, host: str, expected: Sequence[str] | int
+        self,
+        task: bytes,
+        purpose: Errand,
+        host: str,
+        expected: Sequence[str] | int,
+        *,
+        terms: bytes = b"",
+        ended: bytes | None = None,
+        going_on: Earlier | None = None,
+        partial: bool = False,
     ) -> None:
+        self.partial = partial
         self._task, self._purpose, self._host = task, purpose, host
+        self._terms, self._ended, self._going_on = terms, ended, going_on
         self._names = None if isinstance(expected, int) else list(expected)
         self._count = expected if isinstance(expected, int) else len(expected)
         self._closed = False
+        self.checked: set[str] = set()
 
     def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
         """The code of a refusal, or None to let the visitor in."""
         proven = visitor.channel.party
         if PROTOCOL_VERSION not in hello.versions:
             return "other_version"
-        if (hello.task, hello.purpose) != (self._task, self._purpose):
-            return "other_task"
         if proven is not None and proven != hello.party:
             return "stranger"
+        if hello.task != self._task or hello.purpose not in (self._purpose, "check"):
+            return "other_task"
+        if hello.terms != self._terms or hello.purpose == "check":
+            return self._compare(party, visitor, hello)
+        if hello.held is not None and hello.held.run == self._ended:
+            return "finished"
         if self._names is not None and hello.party not in self._names:
             return "stranger"
+        if self._going_on is not None and self._going_on.common([hello.held]) is None:
+            return "resume"
         if hello.party in party.peers or hello.party == self._host or self.is_complete(party):
             return "duplicate_party"
         return "duplicate_party" if self._closed else None
+
+    def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
+        """Show the visitor the Host's terms; what differs goes to the Host's log."""
+        with contextlib.suppress(PeerLostError):
+            party.post(visitor, Terms(self._terms))
+        if hello.terms == self._terms:
+            self.checked.add(hello.party)
+            logger.info("%s has the same terms", hello.party)
+        else:
+            logger.warning(
+                "the task file of %s differs: %s",
+                hello.party,
+                _compared(self._terms, hello.terms),
+            )
+        return "other_terms"  # nobody hears it: Terms were the last word
 
     def is_complete(self, party: Party) -> bool:
         """Whether everybody is there."""
@@ -97,8 +194,8 @@ class Door:
         """Let nobody in from here on; gives the parties in task order."""
         self._closed = True
         order = self._names if self._names is not None else sorted(party.peers)
-        party.peers = {name: party.peers[name] for name in order}
-        return order
+        party.peers = {name: party.peers[name] for name in order if name in party.peers}
+        return list(party.peers)
 
 
 def gather(
@@ -107,6 +204,8 @@ def gather(
     make_plan: Callable[[tuple[str, ...]], Plan],
     *,
     join_timeout: float,
+    described: str = SAME_USER,
+    earlier: Earlier | None = None,
 ) -> Agreement:
     """Host: wait until everybody is there, then announce the plan.
 
@@ -115,6 +214,8 @@ def gather(
         door: whom to let in.
         make_plan: called with the Collaborators' keys in task order.
         join_timeout: seconds to wait for them; 0: for ever.
+        described: where they meet, for messages.
+        earlier: a run of this Host that has not ended; goes on where all others hold it too.
 
     Raises:
         JoinTimeoutError: naming who is missing.
@@ -124,22 +225,31 @@ def gather(
     while not door.is_complete(party):
         party.pump(0.5)
         now = party.clock()
-        for visitor in list(party.visitors.values()):
-            if now - visitor.turn_began > VISIT_SECONDS:
-                party.turn_away(visitor)
         missing = door.missing(party)
         if missing and join_timeout and now - began > join_timeout:
+            if door.partial:
+                logger.warning("going on without %s", ", ".join(missing))
+                break
             raise JoinTimeoutError(
                 f"{party.name} waited {now - began:.0f} s in phase join for: {', '.join(missing)};"
-                " start them with the same task id (on this machine: as the same user)",
+                f" start them with the same task id ({described})",
                 party=party.name,
             )
         if missing and now - noticed >= NOTICE_SECONDS:
             noticed = now
             party.notice_waiting(missing, now - began)
-    plan = make_plan(tuple(door.close(party)))
-    agreement = Agreement(plan, secrets.token_bytes(16), secrets.token_bytes(32))
-    party.broadcast(Welcome(PROTOCOL_VERSION, agreement.run, agreement.secret, plan))
+    names = tuple(door.close(party))
+    helds = [peer.held for peer in party.peers.values()]
+    if earlier is not None and all(each and each.run == earlier.agreement.run for each in helds):
+        agreement = replace(earlier.agreement, resume=earlier.common(helds))
+    else:
+        agreement = Agreement(make_plan(names), secrets.token_bytes(16), secrets.token_bytes(32))
+    common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
+    if agreement.resume is None:
+        party.broadcast(Welcome(*common, _mask_keys(party, agreement.plan)))
+    else:
+        keys = _mask_keys(party, agreement.plan)
+        party.broadcast(WelcomeBack(*common, agreement.resume, keys))
     return agreement
 
 
@@ -150,6 +260,9 @@ def join(
     *,
     link_timeout: float,
     join_timeout: float,
+    described: str = SAME_USER,
+    objections: Callable[[Plan], list[str]] = lambda _plan: [],
+    earlier: Earlier | None = None,
 ) -> tuple[Party, Peer, Agreement]:
     """Collaborator: find the Host, say Hello and wait until everybody is there.
 
@@ -160,6 +273,9 @@ def join(
         link_timeout: seconds for one connection to be established.
         join_timeout: seconds to look for the Host (its own bounds the wait for the others); 0: for
             ever.
+        described: where they meet, for messages.
+        objections: in what a plan is not what this party agreed to.
+        earlier: what this party holds of a run that has not ended.
 
     Returns:
         This party, the Host as its peer, and what was agreed. The caller closes the party.
@@ -167,17 +283,32 @@ def join(
     Raises:
         JoinTimeoutError: the Host did not come online.
         JoinRefusedError: the Host turned this party away.
+        HandshakeError: one side does not know the other's key.
+        RemoteProtocolError: the Host's plan is not what was agreed.
+        ResumeError: the Host goes on with a run under another plan than it began with.
     """
+    hello = structs.replace(hello, held=earlier.held if earlier else None)
     began = noticed = time.monotonic()
+    failed = 0
     while True:
         party = make_party(open_endpoint())
         try:
-            host = _knock(party, hello, link_timeout)
+            host = knock(party, hello, link_timeout)
             if host is not None:
                 with party.in_phase("join"):
-                    return party, host, _be_welcomed(party, host)
+                    agreement = _be_welcomed(party, host, hello.terms, objections)
+                    return party, host, _going_on(agreement, earlier)
+        except HandshakeError:
+            failed += 1
+            if failed == HANDSHAKES:
+                party.close(0)
+                raise
         except PeerLostError:
-            pass  # it went away before the task began: look for it again
+            failed = 0  # it went away before the task began: look for it again
+        except DuplicatePartyError:
+            # Of a run that is going on: the Host has not noticed yet that we were gone.
+            if earlier is None or time.monotonic() - began > NOTICED_SECONDS:
+                raise
         except BaseException as error:
             party.abort(error, abort_code(error, None))
             party.close()
@@ -187,8 +318,7 @@ def join(
         if join_timeout and now - began > join_timeout:
             raise JoinTimeoutError(
                 f"{party.name} waited {now - began:.0f} s in phase join for the Host, which did"
-                " not come online; start it with the same task id (on this machine: as the same"
-                " user)",
+                f" not come online; start it with the same task id ({described})",
                 party=party.name,
             )
         if now - noticed >= NOTICE_SECONDS:
@@ -197,7 +327,7 @@ def join(
         time.sleep(RETRY_SECONDS)
 
 
-def _knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
+def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
     """Wait for the link and say Hello; None where nobody answered in time."""
     deadline = party.clock() + link_timeout
     while not party.visitors:
@@ -210,18 +340,29 @@ def _knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
     return host
 
 
-def _be_welcomed(party: Party, host: Peer) -> Agreement:
+def _be_welcomed(
+    party: Party, host: Peer, terms: bytes, objections: Callable[[Plan], list[str]]
+) -> Agreement:
     """Wait for the Welcome; the Host says every few seconds whom it still waits for."""
     # The Host shows every few seconds that it is alive, and runs no user code meanwhile.
     patience = max(party.timeouts.schedule, 3 * NOTICE_SECONDS)
     party.timeouts = replace(party.timeouts, schedule=patience)
-    mail = party.take(host, Welcome, computing=False)
+    mail = party.take(host, Welcome, WelcomeBack, Terms, computing=False)
     welcome = mail.message
-    if not isinstance(welcome, Welcome) or welcome.version != PROTOCOL_VERSION:
+    if isinstance(welcome, Terms):
+        raise OtherTermsError(
+            f"the task file of {party.name} differs from the Host's:"
+            f" {_compared(terms, welcome.terms)}; agree on one file and accept it anew (heterofed"
+            " task accept)",
+            party=party.name,
+        )
+    if not isinstance(welcome, Welcome | WelcomeBack) or welcome.version != PROTOCOL_VERSION:
         raise OtherVersionError(party=party.name)
     keys = [welcome.plan.host, *welcome.plan.collaborators]
     if party.name not in keys[1:] or len(set(keys)) != len(keys):
         raise unlawful("the Host", "join", "announced a plan in which this party has no place")
+    if differ := objections(welcome.plan):
+        raise unlawful("the Host", "join", f"announced another plan: {'; '.join(differ)}")
     del party.peers["the Host"]
     party.admit(host, welcome.plan.host)
     party.timeouts = Timeouts(
@@ -229,4 +370,60 @@ def _be_welcomed(party: Party, host: Peer) -> Agreement:
         schedule=welcome.plan.schedule_timeout,
         moving=party.timeouts.moving,
     )
-    return Agreement(welcome.plan, welcome.run, welcome.secret)
+    resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
+    wanted = len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0
+    if len(welcome.mask_keys) != wanted:
+        raise unlawful("the Host", "join", "sent other masking keys than the plan needs")
+    return Agreement(welcome.plan, welcome.run, welcome.secret, resume, welcome.mask_keys)
+
+
+def _mask_keys(party: Party, plan: Plan) -> tuple[bytes, ...]:
+    """What the Host relays: the Collaborators' keys, in the plan's order."""
+    if plan.fusion != "masked_sum":
+        return ()
+    keys = []
+    for name in plan.collaborators:
+        key = party.peers[name].mask_key
+        if key is None:
+            raise unlawful(name, "join", "sent no masking key")
+        keys.append(key)
+    return tuple(keys)
+
+
+def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
+    """Check that the Host's welcome fits what this party holds of the run, and give it back."""
+    if earlier is not None and earlier.agreement.run == agreement.run:
+        check_same_plan(earlier.agreement.plan, agreement.plan)
+        if earlier.agreement.secret != agreement.secret:
+            raise unlawful("the Host", "join", "goes on with a run under another secret")
+    elif agreement.resume is not None:
+        raise unlawful("the Host", "join", "goes on with a run that this party never saw")
+    return agreement
+
+
+def _compared(here: bytes, there: bytes) -> str:
+    """In what two parties' terms differ; either may have none, and the other's may be anything."""
+    if not here or not there:
+        return f"there is none {'there' if here else 'here'}"
+    try:
+        return "; ".join(differences(shown_terms(here), shown_terms(there))) or "not in a field"
+    except ValueError:
+        return "the other's cannot be read"
+
+
+def check_same_plan(before: Plan, now: Plan) -> None:
+    """Check that a run goes on as it began.
+
+    Raises:
+        ResumeError: naming the settings that changed.
+    """
+    changed = [
+        f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
+        for name in Plan.__struct_fields__
+        if getattr(before, name) != getattr(now, name)
+    ]
+    if changed:
+        raise ResumeError(
+            f"the run that waits here began otherwise: {'; '.join(changed)}; start the Host as it"
+            ' was, or all parties with resume="never" for a new run'
+        )

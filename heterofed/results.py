@@ -5,6 +5,9 @@ Everything is written inside the folder; a file appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import os
 import tempfile
@@ -15,19 +18,35 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.console import megabytes
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
+from heterofed.outbound import Outbound
 from heterofed.plan import PartyName
 
 
 @dataclass(slots=True)
 class PhaseCost:
-    """What one phase cost, over all rounds: seconds, and bytes that left and came."""
+    """What one phase cost, over all rounds: seconds, and bytes that left and came.
+
+    Attributes:
+        compute, encode, waits: of the seconds, those in hooks, those of turning mail into bytes
+            and back, and those of waiting for each party.
+    """
 
     seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    compute: float = 0.0
+    encode: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def slowest(self) -> str | None:
+        """The party that was waited for longest, where that was a tenth of the time or more."""
+        name = max(self.waits, key=self.waits.__getitem__, default=None)
+        return name if name is not None and self.waits[name] >= self.seconds / 10 else None
 
 
 @dataclass(slots=True)
@@ -36,12 +55,16 @@ class TaskResult:
 
     Attributes:
         task_id, party: of which task and party.
+        run: names the run, the same at every party; 32 hexadecimal digits.
         folder: the results folder.
         rounds: rounds trained.
         ids: size of the intersection.
+        rehearsal: at the Host what one batch showed, where the task was only rehearsed.
         metrics: path of each metrics set's CSV, by name.
         models: path of each saved model half, by name.
         phases: cost of each phase, by name.
+        leak_seconds: what the leak report took, of `seconds`.
+        leaks: what the leak report found worst, in plain words, one line per party.
         seconds: of the whole task, from `launch_task` on.
         bytes_sent, bytes_received: of the whole task; between phases a few more travel.
     """
@@ -49,11 +72,15 @@ class TaskResult:
     task_id: str
     party: str
     folder: Path
+    run: str = ""
     rounds: int = 0
     ids: int = 0
+    rehearsal: dict[str, Any] | None = None
     metrics: dict[str, Path] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
     phases: dict[str, PhaseCost] = field(default_factory=dict)
+    leak_seconds: float = 0.0
+    leaks: list[str] = field(default_factory=list)
     seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -65,18 +92,25 @@ class TaskResult:
             cost.seconds += event.seconds
             cost.bytes_sent += event.bytes_sent
             cost.bytes_received += event.bytes_received
+            cost.compute += event.compute
+            cost.encode += event.encode
+            for party, seconds in event.waits.items():
+                cost.waits[party] = cost.waits.get(party, 0.0) + seconds
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types."""
         return {
             "task_id": self.task_id,
             "party": self.party,
+            "run": self.run,
             "folder": str(self.folder),
             "rounds": self.rounds,
             "ids": self.ids,
             "seconds": round(self.seconds, 3),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
+            "leak_seconds": round(self.leak_seconds, 3),
+            "leaks": self.leaks,
             "metrics": {name: str(path) for name, path in self.metrics.items()},
             "models": {name: str(path) for name, path in self.models.items()},
             "phases": {
@@ -84,6 +118,9 @@ class TaskResult:
                     "seconds": round(cost.seconds, 3),
                     "bytes_sent": cost.bytes_sent,
                     "bytes_received": cost.bytes_received,
+                    "compute_seconds": round(cost.compute, 3),
+                    "encode_seconds": round(cost.encode, 3),
+                    "wait_seconds": {party: round(each, 3) for party, each in cost.waits.items()},
                 }
                 for name, cost in self.phases.items()
             },
@@ -97,6 +134,12 @@ class TaskResult:
             f"   received {megabytes(cost.bytes_received):>9}"
             for name, cost in self.phases.items()
         ]
+        if train := self.phases.get("train"):
+            spent = shares(train.seconds, train.compute, train.encode, train.waits)
+            lines.append(f"  train: {spent}")
+            if len(train.waits) > 1 and train.slowest:
+                lines.append(f"  slowest party: {train.slowest}")
+        lines += [f"  {each} ({self.metrics.get('leakage', '')})" for each in self.leaks]
         lines += [f"  {path}" for path in (*self.metrics.values(), *self.models.values())]
         return "\n".join(lines)
 
@@ -141,6 +184,8 @@ def fresh_folder(folder: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # nothing was written there
         if folder.exists():
             number = 1
             while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
@@ -168,7 +213,41 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     return path
 
 
+def write_costs(result: TaskResult, account: Account) -> Path:
+    """Write `comm.csv` into the results folder: messages, bytes and milliseconds by phase, party
+    and direction.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(account.table())
+    raw = text.getvalue().encode()
+    return write_whole(result.folder / "comm.csv", lambda file: file.write(raw))
+
+
+def write_outbound(result: TaskResult, outbound: Outbound) -> Path:
+    """Write `outbound.csv` into the results folder: what left this party, and to whom."""
+    path = result.folder / "outbound.csv"
+    table = outbound.table(path)
+    return write_whole(path, lambda file: file.write(table))
+
+
+SUMMARY = "summary.json"
+
+
 def write_summary(result: TaskResult) -> Path:
     """Write `summary.json` into the results folder."""
     text = json.dumps(result.to_dict(), indent=2).encode()
-    return write_whole(result.folder / "summary.json", lambda file: file.write(text))
+    return write_whole(result.folder / SUMMARY, lambda file: file.write(text))
+
+
+class _Ended(msgspec.Struct):
+    run: str = ""
+
+
+def ended_run(folder: Path) -> bytes | None:
+    """Which run ended well in a results folder; None where none did."""
+    try:
+        return bytes.fromhex(msgspec.json.decode((folder / SUMMARY).read_bytes(), type=_Ended).run)
+    except (OSError, ValueError):
+        return None

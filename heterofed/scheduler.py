@@ -5,20 +5,17 @@ The loops themselves are in `heterofed.hetero_nn`.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from heterofed.alignment import (
     SortedIdSet,
-    check_ids,
     check_split,
     default_split,
     keyed_digest,
@@ -26,13 +23,15 @@ from heterofed.alignment import (
 )
 from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
-from heterofed.lifecycle import Run, Scheduler, Shown, party_of, plan_of
+from heterofed.lifecycle import Scheduler, Shown
 from heterofed.metrics import register_metrics
+from heterofed.privacy.dpsgd import DPSGD, poisson_batches
 from heterofed.protocol.messages import SplitPlan
-from heterofed.results import TaskResult, write_whole
+from heterofed.results import TaskResult
+from heterofed.resumable import ResumableScheduler
+from heterofed.runs import Resume, Run, party_of, plan_of
 from heterofed.training import (
     Batch,
-    Lazy,
     as_batch,
     check_model,
     check_optimizer,
@@ -54,16 +53,26 @@ __all__ = [
 ]
 
 
-class TrainingScheduler(Scheduler):
+class TrainingScheduler(ResumableScheduler):
     """Base of the two schedulers of split training."""
 
     _is_feature_trainable: bool = True
+    _weights_defence: DPSGD | None = None
+    _OPTIMIZERS = 1  # of this role, that step together
 
-    def launch_task(self, task_id: str) -> TaskResult:
+    def launch_task(
+        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+    ) -> TaskResult:
         """Run the task in this process until it ends.
 
         Args:
             task_id: the same at every party; parties on one machine find each other by it.
+            resume: what to do with a run of this task that has not ended: go on from the newest
+                checkpoint that all parties hold, or begin anew where there is none ("auto"); begin
+                anew ("never"); end with an error where it cannot go on ("require").
+            rehearse: only one batch from end to end, at every party: the result's `rehearsal` at
+                the Host tells shapes, classes and the estimated seconds per round. Nothing is
+                trained, and the results folder stays as it is but for `rehearsal/`.
 
         Returns:
             What came of it; also written to `summary.json` in the results folder.
@@ -73,7 +82,11 @@ class TrainingScheduler(Scheduler):
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
             Exception: a hook of this party raised; unchanged, with a note of where.
         """
-        return self._launch(task_id)
+        return self._rehearse(task_id) if rehearse else self._launch(task_id, resume)
+
+    @abstractmethod
+    def _rehearse(self, task_id: str) -> TaskResult:
+        """One batch from end to end."""
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -107,16 +120,28 @@ class TrainingScheduler(Scheduler):
             train_ids: in the agreed order of this round, the same at every party.
 
         Yields:
-            A Collaborator `features` or `Batch(features)`; the Host `(features, labels)` or
-            `Batch(features, labels)`. Features are a tensor, tuple or dict of tensors, [rows, ...].
+            A Collaborator `features` or `Batch(features, ids=...)`; the Host `(features, labels)`
+            or `Batch(features, labels, ids)`. Features are a tensor, tuple or dict of tensors,
+            [rows, ...]. With ids the order of the rows is checked against the other parties'.
         """
 
     @abstractmethod
     def iterate_test_feature(self, feature_model: nn.Module, test_ids: list[str]) -> Iterator[Any]:
         """Hook, a generator: as `iterate_train_feature`, without gradients and in eval mode."""
 
-    def on_round_end(self) -> None:
-        """Hook: a round and its test are over; the place for learning-rate schedules."""
+    def iterate_predict_feature(
+        self, feature_model: nn.Module, predict_ids: list[str]
+    ) -> Iterator[Any]:
+        """Hook, a generator: the batches of a joint prediction, one row per id, in eval mode.
+
+        Args:
+            feature_model: with the weights of the finished run.
+            predict_ids: sorted; batches of any size, which need not be the other parties'.
+
+        Yields:
+            As `iterate_test_feature`, which it is by default; labels may be None.
+        """
+        yield from self.iterate_test_feature(feature_model, predict_ids)
 
     # -- what hooks may read ---------------------------------------------------------------
 
@@ -145,16 +170,70 @@ class TrainingScheduler(Scheduler):
         """Test ids, sorted; empty before the split."""
         return self._run.state.get("test_ids", []) if self._run else []
 
+    @Shown
+    def batch_size(self) -> int | None:
+        """Rows of an agreed batch; None before the parties met, or where none was agreed."""
+        agreement = self._run.agreement if self._run else None
+        return agreement.plan.batch_size or None if agreement else None
+
+    def batches(self, ids: Sequence[str]) -> Iterator[list[str]]:
+        """Cut ids into the agreed batches; for use in the feature hooks.
+
+        Args:
+            ids: as the hook got them.
+
+        Yields:
+            Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
+
+        Raises:
+            ConfigError: the Host was given no batch_size.
+        """
+        size = plan_of(self._run).batch_size if self._run else 0
+        if not size:
+            raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
+        for start in range(0, len(ids), size):
+            yield list(ids[start : start + size])
+
+    def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
+        """Batches of this round for DP-SGD: each id is in each with the same chance, by itself.
+
+        The same at every party. For use in `iterate_train_feature`; a batch may be empty.
+
+        Args:
+            train_ids: as the hook got them.
+            batch_size: rows of a batch on average.
+        """
+        if self._run is None or self._run.agreement is None:
+            raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
+        secret = self._run.agreement.secret
+        return poisson_batches(train_ids, batch_size, secret=secret, round_number=self._run.round)
+
     # -- for the loops ---------------------------------------------------------------------
 
     def _makers(self) -> dict[str, Callable[[], Any]]:
         """How each model and optimizer of this role is made, by name."""
         return {
-            "feature_model": lambda: check_model(
-                self._seeded_hook("make_feature_model"), "make_feature_model"
-            ),
+            "feature_model": self._make_feature_model,
             "feature_optimizer": self._make_feature_optimizer,
         }
+
+    def _make_feature_model(self) -> nn.Module | None:
+        model = check_model(self._seeded_hook("make_feature_model"), "make_feature_model")
+        return self._private_model(model) if self._is_feature_trainable else model
+
+    def _private_model(self, model: nn.Module | None) -> nn.Module | None:
+        """The model, as DP-SGD needs it where this party trains by it."""
+        if self._weights_defence is None or model is None:
+            return model
+        return self._weights_defence.model(model)
+
+    def _private_optimizer(
+        self, optimizer: Optimizer, *, parts: int = 1, counts: bool = True
+    ) -> Optimizer:
+        """The optimizer, wrapped where this party trains by DP-SGD."""
+        if self._weights_defence is None:
+            return optimizer
+        return self._weights_defence.optimizer(optimizer, parts=parts, counts=counts)
 
     def _make_feature_optimizer(self) -> Optimizer | None:
         model = self._made("feature_model")
@@ -168,20 +247,8 @@ class TrainingScheduler(Scheduler):
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
-        return optimizer
-
-    def _made(self, name: str) -> Any:
-        """A model or optimizer of this run, made on first use.
-
-        Raises:
-            ConfigError: no run has begun.
-        """
-        if self._run is None:
-            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
-        made: dict[str, Lazy] = self._run.state.setdefault("made", {})
-        if name not in made:
-            made[name] = Lazy(self._makers()[name])
-        return made[name]()
+        alone = self._OPTIMIZERS == 1
+        return self._private_optimizer(optimizer, parts=self._OPTIMIZERS, counts=alone)
 
     def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""
@@ -196,31 +263,45 @@ class TrainingScheduler(Scheduler):
             return self._call_hook(hook, call, *args, **kwargs)
 
     def _own_batches(
-        self, run: Run, hook: str, ids: Iterable[str], *, grad: bool, with_labels: bool
+        self,
+        run: Run,
+        hook: str,
+        ids: Iterable[str],
+        *,
+        grad: bool,
+        with_labels: bool | None,
+        around: Callable[[Iterable[Any]], Iterator[Any]] | None = None,
+        first: int = 0,
     ) -> Generator[Batch, None, None]:
-        """What a feature hook yields, checked, each batch under its own random stream."""
+        """What a feature hook yields, checked, each batch under its own random stream; `around`
+        may do more around each step of the hook; `first` is the number of the first batch.
+        """
         with self._in_hook(hook):
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):
                 if not hasattr(items, "__iter__"):
                     raise ConfigError(f"{hook} must be a generator; it returned no iterable")
                 items = iter(items)
+            items = around(items) if around is not None else items
         path = (self._settings.feature_key, hook, run.round)
-        stepping = streamed(items, run.seed, *path, grad=grad)
+        stepping = streamed(items, run.seed, *path, grad=grad, first=first)
         where = f"{hook} of {self._settings.shown_name}"
-        for number in itertools.count():
+        for number in itertools.count(first):
             party_of(run).batch = number
             with self._in_hook(hook):
                 try:
                     item = next(stepping)
                 except StopIteration:
                     return
-            yield as_batch(item, where, with_labels=with_labels)
+            batch = as_batch(item, where, with_labels=with_labels)
+            del item
+            yield batch
+            del batch  # before the next one is made
 
     def _prepare(self, run: Run) -> list[str]:
         """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
         with party_of(run).in_phase("prepare"):
-            ids = check_ids(self._call_hook("load_local_ids", self.load_local_ids))
+            ids = self._load_ids(run)
             for name in self._makers():
                 self._made(name)
         return ids
@@ -248,19 +329,14 @@ class TrainingScheduler(Scheduler):
             run.state["train_ids"], seed=plan.seed, round_number=run.round, shuffle=plan.shuffle
         )
 
+    def _leg(self, run: Run, first: int) -> list[str]:
+        """The train ids from batch `first` of this round on, as far as its next checkpoint."""
+        plan, order = plan_of(run), self._round_ids(run)
+        start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
+        return order[start : start + rows] if rows else order
+
     def _set_modes(self, training: bool) -> None:
         """Feature model: train mode while training unless frozen, eval otherwise."""
         model = self._made("feature_model")
         if model is not None:
             model.train(training and self._is_feature_trainable)
-
-    def _save_models(self, run: Run, names: Sequence[str], prefix: str = "") -> None:
-        """Write each model's `state_dict` to `<prefix><name>.pt`, whole or not at all."""
-        for name in names:
-            model = self._made(name)
-            if model is not None:
-                run.result.models[prefix + name] = write_whole(
-                    run.result.folder / f"{prefix}{name}.pt",
-                    functools.partial(torch.save, model.state_dict()),
-                )
-        run.result.rounds = run.round

@@ -1,7 +1,8 @@
 """Named tensors <-> specs and buffers. Knows torch and the dtypes that may travel; no sockets.
 
 Buffers are row-major and little-endian. Outgoing ones refer to the tensor's own memory where it
-is contiguous and on the CPU; incoming tensors share the memory of the received payload.
+is contiguous and on the CPU; incoming tensors share the memory of the received payload. Coded ones
+are rounded: to float16 or bfloat16, or to int8 after one float32 scale per row.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heterofed.errors import FeatureError, NonFiniteError, RemoteProtocolError
+from heterofed.plan import Coding
 from heterofed.protocol.messages import GRADIENT_DTYPES, ITEM_BYTES, TensorSpec
 
 Features: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -84,7 +86,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
         NonFiniteError: naming `what` and `party`.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all().item():
+        if tensor.is_floating_point() and not is_finite(tensor):
             label = f" {name!r}" if name else ""
             raise NonFiniteError(
                 f"{what}{label} at {party} holds NaN or infinity; lower the learning rate, clip"
@@ -93,14 +95,70 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
             )
 
 
-def pack(tensors: Mapping[str, Tensor]) -> tuple[tuple[TensorSpec, ...], list[memoryview]]:
-    """Describe tensors and give their bytes; no copy of contiguous CPU tensors."""
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating tensor holds neither NaN nor infinity; makes no copy of it."""
+    plain = tensor.detach()
+    wide = torch.float64 if plain.dtype == torch.float64 else torch.float32
+    if torch.isfinite(plain.sum(dtype=wide)):  # a sum keeps every NaN and infinity
+        return True
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(plain.reshape(-1), 1 << 20))
+
+
+def pack(
+    tensors: Mapping[str, Tensor], coding: Coding = "none", party: str = ""
+) -> tuple[tuple[TensorSpec, ...], list[memoryview]]:
+    """Describe tensors and give their bytes; no copy of contiguous CPU tensors that are not coded.
+
+    Args:
+        tensors: by name; of dtypes that may travel.
+        coding: how floating ones travel.
+        party: whose they are, for errors.
+
+    Raises:
+        NonFiniteError: a value is too large for the coding.
+    """
     specs, buffers = [], []
     for name, tensor in tensors.items():
-        specs.append(TensorSpec(name, dtype_name(tensor), tuple(tensor.shape)))  # type: ignore[arg-type]
-        plain = tensor.detach().contiguous().cpu()
-        buffers.append(plain.reshape(-1).view(torch.uint8).numpy().data)
+        spec = TensorSpec(name, dtype_name(tensor), tuple(tensor.shape))  # type: ignore[arg-type]
+        specs.append(spec)
+        parts = [tensor.detach()]
+        if spec.is_coded(coding):
+            parts = _code(parts[0], coding)
+            # The last part may be int8, which is finite by itself.
+            if not is_finite(parts[0]):
+                raise NonFiniteError(
+                    f"a tensor of {party} holds values too large to travel as {coding}; compress by"
+                    " bf16, or not at all",
+                    party=party,
+                )
+        buffers += [_bytes_of(part) for part in parts]
     return tuple(specs), buffers
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return _to_host(tensor.contiguous()).reshape(-1).view(torch.uint8).numpy().data
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A tensor in main memory: itself, or a copy through page-locked memory, which is faster."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor)
+
+
+def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
+    """A floating tensor in the parts in which it travels."""
+    if coding == "fp16":
+        return [tensor.to(torch.float16)]
+    if coding == "bf16":
+        return [tensor.to(torch.bfloat16)]
+    rows = tensor.reshape(len(tensor), -1).float()
+    scales = rows.abs().amax(dim=1) / 127
+    tiny = torch.finfo(torch.float32).tiny
+    steps = rows / scales.clamp_min(tiny).unsqueeze(1)
+    scales[scales < tiny] = 0  # rows of zeros, or of numbers too small to be told from them
+    return [scales, steps.round_().clamp_(-127, 127).to(torch.int8)]
 
 
 def unpack(
@@ -108,6 +166,7 @@ def unpack(
     payload: bytearray,
     party: str,
     device: torch.device | None = None,
+    coding: Coding = "none",
 ) -> dict[str, Tensor]:
     """Build tensors over a received payload; the inverse of `pack`.
 
@@ -116,32 +175,63 @@ def unpack(
         payload: the tensors' bytes, one after another.
         party: who sent it, for errors.
         device: where the tensors should live; None leaves them on the CPU.
+        coding: how floating ones travelled.
 
     Raises:
         RemoteProtocolError: the payload does not hold what the specs say.
     """
-    if sum(spec.nbytes for spec in specs) != len(payload):
+    if sum(spec.coded_bytes(coding) for spec in specs) != len(payload):
         raise RemoteProtocolError(
             f"{party} sent tensors of other sizes than their specs say", party=party
         )
     tensors: dict[str, Tensor] = {}
-    offset = 0
+    rest = memoryview(payload)
     for spec in specs:
-        dtype: torch.dtype = getattr(torch, spec.dtype)
-        if spec.nbytes == 0:
-            tensor = torch.empty(spec.shape, dtype=dtype)
-        else:
-            part = memoryview(payload)[offset : offset + spec.nbytes]
-            if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
-                raise RemoteProtocolError(
-                    f"{party} sent a boolean tensor with items other than 0 and 1", party=party
-                )
-            if offset % ITEM_BYTES[spec.dtype]:
-                part = memoryview(bytearray(part))
-            tensor = torch.frombuffer(part, dtype=dtype).reshape(spec.shape)
-        tensors[spec.name] = tensor if device is None else tensor.to(device)
-        offset += spec.nbytes
+        size = spec.coded_bytes(coding)
+        tensors[spec.name] = _decoded(spec, rest[:size], party, device, coding)
+        rest = rest[size:]
     return tensors
+
+
+def _decoded(
+    spec: TensorSpec, part: memoryview, party: str, device: torch.device | None, coding: Coding
+) -> Tensor:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if spec.nbytes == 0:
+        return torch.empty(spec.shape, dtype=dtype, device=device)
+    if not spec.is_coded(coding):
+        if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
+            raise RemoteProtocolError(
+                f"{party} sent a boolean tensor with items other than 0 and 1", party=party
+            )
+        return _from_bytes(part, dtype, device).reshape(spec.shape)
+    if coding != "int8":
+        half = torch.float16 if coding == "fp16" else torch.bfloat16
+        return _from_bytes(part, half, device).to(dtype).reshape(spec.shape)
+    rows = spec.shape[0]
+    scales = _from_bytes(part[: 4 * rows], torch.float32, None)
+    if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
+        raise RemoteProtocolError(
+            f"{party} sent a compressed tensor whose scales are not numbers from 0 on", party=party
+        )
+    if np.frombuffer(part[4 * rows :], np.int8).min() < -127:
+        raise RemoteProtocolError(
+            f"{party} sent a compressed tensor with items outside of -127 to 127", party=party
+        )
+    steps = _from_bytes(part[4 * rows :], torch.int8, device).reshape(rows, -1)
+    values = steps.float().mul_(scales.to(steps.device).unsqueeze(1))
+    return values.to(dtype).reshape(spec.shape)
+
+
+def _from_bytes(part: memoryview, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    """A flat tensor over these bytes, or a copy of them on another device."""
+    tensor = torch.frombuffer(part, dtype=torch.uint8)
+    if tensor.data_ptr() % dtype.itemsize:
+        tensor = tensor.clone()  # torch wants items at multiples of their size
+    tensor = tensor.view(dtype)
+    if device is None or device.type != "cuda":
+        return tensor if device is None else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def restore(layout: Layout, tensors: Mapping[str, Tensor]) -> Features:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError, FeatureError, LocalProtocolError
-from heterofed.tensors import Features, Layout, named, takes_gradient
+from heterofed.tensors import Features, Layout, is_finite, named, takes_gradient
 
 T = TypeVar("T")
 
@@ -39,7 +39,8 @@ class Batch:
         features: tensor, tuple or dict of tensors, first dimension = rows; None at a label-only
             Host.
         labels: the Host's labels of the same rows, in any form that `train_a_batch` takes.
-        ids: ids of the rows.
+        ids: ids of the rows, as loaded from the data beside them (not copied from what the hook was
+            given): proof that all parties' rows are in the same order.
     """
 
     features: Features | None
@@ -65,21 +66,71 @@ def random_stream(seed: int, *path: str | int) -> Iterator[None]:
         yield from _seeded(start)
 
 
+class _Depth(threading.local):
+    """How many streams this thread is in, and whether `generators_kept` is around them."""
+
+    streams = 0
+    kept = False
+
+
+_depth = _Depth()
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restore the generators at the end of the block, so that not each stream in it has to: that
+    takes longer than everything else that heterofed does for a batch.
+    """
+    with _GENERATORS:
+        before = RandomState.now()
+    _depth.kept = True
+    try:
+        yield
+    finally:
+        _depth.kept = False
+        with _GENERATORS:
+            before.restore()
+
+
 def _seeded(start: int) -> Iterator[None]:
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = _cuda_devices()
-    with torch.random.fork_rng(devices=devices):
+    before = None if _depth.kept and _depth.streams == 0 else RandomState.now()
+    _depth.streams += 1
+    try:
         # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
         torch.default_generator.manual_seed(start)
-        if devices:
+        if _cuda_devices():
             torch.cuda.manual_seed_all(start)
         random.seed(start)
         np.random.seed(start & 0xFFFF_FFFF)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
+    finally:
+        _depth.streams -= 1
+        if before is not None:
+            before.restore()
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """Where this process's global generators stand: torch (CPU and CUDA), NumPy, Python."""
+
+    torch_cpu: Tensor
+    torch_cuda: tuple[Tensor, ...]
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """As they stand."""
+        cuda = tuple(torch.cuda.get_rng_state(device) for device in _cuda_devices())
+        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
+
+    def restore(self) -> None:
+        """Put them back; devices that have come into use since stay as they are."""
+        torch.set_rng_state(self.torch_cpu)
+        for device, state in enumerate(self.torch_cuda):
+            torch.cuda.set_rng_state(state, device)
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
 
 
 def _cuda_devices() -> list[int]:
@@ -90,11 +141,11 @@ def _cuda_devices() -> list[int]:
 
 
 def streamed(
-    items: Iterable[T], seed: int, *path: str | int, grad: bool = True
+    items: Iterable[T], seed: int, *path: str | int, grad: bool = True, first: int = 0
 ) -> Generator[T, None, None]:
-    """Iterate user code, each step under the stream (path, batch number)."""
+    """Iterate user code, each step under the stream (path, batch number), from batch `first` on."""
     iterator = iter(items)
-    batch = 0
+    batch = first
     while True:
         with random_stream(seed, *path, batch), torch.set_grad_enabled(grad):
             try:
@@ -102,6 +153,7 @@ def streamed(
             except StopIteration:
                 return
         yield item
+        del item  # before the next one is made
         batch += 1
 
 
@@ -159,15 +211,20 @@ class OptimizerGroup:
             optimizer.step()
 
 
-def as_batch(item: object, where: str, *, with_labels: bool) -> Batch:
+def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     """Read what a feature hook yielded.
+
+    Args:
+        item: what it yielded.
+        where: names it.
+        with_labels: whether there must be labels; None: there may be, and features need not.
 
     Raises:
         FeatureError: it is not of the form that the hook's contract gives.
     """
     if isinstance(item, Batch):
         batch = item
-    elif with_labels:
+    elif with_labels is not False:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise FeatureError(
                 f"{where} must yield (features, labels) or Batch(features, labels), not a"
@@ -178,7 +235,7 @@ def as_batch(item: object, where: str, *, with_labels: bool) -> Batch:
         batch = Batch(item)  # type: ignore[arg-type]
     if with_labels and batch.labels is None:
         raise FeatureError(f"{where} yielded no labels; the Host must yield them")
-    if not with_labels and batch.features is None:
+    if with_labels is False and batch.features is None:
         raise FeatureError(f"{where} yielded no features; only the Host may be label-only")
     return batch
 
@@ -254,7 +311,7 @@ class EarlyGradients:
         if self._missing != 0 or threading.get_ident() != self._thread:
             return
         gradients = gradients_of(self._leaves)
-        if all(bool(torch.isfinite(each).all()) for each in gradients.values()):
+        if all(is_finite(each) for each in gradients.values()):
             self._handed = {name: each.clone() for name, each in gradients.items()}
             self._hand_on(self._handed)
 

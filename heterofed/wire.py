@@ -24,11 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.protocol.limits import MAX_FRAME_BYTES, MAX_HEADER_BYTES
 from heterofed.protocol.messages import AnyMessage, Message
 
-MAX_FRAME_BYTES = 1 << 20
-MAX_HEADER_BYTES = 1 << 18
-"""Enough for the largest message: 256 tensors of 16 dimensions with names of 128 characters."""
 _PREFIX = struct.Struct("<2sBBIQ")
 _MAGIC = b"HF"
 _VERSION = 1
@@ -94,10 +92,16 @@ class Decoder:
     Args:
         admit: called with the message and the length of its payload before the payload is given
             room; it raises what the peer should be refused with (`Session.admit`).
+        most: gives the bytes that a header may have now; a longer one is not decoded.
     """
 
-    def __init__(self, admit: Callable[[Message, int], None]) -> None:
+    def __init__(
+        self,
+        admit: Callable[[Message, int], None],
+        most: Callable[[], int] = lambda: MAX_HEADER_BYTES,
+    ) -> None:
         self._admit = admit
+        self._most = most
         self._message: Message | None = None
         self._payload = bytearray()
         self._filled = 0
@@ -141,7 +145,7 @@ class Decoder:
         if (magic, version, reserved) != (_MAGIC, _VERSION, 0):
             raise RemoteProtocolError("not a message of this format and version")
         end = _PREFIX.size + header_size
-        if header_size > MAX_HEADER_BYTES or end > len(view):
+        if header_size > self._most() or end > len(view):
             raise RemoteProtocolError("a header of a length that the format does not allow")
         try:
             message = _decoder.decode(view[_PREFIX.size : end])

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from psi.ecdh_requester import ECDHRequester
     from psi.ecdh_signer import ECDHSigner
     from psi.hashing import domain
+    from psi.ids import OwnIds
+    from psi.kept import KeptKey
     from psi.protocols import Protocol, intersect, requester, signer
     from psi.requesting import Requester
     from psi.resume import Resume
@@ -51,7 +53,9 @@ __all__ = [
     "ECDHSigner",
     "FaultError",
     "IdsError",
+    "KeptKey",
     "KeyRefusedError",
+    "OwnIds",
     "PSIError",
     "PeerError",
     "ProofError",
@@ -75,6 +79,8 @@ _LATE = {
     "Budget": "psi.budget",
     "ECDHRequester": "psi.ecdh_requester",
     "ECDHSigner": "psi.ecdh_signer",
+    "KeptKey": "psi.kept",
+    "OwnIds": "psi.ids",
     "Protocol": "psi.protocols",
     "RSARequester": "psi.rsa_requester",
     "RSASigner": "psi.rsa_signer",

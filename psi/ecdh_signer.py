@@ -7,21 +7,18 @@ blinding a repeat does not happen in 2^-250; past `bucket_ids` values it is foun
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from psi import oprf
 from psi.errors import StateError, ValueRefusedError
 from psi.group import POINT_BYTES, find_group
-from psi.records import BUCKET_IDS, Distinct, cut
+from psi.records import Distinct, cut
+from psi.settings import SignerSettings
 from psi.signing import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from psi.budget import Budget
 
 
 class ECDHSigner(Signer):
@@ -30,12 +27,7 @@ class ECDHSigner(Signer):
     Args:
         ids: this party's ids: unique strings, from any iterable.
         domain: `psi.domain(task, run)`, the same at both parties.
-        budget: counts signed values on disk; None counts this run alone.
-        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
-        workers: threads, or calls of the executor at once; None for one per usable core.
-        executor: does the multiplications elsewhere; the key of the run and ids travel to it.
-        bucket_ids: more ids than this are kept in files instead of in memory.
-        scratch: the folder for those files; None for the system's.
+        common: see `psi.signing.Signer`.
 
     The private argument is for tests: a ready scalar.
     """
@@ -47,25 +39,16 @@ class ECDHSigner(Signer):
         ids: Iterable[str],
         *,
         domain: bytes,
-        budget: Budget | None = None,
-        max_peer_ids: int = 10_000_000,
-        workers: int | None = None,
-        executor: Executor | None = None,
-        bucket_ids: int = BUCKET_IDS,
-        scratch: str | os.PathLike[str] | None = None,
         _key: bytes | None = None,
+        **common: Unpack[SignerSettings],
     ) -> None:
-        super().__init__(
-            ids,
-            budget=budget,
-            max_peer_ids=max_peer_ids,
-            workers=workers,
-            executor=executor,
-            bucket_ids=bucket_ids,
-            scratch=scratch,
-        )
-        self._secret: bytes | None
-        self._secret, point = oprf.make_key() if _key is None else (_key, find_group().base(_key))
+        super().__init__(ids, [b"ecdh", domain], **common)
+        key = self._former_key
+        if key is None:
+            key = oprf.make_key() if _key is None else _key
+            self._keep_key(key)
+        self._secret: bytes | None = key
+        point = find_group().base(key)
         self._labels = oprf.Labels.of(domain, point)
         self._blob = oprf.encode_key(domain, point)
         self._seen: Distinct | None = None
@@ -74,9 +57,9 @@ class ECDHSigner(Signer):
         """The public point and a check of the domain; 52 bytes."""
         return self._blob
 
-    def begin(self, count: int) -> None:
+    def begin(self, count: int, done: int = 0) -> None:
         """See `Signer.begin`."""
-        super().begin(count)
+        super().begin(count, done)
         self._seen = Distinct(count, self._scratch)
 
     def tags(self) -> Iterator[bytes]:

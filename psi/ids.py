@@ -3,8 +3,8 @@
 Ids are exact code points: nothing is normalised, stripped or folded, because two parties that
 fold differently would silently lose matches. Messages of errors hold positions, never ids.
 
-Few ids are held as a list. More than `bucket_ids` go to a file as they come, with one number
-of eight bytes per id in memory; repeats are then found bucket by bucket.
+Few ids are held as a list. More than `bucket_ids` go to a nameless file as they come, with one
+number of eight bytes per id in memory; repeats are then found bucket by bucket.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import secrets
 from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 from psi.errors import IdsError
-from psi.records import Records, Scratch
+from psi.records import BUCKET_IDS, Records, Scratch
 
 _SHOWN = 10  # positions named in a message
 _BLOCK = 8192  # ids handled at a time where they stream
@@ -26,22 +26,40 @@ _BUCKETS = 64
 
 
 class OwnIds:
-    """Any iterable's ids, or `IdsError`: all strings, none repeated, each encodable as UTF-8."""
+    """Any iterable's ids, all strings, none repeated, each encodable as UTF-8; may be shared.
 
-    def __init__(self, source: Iterable[str], scratch: Scratch) -> None:
+    Signers and requesters make one of what they are given, unless it is one already: several
+    runs over the same ids then check and hold them once.
+
+    Args:
+        source: the ids.
+        bucket_ids: more ids than this are kept in a file instead of in memory.
+        scratch: the folder for that file; None for the system's.
+
+    Raises:
+        IdsError: with a count and positions, never an id.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[str],
+        *,
+        bucket_ids: int = BUCKET_IDS,
+        scratch: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._scratch = Scratch(bucket_ids, scratch)
         if isinstance(source, str | bytes):
             raise IdsError("ids is one string; give a list of strings")
         stream = iter(source)
-        first = list(islice(stream, scratch.bucket_ids + 1))
+        first = list(islice(stream, bucket_ids + 1))
         self._held: list[str] | None = None
-        if len(first) <= scratch.bucket_ids:
+        if len(first) <= bucket_ids:
             _check_list(first)
             self._held = first
             return
-        self._scratch = scratch  # its files stay while this object does
-        self._file = scratch.open()
+        self._file = self._scratch.open()
         self._ends = array("Q", [0])
-        self._spool(chain(first, stream), scratch)
+        self._spool(chain(first, stream))
 
     def __len__(self) -> int:
         return len(self._ends) - 1 if self._held is None else len(self._held)
@@ -53,7 +71,8 @@ class OwnIds:
     def blocks(self, size: int) -> Iterator[tuple[int, list[str]]]:
         """(position of the first, ids) for each `size` ids, in order."""
         for start in range(0, len(self), size):
-            yield start, self.pick(range(start, min(start + size, len(self))))
+            stop = min(start + size, len(self))
+            yield start, self._between(start, stop)
 
     def pick(self, positions: Iterable[int]) -> list[str]:
         """The ids at these positions."""
@@ -63,6 +82,10 @@ class OwnIds:
         spans = ((ends[at], ends[at + 1] - ends[at]) for at in positions)
         return [os.pread(file, length, start).decode() for start, length in spans]
 
+    def close(self) -> None:
+        """Give the file's room back; also done when the object is forgotten."""
+        self._scratch.close()
+
     def digest(self) -> bytes:
         """32 bytes that stand for these ids in this order."""
         state = blake2b(digest_size=32)
@@ -71,11 +94,19 @@ class OwnIds:
             state.update(len(encoded).to_bytes(_INDEX, "big") + encoded)
         return state.digest()
 
-    def _spool(self, stream: Iterator[str], scratch: Scratch) -> None:
+    def _between(self, start: int, stop: int) -> list[str]:
+        if self._held is not None:
+            return self._held[start:stop]
+        ends = self._ends[start : stop + 1]
+        first = ends[0]
+        data = os.pread(self._file.fileno(), ends[-1] - first, first)
+        return [data[a - first : b - first].decode() for a, b in pairwise(ends)]
+
+    def _spool(self, stream: Iterator[str]) -> None:
         strange, unencodable = _Positions(), _Positions()
         key = secrets.token_bytes(32)  # so that nobody can choose ids that share a bucket
         # The number of ids is not known yet. Fewer than these fill no bucket.
-        seen = Records(16 + _INDEX, _BUCKETS * scratch.bucket_ids, scratch)
+        seen = Records(16 + _INDEX, _BUCKETS * self._scratch.bucket_ids, self._scratch)
         position, end = 0, 0
         while block := list(islice(stream, _BLOCK)):
             rows = []

@@ -52,11 +52,10 @@ class Labels:
         return cls(point, prefixed(_VERSION, b"id", run_domain, point))
 
 
-def make_key() -> tuple[bytes, bytes]:
-    """A fresh secret scalar b and its public point B."""
+def make_key() -> bytes:
+    """A fresh secret scalar b."""
     (value,) = scalars_from(secrets.token_bytes(HASH_BYTES))
-    key = scalar(value)
-    return key, find_group().base(key)
+    return scalar(value)
 
 
 def encode_key(run_domain: bytes, point: bytes) -> bytes:

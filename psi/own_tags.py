@@ -6,38 +6,45 @@ while bytes travel, in small slices, and steps aside whenever a chunk of the pee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Condition, Thread
 
 from psi.ids import OwnIds
 
 Compute = Callable[[list[str]], bytes]
-Deliver = Callable[[int, bytes], None]
+Deliver = Callable[[Sequence[int], bytes], None]
 
 
 class OwnTags:
-    """Makes the pairs (tag, match proof) of all own ids, slice by slice.
+    """Makes the pairs (tag, match proof) of own ids, slice by slice.
 
     Args:
         ids: the ids.
+        todo: the positions of those that have no pair yet.
         compute: gives the pairs of a slice, one after the other.
-        deliver: takes the position of a slice and its pairs; never called twice at once.
+        deliver: takes the positions of a slice and its pairs; never called twice at once.
         workers: how many slices at once.
         slice_ids: ids in a slice; the peer waits for one slice at most.
     """
 
     def __init__(
-        self, ids: OwnIds, compute: Compute, deliver: Deliver, workers: int, slice_ids: int
+        self,
+        ids: OwnIds,
+        todo: Sequence[int],
+        compute: Compute,
+        deliver: Deliver,
+        workers: int,
+        slice_ids: int,
     ) -> None:
-        self._compute, self._deliver = compute, deliver
-        self._slices = ids.blocks(slice_ids)
-        self._done = 0
+        self._ids, self._compute, self._deliver = ids, compute, deliver
+        self._slices = (todo[at : at + slice_ids] for at in range(0, len(todo), slice_ids))
+        self._done = len(ids) - len(todo)
         self._failure: BaseException | None = None
         self._aside = 0
         self._stopping = False
         self._changed = Condition()
-        needed = min(workers, -(-len(ids) // slice_ids))
+        needed = min(workers, -(-len(todo) // slice_ids))
         self._threads = [
             Thread(target=self._run, name=f"psi-tags-{i}", daemon=True) for i in range(needed)
         ]
@@ -67,6 +74,14 @@ class OwnTags:
         with self._changed:
             return self._done
 
+    def ready(self, seconds: float) -> bool:
+        """Wait for at most so long; whether `wait` would return or raise at once."""
+        self.start()
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._stopping or self._done == len(self._ids), seconds
+            )
+
     def wait(self) -> None:
         """Return once all are made; begins if nobody did. Raises what a thread raised."""
         self.start()
@@ -86,18 +101,20 @@ class OwnTags:
 
     def _run(self) -> None:
         try:
-            while (piece := self._next()) is not None:
-                start, ids = piece
-                pairs = self._compute(ids)
+            while (positions := self._next()) is not None:
+                pairs = self._compute(self._ids.pick(positions))
                 with self._changed:
-                    self._deliver(start, pairs)
-                    self._done += len(ids)
+                    self._deliver(positions, pairs)
+                    self._done += len(positions)
+                    if self._done == len(self._ids):
+                        self._changed.notify_all()
         except BaseException as failure:  # handed to the thread that waits
             with self._changed:
                 self._failure = self._failure or failure
                 self._stopping = True
+                self._changed.notify_all()
 
-    def _next(self) -> tuple[int, list[str]] | None:
+    def _next(self) -> Sequence[int] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._aside)
             return None if self._stopping else next(self._slices, None)

@@ -5,7 +5,7 @@ One object per signer and run. The order of calls:
     blinded()                   chunks for the signer; several may be on their way at once
     unblind(signed)             its answers, in the same order
     add_tags(tags)              the signer's tags
-    intersection()              own ids that the signer holds too
+    intersection()              own ids that the signer holds too; or only their positions()
     proofs(ids)                 what convinces the signer of a match, for the ids to be shared
     close()                     remove what is on disk; also done when the object is forgotten
 
@@ -22,19 +22,17 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from psi.errors import CountError, IdsError, StateError, ValueRefusedError
 from psi.hashing import TAG_BYTES
-from psi.ids import OwnIds
-from psi.parallel import Workers
-from psi.records import Distinct, Records, Scratch, cut, in_order
+from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
 from psi.resume import Resume
+from psi.side import Side
 from psi.signing import MAX_CHUNK, packed, unpacked
 
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES
-_BLOCK = 8192  # ids read at a time
 
 Secret = TypeVar("Secret")
 
@@ -48,11 +46,24 @@ class OnItsWay(Generic[Secret]):
     secret: Secret
 
 
-class Requester(ABC, Generic[Secret]):
-    """What `RSARequester` and `ECDHRequester` share; their docstrings list the arguments."""
+class Requester(Side, ABC, Generic[Secret]):
+    """What `RSARequester` and `ECDHRequester` share.
 
-    count: int
-    """Number of own ids; announced to the signer."""
+    Args:
+        ids: this party's ids: unique strings, from any iterable, or `psi.OwnIds`.
+        public_key: the signer's blob; `KeyRefusedError` if it does not fit.
+        peer_count: how many ids the signer announced.
+        domain: `psi.domain(task, run)`, the same at both parties.
+        workers: threads, or calls of the executor at once; None for one per usable core.
+        executor: does the work elsewhere where that is heavy (ECDH); ids and blindings travel
+            to it.
+        chunk_ids: ids per chunk, cut to what fits in 1 MiB.
+        max_peer_ids: the most ids the signer may announce, since their tags take room here.
+        bucket_ids: more ids than this are kept in files instead of in memory.
+        scratch: the folder for those files; None for the system's.
+        resume: keeps results on disk, so that an interrupted run continues.
+    """
+
     value_bytes: int
     """Width of each blinded and each signed value."""
 
@@ -63,24 +74,21 @@ class Requester(ABC, Generic[Secret]):
         peer_count: int,
         *,
         domain: bytes,
-        workers: int | None,
-        executor: Executor | None,
-        chunk_ids: int,
-        max_peer_ids: int,
-        bucket_ids: int,
-        scratch: str | os.PathLike[str] | None,
-        resume: Resume | None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        chunk_ids: int = 2048,
+        max_peer_ids: int = 100_000_000,
+        bucket_ids: int = BUCKET_IDS,
+        scratch: str | os.PathLike[str] | None = None,
+        resume: Resume | None = None,
     ) -> None:
-        self._scratch = Scratch(bucket_ids, scratch)
-        self._ids = OwnIds(ids, self._scratch)
-        self.count = len(self._ids)
+        super().__init__(ids, workers, executor, bucket_ids, scratch)
         if not 0 <= peer_count <= max_peer_ids:
             raise CountError(f"the peer announced {peer_count} ids; allowed: 0 to {max_peer_ids}")
         if chunk_ids < 1:
             raise ValueError("chunk_ids must be at least 1")
         self.value_bytes = self._read_key(public_key, domain)
         self._chunk_ids = min(chunk_ids, MAX_CHUNK // self.value_bytes)
-        self._workers = Workers(workers, executor)
         self._peer_count = peer_count
         self._started = False
         self._on_their_way: deque[OnItsWay[Secret]] = deque()
@@ -157,7 +165,11 @@ class Requester(ABC, Generic[Secret]):
 
     def intersection(self) -> list[str]:
         """The own ids that the signer holds too, in their own order."""
-        return [text for text, _ in self._matches()]
+        return self._ids.pick(self.positions())
+
+    def positions(self) -> array[int]:
+        """The positions among the own ids of those that the signer holds too, in order."""
+        return array("Q", (position for position, _ in self._matches()))
 
     def proofs(self, ids: Collection[str]) -> Iterator[bytes]:
         """Match proofs for `ids` in chunks of at most 1 MiB; nothing at all for no ids.
@@ -165,25 +177,29 @@ class Requester(ABC, Generic[Secret]):
         `ids` may be any part of the intersection: with several signers, what all of them hold.
         The proofs are sent sorted, which says nothing about the order of ids.
         """
-        wanted = set(ids)
-        chosen = Records(TAG_BYTES, len(wanted), self._scratch, in_order)
-        chosen.add(match for text, match in self._matches() if text in wanted)
-        missing = len(wanted) - len(chosen)
-        if missing:
-            raise IdsError(f"{missing} of {len(wanted)} ids are not in the intersection")
+        wanted, found = set(ids), self.positions()
+        chosen = array("Q", (at for at in found if self._ids.pick([at])[0] in wanted))
+        _all_in(len(wanted), len(chosen))
+        return self.proofs_at(chosen)
+
+    def proofs_at(self, positions: Iterable[int]) -> Iterator[bytes]:
+        """The same for the ids at these positions."""
+        wanted = bytearray(self.count)
+        for position in positions:
+            wanted[position] = 1
+        total = wanted.count(1)
+        chosen = Records(TAG_BYTES, total, self._scratch, in_order)
+        chosen.add(match for position, match in self._matches() if wanted[position])
+        _all_in(total, len(chosen))
         return packed(chosen)
 
     def close(self) -> None:
         """Forget the results and remove what is on disk, except for what `resume` keeps."""
         self._results.close()
         self._peer_tags.close()
-        self._scratch.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._resume is not None:
+            self._resume.close()
+        super().close()
 
     def _blind_all(self) -> Iterator[bytes]:
         for at in range(0, len(self._todo), self._chunk_ids):
@@ -193,19 +209,16 @@ class Requester(ABC, Generic[Secret]):
             self._on_their_way.append(OnItsWay(positions, ids, secret))
             yield values
 
-    def _matches(self) -> Iterator[tuple[str, bytes]]:
-        """(id, match proof) of the common ids, in their own order."""
+    def _matches(self) -> Iterator[tuple[int, bytes]]:
+        """(position, match proof) of the common ids, in their own order."""
         if len(self._results) != self.count or len(self._peer_tags) != self._peer_count:
             raise StateError("intersection was asked for before all signatures and tags came")
         if self._found is None:
             self._found = self._join()
         for records in self._found.in_buckets():
             records.sort()
-            for at in range(0, len(records), _BLOCK):
-                block = records[at : at + _BLOCK]
-                positions = [int.from_bytes(record[:_INDEX], "big") for record in block]
-                matches = (record[_INDEX:] for record in block)
-                yield from zip(self._ids.pick(positions), matches, strict=True)
+            for record in records:
+                yield int.from_bytes(record[:_INDEX], "big"), record[_INDEX:]
 
     def _join(self) -> Records:
         count = self.count
@@ -237,3 +250,8 @@ class Requester(ABC, Generic[Secret]):
         todo = array("Q", (position for position in range(self.count) if not have[position]))
         self._order(todo)
         return todo
+
+
+def _all_in(wanted: int, found: int) -> None:
+    if found != wanted:
+        raise IdsError(f"{wanted - found} of {wanted} ids are not in the intersection")

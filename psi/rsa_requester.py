@@ -8,20 +8,18 @@ factors of small order, which it can choose.
 
 from __future__ import annotations
 
-import os
 import secrets
 from array import array
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from typing import Unpack
 
 from gmpy2 import mpz
 
 from psi.arithmetic import RandomBytes, all_units, join, powers, random_units, split
 from psi.errors import KeyRefusedError, SignatureError, ValueRefusedError
 from psi.keys import MAX_BITS, MIN_BITS, E, read_key
-from psi.records import BUCKET_IDS
 from psi.requesting import OnItsWay, Requester
-from psi.resume import Resume
+from psi.settings import RequesterSettings
 
 Unblinding = list[tuple[mpz, mpz]]
 """H(id) and 1/r for each id on its way."""
@@ -37,13 +35,7 @@ class RSARequester(Requester[Unblinding]):
         domain: `psi.domain(task, run)`, the same at both parties.
         min_bits: the smallest modulus accepted.
         max_bits: the largest modulus accepted.
-        workers: threads; None for one per usable core.
-        executor: accepted like everywhere, but a requester's work is light and stays here.
-        chunk_ids: ids per chunk, cut to what fits in 1 MiB.
-        max_peer_ids: the most ids the signer may announce, since their tags take room here.
-        bucket_ids: more ids than this are kept in files instead of in memory.
-        scratch: the folder for those files; None for the system's.
-        resume: keeps results on disk, so that an interrupted run continues.
+        common: see `psi.requesting.Requester`.
 
     The private argument is for tests: a source of random bytes.
     """
@@ -57,30 +49,12 @@ class RSARequester(Requester[Unblinding]):
         domain: bytes,
         min_bits: int = MIN_BITS,
         max_bits: int = MAX_BITS,
-        workers: int | None = None,
-        executor: Executor | None = None,
-        chunk_ids: int = 2048,
-        max_peer_ids: int = 100_000_000,
-        bucket_ids: int = BUCKET_IDS,
-        scratch: str | os.PathLike[str] | None = None,
-        resume: Resume | None = None,
         _random: RandomBytes = secrets.token_bytes,
+        **common: Unpack[RequesterSettings],
     ) -> None:
         self._allowed_bits = min_bits, max_bits
         self._random = _random
-        super().__init__(
-            ids,
-            public_key,
-            peer_count,
-            domain=domain,
-            workers=workers,
-            executor=executor,
-            chunk_ids=chunk_ids,
-            max_peer_ids=max_peer_ids,
-            bucket_ids=bucket_ids,
-            scratch=scratch,
-            resume=resume,
-        )
+        super().__init__(ids, public_key, peer_count, domain=domain, **common)
 
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
         self._key, self._hash = read_key(public_key, domain, *self._allowed_bits)

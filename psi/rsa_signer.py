@@ -7,25 +7,22 @@ of another one in the announced number.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gmpy2 import mpz
 
 from psi.arithmetic import all_units, join, split
 from psi.backends import open_backend
+from psi.backends.encoding import from_der, to_der
 from psi.errors import ValueRefusedError
 from psi.hashing import RunHash
 from psi.keys import PublicKey, encode_key, make_key, sign_each, sign_own
-from psi.records import BUCKET_IDS
+from psi.settings import SignerSettings
 from psi.signing import Signer
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
-    from psi.budget import Budget
 
 
 class RSASigner(Signer):
@@ -35,12 +32,7 @@ class RSASigner(Signer):
         ids: this party's ids: unique strings, from any iterable.
         domain: `psi.domain(task, run)`, the same at both parties.
         bits: size of the key.
-        budget: counts signed values on disk; None counts this run alone.
-        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
-        workers: private operations at once; None for one per usable core.
-        executor: does the private operations elsewhere; the key of the run travels to it.
-        bucket_ids: more ids than this are kept in files instead of in memory.
-        scratch: the folder for those files; None for the system's.
+        common: see `psi.signing.Signer`.
 
     The private arguments are for tests: a ready key, and a backend by name.
     """
@@ -51,25 +43,16 @@ class RSASigner(Signer):
         *,
         domain: bytes,
         bits: int = 2048,
-        budget: Budget | None = None,
-        max_peer_ids: int = 10_000_000,
-        workers: int | None = None,
-        executor: Executor | None = None,
-        bucket_ids: int = BUCKET_IDS,
-        scratch: str | os.PathLike[str] | None = None,
         _key: RSAPrivateKey | None = None,
         _backend: str | None = None,
+        **common: Unpack[SignerSettings],
     ) -> None:
-        super().__init__(
-            ids,
-            budget=budget,
-            max_peer_ids=max_peer_ids,
-            workers=workers,
-            executor=executor,
-            bucket_ids=bucket_ids,
-            scratch=scratch,
-        )
-        key = make_key(bits) if _key is None else _key
+        super().__init__(ids, [b"rsa", domain, bits.to_bytes(2, "big")], **common)
+        if self._former_key is not None:
+            key = from_der(self._former_key)
+        else:
+            key = make_key(bits) if _key is None else _key
+            self._keep_key(to_der(key))
         self._key = PublicKey(mpz(key.public_key().public_numbers().n), key.key_size)
         self._hash = RunHash(domain, self._key.n)
         self._secret = open_backend(key, self._workers, _backend)

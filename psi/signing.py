@@ -10,6 +10,8 @@ The order of calls, each of which takes or gives what travels:
     matched(proofs, last=...)   what the requester proved to hold
     close()                     forget the key
 
+With `kept` a restarted signer continues too: `begin(count, done)` then says what the requester has.
+
 Everything from the peer is checked before it is used, and counted before it is signed. After an
 error that blames the peer the object is of no further use: close it.
 """
@@ -18,38 +20,51 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from psi.errors import BudgetError, CountError, ProofError, StateError, ValueRefusedError
 from psi.hashing import TAG_BYTES
-from psi.ids import OwnIds
 from psi.own_tags import OwnTags
-from psi.parallel import Workers
-from psi.records import BUCKET_IDS, Distinct, Records, Scratch, cut, in_order
+from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
+from psi.side import Side
 
 if TYPE_CHECKING:
     from psi.budget import Budget
+    from psi.kept import KeptKey
 
 MAX_CHUNK = 1 << 20  # bytes; the longest chunk either side sends
 RESIGN_VALUES = 16_384  # values that may be signed again in a run, for restarted requesters
 _INDEX = 8  # bytes of a position in a record
+_PAIR = 2 * TAG_BYTES
 _SLICE = 64  # own ids per step: 3 to 16 ms, the longest that a chunk of the peer waits
 _SLICE_ELSEWHERE = 512  # through an executor, where each step has to travel
 
 
-class Signer(ABC):
-    """What `RSASigner` and `ECDHSigner` share; their docstrings list the arguments."""
+class Signer(Side, ABC):
+    """What `RSASigner` and `ECDHSigner` share.
 
-    count: int
-    """Number of own ids; travels with the key."""
+    Args:
+        ids: this party's ids: unique strings, from any iterable, or `psi.OwnIds`.
+        bound: protocol, domain and whatever else the key of the run belongs to.
+        budget: counts signed values on disk; None counts this run alone.
+        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
+        workers: operations at once; None for one per usable core.
+        executor: does the work elsewhere; the key of the run travels to it, with ECDH ids too.
+        bucket_ids: more ids than this are kept in files instead of in memory.
+        scratch: the folder for those files; None for the system's.
+        kept: keeps key and own tags on disk, for a restart or for later runs; needs a budget.
+    """
+
     backend: str
     """What computes with the secret."""
 
     def __init__(
         self,
         ids: Iterable[str],
+        bound: Sequence[bytes],
         *,
         budget: Budget | None = None,
         max_peer_ids: int = 10_000_000,
@@ -57,22 +72,25 @@ class Signer(ABC):
         executor: Executor | None = None,
         bucket_ids: int = BUCKET_IDS,
         scratch: str | os.PathLike[str] | None = None,
+        kept: KeptKey | None = None,
     ) -> None:
-        self._scratch = Scratch(bucket_ids, scratch)
-        self._ids = OwnIds(ids, self._scratch)
-        self.count = len(self._ids)
-        self._budget, self._limit = budget, max_peer_ids
-        self._workers = Workers(workers, executor)
-        slice_ids = _SLICE_ELSEWHERE if self._workers.elsewhere else _SLICE
-        self._own = OwnTags(self._ids, self._pairs_of, self._keep, self._workers.count, slice_ids)
+        if kept is not None and budget is None:
+            raise ValueError("kept needs a budget, which counts over all restarts and runs")
+        super().__init__(ids, workers, executor, bucket_ids, scratch)
+        self._budget, self._limit, self._kept = budget, max_peer_ids, kept
         self._own_tags = Records(TAG_BYTES, self.count, self._scratch, in_order)
         self._own_matches = Records(TAG_BYTES + _INDEX, self.count, self._scratch)
         self._announced: int | None = None
-        self._signed = 0
-        self._again = 0
+        self._signed = 0  # of the announced ones
+        self._signed_in_all = 0  # in this run, with what was signed again
         self._proofs: Distinct | None = None
         self._index_of_match: dict[bytes, int] = {}
         self._closed = False
+        self._former_key, todo = self._take_up(bound)
+        slice_ids = _SLICE_ELSEWHERE if self._workers.elsewhere else _SLICE
+        self._own = OwnTags(
+            self._ids, todo, self._pairs_of, self._deliver, self._workers.count, slice_ids
+        )
 
     @abstractmethod
     def public_key(self) -> bytes:
@@ -103,10 +121,19 @@ class Signer(ABC):
         """How many own tags are computed, of `count`."""
         return self._own.done()
 
-    def begin(self, count: int) -> None:
+    def ready(self, seconds: float) -> bool:
+        """Wait for at most so long; whether all own tags are computed, so that `tags` can begin."""
+        self._require_open()
+        return self._own.ready(seconds)
+
+    def begin(self, count: int, done: int = 0) -> None:
         """The requester announced `count` ids; `BudgetError` if they are too many.
 
         Nothing is spent yet: `sign` records each chunk on disk before it signs it.
+
+        Args:
+            count: the number of its ids.
+            done: how many of them it has results of, from before this signer was restarted.
         """
         self._require_open()
         if self._announced is not None:
@@ -116,14 +143,19 @@ class Signer(ABC):
         if count > self._limit:
             raise BudgetError(f"the peer announced {count} ids; allowed: {self._limit}")
         if self._budget is not None:
-            self._budget.require(count, self._limit)
+            if self._kept is not None:
+                self._signed_in_all = self._kept.signed_before(self._budget.spent())
+            self._budget.require(max(0, count - done), self._limit)
         self._announced = count
+        self._go_on_from(done)
 
     def sign(self, blinded: bytes) -> bytes:
         """The next chunk of blinded values, each signed, in the same order."""
         self._require_open()
         if self._announced is None:
             raise StateError("sign was called before begin")
+        if self._kept is not None and self._kept.tags_out:
+            raise BudgetError("the tags have left, so nothing more is signed; begin a new run")
         if not blinded:
             raise ValueRefusedError("a chunk without values")
         values = self._check(blinded)
@@ -133,6 +165,7 @@ class Signer(ABC):
         if self._budget is not None:
             self._budget.spend(values, self._limit)
         self._signed = total
+        self._signed_in_all += values
         with self._own.step_aside():
             return self._sign(blinded)
 
@@ -145,15 +178,13 @@ class Signer(ABC):
         self._require_open()
         if self._announced is None or self._proofs is not None:
             raise StateError("resume was called before begin or after tags")
-        if not 0 <= done <= self._signed:
-            raise CountError(f"the peer says it has {done} of {self._signed} signed values")
-        again = self._again + self._signed - done
-        if again > RESIGN_VALUES:
-            raise BudgetError(f"{again} values to sign again; allowed in a run: {RESIGN_VALUES}")
-        self._again, self._signed = again, done
+        self._go_on_from(done)
 
     def tags(self) -> Iterator[bytes]:
         """The own tags in chunks of at most 1 MiB; waits until they are computed.
+
+        Once they have left, nothing is signed again, also not after a restart with `kept`. So let a
+        requester that keeps results say first that it has them all.
 
         They are sent sorted. A tag is a hash, so its order says nothing about the order of ids.
         """
@@ -163,6 +194,8 @@ class Signer(ABC):
         if self._proofs is not None:
             raise StateError("tags was called before")
         self._own.wait()
+        if self._kept is not None:
+            self._kept.note_tags_out()
         # Proofs are joined with the own ones bucket by bucket, so both need the same buckets.
         self._proofs = Distinct(self.count, self._scratch)
         if self._own_matches.buckets == 1:
@@ -174,6 +207,11 @@ class Signer(ABC):
 
         Past `bucket_ids` own ids, a wrong proof is found with the last chunk.
         """
+        self.add_proofs(proofs)
+        return self._ids.pick(self.positions()) if last else None
+
+    def add_proofs(self, proofs: bytes) -> None:
+        """Check a chunk of match proofs; `positions` gives what all of them say."""
         self._require_open()
         if self._announced is None or self._proofs is None:
             raise StateError("matched was called before tags")
@@ -184,13 +222,12 @@ class Signer(ABC):
             raise ProofError("a match is claimed twice")
         if len(self._proofs) > self._announced:
             raise ProofError(f"more matches are claimed than the {self._announced} ids asked")
-        return self._ids.pick(self._claimed()) if last else None
 
-    def _claimed(self) -> list[int]:
-        """The positions of the ids whose match was proved, in order."""
+    def positions(self) -> array[int]:
+        """The positions among the own ids of those whose match was proved, in order."""
         if self._proofs is None:
-            return []
-        claimed: list[int] = []
+            raise StateError("positions was called before tags")
+        claimed = bytearray(self.count)
         for bucket in range(self._own_matches.buckets):
             proofs = self._proofs.read(bucket)
             if proofs is None:
@@ -198,12 +235,12 @@ class Signer(ABC):
             indexes = self._index_of_match or _indexes(self._own_matches.read(bucket))
             if not indexes.keys() >= proofs:
                 raise ProofError("a match is claimed for an id that is not here")
-            claimed.extend(indexes[proof] for proof in proofs)
-        claimed.sort()
-        return claimed
+            for proof in proofs:
+                claimed[indexes[proof]] = 1
+        return array("Q", (position for position, one in enumerate(claimed) if one))
 
     def close(self) -> None:
-        """Forget the key and the tags, and remove what is on disk; a second call does nothing."""
+        """Forget the key and the tags, and remove what is on disk, except for what `kept` keeps."""
         if not self._closed:
             self._closed = True
             self._own.stop()
@@ -211,21 +248,54 @@ class Signer(ABC):
             self._index_of_match = {}
             for records in (self._own_tags, self._own_matches):
                 records.close()
-            self._scratch.close()
+            if self._kept is not None:
+                self._kept.close()
+            super().close()
 
-    def __enter__(self) -> Self:
-        return self
+    def _take_up(self, bound: Sequence[bytes]) -> tuple[bytes | None, Sequence[int]]:
+        """The key that was kept, and the positions of own ids that have no tag yet."""
+        if self._kept is None:
+            return None, range(self.count)
+        have = bytearray(self.count)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        def take(records: list[bytes]) -> None:
+            self._add_own(records)
+            for record in records:
+                have[int.from_bytes(record[_PAIR:], "big")] = 1
 
-    def _keep(self, start: int, pairs: bytes) -> None:
-        cells = cut(pairs, TAG_BYTES)
-        self._own_tags.add(cells[::2])
-        self._own_matches.add(
-            match + (start + number).to_bytes(_INDEX, "big")
-            for number, match in enumerate(cells[1::2])
-        )
+        whose = [self.count.to_bytes(_INDEX, "big"), self._ids.digest()]
+        key = self._kept.open([*bound, *whose], take)
+        return key, array("Q", (position for position, one in enumerate(have) if not one))
+
+    def _keep_key(self, key: bytes) -> None:
+        """To be called by a subclass with a new key."""
+        if self._kept is not None:
+            self._kept.begin(key)
+
+    def _go_on_from(self, done: int) -> None:
+        again = self._kept is not None and self._kept.reuse  # then runs are not told apart
+        most = self._announced if again else self._signed_in_all
+        if not 0 <= done <= min(most or 0, self._announced or 0):
+            raise CountError(f"the peer says it has {done} of {most} signed values")
+        if not again and self._signed_in_all - done > RESIGN_VALUES:
+            raise BudgetError(
+                f"{self._signed_in_all - done} values to sign again; allowed in a run:"
+                f" {RESIGN_VALUES}; begin a new run"
+            )
+        self._signed = done
+
+    def _deliver(self, positions: Sequence[int], pairs: bytes) -> None:
+        records = [
+            pair + position.to_bytes(_INDEX, "big")
+            for pair, position in zip(cut(pairs, _PAIR), positions, strict=True)
+        ]
+        self._add_own(records)
+        if self._kept is not None:
+            self._kept.put(records)
+
+    def _add_own(self, records: list[bytes]) -> None:
+        self._own_tags.add(record[:TAG_BYTES] for record in records)
+        self._own_matches.add(record[TAG_BYTES:] for record in records)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from psi.errors import IdsError
 
+_SHOWN = 10  # columns named in a message
 _ROWS = 65_536  # rows of a Parquet file read at a time
 
 
@@ -36,9 +37,7 @@ class Column:
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file)
             names = next(rows, [])
-            if names.count(name) != 1:
-                raise IdsError(f"{self._path.name} has {names.count(name)} columns named {name!r}")
-            at = names.index(name)
+            at = self._place(names, name)
             for number, row in enumerate(rows):
                 if row:  # a line without anything is no row
                     if len(row) <= at:
@@ -51,12 +50,30 @@ class Column:
         with parquet.ParquetFile(self._path) as file:
             names = file.schema_arrow.names
             if self._name is None and len(names) != 1:
-                raise IdsError(f"{self._path.name} has {len(names)} columns; name one")
-            name = names[0] if self._name is None else self._name
-            if names.count(name) != 1:
-                raise IdsError(f"{self._path.name} has {names.count(name)} columns named {name!r}")
+                raise IdsError(
+                    f"{self._path.name} has {len(names)} columns: {_listed(names)};"
+                    " say which one holds the ids"
+                )
+            name = names[self._place(names, names[0] if self._name is None else self._name)]
             for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
                 yield from batch.column(0).to_pylist()
+
+    def _place(self, names: list[str], name: str) -> int:
+        times = names.count(name)
+        if not names:
+            raise IdsError(f"{self._path.name} is empty; its first line should name the columns")
+        if times == 0:
+            raise IdsError(
+                f"{self._path.name} has no column {name!r}; its columns: {_listed(names)}"
+            )
+        if times > 1:
+            raise IdsError(f"{self._path.name} has {times} columns {name!r}; rename all but one")
+        return names.index(name)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    return shown + (", ..." if len(names) > _SHOWN else "")
 
 
 def column(path: str | os.PathLike[str], name: str | None = None) -> Column:

@@ -19,28 +19,51 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["heterofed._version", "heterofed.errors", "heterofed.plan"],
     ["heterofed.protocol"],
-    ["heterofed.wire", "heterofed.tensors"],
-    ["heterofed.alignment", "heterofed.endings", "heterofed.events", "heterofed.transport"],
-    ["heterofed.console", "heterofed.metrics", "heterofed.peers", "heterofed.training"],
-    ["heterofed.party"],
+    ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
+    ["heterofed.accounting", "heterofed.alignment", "heterofed.events", "heterofed.transport"],
+    ["heterofed.console", "heterofed.consent", "heterofed.endings", "heterofed.keys"],
+    [
+        "heterofed.data",
+        "heterofed.metrics",
+        "heterofed.peers",
+        "heterofed.staleness",
+        "heterofed.task",
+        "heterofed.training",
+    ],
+    ["heterofed.party", "heterofed.place"],
     ["heterofed.rendezvous", "heterofed.results"],
-    ["heterofed.checker"],
+    ["heterofed.checker", "heterofed.checkpoint", "heterofed.snapshot"],
+    ["heterofed.runs"],
     ["heterofed.lifecycle"],
+    ["heterofed.privacy"],
+    ["heterofed.resumable"],
     ["heterofed.scheduler"],
     ["heterofed.hetero_nn"],
-    ["heterofed.demo", "heterofed.psi_command"],
+    ["heterofed.baselines", "heterofed.export", "heterofed.fakes"],
+    ["heterofed.simulation"],
+    ["heterofed.demo", "heterofed.psi_command", "heterofed.task_command"],
+    ["heterofed.cli_trust"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
 ALONE = {
     "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap"],
     "gmpy2": ["psi/"],
-    "cryptography": ["psi/"],
+    "cryptography": ["psi/", "heterofed/privacy/mask"],
     "rbcl": ["psi/"],
+    "opacus": ["heterofed/privacy/dpsgd"],
     "rich": ["heterofed/console"],
     "click": ["heterofed/cli", "docs/generate"],
 }
-NO_TORCH = ["heterofed.party", "heterofed.lifecycle", "heterofed.cli", "psi", "heterofed.protocol"]
+NO_TORCH = [
+    "heterofed.party",
+    "heterofed.lifecycle",
+    "heterofed.cli",
+    "heterofed.hetero_nn.psi",
+    "heterofed.psi_command",
+    "heterofed.protocol",
+    "psi",
+]
 
 
 def modules(folder: str) -> list[Path]:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import nn, optim
 
 from examples.mnist_split.data import load_halves, split_ids
 from examples.mnist_split.host import arguments
 from examples.mnist_split.nets import HalfNet
-from heterofed import HeteroNNCollaboratorScheduler
+from heterofed import Batch, HeteroNNCollaboratorScheduler
 
 
 class MnistCollaborator(HeteroNNCollaboratorScheduler):
@@ -25,7 +25,6 @@ class MnistCollaborator(HeteroNNCollaboratorScheduler):
         self, data_dir: Path, limit: tuple[int, int] | None = None, **settings: Any
     ) -> None:
         super().__init__(feature_key="demo_collaborator", **settings)
-        self.batch_size = 128
         self.half = load_halves(data_dir, "right", limit=limit)
 
     def load_local_ids(self) -> list[str]:
@@ -42,14 +41,14 @@ class MnistCollaborator(HeteroNNCollaboratorScheduler):
 
     def iterate_train_feature(
         self, feature_model: nn.Module, train_ids: list[str]
-    ) -> Iterator[Tensor]:
-        for start in range(0, len(train_ids), self.batch_size):
-            images, _ = self.half.rows(train_ids[start : start + self.batch_size])
-            yield feature_model(images)
+    ) -> Iterator[Batch]:
+        for ids in self.batches(train_ids):  # as many rows as the Host says
+            images, _, loaded = self.half.take(ids)
+            yield Batch(feature_model(images), ids=loaded)
 
     def iterate_test_feature(
         self, feature_model: nn.Module, test_ids: list[str]
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Batch]:
         yield from self.iterate_train_feature(feature_model, test_ids)
 
 

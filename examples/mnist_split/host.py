@@ -17,7 +17,7 @@ from torch import Tensor, nn, optim
 
 from examples.mnist_split.data import load_halves, split_ids
 from examples.mnist_split.nets import HalfNet, TopNet
-from heterofed import HeteroNNHostScheduler, register_metrics
+from heterofed import Batch, HeteroNNHostScheduler, register_metrics
 
 
 class MnistHost(HeteroNNHostScheduler):
@@ -26,8 +26,7 @@ class MnistHost(HeteroNNHostScheduler):
     def __init__(
         self, data_dir: Path, limit: tuple[int, int] | None = None, **settings: Any
     ) -> None:
-        super().__init__(feature_key="demo_host", **settings)
-        self.batch_size = 128
+        super().__init__(feature_key="demo_host", **{"batch_size": 128, **settings})
         self.half = load_halves(data_dir, "left", labels=True, limit=limit)
 
     def load_local_ids(self) -> list[str]:
@@ -50,14 +49,14 @@ class MnistHost(HeteroNNHostScheduler):
 
     def iterate_train_feature(
         self, feature_model: nn.Module, train_ids: list[str]
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for start in range(0, len(train_ids), self.batch_size):
-            images, labels = self.half.rows(train_ids[start : start + self.batch_size])
-            yield feature_model(images), labels
+    ) -> Iterator[Batch]:
+        for ids in self.batches(train_ids):
+            images, labels, loaded = self.half.take(ids)
+            yield Batch(feature_model(images), labels, loaded)
 
     def iterate_test_feature(
         self, feature_model: nn.Module, test_ids: list[str]
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    ) -> Iterator[Batch]:
         yield from self.iterate_train_feature(feature_model, test_ids)
 
     def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,49 @@ from torch import Tensor
 from heterofed.errors import LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
+from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
-from heterofed.lifecycle import Run, Settings, party_of, plan_of
+from heterofed.hetero_nn.order import RowOrder
+from heterofed.lifecycle import Settings
+from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
+from heterofed.privacy.dpsgd import DPSGD
+from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.leakage import Budget, Effort, check_effort
 from heterofed.protocol import messages as msg
+from heterofed.results import TaskResult
+from heterofed.runs import Run, agreement_of, earlier, party_of, plan_of
 from heterofed.scheduler import TrainingScheduler
-from heterofed.tensors import Layout, check_finite, named
-from heterofed.training import backward, evaluating, gradients_like, sharing_cores
+from heterofed.staleness import ahead
+from heterofed.tensors import Layout, check_finite, named, restore
+from heterofed.training import (
+    Batch,
+    backward,
+    evaluating,
+    generators_kept,
+    gradients_like,
+    rows_of,
+    sharing_cores,
+)
 
-MODELS = ("feature_model",)
+WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
+"""What the Host may say between two phases."""
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A batch that the Host has not answered, with its graph.
+
+    Attributes:
+        features: as the hook yielded them; `tensors` are the same by name.
+    """
+
+    number: int
+    layout: Layout
+    tensors: dict[str, Tensor]
+    features: Any
 
 
 class HeteroNNCollaboratorScheduler(TrainingScheduler):
@@ -40,10 +74,19 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
             the initial weights, and works back from features to raw rows.
+        embedding_defence: what is done so that embeddings tell less of the inputs:
+            `ClippedGaussian` or `Decorrelation` of `heterofed.privacy.embedding_defences`.
+        weights_defence: trains the feature model by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
+        leak_report: "sample" measures what the embeddings give away, in at most 3 % of the time;
+            "full" measures every batch; "off" nothing. Written to `leakage.csv`.
         join_timeout: seconds to wait for the Host to come online; 0: for ever.
+        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
+            way can read and change everything. For experiments on a network of your own.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """
+
+    MODELS = ("feature_model",)
 
     def __init__(
         self,
@@ -54,7 +97,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         is_feature_trainable: bool = True,
         *,
         max_peer_ids: int = 10_000_000,
+        embedding_defence: ClippedGaussian | Decorrelation | None = None,
+        weights_defence: DPSGD | None = None,
+        leak_report: Effort = "sample",
         join_timeout: float = 3600,
+        insecure: bool = False,
         seed: int | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -66,12 +113,25 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             schedule_timeout=schedule_timeout,
             data_channel_timeout=data_channel_timeout,
             join_timeout=join_timeout,
+            insecure=insecure,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
             seed=seed,
         )
         self._is_feature_trainable = is_feature_trainable
         self._max_peer_ids = max_peer_ids
+        self._embedding_defence = embedding_defence
+        self._weights_defence = weights_defence
+        self._leak_report = leak_report
+
+    def validate_context(self) -> None:
+        """Hook: check settings before anything else; call `super().validate_context()`.
+
+        Raises:
+            ConfigError: a setting of the constructor cannot work.
+        """
+        super().validate_context()
+        check_effort(self._leak_report)
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -89,24 +149,71 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         self._backward(tensors, named_gradients(tensors, gradients))
         self._made("feature_optimizer").step()
 
+    def serve_predictions(
+        self,
+        task_id: str,
+        *,
+        max_rows_per_day: int,
+        allow_ids: Iterable[str] | None = None,
+        requests: int = 0,
+    ) -> int:
+        """Answer the Host's `predict`, one request after another, with the finished run's model.
+
+        What was served is logged in `predictions/log.jsonl` in the results folder: times and row
+        counts, no ids. A request that fails is logged too, and the next one awaited.
+
+        Args:
+            task_id: of the finished task.
+            max_rows_per_day: rows to predict per day (UTC) at most; counted on disk before they
+                are computed.
+            allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
+                even learn that they are here.
+            requests: return after so many requests, and raise where one fails; 0: serve until
+                interrupted.
+
+        Returns:
+            Rows predicted.
+
+        Raises:
+            ConfigError: something at this party cannot work, or there is no finished run.
+            LimitReachedError, OtherRunError, TaskFailed: only where `requests` is given.
+        """
+        from heterofed.hetero_nn.serving import serve
+
+        return serve(
+            self,
+            task_id,
+            max_rows_per_day=max_rows_per_day,
+            allow_ids=allow_ids,
+            requests=requests,
+        )
+
+    def _rehearse(self, task_id: str) -> TaskResult:
+        from heterofed.hetero_nn.rehearsal import rehearse
+
+        return rehearse(self, task_id)
+
     # -- the loop --------------------------------------------------------------------------
 
     def _perform(self, run: Run) -> None:
         party = party_of(run)
         (host,) = party.peers.values()
-        self._agree_on_ids(run, host)
+        if agreement_of(run).resume is not None:
+            self._take_up(run)
+        else:
+            self._agree_on_ids(run, host)
         while True:
             party.phase = "between phases"
-            match party.take(host, msg.BeginTrain, msg.BeginTest, msg.RoundEnd, msg.Finish).message:
-                case msg.BeginTrain(round=number):
-                    run.round = number
-                    self._train_a_round(run, host)
+            match party.take(host, *WHAT_COMES).message:
+                case msg.BeginTrain(round=number, staleness=steps, first=first):
+                    run.round, run.state["staleness"] = number, steps
+                    self._train_a_leg(run, host, first)
+                case msg.Checkpoint(batch=number):
+                    self._keep_batch(run, host, number)
                 case msg.BeginTest():
                     self._test(run, host)
-                case msg.RoundEnd(best=best):
-                    if best:
-                        self._save_models(run, MODELS, prefix="best_")
-                    self._call_hook("on_round_end", self.on_round_end)
+                case msg.RoundEnd(best=best, last=last):
+                    self._end_round(run, host, best=best, last=last)
                 case _:
                     break
         self._finish(run, host)
@@ -121,6 +228,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 purpose="train",
                 timeouts=self._timeouts(),
                 trainable=self._is_feature_trainable,
+                earlier=earlier(run),
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
@@ -140,58 +248,107 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                     f" {party.name}, {theirs.train_count} and {theirs.test_count} at {host.name},"
                     " or others of the same number; use the same function at every party"
                 )
+            self._keep_split(run, len(common))
             party.post(host, msg.SplitAccepted())
 
-    def _train_a_round(self, run: Run, host: Peer) -> None:
-        """Send the features of each train batch; step on what comes back."""
+    def _train_a_leg(self, run: Run, host: Peer, first: int) -> None:
+        """Send the features of each train batch, from the first on; step on what comes back.
+
+        The step on batch b comes after the features of batch b + staleness, whenever its gradients
+        came: which weights a forward uses is a matter of numbers, not of time. All steps are made
+        when the round, or its leg up to a checkpoint, ends.
+        """
         party, trainable = party_of(run), self._is_feature_trainable
         self._set_modes(training=True)
-        with party.in_phase("train", round_number=run.round, unit="batches"):
-            feed = FeatureFeed(party, host)
-            hook, ids = "iterate_train_feature", self._round_ids(run)
-            for layout, tensors, features in self._features(run, hook, ids, grad=trainable):
-                feed.send(layout, tensors)
+        in_flight: deque[InFlight] = deque()
+        guard = self._guard(run)
+        with (
+            party.in_phase("train", round_number=run.round, unit="batches"),
+            generators_kept(),
+        ):
+            guard.budget.start()
+            feed = FeatureFeed(party, host, first)
+            hook, ids = "iterate_train_feature", self._leg(run, first)
+            batches = self._features(
+                run, hook, ids, grad=trainable, in_flight=in_flight, first=first
+            )
+            for layout, tensors, batch in batches:
+                proof = self._proof(run, feed, hook, batch)
                 if trainable:
-                    self._update(feed, layout, tensors, features)
+                    in_flight.append(InFlight(feed.number, layout, tensors, batch.features))
+                feed.send(*guard.masked(layout, tensors, feed.number, testing=False), proof)
+                del tensors, batch  # before the next ones are made
+                while len(in_flight) > host.session.staleness:
+                    self._update(run, feed, in_flight.popleft())
             feed.end()
+            while in_flight:
+                self._update(run, feed, in_flight.popleft())
+            feed.settle()
+            guard.budget.stop()
+        run.state["staleness"] = host.session.staleness
 
     def _test(self, run: Run, host: Peer) -> None:
         """Send the features of each test batch, in eval mode."""
-        party = party_of(run)
+        party, guard = party_of(run), self._guard(run)
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
+            generators_kept(),
             evaluating(self._made("feature_model")),
         ):
             feed = FeatureFeed(party, host)
             hook, ids = "iterate_test_feature", run.state["test_ids"]
-            for layout, tensors, _ in self._features(run, hook, ids, grad=False):
-                feed.send(layout, tensors)
+            for layout, tensors, batch in self._features(run, hook, ids, grad=False):
+                proof = self._proof(run, feed, hook, batch)
+                feed.send(*guard.masked(layout, tensors, feed.number, testing=True), proof)
+                del tensors, batch
             feed.end()
+            feed.settle()
+        guard.tested()
+
+    def _keep_batch(self, run: Run, host: Peer, number: int) -> None:
+        party = party_of(run)
+        with party.in_phase("checkpoint", round_number=run.round):
+            run.batch = number
+            self._keep_checkpoint(run, last=False)
+            party.post(host, msg.CheckpointHeld(run.round, number))
+
+    def _end_round(self, run: Run, host: Peer, *, best: bool, last: bool) -> None:
+        party = party_of(run)
+        with party.in_phase("checkpoint", round_number=run.round):
+            run.batch = 0
+            self._guard(run).end_round()
+            self._close_round(run, best=best, last=last)
+            party.post(host, msg.CheckpointHeld(run.round))
 
     def _finish(self, run: Run, host: Peer) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run, MODELS)
+            self._guard(run).end()
+            self._save_models(run)
+            run.complete = True
+            run.store.note_finished(plan_of(run).collaborators)  # nobody is left to be told
             party.leave(host)
 
     # -- within ----------------------------------------------------------------------------
 
-    def _update(
-        self, feed: FeatureFeed, layout: Layout, tensors: dict[str, Tensor], features: Any
-    ) -> None:
+    def _update(self, run: Run, feed: FeatureFeed, batch: InFlight) -> None:
         """Step on the gradients that count; backward begins with the first that come."""
+        guard = self._guard(run)
+        party_of(run).batch = batch.number
         last: dict[str, Tensor] = {}
-        ahead = _updates_by_default(self)
-        for last in feed.answers():
-            if ahead and last:
-                self._seeded("update_feature_model", self._backward, tensors, last, retain=True)
+        hook, at_once = "update_feature_model", _updates_by_default(self)
+        for came in feed.answers():
+            last = guard.gradients(batch.number, batch.tensors, came)
+            if at_once and last:
+                self._seeded(hook, self._backward, batch.tensors, last, retain=True)
+        guard.forget(batch.number)
         if not last:
             return
-        if ahead:
-            self._made("feature_optimizer").step()
+        if at_once:
+            self._call_hook(hook, self._made("feature_optimizer").step)
         else:
-            arranged = gradients_like(layout, tensors, last)
-            self._seeded_hook("update_feature_model", features, arranged)
+            arranged = gradients_like(batch.layout, batch.tensors, last)
+            self._seeded_hook(hook, batch.features, arranged)
 
     def _backward(
         self, tensors: dict[str, Tensor], gradients: dict[str, Tensor], *, retain: bool = False
@@ -200,13 +357,74 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         backward(tensors, gradients, retain=retain)
 
     def _features(
-        self, run: Run, hook: str, ids: Sequence[str], *, grad: bool
-    ) -> Iterator[tuple[Layout, dict[str, Tensor], Any]]:
+        self,
+        run: Run,
+        hook: str,
+        ids: Sequence[str],
+        *,
+        grad: bool,
+        in_flight: Sequence[InFlight] | deque[InFlight] = (),
+        first: int = 0,
+    ) -> Iterator[tuple[Layout, dict[str, Tensor], Batch]]:
         """What a feature hook yields: as named tensors, checked, and as it was."""
-        for batch in self._own_batches(run, hook, ids, grad=grad, with_labels=False):
+
+        def around(items: Iterable[Any]) -> Iterator[Any]:
+            return ahead(items, self._weights, lambda: bool(in_flight))
+
+        batches = self._own_batches(
+            run,
+            hook,
+            ids,
+            grad=grad,
+            with_labels=False,
+            around=around if grad else None,
+            first=first,
+        )
+        testing = hook == "iterate_test_feature"
+        for number, batch in enumerate(batches, first):
             layout, tensors = named(batch.features, hook)
             check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)
-            yield layout, tensors, batch.features
+            sent = self._guard(run).outgoing(tensors, number, testing=testing)
+            if sent is not tensors:
+                batch = replace(batch, features=restore(layout, sent))  # noqa: PLW2901
+            tensors = sent
+            yield layout, tensors, batch
+            del tensors, sent, batch
+
+    def _guard(self, run: Run) -> CollaboratorGuard:
+        """What stands between training and the wire; made once the parties have met."""
+        if "guard" not in run.state:
+            models = [self._made(name) for name in self.MODELS]
+            check_private(run, self._weights_defence, models)
+            run.state["guard"] = CollaboratorGuard(
+                run,
+                Budget(self._leak_report),
+                self._open_metrics,
+                registered_metrics(type(self)),
+                self._seeded,
+                weights=self._weights_defence,
+                embeddings=self._embedding_defence,
+                model=self._made("feature_model"),
+            )
+        guard: CollaboratorGuard = run.state["guard"]
+        return guard
+
+    def _prepare(self, run: Run) -> list[str]:
+        ids = super()._prepare(run)
+        self._guard(run)
+        return ids
+
+    def _proof(self, run: Run, feed: FeatureFeed, hook: str, batch: Batch) -> bytes | None:
+        """The digest of a batch's ids (see `order.py`)."""
+        order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
+        return order.proof(batch.ids, feed.number, rows_of(batch, hook), hook)
+
+    def _weights(self) -> Iterator[Tensor]:
+        """What a step of this party changes: all that its model or optimizer holds."""
+        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
+        yield from model.parameters() if model is not None else ()
+        for group in optimizer.param_groups:
+            yield from group["params"]
 
 
 def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Tensor]:

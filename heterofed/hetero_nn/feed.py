@@ -11,7 +11,6 @@ from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol.messages import BatchDone, EndOfFeatures, Features, Gradients
 from heterofed.tensors import Layout, check_finite, pack, unpack
-from heterofed.wire import payload_size
 
 
 class FeatureFeed:
@@ -20,25 +19,47 @@ class FeatureFeed:
     Args:
         party: the Collaborator.
         host: where to.
+        first: number of the first batch.
     """
 
-    def __init__(self, party: Party, host: Peer) -> None:
+    def __init__(self, party: Party, host: Peer, first: int = 0) -> None:
         self._party = party
         self._host = host
-        self._sent = self._done = 0
+        self._sent = self._done = first
+        self._since, self._waited = party.clock(), self._waits()
 
-    def send(self, layout: Layout, tensors: dict[str, Tensor]) -> None:
-        """Send the next batch; waits while all credit is used."""
+    @property
+    def number(self) -> int:
+        """Of the batch that is sent next, from 0."""
+        return self._sent
+
+    def send(self, layout: Layout, tensors: dict[str, Tensor], order: bytes | None = None) -> None:
+        """Send the next batch; waits while all credit is used.
+
+        Args:
+            layout: what the hook yielded.
+            tensors: the features by name.
+            order: digest of the rows' ids (see `order.py`).
+        """
         while self._host.session.batch_window < 1:
             self._take_done()
-        specs, payload = pack(tensors)
-        size, most = payload_size(payload), self._host.session.max_batch_bytes
+        with self._party.encoding(self._host, "sent"):
+            specs, payload = pack(tensors, self._host.session.feature_coding, self._party.name)
+        size, most = sum(spec.nbytes for spec in specs), self._host.session.max_batch_bytes
         if size > most:
             raise FeatureError(
                 f"a batch of {size} bytes of features; at most {most} may travel at once, so use a"
                 " smaller batch size at every party"
             )
-        message = Features(self._party.round, self._sent, specs[0].shape[0], layout, specs)
+        message = Features(
+            self._party.round,
+            self._sent,
+            specs[0].shape[0],
+            layout,
+            specs,
+            ids=order,
+            busy=self._busy(),
+        )
         try:
             self._party.post(self._host, message, payload)
         except LocalProtocolError as error:
@@ -46,6 +67,7 @@ class FeatureFeed:
                 f"{error}; yield the same layout, names, dtypes and number of dimensions in every"
                 " batch"
             ) from None
+        self._party.flush(self._host)  # the hook may use the same memory for its next batch
         self._sent += 1
         self._party.progress(self._sent)
 
@@ -64,16 +86,35 @@ class FeatureFeed:
             if isinstance(mail.message, BatchDone):
                 self._done += 1
                 return
-            gradients = unpack(mail.of(Gradients).tensors, mail.payload, self._host.name)
-            check_finite(gradients, "the gradient of the features", self._host.name)
+            with self._party.encoding(self._host, "received"):
+                gradients = unpack(
+                    mail.of(Gradients).tensors,
+                    mail.payload,
+                    self._host.name,
+                    coding=self._host.session.gradient_coding,
+                )
+                check_finite(gradients, "the gradient of the features", self._host.name)
             yield gradients
 
     def end(self) -> None:
-        """Announce that this was all, and wait until the Host is done with every batch."""
+        """Announce that this was all."""
         self._party.batch = None
         self._party.post(self._host, EndOfFeatures(self._party.round, self._sent))
+
+    def settle(self) -> None:
+        """Wait until the Host is done with every batch."""
         while self._done < self._sent:
             self._take_done()
+
+    def _busy(self) -> int:
+        """Microseconds of work since this was asked last."""
+        now, waits = self._party.clock(), self._waits()
+        busy = now - self._since - (waits - self._waited)
+        self._since, self._waited = now, waits
+        return max(0, int(busy * 1e6))
+
+    def _waits(self) -> float:
+        return self._party.account.waits[self._host.name]
 
     def _take_done(self) -> None:
         self._party.take(self._host, BatchDone)

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from heterofed.errors import BatchCountError, RowCountError
+from heterofed.hetero_nn.order import RowOrder
 from heterofed.party import Party
 from heterofed.peers import Mail, Peer
+from heterofed.privacy.masking import masked_sum
 from heterofed.protocol.messages import EndOfFeatures, Features
 from heterofed.tensors import Layout, check_finite, named, restore, unpack
 from heterofed.training import Batch, device_of, rows_of
 
+MASKED_SUM = "masked_sum"
+"""Stands for all Collaborators in a projection, where the Host gets only their sum."""
+
 
 @dataclass(slots=True)
 class Received:
-    """Features of one batch of one Collaborator."""
+    """Features of one batch of one Collaborator.
+
+    Attributes:
+        work: seconds that they took of what can do one batch at a time: the party itself (as it
+            says), or the link.
+    """
 
     peer: Peer
     layout: Layout
     tensors: dict[str, Tensor]
+    work: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return len(next(iter(self.tensors.values())))
 
 
 @dataclass(slots=True)
@@ -32,15 +49,42 @@ class JointBatch:
 
     mine: Batch
     theirs: list[Received]
+    sums: bool = False
 
-    def projection(self, host: str) -> dict[str, Any]:
-        """Features by feature key: the Host's first, unless label-only, then in task order."""
-        own = {} if self.mine.features is None else {host: self.mine.features}
-        return own | {each.peer.name: restore(each.layout, each.tensors) for each in self.theirs}
+    def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Features by feature key: the Host's first, unless label-only, then in task order.
+
+        Where the Host gets only their sum, that stands under `MASKED_SUM`.
+
+        Args:
+            host: the Host's feature key.
+            keep: by feature key, which rows stay; the features of others are zero.
+        """
+        projection = {} if self.mine.features is None else {host: self.mine.features}
+        if self.sums:
+            return projection | {MASKED_SUM: self.theirs[0].tensors[""]}
+        for each in self.theirs:
+            tensors = each.tensors
+            if keep is not None:
+                tensors = {name: _masked(t, keep[each.peer.name]) for name, t in tensors.items()}
+            projection[each.peer.name] = restore(each.layout, tensors)
+        return projection
+
+    def release(self) -> None:
+        """Let go of the tensors, whoever else still holds this object: the next ones may be big."""
+        self.mine = Batch(None)
+        self.theirs.clear()
 
 
 def joint_batches(
-    party: Party, own: Iterator[Batch], hook: str, model: nn.Module
+    party: Party,
+    own: Iterator[Batch],
+    hook: str,
+    model: nn.Module,
+    order: RowOrder,
+    first: int = 0,
+    *,
+    sums: bool = False,
 ) -> Iterator[JointBatch]:
     """The Host's own batches beside those of all Collaborators, in step.
 
@@ -49,16 +93,18 @@ def joint_batches(
         own: the Host's own batches.
         hook: where they come from, for messages.
         model: whose device a label-only Host's batches go to.
+        order: compares the rows' ids.
+        first: number of the first batch.
+        sums: whether what comes is masked, and only the sum can be read.
 
     Raises:
         BatchCountError, RowCountError: naming the party and both counts, before the batch is used.
+        RowOrderError: a party's rows are of other ids, or in another order.
         NonFiniteError: a party sent NaN or infinity.
     """
-    for number in itertools.count():
+    for number in itertools.count(first):
         mine = next(own, None)  # before waiting: the others compute theirs at the same time
-        mails = {
-            peer.name: party.take(peer, Features, EndOfFeatures) for peer in party.peers.values()
-        }
+        mails = party.take_all(Features, EndOfFeatures)
         _check_counts(party, mine, mails, number)
         if mine is None:
             party.batch = None
@@ -67,9 +113,12 @@ def joint_batches(
         features = {} if mine.features is None else named(mine.features, hook)[1]
         check_finite(features, f"what {hook} yielded", party.name)
         device = device_of(features, model)
-        theirs = []
+        proof = order.proof(mine.ids, number, rows, hook)
+        joint = JointBatch(mine, [])
+        del mine, features
         for peer in party.peers.values():
-            message = mails[peer.name].of(Features)
+            mail = mails.pop(peer.name)
+            message = mail.of(Features)
             if message.rows != rows:
                 raise RowCountError(
                     f"batch {number} of round {party.round} has {message.rows} rows at"
@@ -77,10 +126,42 @@ def joint_batches(
                     party=peer.name,
                     numbers=(message.rows, rows),
                 )
-            tensors = unpack(message.tensors, mails[peer.name].payload, peer.name, device)
-            check_finite(tensors, "the features", peer.name)
-            theirs.append(Received(peer, message.layout, tensors))
-        yield JointBatch(mine, theirs)
+            order.compare(proof, message.ids, peer.name, number)
+            joint.theirs.append(_unpacked(party, peer, mail, device))
+            del mail
+        yield summed(joint) if sums else joint
+        joint.release()
+
+
+def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None) -> Received:
+    message = mail.of(Features)
+    with party.encoding(peer, "received"):
+        coding = peer.session.feature_coding
+        tensors = unpack(message.tensors, mail.payload, peer.name, device, coding)
+        check_finite(tensors, "the features", peer.name)
+    party.account.reported(party.phase, peer.name, message.busy / 1e6)
+    work = max(message.busy / 1e6, mail.moving)
+    return Received(peer, message.layout, tensors, work)
+
+
+def _masked(tensor: Tensor, keep: Tensor) -> Tensor:
+    """A tensor whose rows that are not kept are zero."""
+    rows = keep.to(tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
+    return tensor.masked_fill(~rows, 0)
+
+
+def summed(batch: JointBatch) -> JointBatch:
+    """Put the sum of all masked features in the place of each: one tensor, one leaf.
+
+    Raises:
+        RemoteProtocolError: they are not int64 of one shape.
+    """
+    parts = [next(iter(each.tensors.values())) for each in batch.theirs]
+    total = masked_sum(parts, torch.get_default_dtype())
+    for each in batch.theirs:
+        each.layout, each.tensors = "tensor", {"": total}
+    batch.sums = True
+    return batch
 
 
 def _check_counts(party: Party, mine: Batch | None, mails: dict[str, Mail], number: int) -> None:

@@ -6,9 +6,9 @@ The loop that calls the hooks is in `host.py`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
@@ -18,13 +18,19 @@ from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
 from heterofed.lifecycle import Settings, Shown, check_seconds, is_count
-from heterofed.plan import KeyBits, Plan, PSIProtocol
+from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction, Plan, PSIProtocol
+from heterofed.privacy.dpsgd import DPSGD
+from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.scheduler import TrainingScheduler
 from heterofed.training import OptimizerGroup, check_model, check_optimizer
 
 
 class HostHooks(TrainingScheduler):
     """The Host without its loop; see `HeteroNNHostScheduler`."""
+
+    _OPTIMIZERS = 2  # where it has a feature model that trains
 
     def __init__(
         self,
@@ -39,9 +45,23 @@ class HostHooks(TrainingScheduler):
         *,
         collaborators: int | Sequence[str] = 1,
         join_timeout: float = 3600,
+        insecure: bool = False,
+        wait_for_peers: float = 0,
         seed: int | None = None,
         shuffle: bool = False,
         early_gradients: bool = False,
+        batch_size: int | None = None,
+        checkpoint_batches: int = 0,
+        compress_features: Literal["fp16", "bf16", "int8"] | None = None,
+        compress_gradients: Literal["fp16", "bf16", "int8"] | None = None,
+        max_staleness: int | Literal["auto"] = 0,
+        party_dropout: float = 0.0,
+        fusion: Fusion = "separate",
+        gradient_defence: GradientDefence | None = None,
+        label_dp: RandomisedResponse | None = None,
+        weights_defence: DPSGD | None = None,
+        loss_reduction: LossReduction | None = None,
+        leak_report: Effort = "sample",
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
@@ -54,6 +74,7 @@ class HostHooks(TrainingScheduler):
             schedule_timeout=schedule_timeout,
             data_channel_timeout=data_channel_timeout,
             join_timeout=join_timeout,
+            insecure=insecure,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
             seed=seed,
@@ -63,8 +84,21 @@ class HostHooks(TrainingScheduler):
         self._log_rounds = log_rounds
         self._is_feature_trainable = is_feature_trainable
         self._collaborators = collaborators
+        self._wait_for_peers = wait_for_peers
         self._shuffle = shuffle
         self._early_gradients = early_gradients
+        self._batch_size = batch_size
+        self._checkpoint_batches = checkpoint_batches
+        self._compress_features = compress_features
+        self._compress_gradients = compress_gradients
+        self._party_dropout = party_dropout
+        self._max_staleness = max_staleness
+        self._fusion = fusion
+        self._gradient_defence = gradient_defence
+        self._label_dp = label_dp
+        self._weights_defence = weights_defence
+        self._loss_reduction = loss_reduction
+        self._leak_report = leak_report
         self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
 
@@ -118,6 +152,24 @@ class HostHooks(TrainingScheduler):
     def end_test(self) -> None:
         """Hook: all test batches went through `test_a_batch`; the place to append metrics."""
 
+    def load_predict_ids(self) -> Iterable[str]:
+        """Hook: the ids that `predict` is for where it is given none; by default all own ones.
+
+        Of these the ones that all parties have are predicted.
+        """
+        return self.load_local_ids()
+
+    def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
+        """Hook: predictions of one batch, in eval mode and without gradients; only for `predict`.
+
+        Args:
+            feature_projection: features by feature key, as in `train_a_batch`.
+
+        Returns:
+            A tensor [rows] or [rows, columns], or a dict of them by column name.
+        """
+        raise NotImplementedError
+
     def is_task_finished(self) -> bool:
         """Hook: asked after each round; by default whether `max_rounds` are done."""
         return self._is_reach_max_rounds()
@@ -130,6 +182,7 @@ class HostHooks(TrainingScheduler):
         """
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
+        check_seconds("wait_for_peers", self._wait_for_peers)
         if self._uses_default_end() and not is_count(self._max_rounds, least=1):
             raise ConfigError(
                 f"max_rounds={self._max_rounds!r}: give a whole number of rounds from 1 on, or"
@@ -137,8 +190,52 @@ class HostHooks(TrainingScheduler):
             )
         if not is_count(self._log_rounds):
             raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
+        check_staleness(self._max_staleness)
+        check_compression("compress_features", self._compress_features)
+        check_compression("compress_gradients", self._compress_gradients)
+        if self._batch_size is not None and not (
+            is_count(self._batch_size, least=1) and self._batch_size <= 2**31
+        ):
+            raise ConfigError(f"batch_size={self._batch_size!r}: give a number of rows, or None")
+        if not is_count(self._checkpoint_batches) or self._checkpoint_batches > 2**31:
+            raise ConfigError(
+                f"checkpoint_batches={self._checkpoint_batches!r}: give 0 or a number of batches"
+            )
+        if self._checkpoint_batches and not self._batch_size:
+            raise ConfigError(
+                "checkpoint_batches needs batch_size: give it, and use self.batches in the hooks"
+            )
+        if isinstance(self._party_dropout, bool) or not 0 <= self._party_dropout < 1:
+            raise ConfigError(
+                f"party_dropout={self._party_dropout!r}: give a probability from 0 to below 1"
+            )
+        self._check_privacy()
         check_psi(self._psi_protocol, self._psi_bits)
         check_collaborators(self._collaborators)
+
+    def _check_privacy(self) -> None:
+        check_effort(self._leak_report)
+        if self._fusion not in get_args(Fusion):
+            raise ConfigError(f"fusion={self._fusion!r}: give one of {get_args(Fusion)}")
+        if self._fusion == "masked_sum" and (self._collaborators == 1 or self._early_gradients):
+            raise ConfigError(
+                "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
+                " features), and no early_gradients"
+            )
+        if self._fusion == "masked_sum" and self._party_dropout:
+            raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
+        if self._loss_reduction not in {None, *get_args(LossReduction)}:
+            raise ConfigError(f"loss_reduction={self._loss_reduction!r}: give 'mean' or 'sum'")
+        if self._weights_defence is not None and self._loss_reduction is None:
+            raise ConfigError(
+                "weights_defence needs loss_reduction: say whether train_a_batch takes the mean or"
+                " the sum of its loss over the rows"
+            )
+        if self._gradient_defence is not None and self._early_gradients:
+            raise ConfigError(
+                "gradient_defence and early_gradients: early ones travel before the defence; give"
+                " one of the two"
+            )
 
     # -- what hooks may call and read ---------------------------------------------------------
 
@@ -205,6 +302,7 @@ class HostHooks(TrainingScheduler):
         model = check_model(self._seeded_hook("make_infer_model"), "make_infer_model")
         if model is None:
             raise ConfigError("make_infer_model returned None; the Host needs an infer model")
+        self._private_model(model)
         return model
 
     def _make_infer_optimizer(self) -> Optimizer:
@@ -214,7 +312,8 @@ class HostHooks(TrainingScheduler):
         )
         if optimizer is None:
             raise ConfigError("make_infer_optimizer returned None; the infer model needs one")
-        return optimizer
+        parts = 1 if self._made("feature_optimizer") is None else self._OPTIMIZERS
+        return self._private_optimizer(optimizer, parts=parts)
 
     def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
         return Plan(
@@ -223,14 +322,50 @@ class HostHooks(TrainingScheduler):
             max_rounds=self._max_rounds if self._uses_default_end() else 0,
             seed=stream_seed(self._run.seed, "plan") if self._run else 0,
             shuffle=self._shuffle,
+            checkpoint_batches=self._checkpoint_batches,
+            batch_size=self._batch_size or 0,
+            compress_features=self._compress_features or "none",
+            compress_gradients=self._compress_gradients or "none",
+            loss_reduction=self._loss_reduction,
+            fusion=self._fusion,
+            max_staleness=self._max_staleness,
             calculation_timeout=float(self._calculation_timeout),
             schedule_timeout=float(self._settings.schedule_timeout),
+            wait_for_peers=float(self._wait_for_peers),
             psi_protocol=self._psi_protocol,
             psi_bits=self._psi_bits,
         )
 
+    def _predicts(self) -> bool:
+        return type(self).predict_a_batch is not HostHooks.predict_a_batch
+
     def _uses_default_end(self) -> bool:
         return type(self).is_task_finished is HostHooks.is_task_finished
+
+
+def check_staleness(steps: object) -> None:
+    """Check how far forwards may run ahead.
+
+    Raises:
+        ConfigError: neither "auto" nor a number of steps.
+    """
+    if steps != "auto" and (not is_count(steps) or steps not in range(MAX_STALENESS + 1)):
+        raise ConfigError(
+            f"max_staleness={steps!r}: give a number of steps from 0 (exact) to {MAX_STALENESS},"
+            ' or "auto"'
+        )
+
+
+def check_compression(name: str, coding: object) -> None:
+    """Check how tensors are to travel.
+
+    Raises:
+        ConfigError: a coding that there is not.
+    """
+    known = get_args(Coding)
+    if coding is not None and coding not in known:
+        names = ", ".join(f'"{each}"' for each in known[1:])
+        raise ConfigError(f"{name}={coding!r}: give None (as they are) or one of {names}")
 
 
 def _tests_in_batches(*_: Any, **__: Any) -> None:

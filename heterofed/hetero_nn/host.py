@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import functools
+import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from heterofed.endings import lost
 from heterofed.errors import ConfigError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import JointBatch, joint_batches
+from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
-from heterofed.lifecycle import Run, party_of, plan_of
+from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
 from heterofed.metrics import as_scalar, registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
+from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
+from heterofed.results import TaskResult
+from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
+from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.tensors import check_finite, pack
 from heterofed.training import (
+    Batch,
     EarlyGradients,
     as_leaves,
     evaluating,
+    generators_kept,
     gradients_of,
+    random_stream,
     sharing_cores,
 )
 
-MODELS = ("feature_model", "infer_model")
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from heterofed.hetero_nn.prediction import Missing
+
+logger = logging.getLogger("heterofed")
 
 
 class HeteroNNHostScheduler(HostHooks):
@@ -50,6 +68,11 @@ class HeteroNNHostScheduler(HostHooks):
         is_feature_trainable: False freezes this party's feature model.
         collaborators: whom to wait for: how many, or their feature keys.
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
+        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
+            way can read and change everything. For experiments on a network of your own.
+        wait_for_peers: seconds that everybody waits for a party that was lost during the task to
+            come back, before the task ends; then all go on from their last checkpoint. Announced to
+            all. 0: the task ends at once, and goes on when all are started again.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number, at every party, only to repeat a run: one that others
             can guess tells them the initial weights.
@@ -58,18 +81,96 @@ class HeteroNNHostScheduler(HostHooks):
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
             gradients as backward made them: what it changes afterwards (noise, clipping) still
             counts, but the others have seen the unchanged ones.
+        checkpoint_batches: write a checkpoint after every so many batches too, not only after
+            rounds; needs `batch_size`, and hooks that use `self.batches(train_ids)`, since they are
+            then called once for each such leg of a round. 0: only after rounds.
+        batch_size: rows of a batch, agreed by all: `self.batches(ids)` gives them. None: each hook
+            cuts its own.
+        compress_features: None, "fp16", "bf16" or "int8" (a scale per row): how the Collaborators'
+            floating tensors travel. They arrive in their own dtype, rounded.
+        compress_gradients: the same for the way back.
+        max_staleness: k lets the Collaborators' forwards run up to k steps ahead of the gradients,
+            always by exactly as many, so that nobody waits for each round trip; 0 trains the joined
+            model exactly. "auto" chooses after the first batches, by how long they take.
+        party_dropout: probability that a Collaborator's features of a row are zero in training, for
+            models that will predict rows that a party does not have (see `predict`).
+        fusion: "masked_sum" has two or more Collaborators mask their features, so that only the sum
+            of them can be read; in `train_a_batch` and `test` it stands under "masked_sum", one
+            tensor [rows, d], in place of theirs. Their features must be floats of one shape.
+        gradient_defence: changes the gradients of the features before they are sent, so that they
+            tell less of the labels: `heterofed.privacy.marvell.Marvell(bound=0.6)`, for one.
+        label_dp: turns some labels before training: `RandomisedResponse(epsilon)`. Needs
+            `Batch(features, labels, ids)` from `iterate_train_feature`.
+        weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
+        loss_reduction: whether `train_a_batch` takes the "mean" or the "sum" of its loss over the
+            rows; agreed where a party trains by DP-SGD. Models that mix rows are refused then.
+        leak_report: "sample" measures what the gradients give away, in at most 3 % of the time;
+            "full" measures every batch; "off" nothing. Written to `leakage.csv`.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """
 
+    MODELS = ("feature_model", "infer_model")
+
+    def predict(
+        self,
+        task_id: str,
+        ids: Sequence[str] | None = None,
+        *,
+        models: Which = "last",
+        missing_party: Missing = "error",
+        parties: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Predict rows jointly, with the models of this task's finished run.
+
+        Every Collaborator has to run `serve_predictions`. Their ids are intersected with those
+        asked for, so nobody learns of ids that it does not hold.
+
+        Args:
+            task_id: of the finished task.
+            ids: of the rows, all of them this party's own; None: of those of `load_predict_ids`
+                the ones that all parties have.
+            models: those of the last round, or those that `mark_best` kept.
+            missing_party: where a Collaborator is missing (for longer than `join_timeout`), or some
+                rows of it: raise an error, or let the "mean" of its features in training or "zero"
+                stand for them. Then each Collaborator learns which of its ids were asked for.
+            parties: whom to wait for; None: all Collaborators of the training.
+
+        Returns:
+            A pandas DataFrame in the order of `ids` (else sorted): `id`; `prediction`, or a column
+            for each that `predict_a_batch` gives; and `parties`, who had the row, joined by "+".
+
+        Raises:
+            ConfigError: something at this party cannot work, or there is no finished run.
+            MissingPartyError: not all parties have all rows.
+            OtherRunError: the models of a party are not of the same run.
+            TaskFailed: the prediction could not go on.
+        """
+        from heterofed.hetero_nn.prediction import predict
+
+        return predict(
+            self,
+            task_id,
+            ids,
+            models=models,
+            missing_party=missing_party,
+            parties=parties,
+        )
+
+    def _rehearse(self, task_id: str) -> TaskResult:
+        from heterofed.hetero_nn.rehearsal import rehearse
+
+        return rehearse(self, task_id)
+
     # -- the loop --------------------------------------------------------------------------
 
     def _perform(self, run: Run) -> None:
-        self._agree_on_ids(run)
-        while True:
-            run.round += 1
+        finished = self._begin(run)
+        while not finished:
+            if not run.batch:
+                run.round += 1
             began = time.monotonic()
             loss = self._train_a_round(run)
             tested = self._is_test_due(run.round)
@@ -78,9 +179,7 @@ class HeteroNNHostScheduler(HostHooks):
             finished = bool(self._call_hook("is_task_finished", self.is_task_finished))
             if finished and not tested:
                 self._test(run)
-            self._end_round(run, loss, time.monotonic() - began)
-            if finished:
-                break
+            self._end_round(run, loss, time.monotonic() - began, last=finished)
         self._finish(run)
 
     @contextmanager
@@ -94,10 +193,18 @@ class HeteroNNHostScheduler(HostHooks):
                 expected=self._collaborators,
                 timeouts=self._timeouts(self._calculation_timeout),
                 make_plan=self._make_plan,
+                earlier=earlier(run),
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
+
+    def _begin(self, run: Run) -> bool:
+        """Come to where the rounds begin, or go on; gives whether all of them are done."""
+        if agreement_of(run).resume is not None:
+            return self._take_up(run)
+        self._agree_on_ids(run)
+        return False
 
     def _agree_on_ids(self, run: Run) -> None:
         party = party_of(run)
@@ -106,44 +213,124 @@ class HeteroNNHostScheduler(HostHooks):
             party.broadcast(self._split(run, common))
             for peer in party.peers.values():
                 party.take(peer, msg.SplitAccepted)
+            self._keep_split(run, len(common))
 
     def _train_a_round(self, run: Run) -> float | None:
-        """One pass over the train ids; gives the mean loss, where there is one."""
+        """One pass over the train ids, or what is left of it; gives the mean loss."""
+        recorded: list[dict[str, float]] = run.state.setdefault("recorded", [])
+        probe, first, plan = Probe(), run.batch, plan_of(run)
+        while True:
+            trained = self._train_a_leg(run, first, probe, recorded)
+            first += plan.checkpoint_batches
+            if not plan.checkpoint_batches or not self._leg(run, first):
+                break
+            if trained != first:
+                raise ConfigError(
+                    f"iterate_train_feature gave {trained} batches where {first} were due: with"
+                    " checkpoint_batches its batches are those of self.batches(train_ids)"
+                )
+            self._keep_batch(run, first)
+        self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
+        run.batch = 0
+        return self._record_training(run, run.state.pop("recorded"))
+
+    def _train_a_leg(
+        self, run: Run, first: int, probe: Probe, recorded: list[dict[str, float]]
+    ) -> int:
+        """Train on the batches from the first on, as far as the next checkpoint within the round;
+        gives how many batches of the round are trained.
+        """
         party = party_of(run)
+        guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        recorded: list[dict[str, float]] = []
-        with party.in_phase("train", round_number=run.round, unit="batches"):
-            party.broadcast(msg.BeginTrain(run.round))
+        trained, means = first, FeatureMeans()
+        with (
+            party.in_phase("train", round_number=run.round, unit="batches"),
+            generators_kept(),
+        ):
+            guard.budget.start()
+            party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(run, first), first))
             hook = "iterate_train_feature"
             own = self._own_batches(
-                run, hook, self._round_ids(run), grad=self._is_feature_trainable, with_labels=True
+                run,
+                hook,
+                self._leg(run, first),
+                grad=self._is_feature_trainable,
+                with_labels=True,
+                first=first,
             )
-            for number, batch in enumerate(
-                joint_batches(party, own, hook, self._made("infer_model"))
-            ):
-                recorded.append(self._step(run, number, batch))
-                party.progress(number + 1)
-        return self._record_training(run, recorded)
+            for number, batch in enumerate(self._joint_batches(run, own, hook, first), first):
+                worked = party.account.compute + party.account.encode
+                probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
+                trained = number + 1
+                steps = self._staleness_from(run, trained, probe)
+                for each in batch.theirs:
+                    means.add(each.peer.name, each.layout, each.tensors)
+                recorded.append(self._step(run, number, batch, steps))
+                party.progress(trained)
+            guard.budget.stop()
+        means.save(run.result.folder / MEANS)
+        return trained
 
-    def _step(self, run: Run, number: int, batch: JointBatch) -> dict[str, float]:
-        """Train on one batch, send gradients back; gives the scalars to record."""
+    def _keep_batch(self, run: Run, number: int) -> None:
+        """A checkpoint within the round, before batch `number`."""
         party = party_of(run)
-        watched = []
+        with party.in_phase("checkpoint", round_number=run.round):
+            party.broadcast(msg.Checkpoint(run.round, number))
+            run.batch = number
+            self._keep_checkpoint(run, last=False)
+            for peer in party.peers.values():
+                party.take(peer, msg.CheckpointHeld)
+
+    def _staleness_at_start(self, run: Run, first: int) -> int:
+        """Of a round. Where it is chosen the first round begins exactly, also when repeated."""
+        agreed = plan_of(run).max_staleness
+        if agreed != "auto":
+            return agreed
+        return run.state.get("staleness", 0) if (run.round, first) > (1, 0) else 0
+
+    def _staleness_from(self, run: Run, number: int, probe: Probe) -> int | None:
+        """What is to be announced before batch `number`: the choice, once it is due."""
+        if plan_of(run).max_staleness != "auto" or (run.round, number) != (1, PROBE_BATCHES):
+            return None
+        if "staleness" not in run.state:
+            run.state["staleness"] = probe.choose()
+            logger.info("chose max_staleness=%d: first batches took %s", probe.choose(), probe)
+        chosen: int = run.state["staleness"]
+        return chosen
+
+    def _step(
+        self, run: Run, number: int, batch: JointBatch, staleness: int | None = None
+    ) -> dict[str, float]:
+        """Train on one batch, send gradients back; gives the scalars to record."""
+        party, guard = party_of(run), self._guard(run)
+        watched, sent = [], []
         for each in batch.theirs:
             as_leaves(each.tensors, trainable=each.peer.session.trainable)
             send = functools.partial(_send_gradients, party, each.peer, number)
             early = EarlyGradients(each.tensors, send) if self._early_gradients else None
             watched.append((each, early, send))
-        outcome = self._seeded_hook(
-            "train_a_batch", batch.projection(party.name), batch.mine.labels
-        )
+        labels = guard.labels(batch.mine)
+        projection = batch.projection(party.name, self._kept_rows(run, number, batch))
+        outcome = self._seeded_hook("train_a_batch", projection, labels)
         for each, early, send in watched:
             gradients = gradients_of(each.tensors)
             check_finite(gradients, "the gradient of the features", each.peer.name)
+            defended = guard.outgoing(each.peer.name, gradients, labels)
             if early.changed() if early else gradients:
-                send(gradients)
-            party.post(each.peer, msg.BatchDone(run.round, number, stepped=True))
+                send(defended)
+            sent.append((each, gradients, defended))
+        for each in batch.theirs:
+            done = msg.BatchDone(run.round, number, stepped=True, staleness=staleness)
+            party.post(each.peer, done)
+        for each, gradients, defended in sent:  # while the others work
+            guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
+        return self._scalars(outcome)
+
+    @staticmethod
+    def _scalars(outcome: object) -> dict[str, float]:
+        """What `train_a_batch` returned, as numbers by name."""
         if outcome is None:
             return {}
         scalars = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
@@ -159,19 +346,19 @@ class HeteroNNHostScheduler(HostHooks):
         labels: list[Any] = []
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
+            generators_kept(),
             evaluating(self._made("feature_model"), self._made("infer_model")),
         ):
             party.broadcast(msg.BeginTest(run.round))
             hook = "iterate_test_feature"
             own = self._own_batches(run, hook, run.state["test_ids"], grad=False, with_labels=True)
-            for number, batch in enumerate(
-                joint_batches(party, own, hook, self._made("infer_model"))
-            ):
-                projection = batch.projection(party.name)
+            for number, batch in enumerate(self._joint_batches(run, own, hook)):
                 if streaming:
-                    self._seeded_hook("test_a_batch", projection, batch.mine.labels)
+                    features = batch.projection(party.name)
+                    self._seeded_hook("test_a_batch", features, batch.mine.labels)
+                    del features  # before the next ones come
                 else:
-                    projections.append(projection)
+                    projections.append(batch.projection(party.name))
                     labels.append(batch.mine.labels)
                 for each in batch.theirs:
                     party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
@@ -183,17 +370,19 @@ class HeteroNNHostScheduler(HostHooks):
                     "test", batched_feature_projections=projections, batched_labels=labels
                 )
 
-    def _end_round(self, run: Run, loss: float | None, seconds: float) -> None:
+    def _end_round(self, run: Run, loss: float | None, seconds: float, *, last: bool) -> None:
         party = party_of(run)
         best = bool(run.state.pop("best", False))
-        party.broadcast(msg.RoundEnd(run.round, best))
-        if best:
-            self._save_models(run, MODELS, prefix="best_")
-        self._call_hook("on_round_end", self.on_round_end)
+        with party.in_phase("checkpoint", round_number=run.round):
+            party.broadcast(msg.RoundEnd(run.round, best, last))
+            self._guard(run).end_round()
+            self._close_round(run, best=best, last=last)
+            for peer in party.peers.values():
+                party.take(peer, msg.CheckpointHeld)
         measured = {
             key: value
             for name, metrics in run.metrics.items()
-            if name != "train"
+            if name not in OURS
             for key, value in metrics.last_of(run.round).items()
             if isinstance(value, int | float)
         }
@@ -202,10 +391,70 @@ class HeteroNNHostScheduler(HostHooks):
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run, MODELS)
+            self._guard(run).end()
+            self._save_models(run)
+            run.complete = True
+            gone = run.store.finished() or set()
+            run.store.note_finished(gone)
             party.broadcast(msg.Finish(run.round))
             for peer in list(party.peers.values()):
-                party.take_leave(peer)
+                if party.take_leave(peer):
+                    gone.add(peer.name)
+                    run.store.note_finished(gone)
+        if plan_of(run).wait_for_peers and (names := awaited(run)):
+            raise lost(names[0], "finish", "no goodbye")
+
+    def _kept_rows(self, run: Run, number: int, batch: JointBatch) -> dict[str, Tensor] | None:
+        """Which rows of each Collaborator are not dropped (`party_dropout`)."""
+        if not self._party_dropout:
+            return None
+        path = (self._settings.feature_key, "party_dropout", run.round, number)
+        with random_stream(run.seed, *path):
+            return {
+                each.peer.name: torch.rand(each.rows) >= self._party_dropout
+                for each in batch.theirs
+            }
+
+    def _save_models(self, run: Run, prefix: str = "") -> None:
+        super()._save_models(run, prefix)
+        if prefix:
+            shutil.copyfile(run.result.folder / MEANS, run.result.folder / f"{prefix}{MEANS}")
+
+    def _joint_batches(
+        self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
+    ) -> Iterator[JointBatch]:
+        sums = plan_of(run).fusion == "masked_sum"
+        if sums and len({each.session.trainable for each in party_of(run).peers.values()}) > 1:
+            raise ConfigError("fusion='masked_sum': all Collaborators must train, or all be frozen")
+        order, model = self._row_order(run), self._made("infer_model")
+        return joint_batches(party_of(run), own, hook, model, order, first, sums=sums)
+
+    def _row_order(self, run: Run) -> RowOrder:
+        order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
+        return order
+
+    def _guard(self, run: Run) -> HostGuard:
+        """What stands between training and the wire; made once the parties have met."""
+        if "guard" not in run.state:
+            models = [self._made(name) for name in self.MODELS]
+            check_private(run, self._weights_defence, models)
+            run.state["guard"] = HostGuard(
+                run,
+                Budget(self._leak_report),
+                self._open_metrics,
+                registered_metrics(type(self)),
+                self._seeded,
+                weights=self._weights_defence,
+                gradients=self._gradient_defence,
+                labels=self._label_dp,
+            )
+        guard: HostGuard = run.state["guard"]
+        return guard
+
+    def _prepare(self, run: Run) -> list[str]:
+        ids = super()._prepare(run)
+        self._guard(run)
+        return ids
 
     def _is_test_due(self, round_number: int) -> bool:
         every = self._log_rounds
@@ -221,12 +470,13 @@ class HeteroNNHostScheduler(HostHooks):
         means = {key: sum(each[key] for each in recorded) / len(recorded) for key in keys}
         if "train" not in registered_metrics(type(self)):  # else the name is the user's
             if "train" not in run.metrics:
-                self._open_metrics(run, "train", keys)
+                self._open_metrics(run, "train", keys).cut(0)
             run.metrics["train"].append_metrics_item(means)
         return means.get("loss")
 
 
 def _send_gradients(party: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> None:
-    specs, payload = pack(gradients)
+    with party.encoding(peer, "sent"):
+        specs, payload = pack(gradients, peer.session.gradient_coding, party.name)
     # Not patient: this may run within the user's backward, where nothing may wait.
     party.post(peer, msg.Gradients(party.round, number, specs), payload, patient=False)

@@ -1,7 +1,4 @@
-"""Where the parties of a task meet: which endpoint a Host opens, and where a Collaborator knocks.
-
-Without configuration that is a Unix-domain socket which both find by the task id.
-"""
+"""How a scheduler meets the other parties: its settings checked, its role at the task's place."""
 
 from __future__ import annotations
 
@@ -10,18 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import get_args
 
-from heterofed.errors import ConfigError, DuplicatePartyError
+from heterofed.errors import ConfigError, DuplicatePartyError, RemoteProtocolError
 from heterofed.events import Callback
-from heterofed.lifecycle import Run, Settings
+from heterofed.lifecycle import Settings
 from heterofed.party import Party
 from heterofed.peers import Timeouts
+from heterofed.place import Place, place_of
 from heterofed.plan import MAX_PARTIES, KeyBits, Plan, PSIProtocol
+from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
-from heterofed.rendezvous import Door, Purpose, gather, join, task_digest
+from heterofed.rendezvous import (
+    Agreement,
+    Door,
+    Earlier,
+    Errand,
+    check_same_plan,
+    gather,
+    join,
+    task_digest,
+)
 from heterofed.results import check_name
-from heterofed.transport import zeromq
-from heterofed.transport.local import HostLock, heterofed_home, local_address
+from heterofed.runs import Run, awaited
+from heterofed.task import Purpose
 
 
 def check_collaborators(expected: object) -> None:
@@ -65,21 +73,55 @@ def as_host(
     settings: Settings,
     callbacks: Sequence[Callback],
     *,
-    purpose: Purpose,
+    purpose: Errand,
     expected: Sequence[str] | int,
     timeouts: Timeouts,
     make_plan: Callable[[tuple[str, ...]], Plan],
+    earlier: Earlier | None = None,
+    partial: bool = False,
 ) -> Iterator[Party]:
-    """Open the task's door on this machine, wait until everybody is there, announce the plan."""
-    local = local_address(run.task_id, heterofed_home())
-    with HostLock(local):
-        endpoint = zeromq.listen(local.address)
+    """Open the task's door, wait until everybody is there, announce the plan.
+
+    With `partial`, whoever is missing after `join_timeout` is left out.
+    """
+    place = _place(run, settings, Role.HOST, purpose)
+    expected = place.expected(expected)
+    if not isinstance(expected, int):
+        place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
+    if earlier is not None:
+        begun = earlier.agreement.plan
+        given = begun.collaborators if isinstance(expected, int) else tuple(expected)
+        check_same_plan(begun, place.settle(make_plan(given)))
+        expected = awaited(run) if run.complete else begun.collaborators
+    with place.listen() as endpoint:
         party = run.party = Party(
-            settings.feature_key, Role.HOST, endpoint, timeouts=timeouts, callbacks=callbacks
+            settings.feature_key,
+            Role.HOST,
+            endpoint,
+            timeouts=timeouts,
+            callbacks=callbacks,
+            account=run.account,
         )
-        door = Door(task_digest(run.task_id), purpose, settings.feature_key, expected)
+        going_on = earlier if run.waits and earlier and earlier.marks else None
+        door = Door(
+            task_digest(run.task_id),
+            purpose,
+            settings.feature_key,
+            expected,
+            terms=place.terms,
+            ended=run.ended,
+            going_on=going_on,
+            partial=partial,
+        )
         with party.in_phase("join"):
-            run.agreement = gather(party, door, make_plan, join_timeout=settings.join_timeout)
+            run.agreement = gather(
+                party,
+                door,
+                lambda names: place.settle(make_plan(names)),
+                join_timeout=run.waits or settings.join_timeout,
+                described=place.described,
+                earlier=earlier,
+            )
         yield party
 
 
@@ -89,12 +131,14 @@ def as_collaborator(
     settings: Settings,
     callbacks: Sequence[Callback],
     *,
-    purpose: Purpose,
+    purpose: Errand,
     timeouts: Timeouts,
     trainable: bool,
+    earlier: Earlier | None = None,
 ) -> Iterator[Party]:
-    """Find the Host on this machine and wait until everybody is there."""
-    local = local_address(run.task_id, heterofed_home())
+    """Find the Host and wait until everybody is there."""
+    place = _place(run, settings, Role.COLLABORATOR, purpose)
+    key = MaskKey()
     hello = Hello(
         (PROTOCOL_VERSION,),
         purpose,
@@ -102,21 +146,51 @@ def as_collaborator(
         settings.feature_key,
         secrets.token_bytes(16),
         trainable,
+        terms=place.terms,
+        mask_key=key.public,
     )
     party, host, run.agreement = join(
-        lambda: zeromq.connect(local.address),
+        place.connect,
         lambda endpoint: Party(
             settings.feature_key,
             Role.COLLABORATOR,
             endpoint,
             timeouts=timeouts,
             callbacks=callbacks,
+            account=run.account,
         ),
         hello,
         link_timeout=settings.data_channel_timeout[0],
-        join_timeout=settings.join_timeout,
+        join_timeout=run.waits or settings.join_timeout,
+        described=place.described,
+        objections=place.differences,
+        earlier=earlier,
     )
     run.party = party
     if host.name == settings.feature_key:
         raise DuplicatePartyError(party=settings.feature_key)
+    run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
     yield party
+
+
+def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:
+    """What this party shares with each other Collaborator, where the Host gets only their sum."""
+    if not agreement.mask_keys:
+        return {}
+    keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
+    if keys.pop(party) != key.public:
+        raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
+    return {
+        other: key.secret_with(
+            public, names=(party, other), run=agreement.run, identities=place.identities(other)
+        )
+        for other, public in keys.items()
+    }
+
+
+def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
+    if settings.place is not None:
+        return settings.place
+    # Predictions and rehearsals are within the terms of the task that trains.
+    task: Purpose = "psi" if purpose == "psi" else "train"
+    return place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)

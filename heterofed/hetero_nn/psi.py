@@ -4,43 +4,57 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from heterofed.alignment import check_ids
+import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
+from heterofed.hetero_nn.intersection import (
+    OVER,
+    common_as_collaborator,
+    common_as_host,
+    own_ids,
+)
 from heterofed.hetero_nn.meeting import (
     as_collaborator,
     as_host,
     check_collaborators,
     check_psi,
 )
-from heterofed.lifecycle import Run, Scheduler, Settings, check_seconds, party_of
+from heterofed.lifecycle import Scheduler, Settings, check_seconds
 from heterofed.party import Party
 from heterofed.plan import KeyBits, Plan, PSIProtocol
 from heterofed.protocol.messages import Finish
 from heterofed.results import write_whole
+from heterofed.runs import Resume, Run, begin, earlier, goes_on, party_of
 
 
-class _PSIScheduler(Scheduler):
+class PSIScheduler(Scheduler):
     """What both roles share: ids in, `intersection.csv` out."""
 
-    _ids: Sequence[str] | None
+    _ids: Iterable[str] | None
 
-    def load_local_ids(self) -> Sequence[str]:
-        """Hook: this party's ids; by default those given to the constructor."""
+    def load_local_ids(self) -> Iterable[str]:
+        """Hook: this party's ids; by default those given to the constructor.
+
+        Returns:
+            Any iterable of unique strings, at least one: many are read as they are needed.
+        """
         if self._ids is None:
             raise ConfigError("give the constructor ids=..., or define load_local_ids")
         return self._ids
 
-    def launch_task(self, task_id: str) -> list[str]:
+    def launch_task(self, task_id: str, resume: Resume = "auto") -> list[str]:
         """Run the task in this process until it ends.
 
         Args:
             task_id: the same at every party; parties on one machine find each other by it.
+            resume: "auto" goes on with an interrupted run where all parties can; "never" begins
+                anew; "require" does nothing else than go on.
 
         Returns:
             The ids that all parties have, sorted; also written to `intersection.csv` (column `id`)
@@ -51,36 +65,53 @@ class _PSIScheduler(Scheduler):
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
         """
         self._common: list[str] = []
-        self._launch(task_id)
+        self._launch(task_id, resume)
         return self._common
 
-    def _own_ids(self, run: Run) -> list[str]:
-        with party_of(run).in_phase("prepare"):
-            return check_ids(self._call_hook("load_local_ids", self.load_local_ids))
+    def _open_folder(self, run: Run) -> None:
+        if not goes_on(run):
+            run.store.clear()
+            super()._open_folder(run)
+            begin(run)
 
-    def _keep(self, run: Run, common: Sequence[str]) -> None:
-        self._common = sorted(common)
+    def _end_badly(self, run: Run, error: BaseException) -> None:
+        if isinstance(error, OVER):
+            run.store.clear()
+        super()._end_badly(run, error)
+
+    def _own_ids(self, run: Run) -> psi.OwnIds:
+        with party_of(run).in_phase("prepare"):
+            return own_ids(self._call_hook("load_local_ids", self.load_local_ids))
+
+    def _keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+        """Do with the result what this task is for; `common` holds positions among `ids`."""
         run.result.ids = len(common)
-        text = io.StringIO()
-        csv.writer(text).writerows([["id"], *([each] for each in self._common)])
+        self._common = sorted(ids.pick(common))
         run.result.metrics["intersection"] = write_whole(
-            run.result.folder / "intersection.csv",
-            lambda file: file.write(text.getvalue().encode()),
+            run.result.folder / "intersection.csv", self._write_common
         )
 
+    def _write_common(self, file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text).writerows([["id"], *([each] for each in self._common)])
+        text.detach()  # flushes; whoever opened the file closes it
 
-class RSAPSIInitiatorScheduler(_PSIScheduler):
+
+class RSAPSIInitiatorScheduler(PSIScheduler):
     """The party that asks: learns the matches first, and at how many parties it asks.
 
     Args:
         feature_key: this party's unique key in the task.
         name: shown in logs and used for the results folder; the feature key by default.
-        ids: this party's ids, unless a subclass defines `load_local_ids`.
+        ids: this party's ids, any iterable (see `psi.column` for files), unless a subclass defines
+            `load_local_ids`.
         collaborators: whom to wait for: how many, or their feature keys.
         calculation_timeout: longest silence (s) of a party that computes; 0: no limit.
         schedule_timeout: longest silence (s) in steps where a party computes nothing.
         data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
         join_timeout: seconds to wait for the parties to come online; 0: for ever.
+        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
+            way can read and change everything. For experiments on a network of your own.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys, 2048, 3072 or 4096.
         results_dir: parent of `<task_id>/<name>`.
@@ -92,12 +123,13 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
         feature_key: str,
         name: str | None = None,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         collaborators: int | Sequence[str] = 1,
         calculation_timeout: float = 300,
         schedule_timeout: float = 30,
         data_channel_timeout: tuple[float, float] = (30, 60),
         join_timeout: float = 3600,
+        insecure: bool = False,
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         results_dir: str | Path = "heterofed_runs",
@@ -110,6 +142,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
             schedule_timeout=schedule_timeout,
             data_channel_timeout=data_channel_timeout,
             join_timeout=join_timeout,
+            insecure=insecure,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
         )
@@ -128,6 +161,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        run.ended = None  # whoever missed the result may have it found again
         with as_host(
             run,
             self._settings,
@@ -136,6 +170,7 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
             expected=self._collaborators,
             timeouts=self._timeouts(self._calculation_timeout),
             make_plan=self._make_plan,
+            earlier=earlier(run),
         ) as party:
             yield party
 
@@ -151,24 +186,28 @@ class RSAPSIInitiatorScheduler(_PSIScheduler):
 
     def _perform(self, run: Run) -> None:
         party = party_of(run)
-        self._keep(run, intersect_as_host(run, self._own_ids(run)))
+        ids = self._own_ids(run)
+        self._keep(run, ids, common_as_host(run, ids))
         with party.in_phase("finish"):
             party.broadcast(Finish(0))
             for peer in list(party.peers.values()):
                 party.take_leave(peer)
 
 
-class RSAPSICollaboratorScheduler(_PSIScheduler):
+class RSAPSICollaboratorScheduler(PSIScheduler):
     """A party that answers: learns the final matches.
 
     Args:
         feature_key: this party's unique key in the task.
         name: shown in logs and used for the results folder; the feature key by default.
-        ids: this party's ids, unless a subclass defines `load_local_ids`.
+        ids: this party's ids, any iterable (see `psi.column` for files), unless a subclass defines
+            `load_local_ids`.
         max_peer_ids: ids that the initiator may have intersected in all runs of a task together.
         schedule_timeout: longest silence (s) of the initiator before its plan is known.
         data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
         join_timeout: seconds to wait for the initiator to come online; 0: for ever.
+        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
+            way can read and change everything. For experiments on a network of your own.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
     """
@@ -178,11 +217,12 @@ class RSAPSICollaboratorScheduler(_PSIScheduler):
         feature_key: str,
         name: str | None = None,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         max_peer_ids: int = 10_000_000,
         schedule_timeout: float = 30,
         data_channel_timeout: tuple[float, float] = (30, 60),
         join_timeout: float = 3600,
+        insecure: bool = False,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -193,6 +233,7 @@ class RSAPSICollaboratorScheduler(_PSIScheduler):
             schedule_timeout=schedule_timeout,
             data_channel_timeout=data_channel_timeout,
             join_timeout=join_timeout,
+            insecure=insecure,
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
         )
@@ -208,6 +249,7 @@ class RSAPSICollaboratorScheduler(_PSIScheduler):
             purpose="psi",
             timeouts=self._timeouts(),
             trainable=False,
+            earlier=earlier(run),
         ) as party:
             yield party
 
@@ -215,9 +257,8 @@ class RSAPSICollaboratorScheduler(_PSIScheduler):
         party = party_of(run)
         (initiator,) = party.peers.values()
         ids = self._own_ids(run)
-        self._keep(
-            run, intersect_as_collaborator(run, initiator, ids, max_peer_ids=self._max_peer_ids)
-        )
+        common = common_as_collaborator(run, initiator, ids, max_peer_ids=self._max_peer_ids)
+        self._keep(run, ids, common)
         party.take(initiator, Finish)
         with party.in_phase("finish"):
             party.leave(initiator)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heterofed.plan import PartyName, Plan
+from heterofed.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
 
 PROTOCOL_VERSION = 1
 
@@ -64,35 +64,99 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor in the payload."""
+        """Bytes of the tensor as it is."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    def coded_bytes(self, coding: Coding) -> int:
+        """Bytes of the tensor in the payload.
+
+        Only floating tensors are coded, and only where that makes them smaller: int8 takes one byte
+        an item and four a row.
+        """
+        if coding == "none" or self.dtype not in GRADIENT_DTYPES:
+            return self.nbytes
+        items = math.prod(self.shape)
+        coded = items + 4 * self.shape[0] if coding == "int8" else 2 * items
+        return min(coded, self.nbytes)
+
+    def is_coded(self, coding: Coding) -> bool:
+        """Whether it travels otherwise than as it is."""
+        return self.coded_bytes(coding) < self.nbytes
 
 
 Tensors = Annotated[tuple[TensorSpec, ...], Meta(max_length=256)]
+
+
+MaskKeyBytes = Annotated[bytes, Meta(min_length=32, max_length=32)]
+MaskKeys = Annotated[tuple[MaskKeyBytes, ...], Meta(max_length=MAX_PARTIES)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages; on the wire an array that starts with the class name."""
 
 
+class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True):
+    """Where a checkpoint stands: after `round` whole rounds (0: the split) and `batch` batches of
+    the next one. Later marks compare greater.
+    """
+
+    round: Count
+    batch: Batch = 0
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a party has kept of a run: where it holds a checkpoint."""
+
+    run: Nonce
+    marks: Annotated[tuple[Mark, ...], Meta(max_length=8)]
+
+
 class Hello(Message, frozen=True):
-    """C to H: who I am and what I came for. The first message of every connection."""
+    """C to H: who I am and what I came for. The first message of every connection.
+
+    `terms` are my task file's, in their canonical form; empty where there is no task file.
+    `mask_key` is a fresh X25519 key, for masks shared with the other Collaborators.
+    """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi"]
+    purpose: Literal["train", "psi", "predict", "rehearse", "check"]
     task: Digest
     party: PartyName
     incarnation: Nonce
     trainable: bool
+    terms: Annotated[bytes, Meta(max_length=1 << 16)] = b""
+    held: Held | None = None
+    mask_key: MaskKeyBytes | None = None
+
+
+class Terms(Message, frozen=True):
+    """H to C: the terms of my task file: the answer to a check, or to other terms than mine."""
+
+    terms: Annotated[bytes, Meta(max_length=1 << 16)]
 
 
 class Welcome(Message, frozen=True):
-    """H to C: everybody is here, this is the plan. `secret` keys the digests of this run."""
+    """H to C: everybody is here, this is the plan. `secret` keys the digests of this run.
+
+    `mask_keys` are the Collaborators', in the plan's order, where their features are summed.
+    """
 
     version: int
     run: Nonce
     secret: Digest
     plan: Plan
+    mask_keys: MaskKeys = ()
+
+
+class WelcomeBack(Message, frozen=True):
+    """H to C: everybody is here; this run goes on from the checkpoint at `mark`."""
+
+    version: int
+    run: Nonce
+    secret: Digest
+    plan: Plan
+    mark: Mark
+    mask_keys: MaskKeys = ()
 
 
 class Waiting(Message, frozen=True):
@@ -108,9 +172,13 @@ class PsiKey(Message, frozen=True):
 
 
 class PsiBegin(Message, frozen=True):
-    """H to C: how many blinded values will come."""
+    """H to C: how many ids I have; blinded values come of all but `done` of them.
+
+    Those were signed before this run was interrupted, and I have kept what came of them.
+    """
 
     count: Count
+    done: Count = 0
 
 
 class PsiBlinded(Message, frozen=True):
@@ -123,6 +191,16 @@ class PsiSigned(Message, frozen=True):
     """C to H: the same values signed, in the same order."""
 
     values: Count
+
+
+class PsiUnblinded(Message, frozen=True):
+    """H to C: I hold what came of every signed value, so that nothing will be asked again."""
+
+
+class PsiTagged(Message, frozen=True):
+    """C to H: so many of my own ids have their tags; while these grow, I am not silent."""
+
+    done: Count
 
 
 class PsiTags(Message, frozen=True):
@@ -148,29 +226,60 @@ class SplitPlan(Message, frozen=True):
 
 
 class SplitAccepted(Message, frozen=True):
-    """C to H: mine are the same."""
+    """C to H: mine are the same, and I hold the checkpoint to begin from."""
+
+
+class PredictPlan(Message, frozen=True):
+    """H to C: the rows that all of us predict, and with which models; instead of a split.
+
+    `ids` is the keyed digest of your `count` matched ids, sorted; `run` and `rounds` say in which
+    run and for how long the models were trained.
+    """
+
+    run: Nonce
+    rounds: Round
+    models: Literal["last", "best"]
+    count: Count
+    ids: Digest
+
+
+class PredictAccepted(Message, frozen=True):
+    """C to H: mine are of the same run, and so many rows are within my limits."""
 
 
 class BeginTrain(Message, frozen=True):
-    """H to C: send the features of this round's train batches."""
+    """H to C: send the features of this round's train batches, `staleness` steps ahead.
+
+    Where the plan has checkpoints within rounds it comes again after each: `first` is the batch
+    that comes next.
+    """
 
     round: Round
+    staleness: Steps = 0
+    first: Batch = 0
 
 
 class BeginTest(Message, frozen=True):
-    """H to C: send the features of the test batches, after training this round."""
+    """H to C: send the features of the test batches, after training this round; in a prediction
+    those of the rows to predict.
+    """
 
     round: Round
 
 
 class Features(Message, frozen=True):
-    """C to H: one batch at the cut layer. `layout` says what the hook yielded."""
+    """C to H: one batch at the cut layer. `layout` says what the hook yielded; `ids` is the keyed
+    digest of the rows' ids, where the hook gave them; `busy` for how many microseconds this party
+    has worked since its last batch, where it says so.
+    """
 
     round: Round
     batch: Batch
     rows: Count
     layout: Literal["tensor", "tuple", "dict"]
     tensors: Tensors
+    ids: Digest | None = None
+    busy: Count = 0
 
 
 class Gradients(Message, frozen=True):
@@ -186,11 +295,14 @@ class Gradients(Message, frozen=True):
 
 
 class BatchDone(Message, frozen=True):
-    """H to C: the batch is dealt with; the only credit. `stepped`: whether the Host trained."""
+    """H to C: the batch is dealt with; the only credit. `stepped`: whether the Host trained;
+    `staleness`: what holds from the next batch on, where the plan leaves that to the Host.
+    """
 
     round: Round
     batch: Batch
     stepped: bool
+    staleness: Steps | None = None
 
 
 class EndOfFeatures(Message, frozen=True):
@@ -201,10 +313,30 @@ class EndOfFeatures(Message, frozen=True):
 
 
 class RoundEnd(Message, frozen=True):
-    """H to C: round and its test are over; `best`: keep these weights as the best so far."""
+    """H to C: round and its test are over, write your checkpoint.
+
+    `best`: keep these weights as the best so far. `last`: no round comes after this one.
+    """
 
     round: Round
     best: bool
+    last: bool
+
+
+class Checkpoint(Message, frozen=True):
+    """H to C: `batch` batches of this round are trained, write your checkpoint."""
+
+    round: Round
+    batch: Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class CheckpointHeld(Message, frozen=True):
+    """C to H: the checkpoint of `RoundEnd` (batch 0) or `Checkpoint` is on disk. Nobody goes on
+    before all have said so.
+    """
+
+    round: Round
+    batch: Batch = 0
 
 
 class Finish(Message, frozen=True):
@@ -230,16 +362,22 @@ class Abort(Message, frozen=True):
 
 AnyMessage = (
     Hello
+    | Terms
     | Welcome
+    | WelcomeBack
     | Waiting
     | PsiKey
     | PsiBegin
     | PsiBlinded
     | PsiSigned
+    | PsiUnblinded
+    | PsiTagged
     | PsiTags
     | PsiMatched
     | SplitPlan
     | SplitAccepted
+    | PredictPlan
+    | PredictAccepted
     | BeginTrain
     | BeginTest
     | Features
@@ -247,6 +385,8 @@ AnyMessage = (
     | BatchDone
     | EndOfFeatures
     | RoundEnd
+    | Checkpoint
+    | CheckpointHeld
     | Finish
     | Bye
     | Abort

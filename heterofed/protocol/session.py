@@ -13,33 +13,45 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolError
-from heterofed.plan import Plan
+from heterofed.plan import Coding, Plan
+from heterofed.protocol.limits import (
+    AHEAD_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_KEY_BYTES,
+    PSI_WINDOW,
+    Limits,
+    limits_of,
+)
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
     BatchDone,
     BeginTest,
     BeginTrain,
+    Checkpoint,
+    CheckpointHeld,
     EndOfFeatures,
     Features,
     Finish,
     Gradients,
     Hello,
+    Mark,
     Message,
+    PredictPlan,
     PsiBegin,
     PsiBlinded,
     PsiKey,
     PsiMatched,
     PsiSigned,
+    PsiTagged,
     PsiTags,
+    PsiUnblinded,
     RoundEnd,
     SplitPlan,
     TensorSpec,
     Welcome,
+    WelcomeBack,
 )
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
-
-PSI_WINDOW = 8
-"""Chunks of blinded values that may wait for their signatures."""
 
 MAX_ANSWERS = 2
 """Gradients for one batch: those sent ahead of the step, and others if it changed them."""
@@ -47,9 +59,10 @@ MAX_ANSWERS = 2
 MAX_SPAN = 1 << 40
 """Items between a tensor's first and last, were no dimension empty."""
 
-MAX_KEY_BYTES = 1 << 14
-MAX_CHUNK_BYTES = 1 << 20
 TAG_BYTES = 16
+
+TRAINING = ("train", "rehearse")
+"""Purposes for which batches are trained on."""
 
 
 class Refused(Exception):  # noqa: N818 - never leaves this module
@@ -73,8 +86,11 @@ class Session:
         self._plan: Plan | None = None
         self.trainable = True
         self._purpose = "train"
+        self._held: tuple[Mark, ...] = ()
+        self._kept = 0
         self._round = 0
         self._round_ended = False
+        self._staleness = 0
         self._psi = _PsiCounts()
         self._batches = _BatchCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
@@ -85,6 +101,11 @@ class Session:
         return self.state in ENDED
 
     @property
+    def limits(self) -> Limits:
+        """What the peer may make this party read and hold now."""
+        return limits_of(self.state, self._plan)
+
+    @property
     def psi_window(self) -> int:
         """Chunks of blinded values that may be sent now."""
         return PSI_WINDOW - len(self._psi.unsigned)
@@ -93,6 +114,21 @@ class Session:
     def batch_window(self) -> int:
         """Batches of features that may be sent now."""
         return self._credit - self._batches.open
+
+    @property
+    def feature_coding(self) -> Coding:
+        """How features travel."""
+        return self._plan.compress_features if self._plan else "none"
+
+    @property
+    def gradient_coding(self) -> Coding:
+        """How gradients travel."""
+        return self._plan.compress_gradients if self._plan else "none"
+
+    @property
+    def staleness(self) -> int:
+        """Steps by which a trainable Collaborator's forward is behind, as last announced."""
+        return self._staleness
 
     def send(self, message: Message, size: int = 0) -> None:
         """Note that this party says `message` with `size` bytes of payload.
@@ -111,7 +147,7 @@ class Session:
         """
         if not self.ended:
             self._check(self.role.other, message, size, RemoteProtocolError)
-        elif size > max(MAX_CHUNK_BYTES, self.max_batch_bytes):
+        elif size > self.limits.payload:
             # Late mail is ignored, yet until then it takes room.
             raise RemoteProtocolError("late mail with a larger payload than any message may have")
 
@@ -137,7 +173,18 @@ class Session:
 
     @property
     def _credit(self) -> int:
-        return self._plan.credit if self._plan else 1
+        """How many batches may be without `BatchDone`.
+
+        Where each step waits for an answer, exactly the agreed staleness allows for more than one.
+        Elsewhere the plan's credit, and only while the batches under way are not large ones.
+        """
+        if self._plan is None:
+            return 1
+        if self.trainable and self.state in (State.TRAIN, State.TRAIN_DRAINING):
+            return self._staleness + 1
+        if self._batches.open_bytes >= AHEAD_BYTES:
+            return self._batches.open
+        return self._plan.credit
 
     def _check(
         self, speaker: Role, message: Message, size: int, error: type[HeteroFedError]
@@ -153,12 +200,17 @@ class Session:
     def _guard(self, message: Message, size: int) -> None:
         psi, batches = self._psi, self._batches
         match message:
+            case WelcomeBack():
+                _no_payload(size)
+                _require(self._purpose == "train", "not a task that trains")
+                _require(message.mark in self._held, "a checkpoint that was not said to be held")
             case PsiKey():
                 _require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
             case PsiBegin():
                 _no_payload(size)
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
+                _require(message.done <= message.count, "more done than there are")
             case PsiBlinded():
                 psi.check_values(message.values, size)
                 _require(psi.blinded + message.values <= psi.to_sign, "more than announced")
@@ -167,30 +219,56 @@ class Session:
                 psi.check_values(message.values, size)
                 _require(bool(psi.unsigned), "nothing waits for signatures")
                 _require((message.values, size) == psi.unsigned[0], "not as many as were asked")
+            case PsiUnblinded():
+                _no_payload(size)
+                _require(psi.signed == psi.to_sign, "before everything was signed")
+            case PsiTagged():
+                _no_payload(size)
+                _require(psi.tagged < message.done <= psi.to_tag, "no progress, or too much")
             case PsiTags():
                 _check_tags(message.values, size)
-                _require(psi.signed == psi.to_sign, "before everything was signed")
                 _require(psi.tags + message.values <= psi.to_tag, "more than announced")
             case PsiMatched():
                 _check_tags(message.values, size, may_be_empty=message.last)
                 _require(psi.tags == psi.to_tag, "before all tags")
-                most = min(psi.to_sign, psi.to_tag)
+                most = min(psi.asked, psi.to_tag)
                 _require(psi.matched + message.values <= most, "more than there can be")
             case BeginTrain():
                 _no_payload(size)
-                _require(message.round == self._round + 1, "not the next round")
+                _require(self._purpose in TRAINING, "not a task that trains")
+                going_on = 0 < message.first == batches.done == self._kept
+                expected = self._round if going_on else self._round + 1
+                _require(message.round == expected, "not the next round")
+                _require(going_on or message.first == 0, "not the next batch")
                 most = self._plan.max_rounds if self._plan else 0
                 _require(not most or message.round <= most, "more rounds than the plan says")
+                agreed = self._plan.max_staleness if self._plan else 0
+                _require(agreed in ("auto", message.staleness), "another staleness than agreed")
             case SplitPlan():
                 _no_payload(size)
-                _require(self._purpose == "train", "the task only intersects ids")
+                _require(self._purpose in TRAINING, "not a task that trains")
+            case PredictPlan():
+                _no_payload(size)
+                _require(self._purpose == "predict", "not a prediction")
+                _require(message.count <= psi.matched, "more rows than were matched")
             case BeginTest():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
             case RoundEnd():
                 _no_payload(size)
+                _require(self._purpose == "train", "not a task that trains")
                 _require(message.round == self._round, "not this round")
                 _require(not self._round_ended, "a second time for this round")
+            case Checkpoint():
+                _no_payload(size)
+                _require(message.round == self._round, "not this round")
+                every = self._plan.checkpoint_batches if self._plan else 0
+                due = every > 0 and message.batch == batches.done and message.batch % every == 0
+                _require(due and message.batch > self._kept, "no checkpoint is due")
+            case CheckpointHeld():
+                _no_payload(size)
+                asked = (self._round, 0 if self._round_ended else self._kept)
+                _require((message.round, message.batch) == asked, "not the checkpoint asked for")
             case Finish():
                 _no_payload(size)
                 _require(message.rounds == self._round, "not the rounds that were trained")
@@ -200,7 +278,7 @@ class Session:
                 _require(message.round == self._round, "not this round")
                 _require(message.batch == batches.sent, "not the next batch")
                 _require(self.batch_window > 0, "beyond its credit")
-                self._check_tensors(message.tensors, size)
+                self._check_tensors(message.tensors, size, self.feature_coding)
                 _require(bool(message.tensors), "no tensor")
                 rows = {spec.shape[0] for spec in message.tensors}
                 _require(rows == {message.rows}, "tensors of other row counts than it says")
@@ -213,8 +291,10 @@ class Session:
                 _require(batches.open > 0, "no batch waits for it")
                 _require(message.batch == batches.done, "not the batch that is next")
                 _require(batches.answers < MAX_ANSWERS, "more than twice for this batch")
-                self._check_tensors(message.tensors, size)
-                _require(batches.may_answer(message.tensors), "not tensors of that batch")
+                self._check_tensors(message.tensors, size, self.gradient_coding)
+                _require(
+                    batches.may_answer(message.tensors, self._sums), "not tensors of that batch"
+                )
             case BatchDone():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
@@ -222,6 +302,9 @@ class Session:
                 _require(message.batch == batches.done, "not the batch that is next")
                 training = self.state in (State.TRAIN, State.TRAIN_DRAINING)
                 _require(training or not message.stepped, "a step in a test")
+                if message.staleness is not None:
+                    _require(training and self._chooses, "no staleness to choose")
+                    _require(message.staleness >= self._staleness, "less staleness than before")
             case EndOfFeatures():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
@@ -238,17 +321,27 @@ class Session:
             case Hello():
                 self.trainable = message.trainable
                 self._purpose = message.purpose
+                self._held = message.held.marks if message.held else ()
             case Welcome():
                 self._plan = message.plan
                 psi.width = message.plan.psi_value_bytes
+            case WelcomeBack():
+                self._plan = message.plan
+                self._round, self._round_ended = message.mark.round, True
+                if message.mark.batch:
+                    self._round, self._round_ended = message.mark.round + 1, False
+                    self._batches = _BatchCounts(message.mark.batch)
+                self._kept = message.mark.batch
             case PsiKey():
                 psi.to_tag = message.count
             case PsiBegin():
-                psi.to_sign = message.count
+                psi.asked, psi.to_sign = message.count, message.count - message.done
             case PsiBlinded():
                 psi.note_blinded(message.values, size)
             case PsiSigned():
                 psi.signed += psi.unsigned.popleft()[0]
+            case PsiTagged():
+                psi.tagged = message.done
             case PsiTags():
                 psi.tags += message.values
             case PsiMatched():
@@ -256,25 +349,40 @@ class Session:
                 complete = message.last
             case BeginTrain():
                 self._round, self._round_ended = message.round, False
-                self._batches = _BatchCounts()
+                self._staleness, self._kept = message.staleness, message.first
+                self._batches = _BatchCounts(message.first)
+            case PredictPlan():
+                self._round = message.rounds
             case BeginTest():
                 self._batches = _BatchCounts()
             case Features():
-                batches.note_features(message.tensors)
+                batches.note_features(message.tensors, size)
                 self._forms[self.state] = _form(message)
             case Gradients():
                 batches.answers += 1
             case BatchDone():
                 batches.note_done()
+                if message.staleness is not None:
+                    self._staleness = message.staleness
                 complete = batches.open == 0
             case EndOfFeatures():
                 complete = batches.open == 0
+            case Checkpoint():
+                self._kept = message.batch
             case RoundEnd():
-                self._round_ended = True
+                self._round_ended, self._kept = True, 0
             case _:
                 pass
         if complete:
             self.state = COMPLETED.get(self.state, self.state)
+
+    @property
+    def _sums(self) -> bool:
+        return self._plan is not None and self._plan.fusion == "masked_sum"
+
+    @property
+    def _chooses(self) -> bool:
+        return self._plan is not None and self._plan.max_staleness == "auto"
 
     @property
     def _max_ids(self) -> int:
@@ -285,9 +393,11 @@ class Session:
         """Most bytes of one batch of features or gradients."""
         return self._plan.max_batch_bytes if self._plan else 0
 
-    def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int) -> None:
-        _require(size <= self.max_batch_bytes, "more bytes than max_batch_bytes")
-        _require(sum(spec.nbytes for spec in tensors) == size, "shapes that do not make its size")
+    def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
+        made = sum(spec.coded_bytes(coding) for spec in tensors)
+        _require(made == size, "shapes that do not make its size")
+        plain = sum(spec.nbytes for spec in tensors)
+        _require(plain <= self.max_batch_bytes, "more bytes than max_batch_bytes")
         spans = (math.prod(max(1, each) for each in spec.shape) for spec in tensors)
         _require(all(span <= MAX_SPAN for span in spans), "a shape that no memory holds")
         names = {spec.name for spec in tensors}
@@ -298,14 +408,14 @@ class _PsiCounts:
     """How much of the intersection has been said."""
 
     def __init__(self) -> None:
-        self.to_sign = self.to_tag = 0
-        self.blinded = self.signed = self.tags = self.matched = 0
+        self.asked = self.to_sign = self.to_tag = 0
+        self.blinded = self.signed = self.tagged = self.tags = self.matched = 0
         self.width = 0
         self.unsigned: deque[tuple[int, int]] = deque()
 
     def check_values(self, values: int, size: int) -> None:
         _require(values > 0, "no value")
-        _require(size <= MAX_CHUNK_BYTES, "a chunk of more than 1 MiB")
+        _require(size <= MAX_FRAME_BYTES, "a chunk of more than 1 MiB")
         _require(size == values * self.width, "values of another width than the plan's keys")
 
     def note_blinded(self, values: int, size: int) -> None:
@@ -316,26 +426,38 @@ class _PsiCounts:
 class _BatchCounts:
     """How many batches of this round (or test) were sent and dealt with."""
 
-    def __init__(self) -> None:
-        self.sent = self.done = 0
+    def __init__(self, first: int = 0) -> None:
+        self.sent = self.done = first
         self.answers = 0
+        self.open_bytes = 0
         self._specs: deque[Mapping[str, TensorSpec]] = deque()
+        self._sizes: deque[int] = deque()
 
     @property
     def open(self) -> int:
         return self.sent - self.done
 
-    def may_answer(self, tensors: tuple[TensorSpec, ...]) -> bool:
+    def may_answer(self, tensors: tuple[TensorSpec, ...], sums: bool) -> bool:
+        """Gradients are like the features; of masked ones, which are integers, like their sum."""
         sent = self._specs[0]
-        return all(sent.get(t.name) == t and t.dtype in GRADIENT_DTYPES for t in tensors)
+        return all(
+            t.name in sent
+            and sent[t.name].shape == t.shape
+            and t.dtype in GRADIENT_DTYPES
+            and (sums or sent[t.name].dtype == t.dtype)
+            for t in tensors
+        )
 
-    def note_features(self, tensors: tuple[TensorSpec, ...]) -> None:
+    def note_features(self, tensors: tuple[TensorSpec, ...], size: int) -> None:
         self.sent += 1
+        self.open_bytes += size
+        self._sizes.append(size)
         self._specs.append(MappingProxyType({spec.name: spec for spec in tensors}))
 
     def note_done(self) -> None:
         self.done += 1
         self.answers = 0
+        self.open_bytes -= self._sizes.popleft()
         self._specs.popleft()
 
 
@@ -364,6 +486,6 @@ def _no_payload(size: int) -> None:
 
 
 def _check_tags(values: int, size: int, *, may_be_empty: bool = False) -> None:
-    _require(size <= MAX_CHUNK_BYTES, "a chunk of more than 1 MiB")
+    _require(size <= MAX_FRAME_BYTES, "a chunk of more than 1 MiB")
     _require(size == values * TAG_BYTES, "not 16 bytes each")
     _require(values > 0 or may_be_empty, "no value")

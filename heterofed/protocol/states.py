@@ -14,23 +14,31 @@ from heterofed.protocol.messages import (
     BeginTest,
     BeginTrain,
     Bye,
+    Checkpoint,
+    CheckpointHeld,
     EndOfFeatures,
     Features,
     Finish,
     Gradients,
     Hello,
     Message,
+    PredictAccepted,
+    PredictPlan,
     PsiBegin,
     PsiBlinded,
     PsiKey,
     PsiMatched,
     PsiSigned,
+    PsiTagged,
     PsiTags,
+    PsiUnblinded,
     RoundEnd,
     SplitAccepted,
     SplitPlan,
+    Terms,
     Waiting,
     Welcome,
+    WelcomeBack,
 )
 
 
@@ -54,15 +62,18 @@ class State(StrEnum):
     PSI = "psi"
     PSI_KEYED = "psi_keyed"
     PSI_SIGNING = "psi_signing"
+    PSI_SIGNED = "psi_signed"
     PSI_TAGS = "psi_tags"
     PSI_MATCHED = "psi_matched"
     SPLIT = "split"
     SPLIT_PROPOSED = "split_proposed"
+    PREDICT_PROPOSED = "predict_proposed"
     READY = "ready"
     TRAIN = "train"
     TRAIN_DRAINING = "train_draining"
     TEST = "test"
     TEST_DRAINING = "test_draining"
+    CHECKPOINT = "checkpoint"
     FINISHING = "finishing"
     CLOSED = "closed"
     FAILED = "failed"
@@ -85,12 +96,20 @@ _H, _C = Role.HOST, Role.COLLABORATOR
 
 TABLE: Table = {
     State.CONNECTING: {(_C, Hello): State.GREETED},
-    State.GREETED: {(_H, Welcome): State.PSI},
+    State.GREETED: {
+        (_H, Welcome): State.PSI,
+        (_H, WelcomeBack): State.READY,
+        (_H, Terms): State.CLOSED,
+    },
     State.PSI: {(_C, PsiKey): State.PSI_KEYED},
     State.PSI_KEYED: {(_H, PsiBegin): State.PSI_SIGNING},
     State.PSI_SIGNING: {
         (_H, PsiBlinded): State.PSI_SIGNING,
         (_C, PsiSigned): State.PSI_SIGNING,
+        (_H, PsiUnblinded): State.PSI_SIGNED,
+    },
+    State.PSI_SIGNED: {
+        (_C, PsiTagged): State.PSI_SIGNED,
         (_C, PsiTags): State.PSI_TAGS,
     },
     State.PSI_TAGS: {
@@ -100,13 +119,16 @@ TABLE: Table = {
     State.PSI_MATCHED: {(_H, PsiMatched): State.PSI_MATCHED},
     State.SPLIT: {
         (_H, SplitPlan): State.SPLIT_PROPOSED,
+        (_H, PredictPlan): State.PREDICT_PROPOSED,  # a prediction: a test of other rows
         (_H, Finish): State.FINISHING,  # a task that only intersects ids
     },
     State.SPLIT_PROPOSED: {(_C, SplitAccepted): State.READY},
+    State.PREDICT_PROPOSED: {(_C, PredictAccepted): State.READY},
     State.READY: {
         (_H, BeginTrain): State.TRAIN,
         (_H, BeginTest): State.TEST,
-        (_H, RoundEnd): State.READY,
+        (_H, Checkpoint): State.CHECKPOINT,
+        (_H, RoundEnd): State.CHECKPOINT,
         (_H, Finish): State.FINISHING,
     },
     State.TRAIN: {
@@ -125,6 +147,7 @@ TABLE: Table = {
         (_C, EndOfFeatures): State.TEST_DRAINING,
     },
     State.TEST_DRAINING: {(_H, BatchDone): State.TEST_DRAINING},
+    State.CHECKPOINT: {(_C, CheckpointHeld): State.READY},
     State.FINISHING: {(_C, Bye): State.CLOSED},
     State.CLOSED: {},
     State.FAILED: {},

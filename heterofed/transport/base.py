@@ -44,6 +44,9 @@ class LostReason(StrEnum):
     DISCONNECTED = "disconnected"
     """The connection broke: the peer's process or the link is gone."""
 
+    FORGOTTEN = "forgotten"
+    """The other side is there and knows nothing of this connection: it was restarted."""
+
     MALFORMED = "malformed"
     """The peer sent what this transport never sends."""
 

@@ -65,7 +65,7 @@ def local_address(task_id: str, home: Path) -> LocalAddress:
             f"the socket path {socket} has {length} bytes and may have {MAX_PATH_BYTES}:"
             " set HETEROFED_HOME to a shorter path"
         )
-    _make_private(run)
+    make_private(run)
     return LocalAddress(task_id, socket, run / f"{name}.lock")
 
 
@@ -117,7 +117,12 @@ def _has_unix_sockets() -> bool:
     return os.name == "posix"
 
 
-def _make_private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
+    """Make a directory that only this user can enter, or make an own one so.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.lstat()

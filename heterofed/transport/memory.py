@@ -1,7 +1,8 @@
 """The transport within one process: for tests and simulation, with the same events and bounds.
 
 A `Hub` stands for the network. One endpoint listens, any number connect; each may be owned by a
-thread of its own. All state is guarded by the hub's one condition variable.
+thread of its own. All state is guarded by the hub's one condition variable. A hub may be slow: each
+direction of each connection then delivers its frames at a rate, and some time after they were sent.
 """
 
 from __future__ import annotations
@@ -33,13 +34,22 @@ class Hub:
     Args:
         max_channels: connections that the listener keeps; further ones are told `FULL`.
         max_pending: bytes that may wait for one peer.
+        latency: seconds that a frame is under way.
+        rate: bytes per second and direction of a connection; None: as fast as memory.
     """
 
     def __init__(
-        self, *, max_channels: int = MAX_CHANNELS, max_pending: int = MAX_PENDING_BYTES
+        self,
+        *,
+        max_channels: int = MAX_CHANNELS,
+        max_pending: int = MAX_PENDING_BYTES,
+        latency: float = 0.0,
+        rate: float | None = None,
     ) -> None:
         self.max_channels = max_channels
         self.max_pending = max_pending
+        self.latency = latency
+        self.rate = rate
         self.changed = threading.Condition()
         self._listener: MemoryEndpoint | None = None
 
@@ -82,7 +92,8 @@ class MemoryChannel(Channel):
     def __init__(self, endpoint: MemoryEndpoint, party: str | None) -> None:
         self.party = party
         self.other: MemoryChannel | None = None
-        self.inbox: deque[bytes] = deque()
+        self.inbox: deque[tuple[float, bytes]] = deque()  # when it is there, and the frame
+        self.taken = 0.0  # until when this side's line is taken by earlier frames
         self.outbox = Outbox(endpoint.hub.max_pending)
         self.announced = False
         self.gone = False
@@ -115,8 +126,12 @@ class MemoryChannel(Channel):
             self.outbox.clear()
             return
         moved = False
+        hub = self._endpoint.hub
         while self.outbox and len(other.inbox) < WINDOW:
-            other.inbox.append(bytes(self.outbox.head()))
+            frame = bytes(self.outbox.head())
+            busy = len(frame) / hub.rate if hub.rate else 0.0
+            self.taken = max(self.taken, time.monotonic()) + busy
+            other.inbox.append((self.taken + hub.latency, frame))
             self.outbox.pop()
             moved = True
         if moved:
@@ -160,7 +175,7 @@ class MemoryEndpoint(Endpoint):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return []
-                self.hub.changed.wait(left)
+                self.hub.changed.wait(min([left, *self._due()]))
 
     def flush(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -186,20 +201,31 @@ class MemoryEndpoint(Endpoint):
                 channel.tell_other(LostReason.CLOSED if polite else LostReason.DISCONNECTED)
             self.hub.changed.notify_all()
 
+    def _due(self) -> list[float]:
+        """In how many seconds the next frame of each channel is there."""
+        now = time.monotonic()
+        return [max(0.0, each.inbox[0][0] - now) for each in self.channels if each.inbox]
+
     def _collect(self) -> list[Event]:
         events = [event for event in self.news if event.channel in self.channels]
         self.news.clear()
         held = 0
+        now = time.monotonic()
         for channel in list(self.channels):
-            if not channel.announced and channel.inbox:
+            if not channel.announced and channel.inbox and channel.inbox[0][0] <= now:
                 if sum(other.announced for other in self.channels) >= self.hub.max_channels:
                     channel.forget()
                     channel.tell_other(LostReason.FULL)
                     continue
                 channel.announced = True
                 events.append(Opened(channel))
-            while channel.inbox and len(events) < MAX_EVENTS - 1 and held < MAX_HELD_BYTES:
-                frame = channel.inbox.popleft()
+            while (
+                channel.inbox
+                and channel.inbox[0][0] <= now
+                and len(events) < MAX_EVENTS - 1
+                and held < MAX_HELD_BYTES
+            ):
+                frame = channel.inbox.popleft()[1]
                 held += len(frame)
                 events.append(Received(channel, frame))
             if channel.broken is not None and not channel.inbox:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from heterofed.errors import ConfigError
+from heterofed.visits import Visits
 
 logger = logging.getLogger("heterofed")
 
@@ -22,6 +24,11 @@ DOMAIN = b"heterofed"
 _ADDRESS = "inproc://zeromq.zap.01"
 _STOP = "inproc://heterofed.zap.stop"
 _REQUEST_PARTS = 7  # version, request id, domain, address, routing id, mechanism, public key
+
+
+def raw_key(key: str) -> bytes:
+    """The 32 bytes of a key that is written in Z85: an X25519 key, public or secret."""
+    return bytes(z85.decode(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +46,34 @@ class ServerKeys:
     parties: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        _check_pair(self.public, self.secret)
+        check_pair(self.public, self.secret)
         for party, key in self.parties.items():
-            _check(key, f"the public key of {party!r}")
+            check_key(key, f"the public key of {party!r}")
         if not self.parties:
-            raise ConfigError("no party is listed, so nobody could connect")
+            raise ConfigError("no party is listed, so nobody could connect: list one with its key")
         if len(set(self.parties.values())) != len(self.parties):
             raise ConfigError("two parties have the same public key; each needs a key of its own")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """A connecting party's own key pair and the public key of the listener it trusts."""
+    """A connecting party's own key pair and the public key of the listener it trusts.
+
+    Attributes:
+        public: own public key (40 characters, Z85).
+        secret: own secret key (40 characters, Z85).
+        server: the listener's public key.
+        name: the party whose key that is, where it is known.
+    """
 
     public: str
     secret: str = field(repr=False)
     server: str
+    name: str | None = None
 
     def __post_init__(self) -> None:
-        _check_pair(self.public, self.secret)
-        _check(self.server, "the public key of the Host")
+        check_pair(self.public, self.secret)
+        check_key(self.server, "the public key of the Host")
 
 
 def new_key_pair() -> tuple[str, str]:
@@ -73,15 +88,17 @@ def require_curve() -> None:
         raise ConfigError("this build of pyzmq has no CURVE: install pyzmq from its wheels")
 
 
-def _check_pair(public: str, secret: str) -> None:
+def check_pair(public: str, secret: str) -> None:
+    """Check that two keys belong together; raises ConfigError, which shows neither."""
     require_curve()
-    _check(public, "the own public key")
-    _check(secret, "the own secret key")
+    check_key(public, "the own public key")
+    check_key(secret, "the own secret key")
     if zmq.curve_public(secret.encode()).decode() != public:
         raise ConfigError("the own public key does not belong to the own secret key")
 
 
-def _check(key: str, what: str) -> None:
+def check_key(key: str, what: str) -> None:
+    """Check that `what` is a key in Z85; raises ConfigError, which does not show it."""
     # The message must not show the key: it may be the secret one.
     try:
         good = len(key) == 40 and z85.encode(z85.decode(key.encode("ascii"))) == key.encode()
@@ -95,7 +112,7 @@ class ZapHandler:
     """Answers libzmq's questions about newcomers in one context, until `stop`."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: frozenset[str]) -> None:
-        self._allowed = allowed
+        self._admission = Admission(allowed)
         self._requests = context.socket(zmq.REP)
         self._stopping = context.socket(zmq.PAIR)
         self._stopper = context.socket(zmq.PAIR)
@@ -108,7 +125,7 @@ class ZapHandler:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopper.send(b"stop")
+        self._stopper.send(b"stop", zmq.NOBLOCK)
         self._thread.join(10)
         self._stopper.close()
 
@@ -119,24 +136,33 @@ class ZapHandler:
         try:
             while self._stopping not in (ready := dict(poller.poll(1000))):
                 if self._requests in ready:
-                    request = self._requests.recv_multipart()
-                    self._requests.send_multipart(answer(request, self._allowed))
+                    request = self._requests.recv_multipart(zmq.NOBLOCK)
+                    reply = self._admission.answer(request, time.monotonic())
+                    self._requests.send_multipart(reply, zmq.NOBLOCK)
         finally:
             self._requests.close()
             self._stopping.close()
 
 
-def answer(request: list[bytes], allowed: frozenset[str]) -> list[bytes]:
-    """The reply to one ZAP request (ZeroMQ RFC 27): the key as User-Id, or 400."""
-    request_id = request[1] if len(request) > 1 else b""
-    if (
-        len(request) == _REQUEST_PARTS
-        and request[0] == b"1.0"
-        and request[2] == DOMAIN
-        and request[5] == b"CURVE"
-        and len(request[6]) == 32
-        and (key := z85.encode(request[6]).decode()) in allowed
-    ):
-        return [b"1.0", request_id, b"200", b"", key.encode(), b""]
-    logger.debug("a connection with an unknown key was turned away")
-    return [b"1.0", request_id, b"400", b"", b"", b""]
+class Admission:
+    """Who gets in: the listed keys, each so many times a minute."""
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._allowed = allowed
+        self._visits = Visits()
+
+    def answer(self, request: list[bytes], now: float) -> list[bytes]:
+        """The reply to one ZAP request (ZeroMQ RFC 27): the key as User-Id, or 400."""
+        request_id = request[1] if len(request) > 1 else b""
+        if (
+            len(request) == _REQUEST_PARTS
+            and request[0] == b"1.0"
+            and request[2] == DOMAIN
+            and request[5] == b"CURVE"
+            and len(request[6]) == 32
+            and (key := z85.encode(request[6]).decode()) in self._allowed
+            and self._visits.allow(key, now)
+        ):
+            return [b"1.0", request_id, b"200", b"", key.encode(), b""]
+        logger.debug("a connection was turned away: an unknown key, or one that comes too often")
+        return [b"1.0", request_id, b"400", b"", b"", b""]

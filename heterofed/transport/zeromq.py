@@ -74,10 +74,13 @@ _HANDSHAKE_FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """How a dead link is noticed; interval and timeout together must stay below 15 s."""
+    """How a dead link is noticed; interval and timeout together must stay below 15 s.
+
+    With a moment to come back over another connection too: see `reliable.RETURN_SECONDS`.
+    """
 
     interval: float = 3.0
-    timeout: float = 10.0
+    timeout: float = 9.0
 
 
 def listen(
@@ -580,7 +583,7 @@ class Connector(_ZmqEndpoint):
     ) -> None:
         super().__init__(zmq.DEALER, address, max_pending, heartbeat)
         self.channel: Channel
-        self.channel = self._peer = _Peer(self, None, None, -1)
+        self.channel = self._peer = _Peer(self, keys.name if keys else None, None, -1)
         self._connected = False
         self._final = False
         self._give_up_at = 0.0

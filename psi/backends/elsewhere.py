@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from psi.backends.encoding import from_der, to_der
 from psi.errors import StateError
 
 if TYPE_CHECKING:
@@ -22,13 +23,7 @@ class ExecutorBackend:
     """Sends each chunk to the executor; the results are the same bytes."""
 
     def __init__(self, key: RSAPrivateKey, workers: Workers, here: Backend) -> None:
-        from cryptography.hazmat.primitives import serialization
-
-        self._der: bytes | None = key.private_bytes(
-            serialization.Encoding.DER,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
+        self._der: bytes | None = to_der(key)
         self._workers, self.name = workers, here.name
         self._there = here.name if here.name == "gmpy2" else None  # else the best one there
         here.close()
@@ -51,12 +46,6 @@ def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _backend(der: bytes, name: str | None) -> Backend:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
     from psi.backends import open_here
 
-    key = serialization.load_der_private_key(der, None)
-    if not isinstance(key, RSAPrivateKey):
-        raise TypeError("not an RSA key")
-    return open_here(key, 1, name)
+    return open_here(from_der(der), 1, name)

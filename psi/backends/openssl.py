@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from psi.backends.encoding import to_der
 from psi.errors import FaultError, StateError
 
 if TYPE_CHECKING:
@@ -119,13 +120,7 @@ class OpenSSLBackend:
     name = "openssl"
 
     def __init__(self, library: ctypes.CDLL, key: RSAPrivateKey, workers: int) -> None:
-        from cryptography.hazmat.primitives import serialization
-
-        der = key.private_bytes(
-            serialization.Encoding.DER,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
+        der = to_der(key)
         self._width = (key.key_size + 7) // 8
         self._workers = workers
         self._idle: SimpleQueue[_Key | None] = SimpleQueue()

@@ -54,7 +54,7 @@ def assert_results(folder: Path, rounds: int) -> pd.DataFrame:
     columns = ["round", "average_loss", "accuracy", "correct_rate"]
     table = assert_numeric(folder / "left" / "test_results.csv", columns, rounds)
     assert list(table["round"]) == list(range(1, rounds + 1))
-    assert {each.name for each in (folder / "left").glob("*.pt")} == {
+    assert {each.name for each in (folder / "left").glob("*_model.pt")} == {
         "feature_model.pt",
         "infer_model.pt",
     }

@@ -72,7 +72,8 @@ def test_every_dependency_has_its_reason() -> None:
     assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"package"} == named
 
 
-def test_every_message_is_told_of_in_prose() -> None:
-    page = ROOT / "docs/explanation/protocol.md"
+@pytest.mark.parametrize("name", ["protocol.md", "threat-model.md"])
+def test_every_message_is_told_of_in_prose(name: str) -> None:
+    page = ROOT / "docs/explanation" / name
     prose = generate.PIECE.sub("", page.read_text(encoding="utf-8"))
     assert not {kind.__name__ for kind in MESSAGE_TYPES if f"`{kind.__name__}`" not in prose}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,12 @@ from tests.e2e.processes import ROOT
 from tests.e2e.tiny import run
 
 GUIDES = ROOT / "docs/how-to"
-NOT_OURS = {"index.md", "psi-only.md", "coming-from-alphamed.md"}  # tested elsewhere, or no code
+NOT_OURS = {
+    "index.md",
+    "two-organisations.md",
+    "psi-only.md",
+    "coming-from-alphamed.md",
+}  # tested elsewhere, or no code
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
@@ -105,6 +111,26 @@ def stepping(cls: Any, hook: str, model: str, moves: list[float]) -> Any:
     return watched
 
 
+def test_speed(names: Any, play: Any, tmp_path: Path) -> None:
+    guide: Any = guide_of("speed.md", names)
+    plain = play(names.Host, names.Collaborator, results_dir=tmp_path / "plain")[2]
+    fast = play(
+        guide.FastHost, guide.LoaderCollaborator, results_dir=tmp_path / "fast", batch_size=100
+    )[2]
+    losses = [column(each.metrics["train"], "loss") for each in (plain, fast)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+    swift = play(
+        guide.FastHost,
+        guide.LoaderCollaborator,
+        results_dir=tmp_path / "swift",
+        **guide.SWIFT,
+        **guide.LEAN,
+    )[2]
+    assert swift.phases["train"].bytes_received < fast.phases["train"].bytes_received
+    assert "own compute" in swift.summary()
+
+
 def test_gradient_clipping(names: Any, play: Any) -> None:
     guide: Any = guide_of("gradient-clipping.md", names)
     rate, norm = 0.5, 0.01  # of the README's SGD
@@ -164,6 +190,26 @@ def test_learning_rates(names: Any, play: Any) -> None:
     assert bank.feature_optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_when_a_party_goes_down(names: Any, play: Any) -> None:
+    guide: Any = guide_of("when-a-party-goes-down.md", names)
+    whole = play(guide.PatientBank, guide.Scheduled, max_rounds=3)
+    before = [torch.load(each.models["feature_model"]) for each in whole[2:]]
+    lost: list[int] = []
+
+    class Breaks(guide.Scheduled):  # type: ignore[misc]
+        def on_round_end(self) -> None:
+            super().on_round_end()
+            if self.current_round == 2 and not lost:
+                lost.append(self._run.round)
+                self._run.party.close(0)  # the network breaks
+
+    _, _, *results = play(guide.PatientBank, Breaks, max_rounds=3)
+    assert lost == [2]
+    for result, weights in zip(results, before, strict=True):
+        after = torch.load(result.models["feature_model"])
+        assert all(torch.equal(after[key], weights[key]) for key in weights)
+
+
 def test_early_stopping(names: Any, play: Any) -> None:
     guide: Any = guide_of("early-stopping.md", names)
     kept: dict[int, Tensor] = {}
@@ -200,7 +246,7 @@ def test_class_imbalance(names: Any, play: Any) -> None:
                 yield feature_model(table[rows, :2]), labels[rows]
 
         def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
-            scores = torch.cat([self.predict(each) for each in batched_feature_projections])
+            scores = torch.cat([self.score(each) for each in batched_feature_projections])
             self.found = int(((scores > 0) & (torch.cat(batched_labels) > 0)).sum())
             self.positives = int(torch.cat(batched_labels).sum())
 
@@ -335,7 +381,7 @@ def test_metrics(names: Any, play: Any) -> None:
     class Both(guide.MeasuredHost):  # type: ignore[misc]
         def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
             super().test(batched_feature_projections, batched_labels)
-            all_scores = torch.cat([self.predict(each) for each in batched_feature_projections])
+            all_scores = torch.cat([self.score(each) for each in batched_feature_projections])
             truth = torch.cat(batched_labels)
             theirs = guide.BinaryAUROC()(all_scores, truth.long())
             both.append((float(guide.auc(all_scores, truth)), float(theirs)))
@@ -405,6 +451,53 @@ def test_notebooks(
         assert (tmp_path / "heterofed_runs/try-out/bank.1").exists() == bool(again)
 
 
+def test_baselines(
+    names: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide_of("baselines.md", names)
+    lines = capsys.readouterr().out.split()
+    assert lines[0] == "mode,round,accuracy"
+    assert [line.split(",")[0] for line in lines[1::3]] == ["joint", "local", "pooled"]
+    assert (tmp_path / "modes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_export(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: Any = guide_of("export.md", names)
+    assert torch.equal(seen.half.weight, seen.shop.feature_model.weight)
+
+
+def test_predict(
+    names: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: Any = guide_of("predict.md", names)
+    assert list(seen.frame["id"]) == [f"id-{row}" for row in range(200, 500)]
+    assert seen.frame["prediction"].between(0, 1).all()
+    sums = names.table[200:500].sum(dim=1).numpy()
+    assert ((seen.frame["prediction"].to_numpy() > 0.5) == (sums > 0)).mean() > 0.8
+    assert capsys.readouterr().out.endswith(printed(GUIDES / "predict.md")[0])
+    served: list[int] = []
+    thread = threading.Thread(
+        target=lambda: served.append(
+            names.Collaborator("shop").serve_predictions(
+                "try-out", max_rows_per_day=999, requests=1
+            )
+        )
+    )
+    thread.start()
+    seen.at_the_bank()
+    thread.join(30)
+    assert served == [2]
+
+
 def test_behind_nat(
     names: Any,
     tmp_path: Path,
@@ -443,3 +536,47 @@ def test_no_network_port_is_used(names: Any, play: Any) -> None:
 
     play(Looking, names.Collaborator)
     assert during <= before
+
+
+# -- privacy -------------------------------------------------------------------------------------
+
+
+def leak(result: Any, attack: str) -> float:
+    with result.metrics["leakage"].open(newline="") as file:
+        return max(float(row["value"]) for row in csv.DictReader(file) if row["attack"] == attack)
+
+
+def test_summing(names: Any, tmp_path: Path) -> None:
+    guide: Any = guide_of("choose-a-defence.md", names)
+    seen: list[set[str]] = []
+
+    class Watching(guide.SummingHost):  # type: ignore[misc]
+        def score(self, projection: dict[str, Tensor]) -> Any:
+            seen.append(set(projection))
+            return super().score(projection)
+
+    here: Any = {"results_dir": tmp_path, "join_timeout": 30, "seed": 0}
+    others = [guide.Collaborator(name, **here) for name in ("shop", "clinic")]
+    outcomes = run(Watching("bank", max_rounds=2, log_rounds=1, **here), *others)
+    assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
+    assert seen
+    assert all(each == {"bank", "masked_sum"} for each in seen)
+
+
+def test_choosing_a_defence(names: Any, play: Any) -> None:
+    guide: Any = guide_of("choose-a-defence.md", names)
+    _, _, bank, shop = play(guide.Host, guide.Collaborator, leak_report="full")
+    plain = leak(shop, "ridge")
+    assert leak(bank, "cosine") > 0.95
+    _, _, hidden, _ = play(guide.HidingHost, guide.Collaborator, leak_report="full")
+    assert leak(hidden, "cosine") < 0.75  # three batches of 100: the bound is of many
+    _, _, turned, noisy = play(guide.TurningHost, guide.NoisyCollaborator)
+    assert column(turned.metrics["privacy"], "eps_labels") == [2.0, 2.0]
+    first, second = column(noisy.metrics["privacy"], "eps_embeddings")
+    assert 0 < first < second
+    assert leak(noisy, "ridge") < plain
+    play(guide.Host, guide.DecorrelatedCollaborator)
+    _, _, private, private_shop = play(guide.PrivateHost, guide.PrivateCollaborator)
+    for each in (private, private_shop):
+        first, second = column(each.metrics["privacy"], "eps_weights")
+        assert 0 < first < second < 50

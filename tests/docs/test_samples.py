@@ -40,12 +40,11 @@ def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
         assert party.wait() == 0, party.output
     folder = tmp_path / "heterofed_runs" / "first_task"
     assert accuracies(folder / "bank" / "test.csv")[-1] > 0.85
-    assert {each.name for each in (folder / "bank").iterdir()} == {
-        *("test.csv", "train.csv", "feature_model.pt", "infer_model.pt", "summary.json")
-    }
-    assert {each.name for each in (folder / "shop").iterdir()} == {
-        *("feature_model.pt", "summary.json")
-    }
+    models = {"feature_model.pt", "summary.json", "comm.csv", "outbound.csv"}
+    host_only = {"test.csv", "train.csv", "feature_means.pt", "infer_model.pt"}
+    # What leaked is sampled as far as there is time for it: on a busy machine, not at all.
+    found = [{each.name for each in (folder / who).iterdir()} for who in ("bank", "shop")]
+    assert [each - {"leakage.csv"} for each in found] == [models | host_only, models]
 
 
 @pytest.mark.slow
@@ -61,11 +60,12 @@ def test_tutorial_runs_and_prints_what_it_says(parties: Parties, tmp_path: Path)
     for line in files.splitlines():
         path, _, head = line.partition("  ")
         assert (tmp_path / path).is_file(), path
-        if path.endswith(".csv"):
+        if path.endswith(".csv") and head.strip():
             assert (tmp_path / path).read_text().splitlines()[0] == head.strip()
     predict = start(parties, tmp_path / "predict.py")
     assert predict.wait() == 0, predict.output
-    assert shape(predict.output) == shape(prediction)
+    answer = predict.output[predict.output.index("800 people") :]
+    assert shape(answer) == shape(prediction)
     found = re.search(r"800 people, accuracy ([0-9.]+)", predict.output)
     assert found
     assert float(found[1]) > 0.95

@@ -37,6 +37,10 @@ class PartyProcess:
             raise AssertionError(f"still running after {timeout} s:\n{self.output}") from None
 
     @property
+    def running(self) -> bool:
+        return self._child.poll() is None
+
+    @property
     def output(self) -> str:
         return self.log.read_text()
 
@@ -47,6 +51,9 @@ class PartyProcess:
             if self._child.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"never said {text!r}:\n{self.output}")
             time.sleep(0.05)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._child.send_signal(number)
 
     def interrupt(self) -> None:
         self._child.send_signal(signal.SIGINT)
@@ -68,7 +75,7 @@ class Parties:
 
     def __init__(self, home: Path, folder: Path) -> None:
         self.folder = folder
-        self._home = home
+        self.home = home
         self._all: list[PartyProcess] = []
 
     def start(self, *arguments: str, **env: str) -> PartyProcess:
@@ -76,7 +83,7 @@ class Parties:
         party = PartyProcess(
             list(arguments),
             log,
-            {"HETEROFED_HOME": str(self._home), "PYTHONUNBUFFERED": "1", **env},
+            {"HETEROFED_HOME": str(self.home), "PYTHONUNBUFFERED": "1", **env},
         )
         self._all.append(party)
         return party

@@ -7,12 +7,16 @@ import random
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from heterofed.errors import IdError
+from heterofed.psi_command import _Table
+from psi import OwnIds
 from tests.e2e.processes import ROOT, Parties
 
 HETEROFED = ["-m", "heterofed"]
@@ -72,15 +76,17 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
     assert (outcome["matched"], outcome["ids"]) == (len(common), 300)
     assert outcome["protocol"] == protocol
     assert {"seconds", "ids_per_second", "bytes_sent", "bytes_received"} <= set(outcome)
+    assert not [*tmp_path.glob("**/.*")]  # nothing else was left, nor named:
+    assert "intersection.csv" not in asker.output + answerer.output
 
 
 @pytest.mark.parametrize(
     ("content", "more", "says"),
     [
-        ("who\na\nb\na\n", ["--column", "who"], "more than once"),
-        ("who\na\n", ["--column", "name"], "0 columns named"),
+        ("who\na\nb\na\n", ["--column", "who"], "1 id is repeated"),
+        ("who\na\n", ["--column", "name"], "no column 'name'"),
         ("id\na\n", [], "looks like a table"),
-        ("", ["--column", "id"], "0 columns named"),
+        ("", ["--column", "id"], "ids.csv is empty"),
     ],
 )
 def test_psi_with_bad_files(
@@ -94,6 +100,32 @@ def test_psi_with_bad_files(
     assert says in done.output
     assert "Traceback" not in done.output
     assert out.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "parquet"])
+def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": range(7), "id": list("abcdefg")})
+    source, out = tmp_path / f"ids.{kind}", tmp_path / "out"
+    column = None if kind == "text" else "id"
+    if kind == "text":
+        source.write_text("a\nb\nc\nd\ne\nf\ng\n")
+    elif kind == "csv":
+        frame.to_csv(source, index=False)
+    else:
+        frame.to_parquet(source, row_group_size=3)
+    ids = OwnIds(frame["id"], bucket_ids=2)
+    _Table(source, column, out).copy(ids, array("Q", [1, 5, 6]))
+    if kind == "text":
+        assert out.read_text() == "b\nf\ng\n"
+    else:
+        read = pd.read_csv if kind == "csv" else pd.read_parquet
+        expected = frame.iloc[[1, 5, 6]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(read(out), expected)
+
+    for others in (list("abxdefg"), list("abcdef"), list("abcdefgh")):  # the file has changed
+        with pytest.raises(IdError, match="was changed while the task ran"):
+            _Table(source, column, out).copy(OwnIds(others), array("Q", [1]))
+    assert {each.name for each in tmp_path.iterdir()} == {source.name, "out"}
 
 
 @pytest.mark.slow
@@ -131,6 +163,29 @@ def test_demo_from_end_to_end(parties: Parties, mnist: Path, tmp_path: Path) -> 
     table = pd.read_csv(outcome["metrics_csv"])
     assert table["accuracy"].iloc[-1] == outcome["accuracy"]
     assert "[ROUND 1/1]" in demo.output
+
+
+@pytest.mark.slow
+def test_demo_with_baselines(parties: Parties, mnist: Path, tmp_path: Path) -> None:
+    demo = parties.start(
+        *HETEROFED,
+        "demo",
+        *("--rounds", "1", "--limit", "500", "100", "--json", "--baseline", "local,pooled"),
+        *("--data", str(mnist), "--results", str(tmp_path)),
+    )
+    assert demo.wait() == 0, demo.output
+    outcome = json.loads(demo.output.splitlines()[-1])
+    assert set(outcome["baselines"]) == {"local", "pooled"}
+    table = pd.read_csv(outcome["modes_csv"])
+    assert list(table["mode"]) == ["joint", "local", "pooled"]
+    assert table["accuracy"][0] == outcome["accuracy"]
+    assert Path(outcome["plot"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_with_a_baseline_that_there_is_not(parties: Parties, tmp_path: Path) -> None:
+    demo = parties.start(*HETEROFED, "demo", "--baseline", "alone", "--results", str(tmp_path))
+    assert demo.wait() == 2
+    assert "give some of local, pooled" in demo.output
 
 
 @pytest.mark.slow

@@ -336,9 +336,9 @@ def test_by_default_no_gradient_leaves_before_train_a_batch_returns(
             feature_projection["bob"].grad.fill_(0.125)
             return loss
 
-    def watched(tensors: Any) -> Any:
+    def watched(tensors: dict[str, Tensor], *how: Any) -> Any:
         sent.extend(each.clone() for each in tensors.values())
-        return pack(tensors)
+        return pack(tensors, *how)
 
     monkeypatch.setattr("heterofed.hetero_nn.host.pack", watched)
     trained(Hides(tmp_path), TinyCollaborator(tmp_path))
@@ -417,7 +417,7 @@ def test_mark_best_keeps_that_rounds_weights_at_every_party(tmp_path: Path) -> N
         TinyHost(tmp_path).mark_best()
 
 
-def test_streaming_test_stands_in_for_test(tmp_path: Path) -> None:
+def test_test_a_batch_and_end_test_stand_in_for_test(tmp_path: Path) -> None:
     calls: list[Any] = []
 
     class Bare(TinyHost):
@@ -471,7 +471,7 @@ def test_train_a_batch_may_return_nothing(tmp_path: Path) -> None:
             super().train_a_batch(feature_projection, labels)
 
     host, _ = trained(Host(tmp_path), TinyCollaborator(tmp_path))
-    assert set(host.metrics) == {"quality"}
+    assert set(host.metrics) == {"quality", "leakage"}
 
 
 # -- ids and order --------------------------------------------------------------------------
@@ -657,7 +657,8 @@ def test_callbacks_get_every_event_and_may_fail(
     trained(TinyHost(tmp_path, callbacks=[broken, events.append]), TinyCollaborator(tmp_path))
     begun = [each.phase for each in events if isinstance(each, PhaseBegan)]
     ended = [each.phase for each in events if isinstance(each, PhaseEnded)]
-    expected = ["join", "prepare", "psi", "split", "train", "test", "train", "test", "finish"]
+    a_round = ["train", "test", "checkpoint"]
+    expected = ["join", "prepare", "psi", "split", *a_round, *a_round, "finish"]
     assert begun == ended == expected
     rounds = [each for each in events if isinstance(each, RoundEnded)]
     assert [(each.round, each.rounds) for each in rounds] == [(1, 2), (2, 2)]

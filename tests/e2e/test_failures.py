@@ -196,14 +196,14 @@ def test_host_without_labels(tmp_path: Path) -> None:
         ("host", "train_a_batch", "train"),
         ("host", "test", "test"),
         ("host", "is_task_finished", "test"),
-        ("host", "on_round_end", "test"),
+        ("host", "on_round_end", "checkpoint"),
         ("collaborator", "load_local_ids", "prepare"),
         ("collaborator", "make_feature_optimizer", "prepare"),
         ("collaborator", "split_dataset", "split"),
         ("collaborator", "iterate_train_feature", "train"),
         ("collaborator", "update_feature_model", "train"),
         ("collaborator", "iterate_test_feature", "test"),
-        ("collaborator", "on_round_end", "between phases"),
+        ("collaborator", "on_round_end", "checkpoint"),
     ],
 )
 def test_exception_in_a_hook(role: str, hook: str, phase: str, tmp_path: Path) -> None:

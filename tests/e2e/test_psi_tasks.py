@@ -9,9 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import psi
 from heterofed import ConfigError
 from heterofed import errors as e
+from heterofed.hetero_nn import intersection
+from heterofed.hetero_nn.intersection import own_ids
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -54,6 +58,51 @@ def test_a_subclass_may_load_the_ids(tmp_path: Path) -> None:
 
     asker = RSAPSIInitiatorScheduler("asker", ids=["b", "c"], results_dir=tmp_path)
     assert run(asker, Loads("answerer", results_dir=tmp_path)) == [["b"], ["b"]]
+
+
+def test_ids_from_any_iterable(tmp_path: Path) -> None:
+    asker = RSAPSIInitiatorScheduler("asker", ids=map(str, range(9)), results_dir=tmp_path)
+    answerer = RSAPSICollaboratorScheduler(
+        "answerer", ids=psi.OwnIds(map(str, range(5, 30)), bucket_ids=10), results_dir=tmp_path
+    )
+    assert run(asker, answerer) == [list("5678")] * 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["a", "b", "a"], "1 id is repeated; positions (from 0): 2"),
+        (["a", 7], "1 id is not a string"),
+        (["a", "\ud800"], "1 id is not encodable"),
+        ([], "no id"),
+        ("abc", "not str"),
+        (7, "not int"),
+    ],
+)
+def test_ids_that_cannot_be_used(ids: Any, says: str) -> None:
+    with pytest.raises(e.IdError) as caught:
+        own_ids(ids)
+    assert says in str(caught.value)
+
+
+def test_a_signer_that_computes_for_long_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intersection, "NOTICE_SECONDS", 0)
+    monkeypatch.setattr(intersection, "POLL_SECONDS", 0.01)
+    said: list[str] = []
+    post = Party.post
+
+    def spy(self: Party, peer: Any, message: Any, *rest: Any, **more: Any) -> None:
+        said.append(type(message).__name__)
+        post(self, peer, message, *rest, **more)
+
+    monkeypatch.setattr(Party, "post", spy)
+    ids = [str(number) for number in range(2000)]
+    asker = RSAPSIInitiatorScheduler("asker", ids=["7"], results_dir=tmp_path)
+    answerer = RSAPSICollaboratorScheduler("answerer", ids=ids, results_dir=tmp_path)
+    assert run(asker, answerer) == [["7"]] * 2
+    assert said.index("PsiSigned") < said.index("PsiTagged") < said.index("PsiTags")
 
 
 def test_no_ids_given(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ RESULTS [WHAT]`.
 
 from __future__ import annotations
 
+import resource
+import signal
 import sys
 import threading
 import time
@@ -31,7 +33,7 @@ BATCH = 16
 
 def rows(ids: list[str], columns: int, salt: int) -> Tensor:
     """Some numbers that depend on the id alone."""
-    numbers = torch.tensor([[int(each[3:]) + salt] for each in ids], dtype=torch.float32)
+    numbers = torch.tensor([int(each[3:]) + salt for each in ids], dtype=torch.float32)[:, None]
     return torch.sin(numbers * torch.arange(1, columns + 1))
 
 
@@ -159,15 +161,32 @@ def slow_batches(scheduler: Any, pause: float = 0.05) -> None:
     scheduler.iterate_train_feature = iterate
 
 
+def fill_disk(scheduler: Any, after: int) -> None:
+    """Let no file of this process grow beyond a few bytes, once a round has passed."""
+
+    def on_round_end() -> None:
+        if scheduler.current_round > after:
+            print("full", flush=True)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    scheduler.on_round_end = on_round_end
+
+
 def main() -> None:
     role, task, results, *what = sys.argv[1:]
     scheduler: Any
     if role == "host":
-        scheduler = TinyHost(Path(results), max_rounds=100 if "slow" in what else 2)
+        rounds = 100 if {"slow", "long"} & {*what} else 2
+        scheduler = TinyHost(Path(results), max_rounds=rounds)
     else:
         scheduler = TinyCollaborator(Path(results))
     if "slow" in what:
         slow_batches(scheduler, 0.3)
+    if "full" in what:
+        fill_disk(scheduler, after=1)
+    if "long" in what:
+        slow_batches(scheduler, 0.01)
     scheduler.launch_task(task)
 
 

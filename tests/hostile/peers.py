@@ -6,19 +6,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 
 import psi
 from heterofed.alignment import default_split, keyed_digest
+from heterofed.place import LocalPlace, Place, TaskPlace
 from heterofed.plan import Plan
 from heterofed.protocol import messages as m
 from heterofed.rendezvous import task_digest
+from heterofed.task import load_task, task_path
 from heterofed.tensors import pack
-from heterofed.transport import zeromq
 from heterofed.transport.base import Buffer, Channel, Endpoint, Lost, Opened, Received
-from heterofed.transport.local import HostLock, heterofed_home, local_address
+from heterofed.transport.local import heterofed_home
 from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import IDS
 
@@ -65,16 +67,23 @@ class Link:
         self.endpoint.close()
 
 
-def connected() -> Link:
-    """A connection to the Host of the task, made once there is one."""
-    address = local_address(TASK, heterofed_home()).address
+def place(party: str) -> Place:
+    """Where a party goes for the task: TCP with keys where there is a task file."""
+    home = heterofed_home()
+    path = task_path(TASK, home)
+    return TaskPlace(load_task(path), party, home) if path.exists() else LocalPlace(TASK, home)
+
+
+def connected(party: str = "bob") -> Link:
+    """A connection to the Host of the task as that party, made once there is one."""
+    where = place(party)
     for _ in range(100):
-        endpoint = zeromq.connect(address)
+        endpoint = where.connect()
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             events = endpoint.poll(0.1)
             if any(isinstance(each, Opened) for each in events):
-                return Link(endpoint, endpoint.channel)
+                return Link(endpoint, endpoint.channel)  # type: ignore[attr-defined]
             if events:
                 break
         endpoint.close()
@@ -83,14 +92,15 @@ def connected() -> Link:
 
 
 def hello(party: str = "bob") -> m.Hello:
-    return m.Hello((1,), "train", task_digest(TASK), party, secrets.token_bytes(16), True)
+    nonce, terms = secrets.token_bytes(16), place(party).terms
+    return m.Hello((1,), "train", task_digest(TASK), party, nonce, True, terms=terms)
 
 
 class LyingCollaborator:
     """Honest up to the phase that a test wants."""
 
     def __init__(self, party: str = "bob") -> None:
-        self.link = connected()
+        self.link = connected(party)
         self.link.say(hello(party))
         self.welcome, _ = self.link.hear(m.Welcome)
 
@@ -106,6 +116,7 @@ class LyingCollaborator:
                 asked, values = link.hear(m.PsiBlinded)
                 link.say(m.PsiSigned(asked.values), [signer.sign(values)])
                 signed += asked.values
+            link.hear(m.PsiUnblinded)
             for tags in signer.tags():
                 link.say(m.PsiTags(len(tags) // 16), [tags])
             matched = None
@@ -130,10 +141,8 @@ class LyingHost:
     """Honest up to the phase that a test wants."""
 
     def __init__(self, name: str = "alice", **plan: Any) -> None:
-        place = local_address(TASK, heterofed_home())
-        self._lock = HostLock(place)
-        self._lock.acquire()
-        self._endpoint = zeromq.listen(place.address)
+        self._stack = ExitStack()
+        self._endpoint = self._stack.enter_context(place(name).listen())
         self._name, self._plan = name, plan
         self.run, self.secret = secrets.token_bytes(16), secrets.token_bytes(32)
         self.link: Link
@@ -165,6 +174,7 @@ class LyingHost:
             for chunk in asking.blinded():
                 link.say(m.PsiBlinded(len(chunk) // asking.value_bytes), [chunk])
                 asking.unblind(link.hear(m.PsiSigned)[1])
+            link.say(m.PsiUnblinded())
             came = 0
             while came < key.count:
                 tags, raw = link.hear(m.PsiTags)
@@ -177,17 +187,17 @@ class LyingHost:
                 link.say(m.PsiMatched(0, last=True))
         return common
 
-    def to_train(self) -> LyingHost:
+    def to_train(self, staleness: int = 0) -> LyingHost:
         train, test = map(sorted, default_split(self.intersect()))
         digests = [keyed_digest(self.secret, *pair) for pair in (("train", train), ("test", test))]
         self.link.say(m.SplitPlan(digests[0], digests[1], len(train), len(test)))
         self.link.hear(m.SplitAccepted)
-        self.link.say(m.BeginTrain(1))
+        self.link.say(m.BeginTrain(1, staleness))
         return self
 
     def close(self) -> None:
         self._endpoint.close()
-        self._lock.release()
+        self._stack.close()
 
 
 class Victim:

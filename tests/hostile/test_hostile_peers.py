@@ -13,6 +13,7 @@ from torch import nn
 
 from heterofed import TaskResult
 from heterofed import errors as e
+from heterofed.events import PhaseEnded
 from heterofed.protocol import messages as m
 from heterofed.training import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches
@@ -71,6 +72,7 @@ def test_collaborator_speaks_for_itself_alone(tmp_path: Path, open_links: list[A
         (lambda bob: bob.send(layout="tensor", a=torch.zeros(16, 4)), e.RemoteProtocolError),
         (lambda bob: bob.send(layout="tuple", a=torch.zeros(16, 4)), e.RemoteProtocolError),
         (lambda bob: bob.send(batch=1), e.RemoteProtocolError),
+        (lambda bob: [bob.send(), bob.send(batch=1)], e.RemoteProtocolError),  # beyond its credit
         (lambda bob: bob.send(batch=0, **{"": torch.full((16, 4), torch.nan)}), e.NonFiniteError),
         (lambda bob: bob.send(**{"": torch.zeros(7, 4)}), e.RowCountError),
         (
@@ -149,6 +151,7 @@ def test_no_goodbye_takes_nothing_from_the_host(tmp_path: Path, open_links: list
     link.hear(m.BatchDone)
     link.say(m.EndOfFeatures(1, 1))
     link.hear(m.RoundEnd)
+    link.say(m.CheckpointHeld(1))
     link.hear(m.Finish)
     link.say(m.Abort("hook", "train", "bob"))
     outcome = host.outcome()
@@ -246,6 +249,31 @@ def test_host_holds_to_its_plan(tmp_path: Path) -> None:
     assert "more rounds than the plan says" in str(outcome)
 
 
+def test_host_holds_to_the_agreed_staleness(tmp_path: Path) -> None:
+    bob, host = Victim(TinyCollaborator(tmp_path)), LyingHost(max_staleness=2)
+    host.welcome().to_train(staleness=3)
+    outcome = bob.outcome()
+    host.close()
+    assert isinstance(outcome, e.RemoteProtocolError)
+    assert "another staleness than agreed" in str(outcome)
+
+
+@pytest.mark.slow
+def test_peer_that_reads_nothing_is_given_up_by_name(tmp_path: Path, open_links: list[Any]) -> None:
+    host = Victim(TinyHost(tmp_path, calculation_timeout=2, data_channel_timeout=(30, 2)))
+    bob = LyingCollaborator().to_train()
+    open_links.append(bob.link)
+    bob.send(
+        batch=0, **{"": torch.zeros(16, 1_400_000)}
+    )  # its gradient fills every queue on the way
+    while bob.link.channel.pending:
+        bob.link.endpoint.flush(0.5)
+    outcome = host.outcome(60)
+    assert isinstance(outcome, e.PeerTimeoutError), repr(outcome)
+    assert outcome.party == "bob"
+    assert "taken nothing" in str(outcome)
+
+
 def test_nan_gradients_are_the_hosts(tmp_path: Path) -> None:
     bob, host = Victim(TinyCollaborator(tmp_path)), LyingHost()
     host.welcome().to_train()
@@ -260,8 +288,8 @@ def test_nan_gradients_are_the_hosts(tmp_path: Path) -> None:
 
 
 def test_finish_that_came_before_the_loss_counts(tmp_path: Path) -> None:
-    class Busy(TinyCollaborator):
-        def on_round_end(self) -> None:
+    def busy(event: Any) -> None:
+        if isinstance(event, PhaseEnded) and event.phase == "checkpoint":
             time.sleep(1.5)  # Finish and the end of the connection come meanwhile
 
     class Short(TinyHost):
@@ -269,7 +297,7 @@ def test_finish_that_came_before_the_loss_counts(tmp_path: Path) -> None:
             return True
 
     host = Victim(Short(tmp_path, max_rounds=1, calculation_timeout=0.7))
-    bob = Victim(Busy(tmp_path))
+    bob = Victim(TinyCollaborator(tmp_path, callbacks=[busy]))
     assert isinstance(host.outcome(), TaskResult)
     result = bob.outcome()
     assert isinstance(result, TaskResult), repr(result)

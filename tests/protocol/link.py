@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
 from heterofed.plan import Plan
 from heterofed.protocol.messages import (
@@ -12,30 +14,48 @@ from heterofed.protocol.messages import (
     BeginTest,
     BeginTrain,
     Bye,
+    Checkpoint,
+    CheckpointHeld,
     EndOfFeatures,
     Features,
     Finish,
     Gradients,
+    Held,
     Hello,
+    Mark,
     Message,
+    PredictAccepted,
+    PredictPlan,
     PsiBegin,
     PsiBlinded,
     PsiKey,
     PsiMatched,
     PsiSigned,
+    PsiTagged,
     PsiTags,
+    PsiUnblinded,
     RoundEnd,
     SplitAccepted,
     SplitPlan,
     TensorSpec,
     Waiting,
     Welcome,
+    WelcomeBack,
 )
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
+Purpose = Literal["train", "psi", "predict", "rehearse"]
+
 H, C = Role.HOST, Role.COLLABORATOR
-PLAN = Plan(host="bank", collaborators=("shop",), credit=2, max_peer_ids=100, max_batch_bytes=64)
+PLAN = Plan(
+    host="bank",
+    collaborators=("shop",),
+    max_staleness=1,
+    credit=2,
+    max_peer_ids=100,
+    max_batch_bytes=64,
+)
 WIDTH = 256
 """Bytes of one blinded value."""
 
@@ -52,12 +72,18 @@ def tensor(*shape: int, name: str = "", dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name, dtype, shape)  # type: ignore[arg-type]
 
 
-def hello(*, trainable: bool = True, purpose: Literal["train", "psi"] = "train") -> Line:
-    return Line(C, Hello((1,), purpose, bytes(32), "shop", bytes(16), trainable))
+def hello(*rounds: int, trainable: bool = True, purpose: Purpose = "train") -> Line:
+    """The first message; says which checkpoints are held, where there are any."""
+    kept = Held(bytes(16), tuple(map(Mark, rounds))) if rounds else None
+    return Line(C, Hello((1,), purpose, bytes(32), "shop", bytes(16), trainable, held=kept))
 
 
 def welcome(plan: Plan = PLAN) -> Line:
     return Line(H, Welcome(1, bytes(16), bytes(32), plan))
+
+
+def welcome_back(number: int, plan: Plan = PLAN) -> Line:
+    return Line(H, WelcomeBack(1, bytes(16), bytes(32), plan, Mark(number)))
 
 
 def features(batch: int, *tensors: TensorSpec, number: int = 1, rows: int = 2) -> Line:
@@ -70,8 +96,10 @@ def gradients(batch: int, *tensors: TensorSpec, number: int = 1) -> Line:
     return Line(H, Gradients(number, batch, tensors), sum(spec.nbytes for spec in tensors))
 
 
-def done(batch: int, *, number: int = 1, stepped: bool = True) -> Line:
-    return Line(H, BatchDone(number, batch, stepped))
+def done(
+    batch: int, *, number: int = 1, stepped: bool = True, staleness: int | None = None
+) -> Line:
+    return Line(H, BatchDone(number, batch, stepped, staleness))
 
 
 def blinded(values: int, width: int = WIDTH) -> Line:
@@ -90,8 +118,16 @@ def matched(values: int, *, last: bool) -> Line:
     return Line(H, PsiMatched(values, last), values * 16)
 
 
-def round_end(number: int, *, best: bool = False) -> Line:
-    return Line(H, RoundEnd(number, best))
+def round_end(number: int, *, best: bool = False, last: bool = False) -> Line:
+    return Line(H, RoundEnd(number, best, last))
+
+
+def keep(number: int, batch: int) -> Line:
+    return Line(H, Checkpoint(number, batch))
+
+
+def kept(number: int, batch: int = 0) -> Line:
+    return Line(C, CheckpointHeld(number, batch))
 
 
 def finish(rounds: int) -> Line:
@@ -103,13 +139,17 @@ BYE = Line(C, Bye())
 ABORT = Abort("internal", "train", "shop", 1, 0, (1, 2))
 WAITING = Line(H, Waiting("shop"))
 KEY = Line(C, PsiKey(4), 500)
-BEGIN = Line(H, PsiBegin(5))
+BEGIN = Line(H, PsiBegin(7, 2))
 SPLIT_PLAN = Line(H, SplitPlan(bytes(32), bytes(32), 2, 1))
 ACCEPTED = Line(C, SplitAccepted())
 
 
-def begin_train(number: int) -> Line:
-    return Line(H, BeginTrain(number))
+def go_on(number: int, first: int) -> Line:
+    return Line(H, BeginTrain(number, 1, first))
+
+
+def begin_train(number: int, staleness: int = 1) -> Line:
+    return Line(H, BeginTrain(number, staleness))
 
 
 def begin_test(number: int) -> Line:
@@ -122,10 +162,15 @@ def end(count: int, *, number: int = 1) -> Line:
 
 GREETING = (hello(), welcome())
 SIGNING = (KEY, BEGIN, blinded(3), signed(3), blinded(2), signed(2))
-MATCHING = (tags(3), tags(1), matched(2, last=False), matched(1, last=True))
+UNBLINDED = Line(H, PsiUnblinded())
+TAGGED = Line(C, PsiTagged(3))
+MATCHING = (UNBLINDED, TAGGED, tags(3), tags(1), matched(2, last=False), matched(1, last=True))
 SPLITTING = (SPLIT_PLAN, ACCEPTED)
 PREPARED = (*GREETING, *SIGNING, *MATCHING, *SPLITTING)
 """Everything up to READY."""
+
+IN_LEGS = msgspec.structs.replace(PLAN, checkpoint_batches=2)
+"""A plan with a checkpoint after every second batch."""
 
 ROUND = (
     begin_train(1),
@@ -145,14 +190,33 @@ HONEST_RUN = (
     *ROUND,
     *TEST,
     round_end(1, best=True),
+    kept(1),
     FINISH,
     BYE,
 )
 """One task from Hello to Bye; passes through every state but FAILED."""
 
+RESUMED = (hello(2, 3), welcome_back(3))
+"""A run that goes on from its third round; at READY."""
+
 INTERSECTED = (hello(purpose="psi"), welcome(), *SIGNING, *MATCHING)
 PSI_RUN = (*INTERSECTED, finish(0), BYE)
 """One task that only intersects ids."""
+
+PREDICT_PLAN = Line(H, PredictPlan(bytes(16), 3, "last", 3, bytes(32)))
+PREDICT_ACCEPTED = Line(C, PredictAccepted())
+PREDICTED = (hello(purpose="predict"), welcome(), *SIGNING, *MATCHING, PREDICT_PLAN)
+PREDICT_RUN = (
+    *PREDICTED,
+    PREDICT_ACCEPTED,
+    begin_test(3),
+    features(0, number=3),
+    end(1, number=3),
+    done(0, number=3, stepped=False),
+    finish(3),
+    BYE,
+)
+"""One prediction with models of three rounds."""
 
 
 def view(session: Session) -> str:
@@ -211,7 +275,7 @@ class Link:
 def link_in(state: State) -> Link:
     """A link that has honestly come to `state`."""
     link = Link()
-    for line in HONEST_RUN:
+    for line in PREDICT_RUN if state is State.PREDICT_PROPOSED else HONEST_RUN:
         if link.state is state:
             return link
         link.say(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
 
 import pytest
 
@@ -14,16 +13,22 @@ from heterofed.protocol.messages import (
     Abort,
     BeginTest,
     BeginTrain,
+    Checkpoint,
     Features,
     Finish,
     Message,
+    PredictAccepted,
+    PredictPlan,
     PsiBegin,
     PsiBlinded,
     PsiKey,
+    PsiSigned,
+    PsiTagged,
     PsiTags,
     RoundEnd,
     SplitPlan,
     TensorSpec,
+    Terms,
     Welcome,
 )
 from heterofed.protocol.session import Session
@@ -34,10 +39,12 @@ from .link import (
     ACCEPTED,
     BYE,
     SPLIT_PLAN,
+    UNBLINDED,
     WAITING,
     C,
     H,
     Line,
+    Purpose,
     blinded,
     done,
     end,
@@ -45,12 +52,14 @@ from .link import (
     finish,
     gradients,
     hello,
+    kept,
     matched,
     signed,
     tags,
     tensor,
     view,
     welcome,
+    welcome_back,
 )
 
 MOST_STEPS = 5000
@@ -62,34 +71,45 @@ class Job:
     """What one run is about; each script looks only at its own party's half."""
 
     random: Random
-    purpose: Literal["train", "psi"] = "train"
+    purpose: Purpose = "train"
     trainable: bool = True
     plan: Plan = field(init=False)
     host_ids: int = field(init=False)
     shop_ids: int = field(init=False)
     common: int = field(init=False)
     schedule: list[Message] = field(init=False)
+    refused: bool = field(init=False)
+    resumed: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        self.purpose = "psi" if self.random.random() < 0.2 else "train"
+        self.purpose = self.random.choices(("psi", "predict", "train"), (2, 2, 6))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
         self.plan = Plan(
             host="bank",
             collaborators=("shop",),
+            max_staleness=self.random.choice([0, 1, 3, "auto"]),
             credit=draw(1, 4),
             max_peer_ids=30,
             max_batch_bytes=48,
+            checkpoint_batches=draw(0, 3),
             psi_bits=self.random.choice([2048, 3072, 4096]),
         )
+        self.refused = self.random.random() < 0.02
         self.schedule = []
-        rounds = draw(0, 3)
-        for number in range(1, rounds + 1):
-            self.schedule.append(BeginTrain(number))
+        agreed = self.plan.max_staleness
+        may_resume = self.purpose == "train" and self.random.random() < 0.3
+        self.resumed = draw(0, 3) if may_resume else None
+        rounds = draw(0, 3) + (self.resumed or 0)
+        if self.purpose == "predict":
+            self.schedule += [BeginTest(rounds + 1)] * draw(0, 2) + [Finish(rounds + 1)]
+            return
+        for number in range(1 + (self.resumed or 0), rounds + 1):
+            self.schedule.append(BeginTrain(number, draw(0, 2) if agreed == "auto" else agreed))
             self.schedule += [BeginTest(number)] * draw(0, 2)
-            self.schedule.append(RoundEnd(number, draw(0, 1) == 1))
+            self.schedule.append(RoundEnd(number, draw(0, 1) == 1, number == rounds))
         self.schedule.append(Finish(rounds))
 
 
@@ -98,18 +118,21 @@ class HostScript:
 
     def __init__(self, job: Job) -> None:
         self.job, self.random = job, job.random
-        self.unasked = job.host_ids
+        self.unasked = self.unsigned = job.host_ids
         self.tags_to_come = 0
         self.unmatched = job.common
         self.todo = list(job.schedule)
         self.waiting: deque[tuple[TensorSpec, ...]] = deque()
         self.batch = self.number = 0
+        self.last: Message | None = None
         self.answered = False
 
     def hear(self, message: Message) -> None:
         match message:
             case PsiKey(count=count):
                 self.tags_to_come = count
+            case PsiSigned(values=values):
+                self.unsigned -= values
             case PsiTags(values=values):
                 self.tags_to_come -= values
             case Features(tensors=tensors):
@@ -120,13 +143,22 @@ class HostScript:
     def next(self, session: Session) -> Line | None:
         match session.state:
             case State.GREETED:
+                if self.job.refused:
+                    return Line(H, Terms(b"t"))
+                if self.job.resumed is not None:
+                    return welcome_back(self.job.resumed, self.job.plan)
                 return welcome(self.job.plan)
             case State.PSI_KEYED:
-                return Line(H, PsiBegin(self.job.host_ids))
+                done = self.random.randint(0, self.job.host_ids)
+                self.unasked -= done
+                self.unsigned -= done
+                return Line(H, PsiBegin(self.job.host_ids, done))
             case State.PSI_SIGNING if self.unasked and session.psi_window:
                 chunk = self.random.randint(1, min(3, self.unasked))
                 self.unasked -= chunk
                 return blinded(chunk, self.job.plan.psi_bits // 8)
+            case State.PSI_SIGNING if not self.unasked and not self.unsigned:
+                return UNBLINDED
             case State.PSI_TAGS if self.tags_to_come:
                 return None
             case State.PSI_TAGS | State.PSI_MATCHED:
@@ -136,16 +168,28 @@ class HostScript:
                 self.unmatched -= chunk
                 return matched(chunk, last=last)
             case State.SPLIT:
+                if self.job.purpose == "predict":
+                    rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
+                    some = self.random.randint(0, self.job.common)
+                    return Line(H, PredictPlan(bytes(16), rounds, "best", some, bytes(32)))
                 return finish(0) if self.job.purpose == "psi" else SPLIT_PLAN
             case State.READY:
-                line = Line(H, self.todo.pop(0))
-                self.batch, self.number = 0, getattr(line.message, "round", 0)
-                return line
+                every, message = self.job.plan.checkpoint_batches, self.last
+                training = isinstance(message, BeginTrain) and self.batch > message.first
+                if training and every and self.batch % every == 0 and self.random.random() < 0.7:
+                    again = BeginTrain(self.number, session.staleness, self.batch)
+                    self.todo.insert(0, again)
+                    self.last = Checkpoint(self.number, self.batch)
+                    return Line(H, self.last)
+                self.last = self.todo.pop(0)
+                self.batch = getattr(self.last, "first", 0)
+                self.number = getattr(self.last, "round", 0)
+                return Line(H, self.last)
             case State.TRAIN | State.TRAIN_DRAINING | State.TEST | State.TEST_DRAINING as state:
-                return self.deal_with_batch(train=state.startswith("train"))
+                return self.deal_with_batch(session, train=state.startswith("train"))
         return None
 
-    def deal_with_batch(self, *, train: bool) -> Line | None:
+    def deal_with_batch(self, session: Session, *, train: bool) -> Line | None:
         if not self.waiting:
             return None
         number = self.number
@@ -157,7 +201,9 @@ class HostScript:
         self.waiting.popleft()
         self.answered = False
         self.batch += 1
-        return done(self.batch - 1, number=number, stepped=train)
+        chooses = train and self.job.plan.max_staleness == "auto" and self.random.random() < 0.2
+        chosen = session.staleness + self.random.randint(0, 3) if chooses else None
+        return done(self.batch - 1, number=number, stepped=train, staleness=chosen)
 
 
 class CollaboratorScript:
@@ -168,18 +214,23 @@ class CollaboratorScript:
         self.to_sign = self.width = 0
         self.unsigned: deque[int] = deque()
         self.untagged = job.shop_ids
-        self.batches = self.sent = self.number = 0
+        self.made = 0
+        self.batches = self.sent = self.number = self.asked = 0
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
 
     def hear(self, message: Message) -> None:
         match message:
             case Welcome(plan=plan):
                 self.width = plan.psi_bits // 8
-            case PsiBegin(count=count):
-                self.to_sign = count
+            case PsiBegin(count=count, done=done):
+                self.to_sign = count - done
             case BeginTrain(round=number) | BeginTest(round=number):
-                self.number = number
-                self.batches, self.sent = self.random.randint(0, 6), 0
+                self.number, self.sent = number, getattr(message, "first", 0)
+                self.batches = self.sent + self.random.randint(0, 6)
+            case Checkpoint(batch=batch):
+                self.asked = batch
+            case RoundEnd():
+                self.asked = 0
             case PsiBlinded(values=values):
                 self.unsigned.append(values)
             case _:
@@ -188,23 +239,29 @@ class CollaboratorScript:
     def next(self, session: Session) -> Line | None:
         match session.state:
             case State.CONNECTING:
-                return hello(trainable=self.job.trainable, purpose=self.job.purpose)
+                held = [] if self.job.resumed is None else [self.job.resumed]
+                return hello(*held, trainable=self.job.trainable, purpose=self.job.purpose)
             case State.PSI:
                 return Line(C, PsiKey(self.job.shop_ids), 500)
             case State.PSI_SIGNING if self.unsigned:
                 chunk = self.unsigned.popleft()
                 self.to_sign -= chunk
                 return signed(chunk, self.width)
-            case State.PSI_SIGNING if self.to_sign:
-                return None
-            case State.PSI_SIGNING | State.PSI_TAGS if self.untagged:
+            case State.PSI_SIGNED if self.made < self.untagged and self.random.random() < 0.3:
+                self.made = self.random.randint(self.made + 1, self.untagged)
+                return Line(C, PsiTagged(self.made))
+            case State.PSI_SIGNED | State.PSI_TAGS if self.untagged:
                 chunk = self.random.randint(1, self.untagged)
                 self.untagged -= chunk
                 return tags(chunk)
+            case State.PREDICT_PROPOSED:
+                return Line(C, PredictAccepted())
             case State.SPLIT_PROPOSED:
                 return ACCEPTED
             case State.TRAIN | State.TEST:
                 return self.next_batch(session)
+            case State.CHECKPOINT:
+                return kept(self.number, self.asked)
             case State.FINISHING:
                 return BYE
         return None
@@ -356,11 +413,15 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    both: set[Literal["train", "psi"]] = {"train", "psi"}
+    both: set[Purpose] = {"train", "psi", "predict"}
     assert {run.job.purpose for run in finished} == both
     for run in finished:
         said = {kind for _, _, kind in run.rows}
-        assert (SplitPlan in said) == (run.job.purpose == "train")
+        assert (Terms in said) == run.job.refused
+        if run.job.refused:
+            continue
+        fresh = run.job.purpose == "train" and run.job.resumed is None
+        assert (SplitPlan in said) == fresh
         assert ((State.SPLIT, H, Finish) in run.rows) == (run.job.purpose == "psi")
 
 
@@ -370,7 +431,8 @@ def test_runs_with_aborts_from_either_side_all_end() -> None:
     assert ends["failed", "failed"] > 100
     assert ends["closed", "closed"] > 10
     assert all(run.aborted for run in finished if State.FAILED in state_of(run))
-    assert not ends["closed", "failed"], "a Host has closed only after it heard Bye"
+    let_in = endings([run for run in finished if not run.job.refused])
+    assert not let_in["closed", "failed"], "a Host has closed only after it heard Bye"
     assert sum(run.crossed > 0 for run in finished) > 20
     assert sum(run.late for run in finished) > 100
     used = set().union(*(run.rows for run in finished))
@@ -381,7 +443,7 @@ def test_runs_with_aborts_from_either_side_all_end() -> None:
 @pytest.mark.parametrize("aborts", [False, True])
 def test_runs_with_losses_all_end(aborts: bool) -> None:
     finished = runs(range(30_000, 31_000), aborts=aborts, losses=True)
-    ends = endings(finished)
+    ends = endings([run for run in finished if not run.job.refused])
     assert ends["failed", "failed"] > 100
     assert ends["closed", "closed"] > 10
     assert not ends["closed", "failed"]

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import pytest
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
 from heterofed.plan import Plan
+from heterofed.protocol.limits import AHEAD_BYTES, PSI_WINDOW
 from heterofed.protocol.messages import (
     MESSAGE_TYPES,
     Abort,
     BeginTest,
     Bye,
+    Checkpoint,
     Features,
     Gradients,
+    Held,
     Hello,
+    Mark,
     Message,
+    PredictPlan,
     PsiBegin,
     PsiBlinded,
     PsiKey,
     PsiMatched,
     PsiSigned,
+    PsiTagged,
     PsiTags,
+    Terms,
     Waiting,
+    WelcomeBack,
 )
-from heterofed.protocol.session import PSI_WINDOW, Session
+from heterofed.protocol.session import Session
 from heterofed.protocol.states import ENDED, TABLE, Role, State
 
 from .link import (
@@ -36,15 +45,23 @@ from .link import (
     FINISH,
     GREETING,
     HONEST_RUN,
+    IN_LEGS,
     INTERSECTED,
     KEY,
+    MATCHING,
     PLAN,
+    PREDICT_ACCEPTED,
+    PREDICT_PLAN,
+    PREDICT_RUN,
+    PREDICTED,
     PREPARED,
     PSI_RUN,
+    RESUMED,
     ROUND,
     SIGNING,
     SPLIT_PLAN,
     TEST,
+    UNBLINDED,
     WAITING,
     WIDTH,
     C,
@@ -58,8 +75,11 @@ from .link import (
     end,
     features,
     finish,
+    go_on,
     gradients,
     hello,
+    keep,
+    kept,
     link_in,
     matched,
     round_end,
@@ -68,10 +88,16 @@ from .link import (
     tensor,
     view,
     welcome,
+    welcome_back,
 )
 
-SAMPLES: dict[type[Message], Line] = {type(line.message): line for line in HONEST_RUN}
+SAMPLES: dict[type[Message], Line] = {
+    type(line.message): line for line in (*PREDICT_RUN, *HONEST_RUN)
+}
 SAMPLES[Abort] = Line(H, ABORT)
+SAMPLES[Terms] = Line(H, Terms(b""))
+SAMPLES[WelcomeBack] = welcome_back(3)
+SAMPLES[Checkpoint] = keep(1, 2)
 
 
 def lines_of(state: State, role: Role) -> list[Line]:
@@ -89,7 +115,7 @@ def test_an_honest_run_ends_closed_at_both_ends() -> None:
     for line in HONEST_RUN:
         link.say(line)
         passed.append(link.state)
-    assert set(passed) == set(State) - {State.FAILED}
+    assert set(passed) == set(State) - {State.FAILED, State.PREDICT_PROPOSED}
     assert link.state is State.CLOSED
     assert all(session.ended for session in link.ends.values())
 
@@ -102,6 +128,40 @@ def test_a_task_that_only_intersects_ids() -> None:
         passed.append(link.state)
     assert passed[-4:] == [State.PSI_MATCHED, State.SPLIT, State.FINISHING, State.CLOSED]
     assert not set(passed) & {State.SPLIT_PROPOSED, State.READY, State.TRAIN, State.TEST}
+
+
+def test_a_prediction() -> None:
+    link = Link()
+    passed = [link.state]
+    for line in PREDICT_RUN:
+        link.say(line)
+        passed.append(link.state)
+    assert passed[-1] is State.CLOSED
+    assert {State.PREDICT_PROPOSED, State.TEST} <= set(passed)
+    assert not set(passed) & {State.SPLIT_PROPOSED, State.TRAIN}
+
+
+def test_a_prediction_trains_nothing() -> None:
+    ready = Link(*PREDICTED, PREDICT_ACCEPTED)
+    for line in (begin_train(4), begin_train(1), round_end(3)):
+        assert "not a task that trains" in ready.refuses(line)
+    assert "not this round" in ready.refuses(begin_test(2))
+    assert "not the rounds" in ready.refuses(finish(4))
+    split = Link(*PREDICTED[:-1])
+    assert "not a task that trains" in split.refuses(SPLIT_PLAN)
+    assert "too early" in split.refuses(finish(0))
+    more = PredictPlan(bytes(16), 3, "last", 4, bytes(32))
+    assert "more rows than were matched" in split.refuses(Line(H, more))
+    training = Link(*GREETING, *SIGNING, *MATCHING)
+    assert "not a prediction" in training.refuses(PREDICT_PLAN)
+
+
+def test_a_rehearsal_trains_and_keeps_nothing() -> None:
+    rehearsed = (hello(purpose="rehearse"), welcome(), *SIGNING, *MATCHING, SPLIT_PLAN, ACCEPTED)
+    link = Link(*rehearsed, *ROUND)
+    assert "not a task that trains" in link.refuses(round_end(1))
+    link.say(*TEST, finish(1))
+    assert link.state is State.FINISHING
 
 
 def test_samples_cover_every_message() -> None:
@@ -238,6 +298,53 @@ def test_gradients_alone_give_no_credit() -> None:
     assert "beyond its credit" in link.refuses(features(2))
 
 
+def test_steps_ahead_are_what_was_agreed_and_no_more() -> None:
+    for steps in (0, 1, 3):
+        plan = Plan(host="bank", collaborators=("shop",), max_staleness=steps)
+        link = Link(hello(), welcome(plan), *PREPARED[2:], begin_train(1, steps))
+        link.say(*(features(batch) for batch in range(steps + 1)))
+        assert "beyond its credit" in link.refuses(features(steps + 1))
+        link.say(done(0), features(steps + 1))
+
+
+def test_a_frozen_party_goes_ahead_by_the_plans_credit() -> None:
+    plan = Plan(host="bank", collaborators=("shop",), credit=5)
+    link = Link(hello(trainable=False), welcome(plan), *PREPARED[2:], begin_train(1, 0))
+    link.say(*(features(batch) for batch in range(5)))
+    assert "beyond its credit" in link.refuses(features(5))
+
+
+def test_large_batches_do_not_go_ahead() -> None:
+    plan = Plan(host="bank", collaborators=("shop",))
+    half = tensor(2, AHEAD_BYTES // 16)
+    link = Link(hello(trainable=False), welcome(plan), *PREPARED[2:], begin_train(1, 0))
+    link.say(features(0, half), features(1, half))
+    assert "beyond its credit" in link.refuses(features(2, half))
+    link.say(done(0), features(2, half))
+
+
+CHOOSING = Plan(host="bank", collaborators=("shop",), max_staleness="auto")
+
+
+def test_staleness_that_is_chosen_holds_from_its_batch_on() -> None:
+    link = Link(hello(), welcome(CHOOSING), *PREPARED[2:], begin_train(1, 0), features(0))
+    assert "beyond its credit" in link.refuses(features(1))
+    link.say(done(0, staleness=2), features(1), features(2), features(3))
+    assert [end.staleness for end in link.ends.values()] == [2, 2]
+    assert "less staleness" in link.refuses(done(1, staleness=1))
+    link.say(end(4), done(1), done(2), done(3), begin_train(2, 2))
+    assert link.ends[H].batch_window == 3
+
+
+def test_staleness_cannot_be_chosen_where_it_is_agreed_or_in_a_test() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0))
+    assert "no staleness to choose" in link.refuses(done(0, staleness=1))
+    assert "another staleness than agreed" in Link(*PREPARED).refuses(begin_train(1, 0))
+    link = Link(hello(), welcome(CHOOSING), *PREPARED[2:], begin_train(1, 0), end(0))
+    link.say(begin_test(1), features(0))
+    assert "no staleness to choose" in link.refuses(done(0, stepped=False, staleness=1))
+
+
 def test_a_round_starts_with_fresh_numbers() -> None:
     link = Link(*PREPARED, *ROUND, begin_train(2))
     assert "not this round" in link.refuses(features(0))
@@ -279,14 +386,79 @@ def test_training_may_leave_a_batch_without_a_step() -> None:
 
 
 def test_every_round_ends_once_with_any_number_of_tests() -> None:
-    link = Link(*PREPARED, *ROUND, *TEST, round_end(1))
+    link = Link(*PREPARED, *ROUND, *TEST, round_end(1), kept(1))
     assert "second time" in link.refuses(round_end(1))
     link.say(begin_train(2), end(0, number=2), begin_test(2), end(0, number=2))
     assert "not this round" in link.refuses(round_end(1))
-    link.say(round_end(2, best=True))
+    link.say(round_end(2, best=True), kept(2))
     assert "second time" in link.refuses(round_end(2))
     link.say(finish(2), BYE)
     assert link.state is State.CLOSED
+
+
+def test_nobody_goes_on_before_the_checkpoint_is_held() -> None:
+    link = Link(*PREPARED, *ROUND, round_end(1))
+    assert link.state is State.CHECKPOINT
+    for line in (begin_train(2), begin_test(1), finish(1), round_end(1)):
+        assert "out of turn" in link.refuses(line)
+    link.say(kept(1))
+    link.say(begin_train(2))
+
+
+def test_a_run_goes_on_after_the_round_whose_checkpoint_all_hold() -> None:
+    link = Link(*RESUMED)
+    for line in (begin_train(3), begin_train(5), begin_test(4), finish(2)):
+        assert "not " in link.refuses(line)
+    assert "second time" in link.refuses(round_end(3))
+    link.say(begin_train(4), features(0, number=4), gradients(0, number=4), done(0, number=4))
+    link.say(end(1, number=4), round_end(4), kept(4), finish(4), BYE)
+    assert link.state is State.CLOSED
+
+
+def test_a_round_in_legs_goes_on_once_its_checkpoint_is_held() -> None:
+    two = [features(0), done(0), features(1), end(2), done(1)]
+    link = Link(hello(), welcome(IN_LEGS), *PREPARED[2:], begin_train(1), *two)
+    for line in (keep(1, 1), keep(1, 4), keep(2, 2)):
+        assert "no checkpoint" in (why := link.refuses(line)) or "not this round" in why
+    link.say(keep(1, 2))
+    assert "not the checkpoint asked for" in link.refuses(kept(1, 0))
+    link.say(kept(1, 2))
+    assert "no checkpoint is due" in link.refuses(keep(1, 2))
+    assert "not the next" in link.refuses(go_on(1, 4))
+    assert "not the next" in link.refuses(begin_train(1))
+    link.say(go_on(1, 2))
+    assert "not the next batch" in link.refuses(features(0))
+    link.say(features(2), end(3), done(2))
+    assert "no checkpoint is due" in link.refuses(keep(1, 3))
+    link.say(round_end(1), kept(1))
+
+
+def test_a_leg_needs_its_checkpoint() -> None:
+    two = [features(0), done(0), features(1), end(2), done(1)]
+    link = Link(hello(), welcome(IN_LEGS), *PREPARED[2:], begin_train(1), *two)
+    assert "not the next" in link.refuses(go_on(1, 2))
+    plain = Link(*PREPARED, begin_train(1), *two)
+    assert "no checkpoint is due" in plain.refuses(keep(1, 2))
+
+
+def test_a_run_goes_on_within_a_round() -> None:
+    mark = Mark(3, 2)
+    held = msgspec.structs.replace(hello(3).message, held=Held(bytes(16), (Mark(3), mark)))
+    back = msgspec.structs.replace(welcome_back(3, IN_LEGS).message, mark=mark)
+    link = Link(Line(C, held), Line(H, back))
+    for line in (begin_train(4), go_on(4, 4), go_on(5, 2), go_on(3, 2), finish(3)):
+        assert "not the" in link.refuses(line)
+    link.say(go_on(4, 2), features(2, number=4), end(3, number=4), done(2, number=4))
+    link.say(round_end(4), kept(4), finish(4), BYE)
+
+
+def test_a_run_goes_on_from_its_split() -> None:
+    link = Link(hello(0), welcome_back(0), begin_train(1))
+    assert link.state is State.TRAIN
+
+
+def test_a_run_that_had_ended_only_finishes() -> None:
+    assert Link(*RESUMED, finish(3), BYE).state is State.CLOSED
 
 
 def test_a_task_may_be_complete_without_a_round() -> None:
@@ -341,7 +513,7 @@ def test_tensors_without_items_may_travel() -> None:
 
 IN_PSI = (*GREETING, KEY)
 BEGUN = (*IN_PSI, BEGIN)
-SIGNED = (*GREETING, *SIGNING)
+SIGNED = (*GREETING, *SIGNING, UNBLINDED)
 TAGGED = (*SIGNED, tags(4))
 TRAINING = (*PREPARED, begin_train(1))
 WITH_BATCH = (*TRAINING, features(0))
@@ -357,6 +529,7 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     "a key for no ids": (GREETING, Line(C, PsiKey(0), 500), "out of range"),
     "a key for too many ids": (GREETING, Line(C, PsiKey(101), 500), "out of range"),
     "a request for no ids": (IN_PSI, Line(H, PsiBegin(0)), "out of range"),
+    "more done than asked": (IN_PSI, Line(H, PsiBegin(5, 6)), "more done than there are"),
     "a request for too many ids": (IN_PSI, Line(H, PsiBegin(101)), "out of range"),
     "a request with payload": (IN_PSI, Line(H, PsiBegin(5), 1), "no payload"),
     "no blinded value": (BEGUN, Line(H, PsiBlinded(0)), "no value"),
@@ -389,17 +562,24 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     ),
     "no signature": ((*BEGUN, blinded(3)), Line(C, PsiSigned(0)), "no value"),
     "a large chunk of signatures": ((*BEGUN, blinded(3)), signed(3, CHUNK), "more than 1 MiB"),
-    "tags before anything was asked": (BEGUN, tags(4), "before everything was signed"),
-    "tags before everything was asked": (
+    "all unblinded before anything was asked": (BEGUN, UNBLINDED, "before everything was signed"),
+    "all unblinded before everything was asked": (
         (*BEGUN, blinded(3), signed(3)),
-        tags(4),
+        UNBLINDED,
         "before everything was signed",
     ),
-    "tags before everything was signed": (
+    "all unblinded before everything was signed": (
         (*BEGUN, blinded(3), signed(3), blinded(2)),
-        tags(4),
+        UNBLINDED,
         "before everything was signed",
     ),
+    "as many tags made as before": (
+        (*SIGNED, Line(C, PsiTagged(2))),
+        Line(C, PsiTagged(2)),
+        "no progress",
+    ),
+    "no tag made": (SIGNED, Line(C, PsiTagged(0)), "no progress"),
+    "more tags made than ids": (SIGNED, Line(C, PsiTagged(5)), "too much"),
     "no tag": (SIGNED, tags(0), "no value"),
     "tags of another size": (SIGNED, Line(C, PsiTags(1), 17), "not 16 bytes each"),
     "more tags than announced": (SIGNED, tags(5), "more than announced"),
@@ -430,13 +610,31 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     ),
     "the end of a round before any": (PREPARED, round_end(1), "not this"),
     "the end of a round, with payload": (TRAINED, round_end(1)._replace(size=1), "no payload"),
-    "the end of a round a second time": ((*TRAINED, round_end(1)), round_end(1), "second time"),
+    "the end of a round a second time": (
+        (*TRAINED, round_end(1), kept(1)),
+        round_end(1),
+        "second time",
+    ),
     "the end of a round a second time, after a test": (
-        (*TRAINED, round_end(1), *TEST),
+        (*TRAINED, round_end(1), kept(1), *TEST),
         round_end(1, best=True),
         "second time",
     ),
-    "a split, where ids are only intersected": (INTERSECTED, SPLIT_PLAN, "only intersects ids"),
+    "a checkpoint of another round": ((*TRAINED, round_end(1)), kept(2), "asked for"),
+    "a checkpoint with payload": (
+        (*TRAINED, round_end(1)),
+        kept(1)._replace(size=1),
+        "no payload",
+    ),
+    "going on from what nobody held": ((hello(),), welcome_back(0), "not said to be held"),
+    "going on from another round": ((hello(2, 3),), welcome_back(1), "not said to be held"),
+    "going on with payload": ((hello(3),), welcome_back(3)._replace(size=1), "no payload"),
+    "going on, where ids are only intersected": (
+        (hello(3, purpose="psi"),),
+        welcome_back(3),
+        "not a task that trains",
+    ),
+    "a split, where ids are only intersected": (INTERSECTED, SPLIT_PLAN, "not a task that trains"),
     "a finish before the split": ((*TAGGED, matched(1, last=True)), finish(0), "too early"),
     "a finish after rounds that never were": (PREPARED, finish(1), "not the rounds"),
     "a finish after rounds that never were, before the split": (
@@ -572,7 +770,8 @@ def test_guard(before: tuple[Line, ...], line: Line, why: str) -> None:
 
 def test_limits_themselves_are_allowed() -> None:
     link = Link(hello(), welcome(WIDE), Line(C, PsiKey(WIDE.max_peer_ids), 1 << 14))
-    link.say(Line(H, PsiBegin(4096)), blinded(4096), signed(4096), tags(CHUNK // 16))
+    link.say(Line(H, PsiBegin(4096)), blinded(4096), signed(4096))
+    link.say(UNBLINDED, tags(CHUNK // 16))
     assert blinded(4096).size == CHUNK
 
 

@@ -21,6 +21,7 @@ from msgspec import inspect
 
 from heterofed import wire
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.protocol.limits import MAX_FRAME_BYTES, MAX_HEADER_BYTES
 from heterofed.protocol.messages import (
     MESSAGE_TYPES,
     Abort,
@@ -28,14 +29,13 @@ from heterofed.protocol.messages import (
     Features,
     Gradients,
     Message,
-    PsiBegin,
     PsiBlinded,
     TensorSpec,
     Waiting,
     Welcome,
 )
 from heterofed.protocol.states import Role, State
-from heterofed.wire import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Buffer, Decoder, encode, payload_size
+from heterofed.wire import Buffer, Decoder, encode, payload_size
 
 from .link import HONEST_RUN, PLAN, H, Line, Link, link_in, tensor, welcome
 
@@ -192,8 +192,8 @@ def test_frames_within_one_buffer_are_not_copied() -> None:
 def test_messages_follow_one_another_through_one_decoder() -> None:
     decoder = Decoder(admit_all)
     for size in (0, 5, MAX_FRAME_BYTES, 2 * MAX_FRAME_BYTES + 1, 0):
-        assert carry(encode(PsiBegin(size), [bytes(size)]), decoder) == (
-            PsiBegin(size),
+        assert carry(encode(PsiBlinded(size), [bytes(size)]), decoder) == (
+            PsiBlinded(size),
             bytes(size),
         )
 
@@ -207,10 +207,10 @@ def test_payloads_of_other_item_types_are_bytes() -> None:
 def test_admit_sees_header_and_size_before_the_payload_comes() -> None:
     seen = []
     decoder = Decoder(lambda message, size: seen.append((message, size)))
-    frames = encode(PsiBegin(3), [bytes(MAX_FRAME_BYTES)])
+    frames = encode(PsiBlinded(3), [bytes(MAX_FRAME_BYTES)])
     assert decoder.feed(frames[0]) is None
-    assert seen == [(PsiBegin(3), MAX_FRAME_BYTES)]
-    assert decoder.feed(frames[1]) == (PsiBegin(3), bytearray(MAX_FRAME_BYTES))
+    assert seen == [(PsiBlinded(3), MAX_FRAME_BYTES)]
+    assert decoder.feed(frames[1]) == (PsiBlinded(3), bytearray(MAX_FRAME_BYTES))
     assert len(seen) == 1
 
 
@@ -224,8 +224,8 @@ def test_a_refused_message_leaves_the_decoder_as_it_was() -> None:
 
 # What does not get through
 
-PLAIN = bytes(encode(PsiBegin(3))[0])
-BEGIN = pack(["PsiBegin", 3])
+PLAIN = bytes(encode(PsiBlinded(3))[0])
+BEGIN = pack(["PsiBlinded", 3])
 PLAN_FIELDS = msgspec.to_builtins(PLAN)
 HELLO = ["Hello", [1], "train", bytes(32), "shop", bytes(16), True]
 SPEC = ["x", "float32", [2, 3]]
@@ -278,27 +278,27 @@ HEADERS: dict[str, bytes] = {
     "cut short": raw(BEGIN[:-1]),
     "bytes after it": raw(BEGIN + b"\x00"),
     "null": raw(pack(None)),
-    "map": raw(pack({"type": "PsiBegin", "count": 3})),
+    "map": raw(pack({"type": "PsiBlinded", "count": 3})),
     "empty array": raw(pack([])),
     "no tag": raw(pack([3])),
     "unknown tag": raw(pack(["PsiBegun", 3])),
     "base class": raw(pack(["Message"])),
     "not a message": raw(pack(["TensorSpec", "x", "float32", [1]])),
-    "tag of wrong type": raw(pack([b"PsiBegin", 3])),
-    "field missing": raw(pack(["PsiBegin"])),
-    "field too many": raw(pack(["PsiBegin", 3, 4])),
+    "tag of wrong type": raw(pack([b"PsiBlinded", 3])),
+    "field missing": raw(pack(["PsiBlinded"])),
+    "field too many": raw(pack(["PsiBlinded", 3, 4])),
     "field too many in a tensor": changed(FEATURES, 5, [[*SPEC, 1]]),
     "field unknown in a plan": planned(device="cuda"),
     "field missing in a plan": raw(pack(["Welcome", 1, bytes(16), bytes(32), {"host": "bank"}])),
-    "number as text": raw(pack(["PsiBegin", "3"])),
-    "number as float": raw(pack(["PsiBegin", 3.0])),
-    "number as bool": raw(pack(["PsiBegin", True])),
-    "number as array": raw(pack(["PsiBegin", [3]])),
-    "null for a number": raw(pack(["PsiBegin", None])),
-    "negative number": raw(pack(["PsiBegin", -1])),
-    "number out of range": raw(pack(["PsiBegin", 2**40 + 1])),
-    "largest number": raw(pack(["PsiBegin", 2**64 - 1])),
-    "timestamp": raw(pack(["PsiBegin", msgspec.msgpack.Ext(-1, bytes(4))])),
+    "number as text": raw(pack(["PsiBlinded", "3"])),
+    "number as float": raw(pack(["PsiBlinded", 3.0])),
+    "number as bool": raw(pack(["PsiBlinded", True])),
+    "number as array": raw(pack(["PsiBlinded", [3]])),
+    "null for a number": raw(pack(["PsiBlinded", None])),
+    "negative number": raw(pack(["PsiBlinded", -1])),
+    "number out of range": raw(pack(["PsiBlinded", 2**40 + 1])),
+    "largest number": raw(pack(["PsiBlinded", 2**64 - 1])),
+    "timestamp": raw(pack(["PsiBlinded", msgspec.msgpack.Ext(-1, bytes(4))])),
     "round 0": raw(pack(["BeginTrain", 0])),
     "round out of range": raw(pack(["BeginTrain", 10**9 + 1])),
     "negative batch": changed(FEATURES, 2, -1),
@@ -346,7 +346,7 @@ HEADERS: dict[str, bytes] = {
     "invalid UTF-8 in the tag": raw(b"\x92\xa8\xff\xffiBegin\x03"),
     "surrogate": raw(b"\x92\xa7Waiting\xa3\xed\xa0\x80"),
     "nested arrays": raw(b"\x91" * 60_000),
-    "nested arrays in a field": raw(b"\x92\xa8PsiBegin" + b"\x91" * 60_000),
+    "nested arrays in a field": raw(b"\x92\xa8PsiBlinded" + b"\x91" * 60_000),
     "nested maps in a plan": raw(
         b"\x95\xa7Welcome\x01\xc4\x10" + bytes(16) + b"\xc4\x20" + bytes(32) + b"\x81\xa1x" * 20_000
     ),
@@ -462,8 +462,8 @@ def test_a_huge_payload_gets_no_room(state: State, size: int, message: Message) 
 @pytest.mark.parametrize(
     "message",
     [
-        PsiBegin(-1),
-        PsiBegin(2**70),
+        PsiBlinded(-1),
+        PsiBlinded(2**70),
         Waiting(""),
         Waiting("\ud800"),
         Waiting("../shop"),

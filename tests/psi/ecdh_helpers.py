@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from psi import ECDHRequester, ECDHSigner
 from psi.group import scalar
-from tests.psi.helpers import RUN, Outcome
+from tests.psi.helpers import RUN
 
 KEY = 0x123456789ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789ABCDE
 
@@ -19,23 +19,6 @@ def signer(ids: Iterable[str], **settings: object) -> ECDHSigner:
 def requester(ids: Iterable[str], of: ECDHSigner, **settings: object) -> ECDHRequester:
     chosen: dict[str, object] = {"domain": RUN, "workers": 1} | settings
     return ECDHRequester(ids, of.public_key(), of.count, **chosen)  # type: ignore[arg-type]
-
-
-def exchange(asking: ECDHRequester, signing: ECDHSigner) -> Outcome:
-    """A whole honest run."""
-    signing.begin(asking.count)
-    blinded = list(asking.blinded())
-    signed = [signing.sign(chunk) for chunk in blinded]
-    for chunk in signed:
-        asking.unblind(chunk)
-    tags = list(signing.tags())
-    for chunk in tags:
-        asking.add_tags(chunk)
-    found = asking.intersection()
-    proofs = list(asking.proofs(found))
-    for chunk in proofs:
-        assert signing.matched(chunk, last=False) is None
-    return Outcome(found, signing.matched(b"", last=True), blinded, signed, tags, proofs)
 
 
 def pieces(chunks: Iterable[bytes], width: int) -> list[bytes]:

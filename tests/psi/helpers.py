@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from psi import RSARequester, RSASigner, domain
+from psi import Requester, RSARequester, RSASigner, Signer, domain
 from tests.psi import make_vectors, reference
 
 RUN = domain("task", "run")
@@ -59,7 +60,7 @@ class Outcome:
     proofs: list[bytes] = field(default_factory=list)
 
 
-def exchange(asking: RSARequester, signing: RSASigner) -> Outcome:
+def exchange(asking: Requester[Any], signing: Signer) -> Outcome:
     """A whole honest run."""
     signing.begin(asking.count)
     blinded = list(asking.blinded())

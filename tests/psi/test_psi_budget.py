@@ -72,7 +72,7 @@ def test_a_draft_left_by_a_crash_does_no_harm(tmp_path: Path) -> None:
     assert budget.spent() == 4
 
 
-def test_the_signer_stops_at_its_limit_over_all_runs(tmp_path: Path) -> None:
+def test_a_requester_over_budget_also_after_a_restart(tmp_path: Path) -> None:
     def fresh() -> Budget:
         return Budget(tmp_path, peer="host", task="t")
 

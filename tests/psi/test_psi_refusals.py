@@ -23,7 +23,7 @@ N = weak_key().n
     ],
     ids=["0", "n", "n+1", "ones", "p", "3p"],
 )
-def test_values_that_are_not_signed(value: int, reason: str) -> None:
+def test_peer_values_0_n_too_large_or_not_coprime_are_not_signed(value: int, reason: str) -> None:
     with signer(["x"]) as signing:
         signing.begin(2)
         with pytest.raises(ValueRefusedError, match=reason):
@@ -31,14 +31,14 @@ def test_values_that_are_not_signed(value: int, reason: str) -> None:
         assert len(signing.sign(wire(2, 3))) == 2 * WIDTH  # a refused chunk counts for nothing
 
 
-def test_one_and_minus_one_sign_to_themselves() -> None:
+def test_peer_values_1_and_n_minus_1_sign_to_themselves() -> None:
     with signer(["x"]) as signing:
         signing.begin(2)
         assert signing.sign(wire(1, N - 1)) == wire(1, N - 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, WIDTH - 1, WIDTH + 1, 3 * WIDTH - 1])
-def test_chunks_cut_short(size: int) -> None:
+def test_truncated_and_too_long_chunks(size: int) -> None:
     with signer(["x"]) as signing:
         asking = requester(["a", "b"], signing)
         signing.begin(4)
@@ -72,7 +72,7 @@ def test_more_values_than_announced() -> None:
             signing.sign(wire(5))
 
 
-def test_impossible_counts_of_the_peer() -> None:
+def test_wrong_counts_announced_by_the_peer() -> None:
     from psi import RSARequester
     from tests.psi.helpers import RUN
 
@@ -112,7 +112,7 @@ def test_more_or_fewer_signed_values_than_asked() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("place", [0, 19, 39])
 @pytest.mark.parametrize("change", ["plus one", "negated", "another value"])
-def test_one_wrong_signature(place: int, change: str, workers: int) -> None:
+def test_a_signer_that_returns_one_wrong_value(place: int, change: str, workers: int) -> None:
     with signer(["c"]) as signing:
         asking = requester([str(i) for i in range(40)], signing, workers=workers)
         signing.begin(40)
@@ -152,7 +152,7 @@ def test_repeated_and_surplus_and_missing_tags() -> None:
         requester([], signing).add_tags(tags[:16] * 2)
 
 
-def test_match_proofs_that_are_refused() -> None:
+def test_surplus_and_unknown_match_proofs() -> None:
     other, holder = ready_to_match(["a", "b"], ["b", "a", "c"])
     (proofs,) = other.proofs(["a", "b"])
     with pytest.raises(ProofError, match="not here"):

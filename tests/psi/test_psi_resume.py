@@ -43,13 +43,16 @@ def test_a_restarted_requester_continues(protocol: str, tmp_path: Path) -> None:
         first.unblind(signing.sign(next(chunks)))
         first.unblind(signing.sign(next(chunks)))
         lost = signing.sign(next(chunks))  # signed, but the requester ends before it hears
-        del first
+        with pytest.raises(StateError, match="another run"):
+            h.requester(IDS, signing, resume=kept(tmp_path))
+        del first, chunks  # as a killed process would leave it
         resume = kept(tmp_path)
         second = h.requester(IDS, signing, chunk_ids=10, resume=resume)
         assert second.resumed == 20
         signing.resume(second.resumed)
         chunk = next(second.blinded())
         assert not set(ecdh.pieces([chunk], 32)) & set(ecdh.pieces([lost], 32))
+        second.close()
         third = h.requester(IDS, signing, chunk_ids=10, resume=kept(tmp_path))
         assert finish(third, signing) == IDS[20:]
         assert budget.spent() == 50  # what was signed twice is counted twice
@@ -86,7 +89,8 @@ def test_results_belong_to_key_run_and_ids(tmp_path: Path) -> None:
             path.write_bytes(data)
             assert ecdh.requester(ids, of, resume=kept(tmp_path)).resumed == 0
             assert path.stat().st_size == 48  # begun anew
-    assert Resume(tmp_path, peer="shop", task="u")._path != kept(tmp_path)._path
+    other = Resume(tmp_path, peer="shop", task="u")
+    assert other._journal.path != kept(tmp_path)._journal.path
 
 
 @pytest.mark.parametrize("cut", [0, 1, 31, 47, 48, 60, 48 + 4 + 400, 48 + 420, 2 * 420 + 47, -1])
@@ -122,14 +126,14 @@ def test_a_signer_signs_again_only_so_much() -> None:
         with pytest.raises(StateError):
             signing.resume(0)
         signing.begin(3 * RESIGN_VALUES)
-        signing._signed = 2 * RESIGN_VALUES
+        signing._signed_in_all = 2 * RESIGN_VALUES
         for wrong in (-1, 2 * RESIGN_VALUES + 1):
             with pytest.raises(CountError):
                 signing.resume(wrong)
         with pytest.raises(BudgetError, match="to sign again"):
             signing.resume(RESIGN_VALUES - 1)
         signing.resume(RESIGN_VALUES + 10)
-        signing._signed += 11
+        signing._signed_in_all += 11
         with pytest.raises(BudgetError):
             signing.resume(RESIGN_VALUES + 10)
         signing.resume(RESIGN_VALUES + 11)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.transport.rigs import KINDS, Keyring, Rig
+from tests.transport.rigs import KINDS, RELIABLE_KINDS, Keyring, Rig
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,7 @@ def keyring() -> Keyring:
     return Keyring()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS + RELIABLE_KINDS)
 def rig(request: pytest.FixtureRequest, keyring: Keyring) -> Iterator[Rig]:
     """Every transport in turn."""
     rig = Rig(request.param, keyring)

@@ -1,15 +1,12 @@
-"""What the transport tests share: both ends of every transport, and a bad network between them."""
+"""What the transport tests share: both ends of every transport."""
 
 from __future__ import annotations
 
 import contextlib
-import selectors
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,11 +24,16 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.memory import Hub
+from heterofed.transport.readmit import ReliableListener
+from heterofed.transport.redial import Connection, ReliableConnector
 from heterofed.transport.zap import ClientKeys, ServerKeys, new_key_pair
 from heterofed.transport.zeromq import Heartbeat, connect, listen
 
 ROOT = Path(__file__).parents[2]
 KINDS = ["memory", "ipc", "tcp", "curve"]
+RELIABLE = "reliable "
+RELIABLE_KINDS = [RELIABLE + kind for kind in KINDS if kind != "ipc"]
+GRACE = 0.5  # seconds: what is lost in these tests shall not come back
 PARTIES = [f"party-{number}" for number in range(8)]
 FAST = Heartbeat(interval=0.3, timeout=1.0)
 
@@ -106,7 +108,9 @@ class Rig:
     """One listener and its peers over one kind of transport."""
 
     def __init__(self, kind: str, keyring: Keyring) -> None:
-        self.kind = kind
+        self.kind = kind.removeprefix(RELIABLE)
+        self.reliable = kind.startswith(RELIABLE)
+        self.proves = self.kind in ("memory", "curve")
         self.keyring = keyring
         self.folder = tempfile.mkdtemp(dir="/tmp")
         self._hub: Hub | None = None
@@ -116,21 +120,37 @@ class Rig:
     def listen(
         self, *, max_channels: int = MAX_CHANNELS, max_pending: int = MAX_PENDING_BYTES
     ) -> Party:
+        if not self.reliable:
+            return self.keep(Party(self._listen(max_channels, max_pending)))
+        below = self._listen(2 * max_channels, MAX_PENDING_BYTES)
+        return self.keep(
+            Party(
+                ReliableListener(
+                    below, max_channels=max_channels, max_pending=max_pending, grace=GRACE
+                )
+            )
+        )
+
+    def connect(self, name: str = PARTIES[0]) -> Party:
+        if not self.reliable:
+            return self.keep(connected(self._connect(name)))
+        return self.keep(connected(ReliableConnector(lambda: self._connect(name), grace=GRACE)))
+
+    def _listen(self, max_channels: int, max_pending: int) -> Endpoint:
         if self.kind == "memory":
             self._hub = Hub(max_channels=max_channels, max_pending=max_pending)
-            return self.keep(Party(self._hub.listen()))
+            return self._hub.listen()
         address = f"ipc://{self.folder}/s" if self.kind == "ipc" else "tcp://127.0.0.1:*"
         keys = self.keyring.listening() if self.kind == "curve" else None
         endpoint = listen(address, keys=keys, max_channels=max_channels, max_pending=max_pending)
         self._address = endpoint.address
-        return self.keep(Party(endpoint))
+        return endpoint
 
-    def connect(self, name: str = PARTIES[0]) -> Party:
+    def _connect(self, name: str) -> Connection:
         if self.kind == "memory":
-            hub = self._hub or Hub()
-            return self.keep(connected(hub.connect(name)))
+            return (self._hub or Hub()).connect(name)
         keys = self.keyring.connecting(name) if self.kind == "curve" else None
-        return self.keep(connected(connect(self._address, keys=keys)))
+        return connect(self._address, keys=keys)
 
     def pair(self) -> tuple[Party, Party, Channel]:
         """A listener, a peer whose first frame `hello` arrived, the listener's channel for it."""
@@ -147,66 +167,6 @@ class Rig:
         for end in self._ends:
             end.close()
         shutil.rmtree(self.folder)
-
-
-class Relay:
-    """A TCP relay in a thread: it can stop forwarding without closing, and limit the rate."""
-
-    def __init__(self, target: str, rate: float = 0.0) -> None:
-        self.stalled = False
-        self._rate = rate
-        host, port = target.removeprefix("tcp://").split(":")
-        self._target = (host, int(port))
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
-        self._stop = False
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        other: dict[socket.socket, socket.socket] = {}
-        ready_at: dict[socket.socket, float] = {}
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._server, selectors.EVENT_READ)
-            while not self._stop:
-                if self.stalled:
-                    time.sleep(0.02)
-                    continue
-                for key, _ in selector.select(0.02):
-                    source = key.fileobj
-                    if not isinstance(source, socket.socket):
-                        continue
-                    if source is self._server:
-                        near, _ = self._server.accept()
-                        far = socket.create_connection(self._target, 5)
-                        other[near], other[far] = far, near
-                        for end in (near, far):
-                            # Small buffers: what waits, waits where the rate is limited.
-                            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-                            end.settimeout(5)
-                            selector.register(end, selectors.EVENT_READ)
-                        continue
-                    if time.monotonic() < ready_at.get(source, 0.0):
-                        continue
-                    with contextlib.suppress(OSError):
-                        if data := source.recv(65536):
-                            if self._rate:
-                                ready_at[source] = time.monotonic() + len(data) / self._rate
-                            other[source].sendall(data)
-                            continue
-                    for end in (source, other[source]):
-                        with contextlib.suppress(KeyError):
-                            selector.unregister(end)
-                        end.close()
-                if self._rate:
-                    time.sleep(0.001)
-        for end in other:
-            end.close()
-
-    def close(self) -> None:
-        self._stop = True
-        self._thread.join(10)
-        self._server.close()
 
 
 @contextlib.contextmanager

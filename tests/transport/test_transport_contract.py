@@ -27,7 +27,7 @@ def test_the_first_frame_opens_and_the_party_is_named(rig: Rig) -> None:
     assert isinstance(received, Received)
     assert bytes(received.frame) == b"hello"
     assert opened.channel is received.channel
-    proven = PARTIES[0] if rig.kind in ("memory", "curve") else None
+    proven = PARTIES[0] if rig.proves else None
     assert opened.channel.party == proven
     assert peer.channels == [peer.channel]
 

@@ -16,11 +16,19 @@ from typing import Any
 import pytest
 import zmq
 
+from benchmarks.relay import Relay
 from heterofed.errors import ConfigError
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_FRAME_BYTES, LostReason
 from heterofed.transport.flow import WINDOW
-from heterofed.transport.zap import DOMAIN, ClientKeys, ServerKeys, ZapHandler, answer, new_key_pair
+from heterofed.transport.zap import (
+    DOMAIN,
+    Admission,
+    ClientKeys,
+    ServerKeys,
+    ZapHandler,
+    new_key_pair,
+)
 from heterofed.transport.zeromq import Heartbeat, connect, listen
 from tests.transport.rigs import (
     FAST,
@@ -28,7 +36,6 @@ from tests.transport.rigs import (
     ROOT,
     Keyring,
     Party,
-    Relay,
     Rig,
     connected,
     pump,
@@ -137,7 +144,7 @@ def test_without_a_handler_nobody_gets_in(keyring: Keyring) -> None:
 )
 def test_the_handler_answers_nonsense_with_no(request_: list[bytes]) -> None:
     allowed = frozenset({zmq.utils.z85.encode(b"\xff" * 32).decode()})
-    reply = answer(request_, allowed)
+    reply = Admission(allowed).answer(request_, 0.0)
     assert reply[2] == b"400"
     assert len(reply) == 6
 
@@ -519,7 +526,7 @@ def test_heartbeats_of_a_peer_that_computes_keep_it_alive(keyring: Keyring) -> N
 def slow_link(heartbeat: Heartbeat, rate: float, frames: int) -> None:
     endpoint = listen("tcp://127.0.0.1:*", _heartbeat=heartbeat)
     listener = Party(endpoint)
-    relay = Relay(endpoint.address, rate)
+    relay = Relay(endpoint.address, mbit=rate * 8 / 1e6)
     peer = connected(connect(relay.address, _heartbeat=heartbeat))
     try:
         peer.channel.send([bytes(MAX_FRAME_BYTES)] * frames)

@@ -1,0 +1,86 @@
+"""What staleness costs in accuracy: the MNIST halves over k = 0, 1, 2, 4, 8, 16.
+
+    python -m benchmarks.convergence --json
+    python -m benchmarks.convergence --plot docs/explanation/staleness.svg   # needs matplotlib
+
+Test accuracy and training loss after each of `--rounds` rounds, for `--seeds` seeds each. Runs are
+deterministic, so the load of the machine does not matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks import halves
+
+STALENESS = (0, 1, 2, 4, 8, 16)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    accuracy: dict[int, list[list[float]]] = {steps: [] for steps in args.staleness}
+    roles = ("host", "collaborator")
+    with halves.parties("benchmarks.convergence", args.data, args.limit, roles) as parties:
+        for seed in range(1, args.seeds + 1):
+            for steps in args.staleness:
+                settings = {"max_staleness": steps, "max_rounds": args.rounds, "log_rounds": 1}
+                run = parties.split(settings, seed=seed)["host"]
+                accuracy[steps].append(run["accuracy"])
+                if not args.json:
+                    print(f"seed {seed}, staleness {steps}:", run["accuracy"], flush=True)
+    mean = {
+        steps: [statistics.mean(each) for each in zip(*runs, strict=True)]
+        for steps, runs in accuracy.items()
+    }
+    return {"rounds": args.rounds, "seeds": args.seeds, "accuracy": accuracy, "mean": mean}
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "staleness"  # the same picture is the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.6))
+    for number, (steps, means) in enumerate(result["mean"].items()):
+        shade = 0.15 + 0.75 * number / max(1, len(result["mean"]) - 1)
+        rounds = range(1, len(means) + 1)
+        look: dict[str, Any] = {"marker": "o", "markersize": 3, "color": str(shade * 0.8)}
+        axes.plot(rounds, means, label=f"k = {steps}", **look)
+    axes.set_xlabel("round")
+    axes.set_ylabel("test accuracy")
+    axes.set_xticks(range(1, result["rounds"] + 1))
+    axes.grid(alpha=0.3)
+    axes.legend(title="max_staleness")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__)
+    halves.add_options(parser)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--staleness", type=int, nargs="+", default=list(STALENESS))
+    parser.add_argument("--plot", type=Path, help="where to draw the means")
+    parser.add_argument("--from-json", type=Path, help="draw what an earlier run printed")
+    args = parser.parse_args()
+    if args.serve:
+        halves.serve(args.serve, args.data, args.limit)
+        return
+    result = json.loads(args.from_json.read_text()) if args.from_json else measure(args)
+    if args.plot:
+        plot(result, args.plot)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    elif not args.plot:
+        for steps, means in result["mean"].items():
+            print(f"k = {steps:<3}", " ".join(f"{each:.4f}" for each in means))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Breast-cancer data in three parties: tables by id, joint prediction, baselines."""

@@ -1,0 +1,315 @@
+"""What the Host would reach alone, and what one joined model would: the parties' own hooks in one
+graph, without any message. For comparison with a joint run, where all data may lie in one place.
+
+`pooled` trains every half at once, as one model would. `local` is the same with zeros for the
+other parties' features: the Host's columns, in the same architecture.
+"""
+
+from __future__ import annotations
+
+import csv
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from heterofed.accounting import Account
+from heterofed.alignment import check_ids
+from heterofed.checkpoint import CheckpointStore
+from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
+from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
+from heterofed.hetero_nn.hooks import streams_tests
+from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.party import Party
+from heterofed.peers import Timeouts
+from heterofed.protocol.states import Role
+from heterofed.rendezvous import Agreement
+from heterofed.results import TaskResult, fresh_folder, write_whole
+from heterofed.runs import Run
+from heterofed.scheduler import TrainingScheduler
+from heterofed.tensors import named, restore
+from heterofed.training import Batch, evaluating, rows_of
+from heterofed.transport.memory import Hub
+
+Mode = Literal["local", "pooled"]
+MODES: tuple[Mode, ...] = ("local", "pooled")
+
+FOLDER = "baselines"
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Metrics of a joint run beside those of its baselines.
+
+    Attributes:
+        tables: a CSV per metrics set, by name: column `mode` (`joint`, `local`, `pooled`), then
+            those of the set.
+        models: path of each baseline's models, by mode and name.
+    """
+
+    tables: dict[str, Path] = field(default_factory=dict)
+    models: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+
+def compare(
+    host: HeteroNNHostScheduler,
+    collaborators: Sequence[HeteroNNCollaboratorScheduler],
+    *,
+    task_id: str,
+    modes: Sequence[Mode] = MODES,
+) -> Comparison:
+    """Train the baselines of a finished joint run, on the same ids and with the same seeds.
+
+    Gradients go through all halves by one backward: a Collaborator's own `update_feature_model` is
+    not asked.
+
+    Args:
+        host: the Host's scheduler.
+        collaborators: the other parties', in task order.
+        task_id: of the finished run; its results folder at the Host gets a folder `baselines`.
+        modes: which to train.
+
+    Raises:
+        ConfigError: no such mode, or there is no finished run.
+    """
+    modes = check_modes(modes)
+    folder = host._results_folder(task_id)
+    if not (folder / "summary.json").exists():
+        raise ConfigError(f"{folder} holds no run that has ended well; run the task first")
+    fresh_folder(folder / FOLDER)
+    done = Comparison()
+    found = {"joint": _metrics_in(folder)}
+    for mode in modes:
+        result = _Baseline(host, collaborators, task_id, folder / FOLDER / mode, mode).train()
+        found[mode] = _metrics_in(result.folder)
+        done.models[mode] = result.models
+    for name in found["joint"]:
+        path = folder / FOLDER / f"{name}.csv"
+        write_whole(path, lambda file, n=name: file.write(_joined(n, found).encode()))  # type: ignore[misc]
+        done.tables[name] = path
+    return done
+
+
+def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
+    """Check which baselines are wanted.
+
+    Raises:
+        ConfigError: none, or one that there is not.
+    """
+    if isinstance(modes, str) or not modes or set(modes) - set(MODES):
+        raise ConfigError(f"baselines={modes!r}: give some of {', '.join(MODES)}")
+    return tuple(mode for mode in MODES if mode in modes)
+
+
+def _metrics_in(folder: Path) -> dict[str, list[dict[str, str]]]:
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.stem != "comm":
+            with path.open(newline="", encoding="utf-8") as file:
+                found[path.stem] = list(csv.DictReader(file))
+    return found
+
+
+def _joined(name: str, found: Mapping[str, Mapping[str, list[dict[str, str]]]]) -> str:
+    rows = [{"mode": mode, **row} for mode, sets in found.items() for row in sets.get(name, [])]
+    lines = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+def plot(table: Path, metric: str, path: Path) -> Path:
+    """Draw a metric by round, a line per mode, as PNG.
+
+    Args:
+        table: of `Comparison.tables`.
+        metric: the column to draw.
+        path: where to; ends in `.png`.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or there is no such column.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        raise ConfigError("plots need matplotlib: pip install 'heterofed[plot]'") from None
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or metric not in rows[0] or "round" not in rows[0]:
+        raise ConfigError(f"{table} has no column {metric!r} by round")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        line = [row for row in rows if row["mode"] == mode]
+        # The pooled line lies on the joint one where all is well: both must show.
+        style = {"joint": "o-", "local": "s-", "pooled": "x--"}[mode]
+        rounds = [int(row["round"]) for row in line]
+        axes.plot(rounds, [float(row[metric]) for row in line], style, label=mode)
+    axes.set(xlabel="round", ylabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    return path
+
+
+class _Baseline:
+    """One baseline: every party's hooks, called in turn."""
+
+    def __init__(
+        self,
+        host: HeteroNNHostScheduler,
+        collaborators: Sequence[HeteroNNCollaboratorScheduler],
+        task_id: str,
+        folder: Path,
+        mode: Mode,
+    ) -> None:
+        self._host, self._others = host, list(collaborators)
+        self._task_id, self._folder, self._mode = task_id, folder, mode
+        self._runs: dict[str, Run] = {}
+
+    @property
+    def _all(self) -> list[TrainingScheduler]:
+        return [self._host, *self._others]
+
+    def train(self) -> TaskResult:
+        with self._begun() as run:
+            self._split()
+            finished = False
+            while not finished:
+                for one in self._runs.values():
+                    one.round += 1
+                recorded = [self._step(batches) for batches in self._batches("train")]
+                self._host._record_training(run, recorded)
+                tested = self._host._is_test_due(run.round)
+                if tested:
+                    self._test()
+                finished = bool(
+                    self._host._call_hook("is_task_finished", self._host.is_task_finished)
+                )
+                if finished and not tested:
+                    self._test()
+                for each in self._all:
+                    each._call_hook("on_round_end", each.on_round_end)
+            for each in self._all:
+                each._save_models(self._runs[each._settings.feature_key])
+            for other in self._others:
+                run.result.models |= {
+                    f"{other._settings.feature_key} {name}": path
+                    for name, path in self._runs[other._settings.feature_key].result.models.items()
+                }
+            return run.result
+
+    @contextmanager
+    def _begun(self) -> Iterator[Run]:
+        """Give every scheduler a run of its own, and take it away after."""
+        before = {each: each._run for each in self._all}
+        keys = [each._settings.feature_key for each in self._others]
+        with ExitStack() as stack:
+            for each in self._all:
+                key = each._settings.feature_key
+                folder = self._folder if each is self._host else self._folder / key
+                folder.mkdir(parents=True)
+                role = Role.HOST if each is self._host else Role.COLLABORATOR
+                account = Account(key)
+                seed = each._settings.seed
+                run = Run(
+                    self._task_id,
+                    secrets.randbits(63) if seed is None else seed,
+                    TaskResult(self._task_id, key, folder),
+                    CheckpointStore(folder / "resume"),
+                    "never",
+                    account,
+                )
+                # A party that meets nobody.
+                run.party = Party(key, role, Hub().listen(), timeouts=Timeouts(), account=account)
+                stack.callback(run.party.close, 0)
+                each._run = self._runs[key] = run
+            plan = self._host._make_plan(tuple(keys))
+            for run in self._runs.values():
+                run.agreement = Agreement(plan, bytes(16), bytes(32))
+            host = self._runs[self._host._settings.feature_key]
+            self._host._open_registered_metrics(host)
+            try:
+                yield host
+            finally:
+                for each, run_before in before.items():
+                    each._run = run_before
+
+    def _split(self) -> None:
+        sets = []
+        for each in self._all:
+            sets.append(set(check_ids(each._call_hook("load_local_ids", each.load_local_ids))))
+            for name in each._makers():
+                each._made(name)
+        common = set.intersection(*sets)
+        if not common:
+            raise EmptyIntersectionError("no id is common to all parties")
+        for each in self._all:
+            each._split(self._runs[each._settings.feature_key], common)
+
+    def _batches(self, kind: Literal["train", "test"]) -> Iterator[list[Batch]]:
+        """Every party's batch of the same rows; the Host's first."""
+        hook, training = f"iterate_{kind}_feature", kind == "train"
+        streams = []
+        for each in self._all:
+            run = self._runs[each._settings.feature_key]
+            if training:
+                each._set_modes(training=True)
+            is_host = each is self._host
+            learns = training and each._is_feature_trainable and (is_host or self._mode == "pooled")
+            ids = each._round_ids(run) if training else run.state["test_ids"]
+            streams.append(each._own_batches(run, hook, ids, grad=learns, with_labels=is_host))
+        if training:
+            self._host._made("infer_model").train()
+        for batches in zip(*streams, strict=True):
+            rows = {rows_of(batch, hook) for batch in batches}
+            if len(rows) > 1:
+                raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
+            yield list(batches)
+
+    def _projection(self, batches: Sequence[Batch], hook: str) -> dict[str, Any]:
+        own, *theirs = batches
+        key = self._host._settings.feature_key
+        projection: dict[str, Any] = {} if own.features is None else {key: own.features}
+        for other, batch in zip(self._others, theirs, strict=True):
+            layout, tensors = named(batch.features, hook)
+            if self._mode == "local":
+                tensors = {name: torch.zeros_like(each) for name, each in tensors.items()}
+            projection[other._settings.feature_key] = restore(layout, tensors)
+        return projection
+
+    def _step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        optimizers = [
+            other._made("feature_optimizer")
+            for other in self._others
+            if self._mode == "pooled" and other._is_feature_trainable
+        ]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        projection = self._projection(batches, "iterate_train_feature")
+        outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
+        for optimizer in optimizers:
+            optimizer.step()
+        return self._host._scalars(outcome)
+
+    def _test(self) -> None:
+        models = [each._made("feature_model") for each in self._all]
+        host = self._host
+        with evaluating(*models, host._made("infer_model")):
+            projections, labels = [], []
+            for batches in self._batches("test"):
+                projection = self._projection(batches, "iterate_test_feature")
+                if streams_tests(type(host)):
+                    host._seeded_hook("test_a_batch", projection, batches[0].labels)
+                else:
+                    projections.append(projection)
+                    labels.append(batches[0].labels)
+            if streams_tests(type(host)):
+                host._seeded_hook("end_test")
+            else:
+                host._seeded_hook(
+                    "test", batched_feature_projections=projections, batched_labels=labels
+                )

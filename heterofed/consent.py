@@ -1,0 +1,92 @@
+"""What this party agreed to: its consent to a task, and the record of its deeds.
+
+A Collaborator's consent lies in `$HETEROFED_HOME/tasks/accepted`, and holds for exactly the terms
+that it was given to. `$HETEROFED_HOME/audit.log` gets a JSON line for each deed: names, digests
+and words of ours; no id, no key, and nothing that a peer made up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from heterofed.errors import ConfigError
+from heterofed.transport.local import make_private
+
+Deed = Literal["accepted", "refused", "started"]
+
+
+def accept(home: Path, task: str, party: str, digest: str) -> None:
+    """Note that a party agrees to a task's terms.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    record(home, "accepted", task=task, party=party, digest=digest)
+    path = _place(home, task, party)
+    make_private(path.parent)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps({"terms": digest}), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the consent {path} cannot be written: {error.strerror}; make it writable"
+        ) from None
+
+
+def refuse(home: Path, task: str, party: str, digest: str, why: str) -> None:
+    """Note that a party does not agree, or no longer.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    _place(home, task, party).unlink(missing_ok=True)
+    record(home, "refused", task=task, party=party, digest=digest, why=why)
+
+
+def has_accepted(home: Path, task: str, party: str, digest: str) -> bool:
+    """Whether a party agreed to exactly these terms of a task."""
+    try:
+        kept = json.loads(_place(home, task, party).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(kept, dict) and kept.get("terms") == digest
+
+
+def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: str = "") -> None:
+    """Append a line to the audit log.
+
+    Args:
+        home: `$HETEROFED_HOME`.
+        deed: what this party did with the task.
+        task: its id.
+        party: this party.
+        digest: digest of the task's terms, hexadecimal.
+        why: for a refusal, the reason.
+
+    Raises:
+        ConfigError: it cannot be written; then the deed must not be done either.
+    """
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = {"when": when, "deed": deed, "task": task, "party": party, "terms": digest}
+    if why:
+        line["why"] = why
+    path = home / "audit.log"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        raise ConfigError(
+            f"the audit log {path} cannot be written ({error.strerror}): what this party agrees to"
+            " must be on record; make it writable"
+        ) from None
+
+
+def _place(home: Path, task: str, party: str) -> Path:
+    return home / "tasks" / "accepted" / f"{task}@{party}.json"  # no name has an '@'

@@ -1,0 +1,174 @@
+"""One data set cut into parties, for trying things out: own columns, row order, partial overlap.
+
+Real parties have nothing to cut; this makes what they would hold.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from heterofed.data.indexed import IndexedDataset
+from heterofed.data.table import VerticalTable
+from heterofed.errors import ColumnError, ConfigError
+
+Parts = Mapping[str, Any]
+
+
+def vertical_split(
+    data: Any,
+    *,
+    parties: Sequence[str] | Mapping[str, Any],
+    label_owner: str,
+    label: str | None = None,
+    id: str | None = None,  # noqa: A002 - the field's own word
+    overlap: float = 0.9,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Cut one data set into parties.
+
+    Args:
+        data: a pandas DataFrame, or a map-style torch data set of pairs (input tensor, label).
+        parties: names, to deal the columns out in order and as evenly as can be; or by name which
+            columns each gets: names of a frame's columns, or for a data set positions or a slice of
+            the input's last dimension.
+        label_owner: the party that gets the label: the Host.
+        label: the frame's column of labels.
+        id: the frame's column of ids; None: its index. The items of a data set are called
+            `row-000`, `row-001`, ....
+        overlap: share of the rows that every party has; each other row is at one or more of them,
+            and not at all.
+        shuffle: give every party another row order.
+        seed: the same seed makes the same cut.
+
+    Returns:
+        By party, a `VerticalTable` where `data` is a frame, else an `IndexedDataset`.
+
+    Raises:
+        ConfigError: fewer than two parties, an unknown label_owner, no such share.
+        ColumnError: no such columns, or too few of them.
+    """
+    names = list(parties)
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ConfigError(f"parties={names}: give two or more different names")
+    if label_owner not in names:
+        raise ConfigError(f"label_owner={label_owner!r} is none of the parties {names}")
+    if isinstance(overlap, bool) or not 0 < overlap <= 1:
+        raise ConfigError(f"overlap={overlap!r}: give a share of the rows above 0, at most 1")
+    rows = _dealt_rows(len(data), names, overlap, shuffle, seed)
+    if hasattr(data, "columns"):
+        return _frame_parts(data, rows, parties, label_owner, label, id)
+    return _dataset_parts(data, rows, parties, label_owner)
+
+
+def _dealt_rows(
+    count: int, names: Sequence[str], overlap: float, shuffle: bool, seed: int
+) -> dict[str, list[int]]:
+    """The rows of each party, in its order."""
+    source = random.Random(f"heterofed vertical_split {seed}")
+    order = list(range(count))
+    source.shuffle(order)
+    common = order[: max(1, round(overlap * count))]
+    rows = {name: list(common) for name in names}
+    for row in order[len(common) :]:
+        for name in source.sample(names, source.randint(1, len(names) - 1)):
+            rows[name].append(row)
+    for own in rows.values():
+        own.sort()
+        if shuffle:
+            source.shuffle(own)
+    return rows
+
+
+def _dealt_columns(columns: Sequence[Any], parties: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns dealt out in order and as evenly as can be."""
+    if len(columns) < len(parties):
+        raise ColumnError(f"{len(columns)} columns are too few for {len(parties)} parties")
+    ends = [round(len(columns) * place / len(parties)) for place in range(len(parties) + 1)]
+    return {name: list(columns[ends[k] : ends[k + 1]]) for k, name in enumerate(parties)}
+
+
+def _frame_parts(
+    frame: Any,
+    rows: Mapping[str, list[int]],
+    parties: Sequence[str] | Parts,
+    owner: str,
+    label: str | None,
+    id_column: str | None,
+) -> dict[str, VerticalTable]:
+    if label is None or label not in frame.columns:
+        raise ColumnError(
+            f"label={label!r}: name the column of labels; there are {[*frame.columns]}"
+        )
+    rest = [each for each in frame.columns if each not in (label, id_column)]
+    columns = (
+        {name: list(each) for name, each in parties.items()}
+        if isinstance(parties, Mapping)
+        else _dealt_columns(rest, parties)
+    )
+    return {
+        name: VerticalTable(
+            frame.iloc[rows[name]],
+            id=id_column,
+            columns=[str(each) for each in columns[name]],
+            label=str(label) if name == owner else None,
+        )
+        for name in rows
+    }
+
+
+class _Part(Dataset[Any]):
+    """Some items of a data set, and of their inputs some columns."""
+
+    def __init__(
+        self, data: Dataset[Any], rows: Sequence[int], columns: Any, with_label: bool
+    ) -> None:
+        self._data, self._rows = data, rows
+        self._columns, self._with_label = columns, with_label
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> Any:
+        features, label = self._data[self._rows[position]]
+        part = torch.as_tensor(features)[..., self._columns]
+        return (part, label) if self._with_label else part
+
+
+def _dataset_parts(
+    data: Any,
+    rows: Mapping[str, list[int]],
+    parties: Sequence[str] | Parts,
+    owner: str,
+) -> dict[str, IndexedDataset]:
+    first = data[0]
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        raise ConfigError("items of the data set must be pairs (input, label)")
+    if not isinstance(first[0], Tensor | np.ndarray) or not first[0].ndim:
+        raise ConfigError("inputs of the data set must be tensors with columns to cut")
+    width = first[0].shape[-1]
+    if isinstance(parties, Mapping):
+        columns = dict(parties)
+    else:
+        dealt = _dealt_columns(range(width), parties)
+        columns = {name: slice(each[0], each[-1] + 1) for name, each in dealt.items()}
+    for name, each in columns.items():
+        chosen = range(width)[each] if isinstance(each, slice) else list(each)
+        if not chosen or not all(0 <= place < width for place in chosen):
+            raise ColumnError(f"{name}: columns {each} are none of an input of {width} columns")
+    digits = len(str(len(data) - 1))
+    return {
+        name: IndexedDataset(
+            _Part(data, own, columns[name], name == owner),
+            [f"row-{row:0{digits}}" for row in own],
+            labelled=name == owner,
+        )
+        for name, own in rows.items()
+    }

@@ -1,0 +1,138 @@
+"""A trained half as files that are read without heterofed: safetensors, a card, ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heterofed._version import __version__
+from heterofed.errors import ConfigError
+from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weights
+from heterofed.metrics import last_rows
+from heterofed.results import check_writable, write_whole
+
+CARD = "card.json"
+HALVES = ("feature_model", "infer_model")
+
+
+def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Path:
+    """Write a party's trained half: `<model>.safetensors` for each of its models, and `card.json`.
+
+    The card says of which task, run and party it is, what the tensors' shapes are, the last value
+    of every metric, versions, and a SHA-256 of each file.
+
+    Args:
+        folder: the results folder of a finished run.
+        out: gets the files; made where it is not there.
+        models: those of the last round, or those that `mark_best` kept.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        ConfigError: no finished run there, no safetensors installed, or `out` cannot be written.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise ConfigError("exports need safetensors: pip install 'heterofed[export]'") from None
+    trained, out = read_trained(Path(folder), models), Path(out).absolute()
+    names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
+    if not names:
+        raise ConfigError(f"{folder} holds no {models} models")
+    states = {name: _plain(read_weights(trained, name), name) for name in names}
+    check_writable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    halves = {}
+    for name, state in states.items():
+        raw = save(state, metadata={"format": "pt"})
+        write_whole(out / f"{name}.safetensors", lambda file, raw=raw: file.write(raw))  # type: ignore[misc]
+        halves[name] = {
+            "file": f"{name}.safetensors",
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "tensors": {
+                key: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+                for key, value in state.items()
+            },
+        }
+    text = json.dumps(_card(trained, halves), indent=2).encode()
+    return write_whole(out / CARD, lambda file: file.write(text))
+
+
+def _plain(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """A state dict as safetensors takes it: tensors only, each with memory of its own."""
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"{name}: its state_dict holds more than tensors; export it by hand")
+    return {key: value.detach().clone().contiguous() for key, value in state.items()}
+
+
+def _card(trained: Trained, halves: Mapping[str, Any]) -> dict[str, Any]:
+    summary = json.loads((trained.folder / "summary.json").read_text())
+    return {
+        "task": summary["task_id"],
+        "feature_key": summary["party"],
+        "run": trained.run.hex(),
+        "rounds": trained.rounds,
+        "models": trained.which,
+        "halves": dict(halves),
+        "metrics": last_rows(trained.folder),
+        "versions": {
+            "heterofed": __version__,
+            "torch": torch.__version__.partition("+")[0],
+            "python": platform.python_version(),
+        },
+    }
+
+
+def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path) -> Path:
+    """Write a half as ONNX, with any number of rows.
+
+    Args:
+        model: a half with its weights, such as `scheduler.feature_model`; left as it is.
+        example: inputs with two rows or more, to trace it with.
+        path: gets the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: ONNX's writer is not installed, or the model does what ONNX has no words for.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ConfigError("ONNX needs its writer: pip install 'heterofed[onnx]'") from None
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    path = Path(path)
+    check_writable(path.absolute().parent)
+    modes = [(each, each.training) for each in model.modules()]
+    rows = torch.export.Dim("rows")
+    try:
+        model.eval()
+        program = torch.onnx.export(
+            model,
+            inputs,
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=tuple({0: rows} for _ in inputs),
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"a {type(model).__name__} cannot be written as ONNX ({type(error).__name__}); export"
+            " its weights with heterofed.export.export"
+        ) from error
+    finally:
+        for each, was_training in modes:
+            each.training = was_training
+    if program is None:
+        raise ConfigError("torch.onnx.export returned nothing")
+    raw = program.model_proto.SerializeToString()
+    return write_whole(path, lambda file: file.write(raw))

@@ -1,0 +1,53 @@
+"""Errands beside a task: rehearsals and joint predictions, which borrow a scheduler's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from heterofed.errors import TaskFailed
+from heterofed.lifecycle import Scheduler
+from heterofed.results import TaskResult
+from heterofed.runs import Run
+from heterofed.scheduler import TrainingScheduler
+
+
+class Errand(Scheduler):
+    """The lifecycle of a task around the hooks of another scheduler.
+
+    Args:
+        owner: whose hooks and settings they are; while the errand runs, its run is theirs.
+    """
+
+    FOLDER: str
+    """Where results go, within the owner's results folder."""
+
+    def __init__(self, owner: TrainingScheduler) -> None:
+        super().__init__()
+        self._owner = owner
+        self._settings = owner._settings
+
+    def load_local_ids(self) -> Iterable[str]:
+        return self._owner.load_local_ids()
+
+    def validate_context(self) -> None:
+        """What cannot work shows here, before anybody is waited for."""
+        self._owner._run = self._run
+        self._owner.validate_context()
+
+    def _launch_beside(self, task_id: str) -> TaskResult:
+        """Run it, and give the owner its own run back."""
+        before = self._owner._run
+        try:
+            return self._launch(task_id)
+        finally:
+            self._owner._run = before
+
+    def _results_folder(self, task_id: str) -> Path:
+        return super()._results_folder(task_id) / self.FOLDER
+
+    def _open_folder(self, run: Run) -> None:
+        run.result.folder.mkdir(parents=True, exist_ok=True)
+
+    def _waits_for(self, run: Run, error: TaskFailed) -> bool:  # noqa: ARG002
+        return False  # nothing is lost that could not be asked for again

@@ -1,0 +1,362 @@
+"""Where privacy meets the loops: what goes out passes here, is changed by a defence and measured.
+
+The loops call `outgoing` before they send and `note` after; what was measured is written when a
+round ends. Without defences everything passes unchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from heterofed.errors import ConfigError, FeatureError
+from heterofed.metrics import Metrics
+from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
+from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.label_attacks import class_numbers
+from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.leakage import (
+    MEASURED_ROWS,
+    Budget,
+    InputLeaks,
+    LabelLeaks,
+    Leak,
+    worst_of,
+)
+from heterofed.privacy.masking import Masks
+from heterofed.privacy.rows import joined, parted
+from heterofed.runs import Run, party_of, plan_of
+from heterofed.tensors import Layout
+from heterofed.training import Batch
+
+logger = logging.getLogger("heterofed")
+
+LEAKAGE = ("party", "attack", "measure", "value", "samples")
+EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
+OURS = frozenset({"train", "leakage", "privacy"})
+"""Metrics sets that the loops write themselves."""
+
+Stream = Callable[..., Any]
+"""Runs a function under a random stream of this party: `stream(name, function, *arguments)`."""
+
+
+class _Opens(Protocol):
+    def __call__(self, run: Run, name: str, keys: tuple[str, ...]) -> Metrics: ...
+
+
+class Guard:
+    """What both roles share: the report and the epsilons of a run.
+
+    Args:
+        run: that it belongs to.
+        budget: of time for the report.
+        report: the attacks of this role.
+        opens: makes a metrics set.
+        users: names of metrics sets that the user registered; they stay the user's.
+        weights: DP-SGD of this party, where there is one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        budget: Budget,
+        report: LabelLeaks | InputLeaks,
+        opens: _Opens,
+        users: Container[str],
+        weights: DPSGD | None,
+    ) -> None:
+        self.budget = budget
+        self._run = run
+        self._report = report
+        self._opens = opens
+        self._weights = weights
+        self._users = users
+        if weights is not None:
+            weights.steps = max(weights.steps, self._counts.get("steps", 0))
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """What epsilons are told from; kept in checkpoints."""
+        counts: dict[str, int] = self._run.state.setdefault("privacy", {})
+        return counts
+
+    def end_round(self, epsilons: Mapping[str, float]) -> None:
+        """Write what was measured in this round, and the epsilons so far."""
+        self._write(self._report.end_round())
+        told = dict.fromkeys(EPSILONS, math.nan) | dict(epsilons)
+        if self._weights is not None:
+            told["eps_weights"] = self._weights.epsilon(self._run.round)
+            self._counts["steps"] = self._weights.steps
+        if "privacy" not in self._users and not all(map(math.isnan, told.values())):
+            self._opened("privacy", EPSILONS).append_metrics_item(told)
+
+    def end(self) -> None:
+        """Run the attacks that take longer, and say the worst in plain words."""
+        self._write(self._report.at_end())
+        leaks = worst_of(self._run.state.get("leaks", []))
+        self._run.result.leak_seconds = self.budget.spent
+        self._run.result.leaks = [each.words() for each in leaks]
+
+    def _write(self, leaks: list[Leak]) -> None:
+        for leak in leaks if "leakage" not in self._users else ():
+            row = {key: getattr(leak, key) for key in LEAKAGE}
+            self._opened("leakage", LEAKAGE).append_metrics_item(row)
+        self._run.state.setdefault("leaks", []).extend(leaks)
+
+    def _opened(self, name: str, keys: tuple[str, ...]) -> Metrics:
+        if name not in self._run.metrics:
+            self._opens(self._run, name, keys).cut(0)  # what lies there no checkpoint knows of
+        return self._run.metrics[name]
+
+
+class HostGuard(Guard):
+    """Gradients on their way out, labels on their way into training.
+
+    Args:
+        run: that it belongs to.
+        budget: of time for the report.
+        opens: makes a metrics set.
+        users: names of metrics sets that the user registered.
+        stream: runs what draws noise.
+        weights: DP-SGD of the Host.
+        gradients: defence of what is sent to each Collaborator.
+        labels: randomised response.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        budget: Budget,
+        opens: _Opens,
+        users: Container[str],
+        stream: Stream,
+        *,
+        weights: DPSGD | None,
+        gradients: GradientDefence | None,
+        labels: RandomisedResponse | None,
+    ) -> None:
+        self._leaks = LabelLeaks(budget)
+        super().__init__(run, budget, self._leaks, opens, users, weights)
+        self._stream = stream
+        self._gradients = gradients
+        self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
+        key = run.record.key if run.record is not None else None
+        self._labels = labels.resumable(key) if labels is not None and key else labels
+
+    def labels(self, batch: Batch) -> Any:
+        """The labels to train on.
+
+        Raises:
+            ConfigError: randomised response was asked for, and the batch has no ids, or no tensor.
+        """
+        if self._labels is None:
+            return batch.labels
+        if batch.ids is None or not isinstance(batch.labels, Tensor):
+            raise ConfigError(
+                "label_dp turns each id's label once and for all: iterate_train_feature must yield"
+                " Batch(features, labels, ids) with labels in a tensor"
+            )
+        return self._labels(batch.labels, batch.ids)
+
+    def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
+        """What is sent to a Collaborator instead of these gradients.
+
+        Raises:
+            ConfigError: a defence was asked for, and the labels are no class numbers.
+        """
+        if self._gradients is None or not clean:
+            return clean
+        rows = joined(clean)
+        numbers = class_numbers(labels, len(rows))
+        if numbers is None:
+            raise ConfigError(
+                "gradient_defence needs labels that are class numbers from 0 on, in a tensor"
+                " [rows] or [rows, 1], or one-hot"
+            )
+        defence = self._defences.setdefault(peer, copy.deepcopy(self._gradients))
+        sent = self._stream("gradient_defence " + peer, defence, rows, numbers.to(rows.device))
+        return parted(sent, clean)
+
+    def note(
+        self,
+        peer: str,
+        clean: dict[str, Tensor],
+        sent: dict[str, Tensor],
+        labels: object,
+        embeddings: Mapping[str, Tensor],
+    ) -> None:
+        """Measure a batch that was sent."""
+        numbers = None if self.budget.effort == "off" or not clean else class_numbers(labels)
+        if numbers is None or len(numbers) != len(next(iter(clean.values()))):
+            return
+        used = {name: embeddings[name] for name in clean}
+        rows = [_some(each) for each in (sent, clean, used)]
+        self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
+
+    def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
+        """See `Guard.end_round`."""
+        told = dict(epsilons or {})
+        if self._labels is not None:
+            told["eps_labels"] = self._labels.epsilon
+        super().end_round(told)
+
+
+class CollaboratorGuard(Guard):
+    """Embeddings on their way out, and the inputs that they were made of.
+
+    Args:
+        run: that it belongs to.
+        budget: of time for the report.
+        opens: makes a metrics set.
+        users: names of metrics sets that the user registered.
+        stream: runs what draws noise.
+        weights: DP-SGD of this party.
+        embeddings: defence of what is sent to the Host.
+        model: the feature model; what it is called with is what the embeddings are made of.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        budget: Budget,
+        opens: _Opens,
+        users: Container[str],
+        stream: Stream,
+        *,
+        weights: DPSGD | None,
+        embeddings: ClippedGaussian | Decorrelation | None,
+        model: nn.Module | None,
+    ) -> None:
+        self._leaks = InputLeaks(budget)
+        super().__init__(run, budget, self._leaks, opens, users, weights)
+        self._stream = stream
+        self._defence = embeddings
+        self._seen: list[Tensor] = []
+        self._inputs: dict[int, Tensor] = {}
+        self._name = party_of(run).name
+        self._masks: Masks | None = None
+        watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
+        if model is not None and watching:
+            model.register_forward_pre_hook(self._called)
+
+    def outgoing(
+        self, tensors: dict[str, Tensor], number: int, *, testing: bool
+    ) -> dict[str, Tensor]:
+        """What is sent to the Host instead of these features; gradients go through it."""
+        sent = tensors
+        floats = {name: each for name, each in tensors.items() if each.is_floating_point()}
+        if isinstance(self._defence, ClippedGaussian) and floats:
+            rows = self._stream("embedding_defence", self._defence, joined(floats))
+            sent = tensors | parted(rows, floats)
+        inputs = self._taken(len(next(iter(tensors.values()))))
+        if inputs is not None and floats and not testing:
+            self._leaks.note(inputs[:MEASURED_ROWS], _some({name: sent[name] for name in floats}))
+            if isinstance(self._defence, Decorrelation):
+                self._inputs[number] = inputs
+        return sent
+
+    def masked(
+        self, layout: Layout, tensors: dict[str, Tensor], number: int, *, testing: bool
+    ) -> tuple[Layout, dict[str, Tensor]]:
+        """What travels: the features, or where the Host gets only sums one masked tensor.
+
+        Raises:
+            FeatureError: features that cannot be summed.
+        """
+        if not self._run.mask_secrets:
+            return layout, tensors
+        if not all(each.is_floating_point() for each in tensors.values()):
+            raise FeatureError("a masked sum is of floats: yield no integers or bools as features")
+        if self._masks is None or self._masks.shared is not self._run.mask_secrets:  # met anew
+            self._masks = Masks(self._name, self._run.mask_secrets)
+        phase = "test" if testing else "train"
+        return "tensor", {"": self._masks.mask(joined(tensors), phase, self._run.round, number)}
+
+    def gradients(
+        self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What the feature model learns from: the Host's gradients, and decorrelation's.
+
+        Raises:
+            FeatureError: the inputs of this batch were not seen.
+        """
+        if self._run.mask_secrets and came:  # of the sum, and so of each part of it
+            came = parted(came[""], tensors)
+        if not isinstance(self._defence, Decorrelation) or not came:
+            return came
+        if number not in self._inputs:
+            raise FeatureError(
+                "Decorrelation needs the inputs: call feature_model once per batch, with a float"
+                " tensor [rows, ...]"
+            )
+        learnt = {name: tensors[name].detach() for name in came}
+        slope = self._defence.gradient(self._inputs[number], joined(learnt))
+        return {
+            name: came[name] + each.to(came[name]) for name, each in parted(slope, learnt).items()
+        }
+
+    def forget(self, number: int) -> None:
+        """The batch is stepped on."""
+        self._inputs.pop(number, None)
+
+    def tested(self) -> None:
+        """All test rows were sent once more."""
+        self._counts["tests"] = self._counts.get("tests", 0) + 1
+
+    def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
+        """See `Guard.end_round`. A row is sent in every round, or in every test."""
+        told = dict(epsilons or {})
+        if isinstance(self._defence, ClippedGaussian):
+            apart = set(self._run.state["train_ids"]).isdisjoint(self._run.state["test_ids"])
+            counts = self._run.round, self._counts.get("tests", 0)
+            told["eps_embeddings"] = self._defence.epsilon(max(counts) if apart else sum(counts))
+        super().end_round(told)
+
+    def _called(self, _model: nn.Module, arguments: tuple[Any, ...]) -> None:
+        first = arguments[0] if arguments else None
+        if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0:
+            self._seen.append(first.detach())
+
+    def _taken(self, rows: int) -> Tensor | None:
+        """Inputs of the last batch, where the model was called once and row for row."""
+        seen, self._seen = self._seen, []
+        return seen[0] if len(seen) == 1 and len(seen[0]) == rows else None
+
+
+def _some(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The first rows of a batch, one vector each; without a copy where there is one tensor."""
+    return joined({name: each.detach()[:MEASURED_ROWS] for name, each in tensors.items()})
+
+
+def check_private(run: Run, weights: DPSGD | None, models: list[nn.Module | None]) -> None:
+    """Refuse DP-SGD where it would not hold.
+
+    Args:
+        run: which has met its parties.
+        weights: of this party; others may train by it where the plan has a loss reduction.
+        models: of this party, or None.
+
+    Raises:
+        ConfigError: the plan has another loss reduction or none, or a model mixes rows.
+    """
+    plan = plan_of(run)
+    if plan.loss_reduction is not None:
+        for model in models:
+            if model is not None:
+                check_rows_apart(model, "a task with a loss_reduction (for DP-SGD)")
+    if weights is None:
+        return
+    if plan.loss_reduction != weights.loss_reduction:
+        raise ConfigError(
+            f"weights_defence takes the Host's loss for a {weights.loss_reduction} over the rows of"
+            f" a batch, the plan says {plan.loss_reduction or 'nothing'}: give the Host"
+            " loss_reduction='mean' or 'sum', and every DPSGD the same"
+        )
+    if plan.max_staleness != 0:
+        raise ConfigError("weights_defence needs max_staleness=0: forward, backward, step in turn")

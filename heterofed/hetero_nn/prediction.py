@@ -1,0 +1,312 @@
+"""A joint prediction at the Host: rows of several parties in, one table of predictions out.
+
+The parties meet as for a task, and intersect the ids that are asked for, so nobody learns of ids
+that it does not hold. Then it is a test with the models of a finished run, of rows in sorted order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heterofed.alignment import check_ids, keyed_digest
+from heterofed.data.table import need_pandas
+from heterofed.errors import (
+    ConfigError,
+    MissingIdsError,
+    MissingPartyError,
+    RowCountError,
+)
+from heterofed.events import Callback
+from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.intersection import match_each
+from heterofed.hetero_nn.meeting import as_host
+from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.rows import RowStream, as_columns, check_own, rows_in
+from heterofed.hetero_nn.trained import (
+    Stand,
+    Trained,
+    Which,
+    load_weights,
+    read_stands,
+    read_trained,
+)
+from heterofed.party import Party
+from heterofed.protocol import messages as msg
+from heterofed.runs import Run, party_of, plan_of
+from heterofed.tensors import restore
+from heterofed.training import device_of, evaluating, sharing_cores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from heterofed.hetero_nn.host import HeteroNNHostScheduler
+
+logger = logging.getLogger("heterofed")
+
+Missing = Literal["error", "mean", "zero"]
+
+
+def predict(
+    host: HeteroNNHostScheduler,
+    task_id: str,
+    ids: Sequence[str] | None = None,
+    *,
+    models: Which = "last",
+    missing_party: Missing = "error",
+    parties: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """See `HeteroNNHostScheduler.predict`."""
+    need_pandas()
+    return _Prediction(host, ids, models, missing_party, parties).launch_task(task_id)
+
+
+class _Prediction(Errand):
+    """One prediction: the lifecycle of a task around the hooks of a Host's scheduler."""
+
+    FOLDER = "predictions"
+
+    def __init__(
+        self,
+        host: HeteroNNHostScheduler,
+        ids: Sequence[str] | None,
+        models: Which,
+        missing_party: Missing,
+        parties: Sequence[str] | None,
+    ) -> None:
+        super().__init__(host)
+        self._host, self._asked, self._models = host, ids, models
+        self._missing, self._parties = missing_party, parties
+        self._trained: Trained
+        self._frame: pd.DataFrame
+        self._stands: dict[str, Stand]
+
+    def launch_task(self, task_id: str) -> pd.DataFrame:
+        self._launch_beside(task_id)
+        return self._frame
+
+    def validate_context(self) -> None:
+        super().validate_context()
+        run = self._run
+        if self._missing not in ("error", "mean", "zero"):
+            raise ConfigError(f"missing_party={self._missing!r}: give 'error', 'mean' or 'zero'")
+        if not self._host._predicts():
+            raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
+        if run is None:
+            return
+        self._trained = read_trained(run.result.folder.parent, self._models)
+        self._stands = read_stands(self._trained, self._parties)
+        run.round = run.result.rounds = self._trained.rounds
+        for name in ("feature_model", "infer_model"):
+            model = self._host._made(name)
+            if model is not None:
+                load_weights(self._trained, name, model)
+        self._ids = self._wanted()
+
+    def _wanted(self) -> list[str]:
+        """The ids to predict, sorted; all of them are this party's own."""
+        own = set(check_ids(self._call_hook("load_local_ids", self._host.load_local_ids)))
+        hook = "load_predict_ids"
+        asked = self._asked
+        ids = check_ids(
+            self._call_hook(hook, self._host.load_predict_ids) if asked is None else asked
+        )
+        if absent := sum(each not in own for each in ids):
+            raise MissingIdsError(
+                f"{absent} of the {len(ids)} ids to predict are not among those of load_local_ids",
+                numbers=(absent, len(ids)),
+            )
+        return sorted(ids)
+
+    def _open_folder(self, run: Run) -> None:
+        super()._open_folder(run)
+        run.result.run = self._trained.run.hex()
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        expected = list(self._stands if self._parties is None else self._parties)
+        expected = [name for name in self._stands if name in expected]  # in task order
+        with (
+            as_host(
+                run,
+                self._settings,
+                callbacks,
+                purpose="predict",
+                expected=expected,
+                timeouts=self._timeouts(self._host._calculation_timeout),
+                make_plan=self._host._make_plan,
+                partial=self._missing != "error",
+            ) as party,
+            sharing_cores(1 + len(plan_of(run).collaborators)),
+        ):
+            yield party
+
+    def _perform(self, run: Run) -> None:
+        party = party_of(run)
+        matched = self._match(run)
+        ids = self._ids
+        if self._missing == "error":
+            common = set(ids).intersection(*matched.values())
+            ids = [each for each in ids if each in common]
+        run.result.ids = len(ids)
+        present = {name: np.array([each in has for each in ids]) for name, has in matched.items()}
+        secret = run.agreement.secret if run.agreement else b""
+        for peer in party.peers.values():
+            theirs = list(itertools.compress(ids, present[peer.name]))
+            digest = keyed_digest(secret, "predict", theirs)
+            trained = self._trained
+            party.post(
+                peer,
+                msg.PredictPlan(trained.run, trained.rounds, trained.which, len(theirs), digest),
+            )
+        for peer in party.peers.values():
+            party.take(peer, msg.PredictAccepted)
+        with (
+            party.in_phase("predict", round_number=run.round, total=len(ids), unit="rows"),
+            evaluating(self._host._made("feature_model"), self._host._made("infer_model")),
+        ):
+            party.broadcast(msg.BeginTest(run.round))
+            columns = self._predict(run, ids, present)
+        with party.in_phase("finish"):
+            party.broadcast(msg.Finish(run.round))
+            for peer in list(party.peers.values()):
+                party.take_leave(peer)
+        self._frame = self._as_frame(ids, columns, present)
+        _log(run, len(ids), list(present), self._missing)
+
+    def _match(self, run: Run) -> dict[str, set[str]]:
+        """Which ids each party has that is here.
+
+        Raises:
+            MissingPartyError: not all have all of them, where nothing may stand for a row.
+        """
+        if not self._ids:
+            return {}
+        matched = match_each(run, self._ids, only_common=self._missing == "error")
+        if self._missing == "error" and self._asked is not None:
+            least, at = min((len(has), name) for name, has in matched.items())
+            if least < len(self._ids):
+                raise MissingPartyError(
+                    f"{len(self._ids) - least} of the {len(self._ids)} ids to predict are not at"
+                    f" all parties; leave them out, or give missing_party='zero' or 'mean'",
+                    party=at,
+                    numbers=(len(self._ids) - least, len(self._ids)),
+                )
+        return matched
+
+    def _predict(
+        self, run: Run, ids: Sequence[str], present: Mapping[str, np.ndarray[Any, Any]]
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Predictions by column, in the order of `ids`."""
+        party, host = party_of(run), self._host
+        order = RowOrder(run, host)
+        streams = {
+            name: RowStream(
+                party, peer, [i for i, here in zip(ids, present[name], strict=True) if here], order
+            )
+            for name, peer in party.peers.items()
+        }
+        hook, place = "iterate_predict_feature", 0
+        parts: list[dict[str, Tensor]] = []
+        for batch in host._own_batches(run, hook, ids, grad=False, with_labels=None) if ids else ():
+            rows = rows_in(batch, hook)
+            check_own(party, batch, ids[place : place + rows], rows, place, len(ids))
+            own = {} if batch.features is None else {party.name: batch.features}
+            theirs = {
+                name: self._features_of(name, streams, present, slice(place, place + rows), own)
+                for name in self._stands
+            }
+            outcome = host._seeded_hook("predict_a_batch", own | theirs)
+            parts.append(as_columns(outcome, rows))
+            place += rows
+            party.progress(place, len(ids))
+        if place != len(ids):
+            raise RowCountError(
+                f"{hook} yielded {place} rows for {len(ids)} ids", numbers=(place, len(ids))
+            )
+        for stream in streams.values():
+            stream.end()
+        names = list(parts[0]) if parts else ["prediction"]
+        return {
+            name: torch.cat([each[name] for each in parts]).numpy() if parts else np.empty(0)
+            for name in names
+        }
+
+    def _features_of(
+        self,
+        name: str,
+        streams: Mapping[str, RowStream],
+        present: Mapping[str, np.ndarray[Any, Any]],
+        part: slice,
+        own: Mapping[str, Any],
+    ) -> Any:
+        """A party's features of some rows, with what stands for those that it does not have."""
+        stand = self._stands[name]
+        device = device_of({}, self._host._made("infer_model"))
+        for each in own.values():
+            if isinstance(each, Tensor):
+                device = each.device
+        count = part.stop - part.start
+        here = present.get(name)
+        mask = (
+            torch.zeros(count, dtype=torch.bool) if here is None else torch.from_numpy(here[part])
+        )
+        found = int(mask.sum())
+        tensors = streams[name].rows(found) if found else {}
+        if found < count:
+            means = stand.means
+            filled = {}
+            for key, mean in means.items():
+                value = mean if self._missing == "mean" else torch.zeros_like(mean)
+                filled[key] = value.expand(count, *mean.shape).clone()
+                if found:
+                    filled[key][mask] = tensors[key].to(mean.dtype)
+            tensors = filled
+        placed = {key: tensor.to(device) if device else tensor for key, tensor in tensors.items()}
+        return restore(stand.layout, placed)
+
+    def _as_frame(
+        self,
+        ids: Sequence[str],
+        columns: Mapping[str, np.ndarray[Any, Any]],
+        present: Mapping[str, np.ndarray[Any, Any]],
+    ) -> pd.DataFrame:
+        pandas = need_pandas()
+        names = [name for name in self._stands if name in present]
+        codes = np.zeros(len(ids), dtype=np.int64)
+        for bit, name in enumerate(names):
+            codes |= present[name].astype(np.int64) << bit
+        words = {
+            int(code): "+".join(
+                [self._settings.feature_key, *(n for b, n in enumerate(names) if code >> b & 1)]
+            )
+            for code in np.unique(codes)
+        }
+        frame = pandas.DataFrame(
+            {"id": list(ids), **columns, "parties": [words[int(code)] for code in codes]}
+        )
+        if self._asked is not None:
+            frame = frame.set_index("id").loc[list(self._asked)].reset_index()
+        return frame  # type: ignore[no-any-return]
+
+
+def _log(run: Run, rows: int, parties: list[str], missing: str) -> None:
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run": run.result.run,
+        "rows": rows,
+        "parties": parties,
+        "missing_party": missing,
+    }
+    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    logger.info("predicted %d rows with %s", rows, ", ".join(parties) or "nobody else")

@@ -1,0 +1,233 @@
+"""A rehearsal: one train batch and one test batch from end to end, and nothing kept of it.
+
+The parties meet, intersect ids and split them as in the task. Then each computes its first batch;
+the Host makes one step on it, and gradients travel. The models that learnt from it are thrown away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from heterofed.errors import SplitMismatchError
+from heterofed.events import Callback
+from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
+from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.feed import FeatureFeed
+from heterofed.hetero_nn.gather import JointBatch, joint_batches
+from heterofed.hetero_nn.hooks import streams_tests
+from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
+from heterofed.hetero_nn.meeting import as_collaborator, as_host
+from heterofed.party import Party
+from heterofed.protocol import messages as msg
+from heterofed.results import TaskResult
+from heterofed.runs import Run, party_of, plan_of
+from heterofed.scheduler import TrainingScheduler
+from heterofed.tensors import named
+from heterofed.training import evaluating, sharing_cores
+
+logger = logging.getLogger("heterofed")
+
+MOST_CLASSES = 20
+
+
+def rehearse(scheduler: TrainingScheduler, task_id: str) -> TaskResult:
+    """See `launch_task(rehearse=True)`."""
+    if isinstance(scheduler, HeteroNNHostScheduler):
+        return _AtHost(scheduler).launch_task(task_id)
+    if isinstance(scheduler, HeteroNNCollaboratorScheduler):
+        return _AtCollaborator(scheduler).launch_task(task_id)
+    raise TypeError(f"a {type(scheduler).__name__} has nothing to rehearse")
+
+
+class _Rehearsal(Errand):
+    """One batch end to end, with the hooks of a scheduler."""
+
+    FOLDER = "rehearsal"
+
+    def launch_task(self, task_id: str) -> TaskResult:
+        return self._launch_beside(task_id)
+
+    def _ids(self, run: Run) -> Iterable[str]:
+        """Own ids; models and optimizers are made, so that what is wrong with them shows here."""
+        with party_of(run).in_phase("prepare"):
+            ids = self._call_hook("load_local_ids", self._owner.load_local_ids)
+            for name in self._owner._makers():
+                self._owner._made(name)
+        return ids
+
+
+class _AtHost(_Rehearsal):
+    def __init__(self, host: HeteroNNHostScheduler) -> None:
+        super().__init__(host)
+        self._host = host
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        with (
+            as_host(
+                run,
+                self._settings,
+                callbacks,
+                purpose="rehearse",
+                expected=self._host._collaborators,
+                timeouts=self._timeouts(self._host._calculation_timeout),
+                make_plan=self._host._make_plan,
+            ) as party,
+            sharing_cores(1 + len(plan_of(run).collaborators)),
+        ):
+            yield party
+
+    def _perform(self, run: Run) -> None:
+        party, host = party_of(run), self._host
+        common = intersect_as_host(run, self._ids(run))
+        with party.in_phase("split"):
+            party.broadcast(host._split(run, common))
+            for peer in party.peers.values():
+                party.take(peer, msg.SplitAccepted)
+        run.round = 1
+        host._set_modes(training=True)
+        host._made("infer_model").train()
+        began = party.clock()
+        with party.in_phase("train", round_number=1, unit="batches"):
+            party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
+            for batch in self._first_batch(run, "iterate_train_feature", host._round_ids(run)):
+                report = self._report(run, batch)
+                host._step(run, 0, batch)
+        report["seconds_per_round"] = round(
+            (party.clock() - began) * math.ceil(len(run.state["train_ids"]) / report["rows"]), 3
+        )
+        with (
+            party.in_phase("test", round_number=1, unit="batches"),
+            evaluating(host._made("feature_model"), host._made("infer_model")),
+        ):
+            party.broadcast(msg.BeginTest(1))
+            for batch in self._first_batch(run, "iterate_test_feature", run.state["test_ids"]):
+                self._test(party, batch)
+        with party.in_phase("finish"):
+            party.broadcast(msg.Finish(1))
+            for peer in list(party.peers.values()):
+                party.take_leave(peer)
+        run.result.rehearsal = report
+        for key, value in report.items():
+            logger.info("rehearsal: %s: %s", key, value)
+
+    def _first_batch(self, run: Run, hook: str, ids: Sequence[str]) -> Iterator[JointBatch]:
+        host = self._host
+        own = host._own_batches(run, hook, ids, grad=host._is_feature_trainable, with_labels=True)
+        first = itertools.islice(own, 1)
+        model, order = host._made("infer_model"), host._row_order(run)
+        yield from joint_batches(party_of(run), first, hook, model, order)
+
+    def _report(self, run: Run, batch: JointBatch) -> dict[str, Any]:
+        """What a user wants to see before a long run."""
+        shapes: dict[str, Any] = {}
+        for name, features in batch.projection(self._settings.feature_key).items():
+            tensors = named(features, name)[1]
+            shapes[name] = {key: list(each.shape) for key, each in tensors.items()}
+            if list(shapes[name]) == [""]:
+                shapes[name] = shapes[name][""]
+        labels = batch.mine.labels
+        values = labels.flatten().tolist() if isinstance(labels, Tensor) else list(labels)
+        classes = Counter(map(str, values))
+        return {
+            "ids": run.result.ids,
+            "train_ids": len(run.state["train_ids"]),
+            "test_ids": len(run.state["test_ids"]),
+            "rows": len(labels),
+            "shapes": shapes,
+            "classes": dict(classes) if len(classes) <= MOST_CLASSES else {},
+        }
+
+    def _test(self, party: Party, batch: JointBatch) -> None:
+        host, projection = self._host, batch.projection(party.name)
+        if streams_tests(type(host)):
+            host._seeded_hook("test_a_batch", projection, batch.mine.labels)
+            host._seeded_hook("end_test")
+        else:
+            host._seeded_hook(
+                "test",
+                batched_feature_projections=[projection],
+                batched_labels=[batch.mine.labels],
+            )
+        for each in batch.theirs:
+            party.post(each.peer, msg.BatchDone(1, 0, stepped=False))
+
+    def _open_folder(self, run: Run) -> None:
+        super()._open_folder(run)
+        for path in run.result.folder.glob("*.csv"):
+            path.unlink()  # of an earlier rehearsal
+        self._host._open_registered_metrics(run)
+
+
+class _AtCollaborator(_Rehearsal):
+    def __init__(self, collaborator: HeteroNNCollaboratorScheduler) -> None:
+        super().__init__(collaborator)
+        self._collaborator = collaborator
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        with (
+            as_collaborator(
+                run,
+                self._settings,
+                callbacks,
+                purpose="rehearse",
+                timeouts=self._timeouts(),
+                trainable=self._collaborator._is_feature_trainable,
+            ) as party,
+            sharing_cores(1 + len(plan_of(run).collaborators)),
+        ):
+            yield party
+
+    def _perform(self, run: Run) -> None:
+        party, owner = party_of(run), self._collaborator
+        (host,) = party.peers.values()
+        common = intersect_as_collaborator(
+            run, host, self._ids(run), max_peer_ids=owner._max_peer_ids
+        )
+        with party.in_phase("split"):
+            theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
+            if owner._split(run, common) != theirs:
+                raise SplitMismatchError(
+                    f"split_dataset gives other ids at {party.name} than at {host.name}; use the"
+                    " same function at every party"
+                )
+            party.post(host, msg.SplitAccepted())
+        run.round = 1
+        party.take(host, msg.BeginTrain)
+        owner._set_modes(training=True)
+        with party.in_phase("train", round_number=1, unit="batches"):
+            self._send_one(run, "iterate_train_feature", owner._round_ids(run), train=True)
+        party.take(host, msg.BeginTest)
+        with (
+            party.in_phase("test", round_number=1, unit="batches"),
+            evaluating(owner._made("feature_model")),
+        ):
+            self._send_one(run, "iterate_test_feature", run.state["test_ids"], train=False)
+        party.take(host, msg.Finish)
+        with party.in_phase("finish"):
+            party.leave(host)
+
+    def _send_one(self, run: Run, hook: str, ids: Sequence[str], *, train: bool) -> None:
+        """The features of the first batch, and in training the step on its gradients."""
+        party, owner = party_of(run), self._collaborator
+        (host,) = party.peers.values()
+        feed = FeatureFeed(party, host)
+        learns = train and owner._is_feature_trainable
+        for layout, tensors, batch in itertools.islice(
+            owner._features(run, hook, ids, grad=learns), 1
+        ):
+            feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
+            if learns:
+                owner._update(run, feed, InFlight(0, layout, tensors, batch.features))
+        feed.end()
+        feed.settle()

@@ -1,0 +1,143 @@
+"""Rows of a joint prediction at the Host: those of each Collaborator as a stream of ids in order,
+the Host's own, and the predictions that come of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from heterofed.errors import FeatureError, RowCountError, RowOrderError
+from heterofed.hetero_nn.order import RowOrder
+from heterofed.party import Party
+from heterofed.peers import Peer
+from heterofed.protocol import messages as msg
+from heterofed.tensors import check_finite, unpack
+from heterofed.training import Batch, rows_of
+
+
+class RowStream:
+    """One Collaborator's rows, in the order of its ids, in pieces of any length."""
+
+    def __init__(self, party: Party, peer: Peer, ids: list[str], order: RowOrder) -> None:
+        self._party, self._peer, self._ids, self._order = party, peer, ids, order
+        self._came = self._batches = 0
+        self._held: dict[str, Tensor] = {}
+
+    def rows(self, count: int) -> dict[str, Tensor]:
+        """The next `count` rows.
+
+        Raises:
+            RowCountError: the party has sent fewer, or more, than it has ids.
+            RowOrderError: its rows are of other ids, or in another order.
+        """
+        while self._count < count:
+            self._take()
+        now = {name: tensor[:count] for name, tensor in self._held.items()}
+        self._held = {name: tensor[count:] for name, tensor in self._held.items()}
+        return now
+
+    @property
+    def _count(self) -> int:
+        return len(next(iter(self._held.values()))) if self._held else 0
+
+    def _take(self) -> None:
+        mail = self._party.take(self._peer, msg.Features, msg.EndOfFeatures)
+        if isinstance(mail.message, msg.EndOfFeatures):
+            raise self._other_count(self._came)
+        message = mail.of(msg.Features)
+        ids = self._ids[self._came : self._came + message.rows]
+        if len(ids) < message.rows:
+            raise self._other_count(self._came + message.rows)
+        mine = None
+        if message.ids is not None:
+            mine = self._order.proof(ids, self._batches, message.rows, "predict")
+        self._order.compare(mine, message.ids, self._peer.name, self._batches)
+        coding = self._peer.session.feature_coding
+        tensors = unpack(message.tensors, mail.payload, self._peer.name, coding=coding)
+        check_finite(tensors, "the features", self._peer.name)
+        if self._count:
+            tensors = {name: torch.cat([self._held[name], each]) for name, each in tensors.items()}
+        self._held = tensors
+        done = msg.BatchDone(self._party.round, self._batches, stepped=False)
+        self._party.post(self._peer, done)
+        self._came += message.rows
+        self._batches += 1
+
+    def end(self) -> None:
+        """Take the word that this was all."""
+        mail = self._party.take(self._peer, msg.Features, msg.EndOfFeatures)
+        if isinstance(mail.message, msg.Features):
+            raise self._other_count(self._came + mail.message.rows)
+
+    def _other_count(self, rows: int) -> RowCountError:
+        return RowCountError(
+            f"{self._peer.name} sent {rows} rows or more for {len(self._ids)} ids: its"
+            " iterate_predict_feature must yield one row per id",
+            party=self._peer.name,
+            numbers=(rows, len(self._ids)),
+        )
+
+
+def rows_in(batch: Batch, hook: str) -> int:
+    """Rows of the Host's own batch; without features and labels its ids say so.
+
+    Raises:
+        FeatureError: nothing does.
+    """
+    if batch.features is None and batch.labels is None:
+        if batch.ids is None:
+            raise FeatureError(f"{hook}: give labels or ids where there are no features")
+        return len(batch.ids)
+    return rows_of(batch, hook)
+
+
+def check_own(
+    party: Party, batch: Batch, ids: Sequence[str], rows: int, place: int, total: int
+) -> None:
+    """Check the Host's own batch against the ids at its place.
+
+    Raises:
+        RowCountError, RowOrderError: it has more rows, or of other ids.
+    """
+    if len(ids) < rows:
+        raise RowCountError(
+            f"iterate_predict_feature yielded {place + rows} rows or more for {total} ids",
+            numbers=(place + rows, total),
+        )
+    if batch.ids is not None and list(batch.ids) != list(ids):
+        raise RowOrderError(
+            "iterate_predict_feature yielded rows of other ids than it was given, or in another"
+            " order",
+            party=party.name,
+        )
+
+
+def as_columns(outcome: object, rows: int) -> dict[str, Tensor]:
+    """What `predict_a_batch` returned, by column, on the CPU.
+
+    Raises:
+        FeatureError: it is not a tensor or dict of tensors of so many rows.
+    """
+    named = {"prediction": outcome} if isinstance(outcome, Tensor) else outcome
+    if not isinstance(named, Mapping) or not all(isinstance(v, Tensor) for v in named.values()):
+        raise FeatureError(
+            f"predict_a_batch must return a tensor or a dict of tensors, not a"
+            f" {type(outcome).__name__}"
+        )
+    columns: dict[str, Tensor] = {}
+    for name, value in named.items():
+        tensor = value.detach().cpu()
+        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        if tensor.dim() not in (1, 2) or len(tensor) != rows:
+            raise FeatureError(
+                f"predict_a_batch returned {list(tensor.shape)} for {rows} rows; return [rows] or"
+                " [rows, columns]"
+            )
+        if tensor.dim() == 1:
+            columns[str(name)] = tensor
+        else:
+            columns |= {f"{name}_{k}": tensor[:, k] for k in range(tensor.shape[1])}
+    return columns

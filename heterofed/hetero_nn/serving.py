@@ -1,0 +1,233 @@
+"""A Collaborator that answers joint predictions: within its limits, one request after another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from heterofed.alignment import check_ids, keyed_digest
+from heterofed.endings import unlawful
+from heterofed.errors import (
+    ConfigError,
+    JoinTimeoutError,
+    LimitReachedError,
+    OtherRunError,
+    RowCountError,
+    TaskFailed,
+)
+from heterofed.events import Callback, Event, StillWaiting
+from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.feed import FeatureFeed
+from heterofed.hetero_nn.intersection import intersect_as_collaborator
+from heterofed.hetero_nn.meeting import as_collaborator
+from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
+from heterofed.lifecycle import is_count
+from heterofed.party import Party
+from heterofed.peers import Peer
+from heterofed.protocol import messages as msg
+from heterofed.results import write_whole
+from heterofed.runs import Run, party_of, plan_of
+from heterofed.training import evaluating, sharing_cores
+from heterofed.transport.local import heterofed_home
+
+if TYPE_CHECKING:
+    from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
+
+logger = logging.getLogger("heterofed")
+
+PAUSE_SECONDS = 1.0
+"""After a request that failed, so that a Host that trains is not knocked at all the time."""
+
+
+def serve(
+    collaborator: HeteroNNCollaboratorScheduler,
+    task_id: str,
+    *,
+    max_rows_per_day: int,
+    allow_ids: Iterable[str] | None = None,
+    requests: int = 0,
+) -> int:
+    """See `HeteroNNCollaboratorScheduler.serve_predictions`."""
+    for name, value in (("max_rows_per_day", max_rows_per_day), ("requests", requests)):
+        if not is_count(value):
+            raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
+    allowed = None if allow_ids is None else frozenset(check_ids(list(allow_ids)))
+    served = rows = 0
+    while not requests or served < requests:
+        request = _Request(collaborator, max_rows_per_day, allowed)
+        try:
+            rows += request.launch_task(task_id)
+        except JoinTimeoutError:
+            raise
+        except TaskFailed:
+            # It stands in the log, and the Host was told; the next one may do better.
+            if requests:
+                raise
+            time.sleep(PAUSE_SECONDS)
+        served += 1
+    return rows
+
+
+class _Request(Errand):
+    """One request: the lifecycle of a task around the hooks of a Collaborator's scheduler."""
+
+    FOLDER = "predictions"
+
+    def __init__(
+        self,
+        collaborator: HeteroNNCollaboratorScheduler,
+        max_rows_per_day: int,
+        allowed: frozenset[str] | None,
+    ) -> None:
+        super().__init__(collaborator)
+        self._collaborator, self._allowed = collaborator, allowed
+        self._max_rows_per_day = max_rows_per_day
+        self._trained: Trained
+        self._rows = 0
+
+    def launch_task(self, task_id: str) -> int:
+        self._launch_beside(task_id)
+        return self._rows
+
+    def validate_context(self) -> None:
+        super().validate_context()
+        run = self._run
+        if run is None:
+            return
+        self._trained = read_trained(run.result.folder.parent)
+        run.round = run.result.rounds = self._trained.rounds
+        ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
+        self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
+        if not self._ids:
+            raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
+
+    def _open_folder(self, run: Run) -> None:
+        super()._open_folder(run)
+        run.result.run = self._trained.run.hex()
+
+    @contextmanager
+    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        with (
+            as_collaborator(
+                run,
+                self._settings,
+                [_patient(each) for each in callbacks],
+                purpose="predict",
+                timeouts=self._timeouts(),
+                trainable=False,
+            ) as party,
+            sharing_cores(1 + len(plan_of(run).collaborators)),
+        ):
+            yield party
+
+    def _perform(self, run: Run) -> None:
+        party, owner = party_of(run), self._collaborator
+        (host,) = party.peers.values()
+        ids = sorted(
+            intersect_as_collaborator(
+                run, host, self._ids, max_peer_ids=owner._max_peer_ids, may_be_empty=True
+            )
+        )
+        self._agree(run, host, ids)
+        model = owner._made("feature_model")
+        if model is not None:
+            load_weights(self._trained, "feature_model", model)
+        party.post(host, msg.PredictAccepted())
+        party.take(host, msg.BeginTest)
+        with (
+            party.in_phase("predict", round_number=run.round, unit="batches"),
+            evaluating(model),
+        ):
+            self._send(run, host, ids)
+        party.take(host, msg.Finish)
+        self._rows = run.result.ids = len(ids)
+        with party.in_phase("finish"):
+            party.leave(host)
+        _log(run, host.name, len(ids))
+
+    def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
+        """Compare what the Host means to predict; count the rows before any is computed."""
+        party, trained = party_of(run), self._trained
+        plan = party.take(host, msg.PredictPlan).of(msg.PredictPlan)
+        if (plan.run, plan.rounds) != (trained.run, trained.rounds):
+            raise OtherRunError(
+                f"the models of {host.name} are of another run ({plan.rounds} rounds) than those in"
+                f" {trained.folder} ({trained.rounds} rounds); bring back those of one run",
+                party=party.name,
+            )
+        secret = run.agreement.secret if run.agreement else b""
+        if (plan.count, plan.ids) != (len(ids), keyed_digest(secret, "predict", ids)):
+            raise unlawful(host.name, "psi", "asks for other rows than it has shown to hold")
+        self._trained = read_trained(trained.folder, plan.models)
+        count_rows(run.task_id, party.name, len(ids), self._max_rows_per_day)
+
+    def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
+        party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
+        feed = FeatureFeed(party, host)
+        rows = 0
+        if ids:
+            for layout, tensors, batch in owner._features(run, hook, ids, grad=False):
+                feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
+                rows += len(next(iter(tensors.values())))
+        if rows != len(ids):
+            raise RowCountError(
+                f"{hook} yielded {rows} rows for {len(ids)} ids", numbers=(rows, len(ids))
+            )
+        feed.end()
+        feed.settle()
+
+
+def count_rows(task_id: str, party: str, rows: int, limit: int) -> None:
+    """Count rows against today's limit (UTC), on disk, so that a restart forgets nothing.
+
+    Raises:
+        LimitReachedError: there would be more; none is counted.
+    """
+    digest = keyed_digest(b"", "predictions", [task_id, party]).hex()[:16]
+    place = heterofed_home() / "predictions" / f"{digest}.json"
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    with FileLock(f"{place}.lock", mode=0o600):
+        used = 0
+        if place.exists():
+            try:
+                kept = json.loads(place.read_text())
+                used = int(kept["rows"]) if kept["day"] == today else 0
+            except (ValueError, KeyError, TypeError):
+                used = limit  # what cannot be read may have been anything
+        if used + rows > limit:
+            raise LimitReachedError(
+                f"{rows} rows are asked of {party}, {used} were predicted today (UTC) and"
+                f" max_rows_per_day is {limit}",
+                party=party,
+            )
+        text = json.dumps({"day": today, "rows": used + rows}).encode()
+        write_whole(place, lambda file: file.write(text))
+
+
+def _patient(callback: Callback) -> Callable[[Event], None]:
+    """A server waits for days; it does not say so every ten seconds."""
+
+    def call(event: Event) -> None:
+        if not isinstance(event, StillWaiting):
+            callback(event)
+
+    return call
+
+
+def _log(run: Run, host: str, rows: int) -> None:
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run": run.result.run,
+        "host": host,
+        "rows": rows,
+    }
+    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    logger.info("predicted %d rows for %s", rows, host)

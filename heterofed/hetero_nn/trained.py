@@ -1,0 +1,171 @@
+"""What a finished run left at a party: which run it was, its models, the means of features."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from heterofed.errors import ConfigError
+from heterofed.results import SUMMARY, write_whole
+from heterofed.tensors import Layout
+
+Which = Literal["last", "best"]
+
+MEANS = "feature_means.pt"
+
+
+class _Summary(msgspec.Struct):
+    run: str = ""
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run, as its results folder tells.
+
+    Attributes:
+        folder: the results folder.
+        run: 16 bytes that name the run, the same at every party.
+        rounds: rounds trained.
+        which: which of its models are meant.
+    """
+
+    folder: Path
+    run: bytes
+    rounds: int
+    which: Which
+
+    def path(self, name: str) -> Path:
+        """Of a model's file, or of another one that is kept for the best round too."""
+        prefix = "best_" if self.which == "best" else ""
+        return self.folder / f"{prefix}{name}"
+
+
+def read_trained(folder: Path, which: Which = "last") -> Trained:
+    """Look at what a finished run left in a results folder.
+
+    Raises:
+        ConfigError: no run has ended well there.
+    """
+    if which not in ("last", "best"):
+        raise ConfigError(f"models={which!r}: give 'last' or 'best'")
+    try:
+        found = msgspec.json.decode((folder / SUMMARY).read_bytes(), type=_Summary)
+        run = bytes.fromhex(found.run)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        raise ConfigError(
+            f"{folder} holds no run that has ended well; train first, with the same task id, name"
+            " and results_dir"
+        ) from None
+    if len(run) != 16 or found.rounds < 1:
+        raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
+    return Trained(folder, run, found.rounds, which)
+
+
+def read_weights(trained: Trained, name: str) -> dict[str, Any]:
+    """What `torch.save` put into `<name>.pt`.
+
+    Raises:
+        ConfigError: it is not there, or is damaged.
+    """
+    path = trained.path(f"{name}.pt")
+    if not path.exists() and trained.which == "best":
+        raise ConfigError(f"{path} is not there; call self.mark_best() in test, or use the last")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from None
+    return state
+
+
+def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
+    """Give a model the weights that the run left.
+
+    Raises:
+        ConfigError: they are not there, or of another model.
+    """
+    state = read_weights(trained, name)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        lines = str(error).splitlines()
+        raise ConfigError(
+            f"{trained.path(name + '.pt')} is of another model than make_{name} makes: {lines[-1]}"
+        ) from None
+
+
+# -- the means of features -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What stands for one row of a party's features: how it arranged them, and their means.
+
+    Attributes:
+        layout: as its hook yielded them.
+        means: by tensor name, [...] without the rows; zero for integers and bools.
+    """
+
+    layout: Layout
+    means: dict[str, Tensor]
+
+
+class FeatureMeans:
+    """The means of each Collaborator's features over a round, for rows that it will not have."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[str, Layout] = {}
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._dtypes: dict[str, dict[str, torch.dtype]] = {}
+        self._rows: dict[str, int] = {}
+
+    @torch.no_grad()
+    def add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+        """Count a batch in."""
+        self._layouts[party] = layout
+        sums = self._sums.setdefault(party, {})
+        self._dtypes[party] = {name: tensor.dtype for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            total = tensor.detach().sum(dim=0, dtype=torch.float64).cpu()
+            sums[name] = sums[name] + total if name in sums else total
+            rows = len(tensor)
+        self._rows[party] = self._rows.get(party, 0) + rows
+
+    def save(self, path: Path) -> None:
+        """Write them, in task order."""
+        kept = {
+            party: {
+                "layout": self._layouts[party],
+                "means": {
+                    name: _as(total / max(1, self._rows[party]), self._dtypes[party][name])
+                    for name, total in sums.items()
+                },
+            }
+            for party, sums in self._sums.items()
+        }
+        write_whole(path, lambda file: torch.save(kept, file))
+
+
+def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:
+    return mean.to(dtype) if dtype.is_floating_point else torch.zeros_like(mean, dtype=dtype)
+
+
+def read_stands(trained: Trained, parties: Sequence[str] | None = None) -> dict[str, Stand]:
+    """What stands for each Collaborator, in task order.
+
+    Raises:
+        ConfigError: the file is not there or damaged, or of other parties than `parties`.
+    """
+    path = trained.path(MEANS)
+    kept = read_weights(trained, MEANS.removesuffix(".pt"))
+    stands = {party: Stand(each["layout"], each["means"]) for party, each in kept.items()}
+    if parties is not None and not set(parties) <= set(stands):
+        raise ConfigError(f"parties={list(parties)}: {path} knows {list(stands)}")
+    return stands

@@ -1,0 +1,66 @@
+"""What left this party, for its compliance officer: `outbound.csv` in the results folder.
+
+Counts messages and bytes by phase, kind and receiver; knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from pathlib import Path
+
+COLUMNS = ("phase", "kind", "holds", "to", "messages", "bytes")
+
+HOLDS = {
+    "PsiKey": "public key of the intersection",
+    "PsiBlinded": "blinded ids",
+    "PsiSigned": "blinded ids of the other, signed",
+    "PsiTags": "keyed hashes of own ids",
+    "PsiMatched": "proofs of common ids",
+    "SplitPlan": "keyed digests of the split",
+    "Features": "features at the cut layer",
+    "Gradients": "gradients of the other's features",
+}
+"""What a kind of message holds; all others hold names, numbers and settings."""
+
+GREETINGS = frozenset({"Hello", "Terms", "Welcome", "Waiting", "Abort"})
+"""What every attempt to meet says, also where nothing comes of it."""
+
+
+class Outbound:
+    """What has left so far."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+
+    def note(self, phase: str, kind: str, to: str, size: int) -> None:
+        """Count one message of `size` bytes, with its header."""
+        row = self._rows[phase, kind, to]
+        row[0] += 1
+        row[1] += size
+
+    @property
+    def is_worth_a_file(self) -> bool:
+        """Whether anything but greetings has left."""
+        return any(kind not in GREETINGS for _, kind, _ in self._rows)
+
+    def table(self, path: Path) -> bytes:
+        """The account as CSV, added to what `path` holds already of the same run."""
+        for row in _read(path):
+            here = self._rows[row["phase"], row["kind"], row["to"]]
+            here[0] += int(row["messages"])
+            here[1] += int(row["bytes"])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for (phase, kind, to), counts in self._rows.items():
+            writer.writerow([phase, kind, HOLDS.get(kind, "control"), to, *counts])
+        return text.getvalue().encode()
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

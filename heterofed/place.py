@@ -1,0 +1,254 @@
+"""Where the parties of a task meet, how they prove who they are, and on what terms.
+
+Without a task file that is a Unix socket which only this user can reach, found by the task id.
+With one it is TCP: encrypted, and each connection proven to be its party's (CURVE). TCP without
+keys is refused unless it is asked for by `insecure=True`. TCP breaks, so there a channel is a link
+that outlives its connections; a Unix socket breaks only when a process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from heterofed import consent
+from heterofed.errors import ConfigError
+from heterofed.keys import Key, fingerprint, load_key
+from heterofed.plan import Plan
+from heterofed.protocol.states import Role
+from heterofed.task import (
+    Purpose,
+    TaskFile,
+    differences,
+    load_task,
+    settle,
+    shown_plan,
+    task_path,
+    terms_digest,
+)
+from heterofed.transport import zeromq
+from heterofed.transport.base import MAX_CHANNELS, Endpoint
+from heterofed.transport.local import HostLock, heterofed_home, local_address
+from heterofed.transport.readmit import ReliableListener
+from heterofed.transport.redial import ReliableConnector
+from heterofed.transport.zap import ClientKeys, ServerKeys, raw_key
+
+logger = logging.getLogger("heterofed")
+
+
+MAX_FILES = 1 << 16
+
+
+@contextmanager
+def room_for_strangers() -> Iterator[None]:
+    """Let this process open many files, as far as it may, while strangers can connect.
+
+    A connection takes a file descriptor until its handshake has failed, for up to 10 s. Where these
+    run out, this party's own files cannot be opened.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Place(ABC):
+    """Where the parties of one task meet.
+
+    Attributes:
+        described: in words, for messages.
+        terms: the task file's terms in their canonical form; empty without a task file.
+    """
+
+    described: str
+    terms: bytes = b""
+
+    @abstractmethod
+    @contextmanager
+    def listen(self) -> Iterator[Endpoint]:
+        """The Host's endpoint; this party's claim to the place ends with the block."""
+        yield  # type: ignore[misc]
+
+    @abstractmethod
+    def connect(self) -> Endpoint:
+        """A Collaborator's endpoint: one attempt to reach the Host."""
+
+    def expected(self, given: Sequence[str] | int) -> Sequence[str] | int:
+        """Whom the Host waits for, where its constructor says `given`."""
+        return given
+
+    def settle(self, plan: Plan) -> Plan:
+        """The Host's plan under the terms.
+
+        Raises:
+            ConfigError: they differ; it names every field.
+        """
+        return plan
+
+    def identities(self, other: str) -> tuple[bytes, bytes] | None:
+        """Own long-lived secret key and another party's public one, 32 bytes each, if known."""
+        del other
+        return None
+
+    def differences(self, plan: Plan) -> list[str]:
+        """In what a plan that the Host announced is not what this party agreed to."""
+        del plan
+        return []
+
+
+def place_of(
+    task_id: str, party: str, role: Role, purpose: Purpose, *, insecure: bool = False
+) -> Place:
+    """Where a party goes for a task.
+
+    Raises:
+        ConfigError: the task file, the keys or this party's consent do not allow it.
+    """
+    home = heterofed_home()
+    path = task_path(task_id, home)
+    if not path.exists():
+        return LocalPlace(task_id, home)
+    task = load_task(path)
+    digest = terms_digest(task.terms())
+    try:
+        place = TaskPlace(task, party, home, insecure=insecure)
+        _check_part(task, task_id, party, role, purpose)
+        if role is Role.COLLABORATOR and not consent.has_accepted(home, task_id, party, digest):
+            raise ConfigError(
+                f"{party} has not accepted the terms of task {task_id!r} as they are now: look at"
+                f" them and accept them with `heterofed task accept {task_id}`"
+            )
+    except ConfigError as error:
+        consent.record(home, "refused", task=task_id, party=party, digest=digest, why=str(error))
+        raise
+    consent.record(home, "started", task=task_id, party=party, digest=digest)
+    return place
+
+
+def _check_part(task: TaskFile, task_id: str, party: str, role: Role, purpose: Purpose) -> None:
+    if task.task != task_id:
+        raise ConfigError(f"the file of task {task_id!r} is of task {task.task!r}; rename it")
+    if task.purpose != purpose:
+        raise ConfigError(
+            f"task {task_id!r} is for {task.purpose!r} and this scheduler for {purpose!r}; use the"
+            " other kind of scheduler, or another task"
+        )
+    is_host = task.member(party) is task.host
+    if is_host != (role is Role.HOST):
+        raise ConfigError(
+            f"in task {task_id!r} {party} is {'the Host' if is_host else 'a Collaborator'}; use the"
+            " other scheduler, or give another feature_key"
+        )
+
+
+class LocalPlace(Place):
+    """A Unix socket that every party of this user finds by the task id."""
+
+    def __init__(self, task_id: str, home: Path) -> None:
+        self._local = local_address(task_id, home)
+        self.described = "on this machine: as the same user"
+
+    @contextmanager
+    def listen(self) -> Iterator[Endpoint]:
+        with HostLock(self._local):
+            yield zeromq.listen(self._local.address)
+
+    def connect(self) -> Endpoint:
+        return zeromq.connect(self._local.address)
+
+
+class TaskPlace(Place):
+    """The address of a task file, with its keys.
+
+    Raises:
+        ConfigError: a key is missing, foreign, expired or revoked, or there is none at all.
+    """
+
+    def __init__(self, task: TaskFile, party: str, home: Path, *, insecure: bool = False) -> None:
+        self.task, self._home = task, home
+        self.described = f"at {task.address}"
+        self.terms = task.terms()
+        member = task.member(party)
+        task.check_usable()
+        self._key: Key | None = None
+        if not task.is_keyless:
+            self._key = load_key(party, home)
+            if self._key.public != member.key:
+                raise ConfigError(
+                    f"the key of {party} on this machine ({self._key.fingerprint}) is not the one"
+                    f" that the file of task {task.task!r} lists ({fingerprint(member.key or '')});"
+                    " bring the right one, or have all parties list the new one"
+                )
+        elif not insecure:
+            raise ConfigError(
+                f"the file of task {task.task!r} lists no keys, so anybody on the way could read"
+                " and change everything: make keys (heterofed keys new) and list them, or pass"
+                " insecure=True"
+            )
+        else:
+            logger.warning(
+                "INSECURE: task %s runs over %s WITHOUT keys: no encryption, and anybody can claim"
+                " to be any party",
+                task.task,
+                task.address,
+            )
+
+    @contextmanager
+    def listen(self) -> Iterator[Endpoint]:
+        keys = None
+        if self._key is not None:
+            parties = {each.party: each.key or "" for each in self.task.collaborators}
+            keys = ServerKeys(self._key.public, self._key.secret, parties)
+        with HostLock(local_address(self.task.task, self._home)), room_for_strangers():
+            try:
+                # A connection that died unnoticed may stand beside its successor.
+                below = zeromq.listen(
+                    self.task.listens_at, keys=keys, max_channels=2 * MAX_CHANNELS
+                )
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{error}; stop what listens there, or set `bind` in the task file to an"
+                    " address of this machine"
+                ) from None
+            yield ReliableListener(below)
+
+    def connect(self) -> Endpoint:
+        keys = None
+        if self._key is not None:
+            host = self.task.host
+            keys = ClientKeys(self._key.public, self._key.secret, host.key or "", host.party)
+        return ReliableConnector(lambda: zeromq.connect(self.task.address, keys=keys))
+
+    def identities(self, other: str) -> tuple[bytes, bytes] | None:
+        if self._key is None:
+            return None
+        return raw_key(self._key.secret), raw_key(self.task.member(other).key or "")
+
+    def expected(self, given: Sequence[str] | int) -> Sequence[str] | int:
+        agreed = [each.party for each in self.task.collaborators]
+        named = len(agreed) if given == 1 else given  # 1: the default, where a file says it
+        if named not in (len(agreed), agreed):
+            raise ConfigError(
+                f"collaborators={given!r}, and the file of task {self.task.task!r} lists"
+                f" {', '.join(agreed)}; leave it out, or give those"
+            )
+        return agreed
+
+    def settle(self, plan: Plan) -> Plan:
+        return settle(plan, self.task)
+
+    def differences(self, plan: Plan) -> list[str]:
+        return differences(shown_plan(self.task.make_plan()), shown_plan(plan))

@@ -1,0 +1,163 @@
+"""Inputs from embeddings: attacks that measure what a Host could rebuild of a Collaborator's rows.
+
+Run by the Collaborator, who knows its inputs. The attacker is taken to know inputs and embeddings
+of half of the rows (leaked, bought, its own customers) and is scored on the other half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.rows import vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """How much of the inputs' variance is rebuilt.
+
+    Attributes:
+        r2: 1 - squared error / variance, over all columns; 1: exactly, 0: no better than the mean.
+        columns: the same for each column, [columns] float64; NaN where a column is constant.
+    """
+
+    r2: float
+    columns: Tensor
+
+
+def table(tensor: Tensor) -> Tensor:
+    """Rows as float64 vectors, [rows, columns]."""
+    return vectors(tensor.detach()).to(torch.float64)
+
+
+def ridge_reconstruction(
+    inputs: Tensor, embeddings: Tensor, *, penalty: float = 1e-3
+) -> Reconstruction:
+    """Rebuild inputs by ridge regression on the embeddings.
+
+    Args:
+        inputs: [rows, ...], any number type.
+        embeddings: [rows, ...] of the same rows, as they are sent.
+        penalty: ridge penalty, in units of the mean variance of an embedding's column.
+
+    Raises:
+        ConfigError: fewer than 4 rows, or unequal numbers of rows.
+    """
+    known, hidden = _halves(inputs, embeddings)
+    shift = known[1].mean(0)
+    design, target = known[1] - shift, known[0] - known[0].mean(0)
+    gram = design.T @ design
+    ridge = penalty * float(gram.diagonal().mean()) + 1e-12
+    gram.diagonal().add_(ridge)
+    weights = torch.linalg.solve(gram, design.T @ target)
+    return _scored(hidden[0], known[0].mean(0) + (hidden[1] - shift) @ weights)
+
+
+def decoder_reconstruction(
+    inputs: Tensor, embeddings: Tensor, *, width: int = 64, steps: int = 300, seed: int = 0
+) -> Reconstruction:
+    """Rebuild inputs by a small trained decoder (one hidden layer).
+
+    Args:
+        inputs: [rows, ...], any number type.
+        embeddings: [rows, ...] of the same rows, as they are sent.
+        width: of the hidden layer.
+        steps: of Adam on all known rows at once.
+        seed: of the decoder's first weights.
+
+    Raises:
+        ConfigError: fewer than 4 rows, or unequal numbers of rows.
+    """
+    (x, z), (x_hidden, z_hidden) = _halves(inputs, embeddings)
+    z_mean, z_std = z.mean(0), z.std(0).clamp_min(1e-9)
+    x_mean, x_std = x.mean(0), x.std(0).clamp_min(1e-9)
+    source, target = ((z - z_mean) / z_std).float(), ((x - x_mean) / x_std).float()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        decoder = nn.Sequential(
+            nn.Linear(source.shape[1], width), nn.ReLU(), nn.Linear(width, target.shape[1])
+        )
+        optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01, weight_decay=1e-3)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.mse_loss(decoder(source), target).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    with torch.no_grad():
+        rebuilt = decoder(((z_hidden - z_mean) / z_std).float()).double()
+    return _scored(x_hidden, rebuilt * x_std + x_mean)
+
+
+def distance_correlation(x: Tensor, z: Tensor, *, unbiased: bool = False) -> Tensor:
+    """Distance correlation of two samples: 0 where independent, 1 where one is the other, turned.
+
+    Székely, Rizzo and Bakirov (2007); as a measure of split learning's leak, Vepakomma et al.
+    (2020, "NoPeek"). Differentiable; takes memory for rows x rows.
+
+    Args:
+        x: [rows, ...] floats.
+        z: [rows, ...] floats of the same rows.
+        unbiased: the bias-corrected squared statistic of Székely and Rizzo (2013), turned back into
+            a correlation (0 where it is negative): for small samples of independent data the plain
+            one is far above 0.
+
+    Returns:
+        0-d, between 0 and 1.
+    """
+    a, b = (_centred(_distances(each), unbiased) for each in (x, z))
+    rows = len(a)
+    scale = rows * (rows - 3) if unbiased else rows * rows
+    covariance = (a * b).sum() / scale
+    spread = ((a * a).sum() / scale * ((b * b).sum() / scale)).clamp_min(1e-30).sqrt()
+    return (covariance / spread).clamp(1e-12, 1.0).sqrt()
+
+
+def _distances(rows: Tensor) -> Tensor:
+    rows = vectors(rows)
+    squares = (rows[:, None] - rows[None]).square().sum(2) if rows.shape[1] < 8 else _gram(rows)
+    return squares.clamp_min(1e-12).sqrt()  # the root's slope at 0 is infinite
+
+
+def _gram(rows: Tensor) -> Tensor:
+    rows = rows - rows.mean(0)
+    squares = rows.square().sum(1)
+    return (squares[:, None] + squares[None] - 2 * rows @ rows.T).clamp_min(0)
+
+
+def _centred(distances: Tensor, unbiased: bool) -> Tensor:
+    rows = len(distances)
+    if not unbiased:
+        mean = distances.mean(0)
+        return distances - mean[:, None] - mean[None] + mean.mean()
+    total = distances.sum(0)
+    centred = (
+        distances
+        - total[:, None] / (rows - 2)
+        - total[None] / (rows - 2)
+        + total.sum() / ((rows - 1) * (rows - 2))
+    )
+    return centred - torch.diag(centred.diagonal())
+
+
+_Half = tuple[Tensor, Tensor]
+
+
+def _halves(inputs: Tensor, embeddings: Tensor) -> tuple[_Half, _Half]:
+    if len(inputs) != len(embeddings) or len(inputs) < 4:
+        raise ConfigError(
+            f"a reconstruction needs 4 rows and more, the same on both sides; there are"
+            f" {len(inputs)} of inputs and {len(embeddings)} of embeddings"
+        )
+    x, z = table(inputs).cpu(), table(embeddings).cpu()
+    return (x[0::2], z[0::2]), (x[1::2], z[1::2])
+
+
+def _scored(truth: Tensor, rebuilt: Tensor) -> Reconstruction:
+    error = (truth - rebuilt).square().sum(0)
+    variance = (truth - truth.mean(0)).square().sum(0)
+    columns = torch.where(variance > 0, 1 - error / variance, torch.nan)
+    r2 = float(1 - error.sum() / variance.sum()) if float(variance.sum()) > 0 else 0.0
+    return Reconstruction(r2, columns)

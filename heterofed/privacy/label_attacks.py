@@ -1,0 +1,280 @@
+"""Labels from what a Collaborator receives: attacks that measure how much gradients give away.
+
+Each attack is run by whoever knows the truth, on exactly what would be sent, and tells how well a
+curious Collaborator could tell the labels. Labels are class numbers; with more than two classes
+each class is attacked against the rest and the mean is told.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.rows import vectors
+from heterofed.privacy.scores import aucs
+
+
+def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
+    """Labels as class numbers from 0, where they can be read so.
+
+    Args:
+        labels: a tensor [rows] or [rows, 1] of whole numbers, bools, or floats that are whole;
+            or one-hot, [rows, classes].
+        rows: how many there should be.
+
+    Returns:
+        [rows] int64; None for anything else: regression targets, dicts, negative numbers.
+    """
+    if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in {1, 2}:
+        return None
+    found = labels.detach()
+    if found.dim() == 2:
+        if found.shape[1] == 1:
+            found = found[:, 0]
+        elif bool(((found == 0) | (found == 1)).all() & (found.sum(1) == 1).all()):
+            found = found.argmax(1)
+        else:
+            return None
+    numbers = found.to(torch.int64)
+    if rows is not None and len(numbers) != rows:
+        return None
+    valid = bool(((numbers.to(torch.float64) == found.to(torch.float64)) & (numbers >= 0)).all())
+    return numbers if valid else None
+
+
+def flat(gradients: Tensor) -> Tensor:
+    """One row per sample, [rows, d], in float32 or wider."""
+    rows = vectors(gradients.detach())
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def one_hot(labels: Tensor) -> Tensor:
+    """[rows, n] bool: one column per class; just one, "is it 1", where there are two classes."""
+    classes = max(2, int(labels.max()) + 1) if len(labels) else 2
+    return labels[:, None] == torch.arange(classes, device=labels.device)[(classes == 2) :]
+
+
+def norm_leak(gradients: Tensor, labels: Tensor) -> Tensor:
+    """Label from the length of the gradient (Li et al., ICLR 2022, section 3.1).
+
+    What a model is sure of gets small gradients; the rarer class is learnt later and stands out.
+
+    Args:
+        gradients: [rows, ...], as they are sent.
+        labels: [rows] int64.
+
+    Returns:
+        [n] AUC per class; below 0.5 where that class has the shorter gradients.
+    """
+    positive = one_hot(labels)
+    return aucs(flat(gradients).norm(dim=1)[:, None].expand(positive.shape), positive)
+
+
+def cosine_leak(
+    gradients: Tensor,
+    labels: Tensor,
+    *,
+    clean: Tensor | None = None,
+    known: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Label from the direction of the gradient (Li et al., ICLR 2022, section 3.2).
+
+    Gradients of one class point alike. The attacker knows `known` samples of each class and scores
+    all others by the cosine with their mean direction.
+
+    Args:
+        gradients: [rows, ...], as they are sent.
+        labels: [rows] int64.
+        clean: the same before a defence: a stronger attacker, who knows those few undefended.
+        known: samples of a class that the attacker knows; they are not scored.
+        generator: chooses them.
+
+    Returns:
+        [n] AUC per class; NaN where a class has too few samples.
+    """
+    sent = F.normalize(flat(gradients), dim=1)
+    source = sent if clean is None else F.normalize(flat(clean), dim=1)
+    positive = one_hot(labels)
+    result = torch.full((positive.shape[1],), torch.nan, dtype=torch.float64)
+    for number in range(positive.shape[1]):
+        members = positive[:, number].nonzero()[:, 0]
+        if len(members) <= known:
+            continue
+        order = torch.randperm(len(members), generator=generator)[:known]
+        chosen = members[order.to(members.device)]
+        others = torch.ones(len(sent), dtype=torch.bool, device=sent.device)
+        others[chosen] = False
+        score = sent[others] @ source[chosen].mean(0)
+        result[number] = aucs(score[:, None], positive[others, number][:, None])[0]
+    return result
+
+
+def spectral_leak(gradients: Tensor, labels: Tensor) -> Tensor:
+    """Label from the first principal component of the gradients; nothing needs to be known.
+
+    After Tran et al. (NeurIPS 2018), as used on split learning by Sun et al. (2022). The sign of a
+    component is free: it is turned so that its longer tail is positive.
+
+    Args:
+        gradients: [rows, ...], as they are sent.
+        labels: [rows] int64.
+
+    Returns:
+        [n] AUC per class.
+    """
+    rows = flat(gradients).to(torch.float64)
+    centred = rows - rows.mean(0)
+    if centred.shape[1] <= centred.shape[0]:
+        _, vectors = torch.linalg.eigh(centred.T @ centred)
+        score = centred @ vectors[:, -1]
+    else:
+        _, vectors = torch.linalg.eigh(centred @ centred.T)
+        score = vectors[:, -1]
+    if float((score**3).sum()) < 0:
+        score = -score
+    positive = one_hot(labels)
+    return aucs(score[:, None].expand(positive.shape), positive)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How well completed labels fit the truth, on samples whose label was not known.
+
+    Attributes:
+        auc: mean over classes against the rest.
+        accuracy: share of labels guessed right.
+        majority: the accuracy of always guessing the most frequent class.
+    """
+
+    auc: float
+    accuracy: float
+    majority: float
+
+
+def model_completion(
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    known: int = 40,
+    bottom: nn.Module | None = None,
+    steps: int = 60,
+    pseudo_rounds: int = 2,
+    seed: int = 0,
+) -> Completion:
+    """Labels from a few known ones: put a head on the trained half and train it (Fu et al. 2022).
+
+    After "Label Inference Attacks Against Vertical Federated Learning" (USENIX Security 2022),
+    passive model completion; their semi-supervised MixMatch is replaced by pseudo-labels of the
+    surest samples, class by class.
+
+    Args:
+        inputs: [rows, ...]: embeddings, or what `bottom` takes.
+        labels: [rows] int64: the truth.
+        known: labels that the attacker knows, drawn evenly from the classes.
+        bottom: the attacker's trained half; a copy is trained further along with the head.
+        steps: of Adam, in each round.
+        pseudo_rounds: times that pseudo-labels are taken in and training goes on.
+        seed: of the choice of known labels and of the head.
+
+    Raises:
+        ConfigError: fewer than two classes among the labels, or all of them would be known.
+    """
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    if len(_classes_of(labels)) < 2 or known >= len(labels):
+        raise ConfigError(
+            f"model completion needs two classes and more than the {known} known labels;"
+            f" there are {len(labels)} rows of {len(_classes_of(labels))} classes"
+        )
+    labels = labels.cpu()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        given = _evenly(labels, known)
+        attacker = _Attacker(inputs.detach().cpu(), bottom, classes)
+        targets, weights = labels.clone(), torch.zeros(len(labels))
+        weights[given] = 1.0
+        attacker.train(targets, weights, steps)
+        for _ in range(pseudo_rounds):
+            chances = attacker.predict()
+            targets = torch.where(given, labels, chances.argmax(1))
+            weights = _surest(chances, given)
+            attacker.train(targets, weights, steps)
+        chances = attacker.predict()
+    hidden = ~given
+    truth = labels[hidden]
+    positive = one_hot(truth) if classes == 2 else truth[:, None] == torch.arange(classes)
+    scores = chances[hidden][:, 1:] if classes == 2 else chances[hidden]
+    return Completion(
+        auc=float(aucs(scores, positive).nanmean()),
+        accuracy=float((chances[hidden].argmax(1) == truth).double().mean()),
+        majority=float(truth.bincount().max() / len(truth)),
+    )
+
+
+def _classes_of(labels: Tensor) -> Tensor:
+    return labels.bincount().nonzero()[:, 0]
+
+
+def _evenly(labels: Tensor, known: int) -> Tensor:
+    """[rows] bool: `known` rows, as evenly from the classes as there are rows of them."""
+    order = torch.randperm(len(labels))
+    within = torch.empty_like(labels)
+    for each in _classes_of(labels):
+        members = order[labels[order] == each]
+        within[members] = torch.arange(len(members))
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[order[within[order].sort(stable=True).indices][:known]] = True
+    return chosen
+
+
+def _surest(chances: Tensor, given: Tensor) -> Tensor:
+    """Weights: 1 for known labels, 0.3 for the surer half of each predicted class."""
+    sure, guess = chances.max(1)
+    weights = torch.zeros(len(chances))
+    for each in _classes_of(guess):
+        members = guess == each
+        weights[members & (sure >= sure[members].median())] = 0.3
+    weights[given] = 1.0
+    return weights
+
+
+class _Attacker:
+    """A bottom model (or none) and a linear head, trained on weighted labels."""
+
+    def __init__(self, inputs: Tensor, bottom: nn.Module | None, classes: int) -> None:
+        self._bottom = copy.deepcopy(bottom).cpu() if bottom is not None else nn.Identity()
+        self._bottom.train(False)  # no dropout: there is little to learn from
+        rows = flat(self._bottom(inputs))
+        self._shift, self._scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
+        self._head = nn.Linear(rows.shape[1], classes)
+        self._inputs = inputs
+        trained = [
+            {"params": list(self._head.parameters()), "lr": 0.05, "weight_decay": 1e-2},
+            {"params": list(self._bottom.parameters()), "lr": 0.001},
+        ]
+        self._optimizer = torch.optim.Adam([each for each in trained if each["params"]])
+
+    def train(self, targets: Tensor, weights: Tensor, steps: int) -> None:
+        used = weights > 0
+        inputs, targets, weights = self._inputs[used], targets[used], weights[used]
+        balance = 1 / targets.bincount(weights)[targets].clamp_min(1e-6)
+        weights = weights * balance
+        for _ in range(steps):
+            self._optimizer.zero_grad()
+            losses = F.cross_entropy(self._logits(inputs), targets, reduction="none")
+            ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+
+    @torch.no_grad()
+    def predict(self) -> Tensor:
+        return self._logits(self._inputs).softmax(1)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        rows = vectors(self._bottom(inputs))
+        logits: Tensor = self._head((rows - self._shift) / self._scale)
+        return logits

@@ -1,0 +1,93 @@
+"""Randomised response on labels: a label DP that holds whatever is done with them afterwards.
+
+Warner (1965). Each sample's label is turned once, by a coin that hangs on its id and a secret; the
+same id gets the same label in every round, so that nothing averages out over rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.gradient_defences import check_positive
+
+
+class RandomisedResponse:
+    """Keeps a label with chance e^epsilon / (e^epsilon + classes - 1), else draws another one.
+
+    The Host trains on what this returns and on nothing else; then all that it sends is
+    epsilon-DP in each single label (and metrics on true labels are not to be sent).
+
+    Args:
+        epsilon: of the label DP, for all rounds together.
+        classes: how many there are.
+        secret: 32 bytes that the coins are drawn from; give the same again to resume a run. None
+            draws a new one.
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    def __init__(self, epsilon: float, classes: int = 2, *, secret: bytes | None = None) -> None:
+        check_positive("RandomisedResponse epsilon", epsilon, most=50)
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+            raise ConfigError(f"RandomisedResponse classes {classes!r}: give 2 or more")
+        if secret is not None and len(secret) != 32:
+            raise ConfigError("RandomisedResponse secret: give 32 bytes")
+        self.epsilon = float(epsilon)
+        self.classes = classes
+        self._given = secret is not None
+        self._secret = secret or secrets.token_bytes(32)
+
+    def resumable(self, key: bytes) -> RandomisedResponse:
+        """The same with coins that a resumed run draws again, where no secret was given.
+
+        Args:
+            key: 32 bytes that stay the same when a run goes on, and at this party.
+        """
+        if self._given:
+            return self
+        secret = hmac.digest(key, b"randomised response", hashlib.sha256)
+        return RandomisedResponse(self.epsilon, self.classes, secret=secret)
+
+    @property
+    def keeping(self) -> float:
+        """The chance that a label stays as it is."""
+        return 1 / (1 + (self.classes - 1) * math.exp(-self.epsilon))
+
+    def __call__(self, labels: Tensor, ids: Sequence[str]) -> Tensor:
+        """Turned labels, of the same shape and dtype.
+
+        Args:
+            labels: [rows] or [rows, 1], whole numbers from 0 to classes - 1.
+            ids: of the same rows.
+
+        Raises:
+            ConfigError: another number of ids than rows, or labels out of range.
+        """
+        numbers = labels.reshape(-1)
+        if len(numbers) != len(ids):
+            raise ConfigError(f"RandomisedResponse: {len(ids)} ids for {len(numbers)} labels")
+        whole = numbers.to(torch.int64)
+        if not bool(((whole == numbers) & (whole >= 0) & (whole < self.classes)).all()):
+            raise ConfigError(
+                f"RandomisedResponse: labels must be whole numbers from 0 to {self.classes - 1}"
+            )
+        turns = torch.tensor([self._turn(each) for each in ids], dtype=torch.int64)
+        turned = (whole + turns.to(whole.device)) % self.classes
+        return turned.to(labels.dtype).reshape(labels.shape)
+
+    def _turn(self, name: str) -> int:
+        """How far the label of an id is turned: 0 keeps it."""
+        digest = hmac.digest(self._secret, name.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        chance = int.from_bytes(digest[:8], "big") / 2**64
+        if chance < self.keeping:
+            return 0
+        return 1 + int.from_bytes(digest[8:24], "big") % (self.classes - 1)

@@ -1,0 +1,342 @@
+"""The leak report of a run: the attacks, run on samples of what was really sent, within a budget.
+
+Knows tensors and a clock. A Host's `LabelLeaks` sees gradients and labels; a Collaborator's
+`InputLeaks` its inputs and embeddings. Neither ever sees more than its party has anyway.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.input_attacks import (
+    decoder_reconstruction,
+    distance_correlation,
+    ridge_reconstruction,
+)
+from heterofed.privacy.label_attacks import (
+    class_numbers,
+    cosine_leak,
+    model_completion,
+    norm_leak,
+    spectral_leak,
+)
+from heterofed.privacy.scores import folded
+
+T = TypeVar("T")
+
+Effort = Literal["sample", "full", "off"]
+
+SHARE, SHARE_AT_END = 0.015, 0.027
+"""Of the time that training takes, what samples may take, and with the attacks at the end; 3 % is
+promised."""
+KEPT_ROWS = 1000
+MEASURED_ROWS = 4096
+"""Of a batch; more would tell no more, and cost."""
+KNOWN_LABELS = 40
+
+
+def check_effort(effort: object) -> None:
+    """Refuse an effort that there is not.
+
+    Raises:
+        ConfigError: it is none of "sample", "full", "off".
+    """
+    if effort not in get_args(Effort):
+        raise ConfigError(f"leak_report={effort!r}: give one of {', '.join(get_args(Effort))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One measured leak.
+
+    Attributes:
+        party: the Collaborator that could read labels, or "the Host", that could read inputs.
+        attack: its name.
+        measure: "auc" (0.5: nothing, 1: everything), "r2" or "correlation" (0 to 1).
+        value: of the measure; an AUC is of the class that is read best, either way round.
+        samples: batches, or for attacks at the end rows, that it is taken from.
+    """
+
+    party: str
+    attack: str
+    measure: Literal["auc", "r2", "correlation"]
+    value: float
+    samples: int
+
+    @property
+    def severity(self) -> float:
+        """0: nothing leaks, 1: all does."""
+        return 2 * self.value - 1 if self.measure == "auc" else self.value
+
+    def words(self) -> str:
+        """For people."""
+        name, what = WORDS[self.attack]
+        level = next(text for least, text in LEVELS if self.severity >= least)
+        return f"{name} {self.value:.2f}: {self.party} {level} {what}"
+
+
+LEVELS = (
+    (0.8, "can read"),
+    (0.4, "can guess much of"),
+    (0.2, "can guess some of"),
+    (-math.inf, "learns little of"),
+)
+WORDS = {
+    "norm": ("label AUC from gradient norms", "the labels"),
+    "cosine": ("label AUC from gradient directions", "the labels"),
+    "spectral": ("label AUC from the gradients' spectrum", "the labels"),
+    "completion": (f"label AUC from embeddings and {KNOWN_LABELS} known labels", "the labels"),
+    "ridge": ("share of the inputs' variance that a linear map rebuilds", "the inputs"),
+    "decoder": ("share of the inputs' variance that a trained decoder rebuilds", "the inputs"),
+    "distance_correlation": ("distance correlation of inputs and embeddings", "the inputs"),
+}
+
+
+class Budget:
+    """Decides when there is time to measure: some share of the time that goes by.
+
+    Args:
+        effort: "full" measures whenever asked; "off" never.
+        clock: seconds.
+    """
+
+    def __init__(self, effort: Effort, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.effort = effort
+        self._clock = clock
+        self._began = self._since = 0.0
+        self._trained = 0.0
+        self._spent = 0.0
+        self._last: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Training goes on."""
+        self._since = self._clock()
+
+    def stop(self) -> None:
+        """Training pauses: a round is over."""
+        self._trained += self._clock() - self._since
+
+    @property
+    def spent(self) -> float:
+        """Seconds spent on measuring."""
+        return self._spent
+
+    def allows(self, attack: str, cost: float, *, running: bool = True) -> bool:
+        """Whether an attack that took so many seconds last time (at first: `cost`) may run."""
+        if self.effort != "sample":
+            return self.effort == "full"
+        trained = self._trained + (self._clock() - self._since if running else 0.0)
+        share = SHARE if running else SHARE_AT_END
+        return self._spent + self._last.get(attack, cost) <= share * trained
+
+    def timed(self, attack: str, run: Callable[[], T]) -> T:
+        """Run an attack and count what it takes; gives what it found."""
+        began = self._clock()
+        found = run()
+        self._last[attack] = self._clock() - began
+        self._spent += self._last[attack]
+        return found
+
+
+class _Means:
+    """Means of what the samples of a round gave, for each class."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str], dict[int, list[float]]] = {}
+
+    def add(self, party: str, attack: str, found: dict[int, float]) -> None:
+        classes = self._values.setdefault((party, attack), {})
+        for number, value in found.items():
+            if not math.isnan(value):
+                classes.setdefault(number, []).append(value)
+
+    def taken(self) -> Iterator[tuple[str, str, list[float], int]]:
+        for (party, attack), classes in self._values.items():
+            means = [sum(values) / len(values) for values in classes.values()]
+            yield party, attack, means, max(map(len, classes.values()), default=0)
+        self._values.clear()
+
+
+class _Kept:
+    """The last rows of two tensors that belong together."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._batches: deque[tuple[Tensor, Tensor]] = deque()
+
+    def add(self, one: Tensor, other: Tensor) -> None:
+        if self._batches and self._batches[-1][0].shape[1:] != one.shape[1:]:
+            self._batches.clear()  # inputs of another length cannot stand beside these
+            self.rows = 0
+        one, other = one[-KEPT_ROWS:].clone(), other[-KEPT_ROWS:].clone()  # not the whole batch
+        self._batches.append((one, other))
+        self.rows += len(one)
+        while self.rows - len(self._batches[0][0]) >= KEPT_ROWS:
+            self.rows -= len(self._batches.popleft()[0])
+
+    def last(self) -> tuple[Tensor, Tensor]:
+        ones, others = zip(*self._batches, strict=True)
+        return torch.cat(ones)[-KEPT_ROWS:], torch.cat(others)[-KEPT_ROWS:]
+
+
+class LabelLeaks:
+    """What the Host's gradients tell of its labels.
+
+    Args:
+        budget: of time.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._means = _Means()
+        self._waiting: list[tuple[str, Tensor, Tensor, Tensor]] = []
+        self._kept: dict[str, _Kept] = {}
+        self._measured = False
+
+    def note(
+        self, party: str, sent: Tensor, clean: Tensor, labels: object, embeddings: Tensor
+    ) -> None:
+        """See one batch as a Collaborator gets it; measures where there is time.
+
+        Args:
+            party: the Collaborator.
+            sent: [rows, d] gradients as they are sent.
+            clean: the same before any defence.
+            labels: of the rows; batches whose labels are no class numbers are not measured.
+            embeddings: [rows, e], what the Collaborator had sent.
+        """
+        numbers = class_numbers(labels, len(sent))
+        if self._budget.effort == "off" or numbers is None or len(sent) == 0:
+            return
+        self._kept.setdefault(party, _Kept()).add(embeddings.detach(), numbers)
+        if int((numbers.bincount() > 1).sum()) < 2:
+            return  # no class to tell from another
+        batch = (party, sent, clean, numbers)
+        if self._budget.allows("gradients", 0.002):
+            self._measure(*batch)
+        elif not self._measured:  # so that a short run has at least one of each party
+            self._waiting = [each for each in self._waiting if each[0] != party] + [batch]
+
+    def end_round(self) -> list[Leak]:
+        """What the round's samples gave."""
+        if not self._measured:
+            for batch in self._waiting:
+                self._measure(*batch)
+        self._waiting = []
+        return [
+            Leak(party, attack, "auc", max(map(folded, means)), samples)
+            for party, attack, means, samples in self._means.taken()
+            if means
+        ]
+
+    def at_end(self) -> list[Leak]:
+        """Model completion from the last embeddings, where there is time."""
+        found = []
+        for party, kept in self._kept.items():
+            embeddings, labels = kept.last()
+            usable = len(labels) > 2 * KNOWN_LABELS and len(set(labels.tolist())) > 1
+            if usable and self._budget.allows("completion", 1.0, running=False):
+                leak = self._budget.timed(
+                    "completion",
+                    functools.partial(model_completion, embeddings, labels, known=KNOWN_LABELS),
+                )
+                found.append(Leak(party, "completion", "auc", leak.auc, len(labels)))
+        return found
+
+    def _measure(self, party: str, sent: Tensor, clean: Tensor, labels: Tensor) -> None:
+        def attack() -> None:
+            numbers = labels.to(sent.device)
+            generator = torch.Generator().manual_seed(0)  # takes nothing from the user's streams
+            found = {
+                "norm": norm_leak(sent, numbers),
+                "cosine": cosine_leak(sent, numbers, clean=clean, generator=generator),
+                "spectral": spectral_leak(sent, numbers),
+            }
+            for name, value in found.items():
+                aucs = value.tolist()  # of each class, or where there are two of class 1 alone
+                first = 1 if len(aucs) == 1 else 0
+                self._means.add(party, name, dict(enumerate(aucs, first)))
+
+        self._measured = True
+        self._budget.timed("gradients", attack)
+
+
+class InputLeaks:
+    """What a Collaborator's embeddings tell of its inputs.
+
+    Args:
+        budget: of time.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._means = _Means()
+        self._kept = _Kept()
+        self._measured = False
+
+    def note(self, inputs: Tensor, embeddings: Tensor) -> None:
+        """See one batch as the Host gets it; measures where there is time.
+
+        Args:
+            inputs: [rows, ...], what the feature model was called with.
+            embeddings: [rows, d] of the same rows, as they are sent.
+        """
+        if self._budget.effort == "off" or len(inputs) < 8 or not inputs.is_floating_point():
+            return
+        self._kept.add(inputs.detach(), embeddings.detach())
+        if self._budget.allows("embeddings", 0.005):
+            self._measure()
+
+    def end_round(self) -> list[Leak]:
+        """What the round's samples gave."""
+        if self._kept.rows and not self._measured:
+            self._measure()
+        return [
+            Leak("the Host", name, "r2" if name == "ridge" else "correlation", mean, count)
+            for _, name, means, count in self._means.taken()
+            for mean in means
+        ]
+
+    def at_end(self) -> list[Leak]:
+        """A trained decoder on the last rows, where there is time."""
+        if not self._kept.rows or not self._budget.allows("decoder", 1.0, running=False):
+            return []
+        inputs, embeddings = self._kept.last()
+        found = self._budget.timed(
+            "decoder", functools.partial(decoder_reconstruction, inputs, embeddings)
+        )
+        return [Leak("the Host", "decoder", "r2", max(0.0, found.r2), len(inputs))]
+
+    def _measure(self) -> None:
+        def attack() -> None:
+            # Of several batches: weights have moved a little, but few rows rebuild nothing.
+            x, z = (each.float() for each in self._kept.last())
+            # Fewer known rows than columns fit anything; then what is rebuilt means nothing.
+            if len(x) >= 4 * z.flatten(1).shape[1]:
+                found = max(0.0, ridge_reconstruction(x, z).r2)
+                self._means.add("", "ridge", {0: found})
+            correlation = distance_correlation(x[-256:], z[-256:], unbiased=True)
+            self._means.add("", "distance_correlation", {0: correlation.item()})
+
+        self._measured = True
+        with torch.no_grad():
+            self._budget.timed("embeddings", attack)
+
+
+def worst_of(leaks: list[Leak]) -> list[Leak]:
+    """For each party the leak that tells most."""
+    found: dict[str, Leak] = {}
+    for leak in leaks:
+        if leak.party not in found or leak.severity > found[leak.party].severity:
+            found[leak.party] = leak
+    return list(found.values())

@@ -1,0 +1,254 @@
+"""Marvell: the noise on gradients that hides two classes best for its power.
+
+Li et al., "Label Leakage and Protection in Two-party Split Learning" (ICLR 2022). Gradients of the
+positive class are taken as N(g1, v I), those of the negative as N(g0, u I); noise N(0, S1) and
+N(0, S0) is added. Of all S1, S0 of mean power P (p tr S1 + (1-p) tr S0 <= P) those are wanted that
+minimise the sum of both Kullback-Leibler divergences. The paper shows that they have one variance
+along g1 - g0 and another one across, for each class: four numbers. This module finds them.
+
+With a, b the total variances along (noise and own) of positives and negatives, c, e those across,
+D = |g1 - g0|^2 and d dimensions,
+
+    2 sumKL + 2 d = a/b + b/a + D/a + D/b + (d-1) (c/e + e/c).
+
+Across, noise is only worth its power where it makes c and e more alike, so it goes to the class
+of the smaller one. For a given power along, Q = p a + (1-p) b, the best r = a/b has a closed form.
+What is left is how to share the power between along and across: a convex function of one number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.gradient_defences import IsotropicGaussian, check_positive
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the gradients of a batch lie.
+
+    Attributes:
+        share: of positives, p, between 0 and 1 exclusively.
+        gap: squared distance of the class means, D.
+        positive, negative: variance per dimension within each class, v and u.
+        dimensions: d.
+    """
+
+    share: float
+    gap: float
+    positive: float
+    negative: float
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Variances of the noise: along the difference of the class means, and across it."""
+
+    positive_along: float
+    positive_across: float
+    negative_along: float
+    negative_across: float
+
+    def power(self, spread: Spread) -> float:
+        """Mean squared length of the noise over both classes."""
+        across = spread.dimensions - 1
+        return spread.share * (self.positive_along + across * self.positive_across) + (
+            1 - spread.share
+        ) * (self.negative_along + across * self.negative_across)
+
+
+def sum_kl(spread: Spread, noise: Noise) -> float:
+    """KL(positive || negative) + KL(negative || positive) of the gradients with noise, in nats."""
+    a, c = spread.positive + noise.positive_along, spread.positive + noise.positive_across
+    b, e = spread.negative + noise.negative_along, spread.negative + noise.negative_across
+    if min(a, b) <= 0:
+        return math.inf
+    across = (_skew(c, e) if spread.dimensions > 1 else 0.0) * (spread.dimensions - 1)
+    return (_skew(a, b) + across + spread.gap * (1 / a + 1 / b)) / 2
+
+
+def auc_bound(kl: float) -> float:
+    """No attack on gradients of that sumKL has a higher leak AUC (Li et al., theorem 2)."""
+    return 1.0 if kl >= 4 else 0.5 + math.sqrt(kl) / 2 - kl / 8
+
+
+def kl_for_auc(bound: float) -> float:
+    """The inverse of `auc_bound`, for 0.5 < bound < 1."""
+    return (2 - math.sqrt(8 - 8 * bound)) ** 2
+
+
+def best_noise(spread: Spread, power: float) -> Noise:
+    """The noise of mean power `power` for which `sum_kl` is least."""
+    p, u, v = spread.share, spread.negative, spread.positive
+    across = spread.dimensions - 1
+    cost = across * ((1 - p) if u < v else p)  # of one unit of variance across
+    most = min(power, cost * abs(v - u))
+
+    def across_for(spent: float) -> float:
+        return spent / cost if cost > 0 else 0.0
+
+    def divergence(spent: float) -> float:
+        a, b = _along(spread, power - spent)
+        low = min(u, v) + across_for(spent)
+        return _skew(a, b) + spread.gap * (1 / a + 1 / b) + across * _skew(low, max(u, v))
+
+    spent = _least(divergence, 0.0, most) if most > 0 else 0.0
+    a, b = _along(spread, power - spent)
+    extra = across_for(spent)
+    return Noise(
+        positive_along=max(0.0, a - v),
+        positive_across=extra if v <= u else 0.0,
+        negative_along=max(0.0, b - u),
+        negative_across=extra if u < v else 0.0,
+    )
+
+
+def power_for_kl(spread: Spread, kl: float) -> float:
+    """The least power with which `best_noise` brings `sum_kl` down to `kl` (within 1 %)."""
+    low, high = 0.0, max(spread.gap, spread.positive, spread.negative, 1e-30)
+    if sum_kl(spread, best_noise(spread, 0.0)) <= kl:
+        return 0.0
+    for _ in range(60):
+        if sum_kl(spread, best_noise(spread, high)) <= kl:
+            break
+        low, high = high, 2 * high
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        if sum_kl(spread, best_noise(spread, middle)) <= kl:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def spread_of(gradients: Tensor, positive: Tensor) -> tuple[Spread, Tensor]:
+    """Statistics of a batch, and the unit vector along the difference of its class means.
+
+    Args:
+        gradients: [rows, d].
+        positive: [rows] bool, with at least one row of either class.
+    """
+    rows = gradients.to(torch.float64)
+    ones, zeros = rows[positive], rows[~positive]
+    means = ones.mean(0), zeros.mean(0)
+    difference = means[0] - means[1]
+    gap = float(difference.square().sum())
+    variances = [
+        float((part - mean).square().mean())
+        for part, mean in zip((ones, zeros), means, strict=True)
+    ]
+    floor = 1e-9 * max(gap, *variances, 1e-30)  # a class of equal gradients: finite divergences
+    spread = Spread(
+        share=len(ones) / len(rows),
+        gap=gap,
+        positive=max(variances[0], floor),
+        negative=max(variances[1], floor),
+        dimensions=rows.shape[1],
+    )
+    direction = difference / math.sqrt(gap) if gap > 0 else torch.zeros_like(difference)
+    return spread, direction
+
+
+class Marvell:
+    """Marvell as a defence of outgoing gradients, for labels 0 and 1.
+
+    Give one of the two strengths. A batch of only one class gets the noise of the last batch of
+    both; before there was one, isotropic noise of the gradients' own power.
+
+    Args:
+        power: power of the noise in units of the squared distance of the class means, the paper's
+            hyperparameter s.
+        bound: highest leak AUC to allow: as much noise as `auc_bound` asks for. It holds for
+            gradients that are as Gaussian as the theorem takes them; the leak report measures.
+
+    Raises:
+        ConfigError: none or both are given, or out of range.
+    """
+
+    def __init__(self, power: float | None = None, *, bound: float | None = None) -> None:
+        if (power is None) == (bound is None):
+            raise ConfigError("Marvell: give either power or bound")
+        if power is not None:
+            check_positive("Marvell power", power)
+        elif bound is not None and not 0.5 < bound < 1:
+            raise ConfigError(f"Marvell bound {bound!r}: give an AUC above 0.5 and below 1")
+        self._power = power
+        self._bound = bound
+        self._last: tuple[Noise, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        if self._power is not None:
+            return f"Marvell(power={self._power})"
+        return f"Marvell(bound={self._bound})"
+
+    def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:
+        """What is sent instead of `gradients`, [rows, d]; labels [rows], 0 or 1.
+
+        Raises:
+            ConfigError: other labels.
+        """
+        if len(labels) and int(labels.max()) > 1:
+            raise ConfigError("Marvell hides two classes; there is a label other than 0 and 1")
+        positive = labels.to(gradients.device) == 1
+        if bool(positive.any()) and not bool(positive.all()):
+            spread, direction = spread_of(gradients, positive)
+            if self._power is not None:
+                power = self._power * spread.gap
+            else:
+                power = power_for_kl(spread, kl_for_auc(self._bound or 1.0))
+            self._last = best_noise(spread, power), direction
+        elif self._last is None:
+            return IsotropicGaussian(1.0)(gradients, labels)
+        noise, direction = self._last
+        return gradients + _drawn(noise, direction, positive, gradients)
+
+
+def _drawn(noise: Noise, direction: Tensor, positive: Tensor, like: Tensor) -> Tensor:
+    along = torch.where(positive, noise.positive_along, noise.negative_along).sqrt()
+    across = torch.where(positive, noise.positive_across, noise.negative_across).sqrt()
+    drawn = torch.randn(like.shape, dtype=torch.float64, device=like.device)
+    parallel = drawn @ direction
+    weights = (along - across) * parallel
+    return (weights[:, None] * direction + across[:, None] * drawn).to(like.dtype)
+
+
+def _along(spread: Spread, extra: float) -> tuple[float, float]:
+    """Total variances along, (a, b), for noise of mean power `extra` there."""
+    p, u, v = spread.share, spread.negative, spread.positive
+    total = p * v + (1 - p) * u + extra
+    ratio = math.sqrt((total + (1 - p) * spread.gap) / (total + p * spread.gap))
+    least = v * (1 - p) / (total - p * v)  # a >= v
+    most = (total - (1 - p) * u) / (p * u)  # b >= u
+    ratio = min(max(ratio, least), most)
+    b = total / (p * ratio + 1 - p)
+    return max(v, ratio * b), max(u, b)
+
+
+def _skew(x: float, y: float) -> float:
+    """x/y + y/x - 2, without cancellation; 0 where both are 0."""
+    return 0.0 if x == y else (x - y) ** 2 / (x * y)
+
+
+def _least(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a convex function of one number is least: golden section."""
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = function(left), function(right)
+    for _ in range(60):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = function(right)
+    return (low + high) / 2

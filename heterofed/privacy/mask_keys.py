@@ -1,0 +1,68 @@
+"""The secrets that Collaborators share in pairs, for masks that the Host cannot take off.
+
+The keys of a run are fresh X25519 keys that the Host relays. Where the parties know each other's
+long-lived CURVE keys, those enter the secret too: then a Host that hands out keys of its own making
+does not learn it. Without them the masks hold against a Host that relays honestly. No torch here.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from heterofed.errors import RemoteProtocolError
+
+KEY_BYTES = 32
+
+
+class MaskKey:
+    """A party's key pair of one run."""
+
+    def __init__(self) -> None:
+        self._private = X25519PrivateKey.generate()
+
+    @property
+    def public(self) -> bytes:
+        """What the other parties get, 32 bytes."""
+        return self._private.public_key().public_bytes_raw()
+
+    def secret_with(
+        self,
+        theirs: bytes,
+        *,
+        names: tuple[str, str],
+        run: bytes,
+        identities: tuple[bytes, bytes] | None = None,
+    ) -> bytes:
+        """What this party and another one share, 32 bytes; both get the same.
+
+        Args:
+            theirs: the other party's `public`, as the Host relayed it.
+            names: of this party and the other.
+            run: what is this run's alone, so that no secret is used twice.
+            identities: this party's long-lived secret key and the other's public one, 32 bytes
+                each (X25519, as CURVE's are).
+
+        Raises:
+            RemoteProtocolError: a key of another length or of small order, or this party's own.
+        """
+        if theirs == self.public:
+            raise RemoteProtocolError(
+                f"the masking key of {names[1]} is that of {names[0]}: the Host sent it back",
+                party=names[1],
+            )
+        shared = _agreed(self._private, theirs, names[1])
+        if identities is not None:
+            own, other = identities
+            shared += _agreed(X25519PrivateKey.from_private_bytes(own), other, names[1])
+        ends = sorted([(names[0].encode(), self.public), (names[1].encode(), theirs)])
+        told = b"".join(len(part).to_bytes(4, "big") + part for end in ends for part in end)
+        return HKDF(SHA256(), KEY_BYTES, salt=run, info=b"heterofed mask 1" + told).derive(shared)
+
+
+def _agreed(private: X25519PrivateKey, public: bytes, party: str) -> bytes:
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise RemoteProtocolError(f"{party} sent no valid masking key", party=party) from None

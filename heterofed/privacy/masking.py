@@ -1,0 +1,153 @@
+"""Masked sums: two or more Collaborators whose embeddings the Host adds up without seeing one.
+
+Each pair of Collaborators shares a secret that the Host does not have. For every batch both draw
+the same stream from it; one adds it to its embedding, the other one subtracts it. What each sends
+is uniform numbers; in the sum of all, the streams cancel (Bonawitz et al., CCS 2017, without their
+second mask: see below). Numbers are fixed-point, modulo 2^64, so that they cancel exactly.
+
+The secrets come from `mask_keys`.
+
+When a party drops out of a batch, its masks do not cancel, and the batch is void. The others never
+mask the same batch again for fewer parties: the difference of the two sums would be the embedding
+of the one that dropped. They go on with the next batch, as long as two remain; the schedulers go
+back to a checkpoint with all of them, and fresh keys.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from torch import Tensor
+
+from heterofed.errors import ConfigError, FeatureError, LocalProtocolError, RemoteProtocolError
+
+FRACTION_BITS = 32
+"""Embeddings are rounded to multiples of 2^-32."""
+
+
+class Masker:
+    """Masks the embeddings of one party, each batch once.
+
+    Args:
+        party: this one.
+        shared: the secret with each other Collaborator, from `mask_keys.MaskKey.secret_with`.
+
+    Raises:
+        ConfigError: there is no other Collaborator: the sum would be the embedding.
+    """
+
+    def __init__(self, party: str, shared: Mapping[str, bytes]) -> None:
+        if not shared or party in shared:
+            raise ConfigError(
+                "a masked sum needs two Collaborators or more: of one, the sum is its embedding"
+            )
+        self._party = party
+        self._shared = dict(shared)
+        self._masked = (0, -1)
+
+    def mask(
+        self, rows: Tensor, *, round_number: int, batch: int, others: Collection[str] | None = None
+    ) -> Tensor:
+        """What is sent instead of an embedding.
+
+        Args:
+            rows: floats of any shape.
+            round_number: from 1; batches are masked in order.
+            batch: within the round, from 0.
+            others: the other Collaborators that are in this batch; all of them by default.
+
+        Returns:
+            int64 of the same shape: uniform for who has none of the secrets.
+
+        Raises:
+            LocalProtocolError: this batch or a later one was masked before.
+            ConfigError: nobody else is in this batch.
+            FeatureError: an embedding too large for fixed-point numbers, or not finite.
+        """
+        if (round_number, batch) <= self._masked:
+            raise LocalProtocolError("a batch is masked only once: two sums tell more than one")
+        peers = sorted(self._shared) if others is None else sorted(others)
+        if not peers or not self._shared.keys() >= set(peers):
+            raise ConfigError(f"{self._party} shares no masks with those of this batch")
+        self._masked = round_number, batch
+        total = encoded(rows, len(peers) + 1)
+        members = b"".join(sha256(each.encode()).digest() for each in sorted([*peers, self._party]))
+        place = (
+            round_number.to_bytes(8, "big") + batch.to_bytes(8, "big") + sha256(members).digest()
+        )
+        with np.errstate(over="ignore"):
+            for peer in peers:
+                stream = _stream(self._shared[peer], place, total.size)
+                total = total + stream if self._party < peer else total - stream
+        return torch.from_numpy(total.view(np.int64).reshape(tuple(rows.shape)))
+
+
+class Masks:
+    """The maskers of one run between two meetings: one for training, one for tests.
+
+    Args:
+        party: this one.
+        shared: the secret with each other Collaborator.
+    """
+
+    def __init__(self, party: str, shared: Mapping[str, bytes]) -> None:
+        self.shared = shared
+        self._maskers = {
+            phase: Masker(
+                party,
+                {name: hmac.digest(each, phase.encode(), sha256) for name, each in shared.items()},
+            )
+            for phase in ("train", "test")
+        }
+
+    def mask(self, rows: Tensor, phase: str, round_number: int, batch: int) -> Tensor:
+        """See `Masker.mask`; `phase` is train or test."""
+        return self._maskers[phase].mask(rows, round_number=round_number, batch=batch)
+
+
+def encoded(rows: Tensor, parties: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Fixed-point numbers modulo 2^64, flat.
+
+    Raises:
+        FeatureError: a number so large that the sum of as many parties could wrap, or not finite.
+    """
+    limit = 2.0 ** (63 - FRACTION_BITS) / parties
+    plain = rows.detach().to("cpu", torch.float64).reshape(-1)
+    if plain.numel() and not bool((plain.abs() < limit).all()):  # false for NaN, too
+        raise FeatureError(
+            f"an embedding is not finite, or not below {limit:g}: a masked sum has no room for it"
+        )
+    return (plain * 2.0**FRACTION_BITS).round().to(torch.int64).numpy().view(np.uint64)
+
+
+def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The sum of the embeddings, from what all parties of a batch sent.
+
+    Args:
+        parts: int64, of one shape.
+        dtype: of the result.
+
+    Raises:
+        RemoteProtocolError: parts of other shapes or types.
+    """
+    if len({tuple(each.shape) for each in parts}) != 1 or any(
+        each.dtype != torch.int64 for each in parts
+    ):
+        raise RemoteProtocolError(
+            "masked embeddings must be int64, and of one shape at all parties"
+        )
+    total = torch.stack(list(parts)).sum(0)  # wraps modulo 2^64
+    return (total.to(torch.float64) / 2.0**FRACTION_BITS).to(dtype)
+
+
+def _stream(secret: bytes, place: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Uniform numbers that both ends of a pair draw for one batch."""
+    key = hmac.digest(secret, b"batch" + place, sha256)
+    cipher = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    return np.frombuffer(cipher.update(bytes(8 * count)), dtype="<u8")

@@ -1,0 +1,300 @@
+"""The models of one run and their life on disk: made once, saved, kept in checkpoints, taken up.
+
+A party that was killed and one that only has to go back take the same way: meet the others, agree
+on the newest checkpoint that all hold, load it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import logging
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from msgspec import structs
+from torch import nn
+from torch.optim import Optimizer
+
+from heterofed import snapshot as snapshots
+from heterofed.alignment import check_ids, keyed_digest
+from heterofed.checkpoint import RunRecord, Split
+from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
+from heterofed.events import Resumed
+from heterofed.lifecycle import Scheduler
+from heterofed.protocol.messages import Mark
+from heterofed.results import fresh_folder, write_whole
+from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
+from heterofed.snapshot import Snapshot
+from heterofed.training import Lazy
+
+logger = logging.getLogger("heterofed")
+
+AT_SPLIT = Mark(0)
+
+NOTES = ("staleness", "recorded", "privacy")
+"""What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
+
+
+class ResumableScheduler(Scheduler):
+    """Base of the schedulers that have models, and so something to lose."""
+
+    MODELS: tuple[str, ...] = ()
+    """Which of `_makers` are models that the results folder gets."""
+
+    # -- hooks -----------------------------------------------------------------------------
+
+    def extra_state(self) -> Any:
+        """Hook: state of yours that belongs in checkpoints: schedules, counters, a best score.
+
+        Returns:
+            Tensors and plain values (numbers, strings, lists, dicts of them), or None.
+        """
+        return None
+
+    def on_round_end(self) -> None:
+        """Hook: a round and its test are over; the place for learning-rate schedules."""
+
+    def load_extra_state(self, state: Any) -> None:
+        """Hook: the inverse of `extra_state`; called where a run goes on from a checkpoint.
+
+        Args:
+            state: what `extra_state` returned when the checkpoint was written.
+        """
+
+    # -- models and optimizers -------------------------------------------------------------
+
+    @abstractmethod
+    def _makers(self) -> dict[str, Callable[[], Any]]:
+        """How each model and optimizer of this role is made, by name."""
+
+    def _made(self, name: str) -> Any:
+        """A model or optimizer of this run, made on first use.
+
+        Raises:
+            ConfigError: no run has begun.
+        """
+        if self._run is None:
+            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
+        made: dict[str, Lazy] = self._run.state.setdefault("made", {})
+        if name not in made:
+            made[name] = Lazy(self._makers()[name])
+        return made[name]()
+
+    def _stateful(self) -> dict[str, nn.Module | Optimizer]:
+        """The models and optimizers of this run that there are, made where they were not."""
+        things = {name: self._made(name) for name in self._makers()}
+        return {
+            name: thing
+            for name, thing in things.items()
+            if isinstance(thing, nn.Module | Optimizer)
+        }
+
+    def _load_ids(self, run: Run) -> list[str]:
+        """Own ids; what a checkpoint binds them by is noted."""
+        ids = check_ids(self._call_hook("load_local_ids", self.load_local_ids))
+        run.state["own"] = (len(ids), keyed_digest(_record_of(run).key, "own ids", sorted(ids)))
+        return ids
+
+    def _save_models(self, run: Run, prefix: str = "") -> None:
+        """Write each model's `state_dict` to `<prefix><name>.pt`, whole or not at all."""
+        for name in self.MODELS:
+            model = self._made(name)
+            if model is not None:
+                run.result.models[prefix + name] = write_whole(
+                    run.result.folder / f"{prefix}{name}.pt",
+                    functools.partial(torch.save, model.state_dict()),
+                )
+        run.result.rounds = run.round
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def _keep_split(self, run: Run, common: int) -> None:
+        """Keep what was agreed about ids, and the checkpoint that the first round begins from."""
+        count, digest = run.state["own"]
+        split = Split(
+            own_count=count,
+            own_digest=digest,
+            common=common,
+            train=run.state["train_ids"],
+            test=run.state["test_ids"],
+        )
+        run.record = structs.replace(_record_of(run), split=split)
+        run.store.begin(run.record)
+        run.state["settings"] = {
+            name: snapshots.settings_of(each)
+            for name, each in self._stateful().items()
+            if isinstance(each, Optimizer)
+        }
+        self._keep_checkpoint(run, last=False)
+        run.store.forget_psi()
+
+    def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
+        """What every party does when a round and its test are over."""
+        if best:
+            self._save_models(run, prefix="best_")
+            run.state["best_round"] = run.round
+        self._call_hook("on_round_end", self.on_round_end)
+        self._keep_checkpoint(run, last=last)
+
+    def _keep_checkpoint(self, run: Run, *, last: bool) -> None:
+        """Write the checkpoint after this round.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
+        # Before the first batch they are as their hooks make them, again and again.
+        things = self._stateful() if mark > AT_SPLIT else {}
+        if mark == Mark(1):
+            self._warn_of_untracked(list(things.values()))
+        snapshot = Snapshot(
+            round=mark.round,
+            batch=mark.batch,
+            last=last,
+            best=run.state.get("best_round", 0),
+            states={name: thing.state_dict() for name, thing in things.items()},
+            settings=run.state["settings"],
+            metrics={name: (list(each.keys), each.size) for name, each in run.metrics.items()},
+            notes={name: run.state[name] for name in NOTES if name in run.state},
+            extra=self._call_hook("extra_state", self.extra_state),
+        )
+        run.store.keep(mark, snapshots.encode(snapshot))
+        run.futile = 0
+
+    def _warn_of_untracked(self, tracked: list[object]) -> None:
+        if type(self).extra_state is not ResumableScheduler.extra_state:
+            return
+        if names := snapshots.untracked(vars(self), tracked):
+            logger.warning(
+                "no checkpoint keeps the state of %s: return it from extra_state and take it up in"
+                " load_extra_state, else a resumed run is not the same",
+                ", ".join(f"self.{name}" for name in names),
+            )
+
+    # -- going on --------------------------------------------------------------------------
+
+    def _open_folder(self, run: Run) -> None:
+        if goes_on(run):
+            if agreement_of(run).resume is None:
+                _start_over(run)
+                self._open_registered_metrics(run)
+            return
+        if run.store.marks():
+            logger.warning(
+                "a new run begins: not all parties go on with the one that had begun here, which is"
+                " moved aside"
+            )
+        else:
+            run.store.clear()
+        fresh_folder(run.result.folder)
+        _start_over(run)
+        begin(run)
+        self._open_registered_metrics(run)
+
+    def _take_up(self, run: Run) -> bool:
+        """Go on from the checkpoint that everybody holds; gives whether its round was the last.
+
+        Raises:
+            ResumeError: own ids or models are not those that the run began with.
+        """
+        mark = agreement_of(run).resume
+        if mark is None:
+            raise LocalProtocolError("there is no checkpoint to go on from")
+        party = party_of(run)
+        with party.in_phase("resume"):
+            snapshot = self._put_back(run, mark)
+        party.round = run.round
+        party.emit(Resumed(mark.round, mark.batch))
+        return snapshot.last
+
+    def _put_back(self, run: Run, mark: Mark) -> Snapshot:
+        """Make this party what it was at a checkpoint."""
+        split = _record_of(run).split
+        if split is None:
+            raise LocalProtocolError("a checkpoint without a split")
+        if "own" not in run.state:
+            self._load_ids(run)
+            _check_own_ids(run, split)
+        snapshot = snapshots.decode(run.store.load(mark))
+        restarted = "settings" not in run.state
+        run.round = 0  # hooks make them as they did at first
+        if mark == AT_SPLIT:
+            run.state.pop("made", None)
+        for name, thing in self._stateful().items():
+            if restarted and isinstance(thing, Optimizer):
+                snapshots.mention_changed_settings(name, thing, snapshot.settings.get(name, []))
+            if mark > AT_SPLIT:
+                snapshots.put_back(name, thing, snapshot.states.get(name, {}))
+        run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
+        run.result.rounds, run.result.ids = mark.round, split.common
+        for name in NOTES:
+            run.state.pop(name, None)
+        run.state |= {
+            "train_ids": split.train,
+            "test_ids": split.test,
+            "settings": snapshot.settings,
+            "best_round": snapshot.best,
+            **snapshot.notes,
+        }
+        run.state.pop("best", None)
+        self._cut_metrics(run, snapshot)
+        self._name_best(run, snapshot)
+        run.store.drop_after(mark)
+        self._call_hook("load_extra_state", self.load_extra_state, snapshot.extra)
+        return snapshot
+
+    def _cut_metrics(self, run: Run, snapshot: Snapshot) -> None:
+        """Drop the rows of rounds that will be trained again."""
+        self._open_registered_metrics(run)
+        for name, (keys, _) in snapshot.metrics.items():
+            if name not in run.metrics:
+                self._open_metrics(run, name, keys)
+        for name, metrics in run.metrics.items():
+            metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+
+    def _name_best(self, run: Run, snapshot: Snapshot) -> None:
+        for name in self.MODELS if snapshot.best else ():
+            path = run.result.folder / f"best_{name}.pt"
+            if path.exists():
+                run.result.models[f"best_{name}"] = path
+
+    def _settle(self, run: Run) -> None:
+        """Complete this party's part of a run whose last checkpoint all parties hold."""
+        mark = max(run.store.marks(), default=None)
+        snapshot = None if mark is None else self._put_back(run, mark)
+        if snapshot is None or not snapshot.last:
+            raise ResumeError(
+                f"the run in {run.result.folder} has ended at the other parties, and its last"
+                ' checkpoint here is gone or damaged; start all with resume="never" for a new run'
+            )
+        run.result.run = _record_of(run).run.hex()
+        self._save_models(run)
+        logger.info("the run had ended: its final models are in %s", run.result.folder)
+
+
+def _record_of(run: Run) -> RunRecord:
+    if run.record is None:
+        raise LocalProtocolError("the record of the run was asked for before it began")
+    return run.record
+
+
+def _start_over(run: Run) -> None:
+    """Forget what an earlier attempt of this process has made; what was made before it stays."""
+    if run.waits:
+        run.state.clear()
+    run.metrics.clear()
+    run.round = run.batch = 0
+
+
+def _check_own_ids(run: Run, split: Split) -> None:
+    count, digest = run.state["own"]
+    if hmac.compare_digest(digest, split.own_digest):
+        return
+    was = f"{split.own_count} ids then, {count} now" if count != split.own_count else "as many"
+    raise ResumeError(
+        f"load_local_ids gives other ids than when the run began ({was}); bring back those, or"
+        ' start all parties with resume="never"'
+    )

@@ -1,0 +1,150 @@
+"""One run of a task at one party: what exists between `launch_task` and its return."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from heterofed.accounting import Account
+from heterofed.checkpoint import CheckpointStore, RunRecord
+from heterofed.errors import LocalProtocolError, ResumeError
+from heterofed.metrics import Metrics
+from heterofed.party import Party
+from heterofed.plan import Plan
+from heterofed.rendezvous import Agreement, Earlier
+from heterofed.results import TaskResult
+
+Resume = Literal["auto", "never", "require"]
+"""What to do with a run that has not ended: go on if all parties can, never, or nothing else."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a task: what exists between `launch_task` and its return.
+
+    `seed` starts this party's random streams and stays here: whoever has it has the weights,
+    dropout masks and noise, and can work back from features to raw rows.
+
+    Attributes:
+        store: where the run is kept until it has ended.
+        record: this run in the store, where the task is of a kind that is kept.
+        ended: the run that ended last in this results folder.
+        round, batch: the round that runs or ended last, and how many of its batches were trained
+            before its latest checkpoint; 0 once it has ended.
+        complete: whether all parties hold the checkpoint after the last round.
+        futile: how often a party was lost since the last checkpoint.
+        mask_secrets: what this party shares with each other Collaborator since they met last,
+            where the Host gets only the sum of their features.
+        waits: seconds to wait for a party that was lost; 0 before one was.
+    """
+
+    task_id: str
+    seed: int
+    result: TaskResult
+    store: CheckpointStore
+    resume: Resume
+    account: Account
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+    party: Party | None = None
+    agreement: Agreement | None = None
+    failed_hook: str | None = None
+    record: RunRecord | None = None
+    ended: bytes | None = None
+    complete: bool = False
+    waits: float = 0.0
+    futile: int = 0
+    mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    round: int = 0
+    batch: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def agreement_of(run: Run) -> Agreement:
+    """What a run's parties agreed on when they met last."""
+    if run.agreement is None:
+        raise LocalProtocolError("the plan was asked for before the parties met")
+    return run.agreement
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan of a run that has met its parties."""
+    return agreement_of(run).plan
+
+
+def party_of(run: Run) -> Party:
+    """The party of a run that has met the others."""
+    if run.party is None:
+        raise LocalProtocolError("the party was asked for before the parties met")
+    return run.party
+
+
+def begin(run: Run) -> None:
+    """Keep a new run, so that it can go on after it was interrupted."""
+    agreement = agreement_of(run)
+    run.record = RunRecord(
+        run=agreement.run,
+        secret=agreement.secret,
+        seed=run.seed,
+        key=secrets.token_bytes(32),
+        plan=agreement.plan,
+    )
+    run.store.begin(run.record)
+
+
+def goes_on(run: Run) -> bool:
+    """Whether what the parties agreed on is the run that waits here.
+
+    Raises:
+        ResumeError: it is not, though that is required.
+    """
+    if run.record is not None and run.record.run == agreement_of(run).run:
+        return True
+    if run.resume == "require":
+        raise ResumeError(
+            "not all other parties hold the run that waits here; bring back their results folders,"
+            ' or start all with resume="auto"'
+        )
+    return False
+
+
+def recall(run: Run, seed: int | None) -> None:
+    """Look for a run of this task that has not ended.
+
+    Args:
+        run: gets its record and its seed.
+        seed: as given to the constructor; None where any will do.
+
+    Raises:
+        ResumeError: there is none though it is required, or it began with another seed.
+    """
+    record = None if run.resume == "never" else run.store.record()
+    if record is None:
+        if run.resume == "require":
+            raise ResumeError(
+                f"there is no unfinished run in {run.result.folder} to go on with; bring back"
+                ' its folder (results_dir), or start with resume="auto"'
+            )
+        return
+    if seed not in (None, record.seed):
+        raise ResumeError(
+            f"the run in {run.result.folder} began with another seed; start with that one, or"
+            ' with resume="never"'
+        )
+    run.record, run.seed = record, record.seed
+    run.complete = run.store.finished() is not None
+
+
+def earlier(run: Run) -> Earlier | None:
+    """What this party holds of a run that has not ended, to be told to the others."""
+    if run.record is None:
+        return None
+    begun = Agreement(run.record.plan, run.record.run, run.record.secret)
+    return Earlier(begun, run.store.marks())
+
+
+def awaited(run: Run) -> tuple[str, ...]:
+    """Host: the parties that have not said goodbye, once all hold the last checkpoint."""
+    gone = run.store.finished()
+    names = run.record.plan.collaborators if run.record and gone is not None else ()
+    return tuple(name for name in names if name not in (gone or ()))

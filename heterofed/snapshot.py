@@ -1,0 +1,170 @@
+"""A party's models, optimizers and user state as bytes, and back into the same objects.
+
+Loaded with `weights_only`, so a file can hold tensors and plain values and nothing that runs.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from heterofed.errors import CheckpointError, ConfigError, ResumeError
+
+logger = logging.getLogger("heterofed")
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What is to be known of one party after a round.
+
+    Attributes:
+        round, batch: after how many whole rounds, and batches of the next one.
+        last: whether no round comes after it.
+        best: the round that `mark_best` marked last; 0: none.
+        states: `state_dict` of each model and optimizer, by name.
+        settings: hyperparameters of each optimizer's groups as its hook made them.
+        metrics: of each metrics set its keys, and the bytes of its CSV.
+        notes: plain values of the run itself.
+        extra: what the user's `extra_state` gave.
+    """
+
+    round: int
+    batch: int = 0
+    last: bool = False
+    best: int = 0
+    states: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    extra: Any = None
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """Turn a snapshot into bytes.
+
+    Raises:
+        ConfigError: `extra_state` gave something other than tensors and plain values.
+    """
+    whole = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
+    extra = _saved(whole.pop("extra"))
+    try:
+        _loaded(extra)
+    except Exception as error:
+        raise ConfigError(
+            "extra_state must give tensors and plain values (numbers, strings, lists, dicts):"
+            " nothing else can be loaded safely"
+        ) from error
+    return _saved(whole | {"extra": extra})
+
+
+def decode(content: bytes) -> Snapshot:
+    """The inverse of `encode`.
+
+    Raises:
+        CheckpointError: these are not the bytes of a snapshot.
+    """
+    try:
+        whole = _loaded(content)
+        return Snapshot(**(whole | {"extra": _loaded(whole["extra"])}))
+    except Exception as error:
+        raise CheckpointError(
+            "a checkpoint is intact but cannot be read by this version of heterofed and torch; go"
+            ' on with those that wrote it, or start all parties with resume="never"'
+        ) from error
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Hyperparameters of each parameter group: everything but the parameters."""
+    return [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load a saved state into a model or optimizer.
+
+    Raises:
+        ResumeError: the model has other tensors than when it was saved; names them.
+    """
+    if isinstance(thing, nn.Module):
+        differences = list(_differences(thing.state_dict(), saved))
+        if differences:
+            raise ResumeError(
+                f"{name} is not the one of the checkpoint: {'; '.join(differences[:5])}; make the"
+                ' same model as when the run began, or start all parties with resume="never"'
+            )
+    try:
+        thing.load_state_dict(dict(saved))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ResumeError(
+            f"{name} cannot take up the state of the checkpoint; make the same one as when the run"
+            ' began, or start all parties with resume="never"'
+        ) from error
+
+
+def mention_changed_settings(name: str, optimizer: Optimizer, before: Any) -> None:
+    """Tell the user which hyperparameters the checkpoint overrules."""
+    for index, (now, then) in enumerate(zip(settings_of(optimizer), before, strict=False)):
+        changed = [
+            f"{key} {then.get(key)!r} (now {value!r})"
+            for key, value in now.items()
+            if key in then and repr(then[key]) != repr(value)
+        ]
+        if changed:
+            logger.warning(
+                "%s, group %d: the run goes on with the settings it began with: %s",
+                name,
+                index,
+                ", ".join(changed),
+            )
+
+
+def untracked(attributes: Mapping[str, object], tracked: list[object]) -> list[str]:
+    """Names of attributes whose state no checkpoint would hold."""
+    kinds = (nn.Module, Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    inside = {id(sub) for each in tracked if isinstance(each, nn.Module) for sub in each.modules()}
+    known = inside | {id(each) for each in tracked}
+    return sorted(
+        name
+        for name, value in attributes.items()
+        if isinstance(value, kinds) and id(value) not in known and _has_state(value)
+    )
+
+
+def _has_state(value: object) -> bool:
+    return not isinstance(value, nn.Module) or bool(value.state_dict())
+
+
+def _differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(now.keys() | saved.keys()):
+        if name not in saved:
+            yield f"{name} is new"
+        elif name not in now:
+            yield f"{name} is missing"
+        elif isinstance(now[name], Tensor) and isinstance(saved[name], Tensor):
+            if nn.parameter.is_lazy(now[name]):
+                continue
+            here, there = now[name], saved[name]
+            if (here.shape, here.dtype) != (there.shape, there.dtype):
+                yield (
+                    f"{name} is {list(here.shape)} {here.dtype}, then {list(there.shape)}"
+                    f" {there.dtype}"
+                )
+
+
+def _saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _loaded(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -1,0 +1,129 @@
+"""A file that a run is continued from: what it belongs to, then frames. Knows no protocol.
+
+One file per peer and task, readable by this user only. It begins with a random salt and a digest,
+keyed with it, of what the frames belong to. Anything else than exactly that makes the file
+worthless, and it is begun anew. Each frame is a length, its bytes, and a keyed digest over both
+and the digest before. A torn or changed frame ends what is read, and what follows is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b, sha256
+from pathlib import Path
+
+from psi.errors import StateError
+from psi.hashing import prefixed
+
+_SALT = 32
+_DIGEST = 16
+_LENGTH = 4
+
+
+class Journal:
+    """The frames of one peer and task.
+
+    Args:
+        folder: where the file lies; made if it is missing.
+        kind: what the frames are for; part of the file's name.
+        peer: the peer's name.
+        task: the task's name.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], kind: str, *, peer: str, task: str) -> None:
+        parts = [part.encode("utf-8", "surrogatepass") for part in (peer, task)]
+        name = sha256(f"psi-{kind}".encode() + prefixed(*parts)).hexdigest()
+        self.path = Path(folder) / f"{name}.psi"
+        self._salt = self._last = b""
+        self._file: int | None = None
+        self._end: weakref.finalize[..., Journal] | None = None
+
+    def open(self, bound: Sequence[bytes]) -> Iterator[bytes]:
+        """The frames that belong to `bound`; once they are all read, `append` may be called."""
+        if self._file is not None:
+            raise StateError("this file is in use; make one object per run")
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file, size = self._take_file()
+        self._salt = os.pread(file, _SALT, 0)
+        self._last = self._digest(prefixed(*bound))
+        end = _SALT + _DIGEST
+        if size < end or os.pread(file, _DIGEST, _SALT) != self._last:
+            self._salt = os.urandom(_SALT)
+            self._last = self._digest(prefixed(*bound))
+            os.ftruncate(file, 0)
+            os.pwrite(file, self._salt + self._last, 0)
+            os.fsync(file)
+        while (frame := self._frame(end, size)) is not None:
+            end += _LENGTH + len(frame) + _DIGEST
+            yield frame
+        os.ftruncate(file, end)
+        os.lseek(file, end, os.SEEK_SET)
+
+    def append(self, frame: bytes, *, sync: bool = True) -> None:
+        """Put a frame on disk, whole or not at all; with `sync` it also outlives the machine."""
+        if self._file is None:
+            raise StateError("append was called before open")
+        head = len(frame).to_bytes(_LENGTH, "big")
+        self._last = self._digest(self._last + head + frame)
+        rest = memoryview(head + frame + self._last)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        if sync:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._end is not None:
+            self._end()
+        self._file = None
+
+    def discard(self) -> None:
+        """Remove the file: the run is over, or is not to be continued."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _take_file(self) -> tuple[int, int]:
+        """The file, open for this object alone, and its size."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        file = os.open(self.path, flags, 0o600)
+        if _others_may(file):
+            # Whoever has it open shall not read what comes now, so that goes to another file.
+            os.close(file)
+            self.path.unlink()
+            file = os.open(self.path, flags | os.O_EXCL, 0o600)
+        self._file = file
+        self._end = weakref.finalize(self, os.close, file)
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.close()
+                raise StateError("another run with this peer in this task is going on") from None
+        return file, os.fstat(file).st_size
+
+    def _frame(self, at: int, size: int) -> bytes | None:
+        if self._file is None:
+            return None
+        head = os.pread(self._file, _LENGTH, at)
+        length = int.from_bytes(head, "big")
+        if at + _LENGTH + length + _DIGEST > size:
+            return None
+        rest = os.pread(self._file, length + _DIGEST, at + _LENGTH)
+        frame, digest = rest[:length], rest[length:]
+        if self._digest(self._last + head + frame) != digest:
+            return None
+        self._last = digest
+        return frame
+
+    def _digest(self, data: bytes) -> bytes:
+        return blake2b(data, digest_size=_DIGEST, key=self._salt).digest()
+
+
+def _others_may(file: int) -> bool:
+    """Whether the file's mode lets others than its owner read or write it (not on Windows)."""
+    return os.name == "posix" and bool(os.fstat(file).st_mode & 0o077)

@@ -1,0 +1,36 @@
+"""What every party's object may be given, whatever its protocol; defaults are at its base class."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from psi.budget import Budget
+    from psi.kept import KeptKey
+    from psi.resume import Resume
+
+
+class PartySettings(TypedDict, total=False):
+    """Both roles."""
+
+    workers: int | None
+    executor: Executor | None
+    bucket_ids: int
+    scratch: str | os.PathLike[str] | None
+    max_peer_ids: int
+
+
+class SignerSettings(PartySettings, total=False):
+    """See `psi.signing.Signer`."""
+
+    budget: Budget | None
+    kept: KeptKey | None
+
+
+class RequesterSettings(PartySettings, total=False):
+    """See `psi.requesting.Requester`."""
+
+    chunk_ids: int
+    resume: Resume | None

@@ -1,0 +1,47 @@
+"""What both parties' objects have: own ids, room for records, workers. Knows no protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from typing import Self
+
+from psi.ids import OwnIds
+from psi.parallel import Workers
+from psi.records import Scratch
+
+
+class Side:
+    """Base of signers and requesters; their docstrings tell of the arguments."""
+
+    count: int
+    """Number of own ids."""
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        workers: int | None,
+        executor: Executor | None,
+        bucket_ids: int,
+        scratch: str | os.PathLike[str] | None,
+    ) -> None:
+        self._scratch = Scratch(bucket_ids, scratch)
+        self._workers = Workers(workers, executor)
+        self._borrows = isinstance(ids, OwnIds)
+        self._ids = (
+            ids if isinstance(ids, OwnIds) else OwnIds(ids, bucket_ids=bucket_ids, scratch=scratch)
+        )
+        self.count = len(self._ids)
+
+    def close(self) -> None:
+        """Forget everything and remove what is on disk; ids that were lent stay."""
+        if not self._borrows:
+            self._ids.close()
+        self._scratch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

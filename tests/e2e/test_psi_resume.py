@@ -1,0 +1,212 @@
+"""An intersection that was interrupted goes on: what was unblinded is not asked again."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import psi
+from heterofed import errors as e
+from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.party import Party
+from heterofed.protocol.messages import PsiBegin, PsiBlinded, PsiSigned, PsiTags
+from psi import Requester
+from tests.e2e.processes import Parties
+from tests.e2e.test_resume import CrashError, crashing
+from tests.e2e.tiny import TinyCollaborator, TinyHost, run
+
+IDS = 8 * 2048
+PROTOCOLS = pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
+
+
+def state(out: Path, role: str) -> Path:
+    return out.with_name(f".{out.name}.heterofed") / "t" / role / "resume" / "psi"
+
+
+def wait_for_first_results(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not any(each.stat().st_size > 1000 for each in folder.glob("*.psi")):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("victim", ["initiator", "collaborator"])
+def test_a_killed_command_goes_on(victim: str, parties: Parties, tmp_path: Path) -> None:
+    outs = {role: tmp_path / f"{role}.out" for role in ("initiator", "collaborator")}
+    for role, first in (("initiator", 0), ("collaborator", IDS // 2)):
+        text = "".join(f"{number}\n" for number in range(first, first + IDS))
+        (tmp_path / f"{role}.txt").write_text(text)
+
+    def start(role: str) -> Any:
+        given = ["--task", "t", "--role", role, "--protocol", "ecdh", "--join-timeout", "60"]
+        given += ["--ids", str(tmp_path / f"{role}.txt"), "--out", str(outs[role]), "--json"]
+        return parties.start("-m", "heterofed", "psi", *given)
+
+    started = {role: start(role) for role in outs}
+    wait_for_first_results(state(outs["initiator"], "initiator"))
+    started[victim].kill()
+    assert started[victim].wait() == -9
+    (survivor,) = {*outs} - {victim}
+    assert started[survivor].wait() == 1
+    assert "PeerLostError" in started[survivor].output
+    for role, out in outs.items():
+        for path in state(out, role).glob("*"):
+            assert path.stat().st_mode & 0o777 == 0o600, path
+
+    again = {role: start(role) for role in outs}
+    assert [each.wait() for each in again.values()] == [0, 0], [x.output for x in again.values()]
+    common = [str(number) for number in range(IDS // 2, IDS)]
+    for out in outs.values():
+        assert out.read_text().splitlines() == common
+    assert not [*tmp_path.glob(".*")]  # the key is gone
+    (budget,) = (parties.home / "budgets").glob("*.json")
+    assert IDS <= json.loads(budget.read_text())["signed"] <= 2 * IDS - 2048
+
+
+class Spy:
+    """What the parties post, by the type of message; `crash` raises instead of the n-th one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.posted: list[Any] = []
+        post = Party.post
+
+        def spy(party: Party, peer: Any, message: Any, *rest: Any, **more: Any) -> None:
+            self.posted.append(message)
+            post(party, peer, message, *rest, **more)
+
+        monkeypatch.setattr(Party, "post", spy)
+
+    def of(self, kind: type) -> list[Any]:
+        return [each for each in self.posted if isinstance(each, kind)]
+
+
+@pytest.mark.usefixtures("home")
+def test_training_does_not_repeat_an_intersection_that_was_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    first = run(crashing(TinyHost(tmp_path), "split_dataset", 1), TinyCollaborator(tmp_path))
+    assert isinstance(first[1], e.PeerLostError)
+    assert len(spy.of(PsiBlinded)) == 1
+    kept = [path.name for path in tmp_path.glob("**/resume/psi/*")]
+    assert len(kept) == 2
+    results = run(TinyHost(tmp_path), TinyCollaborator(tmp_path))
+    assert not any(isinstance(each, BaseException) for each in results), results
+    assert len(spy.of(PsiBlinded)) == 1
+    begun = spy.of(PsiBegin)
+    assert [each.done for each in begun] == [0, begun[0].count]
+    assert not [*tmp_path.glob("**/*.psi")]
+
+
+def psi_parties(folder: Path, **settings: Any) -> list[Any]:
+    mine, theirs = [str(i) for i in range(90)], [str(i) for i in range(60, 140)]
+    return [
+        RSAPSIInitiatorScheduler(
+            "asker", results_dir=folder, join_timeout=30, **({"ids": mine} | settings)
+        ),
+        RSAPSICollaboratorScheduler("answerer", ids=theirs, results_dir=folder, join_timeout=30),
+    ]
+
+
+COMMON = sorted(str(i) for i in range(60, 90))
+
+
+@pytest.mark.usefixtures("home")
+@PROTOCOLS
+@pytest.mark.parametrize("victim", [0, 1])
+def test_whoever_missed_the_result_finds_it_again(
+    protocol: str, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the match, before it is written."""
+    spy = Spy(monkeypatch)
+    first = psi_parties(tmp_path, psi_protocol=protocol)
+    crashing(first[victim], "_keep", 1)
+    outcomes = run(*first)
+    if victim == 0:
+        assert isinstance(outcomes[1], e.PeerLostError)
+    assert run(*psi_parties(tmp_path, psi_protocol=protocol)) == [COMMON] * 2
+    if victim == 0:
+        assert [each.done for each in spy.of(PsiBegin)] == [0, 90]
+    assert not [*tmp_path.glob("**/resume")]
+
+
+@pytest.mark.usefixtures("home")
+def test_killed_while_the_last_signatures_are_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has signed everything, but says no tags before the results are kept."""
+    ids, spy = [str(number) for number in range(5000)], Spy(monkeypatch)
+    unblind, calls = Requester.unblind, iter(range(1, 100))
+    first = psi_parties(tmp_path, ids=ids, psi_protocol="ecdh")
+
+    def dies(asking: Requester[Any], signed: bytes) -> None:
+        if next(calls) == 3:
+            deadline = time.monotonic() + 30
+            while len(spy.of(PsiSigned)) < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            first[0]._run.party.close(0)
+            first[0]._run.party.abort = lambda *_: None
+            raise CrashError
+        unblind(asking, signed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Requester, "unblind", dies)
+        outcomes = run(*first)
+    assert isinstance(outcomes[0], CrashError)
+    assert len(spy.of(PsiSigned)) == 3
+    assert not spy.of(PsiTags)
+    expected = sorted(str(number) for number in range(60, 140))
+    assert run(*psi_parties(tmp_path, ids=ids, psi_protocol="ecdh")) == [expected] * 2
+    assert [each.done for each in spy.of(PsiBegin)] == [0, 4096]
+
+
+@pytest.mark.usefixtures("home")
+def test_who_does_not_wish_to_go_on_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    first = psi_parties(tmp_path)
+    crashing(first[0], "_keep", 1)
+    run(*first)
+    parties = psi_parties(tmp_path)
+    launch = parties[0].launch_task
+    parties[0].launch_task = lambda task: launch(task, resume="never")
+    assert run(*parties) == [COMMON] * 2
+    assert [each.done for each in spy.of(PsiBegin)] == [0, 0]
+    (answerer,) = [each for each in psi_parties(tmp_path) if each.feature_key == "answerer"]
+    with pytest.raises(e.ResumeError, match="no unfinished run"):
+        answerer.launch_task("tiny", resume="require")
+
+
+@pytest.mark.usefixtures("home")
+def test_other_ids_are_not_signed_once_the_tags_are_out(tmp_path: Path) -> None:
+    first = psi_parties(tmp_path)
+    crashing(first[0], "_keep", 1)
+    run(*first)
+    others = run(*psi_parties(tmp_path, ids=["7", "60"]))
+    assert all(isinstance(each, e.PSIFailedError) for each in others), others
+    assert "begin a new run" in str(others[1])
+    assert run(*psi_parties(tmp_path, ids=["7", "60"])) == [["60"]] * 2  # a new run
+
+
+@pytest.mark.usefixtures("home")
+def test_nothing_is_kept_of_an_intersection_that_failed(tmp_path: Path) -> None:
+    outcomes = run(*psi_parties(tmp_path, ids=["none", "of", "theirs"]))
+    assert all(isinstance(each, e.EmptyIntersectionError) for each in outcomes), outcomes
+    assert not [*tmp_path.glob("**/*.psi")]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_full_disk_is_told_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(psi.Resume, "append", full)
+    at_asker, at_answerer = run(*psi_parties(tmp_path))
+    assert type(at_asker) is e.CheckpointError
+    assert "No space left on device" in str(at_asker)
+    assert isinstance(at_answerer, e.CheckpointError)

@@ -1,0 +1,658 @@
+"""A run goes on after parties were lost, and gives what an undisturbed one gives, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn, optim
+
+from heterofed import TaskResult
+from heterofed import errors as e
+from heterofed.checkpoint import CheckpointStore
+from heterofed.protocol.messages import Mark
+from tests.e2e.processes import Parties
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
+from tests.e2e.tiny import rows as tiny_rows
+
+pytestmark = pytest.mark.usefixtures("home")
+
+ROUNDS = 4
+
+
+class CrashError(Exception):
+    """Stands for kill -9 where a party is a thread: its connections close, nothing else happens."""
+
+
+def crashing(scheduler: Any, hook: str, at: int) -> Any:
+    """Let the scheduler die, without a word to anybody, at the `at`-th call of a hook."""
+    original, calls = getattr(scheduler, hook), iter(range(1, 10_000))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == at:
+            scheduler._run.party.close(0)
+            scheduler._run.party.abort = lambda *_: None
+            raise CrashError
+        return original(*args, **kwargs)
+
+    setattr(scheduler, hook, call)
+    return scheduler
+
+
+def host(folder: Path, **settings: Any) -> TinyHost:
+    return TinyHost(folder, **{"max_rounds": ROUNDS, "log_rounds": 1, **settings})
+
+
+def weights(*results: TaskResult) -> dict[str, torch.Tensor]:
+    return {
+        f"{result.party}.{name}.{key}": tensor
+        for result in results
+        for name, path in result.models.items()
+        for key, tensor in torch.load(path, weights_only=True).items()
+    }
+
+
+def rows(result: TaskResult) -> dict[str, str]:
+    # How much the leak report measures hangs on the time that there is.
+    return {n: path.read_text() for n, path in result.metrics.items() if n != "leakage"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Weights and CSVs of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETEROFED_HOME", str(folder / "home"))
+        results = run(host(folder), TinyCollaborator(folder), task="undisturbed")
+    assert all(isinstance(each, TaskResult) for each in results), results
+    return weights(*results), rows(results[0])
+
+
+def assert_same(results: list[Any], undisturbed: tuple[Any, Any]) -> None:
+    assert all(isinstance(each, TaskResult) for each in results), results
+    now = weights(*results)
+    assert now.keys() == undisturbed[0].keys()
+    for name, tensor in now.items():
+        assert torch.equal(tensor, undisturbed[0][name]), name
+    assert rows(results[0]) == undisturbed[1]
+    for each in results:
+        assert not (each.folder / "resume").exists()
+
+
+PLACES = [
+    ("load_local_ids", 1),
+    ("split_dataset", 1),
+    ("iterate_train_feature", 1),
+    ("iterate_train_feature", 3),
+    ("iterate_test_feature", 2),
+    ("on_round_end", 1),
+    ("on_round_end", ROUNDS),
+]
+
+
+@pytest.mark.parametrize(("hook", "at"), PLACES)
+@pytest.mark.parametrize("victim", ["alice", "bob"])
+def test_all_started_again(
+    victim: str, hook: str, at: int, tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    first = [host(tmp_path), TinyCollaborator(tmp_path)]
+    crashing(first[victim == "bob"], hook, at)
+    outcomes = run(*first)
+    told = outcomes[victim == "alice"]
+    assert isinstance(outcomes[victim == "bob"], CrashError)
+    assert isinstance(told, e.PeerLostError)
+    assert victim in str(told)
+    assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
+
+
+@pytest.mark.parametrize(("hook", "at"), PLACES)
+@pytest.mark.parametrize("victim", ["alice", "bob"])
+def test_one_started_again_while_the_other_waits(
+    victim: str, hook: str, at: int, tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    parties: dict[str, Any] = {
+        "alice": host(tmp_path, wait_for_peers=30),
+        "bob": TinyCollaborator(tmp_path),
+    }
+    crashing(parties[victim], hook, at)
+    again: list[Any] = []
+    original = parties[victim].launch_task
+
+    def launch(task: str) -> Any:
+        with pytest.raises(CrashError):
+            original(task)
+        fresh = host(tmp_path, wait_for_peers=30) if victim == "alice" else None
+        again.append(fresh or TinyCollaborator(tmp_path))
+        return again[0].launch_task(task)
+
+    parties[victim].launch_task = launch
+    assert_same(run(*parties.values()), undisturbed)
+
+
+def test_several_lost_of_three(tmp_path: Path) -> None:
+    def parties(folder: Path, **settings: Any) -> list[Any]:
+        names = ["bob", "carol", "dave"]
+        return [
+            host(folder, collaborators=names, **settings),
+            *(TinyCollaborator(folder, name) for name in names),
+        ]
+
+    whole = run(*parties(tmp_path / "whole"), task="whole")
+    disturbed = parties(tmp_path / "disturbed", wait_for_peers=30)
+    for index, (hook, at) in {1: ("on_round_end", 1), 3: ("iterate_test_feature", 3)}.items():
+        crashing(disturbed[index], hook, at)
+        name = disturbed[index].feature_key
+
+        def launch(
+            task: str, original: Any = disturbed[index].launch_task, name: str = name
+        ) -> Any:
+            with pytest.raises(CrashError):
+                original(task)
+            return TinyCollaborator(tmp_path / "disturbed", name).launch_task(task)
+
+        disturbed[index].launch_task = launch
+    results = run(*disturbed, task="disturbed")
+    expected, now = weights(*whole), weights(*results)
+    assert now.keys() == expected.keys()
+    assert all(torch.equal(now[name], expected[name]) for name in now)
+    assert rows(results[0]) == rows(whole[0])
+
+
+def interrupted(folder: Path, hook: str = "iterate_train_feature", at: int = 5) -> None:
+    """Leave a run behind that holds the checkpoint of round 2."""
+    outcomes = run(host(folder), crashing(TinyCollaborator(folder), hook, at))
+    assert isinstance(outcomes[0], e.PeerLostError), outcomes
+
+
+def store(folder: Path, party: str) -> CheckpointStore:
+    return CheckpointStore(folder / "tiny" / party / "resume")
+
+
+def test_the_last_two_are_kept_and_readable_by_this_user_alone(tmp_path: Path) -> None:
+    interrupted(tmp_path, at=7)
+    for party in ("alice", "bob"):
+        assert store(tmp_path, party).marks() == (Mark(2), Mark(3))
+        assert store(tmp_path, party).folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_run_that_waits_goes_on_without_psi(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    results = run(host(tmp_path), TinyCollaborator(tmp_path))
+    for result in results:
+        assert "psi" not in result.phases
+        assert "resume" in result.phases
+        assert result.rounds == ROUNDS
+        assert result.ids == 40
+
+
+@pytest.mark.parametrize("victim", ["alice", "bob"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
+    victim: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[Any, Any]
+) -> None:
+    interrupted(tmp_path, at=7)
+    newest = store(tmp_path, victim).folder / "round-3"
+    raw = bytearray(newest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    newest.write_bytes(raw)
+    begun: list[Any] = []
+    again = host(tmp_path, callbacks=[begun.append])
+    assert_same(run(again, TinyCollaborator(tmp_path)), undisturbed)
+    assert any("round-3 is damaged" in each for each in caplog.messages)
+    assert any(type(each).__name__ == "Resumed" and each.round == 2 for each in begun)
+
+
+def test_a_record_that_is_damaged_means_a_new_run(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    record = store(tmp_path, "bob").folder / "run"
+    record.write_bytes(record.read_bytes()[:-1])
+    results = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert all("psi" in each.phases for each in results), results
+    assert (tmp_path / "tiny" / "alice.1" / "resume" / "round-2").exists()
+
+
+# -- refused, with the difference named -----------------------------------------------------
+
+
+def refused(at: list[Any], party: int, *words: str) -> None:
+    culprit, told = at[party], at[1 - party]
+    assert type(culprit) is e.ResumeError, repr(culprit)
+    for word in words:
+        assert word in str(culprit), str(culprit)
+    assert isinstance(told, e.ResumeError), repr(told)
+    assert isinstance(told, e.TaskAborted)
+
+
+def test_other_ids(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+
+    class Fewer(TinyCollaborator):
+        def load_local_ids(self) -> list[str]:
+            return IDS[:15:-1]
+
+    refused(run(host(tmp_path), Fewer(tmp_path)), 1, "50 ids then, 44 now")
+    assert store(tmp_path, "bob").marks() == (Mark(1), Mark(2))
+
+
+def test_other_order_of_ids_is_no_difference(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
+    interrupted(tmp_path)
+
+    class Sorted(TinyCollaborator):
+        def load_local_ids(self) -> list[str]:
+            return IDS[10:]
+
+    assert_same(run(host(tmp_path), Sorted(tmp_path)), undisturbed)
+
+
+def test_another_model(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+
+    class Wider(TinyHost):
+        def make_feature_model(self) -> nn.Module:
+            return nn.Linear(2, 5)
+
+    outcomes = run(Wider(tmp_path, max_rounds=ROUNDS, log_rounds=1), TinyCollaborator(tmp_path))
+    refused(outcomes, 0, "feature_model", "bias is [5] torch.float32, then [3]")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"max_rounds": 7}, "max_rounds was 4 and is 7"),
+        ({"shuffle": True}, "shuffle was False and is True"),
+        ({"seed": 1}, "another seed"),
+        ({"collaborators": ["bob", "carol"]}, "collaborators was ('bob',)"),
+    ],
+)
+def test_another_plan(changed: dict[str, Any], says: str, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    with pytest.raises(e.ResumeError) as caught:
+        host(tmp_path, **changed).launch_task("tiny")
+    assert says in str(caught.value)
+    assert "never" in str(caught.value)
+    assert store(tmp_path, "alice").marks() == (Mark(1), Mark(2))
+
+
+def test_other_optimizer_settings_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[Any, Any]
+) -> None:
+    interrupted(tmp_path)
+
+    class Faster(TinyCollaborator):
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            return optim.SGD(feature_model.parameters(), lr=0.5)
+
+    assert_same(run(host(tmp_path), Faster(tmp_path)), undisturbed)
+    assert any("lr 0.1 (now 0.5)" in each for each in caplog.messages)
+
+
+# -- resume= --------------------------------------------------------------------------------
+
+
+def launching(scheduler: Any, resume: str) -> Any:
+    original = scheduler.launch_task
+    scheduler.launch_task = lambda task: original(task, resume=resume)
+    return scheduler
+
+
+def test_never_moves_the_old_run_aside(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
+    interrupted(tmp_path)
+    again = [host(tmp_path), launching(TinyCollaborator(tmp_path), "never")]
+    results = run(*again)
+    assert_same(results, undisturbed)
+    assert all("psi" in each.phases for each in results)
+    for party in ("alice.1", "bob.1"):
+        assert (tmp_path / "tiny" / party / "resume" / "round-2").exists()
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_require_refuses_where_there_is_nothing(party: int, tmp_path: Path) -> None:
+    scheduler: Any = (host, TinyCollaborator)[party](tmp_path)
+    with pytest.raises(e.ResumeError, match="no unfinished run"):
+        scheduler.launch_task("tiny", resume="require")
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_require_refuses_where_another_party_begins_anew(party: int, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    again: list[Any] = [host(tmp_path), TinyCollaborator(tmp_path)]
+    launching(again[party], "require")
+    launching(again[1 - party], "never")
+    refused(run(*again), party, "not all other parties hold")
+    assert store(tmp_path, ("alice", "bob")[party]).marks() == (Mark(1), Mark(2))
+
+
+def test_resume_takes_one_of_three_words(tmp_path: Path) -> None:
+    with pytest.raises(e.ConfigError, match="auto, never, require"):
+        host(tmp_path).launch_task("tiny", resume="always")  # type: ignore[arg-type]
+
+
+# -- user state -----------------------------------------------------------------------------
+
+
+class Scheduled(TinyCollaborator):
+    """Halves its learning rate each round, by a schedule of its own."""
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+        optimizer = super().make_feature_optimizer(feature_model)
+        self.schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return optimizer
+
+    def on_round_end(self) -> None:
+        self.schedule.step()
+
+    def extra_state(self) -> Any:
+        return self.schedule.state_dict()
+
+    def load_extra_state(self, state: Any) -> None:
+        self.schedule.load_state_dict(state)
+
+
+def test_extra_state(tmp_path: Path) -> None:
+    whole = run(host(tmp_path / "whole"), Scheduled(tmp_path / "whole"))
+    run(host(tmp_path), crashing(Scheduled(tmp_path), "iterate_train_feature", 5))
+    again = Scheduled(tmp_path)
+    results = run(host(tmp_path), again)
+    assert again.schedule.last_epoch == ROUNDS
+    expected, now = weights(*whole), weights(*results)
+    assert all(torch.equal(now[name], expected[name]) for name in expected)
+
+
+def test_extra_state_of_what_cannot_be_loaded(tmp_path: Path) -> None:
+    class Bad(TinyCollaborator):
+        def extra_state(self) -> Any:
+            return {"model": nn.Linear(1, 1)}
+
+    at_host, at_collaborator = run(host(tmp_path), Bad(tmp_path))
+    assert type(at_collaborator) is e.ConfigError
+    assert "extra_state must give tensors and plain values" in str(at_collaborator)
+    assert isinstance(at_host, e.TaskAborted)
+
+
+@pytest.mark.parametrize("covered", [False, True])
+def test_untracked_state_is_warned_of_once(
+    covered: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hangs(TinyCollaborator):
+        def make_feature_model(self) -> nn.Module:
+            self.helper = nn.Linear(1, 1)
+            self.no_state = nn.ReLU()
+            self.mine = super().make_feature_model()
+            return self.mine
+
+    if covered:
+        Hangs.extra_state = lambda self: {}  # type: ignore[method-assign]
+    run(host(tmp_path), Hangs(tmp_path))
+    said = [each for each in caplog.messages if "no checkpoint keeps" in each]
+    assert len(said) == (0 if covered else 1)
+    assert all("self.helper:" in each and "no_state" not in each for each in said)
+
+
+def test_best_weights_survive(tmp_path: Path) -> None:
+    class Marks(TinyHost):
+        def test(self, *_: Any, **__: Any) -> None:
+            if self.current_round == 1:
+                self.mark_best()
+
+    def marking() -> Any:
+        return Marks(tmp_path, max_rounds=ROUNDS, log_rounds=1)
+
+    run(marking(), crashing(TinyCollaborator(tmp_path), "iterate_train_feature", 5))
+    for result in run(marking(), TinyCollaborator(tmp_path)):
+        assert result.models["best_feature_model"].exists()
+
+
+# -- within a round -------------------------------------------------------------------------
+
+
+class Legs(TinyHost):
+    """Batches are those that were agreed."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        agreed = {"batch_size": 8, "checkpoint_batches": 2, "max_rounds": 3, "log_rounds": 1}
+        super().__init__(folder, **{**agreed, **settings})
+        self.seen: list[tuple[int, int]] = []
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for ids in self.batches(train_ids):
+            labels = torch.tensor([float(int(each[3:]) % 2) for each in ids])
+            yield feature_model(tiny_rows(ids, 2, 0)), labels
+
+    def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+        assert self._run is not None
+        assert self._run.party is not None
+        self.seen.append((self.current_round, self._run.party.batch or 0))
+        return super().train_a_batch(feature_projection, labels)
+
+
+class LegsCollaborator(TinyCollaborator):
+    """Draws dropout masks, so that a batch under another number would show."""
+
+    def make_feature_model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5))
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for ids in self.batches(train_ids):
+            yield feature_model(tiny_rows(ids, 3, 7))
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_checkpoints_within_rounds(staleness: int, tmp_path: Path) -> None:
+    settings: Any = {"max_staleness": staleness, "shuffle": True}
+    whole = run(Legs(tmp_path / "whole", **settings), LegsCollaborator(tmp_path / "whole"))
+    expected = weights(*whole)
+    if staleness == 0:
+        settings["checkpoint_batches"] = 0
+        plain = run(Legs(tmp_path / "p", **settings), LegsCollaborator(tmp_path / "p"))
+        assert all(torch.equal(weights(*plain)[name], expected[name]) for name in expected)
+        del settings["checkpoint_batches"]
+    first = Legs(tmp_path, **settings)
+    crashing(first, "train_a_batch", 8)  # of five batches a round: the third of round 2
+    run(first, LegsCollaborator(tmp_path))
+    assert store(tmp_path, "alice").marks()[-1] == Mark(1, 2)
+    again = Legs(tmp_path, **settings)
+    results = run(again, LegsCollaborator(tmp_path))
+    assert all(isinstance(each, TaskResult) for each in results), results
+    assert again.seen[0] == (2, 2)
+    now = weights(*results)
+    assert all(torch.equal(now[name], expected[name]) for name in expected)
+    assert rows(results[0]) == rows(whole[0])
+
+
+def test_legs_need_the_agreed_batches(tmp_path: Path) -> None:
+    class Own(Legs):
+        def iterate_train_feature(self, *args: Any) -> Iterator[Any]:
+            yield from list(super().iterate_train_feature(*args))[:-1]
+
+    class OwnCollaborator(LegsCollaborator):
+        def iterate_train_feature(self, *args: Any) -> Iterator[Any]:
+            yield from list(super().iterate_train_feature(*args))[:-1]
+
+    at_host, at_bob = run(Own(tmp_path), OwnCollaborator(tmp_path))
+    assert type(at_host) is e.ConfigError
+    assert "gave 1 batches where 2 were due" in str(at_host)
+    assert isinstance(at_bob, e.TaskAborted)
+    for settings in ({"batch_size": None}, {"checkpoint_batches": -1}):
+        with pytest.raises(e.ConfigError, match="checkpoint_batches"):
+            Legs(tmp_path, **settings).launch_task("tiny")
+
+
+def test_who_flaps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofed.lifecycle.MOST_FUTILE", 3)
+    attempts = []
+
+    class Flaps(TinyCollaborator):
+        def iterate_train_feature(self, *_: Any) -> Iterator[Any]:
+            attempts.append(1)
+            self._run.party.close(0)  # type: ignore[union-attr]
+            yield from super().iterate_train_feature(*_)
+
+    outcomes = run(host(tmp_path, wait_for_peers=30), Flaps(tmp_path))
+    assert all(isinstance(each, e.TaskFailed) for each in outcomes), outcomes
+    assert 2 <= len(attempts) <= 5
+
+
+# -- the end --------------------------------------------------------------------------------
+
+
+def die_before(scheduler: Any, method: str) -> Any:
+    """Let the scheduler die when it comes to one of its own steps."""
+    return crashing(scheduler, method, 1)
+
+
+def test_host_killed_after_the_last_checkpoint(
+    tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    run(die_before(host(tmp_path), "_finish"), TinyCollaborator(tmp_path))
+    assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
+
+
+def test_killed_between_finish_and_goodbye(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
+    bob = TinyCollaborator(tmp_path)
+    die_before(bob, "_save_models")
+    at_host, at_bob = run(host(tmp_path), bob)
+    assert isinstance(at_host, TaskResult)  # its own part is complete
+    assert isinstance(at_bob, CrashError)
+    # The Host begins a new run, and tells whom still holds the last checkpoint of the old one.
+    again: Any = host(tmp_path, join_timeout=6)
+    anew, completed = run(again, TinyCollaborator(tmp_path))
+    assert isinstance(anew, e.JoinTimeoutError)
+    assert isinstance(completed, TaskResult)
+    assert_same([at_host, completed], undisturbed)
+
+
+def test_a_host_that_waits_hears_the_last_goodbye(
+    tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    bob = TinyCollaborator(tmp_path)
+    die_before(bob, "_save_models")
+    original = bob.launch_task
+
+    def launch(task: str) -> Any:
+        with pytest.raises(CrashError):
+            original(task)
+        return TinyCollaborator(tmp_path).launch_task(task)
+
+    bob.launch_task = launch  # type: ignore[method-assign, assignment]
+    assert_same(run(host(tmp_path, wait_for_peers=30), bob), undisturbed)
+
+
+# -- clean endings --------------------------------------------------------------------------
+
+
+def test_a_full_disk_ends_the_task_by_name_and_loses_nothing(
+    parties: Parties, tmp_path: Path
+) -> None:
+    host_process = parties.start("-m", "tests.e2e.tiny", "host", "tiny", str(tmp_path), "slow")
+    full = ["collaborator", "tiny", str(tmp_path), "full"]
+    collaborator = parties.start("-m", "tests.e2e.tiny", *full)
+    collaborator.wait_for("full")
+    assert collaborator.wait(30) == 1
+    assert host_process.wait(30) == 1
+    # Its own log was cut short by the limit as well; the Host says it.
+    assert "CheckpointError: bob ended the task in phase checkpoint, round 2" in host_process.output
+    assert store(tmp_path, "bob").marks() == (Mark(0), Mark(1))
+    assert store(tmp_path, "alice").marks() == (Mark(1), Mark(2))
+
+
+def test_a_results_folder_that_is_gone(tmp_path: Path) -> None:
+    class Removed(TinyCollaborator):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                shutil.rmtree(tmp_path / "tiny" / "bob")
+
+    at_host, at_bob = run(host(tmp_path), Removed(tmp_path))
+    assert type(at_bob) is e.CheckpointError
+    assert "cannot be written" in str(at_bob)
+    assert isinstance(at_host, e.CheckpointError)
+    assert store(tmp_path, "alice").marks() == (Mark(1), Mark(2))
+
+
+@pytest.mark.parametrize("hook", ["iterate_train_feature", "iterate_test_feature", "on_round_end"])
+def test_out_of_memory(hook: str, tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
+    def fail(*_: Any) -> Any:
+        if bob.current_round == 2:
+            raise MemoryError
+        return original(*_)
+
+    bob: Any = TinyCollaborator(tmp_path)
+    original = getattr(bob, hook)
+    setattr(bob, hook, fail)
+    at_host, at_bob = run(host(tmp_path), bob)
+    assert type(at_bob) is MemoryError
+    assert isinstance(at_host, e.HookFailedError)
+    assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
+
+
+def test_a_second_interrupt_ends_at_once(parties: Parties, tmp_path: Path) -> None:
+    host_process = parties.start("-m", "tests.e2e.tiny", "host", "tiny", str(tmp_path), "slow")
+    other = parties.start("-m", "tests.e2e.tiny", "collaborator", "tiny", str(tmp_path))
+    host_process.wait_for("batch 2", 100)
+    host_process.interrupt()
+    began = time.monotonic()
+    while time.monotonic() - began < 0.3:
+        time.sleep(0.02)
+        host_process.interrupt()
+    host_process.wait(10)
+    assert other.wait(20) == 1
+    assert "alice" in other.output
+
+
+# -- while others wait ----------------------------------------------------------------------
+
+
+def test_nobody_waits_for_ever(tmp_path: Path) -> None:
+    bob = crashing(TinyCollaborator(tmp_path), "iterate_train_feature", 2)
+    carol = TinyCollaborator(tmp_path, "carol")
+    names = ["bob", "carol"]
+    began = time.monotonic()
+    at_host, _, at_carol = run(host(tmp_path, collaborators=names, wait_for_peers=2), bob, carol)
+    assert type(at_host) is e.JoinTimeoutError
+    assert "bob" in str(at_host)
+    assert "carol" not in str(at_host)
+    assert isinstance(at_carol, e.JoinTimeoutError)
+    assert time.monotonic() - began < 30
+
+
+def test_who_comes_back_with_nothing_is_turned_away(tmp_path: Path) -> None:
+    alice = host(tmp_path, wait_for_peers=8)
+    bob = crashing(TinyCollaborator(tmp_path), "iterate_train_feature", 5)
+    outcomes: dict[str, Any] = {}
+
+    def launch() -> None:
+        outcomes["alice"], outcomes["bob"] = run(alice, bob)
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    while bob._run is None or bob._run.party is None or bob._run.round < 3:
+        time.sleep(0.05)
+    time.sleep(1)
+    with pytest.raises(e.ResumeError, match="holds none"):
+        TinyCollaborator(tmp_path / "elsewhere").launch_task("tiny")
+    thread.join()
+    assert isinstance(outcomes["alice"], e.JoinTimeoutError)
+
+
+def test_csv_rows_appear_once_and_in_order(tmp_path: Path) -> None:
+    class Twice(TinyHost):
+        def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+            yield from super().iterate_test_feature(feature_model, test_ids)
+
+    settings: Any = {"max_rounds": ROUNDS, "log_rounds": 1}
+    first = crashing(Twice(tmp_path, **settings), "on_round_end", 3)  # after the rows of round 3
+    run(first, TinyCollaborator(tmp_path))
+    result, _ = run(Twice(tmp_path, **settings), TinyCollaborator(tmp_path))
+    leaks = pd.read_csv(result.metrics.pop("leakage"))  # of rounds in which there was time
+    assert leaks["round"].is_monotonic_increasing
+    assert not leaks.duplicated(["round", "attack"]).any()
+    for path in result.metrics.values():
+        assert pd.read_csv(path)["round"].tolist() == [1, 2, 3, 4]

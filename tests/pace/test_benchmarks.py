@@ -1,0 +1,73 @@
+"""The benchmarks run, and print what they promise; how fast is for a quiet machine to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def printed(module: str, *options: str) -> dict[str, Any]:
+    """What a benchmark prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--json", "--repeats", "1", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_training(mnist: Path) -> None:
+    options = ("--data", str(mnist), "--limit", "1280", "200", "--staleness", "0", "4")
+    result = printed("training", *options)
+    for key in ("joined_s", "joined_1thread_s", "exact_s", "stale4_s", "exact_ratio"):
+        assert result[key] > 0, key
+    assert result["stale4_ratio"] == pytest.approx(result["stale4_s"] / result["joined_s"])
+    assert 0 < result["overhead_bytes_per_message"] <= 512
+    assert result["bytes_per_batch"]["features"] >= 128 * 10 * 4
+
+
+def test_wan(mnist: Path) -> None:
+    options = ("--data", str(mnist), "--limit", "1280", "200", "--rounds", "1", "--rtt-ms", "20")
+    result = printed("wan", *options)
+    for key in ("loopback_s", "sync_s", "auto_s", "auto_ratio"):
+        assert result[key] > 0, key
+    assert result["sync_s"] > 10 * 0.02  # ten batches, a round trip each
+    assert 0 <= result["auto_accuracy"] <= 1
+    assert 0 <= result["sync_accuracy"] <= 1
+    assert result["auto_int8_mb"] < result["auto_fp16_mb"] < result["auto_mb"]
+
+
+def test_parties() -> None:
+    result = printed("parties", "--counts", "1", "2", "--batches", "20")
+    assert set(result["ms_per_batch"]) == {"1", "2"}
+    assert result["first_ms"] > 0
+
+
+def test_convergence(mnist: Path, tmp_path: Path) -> None:
+    options = ["--data", str(mnist), "--limit", "640", "100", "--rounds", "1", "--seeds", "1"]
+    options += ["--staleness", "0", "2"]
+    picture = tmp_path / "staleness.svg"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.convergence", *options, "--plot", str(picture)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert picture.read_text().startswith("<?xml")

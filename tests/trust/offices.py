@@ -1,0 +1,61 @@
+"""Parties with keys and a task file of their own; all of them in one HETEROFED_HOME."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heterofed import cli
+from heterofed.keys import new_key
+from heterofed.task_command import accept_task, new_task
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def open_offices(
+    home: Path,
+    collaborators: Sequence[str] = ("bob",),
+    *,
+    task: str = "tiny",
+    accept: bool = True,
+    **settings: Any,
+) -> Path:
+    """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
+    keys = {party: new_key(party, home).public for party in ("alice", *collaborators)}
+    path = new_task(
+        task,
+        host="alice",
+        address=settings.pop("address", f"tcp://127.0.0.1:{free_port()}"),
+        collaborators=[f"{party}={keys[party]}" for party in collaborators],
+        **settings,
+    )
+    if accept:
+        for party in collaborators:
+            accept_task(task, party, lambda _terms, _party: True)
+    return path
+
+
+class Command:
+    """The `heterofed` command within this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        """Run it; gives its exit code."""
+        self._monkeypatch.setattr("sys.argv", ["heterofed", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        return code
