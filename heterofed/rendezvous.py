@@ -308,6 +308,7 @@ def join(
         except DuplicatePartyError:
             # Of a run that is going on: the Host has not noticed yet that we were gone.
             if earlier is None or time.monotonic() - began > NOTICED_SECONDS:
+                party.close(0)
                 raise
         except BaseException as error:
             party.abort(error, abort_code(error, None))
