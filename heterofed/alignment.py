@@ -48,13 +48,11 @@ def check_ids(ids: object) -> list[str]:
                 f"load_local_ids: position {position} is a {type(each).__name__}, not a str;"
                 " convert ids with str() in the same way at every party"
             )
-        try:
-            each.encode()
-        except UnicodeEncodeError:
+        if not _can_travel(each):
             raise IdError(
                 f"load_local_ids: position {position} holds a lone surrogate, which no encoding"
                 " can carry; read the data with its real encoding"
-            ) from None
+            )
     repeated = {each for each, times in Counter(listed).items() if times > 1}
     if repeated:
         positions = [p for p, each in enumerate(listed) if each in repeated]
@@ -64,6 +62,14 @@ def check_ids(ids: object) -> list[str]:
             " ids must be unique"
         )
     return listed
+
+
+def _can_travel(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def default_split(ids: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -92,6 +98,8 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
             raise IdError(f"split_dataset: the {name} ids are a {type(part).__name__}, not a set")
         if not all(isinstance(each, str) for each in part):
             raise IdError(f"split_dataset: the {name} ids must all be str; wrap positions in str()")
+        if not all(map(_can_travel, part)):
+            raise IdError(f"split_dataset: one of the {name} ids holds a lone surrogate")
         if len(set(part)) != len(part):
             raise IdError(f"split_dataset returned {name} ids more than once")
         if not part:

@@ -108,16 +108,32 @@ class Settings:
         Raises:
             ConfigError: naming the setting.
         """
-        check_name(self.feature_key, "feature_key")
-        check_name(self.shown_name, "name")
+        self.check_names()
         check_seconds("schedule_timeout", self.schedule_timeout, least=0.001)
-        if len(self.data_channel_timeout) != 2:
-            raise ConfigError("data_channel_timeout: give two numbers of seconds (link, byte)")
-        for seconds in self.data_channel_timeout:
+        both = self.data_channel_timeout
+        if not isinstance(both, tuple | list) or len(both) != 2:
+            raise ConfigError(
+                f"data_channel_timeout={both!r}: give two numbers of seconds (link, byte)"
+            )
+        for seconds in both:
             check_seconds("data_channel_timeout", seconds, least=0.001)
         check_seconds("join_timeout", self.join_timeout)
-        if self.seed is not None and not is_count(self.seed):
-            raise ConfigError(f"seed={self.seed!r}: give a whole number from 0 on, or None")
+        if self.seed is not None and not (is_count(self.seed) and self.seed < 2**63):
+            raise ConfigError(
+                f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
+            )
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
+
+    def check_names(self) -> None:
+        """Refuse what cannot name a party, or its results folder.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        check_name(self.feature_key, "feature_key")
+        check_name(self.shown_name, "name")
 
 
 def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
@@ -132,6 +148,16 @@ def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
         or not least <= seconds <= 10 * 365 * 86_400
     ):
         raise ConfigError(f"{name}={seconds!r}: give a number of seconds from {least:g} on")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: give True or False")
 
 
 def is_count(value: object, least: int = 0) -> bool:
@@ -172,6 +198,7 @@ class Scheduler(ABC):
         if resume not in get_args(Resume):
             raise ConfigError(f"resume={resume!r}: give {', '.join(get_args(Resume))}")
         settings = self._settings
+        settings.check_names()
         began = time.monotonic()
         folder = self._results_folder(task_id)
         run = self._run = Run(

@@ -19,6 +19,12 @@ _MARK = "__heterofed_metrics__"
 
 Scalar = int | float | str | bool
 
+OUR_FILES = frozenset({"comm", "outbound"})
+"""CSVs that every run writes at its end, under names that no metrics set may have."""
+
+NO_METRICS = OUR_FILES | {"leakage", "privacy"}
+"""CSVs of a results folder that measure the run, not the models."""
+
 
 def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
     """Declare a metrics set that the decorated method (usually `test`) appends to; stackable.
@@ -30,13 +36,19 @@ def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
     Raises:
         ConfigError: a name or key that cannot be a file name or column.
     """
-    if not name or not set(name) <= set(
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+    if (
+        not isinstance(name, str)
+        or not name
+        or not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
     ):
         raise ConfigError(
             f"metrics set name {name!r}: use letters, digits, '_', '-' and '.' (it names a file)"
         )
-    columns = tuple(keys)
+    if name in OUR_FILES:
+        raise ConfigError(
+            f"metrics set {name!r}: {name}.csv is a file of heterofed's own; rename it"
+        )
+    columns = () if isinstance(keys, str) else tuple(keys)
     if not columns or not all(isinstance(key, str) and key for key in columns):
         raise ConfigError(f"metrics set {name!r}: keys must be a non-empty list of strings")
     if len(set(columns)) != len(columns):
@@ -128,10 +140,6 @@ class Metrics:
         self._last, self._last_round = row, self._current_round()
 
 
-NO_METRICS = frozenset({"comm", "leakage", "outbound", "privacy"})
-"""CSVs of a results folder that measure the run, not the models."""
-
-
 def last_rows(folder: Path) -> dict[str, dict[str, str]]:
     """The last row of every metrics set in a results folder, by name, as it stands in the file."""
     found = {}
@@ -160,3 +168,15 @@ def as_scalar(value: object, what: str) -> Scalar:
     if isinstance(value, numbers.Real):
         return float(value)
     raise ConfigError(f"{what}: a {type(value).__name__} is not a number or 0-d tensor")
+
+
+def as_number(value: object, what: str) -> float:
+    """A float from a number, 0-d tensor or NumPy scalar.
+
+    Raises:
+        ConfigError: the value is something else; the message names `what`.
+    """
+    scalar = as_scalar(value, what)
+    if isinstance(scalar, str):
+        raise ConfigError(f"{what}: a str is not a number or 0-d tensor")
+    return float(scalar)

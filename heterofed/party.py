@@ -7,6 +7,7 @@ clock. Knows no torch, no hooks and no particular phase.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,6 @@ ABORT_LINGER = 2.0
 """Seconds that a party gives its last words."""
 
 POLL_SECONDS = 0.5
-HIGH_WATER = 8 << 20
-LOW_WATER = 2 << 20
 
 
 class Party:
@@ -116,7 +115,9 @@ class Party:
         *,
         patient: bool = True,
     ) -> None:
-        """Send a message; waits only where the peer is far behind in reading, if `patient`.
+        """Send a message; waits where the peer is far behind in reading, if `patient`.
+
+        Nobody sends while this party computes, so what the peer is behind by is not left to later.
 
         Raises:
             LocalProtocolError: the session does not allow it now.
@@ -124,17 +125,8 @@ class Party:
             PeerTimeoutError: the peer has stopped reading.
         """
         self._put(peer, message, payload)
-        if patient and peer.channel.pending > HIGH_WATER:
+        if patient and peer.channel.pending:
             self._let_drain(peer)
-
-    def flush(self, peer: Peer) -> None:
-        """Wait until the transport holds no reference to what was posted: it may change then.
-
-        Raises:
-            TaskFailed: as `post`.
-        """
-        if peer.channel.pending:
-            self._let_drain(peer, 0)
 
     def broadcast(self, message: Message) -> None:
         """Send a message to every peer."""
@@ -360,23 +352,27 @@ class Party:
             raise endings.unlawful(peer.name, self.phase, what)
         return mail
 
-    def _let_drain(self, peer: Peer, most: int = LOW_WATER) -> None:
+    def _let_drain(self, peer: Peer) -> None:
         began = self.clock()
         try:
-            self._drain(peer, most)
+            self._drain(peer)
         finally:
             self.account.waited(self.phase, peer.name, "sent", self.clock() - began)
 
-    def _drain(self, peer: Peer, most: int) -> None:
+    def _drain(self, peer: Peer) -> None:
         least, since = peer.channel.pending, self.clock()
-        while peer.channel.pending > most:
+        noticed, patience = since, max(self.timeouts.moving, self.timeouts.calculation or math.inf)
+        while peer.channel.pending:
             self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
             self.pump(0)
+            now = self.clock()
             if peer.channel.pending < least:
-                least, since = peer.channel.pending, self.clock()
-            elif self.clock() - since > max(self.timeouts.moving, self.timeouts.calculation):
-                seconds = self.clock() - since
-                raise endings.silent(peer.name, self.phase, seconds, "taken nothing")
+                least, since = peer.channel.pending, now
+            elif now - since > patience:
+                raise endings.silent(peer.name, self.phase, now - since, "taken nothing")
+            if now - max(noticed, since) >= NOTICE_SECONDS:
+                noticed = now
+                self.notice_waiting([peer.name], now - since)
 
     def _receive(self, channel: Channel, frame: Buffer) -> None:
         peer = self._by_channel.get(channel) or self.visitors.get(channel)

@@ -167,7 +167,8 @@ class Door:
     def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
         """Show the visitor the Host's terms; what differs goes to the Host's log."""
         with contextlib.suppress(PeerLostError):
-            party.post(visitor, Terms(self._terms))
+            # Not patient: whoever was not let in holds nobody up.
+            party.post(visitor, Terms(self._terms), patient=False)
         if hello.terms == self._terms:
             self.checked.add(hello.party)
             logger.info("%s has the same terms", hello.party)

@@ -41,7 +41,7 @@ NOTES = ("staleness", "recorded", "privacy")
 class ResumableScheduler(Scheduler):
     """Base of the schedulers that have models, and so something to lose."""
 
-    MODELS: tuple[str, ...] = ()
+    _MODELS: tuple[str, ...] = ()
     """Which of `_makers` are models that the results folder gets."""
 
     # -- hooks -----------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class ResumableScheduler(Scheduler):
 
     def _save_models(self, run: Run, prefix: str = "") -> None:
         """Write each model's `state_dict` to `<prefix><name>.pt`, whole or not at all."""
-        for name in self.MODELS:
+        for name in self._MODELS:
             model = self._made(name)
             if model is not None:
                 run.result.models[prefix + name] = write_whole(
@@ -256,7 +256,7 @@ class ResumableScheduler(Scheduler):
             metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _name_best(self, run: Run, snapshot: Snapshot) -> None:
-        for name in self.MODELS if snapshot.best else ():
+        for name in self._MODELS if snapshot.best else ():
             path = run.result.folder / f"best_{name}.pt"
             if path.exists():
                 run.result.models[f"best_{name}"] = path

@@ -22,7 +22,7 @@ from heterofed.protocol.messages import GRADIENT_DTYPES, ITEM_BYTES, TensorSpec
 Features: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 Layout: TypeAlias = Literal["tensor", "tuple", "dict"]
 
-if sys.byteorder != "little":  # pragma: no cover
+if sys.byteorder != "little":
     raise ImportError("heterofed sends tensors in little-endian order and runs on such machines")
 
 
@@ -61,6 +61,8 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
             raise FeatureError(
                 f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
             )
+        if tensor.layout is not torch.strided:
+            raise FeatureError(f"{label}: a sparse tensor cannot travel; use its to_dense()")
         if not 1 <= tensor.dim() <= 16:
             raise FeatureError(f"{label}: {tensor.dim()} dimensions; the first must be the rows")
     rows = {len(tensor) for tensor in tensors.values()}

@@ -249,14 +249,30 @@ def rows_of(batch: Batch, where: str) -> int:
     rows: int | None = None
     if batch.features is not None:
         rows = len(next(iter(named(batch.features, where)[1].values())))
-    if batch.labels is not None and hasattr(batch.labels, "__len__"):
-        labels = len(batch.labels)
-        if rows is not None and rows != labels:
-            raise FeatureError(f"{where} yielded {rows} rows of features and {labels} labels")
-        rows = labels
+    labels = _rows_of_labels(batch.labels)
+    if rows is None and labels:
+        rows = labels[0]
+    elif labels and rows not in labels:
+        raise FeatureError(f"{where} yielded {rows} rows of features and {labels[0]} labels")
     if rows is None:
         raise FeatureError(f"{where}: the labels of a label-only Host must have a length")
     return rows
+
+
+def _rows_of_labels(labels: Any) -> list[int]:
+    """How many rows labels may be of, the likeliest first; empty where they do not tell.
+
+    Several kinds of labels come as a dict, tuple or list of arrays; a list may also be of rows.
+    """
+    if getattr(labels, "ndim", None) == 0 or not hasattr(labels, "__len__"):
+        return []
+    parts = list(labels.values()) if isinstance(labels, Mapping) else labels
+    if not isinstance(parts, list | tuple):
+        return [len(parts)]
+    counts = [len(parts)] if not isinstance(labels, Mapping) else []
+    if parts and all(getattr(each, "ndim", 0) for each in parts):
+        counts = [len(parts[0]), *counts]
+    return counts
 
 
 def as_leaves(tensors: Mapping[str, Tensor], *, trainable: bool) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.lifecycle import Settings
+from heterofed.lifecycle import Settings, check_flag
 from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
@@ -40,6 +41,8 @@ from heterofed.training import (
     rows_of,
     sharing_cores,
 )
+
+logger = logging.getLogger("heterofed")
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
 """What the Host may say between two phases."""
@@ -86,7 +89,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         callbacks: get every event of the task (see `heterofed.events`).
     """
 
-    MODELS = ("feature_model",)
+    _MODELS = ("feature_model",)
 
     def __init__(
         self,
@@ -131,6 +134,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             ConfigError: a setting of the constructor cannot work.
         """
         super().validate_context()
+        check_flag("is_feature_trainable", self._is_feature_trainable)
         check_effort(self._leak_report)
 
     # -- hooks -----------------------------------------------------------------------------
@@ -384,6 +388,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         for number, batch in enumerate(batches, first):
             layout, tensors = named(batch.features, hook)
             check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)
+            if grad and not any(each.requires_grad for each in tensors.values()):
+                _warn_once(run, "no graph", NO_GRAPH, hook)
             sent = self._guard(run).outgoing(tensors, number, testing=testing)
             if sent is not tensors:
                 batch = replace(batch, features=restore(layout, sent))  # noqa: PLW2901
@@ -394,7 +400,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
     def _guard(self, run: Run) -> CollaboratorGuard:
         """What stands between training and the wire; made once the parties have met."""
         if "guard" not in run.state:
-            models = [self._made(name) for name in self.MODELS]
+            models = [self._made(name) for name in self._MODELS]
             check_private(run, self._weights_defence, models)
             run.state["guard"] = CollaboratorGuard(
                 run,
@@ -435,6 +441,18 @@ def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Ten
     if len(values) != len(tensors):
         raise LocalProtocolError("update_feature_model got other gradients than features")
     return {name: value for name, value in zip(tensors, values, strict=True) if value is not None}
+
+
+NO_GRAPH = (
+    "what %s yields has no graph, so this party does not train: yield what feature_model returns,"
+    " not detached, or pass is_feature_trainable=False"
+)
+
+
+def _warn_once(run: Run, what: str, text: str, *words: str) -> None:
+    if what not in run.state:
+        run.state[what] = True
+        logger.warning(text, *words)
 
 
 def _updates_by_default(scheduler: HeteroNNCollaboratorScheduler) -> bool:

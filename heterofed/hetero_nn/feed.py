@@ -61,13 +61,13 @@ class FeatureFeed:
             busy=self._busy(),
         )
         try:
+            # Handed over when this returns: the hook may use the same memory for its next batch.
             self._party.post(self._host, message, payload)
         except LocalProtocolError as error:
             raise FeatureError(
                 f"{error}; yield the same layout, names, dtypes and number of dimensions in every"
                 " batch"
             ) from None
-        self._party.flush(self._host)  # the hook may use the same memory for its next batch
         self._sent += 1
         self._party.progress(self._sent)
 

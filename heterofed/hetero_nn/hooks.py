@@ -17,7 +17,7 @@ from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
-from heterofed.lifecycle import Settings, Shown, check_seconds, is_count
+from heterofed.lifecycle import Settings, Shown, check_flag, check_seconds, is_count
 from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction, Plan, PSIProtocol
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -183,6 +183,9 @@ class HostHooks(TrainingScheduler):
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
         check_seconds("wait_for_peers", self._wait_for_peers)
+        check_flag("is_feature_trainable", self._is_feature_trainable)
+        check_flag("shuffle", self._shuffle)
+        check_flag("early_gradients", self._early_gradients)
         if self._uses_default_end() and not is_count(self._max_rounds, least=1):
             raise ConfigError(
                 f"max_rounds={self._max_rounds!r}: give a whole number of rounds from 1 on, or"
@@ -211,7 +214,7 @@ class HostHooks(TrainingScheduler):
             )
         self._check_privacy()
         check_psi(self._psi_protocol, self._psi_bits)
-        check_collaborators(self._collaborators)
+        check_collaborators(self._collaborators, self._settings.feature_key)
 
     def _check_privacy(self) -> None:
         check_effort(self._leak_report)

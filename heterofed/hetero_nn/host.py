@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from heterofed.endings import lost
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, FeatureError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import JointBatch, joint_batches
 from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
@@ -23,7 +23,7 @@ from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
-from heterofed.metrics import as_scalar, registered_metrics
+from heterofed.metrics import as_number, registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.privacy.leakage import Budget
@@ -112,7 +112,7 @@ class HeteroNNHostScheduler(HostHooks):
         callbacks: get every event of the task (see `heterofed.events`).
     """
 
-    MODELS = ("feature_model", "infer_model")
+    _MODELS = ("feature_model", "infer_model")
 
     def predict(
         self,
@@ -221,6 +221,11 @@ class HeteroNNHostScheduler(HostHooks):
         probe, first, plan = Probe(), run.batch, plan_of(run)
         while True:
             trained = self._train_a_leg(run, first, probe, recorded)
+            if not trained:
+                raise FeatureError(
+                    f"iterate_train_feature gave no batch in round {run.round}: it has to begin"
+                    " anew in each round"
+                )
             first += plan.checkpoint_batches
             if not plan.checkpoint_batches or not self._leg(run, first):
                 break
@@ -335,8 +340,7 @@ class HeteroNNHostScheduler(HostHooks):
             return {}
         scalars = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
         return {
-            str(key): float(as_scalar(value, f"train_a_batch, {key!r}"))
-            for key, value in scalars.items()
+            str(key): as_number(value, f"train_a_batch, {key!r}") for key, value in scalars.items()
         }
 
     def _test(self, run: Run) -> None:
@@ -436,7 +440,7 @@ class HeteroNNHostScheduler(HostHooks):
     def _guard(self, run: Run) -> HostGuard:
         """What stands between training and the wire; made once the parties have met."""
         if "guard" not in run.state:
-            models = [self._made(name) for name in self.MODELS]
+            models = [self._made(name) for name in self._MODELS]
             check_private(run, self._weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,

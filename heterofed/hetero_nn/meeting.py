@@ -32,11 +32,11 @@ from heterofed.runs import Run, awaited
 from heterofed.task import Purpose
 
 
-def check_collaborators(expected: object) -> None:
+def check_collaborators(expected: object, host: str) -> None:
     """Check whom a Host is told to wait for.
 
     Raises:
-        ConfigError: neither a number of parties nor a list of unique feature keys.
+        ConfigError: neither a number of parties nor a list of unique feature keys of others.
     """
     if isinstance(expected, int) and not isinstance(expected, bool):
         if not 1 <= expected <= MAX_PARTIES:
@@ -51,6 +51,8 @@ def check_collaborators(expected: object) -> None:
         )
     for each in names:
         check_name(each, "collaborators")
+    if host in names:
+        raise ConfigError(f"collaborators={expected!r} lists {host}, which is the Host itself")
 
 
 def check_psi(protocol: object, bits: object) -> None:

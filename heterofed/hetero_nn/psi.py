@@ -157,7 +157,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
         check_psi(self._psi_protocol, self._psi_bits)
-        check_collaborators(self._collaborators)
+        check_collaborators(self._collaborators, self._settings.feature_key)
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:

@@ -482,7 +482,9 @@ def test_predict(
     assert list(seen.frame["id"]) == [f"id-{row}" for row in range(200, 500)]
     assert seen.frame["prediction"].between(0, 1).all()
     sums = names.table[200:500].sum(dim=1).numpy()
-    assert ((seen.frame["prediction"].to_numpy() > 0.5) == (sums > 0)).mean() > 0.8
+    assert (
+        (seen.frame["prediction"].to_numpy() > 0.5) == (sums > 0)
+    ).mean() > 0.65  # three rounds, drawn anew
     assert capsys.readouterr().out.endswith(printed(GUIDES / "predict.md")[0])
     served: list[int] = []
     thread = threading.Thread(

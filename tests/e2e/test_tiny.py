@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from heterofed import HeteroNNHostScheduler
+from heterofed import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.alignment import default_split
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
@@ -72,19 +72,47 @@ def test_console_handler_is_taken_off_again(home: Path, tmp_path: Path) -> None:
     assert (list(logger.handlers), logger.level) == before
 
 
+def public_names(cls: type) -> list[str]:
+    """Whatever of ours a user's own attribute may shadow: settings, values shown, helpers."""
+    settings = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    ours = [name for name in dir(cls) if not name.startswith("_") and not is_hook(cls, name)]
+    spare = ["device", "plan", "party", "MODELS", "run", "batch"]
+    return sorted({*settings, *ours, *spare} - {"self", "launch_task"})
+
+
+def is_hook(cls: type, name: str) -> bool:
+    return (getattr(cls, name).__doc__ or "").startswith("Hook")
+
+
 def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
-    class Busy(TinyHost):
+    used = ("infer_model", "optimizer", "get_metrics")  # by the hooks of the tiny parties
+    kept: list[tuple[str, Any]] = []
+
+    def take_all(scheduler: Any, cls: type) -> None:
+        for name in public_names(cls):
+            if name not in used:
+                setattr(scheduler, name, "mine" if name != "batch" else 16)
+
+    class Host(TinyHost):
         def __init__(self, results: Path) -> None:
             super().__init__(results)
-            names = inspect.signature(HeteroNNHostScheduler.__init__).parameters
-            for name in (*names, "device", "train_ids", "task_id", "plan", "party", "batch_size"):
-                setattr(self, name, "mine")
+            take_all(self, HeteroNNHostScheduler)
 
         def on_round_end(self) -> None:
-            assert vars(self)["train_ids"] == self.train_ids == vars(self)["seed"]
+            kept.append(("alice", {vars(self)[name] for name in ("train_ids", "seed", "MODELS")}))
 
-    host, collaborator = run(Busy(tmp_path), TinyCollaborator(tmp_path))
+    class Collaborator(TinyCollaborator):
+        def __init__(self, results: Path) -> None:
+            super().__init__(results)
+            take_all(self, HeteroNNCollaboratorScheduler)
+
+        def on_round_end(self) -> None:
+            kept.append(("bob", {vars(self)[name] for name in ("train_ids", "seed", "MODELS")}))
+
+    host, collaborator = run(Host(tmp_path), Collaborator(tmp_path))
     assert (host.rounds, collaborator.rounds) == (2, 2)
+    assert sorted(name for name, _ in kept) == ["alice"] * 2 + ["bob"] * 2
+    assert all(values == {"mine"} for _, values in kept)
 
 
 def test_runs_are_repeatable(home: Path, tmp_path: Path) -> None:

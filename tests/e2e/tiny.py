@@ -46,7 +46,7 @@ class TinyHost(HeteroNNHostScheduler):
         settings = {
             "feature_key": "alice",
             "max_rounds": 2,
-            "join_timeout": 30,
+            "join_timeout": 60,
             "seed": 0,
             **settings,
         }
@@ -103,7 +103,7 @@ class TinyCollaborator(HeteroNNCollaboratorScheduler):
     batch = BATCH
 
     def __init__(self, results: Path, feature_key: str = "bob", **settings: Any) -> None:
-        settings = {"join_timeout": 30, "seed": 0, **settings}
+        settings = {"join_timeout": 60, "seed": 0, **settings}
         super().__init__(feature_key, results_dir=results, **settings)
 
     def load_local_ids(self) -> list[str]:
@@ -126,7 +126,7 @@ class TinyCollaborator(HeteroNNCollaboratorScheduler):
 Outcome = TaskResult | BaseException
 
 
-def run(*schedulers: Scheduler, task: str = "tiny", timeout: float = 60.0) -> list[Any]:
+def run(*schedulers: Scheduler, task: str = "tiny", timeout: float = 110.0) -> list[Any]:
     """Run parties as threads; gives each one's result, or the exception that ended it."""
     outcomes: list[Any] = [None] * len(schedulers)
 
