@@ -51,7 +51,8 @@ def keeping_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]
             if form not in copies:
                 copies[form] = saved.clone()
             saved = copies[form]
-        return saved, saved._version
+        # Not the tensor itself: an operation that saves what it gives would keep itself alive.
+        return saved.detach(), saved._version
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
 

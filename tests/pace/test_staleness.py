@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -173,3 +175,31 @@ def test_choice_hides_the_round_trip(cycle: float, own: float, others: float, ch
 
 def test_nothing_measured_chooses_the_exact_mode() -> None:
     assert Probe().choose() == 0
+
+
+def test_graphs_do_not_outlive_their_tensors() -> None:
+    weight = torch.randn(3, 3, requires_grad=True)
+    with keeping_weights([weight]):
+        hidden = torch.tanh(torch.randn(2, 3) @ weight)  # saves what it gives
+        loss = hidden.exp().sum()
+    loss.backward(retain_graph=True)
+    alive = weakref.ref(hidden)
+    del hidden, loss
+    gc.collect()
+    assert alive() is None
+
+
+def test_gradients_of_gradients_go_through_kept_weights() -> None:
+    weight = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    inputs = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+
+    def penalty() -> Tensor:
+        outputs = torch.tanh(inputs @ weight).sum()
+        (slope,) = torch.autograd.grad(outputs, inputs, create_graph=True)
+        return slope.square().sum()
+
+    (expected,) = torch.autograd.grad(penalty(), weight)
+    with keeping_weights([weight]):
+        kept = penalty()
+    (found,) = torch.autograd.grad(kept, weight)
+    torch.testing.assert_close(found, expected)
