@@ -186,7 +186,8 @@ class _Table:
         place = header.index(id_column)
         copy = csv.writer(text, delimiter=delimiter_of(self._source), lineterminator="\n")
         copy.writerow(header)
-        copy.writerows(self._chosen(rows, lambda row: "".join(row[place : place + 1]), marked))
+        chosen = self._chosen(rows, lambda row: "".join(row[place : place + 1]), marked)
+        copy.writerows(chosen)
         text.detach()
 
     def _copy_parquet(self, marked: Marked, target: BinaryIO) -> None:

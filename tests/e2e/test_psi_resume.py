@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(psi.Resume, "append", full)
     at_asker, at_answerer = run(*psi_parties(tmp_path))
     assert type(at_asker) is e.CheckpointError
-    assert "No space left on device" in str(at_asker)
+    assert "No space left on device; make room there" in str(at_asker)
     assert isinstance(at_answerer, e.CheckpointError)
 
 
@@ -301,3 +301,29 @@ def test_nothing_is_signed_for_a_peer_that_is_gone(
     assert isinstance(at_asker, CrashError)
     assert isinstance(at_answerer, e.PeerLostError)
     assert len(signed) == 1
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device", "/scratch"), "/scratch: No space left on device;"),
+        (TimeoutError(110, "held for 30 s", "/b.lock"), "/b.lock: held for 30 s; mend that"),
+    ],
+)
+def test_files_that_fail_are_named(
+    error: OSError, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is forgotten: started again, the parties go on."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psi.Budget, "spend", fails)
+        at_asker, at_answerer = run(*psi_parties(tmp_path))
+    assert type(at_answerer) is e.CheckpointError
+    assert says in str(at_answerer)
+    assert isinstance(at_asker, e.CheckpointError)
+    assert [*tmp_path.glob("**/*.psi")]
+    assert run(*psi_parties(tmp_path)) == [COMMON] * 2
