@@ -256,10 +256,10 @@ def _kept(run: Run) -> Iterator[None]:
 
 def _check_count(run: Run, count: int) -> None:
     """PSIFailedError where this party has more ids than the plan allows."""
-    party, most = party_of(run), plan_of(run).max_peer_ids
-    if count > most:
+    plan = plan_of(run)
+    if count > plan.max_peer_ids:
         raise PSIFailedError(
-            f"{party.name} has {count} ids and the plan allows {most}; raise max_peer_ids at the"
-            " Host, or in the task file",
-            party=party.name,
+            f"{party_of(run).name} has {count} ids and the plan of {plan.host} allows"
+            f" {plan.max_peer_ids}; raise max_peer_ids there, or in the task file",
+            party=plan.host,
         )

@@ -121,7 +121,7 @@ def test_more_ids_than_the_plan_allows(many: str, tmp_path: Path) -> None:
 
     here, there = outcomes(max_peer_ids=3)[:: 1 if many == "asker" else -1]
     assert type(here) is e.PSIFailedError
-    assert f"{many} has 5 ids and the plan allows 3; raise max_peer_ids" in str(here)
+    assert f"{many} has 5 ids and the plan of asker allows 3; raise max_peer_ids" in str(here)
     assert isinstance(there, e.PSIFailedError)
     assert isinstance(there, e.TaskAborted)
     assert there.party == many
