@@ -25,12 +25,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
 from benchmarks.psi_peers import run_peer
+from psi.parallel import usable_cores
 
 IN_FLIGHT = 8  # chunks on their way at once
 SPEED_SECONDS = 2
@@ -210,20 +212,32 @@ def pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def operations_per_second(what: str, *, by_cpu: bool = False) -> float | None:
-    """Secret operations per second on all cores by openssl; None without an openssl.
+def operations_per_second(what: str) -> float | None:
+    """Secret operations per second on all cores by openssl; None without an openssl."""
+    # -elapsed: by the wall clock, as we are measured, so that a busy machine slows both.
+    printed = openssl_speed(1, "-elapsed", "-multi", str(usable_cores()), what)
+    wanted = "sign/s" if what.startswith("rsa") else "op/s"
+    return mean([read_speed(each, wanted) for each in printed])
 
-    By the wall clock, as we are measured, so that a busy machine slows both; `by_cpu`: per second
-    of a core's time.
-    """
+
+def cpu_us_per_sign() -> float | None:
+    """A core's time for an RSA private operation by openssl, while all cores do the same."""
+    printed = openssl_speed(usable_cores(), "rsa2048")  # with -multi it would take the wall clock
+    return mean([1e6 / read_speed(each, "sign/s") for each in printed])
+
+
+def openssl_speed(processes: int, *arguments: str) -> list[str]:
+    """What so many at once print; nothing without an openssl."""
     if shutil.which("openssl") is None:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    command = ["openssl", "speed", *([] if by_cpu else ["-elapsed"])]
-    command += ["-seconds", str(SPEED_SECONDS), "-multi", str(cores), what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    found = read_speed(done.stdout, "sign/s" if what.startswith("rsa") else "op/s")
-    return found / (cores or 1) if by_cpu else found
+        return []
+    command = ["openssl", "speed", "-seconds", str(SPEED_SECONDS), *arguments]
+    with ThreadPoolExecutor(processes) as pool:
+
+        def run(_: int) -> str:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            return done.stdout
+
+        return list(pool.map(run, range(processes)))
 
 
 def read_speed(printed: str, wanted: str) -> float:
@@ -240,9 +254,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.protocol == "ecdh":
         operations += 2 * args.ids
     rsa = args.protocol == "rsa"
-    speeds, by_cpu = [operations_per_second(kind)], [cpu_speed(rsa)]
+    speeds, cpu_us = [operations_per_second(kind)], [cpu_us_per_sign() if rsa else None]
     ours = run_ours(args)
-    by_cpu.append(cpu_speed(rsa))
+    cpu_us.append(cpu_us_per_sign() if rsa else None)
     found = ours["requester"]["intersection"]
     peers = {name: run_peer(name, args) for name in args.peers.split(",") if name}
     for name, each in peers.items():
@@ -251,7 +265,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             peers[name] = {"error": error}
     speeds.append(operations_per_second(kind))
     wall = max(each["wall_s"] for each in ours.values())
-    speed, cpu_per_op = mean(speeds), mean(by_cpu)
+    speed = mean(speeds)
     floor = operations / speed if speed else None
     return {
         "protocol": args.protocol,
@@ -263,7 +277,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         / max(1, args.ids + args.peer_ids),
         "peak_mb": max(each["peak_mb"] for each in ours.values()),
         "signer_cpu_us_per_op": 1e6 * ours["signer"]["work_cpu_s"] / operations if rsa else None,
-        "openssl_cpu_us_per_op": 1e6 / cpu_per_op if cpu_per_op else None,
+        "openssl_cpu_us_per_op": mean(cpu_us),
         "intersection": found,
         "floor_s": floor,
         "floor_ratio": wall / floor if floor else None,
@@ -275,12 +289,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def cpu_speed(rsa: bool) -> float | None:
-    """RSA private operations per second of a core's time by openssl."""
-    return operations_per_second("rsa2048", by_cpu=True) if rsa else None
-
-
-def mean(values: list[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Of those that there are."""
     known = [each for each in values if each is not None]
     return sum(known) / len(known) if known else None

@@ -122,10 +122,11 @@ def test_results_stand_beside_those_of_others(
     tells = "print(json.dumps({'wall_s': 1.5, 'intersection': %d}))"
     for name, found in (("right", 10), ("wrong", 9)):
         monkeypatch.setitem(PEERS, name, "import json\n" + tells % found)
+    # With -multi both cores count together, by the wall clock; without it one, by its own time.
     monkeypatch.setattr(
         benchmark,
-        "operations_per_second",
-        lambda _, by_cpu=False: 4000.0 if by_cpu else 8000.0,
+        "openssl_speed",
+        lambda processes, *given: [RSA_SPEED if "-multi" in given else NEWER_RSA_SPEED] * processes,
     )
     command = ["psi", "--ids=30", "--peer-ids=20", "--peers=right,wrong,nobody", "--json"]
     monkeypatch.setattr("sys.argv", command)
@@ -133,9 +134,10 @@ def test_results_stand_beside_those_of_others(
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert result["peers"] == {"right": 1.5, "wrong": None, "nobody": None}
     assert result["peer_errors"]["wrong"] == "it found 9 ids in common, and we 10"
-    assert result["openssl_cpu_us_per_op"] == 250
+    assert result["openssl_cpu_us_per_op"] == pytest.approx(1e6 / 8411.0)
+    assert result["floor_s"] == pytest.approx(50 / 8850.3)
     assert 10 < result["signer_cpu_us_per_op"] < 100_000
     benchmark.show(result)
     shown = capsys.readouterr().out
-    assert "us of the signer, 250 us of openssl" in shown
+    assert "us of the signer, 119 us of openssl" in shown
     assert "it found 9 ids" in shown
