@@ -5,7 +5,9 @@
 
 The floor is what the necessary secret operations alone would take, by `openssl speed -multi`
 right before and right after our run: rsa, one RSA private operation per id of both sides; ecdh,
-4 multiplications per id pair, by X25519, which is the closest that openssl can be asked for.
+4 multiplications per id pair, by X25519, which is the closest that openssl can be asked for. For
+rsa the signer's CPU per private operation stands beside openssl's, which is without hashing and
+checking.
 Peers are installed by whoever wants them, in an environment of their own if they do not fit
 beside us: `--peer-python /path/to/python`.
 """
@@ -13,6 +15,7 @@ beside us: `--peer-python /path/to/python`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -22,13 +25,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from queue import Queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from benchmarks.psi_peers import run_peer
+from psi.parallel import usable_cores
+
 IN_FLIGHT = 8  # chunks on their way at once
 SPEED_SECONDS = 2
+POLL_SECONDS = 0.02
+DEADLINE = 3600.0  # seconds for our two parties
 
 
 def ids_of(count: int, first: int) -> Iterator[str]:
@@ -44,7 +53,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._came, self.moved = sock, Queue[bytes](), 0
+        self._socket, self._came, self.moved = sock, Queue[bytes | None](), 0
         self._file = sock.makefile("rb")
         Thread(target=self._read, daemon=True).start()
 
@@ -53,11 +62,22 @@ class Link:
         self.moved += 4 + len(data)
 
     def receive(self) -> bytes:
-        return self._came.get()
+        try:
+            frame = self._came.get(timeout=DEADLINE)
+        except Empty:
+            frame = None
+        if frame is None:
+            raise SystemExit("the other party is gone, or has said nothing for too long")
+        return frame
 
     def _read(self) -> None:
-        while len(head := self._file.read(4)) == 4:
-            self._came.put(self._file.read(int.from_bytes(head, "big")))
+        with contextlib.suppress(OSError):
+            while len(head := self._file.read(4)) == 4:
+                size = int.from_bytes(head, "big")
+                if len(frame := self._file.read(size)) < size:
+                    break
+                self._came.put(frame)
+        self._came.put(None)
 
 
 def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
@@ -68,6 +88,7 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
     with psi.signer(args.protocol, ids_of(args.peer_ids, 0), domain=run, **settings) as signer:
         link.send(signer.count.to_bytes(8, "big"))
         link.send(signer.public_key())
+        before = cpu_seconds()  # the key is there
         signer.precompute()
         signer.begin(int.from_bytes(link.receive(), "big"))
         while chunk := link.receive():
@@ -78,7 +99,8 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
         while proofs := link.receive():
             signer.matched(proofs, last=False)
         matched = signer.matched(b"", last=True) or []
-        return {"intersection": len(matched), "backend": signer.backend}
+        used = cpu_seconds() - before
+        return {"intersection": len(matched), "backend": signer.backend, "work_cpu_s": used}
 
 
 def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
@@ -112,17 +134,23 @@ def common_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {"workers": args.workers, "bucket_ids": args.bucket_ids}
 
 
+def cpu_seconds() -> float:
+    """CPU that this process and those it started and waited for have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def party(args: argparse.Namespace) -> None:
     """One of the two processes: runs, and prints what it used as one line."""
     link = Link(socket.create_connection(("127.0.0.1", args.port)))
     begun = time.perf_counter()
     report = sign(link, args) if args.party == "signer" else ask(link, args)
     wall = time.perf_counter() - begun
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report |= {
         "wall_s": wall,
-        "cpu_s": sum(each.ru_utime + each.ru_stime for each in used),
-        "peak_mb": used[0].ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10),
+        "cpu_s": cpu_seconds(),
+        "peak_mb": peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
         "bytes_sent": link.moved,
     }
     print(json.dumps(report))
@@ -133,46 +161,83 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
     same = [f"--ids={args.ids}", f"--peer-ids={args.peer_ids}", f"--protocol={args.protocol}"]
     same += [f"--bucket-ids={args.bucket_ids}"]
     same += [] if args.workers is None else [f"--workers={args.workers}"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(POLL_SECONDS)
         port = server.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.psi", *same, f"--port={port}", "--party"]
-        started = [
-            subprocess.Popen([*command, role], stdout=subprocess.PIPE, text=True)
-            for role in ("signer", "requester")
-        ]
-        (first, _), (second, _) = server.accept(), server.accept()
-        pumps = [Thread(target=pump, args=pair) for pair in ((first, second), (second, first))]
-        for thread in pumps:
-            thread.start()
-        printed = [process.communicate()[0] for process in started]
-        for thread in pumps:
-            thread.join()
-        first.close()
-        second.close()
-    if any(process.returncode for process in started):
-        raise SystemExit("a party failed; its error is above")
-    signer, requester = map(json.loads, printed)
+        started: list[subprocess.Popen[str]] = []
+        for role in ("signer", "requester"):
+            child = subprocess.Popen([*command, role], stdout=subprocess.PIPE, text=True)
+            stack.callback(end, child)
+            started.append(child)
+        ended, ends = time.monotonic() + DEADLINE, list[socket.socket]()
+        while len(ends) < len(started):
+            check(started, ended)
+            with contextlib.suppress(TimeoutError):
+                ends.append(stack.enter_context(server.accept()[0]))
+        for pair in (ends, ends[::-1]):
+            Thread(target=pump, args=pair, daemon=True).start()
+        while any(child.poll() is None for child in started):
+            check(started, ended)
+            time.sleep(POLL_SECONDS)
+        check(started, ended)
+        signer, requester = (json.loads(child.communicate()[0]) for child in started)
     if signer["intersection"] != requester["intersection"]:
         raise SystemExit("the parties found different intersections")
     return {"signer": signer, "requester": requester}
 
 
+def check(started: list[subprocess.Popen[str]], ended: float) -> None:
+    """Give up where a party has failed, or both take too long."""
+    if any(child.poll() for child in started):
+        raise SystemExit("a party failed; its error is above")
+    if time.monotonic() > ended:
+        raise SystemExit(f"the parties have not ended within {DEADLINE:.0f} s")
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """Leave no party behind."""
+    child.kill()
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
 def pump(source: socket.socket, target: socket.socket) -> None:
-    while data := source.recv(1 << 18):
-        target.sendall(data)
-    target.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # a party that has died
+        while data := source.recv(1 << 18):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def operations_per_second(what: str) -> float | None:
     """Secret operations per second on all cores by openssl; None without an openssl."""
-    if shutil.which("openssl") is None:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # -elapsed: by the wall clock, as we are measured, so that a busy machine slows both.
-    command = ["openssl", "speed", "-elapsed", "-seconds", str(SPEED_SECONDS)]
-    command += ["-multi", str(cores), what]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return read_speed(printed, "sign/s" if what.startswith("rsa") else "op/s")
+    printed = openssl_speed(1, "-elapsed", "-multi", str(usable_cores()), what)
+    wanted = "sign/s" if what.startswith("rsa") else "op/s"
+    return mean([read_speed(each, wanted) for each in printed])
+
+
+def cpu_us_per_sign() -> float | None:
+    """A core's time for an RSA private operation by openssl, while all cores do the same."""
+    printed = openssl_speed(usable_cores(), "rsa2048")  # with -multi it would take the wall clock
+    return mean([1e6 / read_speed(each, "sign/s") for each in printed])
+
+
+def openssl_speed(processes: int, *arguments: str) -> list[str]:
+    """What so many at once print; nothing without an openssl."""
+    if shutil.which("openssl") is None:
+        return []
+    command = ["openssl", "speed", "-seconds", str(SPEED_SECONDS), *arguments]
+    with ThreadPoolExecutor(processes) as pool:
+
+        def run(_: int) -> str:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            return done.stdout
+
+        return list(pool.map(run, range(processes)))
 
 
 def read_speed(printed: str, wanted: str) -> float:
@@ -183,108 +248,25 @@ def read_speed(printed: str, wanted: str) -> float:
     return float(row[head.index(wanted) - len(head)])
 
 
-def run_peer(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Another library on the same ids, in the same minute; its failure is its result."""
-    code = PEERS.get(name)
-    if code is None:
-        return {"error": f"unknown; known: {', '.join(PEERS)}"}
-    given = [str(args.ids), str(args.peer_ids), name]
-    shared = "import sys, time, math\n" + IDS_CODE
-    command = [args.peer_python, "-c", shared + code, *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["failed"])[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
-IDS_CODE = """
-def ids_of(count, first):
-    step = 1_000_003
-    while math.gcd(step, max(count, 1)) != 1:
-        step += 2
-    return [f"user-{first + n * step % count:012d}" for n in range(count)]
-N, M = map(int, sys.argv[1:3])
-"""
-
-PEERS = {
-    # Both parties in one process and thread, as its own benchmarks do; no socket between them.
-    "openmined": """
-import json
-import private_set_intersection.python as psi
-mine, theirs = ids_of(N, M // 2), ids_of(M, 0)
-begun = time.perf_counter()
-client, server = psi.client.CreateWithNewKey(True), psi.server.CreateWithNewKey(True)
-setup = server.CreateSetupMessage(0.0, N, theirs, psi.DataStructure.RAW)
-answer = server.ProcessRequest(client.CreateRequest(mine))
-found = client.GetIntersection(setup, answer)
-wall = time.perf_counter() - begun
-print(json.dumps({"wall_s": wall, "intersection": len(found)}))
-""",
-    # Two processes over loopback, ids in CSV files, as it wants them; ECDH over Curve25519.
-    "spu": """
-import csv, json, multiprocessing, pathlib, socket, tempfile
-def party(rank, ports, folder, protocol):
-    import spu.libspu.link as link
-    from spu import psi
-    desc = link.Desc()
-    for i, port in enumerate(ports):
-        desc.add_party(f"p{i}", f"127.0.0.1:{port}")
-    lctx = link.create_brpc(desc, rank)
-    config = psi.PsiExecuteConfig(
-        protocol_conf=psi.PsiProtocolConfig(
-            protocol=protocol,
-            receiver_rank=0,
-            broadcast_result=True,
-            ecdh_params=psi.EcdhParams(curve=psi.EllipticCurveType.CURVE_25519),
-        ),
-        input_params=psi.InputParams(
-            path=f"{folder}/in{rank}.csv", selected_keys=["id"], keys_unique=True
-        ),
-        output_params=psi.OutputParams(path=f"{folder}/out{rank}.csv"),
-    )
-    report = psi.psi_execute(config, lctx)
-    if rank == 0:
-        pathlib.Path(folder, "count").write_text(str(report.intersection_count))
-if __name__ == "__main__":
-    from spu import psi
-    with tempfile.TemporaryDirectory() as folder:
-        for rank, ids in enumerate((ids_of(N, M // 2), ids_of(M, 0))):
-            pathlib.Path(folder, f"in{rank}.csv").write_text("id\\n" + "\\n".join(ids) + "\\n")
-        socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        ports = [each.getsockname()[1] for each in socks]
-        [each.close() for each in socks]
-        protocol = psi.PsiProtocol.PROTOCOL_ECDH
-        if sys.argv[3] == "spu-rr22":
-            protocol = psi.PsiProtocol.PROTOCOL_RR22
-        fork = multiprocessing.get_context("fork")
-        begun = time.perf_counter()
-        both = [
-            fork.Process(target=party, args=(rank, ports, folder, protocol)) for rank in range(2)
-        ]
-        [each.start() for each in both]
-        [each.join() for each in both]
-        wall = time.perf_counter() - begun
-        found = int(pathlib.Path(folder, "count").read_text())
-    print(json.dumps({"wall_s": wall, "intersection": found}))
-""",
-}
-
-PEERS["spu-rr22"] = PEERS["spu"]  # the same with RR22, told apart by name
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     kind = "rsa2048" if args.protocol == "rsa" else "ecdhx25519"
     operations = args.ids + args.peer_ids
     if args.protocol == "ecdh":
         operations += 2 * args.ids
-    speeds = [operations_per_second(kind)]
+    rsa = args.protocol == "rsa"
+    speeds, cpu_us = [operations_per_second(kind)], [cpu_us_per_sign() if rsa else None]
     ours = run_ours(args)
+    cpu_us.append(cpu_us_per_sign() if rsa else None)
+    found = ours["requester"]["intersection"]
     peers = {name: run_peer(name, args) for name in args.peers.split(",") if name}
+    for name, each in peers.items():
+        if each.get("intersection", found) != found:  # then its time says nothing
+            error = f"it found {each['intersection']} ids in common, and we {found}"
+            peers[name] = {"error": error}
     speeds.append(operations_per_second(kind))
     wall = max(each["wall_s"] for each in ours.values())
-    known = [each for each in speeds if each is not None]
-    floor = operations / (sum(known) / len(known)) if known else None
+    speed = mean(speeds)
+    floor = operations / speed if speed else None
     return {
         "protocol": args.protocol,
         "backend": ours["signer"]["backend"],
@@ -294,15 +276,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_per_id": sum(each["bytes_sent"] for each in ours.values())
         / max(1, args.ids + args.peer_ids),
         "peak_mb": max(each["peak_mb"] for each in ours.values()),
-        "intersection": ours["requester"]["intersection"],
+        "signer_cpu_us_per_op": 1e6 * ours["signer"]["work_cpu_s"] / operations if rsa else None,
+        "openssl_cpu_us_per_op": mean(cpu_us),
+        "intersection": found,
         "floor_s": floor,
         "floor_ratio": wall / floor if floor else None,
         "floor_of": f"{operations} x {kind}",
-        "peers": {name: found.get("wall_s") for name, found in peers.items()},
+        "peers": {name: each.get("wall_s") for name, each in peers.items()},
         "peer_errors": {name: each["error"] for name, each in peers.items() if "error" in each},
         "parties": ours,
         "load_before": os.getloadavg()[0],
     }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that there are."""
+    known = [each for each in values if each is not None]
+    return sum(known) / len(known) if known else None
 
 
 def show(result: dict[str, Any]) -> None:
@@ -316,6 +306,11 @@ def show(result: dict[str, Any]) -> None:
     else:
         print(f"  floor          {result['floor_s']:.2f} s for {result['floor_of']}")
         print(f"  ratio          {result['floor_ratio']:.2f}")
+    if result["signer_cpu_us_per_op"] is not None:
+        line = f"  cpu per op     {result['signer_cpu_us_per_op']:.0f} us of the signer"
+        if result["openssl_cpu_us_per_op"] is not None:
+            line += f", {result['openssl_cpu_us_per_op']:.0f} us of openssl"
+        print(line)
     for name, wall in result["peers"].items():
         print(f"  {name:<14} {result['peer_errors'][name] if wall is None else f'{wall:.2f} s'}")
 

@@ -15,6 +15,7 @@ import click
 from heterofed import cli_trust
 from heterofed._version import __version__
 from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.plan import MAX_PEER_IDS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -98,9 +99,9 @@ def demo(
     "--ids",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help="CSV or Parquet file with --column, or a text file with one id a line.",
+    help="CSV, TSV or Parquet file with --column, or a text file with one id a line.",
 )
-@click.option("--column", help="Column that holds the ids; needed for CSV and Parquet.")
+@click.option("--column", help="Column that holds the ids; not of a text file.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -113,6 +114,14 @@ def demo(
     default="rsa",
     show_default=True,
     help="How to intersect; the initiator's choice.",
+)
+@click.option(
+    "--max-peer-ids",
+    type=click.IntRange(min=1, max=MAX_PEER_IDS),
+    default=10_000_000,
+    show_default=True,
+    help="At the initiator: most ids of any party. At a collaborator: ids that the initiator may"
+    " have intersected in all runs of the task together.",
 )
 @click.option("--party", help="Your key in the task; the role by default.")
 @click.option(

@@ -16,6 +16,7 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[
 
 MAX_PARTIES = 64
 MAX_STALENESS = 32
+MAX_PEER_IDS = 2**32
 
 KeyBits = Literal[2048, 3072, 4096]
 PSIProtocol = Literal["rsa", "ecdh"]
@@ -78,7 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     wait_for_peers: Seconds = 0.0
     psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
-    max_peer_ids: Annotated[int, Meta(ge=1, le=2**32)] = 10_000_000
+    max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
 
     @property

@@ -13,7 +13,7 @@ import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import psi
 from heterofed.errors import ConfigError, IdError
@@ -26,6 +26,7 @@ from heterofed.hetero_nn.psi import (
 from heterofed.plan import PSIProtocol
 from heterofed.results import check_writable, write_whole
 from heterofed.runs import Run
+from psi.sources import csv_rows, delimiter_of
 
 Role = Literal["initiator", "collaborator"]
 Row = TypeVar("Row")
@@ -42,6 +43,7 @@ def run_psi(
     ids: Path,
     id_column: str | None,
     protocol: PSIProtocol,
+    max_peer_ids: int,
     out: Path,
     join_timeout: float,
     fresh: bool,
@@ -55,16 +57,18 @@ def run_psi(
         role: the initiator asks and sets the protocol; collaborators answer.
         party: this party's key; the role by default.
         parties: at the initiator, how many collaborators to wait for.
-        ids: CSV or Parquet file (with `id_column`), or text file, one id a line.
+        ids: CSV, TSV or Parquet file (with `id_column`), or text file, one id a line.
         id_column: the column that holds the ids; None for a text file.
         protocol: at the initiator, how to intersect.
+        max_peer_ids: at the initiator, most ids of any party; at a collaborator, how many ids the
+            initiator may have intersected in all runs of the task together.
         out: gets this party's own rows whose id all parties have, in their order.
         join_timeout: seconds to wait for the others.
         fresh: whether to begin anew where an interrupted run could go on.
 
     Returns:
-        task, party, protocol (None at a collaborator), ids, matched, seconds, psi_seconds,
-        ids_per_second, bytes_sent, bytes_received, out.
+        task, party, protocol, backend (what computed this party's part), ids, matched, seconds,
+        psi_seconds, ids_per_second, bytes_sent, bytes_received, out.
 
     Raises:
         ConfigError: a file cannot be read or written; nothing was done.
@@ -74,17 +78,22 @@ def run_psi(
     check_writable(out.parent)
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
+    if out.exists() and out.samefile(ids):
+        raise ConfigError(f"--out {out} is the file with the ids; give another one")
     if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
     try:
         own = own_ids(psi.column(ids, id_column))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{ids} cannot be read ({type(error).__name__})") from None
+    except OSError as error:  # of this file, or of those that many ids are kept in
+        where = error.filename or ids
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"the ids cannot be read or kept: {where}: {reason}") from None
     except (IdError, psi.IdsError) as error:
         raise ConfigError(f"the ids in {ids} cannot be used: {error}") from None
     table = _Table(ids, id_column, out)
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
+    given["max_peer_ids"] = max_peer_ids
     scheduler: _Initiator | _Collaborator
     if role == "initiator":
         scheduler = _Initiator(party or role, collaborators=parties, psi_protocol=protocol, **given)
@@ -104,7 +113,7 @@ def run_psi(
     return {
         "task": task,
         "party": result.party,
-        "protocol": protocol if role == "initiator" else None,
+        **result.psi,
         "ids": len(own),
         "matched": result.ids,
         "seconds": round(result.seconds, 3),
@@ -148,12 +157,15 @@ class _Table:
         marked = zip(ids, marks, strict=True)
 
         def write(target: BinaryIO) -> None:
-            if self._source.suffix.lower() == ".parquet":
-                self._copy_parquet(marked, target)
-            elif self._id_column is None:
-                self._copy_text(marked, target)
-            else:
-                self._copy_csv(self._id_column, marked, target)
+            try:
+                if self._source.suffix.lower() == ".parquet":
+                    self._copy_parquet(marked, target)
+                elif self._id_column is None:
+                    self._copy_text(marked, target)
+                else:
+                    self._copy_csv(self._id_column, marked, target)
+            except psi.IdsError:  # it could be read before
+                self._changed()
             if next(marked, None) is not None:
                 self._changed()
 
@@ -167,15 +179,15 @@ class _Table:
 
     def _copy_csv(self, id_column: str, marked: Marked, target: BinaryIO) -> None:
         text = io.TextIOWrapper(target, encoding="utf-8", newline="")
-        with self._source.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader)
-            place = header.index(id_column)
-            copy = csv.writer(text, lineterminator="\n")
-            copy.writerow(header)
-            rows = (row for row in reader if row)
-            chosen = self._chosen(rows, lambda row: row[place], marked)
-            copy.writerows(chosen)
+        rows = csv_rows(self._source)
+        header = next(rows, [])
+        if header.count(id_column) != 1:
+            self._changed()
+        place = header.index(id_column)
+        copy = csv.writer(text, delimiter=delimiter_of(self._source), lineterminator="\n")
+        copy.writerow(header)
+        chosen = self._chosen(rows, lambda row: "".join(row[place : place + 1]), marked)
+        copy.writerows(chosen)
         text.detach()
 
     def _copy_parquet(self, marked: Marked, target: BinaryIO) -> None:
@@ -203,5 +215,5 @@ class _Table:
             if wanted:
                 yield row
 
-    def _changed(self) -> None:
+    def _changed(self) -> NoReturn:
         raise IdError(f"{self._source} was changed while the task ran; run it again")

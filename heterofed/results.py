@@ -59,6 +59,8 @@ class TaskResult:
         folder: the results folder.
         rounds: rounds trained.
         ids: size of the intersection.
+        psi: how it was found: its `protocol` and the `backend` that computed this party's part;
+            empty where it was not searched for.
         rehearsal: at the Host what one batch showed, where the task was only rehearsed.
         metrics: path of each metrics set's CSV, by name.
         models: path of each saved model half, by name.
@@ -75,6 +77,7 @@ class TaskResult:
     run: str = ""
     rounds: int = 0
     ids: int = 0
+    psi: dict[str, str] = field(default_factory=dict)
     rehearsal: dict[str, Any] | None = None
     metrics: dict[str, Path] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class TaskResult:
             "folder": str(self.folder),
             "rounds": self.rounds,
             "ids": self.ids,
+            "psi": self.psi,
             "seconds": round(self.seconds, 3),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,

@@ -22,6 +22,7 @@ from psi.errors import (
     FaultError,
     IdsError,
     KeyRefusedError,
+    LibraryError,
     PeerError,
     ProofError,
     PSIError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from psi.hashing import domain
     from psi.ids import OwnIds
     from psi.kept import KeptKey
-    from psi.protocols import Protocol, intersect, requester, signer
+    from psi.protocols import Protocol, check_protocol, intersect, requester, signer
     from psi.requesting import Requester
     from psi.resume import Resume
     from psi.rsa_requester import RSARequester
@@ -55,6 +56,7 @@ __all__ = [
     "IdsError",
     "KeptKey",
     "KeyRefusedError",
+    "LibraryError",
     "OwnIds",
     "PSIError",
     "PeerError",
@@ -68,6 +70,7 @@ __all__ = [
     "Signer",
     "StateError",
     "ValueRefusedError",
+    "check_protocol",
     "column",
     "domain",
     "intersect",
@@ -87,6 +90,7 @@ _LATE = {
     "Requester": "psi.requesting",
     "Resume": "psi.resume",
     "Signer": "psi.signing",
+    "check_protocol": "psi.protocols",
     "column": "psi.sources",
     "domain": "psi.hashing",
     "intersect": "psi.protocols",

@@ -12,12 +12,14 @@ the folder can reset the count: it protects against peers, not against this mach
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from psi.errors import BudgetError
+from psi.errors import BudgetError, naming
 
 _LOCK_SECONDS = 30
 
@@ -54,18 +56,31 @@ class Budget:
 
     def spend(self, count: int, limit: int) -> None:
         """Record `count` more values on disk, or BudgetError and nothing recorded."""
-        from filelock import FileLock
-
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+        with self._locked():
             spent = self.spent()
             _within(spent, count, limit)
             self._write(spent + count)
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout:
+            busy = f"another process has held this file for {_LOCK_SECONDS} s"
+            raise TimeoutError(errno.ETIMEDOUT, busy, lock.lock_file) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _write(self, signed: int) -> None:
         record = json.dumps({"signed": signed, "check": self._check(signed)})
         draft = self._path.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
+        with naming(draft), draft.open("w", encoding="utf-8") as file:
             file.write(record)
             file.flush()
             os.fsync(file.fileno())

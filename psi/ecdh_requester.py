@@ -17,7 +17,7 @@ from typing import Unpack
 from psi import oprf
 from psi.arithmetic import RandomBytes
 from psi.errors import SignatureError
-from psi.group import HASH_BYTES, POINT_BYTES
+from psi.group import HASH_BYTES, POINT_BYTES, find_group
 from psi.records import cut
 from psi.requesting import OnItsWay, Requester
 from psi.settings import RequesterSettings
@@ -56,6 +56,7 @@ class ECDHRequester(Requester[bytes]):
 
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
         self._labels = oprf.read_key(public_key, domain)
+        self.backend = find_group().backend
         return POINT_BYTES
 
     def _order(self, positions: array[int]) -> None:

@@ -32,8 +32,6 @@ class ECDHSigner(Signer):
     The private argument is for tests: a ready scalar.
     """
 
-    backend = "libsodium"
-
     def __init__(
         self,
         ids: Iterable[str],
@@ -48,6 +46,7 @@ class ECDHSigner(Signer):
             key = oprf.make_key() if _key is None else _key
             self._keep_key(key)
         self._secret: bytes | None = key
+        self.backend = find_group().backend
         point = find_group().base(key)
         self._labels = oprf.Labels.of(domain, point)
         self._blob = oprf.encode_key(domain, point)

@@ -5,6 +5,7 @@ PSIError
 ├── BudgetError         the peer asks for more signatures than it may have
 ├── StateError          this program called a method out of order
 ├── FaultError          this machine computed a wrong signature; nothing of it was sent
+├── LibraryError        this machine has no library that can compute the protocol
 └── PeerError           the peer sent something that a check refuses
     ├── KeyRefusedError the peer's key is malformed or its proof does not hold
     ├── ValueRefusedError a value is out of range, malformed or repeated
@@ -14,6 +15,10 @@ PSIError
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class PSIError(Exception):
@@ -46,6 +51,13 @@ class FaultError(PSIError):
     """
 
 
+class LibraryError(PSIError, OSError):
+    """This machine has no library that can compute the protocol.
+
+    What to do: install what the message names, or choose the other protocol.
+    """
+
+
 class PeerError(PSIError):
     """The peer sent something that a check refuses.
 
@@ -71,3 +83,13 @@ class SignatureError(PeerError):
 
 class ProofError(PeerError):
     """A match that the peer claims is unknown, repeated or more than there can be."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an `OSError` say which file it is about, as those of open files do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise

@@ -22,6 +22,8 @@ from typing import Any
 
 from gmpy2 import mpz
 
+from psi.errors import LibraryError
+
 POINT_BYTES = 32
 HASH_BYTES = 64
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -44,7 +46,7 @@ class Group:
     """The operations, on one loaded library. Safe to call from several threads."""
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
-        self.name = name
+        self.backend = f"libsodium ({name})"
         for function, arguments in _PROTOTYPES.items():
             found = getattr(library, function)
             found.restype, found.argtypes = ctypes.c_int, arguments
@@ -107,7 +109,11 @@ def scalars_from(random: bytes) -> list[mpz]:
 
 @cache
 def find_group(name: str | None = None) -> Group:
-    """The group on the first library that is there, or on the named one ("system", "rbcl")."""
+    """The group on the first library that is there, or on the named one ("system", "rbcl").
+
+    Raises:
+        LibraryError: there is none.
+    """
     tried = []
     for where, load in (("system", _system), ("rbcl", _bundled)):
         if name in (None, where):
@@ -115,7 +121,10 @@ def find_group(name: str | None = None) -> Group:
                 return Group(load(), where)
             except (OSError, AttributeError, ImportError) as error:
                 tried.append(f"{where}: {error}")
-    raise OSError("ECDH needs libsodium 1.0.18 or newer, or the package rbcl; " + "; ".join(tried))
+    raise LibraryError(
+        "ECDH needs libsodium 1.0.18 or newer: install it, or the package rbcl"
+        f" (tried {'; '.join(tried)})"
+    )
 
 
 def _system() -> ctypes.CDLL:

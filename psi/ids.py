@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, islice, pairwise
 
-from psi.errors import IdsError
+from psi.errors import IdsError, naming
 from psi.records import BUCKET_IDS, Records, Scratch
 
 _SHOWN = 10  # positions named in a message
@@ -110,19 +110,21 @@ class OwnIds:
         position, end = 0, 0
         while block := list(islice(stream, _BLOCK)):
             rows = []
-            for text in block:
-                encoded = _encoded(text)
-                if encoded is None:
-                    (unencodable if isinstance(text, str) else strange).add(position)
-                    encoded = b""
-                self._file.write(encoded)
-                end += len(encoded)
-                self._ends.append(end)
-                rows.append(blake2b(encoded, digest_size=16, key=key).digest())
-                rows[-1] += position.to_bytes(_INDEX, "big")
-                position += 1
+            with naming(self._scratch.folder):
+                for text in block:
+                    encoded = _encoded(text)
+                    if encoded is None:
+                        (unencodable if isinstance(text, str) else strange).add(position)
+                        encoded = b""
+                    self._file.write(encoded)
+                    end += len(encoded)
+                    self._ends.append(end)
+                    rows.append(blake2b(encoded, digest_size=16, key=key).digest())
+                    rows[-1] += position.to_bytes(_INDEX, "big")
+                    position += 1
             seen.add(rows)
-        self._file.flush()
+        with naming(self._scratch.folder):
+            self._file.flush()
         strange.refuse("not a string")
         unencodable.refuse("not encodable as UTF-8")
         repeated: list[int] = []

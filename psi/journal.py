@@ -4,6 +4,7 @@ One file per peer and task, readable by this user only. It begins with a random 
 keyed with it, of what the frames belong to. Anything else than exactly that makes the file
 worthless, and it is begun anew. Each frame is a length, its bytes, and a keyed digest over both
 and the digest before. A torn or changed frame ends what is read, and what follows is dropped.
+Several threads may append.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
+from threading import Lock
 
-from psi.errors import StateError
+from psi.errors import StateError, naming
 from psi.hashing import prefixed
 
 _SALT = 32
@@ -39,6 +41,7 @@ class Journal:
         self.path = Path(folder) / f"{name}.psi"
         self._salt = self._last = b""
         self._file: int | None = None
+        self._appending = Lock()
         self._end: weakref.finalize[..., Journal] | None = None
 
     def open(self, bound: Sequence[bytes]) -> Iterator[bytes]:
@@ -64,15 +67,17 @@ class Journal:
 
     def append(self, frame: bytes, *, sync: bool = True) -> None:
         """Put a frame on disk, whole or not at all; with `sync` it also outlives the machine."""
-        if self._file is None:
-            raise StateError("append was called before open")
         head = len(frame).to_bytes(_LENGTH, "big")
-        self._last = self._digest(self._last + head + frame)
-        rest = memoryview(head + frame + self._last)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        if sync:
-            os.fsync(self._file)
+        with self._appending, naming(self.path):
+            if self._file is None:
+                raise StateError("append was called before open")
+            # Each digest covers the one before: frames must reach the file in the order of these.
+            self._last = self._digest(self._last + head + frame)
+            rest = memoryview(head + frame + self._last)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            if sync:
+                os.fsync(self._file)
 
     def close(self) -> None:
         """Let go of the file; it stays."""

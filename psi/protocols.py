@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 Protocol = Literal["rsa", "ecdh"]
 
 
+def check_protocol(protocol: Protocol) -> None:
+    """Check that this machine can compute a protocol, before anything else is begun.
+
+    Raises:
+        LibraryError: it lacks a library.
+    """
+    if protocol == "ecdh":
+        from psi.group import find_group
+
+        find_group()
+
+
 def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
     """The signer of "rsa" or "ecdh": `RSASigner` or `ECDHSigner`, with the same arguments."""
     if protocol == "rsa":

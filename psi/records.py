@@ -8,11 +8,14 @@ open them, and they are gone when the run is closed or forgotten, or the program
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO
+
+from psi.errors import naming
 
 BUCKET_IDS = 1_000_000
 """Up to so many records are held in memory; beyond, buckets of about this size are on disk."""
@@ -46,7 +49,7 @@ class Scratch:
         if bucket_ids < 1:
             raise ValueError("bucket_ids must be at least 1")
         self.bucket_ids = bucket_ids
-        self._folder = folder
+        self.folder = tempfile.gettempdir() if folder is None else os.fspath(folder)
         self._files: list[IO[bytes]] = []
         self._end = weakref.finalize(self, _close, self._files)
 
@@ -58,7 +61,7 @@ class Scratch:
         """A new empty file to write to and read back."""
         # Closed by `_close`, which also runs when this object is forgotten.
         file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115
-            buffering=1 << 16, dir=self._folder
+            buffering=1 << 16, dir=self.folder
         )
         self._files.append(file)
         return file
@@ -70,7 +73,8 @@ class Scratch:
 
 def _close(files: list[IO[bytes]]) -> None:
     for file in files:
-        file.close()
+        with contextlib.suppress(OSError):  # the disk is full: what it did not take may be dropped
+            file.close()
 
 
 class Records:
@@ -80,7 +84,8 @@ class Records:
         self.buckets = scratch.buckets(total)
         self._width, self._place = width, place
         self._held: list[bytes] = []
-        self._files = [scratch.open() for _ in range(self.buckets)] if self.buckets > 1 else []
+        self._scratch = scratch
+        self._files: list[IO[bytes]] = []  # opened once there is something to put into them
         self._count = 0
 
     def __len__(self) -> int:
@@ -88,23 +93,32 @@ class Records:
 
     def add(self, records: Iterable[bytes]) -> None:
         """Take records in; they must have the announced width."""
-        if not self._files:
+        if self.buckets == 1:
             self._held.extend(records)
             self._count = len(self._held)
             return
-        place, buckets, writes = self._place, self.buckets, [file.write for file in self._files]
-        for record in records:
-            writes[place(record, buckets)](record)
-            self._count += 1
+        with naming(self._scratch.folder):
+            if not self._files:
+                self._files = [self._scratch.open() for _ in range(self.buckets)]
+            place, buckets, writes = self._place, self.buckets, [file.write for file in self._files]
+            for record in records:
+                writes[place(record, buckets)](record)
+                self._count += 1
 
     def read(self, bucket: int) -> list[bytes]:
         """The records of a bucket, in the order in which they came."""
         if not self._files:
             return self._held
         file = self._files[bucket]
-        file.seek(0)
-        data = file.read()
+        with naming(self._scratch.folder):
+            file.seek(0)
+            data = file.read()
         return cut(data, self._width)
+
+    def forget(self, bucket: int) -> None:
+        """Give the room of a bucket back, and its open file; nothing may be added after that."""
+        if self._files:
+            _close([self._files[bucket]])
 
     def in_buckets(self) -> Iterator[list[bytes]]:
         """All records, bucket by bucket."""
@@ -113,8 +127,7 @@ class Records:
     def close(self) -> None:
         """Forget them all."""
         self._held = []
-        for file in self._files:
-            file.close()
+        _close(self._files)
 
 
 class Distinct:
@@ -150,6 +163,10 @@ class Distinct:
         keys = self._records.read(bucket)
         found = set(keys)
         return found if len(found) == len(keys) else None
+
+    def forget(self, bucket: int) -> None:
+        """See `Records.forget`."""
+        self._records.forget(bucket)
 
     def repeated(self) -> bool:
         """Whether any key came twice: reads all buckets."""

@@ -64,6 +64,9 @@ class Requester(Side, ABC, Generic[Secret]):
         resume: keeps results on disk, so that an interrupted run continues.
     """
 
+    backend: str
+    """What computes."""
+
     value_bytes: int
     """Width of each blinded and each signed value."""
 
@@ -236,6 +239,9 @@ class Requester(Side, ABC, Generic[Secret]):
                 for record in self._results.read(bucket)
                 if record[:TAG_BYTES] in theirs
             )
+            # With many signers the files of both would add up to more than a process may have.
+            self._results.forget(bucket)
+            self._peer_tags.forget(bucket)
         return found
 
     def _take_up(self, public_key: bytes, domain: bytes) -> array[int]:

@@ -40,6 +40,8 @@ class RSARequester(Requester[Unblinding]):
     The private argument is for tests: a source of random bytes.
     """
 
+    backend = "gmpy2"
+
     def __init__(
         self,
         ids: Iterable[str],

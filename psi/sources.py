@@ -1,4 +1,4 @@
-"""Ids out of files, one at a time: text, CSV and Parquet. Knows files, nothing of a protocol.
+"""Ids out of files, one at a time: text, CSV, TSV, Parquet. Knows files, nothing of a protocol.
 
 Everything that takes ids takes any iterable of strings, so a list, a generator or a pandas Series
 needs nothing from here. A column can be read more than once, and holds no more than a block.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from psi.errors import IdsError
 
 _SHOWN = 10  # columns named in a message
 _ROWS = 65_536  # rows of a Parquet file read at a time
+_FIELD = 1 << 24  # characters in a field of a CSV file; more is most likely a quote left open
 
 
 class Column:
@@ -29,25 +31,31 @@ class Column:
         return self._text() if self._name is None else self._csv(self._name)
 
     def _text(self) -> Iterator[str]:
-        with self._path.open(encoding="utf-8", newline="\n") as file:
+        with self._path.open(encoding="utf-8-sig", newline="\n") as file, _as_text(self._path):
             for line in file:
                 yield line.removesuffix("\n").removesuffix("\r")
 
     def _csv(self, name: str) -> Iterator[str]:
-        with self._path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            names = next(rows, [])
-            at = self._place(names, name)
-            for number, row in enumerate(rows):
-                if row:  # a line without anything is no row
-                    if len(row) <= at:
-                        raise IdsError(f"row {number} (from 0) of {self._path.name} is too short")
-                    yield row[at]
+        rows = csv_rows(self._path)
+        at = self._place(next(rows, []), name)
+        for number, row in enumerate(rows):
+            if len(row) <= at:
+                raise IdsError(f"row {number} (from 0) of {self._path.name} is too short")
+            yield row[at]
 
     def _parquet(self) -> Iterator[str]:
-        from pyarrow import parquet
-
-        with parquet.ParquetFile(self._path) as file:
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise IdsError(
+                f"{self._path.name} is a Parquet file, which needs pyarrow: pip install pyarrow"
+            ) from None
+        try:
+            file = parquet.ParquetFile(self._path)
+        except pyarrow.ArrowInvalid:
+            raise IdsError(f"{self._path.name} is not a Parquet file, or is damaged") from None
+        with file:
             names = file.schema_arrow.names
             if self._name is None and len(names) != 1:
                 raise IdsError(
@@ -76,13 +84,48 @@ def _listed(names: list[str]) -> str:
     return shown + (", ..." if len(names) > _SHOWN else "")
 
 
+def delimiter_of(path: Path) -> str:
+    """What separates the fields of a table in text: tabs in `.tsv`, commas in all others."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def csv_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a table in text, its head first; a line without anything is no row.
+
+    Raises:
+        IdsError: this is not UTF-8 text, or no table.
+    """
+    # The module's own limit, which holds in the whole process, is too short for some ids.
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
+    with path.open(encoding="utf-8-sig", newline="") as file, _as_text(path):
+        reader = csv.reader(file, delimiter=delimiter_of(path))
+        try:
+            yield from filter(None, reader)
+        except csv.Error as error:
+            raise IdsError(
+                f"line {reader.line_num} of {path.name}: {error}; is a quote left open?"
+            ) from None
+
+
+@contextmanager
+def _as_text(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:  # it holds what was read, so it goes no further
+        raise IdsError(f"{path.name} is not UTF-8 text; save it as that") from None
+
+
 def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
     """The ids in a file, read as they are needed.
 
     Args:
-        path: a Parquet file (ending in `.parquet`; needs pyarrow), else UTF-8 text.
-        name: the column of a CSV or Parquet file; None for a text file of one id per line, or a
-            Parquet file of one column. An id is exactly what the file holds: nothing is stripped,
+        path: a Parquet file (ending in `.parquet`; needs pyarrow), else UTF-8 text, with tabs
+            between the columns where it ends in `.tsv`.
+        name: the column of a CSV, TSV or Parquet file; None for a text file of one id per line, or
+            a Parquet file of one column. An id is exactly what the file holds: nothing is stripped,
             and numbers in Parquet are refused, since parties might write them differently.
+
+    Raises:
+        IdsError: while it is read: no such column, or not a file of that kind.
     """
     return Column(Path(path), name)

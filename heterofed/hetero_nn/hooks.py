@@ -64,6 +64,7 @@ class HostHooks(TrainingScheduler):
         leak_report: Effort = "sample",
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
+        max_peer_ids: int = 10_000_000,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -101,6 +102,7 @@ class HostHooks(TrainingScheduler):
         self._leak_report = leak_report
         self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
+        self._max_peer_ids = max_peer_ids
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -213,7 +215,7 @@ class HostHooks(TrainingScheduler):
                 f"party_dropout={self._party_dropout!r}: give a probability from 0 to below 1"
             )
         self._check_privacy()
-        check_psi(self._psi_protocol, self._psi_bits)
+        check_psi(self._psi_protocol, self._psi_bits, self._max_peer_ids)
         check_collaborators(self._collaborators, self._settings.feature_key)
 
     def _check_privacy(self) -> None:
@@ -337,6 +339,7 @@ class HostHooks(TrainingScheduler):
             wait_for_peers=float(self._wait_for_peers),
             psi_protocol=self._psi_protocol,
             psi_bits=self._psi_bits,
+            max_peer_ids=self._max_peer_ids,
         )
 
     def _predicts(self) -> bool:

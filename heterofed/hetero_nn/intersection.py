@@ -1,16 +1,18 @@
 """The PSI phase, over the protocol: the Host requests, every Collaborator signs.
 
-The cryptography is in `psi`; here its bytes are put into messages, in windows.
+The cryptography is in `psi`; here, and for the Host in `request`, its bytes are put into messages.
 """
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psi
+from heterofed import endings
 from heterofed.errors import (
     CheckpointError,
     ConfigError,
@@ -19,6 +21,7 @@ from heterofed.errors import (
     IdError,
     PSIFailedError,
 )
+from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, named
 from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
 from heterofed.peers import Peer
 from heterofed.protocol.messages import (
@@ -34,7 +37,7 @@ from heterofed.protocol.messages import (
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.transport.local import heterofed_home
 
-TAG_BYTES = 16
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 OVER = (PSIFailedError, DataError, ConfigError)
 """After these no intersection goes on; after a lost party or an interruption it does."""
@@ -80,13 +83,16 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     """Find the ids that every party has; gives their positions among `ids`, in order.
 
     Raises:
-        PSIFailedError: a check failed; it names the party.
+        PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
+            party.
         EmptyIntersectionError: no id is common to all.
+        CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party = party_of(run)
+    _check_count(run, len(ids))
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
-        common = _common(len(ids), [request.matches() for request in requests])
+        common = _common(len(ids), [request.matches for request in requests])
         if not common:
             raise EmptyIntersectionError(
                 f"{party.name} has {len(ids)} ids and none of them is common to all parties;"
@@ -107,12 +113,15 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
             which of its own are among `ids`.
 
     Raises:
-        PSIFailedError: a check failed; it names the party.
+        PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
+            party.
+        CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party, own = party_of(run), own_ids(ids)
+    _check_count(run, len(own))
     total = len(own) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, own) as requests:
-        found = {request.name: request.matches() for request in requests}
+        found = {request.name: request.matches for request in requests}
         if only_common and found:
             found = dict.fromkeys(found, _common(len(own), list(found.values())))
         for request in requests:
@@ -121,11 +130,11 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
 
 
 @contextmanager
-def _signed(run: Run, ids: psi.OwnIds) -> Iterator[list[_Request]]:
+def _signed(run: Run, ids: psi.OwnIds) -> Iterator[list[Request]]:
     """Have every Collaborator sign `ids`, and take its tags."""
     party = party_of(run)
     with _kept(run), ExitStack() as stack:
-        requests = [stack.enter_context(_Request(run, peer, ids)) for peer in party.peers.values()]
+        requests = [stack.enter_context(Request(run, peer, ids)) for peer in party.peers.values()]
         for request in requests:
             request.announce()
         done = sum(request.answered for request in requests)
@@ -163,16 +172,20 @@ def common_as_collaborator(
         may_be_empty: no common id is no error.
 
     Raises:
-        PSIFailedError: a check failed, or the Host asks for more than it may have.
+        PSIFailedError: a check failed, the Host asks for more than it may have, there are more
+            ids than the plan allows, or this machine cannot compute the plan's protocol.
+        CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party, plan = party_of(run), plan_of(run)
-    if len(ids) > plan.max_peer_ids:
+    _check_count(run, len(ids))
+    try:
+        psi.check_protocol(plan.psi_protocol)
+    except psi.LibraryError as error:
         raise PSIFailedError(
-            f"{party.name} has {len(ids)} ids and the plan of {host.name} allows"
-            f" {plan.max_peer_ids}",
-            party=host.name,
-        )
-    with party.in_phase("psi", unit="ids"), _kept(run), _named(host):
+            f"{party.name} cannot take part: {error}; or let {host.name} choose psi_protocol='rsa'",
+            party=party.name,
+        ) from error
+    with party.in_phase("psi", unit="ids"), _kept(run), named(host):
         # A name that the connection does not prove is the Host's own word: it may change any day.
         asker = host.channel.party or ""
         bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
@@ -180,11 +193,12 @@ def common_as_collaborator(
             plan.psi_protocol,
             ids,
             **bits,
-            domain=_domain(run),
+            domain=domain_of(run),
             budget=psi.Budget(heterofed_home() / "budgets", peer=asker, task=run.task_id),
             max_peer_ids=max_peer_ids,
             kept=psi.KeptKey(run.store.psi, peer=host.name, task=run.task_id),
         ) as signer:
+            run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}
             party.post(host, PsiKey(len(ids)), [signer.public_key()])
             signer.precompute()
             _answer(party, host, signer)
@@ -201,6 +215,9 @@ def _answer(party: Party, host: Peer, signer: psi.Signer) -> None:
     signed = begin.done
     while signed < begin.count:
         mail = party.take(host, PsiBlinded)
+        party.pump(0)
+        if host.lost:  # what it still had asked for would be signed for nobody
+            raise endings.lost(host.name, party.phase, host.lost)
         values = mail.of(PsiBlinded).values
         party.post(host, PsiSigned(values), [signer.sign(bytes(mail.payload))])
         signed += values
@@ -221,90 +238,6 @@ def _answer(party: Party, host: Peer, signer: psi.Signer) -> None:
         signer.add_proofs(bytes(mail.payload))
 
 
-class _Request:
-    """The Host's side of the intersection with one Collaborator."""
-
-    def __init__(self, run: Run, peer: Peer, ids: psi.OwnIds) -> None:
-        self._party: Party = party_of(run)
-        self._peer = peer
-        self.name = peer.name
-        self._count = len(ids)
-        mail = self._party.take(peer, PsiKey)
-        self._peer_count = mail.of(PsiKey).count
-        with _named(peer):
-            plan = plan_of(run)
-            bits = {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
-            self._requester = psi.requester(
-                plan.psi_protocol,
-                ids,
-                bytes(mail.payload),
-                self._peer_count,
-                domain=_domain(run),
-                resume=psi.Resume(run.store.psi, peer=peer.name, task=run.task_id),
-                **(bits if plan.psi_protocol == "rsa" else {}),
-            )
-            self._chunks = self._requester.blinded()
-        self._width = self._requester.value_bytes
-        self._asked = self.answered = self._requester.resumed
-
-    def __enter__(self) -> _Request:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._requester.close()
-
-    @property
-    def signed(self) -> bool:
-        return self.answered == self._count
-
-    def announce(self) -> None:
-        self._party.post(self._peer, PsiBegin(self._count, self.answered))
-        self._confirm()
-
-    def ask(self) -> None:
-        """Send blinded ids as far as the session's window goes, so that the signer never waits."""
-        while self._asked < self._count and self._peer.session.psi_window > 0:
-            with _named(self._peer):
-                chunk = next(self._chunks)
-            values = len(chunk) // self._width
-            self._party.post(self._peer, PsiBlinded(values), [chunk])
-            self._asked += values
-
-    def take_signed(self) -> int:
-        """Take one chunk of signatures, where one is due; gives how many."""
-        if self.signed:
-            return 0
-        mail = self._party.take(self._peer, PsiSigned)
-        with _named(self._peer):
-            self._requester.unblind(bytes(mail.payload))
-        values = mail.of(PsiSigned).values
-        self.answered += values
-        self._confirm()
-        return values
-
-    def _confirm(self) -> None:
-        if self.signed:
-            self._party.post(self._peer, PsiUnblinded())
-
-    def take_tags(self) -> None:
-        taken = 0
-        while taken < self._peer_count:
-            mail = self._party.take(self._peer, PsiTags, PsiTagged)
-            if isinstance(mail.message, PsiTags):
-                with _named(self._peer):
-                    self._requester.add_tags(bytes(mail.payload))
-                taken += mail.message.values
-
-    def matches(self) -> array[int]:
-        with _named(self._peer):
-            return self._requester.positions()
-
-    def claim(self, common: array[int]) -> None:
-        for proofs in self._requester.proofs_at(common):
-            self._party.post(self._peer, PsiMatched(len(proofs) // TAG_BYTES, last=False), [proofs])
-        self._party.post(self._peer, PsiMatched(0, last=True))
-
-
 @contextmanager
 def _kept(run: Run) -> Iterator[None]:
     """Keep on disk what the intersection goes on from, unless it is over for good."""
@@ -314,27 +247,19 @@ def _kept(run: Run) -> Iterator[None]:
         run.store.forget_psi()
         raise
     except OSError as error:
+        remedy = "make room there" if error.errno in _FULL else "mend that"
         raise CheckpointError(
-            f"{run.store.psi} or the count of signed values cannot be written or read"
-            f" ({error.strerror}); make room there and start all parties again: they go on"
+            f"the intersection cannot go on: {error.filename or run.store.psi}:"
+            f" {error.strerror or error}; {remedy} and start all parties again: they go on"
         ) from error
 
 
-@contextmanager
-def _named(peer: Peer) -> Iterator[None]:
-    """Turn psi's errors into ours, naming the peer; their texts hold no ids."""
-    try:
-        yield
-    except (psi.PeerError, psi.BudgetError) as error:
+def _check_count(run: Run, count: int) -> None:
+    """PSIFailedError where this party has more ids than the plan allows."""
+    plan = plan_of(run)
+    if count > plan.max_peer_ids:
         raise PSIFailedError(
-            f"the intersection with {peer.name} was given up: {error}", party=peer.name
-        ) from error
-    except psi.PSIError as error:
-        raise PSIFailedError(
-            f"this party's own part of the intersection failed: {error}"
-        ) from error
-
-
-def _domain(run: Run) -> bytes:
-    agreement = run.agreement
-    return psi.domain(run.task_id, agreement.run.hex() if agreement else "")
+            f"{party_of(run).name} has {count} ids and the plan of {plan.host} allows"
+            f" {plan.max_peer_ids}; raise max_peer_ids there, or in the task file",
+            party=plan.host,
+        )

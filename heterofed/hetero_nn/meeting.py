@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import get_args
 
+import psi
 from heterofed.errors import ConfigError, DuplicatePartyError, RemoteProtocolError
 from heterofed.events import Callback
-from heterofed.lifecycle import Settings
+from heterofed.lifecycle import Settings, is_count
 from heterofed.party import Party
 from heterofed.peers import Timeouts
 from heterofed.place import Place, place_of
-from heterofed.plan import MAX_PARTIES, KeyBits, Plan, PSIProtocol
+from heterofed.plan import MAX_PARTIES, MAX_PEER_IDS, KeyBits, Plan, PSIProtocol
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
@@ -55,14 +56,21 @@ def check_collaborators(expected: object, host: str) -> None:
         raise ConfigError(f"collaborators={expected!r} lists {host}, which is the Host itself")
 
 
-def check_psi(protocol: object, bits: object) -> None:
+def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
     """Check how ids are to be intersected.
 
     Raises:
-        ConfigError: a protocol or a key size that there is not.
+        ConfigError: a protocol or a key size that there is not, a number of ids that cannot be, or
+            a protocol that this machine cannot compute.
     """
     if protocol not in get_args(PSIProtocol):
         raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")
+    try:
+        psi.check_protocol(protocol)
+    except psi.LibraryError as error:
+        raise ConfigError(f"psi_protocol={protocol!r}: {error}; or choose 'rsa'") from error
+    if not is_count(max_peer_ids, 1) or max_peer_ids > MAX_PEER_IDS:
+        raise ConfigError(f"max_peer_ids={max_peer_ids!r}: give 1 to {MAX_PEER_IDS}")
     if bits not in get_args(KeyBits):
         raise ConfigError(
             f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"

@@ -114,6 +114,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
             way can read and change everything. For experiments on a network of your own.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys, 2048, 3072 or 4096.
+        max_peer_ids: most ids that any party, this one too, may have intersected.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
     """
@@ -132,6 +133,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         insecure: bool = False,
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
+        max_peer_ids: int = 10_000_000,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -151,12 +153,13 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         self._calculation_timeout = calculation_timeout
         self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
+        self._max_peer_ids = max_peer_ids
 
     def validate_context(self) -> None:
         """Hook: check settings before anything else; call `super().validate_context()`."""
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
-        check_psi(self._psi_protocol, self._psi_bits)
+        check_psi(self._psi_protocol, self._psi_bits, self._max_peer_ids)
         check_collaborators(self._collaborators, self._settings.feature_key)
 
     @contextmanager
@@ -182,6 +185,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
             schedule_timeout=float(self._settings.schedule_timeout),
             psi_protocol=self._psi_protocol,
             psi_bits=self._psi_bits,
+            max_peer_ids=self._max_peer_ids,
         )
 
     def _perform(self, run: Run) -> None:

@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from heterofed.errors import IdError
-from heterofed.psi_command import _Table
+from heterofed.errors import ConfigError, IdError
+from heterofed.psi_command import _Table, run_psi
 from psi import OwnIds
 from tests.e2e.processes import ROOT, Parties
+from tests.psi.helpers import no_libsodium
 
 HETEROFED = ["-m", "heterofed"]
 
@@ -72,9 +74,13 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "mine.out"), expected)
     ordered = [each for each in theirs if each in common]
     assert (tmp_path / "theirs.out").read_text().splitlines() == ordered
+    for party in (asker, answerer):
+        outcome = json.loads(party.output.splitlines()[-1])
+        assert outcome["matched"] == len(common)
+        assert outcome["protocol"] == protocol
+        assert outcome["backend"].startswith(("openssl", "gmpy2", "libsodium"))
     outcome = json.loads(asker.output.splitlines()[-1])
-    assert (outcome["matched"], outcome["ids"]) == (len(common), 300)
-    assert outcome["protocol"] == protocol
+    assert outcome["ids"] == 300
     assert {"seconds", "ids_per_second", "bytes_sent", "bytes_received"} <= set(outcome)
     assert not [*tmp_path.glob("**/.*")]  # nothing else was left, nor named:
     assert "intersection.csv" not in asker.output + answerer.output
@@ -87,13 +93,14 @@ def test_psi_copies_own_rows_in_own_order(protocol: str, parties: Parties, tmp_p
         ("who\na\n", ["--column", "name"], "no column 'name'"),
         ("id\na\n", [], "looks like a table"),
         ("", ["--column", "id"], "ids.csv is empty"),
+        ("id\n\udce9\n", ["--column", "id"], "ids.csv is not UTF-8 text"),
     ],
 )
 def test_psi_with_bad_files(
     content: str, more: list[str], says: str, parties: Parties, tmp_path: Path
 ) -> None:
     ids, out = tmp_path / "ids.csv", tmp_path / "out"
-    ids.write_text(content)
+    ids.write_text(content, errors="surrogateescape")
     out.write_text("as it was")
     done = parties.start(*psi("initiator", ids, out, *more))
     assert done.wait() == 2
@@ -102,15 +109,79 @@ def test_psi_with_bad_files(
     assert out.read_text() == "as it was"
 
 
-@pytest.mark.parametrize("kind", ["text", "csv", "parquet"])
+def run_psi_with(ids: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    return run_psi(
+        **{
+            "task": "t",
+            "role": "initiator",
+            "party": None,
+            "parties": 1,
+            "ids": ids,
+            "id_column": None,
+            "protocol": "ecdh",
+            "max_peer_ids": 10_000_000,
+            "out": out,
+            "join_timeout": 1,
+            "fresh": False,
+            **settings,
+        }
+    )
+
+
+def test_psi_does_not_overwrite_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids, link = Path("ids.txt"), Path("link.txt")
+    ids.write_text("a\n")
+    link.symlink_to(ids)
+    for out in (ids, tmp_path / "x" / ".." / "ids.txt", link):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match="is the file with the ids"):
+            run_psi_with(ids, out)
+    assert ids.read_text() == "a\n"
+
+
+def test_psi_of_what_is_no_parquet_file(tmp_path: Path) -> None:
+    ids = tmp_path / "ids.parquet"
+    ids.write_bytes(b"PAR1 not parquet")
+    with pytest.raises(ConfigError, match="is not a Parquet file"):
+        run_psi_with(ids, tmp_path / "out", id_column="id")
+
+
+@pytest.mark.usefixtures("home")
+def test_psi_without_a_library_for_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_libsodium(monkeypatch)
+    (tmp_path / "ids").write_text("a\n")
+    with pytest.raises(ConfigError, match="install it, or the package rbcl"):
+        run_psi_with(tmp_path / "ids", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("home")
+def test_psi_of_ids_as_long_as_a_megabyte(tmp_path: Path) -> None:
+    ids = ["é" * 500_000, "short"]
+    table, text = tmp_path / "ids.csv", tmp_path / "ids.txt"
+    table.write_text("n,id\n" + "".join(f"{n},{each}\n" for n, each in enumerate(ids)))
+    text.write_text(ids[0] + "\nother\n")
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(
+            run_psi_with, text, tmp_path / "there", role="collaborator", join_timeout=60
+        )
+        here = run_psi_with(table, tmp_path / "here", id_column="id", join_timeout=60)
+        assert here["matched"] == there.result()["matched"] == 1
+    assert (tmp_path / "here").read_text() == f"n,id\n0,{ids[0]}\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "tsv", "parquet"])
 def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"n": range(7), "id": list("abcdefg")})
     source, out = tmp_path / f"ids.{kind}", tmp_path / "out"
-    column = None if kind == "text" else "id"
+    column, separator = None if kind == "text" else "id", "\t" if kind == "tsv" else ","
     if kind == "text":
         source.write_text("a\nb\nc\nd\ne\nf\ng\n")
-    elif kind == "csv":
-        frame.to_csv(source, index=False)
+    elif kind in ("csv", "tsv"):
+        frame["n"] = ["1,2", "3\t4", *range(5)]
+        frame.to_csv(source, index=False, sep=separator)
     else:
         frame.to_parquet(source, row_group_size=3)
     ids = OwnIds(frame["id"], bucket_ids=2)
@@ -118,9 +189,13 @@ def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
     if kind == "text":
         assert out.read_text() == "b\nf\ng\n"
     else:
-        read = pd.read_csv if kind == "csv" else pd.read_parquet
         expected = frame.iloc[[1, 5, 6]].reset_index(drop=True)
-        pd.testing.assert_frame_equal(read(out), expected)
+        if kind == "parquet":
+            found = pd.read_parquet(out)
+        else:
+            found = pd.read_csv(out, sep=separator)
+            expected["n"] = expected["n"].astype(str)
+        pd.testing.assert_frame_equal(found, expected)
 
     for others in (list("abxdefg"), list("abcdef"), list("abcdefgh")):  # the file has changed
         with pytest.raises(IdError, match="was changed while the task ran"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,59 +13,117 @@ import pytest
 import psi
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.hetero_nn.request import CHUNK_IDS, CHUNKS_AHEAD, Request
 from heterofed.party import Party
 from heterofed.protocol.messages import PsiBegin, PsiBlinded, PsiSigned, PsiTags
-from psi import Requester
+from psi import Requester, Signer
+from psi.signing import RESIGN_VALUES
 from tests.e2e.processes import Parties
 from tests.e2e.test_resume import CrashError, crashing
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
-IDS = 8 * 2048
 PROTOCOLS = pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
+VICTIMS = pytest.mark.parametrize("victim", ["initiator", "collaborator"])
+
+MORTAL = """
+import os, signal, sys, time
+from heterofed.cli import main
+from psi.requesting import Requester
+from psi.signing import Signer
+
+kind, name = (Requester, "unblind") if "initiator" in sys.argv else (Signer, "sign")
+lives = int(sys.argv.pop(1))
+real = getattr(kind, name)
+
+def dies(self, chunk):
+    global lives
+    if kind is Requester:
+        time.sleep(0.1)  # so that whoever signs is quicker
+    done = real(self, chunk)
+    lives -= 1
+    if not lives:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+setattr(kind, name, dies)
+main()
+"""
+"""The command, killed after so many chunks were unblinded, or signed (and not sent)."""
 
 
 def state(out: Path, role: str) -> Path:
     return out.with_name(f".{out.name}.heterofed") / "t" / role / "resume" / "psi"
 
 
-def wait_for_first_results(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not any(each.stat().st_size > 1000 for each in folder.glob("*.psi")):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+class Commands:
+    """Both parties' commands over the same files, started as often as it takes."""
+
+    def __init__(self, parties: Parties, folder: Path, protocol: str, asked: int, held: int):
+        self._parties, self._protocol = parties, protocol
+        self.folder = folder
+        self.outs = {role: folder / f"{role}.out" for role in ("initiator", "collaborator")}
+        self.common = [str(number) for number in range(asked - held // 2, asked)]
+        for role, numbers in (
+            ("initiator", range(asked)),
+            ("collaborator", range(asked - held // 2, asked + held - held // 2)),
+        ):
+            text = "".join(f"{number}\n" for number in numbers)
+            (folder / f"{role}.txt").write_text(text)
+
+    def start(self, role: str, lives: int = 0) -> Any:
+        given = ["--task", "t", "--role", role, "--protocol", self._protocol]
+        given += ["--ids", str(self.folder / f"{role}.txt"), "--out", str(self.outs[role])]
+        given = ["psi", *given, "--join-timeout", "60", "--json"]
+        program = ["-c", MORTAL, str(lives)] if lives else ["-m", "heterofed"]
+        return self._parties.start(*program, *given)
+
+    def kill(self, victim: str, lives: int) -> None:
+        """Start both, and have one killed after so many chunks; the other one ends by itself."""
+        (survivor,) = {*self.outs} - {victim}
+        started = {victim: self.start(victim, lives), survivor: self.start(survivor)}
+        assert started[victim].wait() == -9, started[victim].output
+        assert started[survivor].wait() == 1, started[survivor].output
+        assert "PeerLostError" in started[survivor].output
+
+    def finish(self) -> None:
+        again = [self.start(role) for role in self.outs]
+        assert [each.wait() for each in again] == [0, 0], [each.output for each in again]
+        for out in self.outs.values():
+            assert out.read_text().splitlines() == self.common
+        assert not [*self.folder.glob(".*")]  # the key is gone
+
+    def spent(self) -> int:
+        (budget,) = (self._parties.home / "budgets").glob("*.json")
+        signed: int = json.loads(budget.read_text())["signed"]
+        return signed
 
 
-@pytest.mark.parametrize("victim", ["initiator", "collaborator"])
+@VICTIMS
 def test_a_killed_command_goes_on(victim: str, parties: Parties, tmp_path: Path) -> None:
-    outs = {role: tmp_path / f"{role}.out" for role in ("initiator", "collaborator")}
-    for role, first in (("initiator", 0), ("collaborator", IDS // 2)):
-        text = "".join(f"{number}\n" for number in range(first, first + IDS))
-        (tmp_path / f"{role}.txt").write_text(text)
+    ids = 8 * CHUNK_IDS
+    commands = Commands(parties, tmp_path, "ecdh", ids, ids)
+    commands.kill(victim, lives=3)
+    for role, out in commands.outs.items():
+        kept = [*state(out, role).glob("*")]
+        assert kept
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+    commands.finish()
+    assert ids <= commands.spent() <= ids + CHUNKS_AHEAD * CHUNK_IDS
 
-    def start(role: str) -> Any:
-        given = ["--task", "t", "--role", role, "--protocol", "ecdh", "--join-timeout", "60"]
-        given += ["--ids", str(tmp_path / f"{role}.txt"), "--out", str(outs[role]), "--json"]
-        return parties.start("-m", "heterofed", "psi", *given)
 
-    started = {role: start(role) for role in outs}
-    wait_for_first_results(state(outs["initiator"], "initiator"))
-    started[victim].kill()
-    assert started[victim].wait() == -9
-    (survivor,) = {*outs} - {victim}
-    assert started[survivor].wait() == 1
-    assert "PeerLostError" in started[survivor].output
-    for role, out in outs.items():
-        for path in state(out, role).glob("*"):
-            assert path.stat().st_mode & 0o777 == 0o600, path
-
-    again = {role: start(role) for role in outs}
-    assert [each.wait() for each in again.values()] == [0, 0], [x.output for x in again.values()]
-    common = [str(number) for number in range(IDS // 2, IDS)]
-    for out in outs.values():
-        assert out.read_text().splitlines() == common
-    assert not [*tmp_path.glob(".*")]  # the key is gone
-    (budget,) = (parties.home / "budgets").glob("*.json")
-    assert IDS <= json.loads(budget.read_text())["signed"] <= 2 * IDS - 2048
+@pytest.mark.slow
+@VICTIMS
+@PROTOCOLS
+def test_however_often_it_is_killed(
+    protocol: str, victim: str, parties: Parties, tmp_path: Path
+) -> None:
+    """Of more ids than may be signed again in a run, each kill loses no more than its window."""
+    ids, kills = RESIGN_VALUES + 4 * CHUNK_IDS, 4
+    commands = Commands(parties, tmp_path, protocol, ids, 1000)
+    for _ in range(kills):
+        commands.kill(victim, lives=2)
+    commands.finish()
+    assert ids <= commands.spent() <= ids + kills * CHUNKS_AHEAD * CHUNK_IDS
 
 
 class Spy:
@@ -144,9 +203,9 @@ def test_killed_while_the_last_signatures_are_on_their_way(
     first = psi_parties(tmp_path, ids=ids, psi_protocol="ecdh")
 
     def dies(asking: Requester[Any], signed: bytes) -> None:
-        if next(calls) == 3:
+        if next(calls) == 5:
             deadline = time.monotonic() + 30
-            while len(spy.of(PsiSigned)) < 3 and time.monotonic() < deadline:
+            while len(spy.of(PsiSigned)) < 5 and time.monotonic() < deadline:
                 time.sleep(0.01)
             first[0]._run.party.close(0)
             first[0]._run.party.abort = lambda *_: None
@@ -157,7 +216,7 @@ def test_killed_while_the_last_signatures_are_on_their_way(
         patch.setattr(Requester, "unblind", dies)
         outcomes = run(*first)
     assert isinstance(outcomes[0], CrashError)
-    assert len(spy.of(PsiSigned)) == 3
+    assert len(spy.of(PsiSigned)) == 5
     assert not spy.of(PsiTags)
     expected = sorted(str(number) for number in range(60, 140))
     assert run(*psi_parties(tmp_path, ids=ids, psi_protocol="ecdh")) == [expected] * 2
@@ -208,5 +267,63 @@ def test_a_full_disk_is_told_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(psi.Resume, "append", full)
     at_asker, at_answerer = run(*psi_parties(tmp_path))
     assert type(at_asker) is e.CheckpointError
-    assert "No space left on device" in str(at_asker)
+    assert "No space left on device; make room there" in str(at_asker)
     assert isinstance(at_answerer, e.CheckpointError)
+
+
+@pytest.mark.usefixtures("home")
+def test_nothing_is_signed_for_a_peer_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had asked for would be lost, and count against what may be signed again."""
+    spy, sign, signed, gone = Spy(monkeypatch), Signer.sign, [], threading.Event()
+    ids = [str(number) for number in range(CHUNKS_AHEAD * CHUNK_IDS)]
+    asker, answerer = psi_parties(tmp_path, ids=ids, psi_protocol="ecdh")
+
+    def first_waits(signing: Signer, chunk: bytes) -> bytes:
+        signed.append(len(chunk))
+        assert gone.wait(60)
+        return sign(signing, chunk)
+
+    def dies(*_: object) -> None:
+        deadline = time.monotonic() + 60
+        while len(spy.of(PsiBlinded)) < CHUNKS_AHEAD or not signed:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        asker._run.party.close(1)  # what was said still arrives
+        asker._run.party.abort = lambda *_: None
+        gone.set()
+        raise CrashError
+
+    monkeypatch.setattr(Signer, "sign", first_waits)
+    monkeypatch.setattr(Request, "take_signed", dies)
+    at_asker, at_answerer = run(asker, answerer)
+    assert isinstance(at_asker, CrashError)
+    assert isinstance(at_answerer, e.PeerLostError)
+    assert len(signed) == 1
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device", "/scratch"), "/scratch: No space left on device;"),
+        (TimeoutError(110, "held for 30 s", "/b.lock"), "/b.lock: held for 30 s; mend that"),
+    ],
+)
+def test_files_that_fail_are_named(
+    error: OSError, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is forgotten: started again, the parties go on."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psi.Budget, "spend", fails)
+        at_asker, at_answerer = run(*psi_parties(tmp_path))
+    assert type(at_answerer) is e.CheckpointError
+    assert says in str(at_answerer)
+    assert isinstance(at_asker, e.CheckpointError)
+    assert [*tmp_path.glob("**/*.psi")]
+    assert run(*psi_parties(tmp_path)) == [COMMON] * 2

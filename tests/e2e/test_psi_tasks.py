@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from heterofed.hetero_nn.intersection import own_ids
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
 from heterofed.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
+from tests.psi.helpers import no_libsodium
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -103,6 +105,118 @@ def test_a_signer_that_computes_for_long_is_not_silent(
     answerer = RSAPSICollaboratorScheduler("answerer", ids=ids, results_dir=tmp_path)
     assert run(asker, answerer) == [["7"]] * 2
     assert said.index("PsiSigned") < said.index("PsiTagged") < said.index("PsiTags")
+
+
+@pytest.mark.parametrize("many", ["asker", "answerer"])
+def test_more_ids_than_the_plan_allows(many: str, tmp_path: Path) -> None:
+    """The same named error at all, before anything is asked or signed; the Host may allow more."""
+
+    def outcomes(**settings: Any) -> list[Any]:
+        ids = {name: list("abcde" if name == many else "ab") for name in ("asker", "answerer")}
+        chosen: dict[str, Any] = {"results_dir": tmp_path, "join_timeout": 30}
+        return run(
+            RSAPSIInitiatorScheduler("asker", ids=ids["asker"], **chosen, **settings),
+            RSAPSICollaboratorScheduler("answerer", ids=ids["answerer"], **chosen),
+        )
+
+    here, there = outcomes(max_peer_ids=3)[:: 1 if many == "asker" else -1]
+    assert type(here) is e.PSIFailedError
+    assert f"{many} has 5 ids and the plan of asker allows 3; raise max_peer_ids" in str(here)
+    assert isinstance(there, e.PSIFailedError)
+    assert isinstance(there, e.TaskAborted)
+    assert there.party == many
+    assert outcomes(max_peer_ids=5) == [["a", "b"]] * 2
+
+
+@pytest.mark.parametrize("most", [0, True, 2**33, 1.5])
+def test_limits_that_cannot_be(most: Any, tmp_path: Path) -> None:
+    asker = RSAPSIInitiatorScheduler("a", ids=["b"], max_peer_ids=most, results_dir=tmp_path)
+    for scheduler in (asker, TinyHost(tmp_path, max_peer_ids=most)):
+        with pytest.raises(ConfigError, match="max_peer_ids="):
+            scheduler.launch_task("t")
+
+
+def test_a_training_host_sets_the_limit(tmp_path: Path) -> None:
+    at_host, at_bob = run(TinyHost(tmp_path, max_peer_ids=49), TinyCollaborator(tmp_path))
+    assert type(at_host) is e.PSIFailedError
+    assert isinstance(at_bob, e.PSIFailedError)
+
+
+def test_a_host_without_the_library_for_its_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_libsodium(monkeypatch)
+    asker = RSAPSIInitiatorScheduler("a", ids=["b"], psi_protocol="ecdh", results_dir=tmp_path)
+    for scheduler in (asker, TinyHost(tmp_path, psi_protocol="ecdh")):
+        with pytest.raises(ConfigError, match="install it, or the package rbcl"):
+            scheduler.launch_task("t")
+
+
+def test_a_collaborator_without_the_library_for_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lacks(RSAPSICollaboratorScheduler):
+        def load_local_ids(self) -> list[str]:
+            no_libsodium(monkeypatch)  # the Host has looked by now
+            return ["b"]
+
+    asker = RSAPSIInitiatorScheduler("asker", ids=["b"], psi_protocol="ecdh", results_dir=tmp_path)
+    at_asker, at_answerer = run(asker, Lacks("answerer", results_dir=tmp_path))
+    assert type(at_answerer) is e.PSIFailedError
+    assert "install it, or the package rbcl" in str(at_answerer)
+    assert isinstance(at_asker, e.PSIFailedError)
+    assert at_asker.party == "answerer"
+
+
+@pytest.mark.parametrize(("protocol", "backend"), [("rsa", "gmpy2"), ("ecdh", "libsodium")])
+def test_the_result_tells_how_it_was_found(protocol: Any, backend: str, tmp_path: Path) -> None:
+    parties: list[Any] = [
+        RSAPSIInitiatorScheduler("asker", ids=["b"], psi_protocol=protocol, results_dir=tmp_path),
+        RSAPSICollaboratorScheduler("answerer", ids=["b"], results_dir=tmp_path),
+    ]
+    assert run(*parties, task="t") == [["b"]] * 2
+    for scheduler in parties:
+        told = json.loads((tmp_path / "t" / scheduler.feature_key / "summary.json").read_text())[
+            "psi"
+        ]
+        assert told == scheduler.result.psi
+        assert told["protocol"] == protocol
+    assert parties[0].result.psi["backend"].startswith(backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
+def test_messages_cost_little_more_than_they_carry(protocol: Any, tmp_path: Path) -> None:
+    asked, held, common = 5000, 4000, 2000
+    parties: list[Any] = [
+        RSAPSIInitiatorScheduler(
+            "asker",
+            ids=map(str, range(asked)),
+            psi_protocol=protocol,
+            join_timeout=30,
+            results_dir=tmp_path,
+        ),
+        RSAPSICollaboratorScheduler(
+            "answerer",
+            ids=map(str, range(asked - common, asked - common + held)),
+            join_timeout=30,
+            results_dir=tmp_path,
+        ),
+    ]
+    found = run(*parties, task="t")
+    assert [len(each) for each in found] == [common] * 2
+    width = 256 if protocol == "rsa" else 32
+    payload = {"PsiBlinded": asked * width, "PsiSigned": asked * width}
+    payload |= {"PsiTags": held * 16, "PsiMatched": common * 16}
+    payload |= {"PsiKey": 2570 if protocol == "rsa" else 52}
+    seen = set()
+    for name in ("asker", "answerer"):
+        table = pd.read_csv(tmp_path / "t" / name / "outbound.csv")
+        for row in table[table["phase"] == "psi"].to_dict("records"):
+            carried = payload.get(row["kind"], 0)
+            seen.add(row["kind"])
+            assert carried <= row["bytes"] <= carried + 512 * row["messages"], row
+    assert payload.keys() <= seen
 
 
 def test_no_ids_given(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from psi import Requester, RSARequester, RSASigner, Signer, domain
+from psi.group import find_group
 from tests.psi import make_vectors, reference
 
 RUN = domain("task", "run")
@@ -87,3 +89,14 @@ def ready_to_match(asking: Sequence[str], signing: Sequence[str]) -> tuple[RSARe
     for chunk in holder.tags():
         other.add_tags(chunk)
     return other, holder
+
+
+def no_libsodium(patch: pytest.MonkeyPatch) -> None:
+    """Make this machine one without the library that ECDH needs, for whoever looks for it anew."""
+
+    def gone() -> None:
+        raise OSError("no libsodium was found")
+
+    for place in ("_system", "_bundled"):
+        patch.setattr(f"psi.group.{place}", gone)
+    patch.setattr("psi.group.find_group", find_group.__wrapped__)

@@ -129,3 +129,19 @@ def test_two_runs_at_once_share_one_count(tmp_path: Path) -> None:
         second.sign(wire(2, 3))
     second.sign(wire(2))
     assert Budget(tmp_path, peer="h", task="t").spent() == 3
+
+
+def test_a_count_that_another_process_holds_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock
+
+    budget = Budget(tmp_path, peer="h", task="t")
+    budget.spend(1, limit=9)
+    (lock,) = tmp_path.glob("*.lock")
+    monkeypatch.setattr("psi.budget._LOCK_SECONDS", 0.01)
+    with FileLock(lock), pytest.raises(TimeoutError, match="another process has held") as caught:
+        budget.spend(1, limit=9)
+    assert caught.value.filename == str(lock)
+    budget.spend(1, limit=9)
+    assert budget.spent() == 2

@@ -6,7 +6,6 @@ import hashlib
 from array import array
 from collections import Counter
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from importlib import import_module
 from multiprocessing import get_context
 from typing import Any
 
@@ -336,7 +335,7 @@ def test_processes_do_the_work(protocol: psi.Protocol) -> None:
 
 
 def test_a_dask_cluster_does_the_work() -> None:
-    dask: Any = import_module("distributed")
+    dask: Any = pytest.importorskip("distributed")
     with (
         dask.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 
 from psi import Budget, BudgetError, CountError, KeptKey, Resume, StateError, domain, requester
 from psi import signer as signer_of
+from psi.journal import Journal
 from psi.signing import RESIGN_VALUES
 from tests.psi import helpers
 
@@ -257,3 +263,41 @@ def test_a_kept_key_needs_a_budget_and_one_signer_at_a_time(tmp_path: Path) -> N
         with pytest.raises(StateError, match="another run"):
             signer("ecdh", tmp_path)
         assert signing.public_key()
+
+
+# -- the file -----------------------------------------------------------------------------------
+
+
+def test_threads_append_to_one_file(tmp_path: Path) -> None:
+    """Own tags come from several threads while the main one writes counts."""
+    journal, threads, each = Journal(tmp_path, "key", peer="p", task="t"), 8, 200
+    assert not list(journal.open([b"bound"]))
+    ready = threading.Barrier(threads)
+
+    def append(name: int) -> None:
+        ready.wait(60)
+        for number in range(each):
+            journal.append(b"%d %d %s" % (name, number, bytes(1000)), sync=False)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(append, range(threads)))
+    finally:
+        sys.setswitchinterval(before)
+    journal.close()
+    again = list(Journal(tmp_path, "key", peer="p", task="t").open([b"bound"]))
+    assert len({*again}) == len(again) == threads * each
+
+
+def test_a_full_disk_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = Journal(tmp_path, "key", peer="p", task="t")
+    assert not list(journal.open([]))
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        journal.append(b"frame")
+    assert caught.value.filename == str(journal.path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +193,82 @@ def test_csv(tmp_path: Path) -> None:
         list(column(write(tmp_path, "twice.csv", b"a,b,a\n"), "a"))
     with pytest.raises(IdsError, match="is empty"):
         list(column(write(tmp_path, "empty.csv", b""), "b"))
+
+
+def test_tabs_where_the_file_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, "table.TSV", '\ufeffid\tname\n1,2\t"a\tb"\n\n3\tc\n'.encode())
+    assert list(column(path, "id")) == ["1,2", "3"]
+    assert list(column(path, "name")) == ["a\tb", "c"]
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_the_first_id(tmp_path: Path) -> None:
+    path = write(tmp_path, "ids.txt", "\ufeffann\nbob\n".encode())
+    assert list(column(path)) == ["ann", "bob"]
+
+
+def test_an_id_of_a_megabyte_and_a_quote_left_open(tmp_path: Path) -> None:
+    long = "é" * 500_000
+    assert list(column(write(tmp_path, "long.csv", f"id\n{long}\n".encode()), "id")) == [long]
+    endless = b'id\na\n"' + b"12345678901234\n" * 1_200_000
+    with pytest.raises(IdsError, match="a quote left open"):
+        list(column(write(tmp_path, "endless.csv", endless), "id"))
+
+
+@pytest.mark.parametrize(("name", "of"), [("ids.txt", None), ("ids.csv", "é")])
+def test_not_utf_8(name: str, of: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, name, "é\nsecret\n".encode("latin1"))
+    with pytest.raises(IdsError, match=f"{name} is not UTF-8") as caught:
+        list(column(path, of))
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_not_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "bad.parquet", b"PAR1 not parquet")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(IdsError, match="needs pyarrow"):
+            list(column(path, "id"))
+    pytest.importorskip("pyarrow")
+    with pytest.raises(IdsError, match="not a Parquet file"):
+        list(column(path, "id"))
+
+
+def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+    records = Records(16, 100, Scratch(10, tmp_path))
+    ids = [str(number) for number in range(20)]
+    for work in (
+        lambda: records.add([bytes(16)]),
+        lambda: OwnIds(ids, bucket_ids=9, scratch=tmp_path),
+    ):
+        with pytest.raises(OSError, match="No space left") as caught:
+            work()
+        assert caught.value.filename == str(tmp_path)
+
+
+def test_files_are_open_no_longer_than_needed(tmp_path: Path) -> None:
+    """With many signers they would add up to more than a process may have."""
+
+    def in_use() -> int:
+        return sum(not file.closed for file in asking._scratch._files)
+
+    asking, signing = parties("ecdh", map(str, range(90)), map(str, range(60)), tmp_path, 20)
+    own = in_use()
+    signing.begin(asking.count)
+    for chunk in asking.blinded():
+        asking.unblind(signing.sign(chunk))
+    assert in_use() == own + 5  # no tag has come
+    for chunk in signing.tags():
+        asking.add_tags(chunk)
+    assert in_use() == own + 10
+    assert asking.intersection() == [str(number) for number in range(60)]
+    assert in_use() == own + 5  # the matches
+    assert len(b"".join(asking.proofs(asking.intersection()))) == 16 * 60
 
 
 def test_parquet(tmp_path: Path) -> None:
