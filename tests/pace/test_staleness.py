@@ -182,7 +182,7 @@ def test_graphs_do_not_outlive_their_tensors() -> None:
     with keeping_weights([weight]):
         hidden = torch.tanh(torch.randn(2, 3) @ weight)  # saves what it gives
         loss = hidden.exp().sum()
-    loss.backward(retain_graph=True)
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     alive = weakref.ref(hidden)
     del hidden, loss
     gc.collect()
