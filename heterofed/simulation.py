@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from heterofed import console
-from heterofed.baselines import Comparison, Mode, check_modes, compare
+from heterofed.baselines import Comparison, Mode, check_comparable, check_modes, compare
 from heterofed.errors import ConfigError, JoinTimeoutError, RemoteProtocolError, TaskAborted
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.prediction import predict as host_predict
@@ -107,6 +107,11 @@ def simulate(
     _check(host, collaborators, latency_ms, mbit)
     _check_expected(host, collaborators)
     modes = check_modes(baselines) if baselines else ()
+    if modes:
+        if rehearse:
+            raise ConfigError("baselines are of a run that was trained; a rehearsal has none")
+        if isinstance(host, HeteroNNHostScheduler):
+            check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {}
     network = _Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     done = _together(

@@ -316,7 +316,8 @@ class HeteroNNHostScheduler(HostHooks):
             early = EarlyGradients(each.tensors, send) if self._early_gradients else None
             watched.append((each, early, send))
         labels = guard.labels(batch.mine)
-        projection = batch.projection(party.name, self._kept_rows(run, number, batch))
+        rows = {each.peer.name: each.rows for each in batch.theirs}
+        projection = batch.projection(party.name, self._kept_rows(run, number, rows))
         outcome = self._seeded_hook("train_a_batch", projection, labels)
         for each, early, send in watched:
             gradients = gradients_of(each.tensors)
@@ -408,16 +409,15 @@ class HeteroNNHostScheduler(HostHooks):
         if plan_of(run).wait_for_peers and (names := awaited(run)):
             raise lost(names[0], "finish", "no goodbye")
 
-    def _kept_rows(self, run: Run, number: int, batch: JointBatch) -> dict[str, Tensor] | None:
-        """Which rows of each Collaborator are not dropped (`party_dropout`)."""
+    def _kept_rows(
+        self, run: Run, number: int, rows: Mapping[str, int]
+    ) -> dict[str, Tensor] | None:
+        """Which of so many rows of each Collaborator are not dropped (`party_dropout`)."""
         if not self._party_dropout:
             return None
         path = (self._settings.feature_key, "party_dropout", run.round, number)
         with random_stream(run.seed, *path):
-            return {
-                each.peer.name: torch.rand(each.rows) >= self._party_dropout
-                for each in batch.theirs
-            }
+            return {name: torch.rand(count) >= self._party_dropout for name, count in rows.items()}
 
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)
