@@ -8,6 +8,7 @@ other parties' features: the Host's columns, in the same architecture.
 from __future__ import annotations
 
 import csv
+import io
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,14 +23,17 @@ from heterofed.alignment import check_ids
 from heterofed.checkpoint import CheckpointStore
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
+from heterofed.hetero_nn.gather import MASKED_SUM, kept
 from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.metrics import NO_METRICS
 from heterofed.party import Party
 from heterofed.peers import Timeouts
+from heterofed.privacy.rows import joined
 from heterofed.protocol.states import Role
 from heterofed.rendezvous import Agreement
 from heterofed.results import TaskResult, fresh_folder, write_whole
-from heterofed.runs import Run
+from heterofed.runs import Run, plan_of
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import named, restore
 from heterofed.training import Batch, evaluating, rows_of
@@ -65,7 +69,8 @@ def compare(
     """Train the baselines of a finished joint run, on the same ids and with the same seeds.
 
     Gradients go through all halves by one backward: a Collaborator's own `update_feature_model` is
-    not asked.
+    not asked. Nothing travels, so nothing is compressed, and defences of what travels do nothing.
+    Poisson batches are those of the joint run where it was the last one of these objects.
 
     Args:
         host: the Host's scheduler.
@@ -74,17 +79,21 @@ def compare(
         modes: which to train.
 
     Raises:
-        ConfigError: no such mode, or there is no finished run.
+        ConfigError: no such mode, there is no finished run, or it was one with `label_dp`.
     """
     modes = check_modes(modes)
+    check_comparable(host)
     folder = host._results_folder(task_id)
     if not (folder / "summary.json").exists():
         raise ConfigError(f"{folder} holds no run that has ended well; run the task first")
     fresh_folder(folder / FOLDER)
     done = Comparison()
     found = {"joint": _metrics_in(folder)}
+    joint = host._run if host._run and host._run.result.folder == folder else None
+    secret = joint.agreement.secret if joint and joint.agreement else bytes(32)
     for mode in modes:
-        result = _Baseline(host, collaborators, task_id, folder / FOLDER / mode, mode).train()
+        baseline = _Baseline(host, collaborators, task_id, folder / FOLDER / mode, mode, secret)
+        result = baseline.train()
         found[mode] = _metrics_in(result.folder)
         done.models[mode] = result.models
     for name in found["joint"]:
@@ -105,10 +114,23 @@ def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
     return tuple(mode for mode in MODES if mode in modes)
 
 
+def check_comparable(host: HeteroNNHostScheduler) -> None:
+    """Check that baselines can be trained as the joint run is.
+
+    Raises:
+        ConfigError: the joint run trains on labels that nobody else can know.
+    """
+    if host._label_dp is not None:
+        raise ConfigError(
+            "baselines: label_dp turns labels by coins of the joint run alone, so a baseline would"
+            " train on other labels; compare runs without it"
+        )
+
+
 def _metrics_in(folder: Path) -> dict[str, list[dict[str, str]]]:
     found = {}
     for path in sorted(folder.glob("*.csv")):
-        if path.stem != "comm":
+        if path.stem not in NO_METRICS:
             with path.open(newline="", encoding="utf-8") as file:
                 found[path.stem] = list(csv.DictReader(file))
     return found
@@ -116,8 +138,11 @@ def _metrics_in(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 def _joined(name: str, found: Mapping[str, Mapping[str, list[dict[str, str]]]]) -> str:
     rows = [{"mode": mode, **row} for mode, sets in found.items() for row in sets.get(name, [])]
-    lines = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
-    return "".join(",".join(line) + "\n" for line in lines)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def plot(table: Path, metric: str, path: Path) -> Path:
@@ -165,7 +190,9 @@ class _Baseline:
         task_id: str,
         folder: Path,
         mode: Mode,
+        secret: bytes,
     ) -> None:
+        self._secret = secret
         self._host, self._others = host, list(collaborators)
         self._task_id, self._folder, self._mode = task_id, folder, mode
         self._runs: dict[str, Run] = {}
@@ -181,7 +208,7 @@ class _Baseline:
             while not finished:
                 for one in self._runs.values():
                     one.round += 1
-                recorded = [self._step(batches) for batches in self._batches("train")]
+                recorded = [self._step(*each) for each in enumerate(self._batches("train"))]
                 self._host._record_training(run, recorded)
                 tested = self._host._is_test_due(run.round)
                 if tested:
@@ -229,7 +256,7 @@ class _Baseline:
                 each._run = self._runs[key] = run
             plan = self._host._make_plan(tuple(keys))
             for run in self._runs.values():
-                run.agreement = Agreement(plan, bytes(16), bytes(32))
+                run.agreement = Agreement(plan, bytes(16), self._secret)
             host = self._runs[self._host._settings.feature_key]
             self._host._open_registered_metrics(host)
             try:
@@ -270,18 +297,33 @@ class _Baseline:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield list(batches)
 
-    def _projection(self, batches: Sequence[Batch], hook: str) -> dict[str, Any]:
+    def _projection(
+        self, batches: Sequence[Batch], hook: str, number: int | None = None
+    ) -> dict[str, Any]:
+        """What `train_a_batch`, or in a test `test`, would get; `number` is of a train batch."""
         own, *theirs = batches
-        key = self._host._settings.feature_key
-        projection: dict[str, Any] = {} if own.features is None else {key: own.features}
-        for other, batch in zip(self._others, theirs, strict=True):
-            layout, tensors = named(batch.features, hook)
-            if self._mode == "local":
-                tensors = {name: torch.zeros_like(each) for name, each in tensors.items()}
-            projection[other._settings.feature_key] = restore(layout, tensors)
+        run = self._runs[self._host._settings.feature_key]
+        projection: dict[str, Any] = (
+            {} if own.features is None else {run.result.party: own.features}
+        )
+        names = [other._settings.feature_key for other in self._others]
+        parts = {n: named(each.features, hook) for n, each in zip(names, theirs, strict=True)}
+        if self._mode == "local":
+            parts = {
+                name: (layout, {key: torch.zeros_like(each) for key, each in tensors.items()})
+                for name, (layout, tensors) in parts.items()
+            }
+        if plan_of(run).fusion == "masked_sum":
+            return projection | {MASKED_SUM: sum(joined(tensors) for _, tensors in parts.values())}
+        rows = {name: rows_of(each, hook) for name, each in zip(names, theirs, strict=True)}
+        keep = None if number is None else self._host._kept_rows(run, number, rows)
+        for name, (layout, tensors) in parts.items():
+            projection[name] = restore(
+                layout, tensors if keep is None else kept(tensors, keep[name])
+            )
         return projection
 
-    def _step(self, batches: Sequence[Batch]) -> dict[str, float]:
+    def _step(self, number: int, batches: Sequence[Batch]) -> dict[str, float]:
         optimizers = [
             other._made("feature_optimizer")
             for other in self._others
@@ -289,7 +331,7 @@ class _Baseline:
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
-        projection = self._projection(batches, "iterate_train_feature")
+        projection = self._projection(batches, "iterate_train_feature", number)
         outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()

@@ -25,8 +25,9 @@ HALVES = ("feature_model", "infer_model")
 def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Path:
     """Write a party's trained half: `<model>.safetensors` for each of its models, and `card.json`.
 
-    The card says of which task, run and party it is, what the tensors' shapes are, the last value
-    of every metric, versions, and a SHA-256 of each file.
+    The card says of which task, run and party it is, how many rounds the models have trained,
+    what the tensors' shapes are, the last value of every metric up to that round, versions, and a
+    SHA-256 of each file.
 
     Args:
         folder: the results folder of a finished run.
@@ -75,14 +76,15 @@ def _plain(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 def _card(trained: Trained, halves: Mapping[str, Any]) -> dict[str, Any]:
     summary = json.loads((trained.folder / "summary.json").read_text())
+    rounds = trained.best_round if trained.which == "best" else trained.rounds
     return {
         "task": summary["task_id"],
         "feature_key": summary["party"],
         "run": trained.run.hex(),
-        "rounds": trained.rounds,
+        "rounds": rounds,
         "models": trained.which,
         "halves": dict(halves),
-        "metrics": last_rows(trained.folder),
+        "metrics": last_rows(trained.folder, rounds),
         "versions": {
             "heterofed": __version__,
             "torch": torch.__version__.partition("+")[0],

@@ -242,7 +242,8 @@ class Scheduler(ABC):
         try:
             with self._meet(run, callbacks) as party:
                 run.party = party
-                run.result.run = agreement_of(run).run.hex()
+                agreed = agreement_of(run)
+                run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
                 party.emit(TaskEnded())

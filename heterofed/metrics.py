@@ -140,16 +140,32 @@ class Metrics:
         self._last, self._last_round = row, self._current_round()
 
 
-def last_rows(folder: Path) -> dict[str, dict[str, str]]:
-    """The last row of every metrics set in a results folder, by name, as it stands in the file."""
+def last_rows(folder: Path, round_number: int) -> dict[str, dict[str, str]]:
+    """The last row, up to a round, of every metrics set in a results folder.
+
+    Args:
+        folder: of the run.
+        round_number: rows of later rounds are left out.
+
+    Returns:
+        By name of the set, as they stand in its file.
+    """
     found = {}
     for path in sorted(folder.glob("*.csv")):
         if path.stem not in NO_METRICS:
             with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+                rows = [row for row in csv.DictReader(file) if _round_of(row) <= round_number]
             if rows:
                 found[path.stem] = rows[-1]
     return found
+
+
+def _round_of(row: Mapping[str, str]) -> float:
+    """Of a row; 0 where the column `round` is the user's, and no number."""
+    try:
+        return float(row["round"])
+    except (KeyError, TypeError, ValueError):
+        return 0
 
 
 def as_scalar(value: object, what: str) -> Scalar:

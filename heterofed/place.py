@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 from heterofed import consent
 from heterofed.errors import ConfigError
 from heterofed.keys import Key, fingerprint, load_key
@@ -76,6 +78,11 @@ class Place(ABC):
     described: str
     terms: bytes = b""
 
+    @property
+    def ledger(self) -> Path:
+        """Folder in which it is counted, over all runs, what others got of this party."""
+        return heterofed_home()
+
     @abstractmethod
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
@@ -86,8 +93,17 @@ class Place(ABC):
     def connect(self) -> Endpoint:
         """A Collaborator's endpoint: one attempt to reach the Host."""
 
-    def expected(self, given: Sequence[str] | int) -> Sequence[str] | int:
-        """Whom the Host waits for, where its constructor says `given`."""
+    def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
+        """Whom the Host waits for.
+
+        Args:
+            given: as its constructor, or the caller, says.
+            partial: whether some of the task's Collaborators will do.
+
+        Raises:
+            ConfigError: others than the task's.
+        """
+        del partial
         return given
 
     def settle(self, plan: Plan) -> Plan:
@@ -103,9 +119,14 @@ class Place(ABC):
         del other
         return None
 
-    def differences(self, plan: Plan) -> list[str]:
-        """In what a plan that the Host announced is not what this party agreed to."""
-        del plan
+    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
+        """In what a plan that the Host announced is not what this party agreed to.
+
+        Args:
+            plan: which the Host announced.
+            partial: whether some of the task's Collaborators may be missing in it.
+        """
+        del plan, partial
         return []
 
 
@@ -237,8 +258,10 @@ class TaskPlace(Place):
             return None
         return raw_key(self._key.secret), raw_key(self.task.member(other).key or "")
 
-    def expected(self, given: Sequence[str] | int) -> Sequence[str] | int:
+    def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         agreed = [each.party for each in self.task.collaborators]
+        if partial and not isinstance(given, int) and set(given) <= set(agreed):
+            return [each for each in agreed if each in given]
         named = len(agreed) if given == 1 else given  # 1: the default, where a file says it
         if named not in (len(agreed), agreed):
             raise ConfigError(
@@ -250,5 +273,9 @@ class TaskPlace(Place):
     def settle(self, plan: Plan) -> Plan:
         return settle(plan, self.task)
 
-    def differences(self, plan: Plan) -> list[str]:
-        return differences(shown_plan(self.task.make_plan()), shown_plan(plan))
+    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
+        agreed = self.task.make_plan()
+        if partial:
+            here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
+            agreed = structs.replace(agreed, collaborators=here)
+        return differences(shown_plan(agreed), shown_plan(plan))

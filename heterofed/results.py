@@ -23,7 +23,7 @@ from heterofed.console import megabytes
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
 from heterofed.outbound import Outbound
-from heterofed.plan import PartyName
+from heterofed.plan import Fusion, PartyName
 
 
 @dataclass(slots=True)
@@ -58,6 +58,8 @@ class TaskResult:
         run: names the run, the same at every party; 32 hexadecimal digits.
         folder: the results folder.
         rounds: rounds trained.
+        best_round: the round whose models `mark_best` kept; 0: none.
+        fusion: whether the Host got each Collaborator's features or only their sum.
         ids: size of the intersection.
         psi: how it was found: its `protocol` and the `backend` that computed this party's part;
             empty where it was not searched for.
@@ -76,6 +78,8 @@ class TaskResult:
     folder: Path
     run: str = ""
     rounds: int = 0
+    best_round: int = 0
+    fusion: Fusion = "separate"
     ids: int = 0
     psi: dict[str, str] = field(default_factory=dict)
     rehearsal: dict[str, Any] | None = None
@@ -108,6 +112,8 @@ class TaskResult:
             "run": self.run,
             "folder": str(self.folder),
             "rounds": self.rounds,
+            "best_round": self.best_round,
+            "fusion": self.fusion,
             "ids": self.ids,
             "psi": self.psi,
             "seconds": round(self.seconds, 3),

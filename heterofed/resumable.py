@@ -34,7 +34,7 @@ logger = logging.getLogger("heterofed")
 
 AT_SPLIT = Mark(0)
 
-NOTES = ("staleness", "recorded", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -108,6 +108,7 @@ class ResumableScheduler(Scheduler):
                     functools.partial(torch.save, model.state_dict()),
                 )
         run.result.rounds = run.round
+        run.result.best_round = run.state.get("best_round", 0)
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -270,7 +271,8 @@ class ResumableScheduler(Scheduler):
                 f"the run in {run.result.folder} has ended at the other parties, and its last"
                 ' checkpoint here is gone or damaged; start all with resume="never" for a new run'
             )
-        run.result.run = _record_of(run).run.hex()
+        record = _record_of(run)
+        run.result.run, run.result.fusion = record.run.hex(), record.plan.fusion
         self._save_models(run)
         logger.info("the run had ended: its final models are in %s", run.result.folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from heterofed.accounting import Account
@@ -37,6 +38,8 @@ class Run:
         mask_secrets: what this party shares with each other Collaborator since they met last,
             where the Host gets only the sum of their features.
         waits: seconds to wait for a party that was lost; 0 before one was.
+        ledger: folder in which it is counted, over all runs, what others got of this party.
+        account_of_ids: under which name signed ids are counted there; empty: the task's.
     """
 
     task_id: str
@@ -55,6 +58,8 @@ class Run:
     waits: float = 0.0
     futile: int = 0
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    ledger: Path | None = None
+    account_of_ids: str = ""
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)

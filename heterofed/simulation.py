@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
 
 from heterofed import console
-from heterofed.baselines import Comparison, Mode, check_modes, compare
+from heterofed.baselines import Comparison, Mode, check_comparable, check_modes, compare
 from heterofed.errors import ConfigError, JoinTimeoutError, RemoteProtocolError, TaskAborted
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.prediction import predict as host_predict
@@ -105,6 +107,11 @@ def simulate(
     _check(host, collaborators, latency_ms, mbit)
     _check_expected(host, collaborators)
     modes = check_modes(baselines) if baselines else ()
+    if modes:
+        if rehearse:
+            raise ConfigError("baselines are of a run that was trained; a rehearsal has none")
+        if isinstance(host, HeteroNNHostScheduler):
+            check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {}
     network = _Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     done = _together(
@@ -159,7 +166,8 @@ _Work = tuple[Scheduler, Callable[[], Any]]
 
 def _together(network: _Network, host: _Work, collaborators: Sequence[_Work]) -> Simulation:
     """Run what each party does."""
-    with console.attached():
+    with console.attached(), TemporaryDirectory(prefix="heterofed-") as ledger:
+        network.ledger = Path(ledger)
         runs = [_PartyRun(*each, network) for each in collaborators]
         first = _PartyRun(*host, network, is_host=True)
         network.parties = {run.key: run for run in (first, *runs)}
@@ -220,11 +228,12 @@ class _Network:
 
     def __init__(self, latency: float, rate: float | None) -> None:
         self.hub = Hub(latency=latency, rate=rate)
-        self.turn = threading.Lock()
+        self.turn = _Turn()
         self.parties: dict[str, _PartyRun] = {}
         self.listens = threading.Event()
         self.ended: list[_PartyRun] = []
         self.plan: Plan | None = None
+        self.ledger = Path()
 
     @property
     def host(self) -> _PartyRun:
@@ -239,6 +248,29 @@ class _Network:
         if cause.error is not None:
             cause.error.add_note(f"heterofed: simulated party {cause.key}")
             raise cause.error
+
+
+class _Turn:
+    """Which party runs. Giving and taking may be repeated: Ctrl-C can come between any two steps,
+    also while a party waits for its turn, and what follows must still work.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._owner: object | None = None
+
+    def take(self, party: object) -> None:
+        """Wait until nobody else runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._owner in (None, party))
+            self._owner = party
+
+    def give(self, party: object) -> None:
+        """Let others run, where it is this party's turn."""
+        with self._changed:
+            if self._owner is party:
+                self._owner = None
+                self._changed.notify_all()  # one alone may be about to be interrupted
 
 
 class _PartyRun:
@@ -279,22 +311,23 @@ class _PartyRun:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._network.turn:
+        self._network.turn.take(self)
+        try:
             self._random.restore()
-            try:
-                yield
-            finally:
-                self._random = RandomState.now()
+            yield
+        finally:
+            self._random = RandomState.now()
+            self._network.turn.give(self)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Let others run for the length of the block."""
         self._random = RandomState.now()
-        self._network.turn.release()
+        self._network.turn.give(self)
         try:
             yield
         finally:
-            self._network.turn.acquire()
+            self._network.turn.take(self)
             self._random.restore()
 
     def look_around(self) -> None:
@@ -315,6 +348,11 @@ class _MemoryPlace(Place):
     """The network in memory as one party sees it."""
 
     described = "in this simulation"
+
+    @property
+    def ledger(self) -> Path:
+        """A temporary one: all parties are in one process, so nothing is given away."""
+        return self._network.ledger
 
     def __init__(self, run: _PartyRun, network: _Network) -> None:
         self._run, self._network = run, network

@@ -41,7 +41,7 @@ ENDLESS = {
     "heterofed/demo.py: child.poll()": "looks at a process and does not wait",
     "heterofed/demo.py: child.wait()": "a party ends by its own deadlines; killed after a while",
     "heterofed/demo.py: children[0].wait()": WORK,
-    "heterofed/simulation.py: self._network.turn.acquire()": WORK,
+    "heterofed/simulation.py: self._changed.wait_for(lambda: self._owner in (None, party))": WORK,
     "heterofed/simulation.py: self._network.listens.wait()": WORK,
     "heterofed/simulation.py: thread.join()": WORK,
     "heterofed/transport/local.py: self._lock.acquire()": "the lock was made with timeout=0",

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from heterofed.data.ids import Positions
 from heterofed.data.indexed import IndexedDataset
-from heterofed.data.table import VerticalTable
+from heterofed.data.table import VerticalTable, ids_in, must_have
 from heterofed.errors import ColumnError, ConfigError
 
 Parts = Mapping[str, Any]
@@ -52,8 +53,11 @@ def vertical_split(
         By party, a `VerticalTable` where `data` is a frame, else an `IndexedDataset`.
 
     Raises:
-        ConfigError: fewer than two parties, an unknown label_owner, no such share.
+        ConfigError: fewer than two parties, an unknown label_owner, no such share, data without
+            rows or that cannot be read by position, a party other than label_owner that is given
+            the label.
         ColumnError: no such columns, or too few of them.
+        IdError: ids of the frame are missing, repeated or fractions.
     """
     names = list(parties)
     if len(names) < 2 or len(set(names)) != len(names):
@@ -62,9 +66,17 @@ def vertical_split(
         raise ConfigError(f"label_owner={label_owner!r} is none of the parties {names}")
     if isinstance(overlap, bool) or not 0 < overlap <= 1:
         raise ConfigError(f"overlap={overlap!r}: give a share of the rows above 0, at most 1")
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or not len(data):
+        raise ConfigError(
+            f"a {type(data).__name__} has no rows to deal out; give a DataFrame or a map-style data"
+            " set, with __getitem__ and __len__, that is not empty"
+        )
     rows = _dealt_rows(len(data), names, overlap, shuffle, seed)
     if hasattr(data, "columns"):
-        return _frame_parts(data, rows, parties, label_owner, label, id)
+        frame = data.copy(deep=False)
+        frame.columns = frame.columns.map(str)
+        label, id_column = (None if each is None else str(each) for each in (label, id))
+        return _frame_parts(frame, rows, parties, label_owner, label, id_column)
     return _dataset_parts(data, rows, parties, label_owner)
 
 
@@ -108,17 +120,25 @@ def _frame_parts(
             f"label={label!r}: name the column of labels; there are {[*frame.columns]}"
         )
     rest = [each for each in frame.columns if each not in (label, id_column)]
+    must_have(frame, [] if id_column is None else [id_column])
+    # Of the whole frame: of two rows with one id each party might get another one.
+    Positions(ids_in(frame.index if id_column is None else frame[id_column]), "the frame")
     columns = (
-        {name: list(each) for name, each in parties.items()}
+        {name: [str(column) for column in each] for name, each in parties.items()}
         if isinstance(parties, Mapping)
         else _dealt_columns(rest, parties)
     )
+    for name, each in columns.items():
+        if label in each and name != owner:
+            raise ConfigError(
+                f"{name} is given the label {label!r} among its columns, and only {owner} has it"
+            )
     return {
         name: VerticalTable(
             frame.iloc[rows[name]],
             id=id_column,
-            columns=[str(each) for each in columns[name]],
-            label=str(label) if name == owner else None,
+            columns=columns[name],
+            label=label if name == owner else None,
         )
         for name in rows
     }

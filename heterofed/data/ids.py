@@ -32,7 +32,10 @@ class Positions:
 
         Raises:
             MissingIdsError: some have no row; with the count and the first places in `ids`.
+            ConfigError: one string, where a list of them is meant.
         """
+        if isinstance(ids, str | bytes):
+            raise ConfigError(f"give ids as a list of str, not as one {type(ids).__name__}")
         rows = self._rows
         try:
             return [rows[each] for each in ids]

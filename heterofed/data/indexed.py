@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -79,7 +80,8 @@ class IndexedDataset(Dataset[Any]):
         Raises:
             MissingIdsError: some have no item.
         """
-        return self._collated([self[position] for position in self._positions.of(ids)])
+        pairs = [self[position] for position in self._positions.of(ids)]
+        return _collated(self._labelled, default_collate, pairs)
 
     def batches(self, ids: Sequence[str], batch_size: int, **loader: Any) -> Iterator[Rows]:
         """Batches of the items of some ids, in their order; all ids are checked before the first.
@@ -106,16 +108,18 @@ class IndexedDataset(Dataset[Any]):
         items = DataLoader(
             self,
             batch_sampler=[list(itertools.islice(positions, size)) for size in sizes],
-            collate_fn=lambda pairs: self._collated(pairs, collate),
+            collate_fn=functools.partial(_collated, self._labelled, collate),
             # Its own generator: else it would draw from the stream that dropout masks come from.
             generator=torch.Generator().manual_seed(0),
             **loader,
         )
         return iter(items)
 
-    def _collated(self, pairs: Sequence[tuple[Any, str]], collate: Any = default_collate) -> Rows:
-        items, ids = [item for item, _ in pairs], [each for _, each in pairs]
-        if not self._labelled:
-            return Rows(collate(items), None, ids)
-        features, labels = collate(items)
-        return Rows(features, labels, ids)
+
+def _collated(labelled: bool, collate: Any, pairs: Sequence[tuple[Any, str]]) -> Rows:
+    """A batch of items with their ids; of the module, since workers may have to import it."""
+    items, ids = [item for item, _ in pairs], [each for _, each in pairs]
+    if not labelled:
+        return Rows(collate(items), None, ids)
+    features, labels = collate(items)
+    return Rows(features, labels, ids)

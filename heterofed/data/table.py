@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ logger = logging.getLogger("heterofed")
 Missing = Literal["error", "mean", "zero"]
 
 _LABEL_LIKE = re.compile(
-    r"(y|labels?|targets?|class(es)?|outcomes?|diagnos[ei]s|ground_?truth|default|churn(ed)?"
-    r"|is_?fraud|response)",
+    r"y(_true)?|is_\w+|class(es)?|diagnos[ei]s|ground_?truth|response|survived"
+    # Also as the first or last of several words: label_1, credit_default, isFraud.
+    r"|(\w+[_. ]|is)?(labels?|targets?|outcomes?|default(ed)?|churn(ed)?|fraud)([_. ].+)?",
     re.IGNORECASE,
 )
 
@@ -94,14 +96,12 @@ class VerticalTable:
             raise ConfigError(f"missing={missing!r}: give 'error', 'mean' or 'zero'")
         frame = frame.copy(deep=False)
         frame.columns = frame.columns.map(str)
-        twice = sorted(frame.columns[frame.columns.duplicated()])
-        if twice:
-            raise ColumnError(f"the table has more than one column {twice[0]!r}; rename one")
-        _must_have(frame, [each for each in (id, label) if each is not None])
-        self._positions = Positions(_ids(frame.index if id is None else frame[id]), "the table")
+        _must_differ(list(frame.columns))
+        must_have(frame, [each for each in (id, label) if each is not None])
+        self._positions = Positions(ids_in(frame.index if id is None else frame[id]), "the table")
         rest = [each for each in frame.columns if each not in (id, label)]
         self.columns = tuple(rest if columns is None else columns)
-        _must_have(frame, self.columns)
+        must_have(frame, self.columns)
         if len(set(self.columns)) != len(self.columns) or {id, label} & set(self.columns):
             raise ColumnError("columns: name each feature once, and neither ids nor label")
         self.report = tuple(_report(frame[name]) for name in rest)
@@ -133,17 +133,17 @@ class VerticalTable:
             ConfigError: the file cannot be read.
             IdError, ColumnError: as in the constructor.
         """
-        pandas, path = need_pandas(), Path(path)
+        need_pandas()
+        path = Path(path)
         wanted = None if columns is None else [id, *columns, *([label] if label else [])]
         try:
             if path.suffix.lower() == ".parquet":
-                frame = pandas.read_parquet(path, columns=wanted)
+                frame = _read_parquet(path, wanted)
             elif ".csv" in [each.lower() for each in path.suffixes]:
-                # Not by column name alone: a name that is not there is an error of ours below.
-                frame = pandas.read_csv(path, dtype={id: str})
+                frame = _read_csv(path, id)
             else:
                 raise ConfigError(f"{path.name}: give a file that ends in .csv or .parquet")
-        except ConfigError:
+        except (ConfigError, ColumnError):
             raise
         except ImportError:
             raise ConfigError(
@@ -170,7 +170,8 @@ class VerticalTable:
         return self._features[self._positions.of(ids)]
 
     def labels(self, ids: Sequence[str]) -> Tensor:
-        """The labels of some ids, in their order: int64 where all are whole numbers, else float32.
+        """The labels of some ids, in their order: int64 of a column of integers or booleans, else
+        float32.
 
         Raises:
             MissingIdsError: some have no row.
@@ -207,6 +208,27 @@ class VerticalTable:
         return f"<VerticalTable of {len(self)} rows, {len(self.columns)} columns{labels}>"
 
 
+def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    _must_be_among(parquet.read_schema(path).names, wanted or ())
+    frame: pd.DataFrame = need_pandas().read_parquet(path, columns=wanted)
+    return frame
+
+
+def _read_csv(path: Path, id_column: str) -> pd.DataFrame:
+    """All columns of a CSV file; ids are what stands there, be it `007`, `NA` or `null`."""
+    pandas = need_pandas()
+    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+    header = list(pandas.read_csv(path, header=None, nrows=1, **plain).iloc[0])
+    _must_differ([name for name in header if name])  # pandas would number them
+    _must_be_among(header, [id_column])
+    frame: pd.DataFrame = pandas.read_csv(path, dtype={id_column: str})
+    # By itself: where missing values are looked for, no dtype and no converter keeps an id "NA".
+    ids = pandas.read_csv(path, usecols=[id_column], **plain)[id_column]
+    return frame.assign(**{id_column: ids.where(ids != "")})
+
+
 def need_pandas() -> Any:
     """The pandas module.
 
@@ -220,14 +242,33 @@ def need_pandas() -> Any:
     return pandas
 
 
-def _must_have(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    absent = [name for name in names if name not in frame.columns]
+def must_have(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Check that a table has columns of these names.
+
+    Raises:
+        ColumnError: one is not there.
+    """
+    _must_be_among(list(frame.columns), names)
+
+
+def _must_be_among(columns: Sequence[str], names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in columns]
     if absent:
-        raise ColumnError(f"the table has no column {absent[0]!r}; it has {list(frame.columns)}")
+        raise ColumnError(f"the table has no column {absent[0]!r}; it has {list(columns)}")
 
 
-def _ids(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
-    """Ids as strings, where that is free of doubt."""
+def _must_differ(columns: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
+    if twice:
+        raise ColumnError(f"the table has more than one column {twice[0]!r}; rename one")
+
+
+def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
+    """Ids as strings, where that is free of doubt.
+
+    Raises:
+        IdError: some are missing, or they are booleans or fractions.
+    """
     pandas = need_pandas()
     absent = int(np.count_nonzero(series.isna()))
     if absent:

@@ -73,7 +73,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-            on disk, so that nobody walks through a phone book.
+            on disk, so that nobody walks through a phone book. Simulations do not count.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
             the initial weights, and works back from features to raw rows.
@@ -158,18 +158,23 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         task_id: str,
         *,
         max_rows_per_day: int,
+        max_ids_per_day: int | None = None,
         allow_ids: Iterable[str] | None = None,
         requests: int = 0,
     ) -> int:
         """Answer the Host's `predict`, one request after another, with the finished run's model.
 
-        What was served is logged in `predictions/log.jsonl` in the results folder: times and row
-        counts, no ids. A request that fails is logged too, and the next one awaited.
+        Each request is logged in `predictions/log.jsonl` in the results folder: times and row
+        counts, no ids; before the first row leaves, and again when it has ended, well or not. A
+        request that fails is followed by the next one, and so is a `join_timeout` without one.
 
         Args:
             task_id: of the finished task.
             max_rows_per_day: rows to predict per day (UTC) at most; counted on disk before they
                 are computed.
+            max_ids_per_day: ids that the Host may have intersected for predictions per day (UTC),
+                whether they are here or not; counted on disk, and apart from those of training.
+                None: the constructor's `max_peer_ids`.
             allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
                 even learn that they are here.
             requests: return after so many requests, and raise where one fails; 0: serve until
@@ -179,8 +184,10 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             Rows predicted.
 
         Raises:
-            ConfigError: something at this party cannot work, or there is no finished run.
-            LimitReachedError, OtherRunError, TaskFailed: only where `requests` is given.
+            ConfigError: something at this party cannot work, there is no finished run, or it was
+                one with `fusion="masked_sum"`.
+            JoinTimeoutError, LimitReachedError, OtherRunError, TaskFailed: only where `requests`
+                is given.
         """
         from heterofed.hetero_nn.serving import serve
 
@@ -188,6 +195,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             self,
             task_id,
             max_rows_per_day=max_rows_per_day,
+            max_ids_per_day=max_ids_per_day,
             allow_ids=allow_ids,
             requests=requests,
         )
@@ -384,7 +392,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             around=around if grad else None,
             first=first,
         )
-        testing = hook == "iterate_test_feature"
+        testing = hook != "iterate_train_feature"
         for number, batch in enumerate(batches, first):
             layout, tensors = named(batch.features, hook)
             check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)

@@ -66,7 +66,7 @@ class JointBatch:
         for each in self.theirs:
             tensors = each.tensors
             if keep is not None:
-                tensors = {name: _masked(t, keep[each.peer.name]) for name, t in tensors.items()}
+                tensors = kept(tensors, keep[each.peer.name])
             projection[each.peer.name] = restore(each.layout, tensors)
         return projection
 
@@ -144,10 +144,12 @@ def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None)
     return Received(peer, message.layout, tensors, work)
 
 
-def _masked(tensor: Tensor, keep: Tensor) -> Tensor:
-    """A tensor whose rows that are not kept are zero."""
-    rows = keep.to(tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
-    return tensor.masked_fill(~rows, 0)
+def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
+    """Tensors whose rows that are not kept (bool, [rows]) are zero."""
+    return {
+        name: each.masked_fill(~keep.to(each.device).reshape(-1, *[1] * (each.dim() - 1)), 0)
+        for name, each in tensors.items()
+    }
 
 
 def summed(batch: JointBatch) -> JointBatch:

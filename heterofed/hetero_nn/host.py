@@ -96,7 +96,8 @@ class HeteroNNHostScheduler(HostHooks):
             models that will predict rows that a party does not have (see `predict`).
         fusion: "masked_sum" has two or more Collaborators mask their features, so that only the sum
             of them can be read; in `train_a_batch` and `test` it stands under "masked_sum", one
-            tensor [rows, d], in place of theirs. Their features must be floats of one shape.
+            tensor [rows, d], in place of theirs. Their features must be floats of one shape. There
+            are no joint predictions then.
         gradient_defence: changes the gradients of the features before they are sent, so that they
             tell less of the labels: `heterofed.privacy.marvell.Marvell(bound=0.6)`, for one.
         label_dp: turns some labels before training: `RandomisedResponse(epsilon)`. Needs
@@ -137,15 +138,18 @@ class HeteroNNHostScheduler(HostHooks):
             missing_party: where a Collaborator is missing (for longer than `join_timeout`), or some
                 rows of it: raise an error, or let the "mean" of its features in training or "zero"
                 stand for them. Then each Collaborator learns which of its ids were asked for.
-            parties: whom to wait for; None: all Collaborators of the training.
+            parties: whom to wait for; None: all Collaborators of the training. With
+                `missing_party="error"` nobody may be left out.
 
         Returns:
             A pandas DataFrame in the order of `ids` (else sorted): `id`; `prediction`, or a column
             for each that `predict_a_batch` gives; and `parties`, who had the row, joined by "+".
 
         Raises:
-            ConfigError: something at this party cannot work, or there is no finished run.
-            MissingPartyError: not all parties have all rows.
+            ConfigError: something at this party cannot work, there is no finished run, or it was
+                one with `fusion="masked_sum"`.
+            MissingPartyError: not all parties have all rows, or `parties` leaves one out, with
+                `missing_party="error"`.
             OtherRunError: the models of a party are not of the same run.
             TaskFailed: the prediction could not go on.
         """
@@ -238,6 +242,7 @@ class HeteroNNHostScheduler(HostHooks):
             self._keep_batch(run, first)
         self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
         run.batch = 0
+        FeatureMeans(run.state.pop("means")).save(run.result.folder / MEANS)
         return self._record_training(run, run.state.pop("recorded"))
 
     def _train_a_leg(
@@ -250,7 +255,7 @@ class HeteroNNHostScheduler(HostHooks):
         guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        trained, means = first, FeatureMeans()
+        trained, means = first, FeatureMeans(run.state.setdefault("means", {}))
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -276,7 +281,6 @@ class HeteroNNHostScheduler(HostHooks):
                 recorded.append(self._step(run, number, batch, steps))
                 party.progress(trained)
             guard.budget.stop()
-        means.save(run.result.folder / MEANS)
         return trained
 
     def _keep_batch(self, run: Run, number: int) -> None:
@@ -318,7 +322,8 @@ class HeteroNNHostScheduler(HostHooks):
             early = EarlyGradients(each.tensors, send) if self._early_gradients else None
             watched.append((each, early, send))
         labels = guard.labels(batch.mine)
-        projection = batch.projection(party.name, self._kept_rows(run, number, batch))
+        rows = {each.peer.name: each.rows for each in batch.theirs}
+        projection = batch.projection(party.name, self._kept_rows(run, number, rows))
         outcome = self._seeded_hook("train_a_batch", projection, labels)
         for each, early, send in watched:
             gradients = gradients_of(each.tensors)
@@ -409,16 +414,15 @@ class HeteroNNHostScheduler(HostHooks):
         if plan_of(run).wait_for_peers and (names := awaited(run)):
             raise lost(names[0], "finish", "no goodbye")
 
-    def _kept_rows(self, run: Run, number: int, batch: JointBatch) -> dict[str, Tensor] | None:
-        """Which rows of each Collaborator are not dropped (`party_dropout`)."""
+    def _kept_rows(
+        self, run: Run, number: int, rows: Mapping[str, int]
+    ) -> dict[str, Tensor] | None:
+        """Which of so many rows of each Collaborator are not dropped (`party_dropout`)."""
         if not self._party_dropout:
             return None
         path = (self._settings.feature_key, "party_dropout", run.round, number)
         with random_stream(run.seed, *path):
-            return {
-                each.peer.name: torch.rand(each.rows) >= self._party_dropout
-                for each in batch.theirs
-            }
+            return {name: torch.rand(count) >= self._party_dropout for name, count in rows.items()}
 
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)

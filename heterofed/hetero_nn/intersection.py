@@ -194,7 +194,11 @@ def common_as_collaborator(
             ids,
             **bits,
             domain=domain_of(run),
-            budget=psi.Budget(heterofed_home() / "budgets", peer=asker, task=run.task_id),
+            budget=psi.Budget(
+                (run.ledger or heterofed_home()) / "budgets",
+                peer=asker,
+                task=run.account_of_ids or run.task_id,
+            ),
             max_peer_ids=max_peer_ids,
             kept=psi.KeptKey(run.store.psi, peer=host.name, task=run.task_id),
         ) as signer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def as_host(
     With `partial`, whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
-    expected = place.expected(expected)
+    expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
     if earlier is not None:
@@ -148,6 +149,7 @@ def as_collaborator(
 ) -> Iterator[Party]:
     """Find the Host and wait until everybody is there."""
     place = _place(run, settings, Role.COLLABORATOR, purpose)
+    run.ledger = place.ledger
     key = MaskKey()
     hello = Hello(
         (PROTOCOL_VERSION,),
@@ -173,7 +175,7 @@ def as_collaborator(
         link_timeout=settings.data_channel_timeout[0],
         join_timeout=run.waits or settings.join_timeout,
         described=place.described,
-        objections=place.differences,
+        objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
     )
     run.party = party

@@ -10,7 +10,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from heterofed.alignment import keyed_digest
 from heterofed.errors import FeatureError, RowOrderError
@@ -45,7 +50,7 @@ class RowOrder:
             FeatureError: the ids are not one string per row.
         """
         if ids is None:
-            self._warn(party_of(self._run).name, shuffling_loaders(self._owner))
+            self.unproven()
             return None
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
             raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
@@ -53,6 +58,10 @@ class RowOrder:
             raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
         purpose = f"rows {party_of(self._run).phase} {party_of(self._run).round} {number}"
         return keyed_digest(agreement_of(self._run).secret, purpose, ids)
+
+    def unproven(self) -> None:
+        """Warn, once per run, that this party's rows come without ids."""
+        self._warn(party_of(self._run).name, shuffling_loaders(self._owner))
 
     def compare(self, mine: bytes | None, theirs: bytes | None, peer: str, number: int) -> None:
         """At the Host: refuse a batch whose rows are others at `peer`.
@@ -99,5 +108,11 @@ def shuffling_loaders(owner: object) -> list[str]:
     return [
         name
         for name, value in attributes.items()
-        if isinstance(value, DataLoader) and isinstance(value.sampler, RandomSampler)
+        if isinstance(value, DataLoader) and (_draws(value.sampler) or _draws(value.batch_sampler))
     ]
+
+
+def _draws(sampler: object) -> bool:
+    """Whether a sampler, or the one that a batch sampler cuts up, draws its order."""
+    drawing = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    return isinstance(sampler, drawing) or isinstance(getattr(sampler, "sampler", None), drawing)

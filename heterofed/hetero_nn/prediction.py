@@ -89,6 +89,7 @@ class _Prediction(Errand):
         self._trained: Trained
         self._frame: pd.DataFrame
         self._stands: dict[str, Stand]
+        self._comes: list[str]
 
     def launch_task(self, task_id: str) -> pd.DataFrame:
         self._launch_beside(task_id)
@@ -104,13 +105,39 @@ class _Prediction(Errand):
         if run is None:
             return
         self._trained = read_trained(run.result.folder.parent, self._models)
-        self._stands = read_stands(self._trained, self._parties)
+        if "masked_sum" in (self._trained.fusion, self._host._fusion):
+            raise ConfigError(
+                "there are no joint predictions with fusion='masked_sum': batches need not agree in"
+                " a prediction, so the features would travel unmasked; measure the model in `test`"
+            )
+        self._stands = self._expected(read_stands(self._trained))
         run.round = run.result.rounds = self._trained.rounds
         for name in ("feature_model", "infer_model"):
             model = self._host._made(name)
             if model is not None:
                 load_weights(self._trained, name, model)
         self._ids = self._wanted()
+
+    def _expected(self, stands: dict[str, Stand]) -> dict[str, Stand]:
+        """What stands for each Collaborator of the training, once it is clear who must come.
+
+        Raises:
+            ConfigError: `parties` are none, or others than those of the training.
+            MissingPartyError: one of the training is left out, and nothing may stand for it.
+        """
+        given = list(stands if self._parties is None else self._parties)
+        if isinstance(self._parties, str) or not given or not set(given) <= set(stands):
+            raise ConfigError(
+                f"parties={self._parties!r}: give some of those of the training, {list(stands)}"
+            )
+        self._comes = [name for name in stands if name in given]  # in task order
+        if self._missing == "error" and (absent := [name for name in stands if name not in given]):
+            raise MissingPartyError(
+                f"parties={given} leaves out {', '.join(absent)}, whose features the model needs;"
+                " give missing_party='zero' or 'mean' to let something stand for them",
+                party=absent[0],
+            )
+        return stands
 
     def _wanted(self) -> list[str]:
         """The ids to predict, sorted; all of them are this party's own."""
@@ -133,15 +160,13 @@ class _Prediction(Errand):
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
-        expected = list(self._stands if self._parties is None else self._parties)
-        expected = [name for name in self._stands if name in expected]  # in task order
         with (
             as_host(
                 run,
                 self._settings,
                 callbacks,
                 purpose="predict",
-                expected=expected,
+                expected=self._comes,
                 timeouts=self._timeouts(self._host._calculation_timeout),
                 make_plan=self._host._make_plan,
                 partial=self._missing != "error",
@@ -211,7 +236,11 @@ class _Prediction(Errand):
         order = RowOrder(run, host)
         streams = {
             name: RowStream(
-                party, peer, [i for i, here in zip(ids, present[name], strict=True) if here], order
+                party,
+                peer,
+                [i for i, here in zip(ids, present[name], strict=True) if here],
+                order,
+                self._stands[name],
             )
             for name, peer in party.peers.items()
         }
@@ -220,6 +249,8 @@ class _Prediction(Errand):
         for batch in host._own_batches(run, hook, ids, grad=False, with_labels=None) if ids else ():
             rows = rows_in(batch, hook)
             check_own(party, batch, ids[place : place + rows], rows, place, len(ids))
+            if batch.ids is None:
+                order.unproven()
             own = {} if batch.features is None else {party.name: batch.features}
             theirs = {
                 name: self._features_of(name, streams, present, slice(place, place + rows), own)
@@ -263,13 +294,18 @@ class _Prediction(Errand):
         found = int(mask.sum())
         tensors = streams[name].rows(found) if found else {}
         if found < count:
-            means = stand.means
             filled = {}
-            for key, mean in means.items():
+            for key, mean in stand.means.items():
+                if mean is None:
+                    raise MissingPartyError(
+                        f"nothing can stand for rows that {name} does not have: its features had no"
+                        " one shape in training",
+                        party=name,
+                    )
                 value = mean if self._missing == "mean" else torch.zeros_like(mean)
                 filled[key] = value.expand(count, *mean.shape).clone()
                 if found:
-                    filled[key][mask] = tensors[key].to(mean.dtype)
+                    filled[key][mask] = tensors[key]
             tensors = filled
         placed = {key: tensor.to(device) if device else tensor for key, tensor in tensors.items()}
         return restore(stand.layout, placed)

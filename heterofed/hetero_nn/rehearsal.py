@@ -21,7 +21,7 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
 from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.feed import FeatureFeed
-from heterofed.hetero_nn.gather import JointBatch, joint_batches
+from heterofed.hetero_nn.gather import JointBatch
 from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
 from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
@@ -102,9 +102,9 @@ class _AtHost(_Rehearsal):
             for batch in self._first_batch(run, "iterate_train_feature", host._round_ids(run)):
                 report = self._report(run, batch)
                 host._step(run, 0, batch)
-        report["seconds_per_round"] = round(
-            (party.clock() - began) * math.ceil(len(run.state["train_ids"]) / report["rows"]), 3
-        )
+        if report["rows"]:  # an empty batch (of Poisson sampling) tells nothing of time
+            batches = math.ceil(len(run.state["train_ids"]) / report["rows"])
+            report["seconds_per_round"] = round((party.clock() - began) * batches, 3)
         with (
             party.in_phase("test", round_number=1, unit="batches"),
             evaluating(host._made("feature_model"), host._made("infer_model")),
@@ -123,9 +123,7 @@ class _AtHost(_Rehearsal):
     def _first_batch(self, run: Run, hook: str, ids: Sequence[str]) -> Iterator[JointBatch]:
         host = self._host
         own = host._own_batches(run, hook, ids, grad=host._is_feature_trainable, with_labels=True)
-        first = itertools.islice(own, 1)
-        model, order = host._made("infer_model"), host._row_order(run)
-        yield from joint_batches(party_of(run), first, hook, model, order)
+        yield from host._joint_batches(run, itertools.islice(own, 1), hook)
 
     def _report(self, run: Run, batch: JointBatch) -> dict[str, Any]:
         """What a user wants to see before a long run."""
@@ -143,6 +141,7 @@ class _AtHost(_Rehearsal):
             "train_ids": len(run.state["train_ids"]),
             "test_ids": len(run.state["test_ids"]),
             "rows": len(labels),
+            "seconds_per_round": None,
             "shapes": shapes,
             "classes": dict(classes) if len(classes) <= MOST_CLASSES else {},
         }
@@ -226,7 +225,8 @@ class _AtCollaborator(_Rehearsal):
         for layout, tensors, batch in itertools.islice(
             owner._features(run, hook, ids, grad=learns), 1
         ):
-            feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
+            masked = owner._guard(run).masked(layout, tensors, feed.number, testing=not train)
+            feed.send(*masked, owner._proof(run, feed, hook, batch))
             if learns:
                 owner._update(run, feed, InFlight(0, layout, tensors, batch.features))
         feed.end()

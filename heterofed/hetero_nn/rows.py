@@ -11,18 +11,22 @@ from torch import Tensor
 
 from heterofed.errors import FeatureError, RowCountError, RowOrderError
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.trained import Stand
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
-from heterofed.tensors import check_finite, unpack
+from heterofed.tensors import Layout, check_finite, unpack
 from heterofed.training import Batch, rows_of
 
 
 class RowStream:
     """One Collaborator's rows, in the order of its ids, in pieces of any length."""
 
-    def __init__(self, party: Party, peer: Peer, ids: list[str], order: RowOrder) -> None:
+    def __init__(
+        self, party: Party, peer: Peer, ids: list[str], order: RowOrder, stand: Stand
+    ) -> None:
         self._party, self._peer, self._ids, self._order = party, peer, ids, order
+        self._stand = stand
         self._came = self._batches = 0
         self._held: dict[str, Tensor] = {}
 
@@ -32,6 +36,7 @@ class RowStream:
         Raises:
             RowCountError: the party has sent fewer, or more, than it has ids.
             RowOrderError: its rows are of other ids, or in another order.
+            FeatureError: its features are not arranged, named, typed or shaped as in training.
         """
         while self._count < count:
             self._take()
@@ -51,13 +56,18 @@ class RowStream:
         ids = self._ids[self._came : self._came + message.rows]
         if len(ids) < message.rows:
             raise self._other_count(self._came + message.rows)
-        mine = None
-        if message.ids is not None:
-            mine = self._order.proof(ids, self._batches, message.rows, "predict")
+        if not message.rows:  # as many of these as it likes would hold everybody up
+            raise RowCountError(
+                f"{self._peer.name} sent a batch without rows",
+                party=self._peer.name,
+                numbers=(0, len(self._ids)),
+            )
+        mine = self._order.proof(ids, self._batches, message.rows, "predict")
         self._order.compare(mine, message.ids, self._peer.name, self._batches)
         coding = self._peer.session.feature_coding
         tensors = unpack(message.tensors, mail.payload, self._peer.name, coding=coding)
         check_finite(tensors, "the features", self._peer.name)
+        self._check_like_training(message.layout, tensors)
         if self._count:
             tensors = {name: torch.cat([self._held[name], each]) for name, each in tensors.items()}
         self._held = tensors
@@ -65,6 +75,27 @@ class RowStream:
         self._party.post(self._peer, done)
         self._came += message.rows
         self._batches += 1
+
+    def _check_like_training(self, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+        stand, name = self._stand, self._peer.name
+        if layout != stand.layout or tensors.keys() != stand.means.keys():
+            raise FeatureError(
+                f"{name} sent its features as a {layout} of {len(tensors)}, or under other names"
+                f" than in training, where they were a {stand.layout} of {len(stand.means)}",
+                party=name,
+            )
+        for key, tensor in tensors.items():
+            # What had no one shape in training still needs one among the rows that wait here.
+            like = stand.means[key] if stand.means[key] is not None else self._held_row(key)
+            if like is not None and (tensor.shape[1:], tensor.dtype) != (like.shape, like.dtype):
+                raise FeatureError(
+                    f"{name} sent features {key!r} of {list(tensor.shape[1:])} {tensor.dtype} a"
+                    f" row, and {list(like.shape)} {like.dtype} before or in training",
+                    party=name,
+                )
+
+    def _held_row(self, key: str) -> Tensor | None:
+        return self._held[key][0] if self._count else None
 
     def end(self) -> None:
         """Take the word that this was all."""
@@ -81,17 +112,29 @@ class RowStream:
         )
 
 
+def check_some(rows: int, hook: str) -> int:
+    """Check that a batch of a prediction has rows; gives how many.
+
+    Raises:
+        RowCountError: it has none.
+    """
+    if not rows:
+        raise RowCountError(f"{hook} yielded a batch without rows", numbers=(0, 1))
+    return rows
+
+
 def rows_in(batch: Batch, hook: str) -> int:
     """Rows of the Host's own batch; without features and labels its ids say so.
 
     Raises:
         FeatureError: nothing does.
+        RowCountError: it has none.
     """
     if batch.features is None and batch.labels is None:
         if batch.ids is None:
             raise FeatureError(f"{hook}: give labels or ids where there are no features")
-        return len(batch.ids)
-    return rows_of(batch, hook)
+        return check_some(len(batch.ids), hook)
+    return check_some(rows_of(batch, hook), hook)
 
 
 def check_own(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -15,7 +18,6 @@ from heterofed.alignment import check_ids, keyed_digest
 from heterofed.endings import unlawful
 from heterofed.errors import (
     ConfigError,
-    JoinTimeoutError,
     LimitReachedError,
     OtherRunError,
     RowCountError,
@@ -26,6 +28,7 @@ from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
+from heterofed.hetero_nn.rows import check_some
 from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
 from heterofed.lifecycle import is_count
 from heterofed.party import Party
@@ -50,23 +53,28 @@ def serve(
     task_id: str,
     *,
     max_rows_per_day: int,
+    max_ids_per_day: int | None = None,
     allow_ids: Iterable[str] | None = None,
     requests: int = 0,
 ) -> int:
     """See `HeteroNNCollaboratorScheduler.serve_predictions`."""
-    for name, value in (("max_rows_per_day", max_rows_per_day), ("requests", requests)):
+    most_ids = collaborator._max_peer_ids if max_ids_per_day is None else max_ids_per_day
+    for name, value in (
+        ("max_rows_per_day", max_rows_per_day),
+        ("max_ids_per_day", most_ids),
+        ("requests", requests),
+    ):
         if not is_count(value):
             raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
     allowed = None if allow_ids is None else frozenset(check_ids(list(allow_ids)))
     served = rows = 0
     while not requests or served < requests:
-        request = _Request(collaborator, max_rows_per_day, allowed)
+        request = _Request(collaborator, max_rows_per_day, most_ids, allowed)
         try:
             rows += request.launch_task(task_id)
-        except JoinTimeoutError:
-            raise
         except TaskFailed:
-            # It stands in the log, and the Host was told; the next one may do better.
+            # Nobody asked for anything within join_timeout; or what went wrong stands in the log,
+            # and the Host was told. The next request may do better.
             if requests:
                 raise
             time.sleep(PAUSE_SECONDS)
@@ -83,13 +91,14 @@ class _Request(Errand):
         self,
         collaborator: HeteroNNCollaboratorScheduler,
         max_rows_per_day: int,
+        max_ids_per_day: int,
         allowed: frozenset[str] | None,
     ) -> None:
         super().__init__(collaborator)
         self._collaborator, self._allowed = collaborator, allowed
-        self._max_rows_per_day = max_rows_per_day
+        self._max_rows_per_day, self._max_ids_per_day = max_rows_per_day, max_ids_per_day
         self._trained: Trained
-        self._rows = 0
+        self._rows = self._sent = 0
 
     def launch_task(self, task_id: str) -> int:
         self._launch_beside(task_id)
@@ -101,11 +110,27 @@ class _Request(Errand):
         if run is None:
             return
         self._trained = read_trained(run.result.folder.parent)
+        if self._trained.fusion == "masked_sum":
+            raise ConfigError(
+                "there are no joint predictions with fusion='masked_sum': features that only a sum"
+                " was to show would reach the Host one by one"
+            )
         run.round = run.result.rounds = self._trained.rounds
+        self._load()
         ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
         self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
         if not self._ids:
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
+
+    def _load(self) -> None:
+        """Give the feature model the weights that are asked for.
+
+        Raises:
+            ConfigError: they are not there, or of another model.
+        """
+        model = self._collaborator._made("feature_model")
+        if model is not None:
+            load_weights(self._trained, "feature_model", model)
 
     def _open_folder(self, run: Run) -> None:
         super()._open_folder(run)
@@ -127,32 +152,42 @@ class _Request(Errand):
             yield party
 
     def _perform(self, run: Run) -> None:
-        party, owner = party_of(run), self._collaborator
-        (host,) = party.peers.values()
+        (host,) = party_of(run).peers.values()
+        try:
+            self._answer(run, host)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # what went wrong is the error
+                _log(run, host.name, sent=self._sent, outcome=type(error).__name__)
+            raise
+        _log(run, host.name, sent=self._sent, outcome="served")
+        logger.info("predicted %d rows for %s", self._rows, host.name)
+
+    def _answer(self, run: Run, host: Peer) -> None:
+        party = party_of(run)
+        if plan_of(run).fusion == "masked_sum":
+            raise unlawful(host.name, "join", "asks for a prediction with fusion='masked_sum'")
+        # By day, and apart from training: what is asked in years must not use up what a run needs.
+        run.account_of_ids = f"{run.task_id}\0predictions\0{_today()}"
         ids = sorted(
             intersect_as_collaborator(
-                run, host, self._ids, max_peer_ids=owner._max_peer_ids, may_be_empty=True
+                run, host, self._ids, max_peer_ids=self._max_ids_per_day, may_be_empty=True
             )
         )
         self._agree(run, host, ids)
-        model = owner._made("feature_model")
-        if model is not None:
-            load_weights(self._trained, "feature_model", model)
         party.post(host, msg.PredictAccepted())
         party.take(host, msg.BeginTest)
         with (
             party.in_phase("predict", round_number=run.round, unit="batches"),
-            evaluating(model),
+            evaluating(self._collaborator._made("feature_model")),
         ):
             self._send(run, host, ids)
         party.take(host, msg.Finish)
         self._rows = run.result.ids = len(ids)
         with party.in_phase("finish"):
             party.leave(host)
-        _log(run, host.name, len(ids))
 
     def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
-        """Compare what the Host means to predict; count the rows before any is computed."""
+        """Compare what the Host means to predict; count and log the rows before any is computed."""
         party, trained = party_of(run), self._trained
         plan = party.take(host, msg.PredictPlan).of(msg.PredictPlan)
         if (plan.run, plan.rounds) != (trained.run, trained.rounds):
@@ -164,35 +199,51 @@ class _Request(Errand):
         secret = run.agreement.secret if run.agreement else b""
         if (plan.count, plan.ids) != (len(ids), keyed_digest(secret, "predict", ids)):
             raise unlawful(host.name, "psi", "asks for other rows than it has shown to hold")
-        self._trained = read_trained(trained.folder, plan.models)
-        count_rows(run.task_id, party.name, len(ids), self._max_rows_per_day)
+        if plan.models != trained.which:
+            self._trained = read_trained(trained.folder, plan.models)
+            try:
+                self._load()
+            except ConfigError as error:  # the Host's choice; no reason to serve no more
+                raise OtherRunError(
+                    f"{host.name} asks for the {plan.models} models: {error}", party=party.name
+                ) from error
+        count_rows(run.task_id, party.name, len(ids), self._max_rows_per_day, run.ledger)
+        _log(run, host.name, rows=len(ids))
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
         feed = FeatureFeed(party, host)
-        rows = 0
         if ids:
             for layout, tensors, batch in owner._features(run, hook, ids, grad=False):
+                rows = check_some(len(next(iter(tensors.values()))), hook)
                 feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
-                rows += len(next(iter(tensors.values())))
-        if rows != len(ids):
+                self._sent += rows
+        if self._sent != len(ids):
             raise RowCountError(
-                f"{hook} yielded {rows} rows for {len(ids)} ids", numbers=(rows, len(ids))
+                f"{hook} yielded {self._sent} rows for {len(ids)} ids",
+                numbers=(self._sent, len(ids)),
             )
         feed.end()
         feed.settle()
 
 
-def count_rows(task_id: str, party: str, rows: int, limit: int) -> None:
+def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | None = None) -> None:
     """Count rows against today's limit (UTC), on disk, so that a restart forgets nothing.
+
+    Args:
+        task_id: of the task.
+        party: whose rows they are.
+        rows: how many more.
+        limit: of the day.
+        ledger: folder to count in; None: this user's.
 
     Raises:
         LimitReachedError: there would be more; none is counted.
     """
     digest = keyed_digest(b"", "predictions", [task_id, party]).hex()[:16]
-    place = heterofed_home() / "predictions" / f"{digest}.json"
+    place = (ledger or heterofed_home()) / "predictions" / f"{digest}.json"
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    today = time.strftime("%Y-%m-%d", time.gmtime())
+    today = _today()
     with FileLock(f"{place}.lock", mode=0o600):
         used = 0
         if place.exists():
@@ -211,6 +262,10 @@ def count_rows(task_id: str, party: str, rows: int, limit: int) -> None:
         write_whole(place, lambda file: file.write(text))
 
 
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
 def _patient(callback: Callback) -> Callable[[Event], None]:
     """A server waits for days; it does not say so every ten seconds."""
 
@@ -221,13 +276,15 @@ def _patient(callback: Callback) -> Callable[[Event], None]:
     return call
 
 
-def _log(run: Run, host: str, rows: int) -> None:
+def _log(run: Run, host: str, **what: object) -> None:
+    """A line of the audit log: when, for whom, and how many rows; synced before rows leave."""
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "run": run.result.run,
         "host": host,
-        "rows": rows,
+        **what,
     }
     with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    logger.info("predicted %d rows for %s", rows, host)
+        file.flush()
+        os.fsync(file.fileno())

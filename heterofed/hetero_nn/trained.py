@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heterofed.errors import ConfigError
+from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
 from heterofed.tensors import Layout
 
@@ -24,6 +25,8 @@ MEANS = "feature_means.pt"
 class _Summary(msgspec.Struct):
     run: str = ""
     rounds: int = 0
+    best_round: int = 0
+    fusion: Fusion = "separate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,16 @@ class Trained:
         folder: the results folder.
         run: 16 bytes that name the run, the same at every party.
         rounds: rounds trained.
+        best_round: the round whose models `mark_best` kept; 0: none.
+        fusion: whether the Host got each Collaborator's features or only their sum.
         which: which of its models are meant.
     """
 
     folder: Path
     run: bytes
     rounds: int
+    best_round: int
+    fusion: Fusion
     which: Which
 
     def path(self, name: str) -> Path:
@@ -66,7 +73,7 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
         ) from None
     if len(run) != 16 or found.rounds < 1:
         raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
-    return Trained(folder, run, found.rounds, which)
+    return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
 
 
 def read_weights(trained: Trained, name: str) -> dict[str, Any]:
@@ -110,62 +117,63 @@ class Stand:
 
     Attributes:
         layout: as its hook yielded them.
-        means: by tensor name, [...] without the rows; zero for integers and bools.
+        means: by tensor name, [...] without the rows; zero for integers and bools. None where
+            batches differed in more than the rows.
     """
 
     layout: Layout
-    means: dict[str, Tensor]
+    means: dict[str, Tensor | None]
 
 
 class FeatureMeans:
-    """The means of each Collaborator's features over a round, for rows that it will not have."""
+    """The means of each Collaborator's features over a round, for rows that it will not have.
 
-    def __init__(self) -> None:
-        self._layouts: dict[str, Layout] = {}
-        self._sums: dict[str, dict[str, Tensor]] = {}
-        self._dtypes: dict[str, dict[str, torch.dtype]] = {}
-        self._rows: dict[str, int] = {}
+    Args:
+        state: gets what was counted, in plain values that a checkpoint can keep; a round that goes
+            on goes on with them.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
 
     @torch.no_grad()
     def add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         """Count a batch in."""
-        self._layouts[party] = layout
-        sums = self._sums.setdefault(party, {})
-        self._dtypes[party] = {name: tensor.dtype for name, tensor in tensors.items()}
+        kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
         for name, tensor in tensors.items():
             total = tensor.detach().sum(dim=0, dtype=torch.float64).cpu()
-            sums[name] = sums[name] + total if name in sums else total
-            rows = len(tensor)
-        self._rows[party] = self._rows.get(party, 0) + rows
+            before = kept["sums"].get(name, torch.zeros_like(total))
+            one_shape = before is not None and before.shape == total.shape
+            kept["sums"][name] = before + total if one_shape else None
+            kept["types"][name] = tensor.dtype
+        kept["rows"] += len(tensor)
 
     def save(self, path: Path) -> None:
         """Write them, in task order."""
-        kept = {
+        means = {
             party: {
-                "layout": self._layouts[party],
+                "layout": kept["layout"],
                 "means": {
-                    name: _as(total / max(1, self._rows[party]), self._dtypes[party][name])
-                    for name, total in sums.items()
+                    name: None
+                    if total is None
+                    else _as(total / max(1, kept["rows"]), kept["types"][name])
+                    for name, total in kept["sums"].items()
                 },
             }
-            for party, sums in self._sums.items()
+            for party, kept in self._state.items()
         }
-        write_whole(path, lambda file: torch.save(kept, file))
+        write_whole(path, lambda file: torch.save(means, file))
 
 
 def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:
     return mean.to(dtype) if dtype.is_floating_point else torch.zeros_like(mean, dtype=dtype)
 
 
-def read_stands(trained: Trained, parties: Sequence[str] | None = None) -> dict[str, Stand]:
+def read_stands(trained: Trained) -> dict[str, Stand]:
     """What stands for each Collaborator, in task order.
 
     Raises:
-        ConfigError: the file is not there or damaged, or of other parties than `parties`.
+        ConfigError: the file is not there or damaged.
     """
-    path = trained.path(MEANS)
     kept = read_weights(trained, MEANS.removesuffix(".pt"))
-    stands = {party: Stand(each["layout"], each["means"]) for party, each in kept.items()}
-    if parties is not None and not set(parties) <= set(stands):
-        raise ConfigError(f"parties={list(parties)}: {path} knows {list(stands)}")
-    return stands
+    return {party: Stand(each["layout"], each["means"]) for party, each in kept.items()}

@@ -38,6 +38,15 @@ def test_batches_with_their_ids(workers: int) -> None:
     assert [each.labels.tolist() for each in batches] == [[0, 1, 2], [3]]
 
 
+def test_workers_that_are_spawned() -> None:
+    data = IndexedDataset(PLAIN, IDS, labelled=True)
+    batches = data.batches(sorted(IDS), 3, num_workers=1, multiprocessing_context="spawn")
+    assert [(each.ids, each.labels.tolist()) for each in batches] == [
+        (["a", "b", "c"], [0, 1, 2]),
+        (["d"], [3]),
+    ]
+
+
 def test_items_may_be_anything() -> None:
     class Words(Dataset[Any]):
         def __len__(self) -> int:
@@ -155,6 +164,32 @@ def test_a_data_set_cut_into_parties() -> None:
     assert chosen["b"].take(["row-00"]).features.tolist() == [[[1.0, 2.0], [6.0, 7.0]]]
 
 
+def test_ids_are_those_of_the_whole_frame() -> None:
+    """Of two people with one id, one party must not get the one and another party the other."""
+    twice = FRAME.copy()
+    twice.loc[99, "key"] = "k0"
+    for seed in range(20):
+        with pytest.raises(IdError, match="more than once"):
+            vertical_split(
+                twice,
+                parties=["x", "y"],
+                label_owner="x",
+                label="label",
+                id="key",
+                overlap=0.5,
+                seed=seed,
+            )
+
+
+def test_columns_may_have_numbers_for_names() -> None:
+    plain = pd.DataFrame(np.arange(12.0).reshape(4, 3)).assign(**{"9": list("abcd")})
+    plain.columns = [0, 1, 2, 9]
+    named: Any = {"label": 2, "id": 9}
+    cut = vertical_split(plain, parties=["x", "y"], label_owner="x", **named)
+    assert [table.columns for table in cut.values()] == [("0",), ("1",)]
+    assert cut["x"].labels(["b"]).tolist() == [5.0]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -168,6 +203,8 @@ def test_a_data_set_cut_into_parties() -> None:
         ({"parties": [*"uvwxyz"]}, ColumnError, "5 columns are too few for 6"),
         ({"parties": {"x": ["a"], "y": ["z"]}}, ColumnError, "no column 'z'"),
         ({"id": "z"}, ColumnError, "no column 'z'"),
+        ({"parties": {"x": ["a"], "y": ["b", "label"]}}, ConfigError, "y is given the label"),
+        ({"parties": {"x": ["a", "label"], "y": ["b"]}}, ColumnError, "neither ids nor label"),
     ],
 )
 def test_cuts_that_cannot_be_made(change: dict[str, Any], error: Any, says: str) -> None:
@@ -177,6 +214,14 @@ def test_cuts_that_cannot_be_made(change: dict[str, Any], error: Any, says: str)
 
 
 def test_data_sets_that_cannot_be_cut() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    empty: Any = TensorDataset(torch.zeros(0, 3), torch.zeros(0))
+    for data in (empty, FRAME.iloc[:0], Stream(), 5):
+        with pytest.raises(ConfigError, match="no rows to deal out"):
+            vertical_split(data, parties=["x", "y"], label_owner="x", label="label")
     plain: Any = TensorDataset(torch.zeros(4, 2))
     with pytest.raises(ConfigError, match="pairs"):
         vertical_split(plain, parties=["x", "y"], label_owner="x")

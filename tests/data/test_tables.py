@@ -163,7 +163,14 @@ def test_the_report_tells_of_columns_that_are_not_used() -> None:
     assert found == {"age": (0, True), "income": (0, True), "member": (0, True), "name": (1, False)}
 
 
-@pytest.mark.parametrize("name", ["target", "Label", "y", "diagnosis", "is_fraud"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("target", "Label", "y", "diagnosis", "is_fraud", "isFraud", "is_churn", "y_true"),
+        *("label_1", "class_label", "target_value", "outcome_30d", "survived", "churned"),
+        *("default payment next month", "default.payment.next.month", "credit_default"),
+    ],
+)
 def test_a_column_like_a_label_is_pointed_out(name: str, caplog: pytest.LogCaptureFixture) -> None:
     frame = FRAME[["id", "age", "bought"]].rename(columns={"bought": name})
     with caplog.at_level(logging.WARNING, logger="heterofed"):
@@ -172,6 +179,53 @@ def test_a_column_like_a_label_is_pointed_out(name: str, caplog: pytest.LogCaptu
         assert not caplog.records
         VerticalTable(frame, id="id")
     assert [repr(name) in each.getMessage() for each in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["age", "year", "island", "member", "yield", "classroom", "defaulter_ratio", "retargeted"],
+)
+def test_other_columns_are_not(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    frame = FRAME[["id", "age", "income"]].rename(columns={"income": name + "_", "age": name})
+    with caplog.at_level(logging.WARNING, logger="heterofed"):
+        VerticalTable(frame, id="id")
+    assert not caplog.records
+
+
+def test_one_string_is_no_list_of_ids() -> None:
+    table = VerticalTable(FRAME.assign(id=["a", "b", "c"]), id="id", columns=["age"])
+    wrong: Any = "ab"
+    for read in (table.rows, table.take, lambda ids: table.batches(ids, 1)):
+        with pytest.raises(ConfigError, match="a list of str"):
+            read(wrong)
+
+
+def test_ids_that_look_like_nothing(tmp_path: Path) -> None:
+    """Namibia's country code is an id, and so is a person called Null."""
+    ids = ["NA", "null", "None", "nan", "007", "1.50", "#N/A"]
+    text = "id,age\n" + "".join(f"{each},{row}\n" for row, each in enumerate(ids))
+    (tmp_path / "people.csv").write_text(text)
+    table = VerticalTable.read(tmp_path / "people.csv", id="id")
+    assert table.ids == ids
+    assert table.rows(["None", "NA"]).tolist() == [[2.0], [0.0]]
+    (tmp_path / "people.csv").write_text(text + ",8\n")
+    with pytest.raises(IdError, match="1 rows of the table have no id"):
+        VerticalTable.read(tmp_path / "people.csv", id="id")
+    (tmp_path / "people.csv").write_text(text + "x,NA\n")
+    with pytest.raises(ColumnError, match="missing values"):
+        VerticalTable.read(tmp_path / "people.csv", id="id")
+
+
+def test_files_whose_columns_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("id,age,age\nx,1,2\n")
+    with pytest.raises(ColumnError, match="more than one column 'age'"):
+        VerticalTable.read(tmp_path / "twice.csv", id="id")
+    FRAME.to_csv(tmp_path / "people.csv", index=False)
+    FRAME.to_parquet(tmp_path / "people.parquet")
+    for name in ("people.csv", "people.parquet"):
+        for wrong in ({"id": "id", "columns": ["height"]}, {"id": "height", "columns": ["age"]}):
+            with pytest.raises(ColumnError, match="no column 'height'"):
+                VerticalTable.read(tmp_path / name, **wrong)  # type: ignore[arg-type]
 
 
 def test_files(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from heterofed import ConfigError, register_metrics, simulate
+from heterofed import Batch, ConfigError, register_metrics, simulate
 from heterofed.baselines import compare, plot
-from tests.e2e.tiny import TinyCollaborator, TinyHost
+from heterofed.privacy.label_dp import RandomisedResponse
+from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -79,5 +80,88 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="baselines="):
             simulate(host, [bob], task_id="tiny", baselines=modes)  # type: ignore[arg-type]
     assert not (tmp_path / "tiny").exists()
+    with pytest.raises(ConfigError, match="rehearsal"):
+        simulate(host, [bob], task_id="tiny", baselines=["local"], rehearse=True)
+    private = Host(tmp_path, label_dp=RandomisedResponse(1.0))
+    with pytest.raises(ConfigError, match="label_dp"):
+        simulate(private, [bob], task_id="tiny", baselines=["local"])
+    assert not (tmp_path / "tiny").exists()
     with pytest.raises(ConfigError, match="run the task first"):
         compare(host, [bob], task_id="tiny")
+
+
+class PoissonHost(Host):
+    """Draws its batches, as for DP-SGD."""
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+        for ids in self.poisson_batches(train_ids, 8):
+            labels = torch.tensor([float(int(each[3:]) % 2) for each in ids])
+            yield Batch(feature_model(columns(ids, 2, 0)), labels, ids)
+
+    def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+        return super().train_a_batch(feature_projection, labels) if len(labels) else {"loss": 0.0}
+
+    def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Any:
+        yield from TinyHost.iterate_train_feature(self, feature_model, test_ids)
+
+
+class PoissonCollaborator(TinyCollaborator):
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+        for ids in self.poisson_batches(train_ids, 8):
+            yield Batch(feature_model(columns(ids, 3, 7)), ids=ids)
+
+    def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Any:
+        yield from TinyCollaborator.iterate_train_feature(self, feature_model, test_ids)
+
+
+def columns(ids: list[str], count: int, salt: int) -> Tensor:
+    return rows(ids, count, salt) if ids else torch.zeros(0, count)
+
+
+def losses(done: Any) -> dict[str, list[float]]:
+    table = pd.read_csv(done.comparison.tables["train"])
+    return {str(mode): list(rows["loss"]) for mode, rows in table.groupby("mode")}
+
+
+@pytest.mark.parametrize("kind", ["party_dropout", "poisson_batches", "masked_sum"])
+def test_pooled_does_what_the_joint_run_does(kind: str, tmp_path: Path) -> None:
+    host: Any
+    if kind == "party_dropout":
+        host, parties = Host(tmp_path, party_dropout=0.5), [TinyCollaborator(tmp_path)]
+    elif kind == "poisson_batches":
+        host, parties = PoissonHost(tmp_path), [PoissonCollaborator(tmp_path)]
+    else:
+        names = ["bob", "carol"]
+        host = SumHost(tmp_path, collaborators=names, fusion="masked_sum")
+        parties = [TinyCollaborator(tmp_path, name) for name in names]
+    found = losses(simulate(host, parties, task_id="tiny", baselines=["pooled", "local"]))
+    if kind == "masked_sum":
+        assert found["joint"] == pytest.approx(found["pooled"], rel=1e-5)  # a sum is rounded
+    else:
+        assert found["joint"] == found["pooled"]
+    assert found["joint"] != pytest.approx(found["local"], rel=1e-3)
+
+
+class SumHost(TinyHost):
+    def __init__(self, results: Path, **settings: Any) -> None:
+        super().__init__(results, psi_protocol="ecdh", **settings)
+
+    def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+        assert list(feature_projection) == ["alice", "masked_sum"]
+        return super().train_a_batch(feature_projection, labels)
+
+
+def test_tables_are_csv_and_hold_metrics_only(tmp_path: Path) -> None:
+    class Words(TinyHost):
+        @register_metrics(name="words", keys=["note", "number"])
+        def test(self, batched_feature_projections: Any, batched_labels: Any) -> None:
+            item = {"note": 'a, "b"', "number": self.current_round}
+            self.get_metrics("words").append_metrics_item(item)
+
+    host = Words(tmp_path, psi_protocol="ecdh", log_rounds=1)
+    done = simulate(host, [TinyCollaborator(tmp_path)], task_id="tiny", baselines=["local"])
+    assert done.comparison is not None
+    assert set(done.comparison.tables) == {"train", "words"}
+    table = pd.read_csv(done.comparison.tables["words"])
+    assert list(table["note"]) == ['a, "b"'] * 4
+    assert list(table["number"]) == [1, 2, 1, 2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import shutil
 import threading
@@ -23,10 +25,14 @@ from heterofed.errors import (
     MissingIdsError,
     MissingPartyError,
     OtherRunError,
+    PSIFailedError,
+    RemoteProtocolError,
     RowCountError,
     RowOrderError,
 )
+from heterofed.hetero_nn import prediction, serving, trained
 from heterofed.hetero_nn.serving import count_rows
+from heterofed.privacy.embedding_defences import Decorrelation
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -100,14 +106,17 @@ def test_predictions_are_the_last_tests_outputs(three: Any, tmp_path: Path) -> N
     frame = predicted(fresh, ids)
     assert list(frame.columns) == ["id", "prediction", "parties"]
     assert list(frame["id"]) == ids
-    assert np.array_equal(frame["prediction"], host.last.flip(0).numpy())
+    # Batches of another size: the same numbers but for the order of additions.
+    np.testing.assert_allclose(frame["prediction"], host.last.flip(0).numpy(), rtol=0, atol=1e-6)
     assert set(frame["parties"]) == {"alice+carol+bob"}
     assert (tmp_path / "tiny/alice/summary.json").read_text() == trained
     run = json.loads(trained)["run"]
     for party, rows_key in (("alice", "parties"), ("bob", "host"), ("carol", "host")):
         log = (tmp_path / f"tiny/{party}/predictions/log.jsonl").read_text()
-        (line,) = map(json.loads, log.splitlines())
+        line, *ended = map(json.loads, log.splitlines())
         assert (line["run"], line["rows"]) == (run, len(ids))
+        want = [] if party == "alice" else [("served", len(ids))]
+        assert [(each["outcome"], each["sent"]) for each in ended] == want
         assert line[rows_key]
         assert "id-" not in log
         assert json.loads((tmp_path / f"tiny/{party}/summary.json").read_text())["run"] == run
@@ -152,9 +161,9 @@ def test_best_models(tmp_path: Path) -> None:
     simulate(host, [bob], task_id="tiny")
     best = predicted((host, [bob]), host.test_ids, models="best")
     last = predicted((host, [bob]), host.test_ids)
-    assert np.array_equal(best["prediction"], host.best.numpy())
-    assert np.array_equal(last["prediction"], host.last.numpy())
-    assert not np.array_equal(last["prediction"], best["prediction"])
+    np.testing.assert_allclose(best["prediction"], host.best.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(last["prediction"], host.last.numpy(), rtol=0, atol=1e-6)
+    assert np.abs(last["prediction"] - best["prediction"]).max() > 1e-3
 
 
 # -- rows and parties that are missing -----------------------------------------------------------
@@ -213,8 +222,21 @@ def test_going_on_without_who_does_not_come(three: Any) -> None:
     assert frame["prediction"].nunique() == 3
 
 
+def test_nobody_is_left_out_unless_something_stands_for_them(three: Any) -> None:
+    host, (_, bob) = three
+    with pytest.raises(MissingPartyError, match="leaves out carol") as caught:
+        host.predict("tiny", IDS[10:12], parties=["bob"])
+    assert caught.value.party == "carol"
+    with pytest.raises(MissingPartyError, match="leaves out carol"):
+        predicted((host, [bob]), IDS[10:12])
+    for parties in ([], "bob", ["dave"]):
+        for missing in ("error", "zero"):
+            with pytest.raises(ConfigError, match="those of the training"):
+                host.predict("tiny", IDS[10:12], parties=parties, missing_party=missing)
+
+
 def quick(host: Host) -> Host:
-    return Host(host._settings.results_dir, collaborators=ALL, join_timeout=0.2)
+    return Host(host._settings.results_dir, collaborators=ALL, join_timeout=2)
 
 
 def test_party_dropout_zeroes_rows_in_training(tmp_path: Path) -> None:
@@ -278,8 +300,6 @@ def test_what_is_missing_shows_before_anybody_is_waited_for(three: Any, tmp_path
         host.predict("tiny", models="first")
     with pytest.raises(ConfigError, match="missing_party="):
         host.predict("tiny", missing_party="median")
-    with pytest.raises(ConfigError, match="knows"):
-        host.predict("tiny", parties=["dave"])
     with pytest.raises(ConfigError, match="max_rows_per_day"):
         bob.serve_predictions("tiny", max_rows_per_day=-1)
     with pytest.raises(ConfigError, match="allow_ids leaves no id"):
@@ -318,44 +338,315 @@ def test_iterate_predict_feature_must_yield_the_rows_asked_for(
         predicted(three, host.test_ids)
 
 
-def test_limits(three: Any) -> None:
-    count_rows("tiny", "bob", 2**62 - 5, 2**62)
-    assert len(predicted(three, IDS[20:23])) == 3
-    with pytest.raises(LimitReachedError) as caught:
-        predicted(three, IDS[20:23])
-    assert caught.value.party == "bob"
-    assert len(predicted(three, IDS[20:22])) == 2
+def test_limits(three: Any, home: Path) -> None:
     count_rows("other", "carol", 7, 10)
     count_rows("other", "carol", 3, 10)
     with pytest.raises(LimitReachedError, match="10 were predicted today"):
         count_rows("other", "carol", 1, 10)
+    # What is tried out in one process gives nothing away, and takes nothing from a limit.
+    before = files(home)
+    assert len(predicted(three, IDS[20:23])) == 3
+    assert files(home) == before
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(each.relative_to(folder)): each.read_bytes()
+        for each in folder.rglob("*.json")
+        if each.is_file()
+    }
+
+
+class Serving(threading.Thread):
+    """A Collaborator that serves over the real socket, for as long as it can."""
+
+    def __init__(self, collaborator: Collaborator, **limits: Any) -> None:
+        super().__init__(daemon=True)
+        self.error: BaseException | None = None
+        self._collaborator = collaborator
+        self._limits = {"max_rows_per_day": 1000, **limits}
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._collaborator.serve_predictions("tiny", **self._limits)
+        except BaseException as error:
+            self.error = error
+
+
+class Broken(Exception):
+    """Ends a server of this test."""
+
+
+def end(server: Serving, host: Host) -> None:
+    """End a server: by a hook of its own that raises at the next request."""
+
+    def fail() -> Any:
+        raise Broken
+
+    server._collaborator.load_local_ids = fail  # type: ignore[method-assign]
+    deadline = time.monotonic() + 60
+    while server.is_alive() and time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            quick(host).predict("tiny", IDS[16:18], missing_party="zero")
+    assert isinstance(server.error, Broken)
 
 
 def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
-    """Over the real socket: several requests, one of them over the limit, one not allowed."""
-    host, (_, bob) = three
-    served: list[Any] = []
-
-    def serve() -> None:
-        try:
-            bob.serve_predictions("tiny", max_rows_per_day=4, allow_ids=IDS[15:40])
-        except BaseException as error:
-            served.append(error)
-
-    threading.Thread(target=serve, daemon=True).start()
-    host = Host(tmp_path, collaborators=ALL, join_timeout=20)
-    frame = host.predict("tiny", IDS[14:17], parties=["bob"], missing_party="zero")
+    """Over the real socket: several requests, one over the limit, one for models it has not."""
+    _, (_, bob) = three
+    server = Serving(bob, max_rows_per_day=4, max_ids_per_day=22, allow_ids=IDS[15:40])
+    host = Host(tmp_path, collaborators=ALL, join_timeout=60)
+    bobs: Any = {"parties": ["bob"], "missing_party": "zero"}
+    frame = host.predict("tiny", IDS[14:17], **bobs)
     assert list(frame["parties"]) == ["alice", "alice+bob", "alice+bob"]
     with pytest.raises(LimitReachedError):
-        host.predict("tiny", IDS[16:19], parties=["bob"], missing_party="zero")
-    frame = host.predict("tiny", IDS[16:18], parties=["bob"], missing_party="zero")
-    assert len(frame) == 2
-    assert not served
-    bob.load_local_ids = lambda: 1 / 0
-    deadline = time.monotonic() + 20
-    while not served and time.monotonic() < deadline:
-        try:
-            quick(host).predict("tiny", IDS[16:18], parties=["bob"], missing_party="zero")
-        except Exception:
-            time.sleep(0.2)
-    assert isinstance(served[0], ZeroDivisionError)
+        host.predict("tiny", IDS[16:19], **bobs)
+    for name in ("feature_model.pt", "infer_model.pt", "feature_means.pt"):
+        shutil.copy(tmp_path / "tiny/alice" / name, tmp_path / "tiny/alice" / f"best_{name}")
+    with pytest.raises(OtherRunError):
+        host.predict("tiny", IDS[16:18], models="best", **bobs)
+    torch.save(nn.Linear(9, 9).state_dict(), tmp_path / "tiny/bob/best_feature_model.pt")
+    with pytest.raises(OtherRunError):
+        host.predict("tiny", IDS[16:18], models="best", **bobs)
+    assert len(host.predict("tiny", IDS[16:18], **bobs)) == 2  # the other ones took no row
+    with pytest.raises(PSIFailedError):
+        host.predict("tiny", IDS[:20], **bobs)  # 12 were asked for, 22 may be on a day
+    with pytest.raises(JoinTimeoutError, match="carol"):
+        Host(tmp_path, collaborators=ALL, join_timeout=5).predict("tiny", IDS[16:18])
+    assert server.is_alive()  # a Host that waited for others in vain ends no server
+    log = (tmp_path / "tiny/bob/predictions/log.jsonl").read_text()
+    lines = [json.loads(each) for each in log.splitlines()]
+    assert [(each.get("rows"), each.get("sent"), each.get("outcome")) for each in lines] == [
+        (2, None, None),
+        (None, 2, "served"),
+        (None, 0, "LimitReachedError"),
+        (None, 0, "OtherRunError"),
+        (None, 0, "OtherRunError"),
+        (2, None, None),
+        (None, 2, "served"),
+        (None, 0, "PSIFailedError"),
+    ]
+    end(server, host)
+
+
+def test_an_idle_server_waits_on(three: Any, tmp_path: Path) -> None:
+    host, _ = three
+    idle: list[int] = []
+
+    class Idle(Collaborator):
+        def load_local_ids(self) -> list[str]:
+            idle.append(1)  # once for each time that it begins to wait
+            return super().load_local_ids()
+
+    bob = Idle(tmp_path, join_timeout=0.1, data_channel_timeout=(0.1, 60))
+    with pytest.raises(JoinTimeoutError):
+        bob.serve_predictions("tiny", max_rows_per_day=1, requests=1)
+    server = Serving(bob)
+    deadline = time.monotonic() + 60
+    while len(idle) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(idle) >= 3
+    assert server.is_alive()
+    end(server, host)
+
+
+def test_rows_that_left_are_logged_whatever_happens_then(three: Any, tmp_path: Path) -> None:
+    host, _ = three
+
+    class Breaking(Host):
+        def predict_a_batch(self, feature_projection: dict[str, Tensor]) -> Any:
+            raise ZeroDivisionError
+
+    host.__class__ = Breaking
+    with pytest.raises(ZeroDivisionError):
+        predicted(three, IDS[12:20])
+    log = (tmp_path / "tiny/bob/predictions/log.jsonl").read_text()
+    began, ended = map(json.loads, log.splitlines())
+    assert (began["host"], began["rows"]) == ("alice", 8)
+    assert (ended["host"], ended["sent"], ended["outcome"]) == ("alice", 8, "HookFailedError")
+
+
+def test_weights_of_another_model_show_before_anybody_is_waited_for(
+    three: Any, tmp_path: Path
+) -> None:
+    class Other(Collaborator):
+        def make_feature_model(self) -> nn.Module:
+            return nn.Linear(3, 9)
+
+    with pytest.raises(ConfigError, match="another model than make_feature_model"):
+        Other(tmp_path).serve_predictions("tiny", max_rows_per_day=9)
+
+
+# -- masked sums ---------------------------------------------------------------------------------
+
+
+class SumHost(Host):
+    """Adds the Collaborators' features up, where they have not come as a sum."""
+
+    def score(self, projection: dict[str, Tensor]) -> Tensor:
+        theirs = sum(each for name, each in projection.items() if name != "alice")
+        return super().score({"alice": projection["alice"], "theirs": theirs})  # type: ignore[dict-item]
+
+
+def test_features_that_only_a_sum_shows_are_not_predicted_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summing = SumHost(tmp_path, collaborators=ALL, fusion="masked_sum")
+    parties = [Carol(tmp_path), Collaborator(tmp_path)]
+    simulate(summing, parties, task_id="tiny")
+    separate = SumHost(tmp_path, collaborators=ALL)
+    for host in (summing, separate):  # whatever this Host says of the run that has ended
+        with pytest.raises(ConfigError, match="masked_sum"):
+            host.predict("tiny", IDS[12:20])
+    with pytest.raises(ConfigError, match="masked_sum"):
+        parties[0].serve_predictions("tiny", max_rows_per_day=9)
+    # A Host that asks all the same, of Collaborators whose summary does not tell.
+    read = trained.read_trained
+    tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
+    monkeypatch.setattr(prediction, "read_trained", tells)
+    monkeypatch.setattr(serving, "read_trained", tells)
+    separate._make_plan = summing._make_plan  # type: ignore[method-assign]
+    with pytest.raises(RemoteProtocolError, match="masked_sum"):
+        simulate_prediction(separate, parties, task_id="tiny", ids=IDS[12:20])
+
+
+# -- a peer's features that are not those of training --------------------------------------------
+
+
+def test_batches_without_rows_hold_nobody_up(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Empty(Collaborator):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            while True:
+                yield Batch(torch.ones(0, 4), ids=[])
+
+    host, (_, bob) = three
+    bob.__class__ = Empty
+    with pytest.raises(RowCountError, match="iterate_predict_feature yielded a batch without rows"):
+        predicted(three, IDS[12:15])
+    monkeypatch.setattr(serving, "check_some", lambda rows, _hook: rows)  # a hostile one
+    with pytest.raises(RowCountError, match="bob sent a batch without rows") as caught:
+        predicted(three, IDS[12:15])
+    assert caught.value.party == "bob"
+
+    class EmptyHost(Host):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            while True:
+                yield Batch(torch.ones(0, 3), ids=[])
+
+    host.__class__ = EmptyHost
+    with pytest.raises(RowCountError, match="without rows"):
+        predicted(three, IDS[12:15])
+
+
+@pytest.mark.parametrize("missing", ["error", "mean", "zero"])
+@pytest.mark.parametrize(
+    "features",
+    [
+        lambda rows, _batch: torch.ones(rows, 5),
+        lambda rows, batch: torch.ones(rows, 4 + batch),
+        lambda rows, _batch: {"x": torch.ones(rows, 4)},
+        lambda rows, _batch: (torch.ones(rows, 4),),
+        lambda rows, _batch: torch.ones(rows, 4, dtype=torch.int64),
+        lambda rows, _batch: torch.ones(rows, 4, 1),
+    ],
+)
+def test_features_other_than_in_training(features: Any, missing: str, three: Any) -> None:
+    class Odd(Collaborator):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            for batch, start in enumerate(range(0, len(predict_ids), 5)):
+                ids = predict_ids[start : start + 5]
+                yield Batch(features(len(ids), batch), ids=ids)
+
+    _, (_, bob) = three
+    bob.__class__ = Odd
+    with pytest.raises(FeatureError, match="in training") as caught:
+        predicted(three, IDS[12:32], missing_party=missing)
+    assert caught.value.party == "bob"
+
+
+def test_rows_of_no_one_shape(tmp_path: Path) -> None:
+    """Training takes features whose batches differ in length; then nothing stands for a row."""
+
+    def ragged(batches: Any, length: Any) -> Iterator[Any]:
+        for number, each in enumerate(batches):
+            tensor: Any = each.features if isinstance(each, Batch) else each
+            yield Batch(
+                tensor[:, None, :].expand(-1, length(number), -1).contiguous(),
+                ids=each.ids if isinstance(each, Batch) else None,
+            )
+
+    class Ragged(Collaborator):
+        length: Any = staticmethod(lambda number: number + 1)
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            return ragged(super().iterate_train_feature(feature_model, train_ids), lambda n: n + 1)
+
+        def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Any:
+            return ragged(super().iterate_train_feature(feature_model, test_ids), lambda _n: 2)
+
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            return ragged(super().iterate_predict_feature(feature_model, predict_ids), self.length)
+
+    class Meaning(Host):
+        def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+            return super().train_a_batch(flat(feature_projection), labels)
+
+        def score(self, projection: dict[str, Tensor]) -> Tensor:
+            return super().score(flat(projection))
+
+    def flat(projection: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: each.mean(1) if each.dim() == 3 else each for key, each in projection.items()}
+
+    host = Meaning(tmp_path, log_rounds=1, leak_report="off")
+    bob = Ragged(tmp_path, leak_report="off")
+    simulate(host, [bob], task_id="tiny")
+    Ragged.length = staticmethod(lambda _number: 3)
+    assert len(predicted((host, [bob]), IDS[12:40])) == 28
+    with pytest.raises(MissingPartyError, match="no one shape"):
+        predicted((host, [bob]), IDS[5:40], missing_party="mean")
+    Ragged.length = staticmethod(lambda number: number + 1)
+    with pytest.raises(FeatureError, match="before or in training"):
+        predicted((host, [bob]), IDS[12:40])
+
+
+def test_row_order_that_is_not_verified(three: Any, caplog: pytest.LogCaptureFixture) -> None:
+    host, (_, bob) = three
+    caplog.clear()
+    predicted(three, IDS[12:20])
+    assert not [each for each in caplog.records if "row order" in each.getMessage()]
+
+    class Silent(Collaborator):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            yield feature_model(rows(predict_ids, 3, 7))
+
+    class SilentHost(Host):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            yield feature_model(rows(predict_ids, 2, 0)), torch.zeros(len(predict_ids))
+
+    def warned() -> list[str]:
+        caplog.clear()
+        predicted(three, IDS[12:20])
+        found = [each.getMessage() for each in caplog.records]
+        return [each for each in found if each.startswith("row order not verified")]
+
+    bob.__class__ = Silent
+    assert ["bob yields no ids" in each for each in warned()] == [True, True]  # bob, and alice
+    bob.__class__, host.__class__ = Collaborator, SilentHost
+    assert ["alice yields no ids" in each for each in warned()] == [True]
+
+
+def test_what_was_predicted_with_is_not_kept_for_training(three: Any) -> None:
+    """No defence of training takes hold of the inputs of a prediction."""
+    guards: list[Any] = []
+
+    class Looking(Collaborator):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            yield from super().iterate_predict_feature(feature_model, predict_ids)
+            guards.append(self._run.state["guard"])  # type: ignore[union-attr]
+
+    _, (_, bob) = three
+    bob.__class__ = Looking
+    bob._embedding_defence = Decorrelation(0.1)
+    predicted(three, IDS[12:32])
+    assert guards[0]._inputs == {}

@@ -56,9 +56,67 @@ def test_what_would_go_wrong_shows(tmp_path: Path) -> None:
 
 
 def test_all_parties_rehearse_or_none(tmp_path: Path) -> None:
-    host, bob = TinyHost(tmp_path, join_timeout=1), TinyCollaborator(tmp_path)
+    host, bob = TinyHost(tmp_path), TinyCollaborator(tmp_path)
     launch = bob.launch_task
+    refused: list[BaseException] = []
+
+    def rehearse_then_train(task_id: str) -> Any:
+        try:
+            launch(task_id, rehearse=True)
+        except BaseException as error:
+            refused.append(error)
+        return launch(task_id)  # so that the Host, which waits for that, ends
+
     plain: Any = bob
-    plain.launch_task = lambda task_id: launch(task_id, rehearse=True)
-    _, theirs = run(host, bob)
-    assert isinstance(theirs, OtherTaskError)
+    plain.launch_task = rehearse_then_train
+    mine, _ = run(host, bob)
+    assert isinstance(refused[0], OtherTaskError)
+    assert mine.rounds == 2
+
+
+def test_an_empty_first_batch(tmp_path: Path) -> None:
+    class Host(TinyHost):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            yield feature_model(torch.zeros(0, 2)), torch.zeros(0)
+            yield from super().iterate_train_feature(feature_model, train_ids)
+
+    class Collaborator(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            yield feature_model(torch.zeros(0, 3))
+            yield from super().iterate_train_feature(feature_model, train_ids)
+
+    done = simulate(Host(tmp_path), [Collaborator(tmp_path)], task_id="tiny", rehearse=True)
+    report = done.results["alice"].rehearsal
+    assert (report["rows"], report["seconds_per_round"]) == (0, None)
+
+
+def test_features_that_only_a_sum_shows_stay_masked(tmp_path: Path) -> None:
+    """A rehearsal masks as training does: nothing that comes is a party's own features."""
+    made: list[torch.Tensor] = []
+
+    class Collaborator(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for each in super().iterate_train_feature(feature_model, train_ids):
+                made.append(each.detach().clone())
+                yield each
+
+    class Host(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            assert list(feature_projection) == ["alice", "masked_sum"]
+            whole = sum(made)
+            torch.testing.assert_close(feature_projection["masked_sum"].detach(), whole)
+            return super().train_a_batch(feature_projection, labels)
+
+    settings: Any = {"collaborators": ["bob", "carol"], "fusion": "masked_sum"}
+    host = Host(tmp_path, psi_protocol="ecdh", **settings)
+    parties = [Collaborator(tmp_path), Collaborator(tmp_path, "carol", seed=1)]
+    done = simulate(host, parties, task_id="tiny", rehearse=True)
+    came = [each for each in done.received["alice"] if isinstance(each.message, Features)]
+    assert len(came) == 4
+    tensors = [each.tensors()[""] for each in came]
+    assert {each.dtype for each in tensors} == {torch.int64}
+    values = torch.cat([each.flatten() for each in tensors])
+    assert len(set(values.tolist())) == len(values)
+    open_values = {int(each) for some in made for each in (some.double() * 2**32).flatten()}
+    assert not open_values & set(values.tolist())
+    assert done.results["alice"].rehearsal["shapes"]["masked_sum"] == [BATCH, 4]

@@ -468,6 +468,28 @@ def test_checkpoints_within_rounds(staleness: int, tmp_path: Path) -> None:
     assert rows(results[0]) == rows(whole[0])
 
 
+def test_means_of_features_are_of_the_whole_round(tmp_path: Path) -> None:
+    """They stand for missing rows in predictions: not only of the last leg, nor since a resume."""
+
+    def means(folder: Path) -> torch.Tensor:
+        kept = torch.load(folder / "tiny/alice/feature_means.pt", weights_only=True)
+        mean: torch.Tensor = kept["bob"]["means"][""]
+        return mean
+
+    folders = [tmp_path / name for name in ("whole", "legs", "resumed")]
+    for folder, every in zip(folders, (0, 2, 2), strict=True):
+        settings: Any = {"max_rounds": 1, "checkpoint_batches": every}
+        if folder.name == "resumed":
+            first = crashing(Legs(folder, **settings), "train_a_batch", 4)
+            run(first, LegsCollaborator(folder))
+            assert store(folder, "alice").marks()[-1] == Mark(0, 2)
+        results = run(Legs(folder, **settings), LegsCollaborator(folder))
+        assert all(isinstance(each, TaskResult) for each in results), results
+    whole, legs, resumed = map(means, folders)
+    assert torch.equal(whole, legs)
+    assert torch.equal(whole, resumed)
+
+
 def test_legs_need_the_agreed_batches(tmp_path: Path) -> None:
     class Own(Legs):
         def iterate_train_feature(self, *args: Any) -> Iterator[Any]:

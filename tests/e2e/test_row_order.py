@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from heterofed import Batch, TaskAborted
 from heterofed.errors import FeatureError, RowOrderError
@@ -139,10 +146,18 @@ def test_a_host_says_whose_rows_are_not_verified(
 def test_a_loader_that_shuffles_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loading: Any = TinyCollaborator(tmp_path)
     data = TensorDataset(torch.zeros(4))
-    loading.plain, loading.train_loader = (
-        DataLoader(data, shuffle=shuffle) for shuffle in (False, True)
-    )
+    drawn = {
+        "train_loader": {"shuffle": True},
+        "some": {"sampler": SubsetRandomSampler([0, 1])},
+        "weighed": {"sampler": WeightedRandomSampler([1.0] * 4, 4)},
+        "cut": {"batch_sampler": BatchSampler(RandomSampler(data), 2, drop_last=False)},
+    }
+    for name, settings in drawn.items():
+        setattr(loading, name, DataLoader(data, **settings))  # type: ignore[arg-type]
+    loading.plain = DataLoader(data)
+    loading.plainly_cut = DataLoader(data, batch_sampler=[[0, 1], [2, 3]])
+    loading.whole = DataLoader(data, batch_size=None)
     run(TinyHost(tmp_path), loading)
     (sharp,) = (each for each in warnings_of(caplog) if "shuffles by itself" in each)
-    assert "self.train_loader shuffles" in sharp
+    assert "self.train_loader, self.some, self.weighed, self.cut shuffles" in sharp
     assert "plain" not in sharp

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ pytestmark = pytest.mark.usefixtures("home")
 @pytest.mark.slow
 def test_simulated_and_separate_processes_are_the_same(parties: Parties, tmp_path: Path) -> None:
     started = [
-        parties.start("-m", "tests.e2e.tiny", role, "apart", str(tmp_path))
+        parties.start("-m", "tests.e2e.tiny", role, "apart", str(tmp_path), "ecdh")
         for role in ("host", "collaborator")
     ]
-    done = simulate(TinyHost(tmp_path), [TinyCollaborator(tmp_path)], task_id="together")
+    host = TinyHost(tmp_path, psi_protocol="ecdh")  # RSA's keys differ in how their numbers travel
+    done = simulate(host, [TinyCollaborator(tmp_path)], task_id="together")
     for each in started:
         assert each.wait() == 0, each.output
     for party, result in done.results.items():
@@ -141,6 +144,33 @@ def test_tasks_that_only_intersect(tmp_path: Path) -> None:
     answerer = RSAPSICollaboratorScheduler("answerer", ids=["c", "d", "b"], results_dir=tmp_path)
     done = simulate(asker, [answerer], task_id="ids")
     assert done.results == {"asker": ["b", "c"], "answerer": ["b", "c"]}
+
+
+def test_simulations_take_nothing_from_a_limit(tmp_path: Path, home: Path) -> None:
+    for _ in range(2):
+        host = TinyHost(tmp_path, psi_protocol="ecdh", max_rounds=1)
+        simulate(host, [TinyCollaborator(tmp_path, max_peer_ids=60)], task_id="tiny")
+    assert not (home / "budgets").exists()
+
+
+def test_ctrl_c_while_another_party_runs(tmp_path: Path) -> None:
+    """The Host waits for its turn then, and gets it only after the other one."""
+
+    class Slow(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for number, each in enumerate(super().iterate_train_feature(feature_model, train_ids)):
+                if number == 1:
+                    time.sleep(1.5)  # longer than a poll: the Host is back and wants its turn
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    time.sleep(0.5)
+                yield each
+
+    host = TinyHost(tmp_path, psi_protocol="ecdh", max_rounds=3)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(host, [Slow(tmp_path)], task_id="tiny")
+    assert not [each.name for each in threading.enumerate() if each.name == "bob"]
+    again = TinyHost(tmp_path, psi_protocol="ecdh", max_rounds=1)
+    assert simulate(again, [TinyCollaborator(tmp_path)], task_id="again").results["alice"].rounds
 
 
 def test_a_slow_link(tmp_path: Path) -> None:

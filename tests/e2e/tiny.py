@@ -178,7 +178,8 @@ def main() -> None:
     scheduler: Any
     if role == "host":
         rounds = 100 if {"slow", "long"} & {*what} else 2
-        scheduler = TinyHost(Path(results), max_rounds=rounds)
+        protocol = "ecdh" if "ecdh" in what else "rsa"
+        scheduler = TinyHost(Path(results), max_rounds=rounds, psi_protocol=protocol)
     else:
         scheduler = TinyCollaborator(Path(results))
     if "slow" in what:

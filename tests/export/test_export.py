@@ -66,6 +66,31 @@ def test_halves_and_card(tmp_path: Path) -> None:
     assert json.loads(read.stdout) == bob.feature_model(torch.ones(1, 3)).tolist()
 
 
+def test_the_card_of_the_best_models(tmp_path: Path) -> None:
+    class Marking(TinyHost):
+        def on_round_end(self) -> None:
+            scores.append(self.get_metrics("quality").last_of(self.current_round))
+
+        def is_task_finished(self) -> bool:
+            if self.current_round == 2:
+                self.mark_best()
+            return self.current_round == 4
+
+    scores: list[Any] = []
+    host = Marking(tmp_path, psi_protocol="ecdh", log_rounds=1)
+    simulate(host, [TinyCollaborator(tmp_path)], task_id="tiny")
+    for models, rounds in (("best", 2), ("last", 4)):
+        out = tmp_path / models
+        card = json.loads(export(tmp_path / "tiny/alice", out, models=models).read_text())  # type: ignore[arg-type]
+        assert (card["models"], card["rounds"]) == (models, rounds)
+        assert card["metrics"]["quality"] == {
+            key: str(value) for key, value in scores[rounds - 1].items()
+        }
+        assert card["metrics"]["train"]["round"] == str(rounds)
+        theirs = json.loads(export(tmp_path / "tiny/bob", out, models=models).read_text())  # type: ignore[arg-type]
+        assert theirs["rounds"] == rounds
+
+
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no run that has ended well"):
         export(tmp_path, tmp_path / "out")
