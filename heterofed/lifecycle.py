@@ -6,6 +6,7 @@ Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import secrets
@@ -182,6 +183,8 @@ class Scheduler(ABC):
             resume,
             Account(settings.feature_key),
         )
+        if settings.seed is not None:  # then all that is drawn can be drawn again
+            run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
         with ExitStack() as stack:
             show = stack.enter_context(console.attached())
             stack.enter_context(sigterm_as_exit())
