@@ -348,14 +348,17 @@ class CollaboratorGuard(Guard):
 
     def tested(self) -> None:
         """All test rows were sent once more."""
-        self._counts["tests"] = self._counts.get("tests", 0) + 1
+        most = self._run.state.pop(("most", "test"), 1)
+        self._counts["tests"] = self._counts.get("tests", 0) + most
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
         """See `Guard.end_round`. A row is sent in every round, or in every test; where batches are
         drawn, the row that counts is in each round the one that was drawn most often.
         """
         told = dict(epsilons or {})
-        sent = self._counts.get("sent", self._run.round - 1) + self._run.state.pop("most", 1)
+        sent = self._counts.get("sent", self._run.round - 1) + self._run.state.pop(
+            ("most", "train"), 1
+        )
         self._counts["sent"] = sent
         if isinstance(self._defence, ClippedGaussian):
             apart = set(self._run.state["train_ids"]).isdisjoint(self._run.state["test_ids"])

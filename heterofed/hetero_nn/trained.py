@@ -20,6 +20,9 @@ Which = Literal["last", "best"]
 
 MEANS = "feature_means.pt"
 
+SUMMED_AT_ONCE = 1_000_000
+"""Numbers."""
+
 
 class _Summary(msgspec.Struct):
     run: str = ""
@@ -133,7 +136,7 @@ class FeatureMeans:
         sums = self._sums.setdefault(party, {})
         self._dtypes[party] = {name: tensor.dtype for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
-            total = tensor.detach().sum(dim=0, dtype=torch.float64).cpu()
+            total = _sum_of_rows(tensor.detach()).cpu()
             sums[name] = sums[name] + total if name in sums else total
             rows = len(tensor)
         self._rows[party] = self._rows.get(party, 0) + rows
@@ -151,6 +154,13 @@ class FeatureMeans:
             for party, sums in self._sums.items()
         }
         write_whole(path, lambda file: torch.save(kept, file))
+
+
+def _sum_of_rows(tensor: Tensor) -> Tensor:
+    """In float64, without a copy of a big tensor in it."""
+    chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
+    parts = [each.sum(dim=0, dtype=torch.float64) for each in tensor.split(chunk)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:
