@@ -387,6 +387,7 @@ class Scheduler(ABC):
         with contextlib.suppress(OSError):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 write_outbound(run.result, party.account.outbound)
+                write_costs(run.result, party.account)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)

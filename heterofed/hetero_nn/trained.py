@@ -20,7 +20,7 @@ Which = Literal["last", "best"]
 
 MEANS = "feature_means.pt"
 
-SUMMED_AT_ONCE = 1_000_000
+SUMMED_AT_ONCE = 1 << 17
 """Numbers."""
 
 
@@ -159,8 +159,10 @@ class FeatureMeans:
 def _sum_of_rows(tensor: Tensor) -> Tensor:
     """In float64, without a copy of a big tensor in it."""
     chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
-    parts = [each.sum(dim=0, dtype=torch.float64) for each in tensor.split(chunk)]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    total = torch.zeros(tensor.shape[1:], dtype=torch.float64, device=tensor.device)
+    for part in tensor.split(chunk):
+        total += part.sum(dim=0, dtype=torch.float64)
+    return total
 
 
 def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -40,8 +40,8 @@ Effort = Literal["sample", "full", "off"]
 SHARE, SHARE_AT_END = 0.015, 0.027
 """Of the time that training takes, what samples may take, and with the attacks at the end; 3 % is
 promised."""
-KEPT_ROWS, KEPT_BYTES = 1000, 16_000_000
-"""Of each party, for attacks that need more than one batch, whichever comes first."""
+KEPT_ROWS, KEPT_BYTES = 1000, 8_000_000
+"""Of each party, for attacks that need more than one batch; whichever is less."""
 MEASURED_ROWS = 4096
 """Of a batch; more would tell no more, and cost."""
 KNOWN_LABELS = 40
@@ -183,21 +183,22 @@ class _Kept:
         if self._batches and self._batches[-1][0].shape[1:] != one.shape[1:]:
             self._batches.clear()  # inputs of another length cannot stand beside these
             self.rows = 0
-        self._most = _rows_with_room(one, other)
+        self._most = rows_with_room(one, other)
         one, other = one[-self._most :].clone(), other[-self._most :].clone()  # not the whole batch
+        while self._batches and self.rows + len(one) - len(self._batches[0][0]) >= self._most:
+            self.rows -= len(self._batches.popleft()[0])
         self._batches.append((one, other))
         self.rows += len(one)
-        while self.rows - len(self._batches[0][0]) >= self._most:
-            self.rows -= len(self._batches.popleft()[0])
 
     def last(self) -> tuple[Tensor, Tensor]:
         ones, others = zip(*self._batches, strict=True)
         return torch.cat(ones)[-self._most :], torch.cat(others)[-self._most :]
 
 
-def _rows_with_room(*tensors: Tensor) -> int:
+def rows_with_room(*tensors: Tensor, most: int = KEPT_ROWS) -> int:
+    """How many rows of these may be held, at most `most`."""
     row = sum(each[:1].numel() * each.element_size() for each in tensors)
-    return max(1, min(KEPT_ROWS, KEPT_BYTES // max(1, row)))
+    return max(1, min(most, KEPT_BYTES // max(1, row)))
 
 
 class LabelLeaks:
@@ -229,7 +230,9 @@ class LabelLeaks:
         numbers = class_numbers(labels, len(sent))
         if self._budget.effort == "off" or numbers is None or len(sent) == 0:
             return
-        self._kept.setdefault(party, _Kept()).add(embeddings.detach(), numbers)
+        most = max(rows_with_room(sent, most=len(sent)), 64)
+        sent, clean, numbers = sent[:most], clean[:most], numbers[:most]
+        self._kept.setdefault(party, _Kept()).add(embeddings.detach()[:most], numbers)
         allowed = self._budget.allows("gradients", 0.002)
         if self._measured and not allowed:
             return
@@ -239,6 +242,7 @@ class LabelLeaks:
         if allowed:
             self._measure(*batch)
         else:  # so that a short run has at least one of each party
+            batch = (party, sent.clone(), clean.clone(), numbers)  # whoever's memory they are in
             self._waiting = [each for each in self._waiting if each[0] != party] + [batch]
 
     def end_round(self) -> list[Leak]:
