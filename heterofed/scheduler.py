@@ -220,7 +220,7 @@ class TrainingScheduler(ResumableScheduler):
         batches = poisson_batches(train_ids, batch_size, secret=secret, round_number=run.round)
         sizes, most = tuple(map(len, batches)), most_participations(batches)
         run.state["sampling"] = run.round, Sampling(batch_size, len(train_ids), sizes, most)
-        run.state["most", party_of(run).phase] = max(1, most)
+        run.state[f"most in {party_of(run).phase}"] = max(1, most)
         return batches
 
     # -- for the loops ---------------------------------------------------------------------

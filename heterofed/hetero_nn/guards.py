@@ -348,7 +348,7 @@ class CollaboratorGuard(Guard):
 
     def tested(self) -> None:
         """All test rows were sent once more."""
-        most = self._run.state.pop(("most", "test"), 1)
+        most = self._run.state.pop("most in test", 1)
         self._counts["tests"] = self._counts.get("tests", 0) + most
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:

@@ -105,7 +105,7 @@ def test_a_host_that_goes_back_cannot_subtract(defence: str, tmp_path: Path) -> 
     settings: dict[str, Any] = {}
     host = Host(tmp_path, max_rounds=1, seed=None)
     if defence == "embeddings":
-        settings["embedding_defence"] = Spied(1e3, 1.0)
+        settings["embedding_defence"] = Spied(1e3, 1e-3)  # of 1: loss and gradients stay
     else:
         host._gradient_defence = OwnDefence() if defence == "own" else SpiedIsotropic(1.0)
     undone(tmp_path, host, 50.0, **settings)
@@ -127,7 +127,7 @@ def test_a_run_that_goes_on_sends_the_same_again(defence: str, tmp_path: Path) -
     settings: dict[str, Any] = {}
     host = Host(tmp_path, max_rounds=1, seed=None)
     if defence == "embeddings":
-        settings["embedding_defence"] = Spied(1.0, 1.0)
+        settings["embedding_defence"] = Spied(1.0, 0.5)
     else:
         host._gradient_defence = SpiedIsotropic(1.0)
     undone(tmp_path, host, 1.0, **settings)
