@@ -356,9 +356,8 @@ class CollaboratorGuard(Guard):
         drawn, the row that counts is in each round the one that was drawn most often.
         """
         told = dict(epsilons or {})
-        sent = self._counts.get("sent", self._run.round - 1) + self._run.state.pop(
-            ("most", "train"), 1
-        )
+        most = self._run.state.pop("most in train", 1)
+        sent = self._counts.get("sent", self._run.round - 1) + most
         self._counts["sent"] = sent
         if isinstance(self._defence, ClippedGaussian):
             apart = set(self._run.state["train_ids"]).isdisjoint(self._run.state["test_ids"])

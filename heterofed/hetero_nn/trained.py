@@ -160,7 +160,7 @@ def _sum_of_rows(tensor: Tensor) -> Tensor:
     """In float64, without a copy of a big tensor in it."""
     chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
     total = torch.zeros(tensor.shape[1:], dtype=torch.float64, device=tensor.device)
-    for part in tensor.split(chunk):
+    for part in torch.split(tensor, chunk):
         total += part.sum(dim=0, dtype=torch.float64)
     return total
 
