@@ -61,6 +61,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         key: 32 bytes of this party alone, for digests of its own ids.
         plan: what was agreed.
         split: None before the parties have split their ids.
+        noise: 32 bytes that this party's noise is drawn from; empty in records that had none.
     """
 
     run: bytes
@@ -69,6 +70,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
     plan: Plan
     split: Split | None = None
+    noise: bytes = b""
 
 
 class CheckpointStore:

@@ -6,6 +6,7 @@ Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import secrets
@@ -209,6 +210,8 @@ class Scheduler(ABC):
             resume,
             Account(settings.feature_key),
         )
+        if settings.seed is not None:  # then all that is drawn can be drawn again
+            run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
         with ExitStack() as stack:
             show = stack.enter_context(console.attached())
             stack.enter_context(sigterm_as_exit())
@@ -412,6 +415,7 @@ class Scheduler(ABC):
         with contextlib.suppress(OSError):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 write_outbound(run.result, party.account.outbound)
+                write_costs(run.result, party.account)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)

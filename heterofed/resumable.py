@@ -222,6 +222,8 @@ class ResumableScheduler(Scheduler):
         snapshot = snapshots.decode(run.store.load(mark))
         restarted = "settings" not in run.state
         run.round = 0  # hooks make them as they did at first
+        if guard := run.state.pop("guard", None):  # made anew for those models and counts
+            guard.close()
         if mark == AT_SPLIT:
             run.state.pop("made", None)
         for name, thing in self._stateful().items():

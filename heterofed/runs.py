@@ -34,6 +34,7 @@ class Run:
         round, batch: the round that runs or ended last, and how many of its batches were trained
             before its latest checkpoint; 0 once it has ended.
         complete: whether all parties hold the checkpoint after the last round.
+        noise: 32 bytes that this party's noise is drawn from; they stay here, too.
         futile: how often a party was lost since the last checkpoint.
         mask_secrets: what this party shares with each other Collaborator since they met last,
             where the Host gets only the sum of their features.
@@ -60,6 +61,7 @@ class Run:
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
     ledger: Path | None = None
     account_of_ids: str = ""
+    noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +95,7 @@ def begin(run: Run) -> None:
         seed=run.seed,
         key=secrets.token_bytes(32),
         plan=agreement.plan,
+        noise=run.noise,
     )
     run.store.begin(run.record)
 
@@ -136,7 +139,7 @@ def recall(run: Run, seed: int | None) -> None:
             f"the run in {run.result.folder} began with another seed; start with that one, or"
             ' with resume="never"'
         )
-    run.record, run.seed = record, record.seed
+    run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
     run.complete = run.store.finished() is not None
 
 

@@ -25,7 +25,7 @@ from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import Scheduler, Shown
 from heterofed.metrics import register_metrics
-from heterofed.privacy.dpsgd import DPSGD, poisson_batches
+from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.protocol.messages import SplitPlan
 from heterofed.results import TaskResult
 from heterofed.resumable import ResumableScheduler
@@ -36,6 +36,7 @@ from heterofed.training import (
     check_model,
     check_optimizer,
     random_stream,
+    rows_of,
     streamed,
 )
 
@@ -202,11 +203,25 @@ class TrainingScheduler(ResumableScheduler):
         Args:
             train_ids: as the hook got them.
             batch_size: rows of a batch on average.
+
+        Raises:
+            ConfigError: there is no round; or the Host writes checkpoints within rounds, for which
+                a hook gets a part of the train ids at a time.
         """
-        if self._run is None or self._run.agreement is None:
+        run = self._run
+        if run is None or run.agreement is None:
             raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
-        secret = self._run.agreement.secret
-        return poisson_batches(train_ids, batch_size, secret=secret, round_number=self._run.round)
+        if run.agreement.plan.checkpoint_batches:
+            raise ConfigError(
+                "poisson_batches draws from all train ids, checkpoint_batches gives a part of them"
+                " at a time: take one of the two"
+            )
+        secret = run.agreement.secret
+        batches = poisson_batches(train_ids, batch_size, secret=secret, round_number=run.round)
+        sizes, most = tuple(map(len, batches)), most_participations(batches)
+        run.state["sampling"] = run.round, Sampling(batch_size, len(train_ids), sizes, most)
+        run.state[f"most in {party_of(run).phase}"] = max(1, most)
+        return batches
 
     # -- for the loops ---------------------------------------------------------------------
 
@@ -254,12 +269,15 @@ class TrainingScheduler(ResumableScheduler):
         """Call a hook under its own random stream of this round and batch."""
         return self._seeded(hook, getattr(self, hook), *args, **kwargs)
 
-    def _seeded(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what stands for a hook as the hook would be called."""
+    def _seeded(
+        self, hook: str, call: Callable[..., T], *args: Any, also: str = "", **kwargs: Any
+    ) -> T:
+        """Call what stands for a hook as the hook would be called; `also` names its stream too."""
         run = self._run
         seed = run.seed if run else 0
         batch = (run.party.batch if run and run.party else None) or 0
-        with random_stream(seed, self._settings.feature_key, hook, run.round if run else 0, batch):
+        path = (self._settings.feature_key, hook, run.round if run else 0, batch)
+        with random_stream(seed, *path, *filter(None, (also,))):
             return self._call_hook(hook, call, *args, **kwargs)
 
     def _own_batches(
@@ -295,6 +313,10 @@ class TrainingScheduler(ResumableScheduler):
                     return
             batch = as_batch(item, where, with_labels=with_labels)
             del item
+            if self._weights_defence is not None and hook == "iterate_train_feature":
+                when, drawn = run.state.get("sampling", (0, None))
+                drawn = drawn if when == run.round else None
+                self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
 
@@ -312,6 +334,8 @@ class TrainingScheduler(ResumableScheduler):
         train, test = check_split(self._call_hook("split_dataset", self.split_dataset, common))
         if not common.issuperset(train) or not common.issuperset(test):
             logger.info("split_dataset returned names that are not ids of the intersection")
+        if self._weights_defence is not None:
+            self._weights_defence.take_rows(len(train))
         run.result.ids = len(common)
         run.state["train_ids"], run.state["test_ids"] = train, test
         agreement = run.agreement

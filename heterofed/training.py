@@ -6,6 +6,7 @@ theirs. What their `.grad` holds when `train_a_batch` returns is what travels ba
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
@@ -26,6 +27,11 @@ from heterofed.tensors import Features, Layout, is_finite, named, takes_gradient
 T = TypeVar("T")
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
+
+_MT19937_BYTES = 5056
+"""Of a state as torch lays it out: the seed and counters in 24, then 624 words of 8 each."""
+
+_SEEDED = torch.Generator().manual_seed(0).get_state()
 
 _GENERATORS = threading.RLock()
 """Held while a stream runs: parties that share a process share its global generators too."""
@@ -97,16 +103,32 @@ def _seeded(start: int) -> Iterator[None]:
     _depth.streams += 1
     try:
         # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
-        torch.default_generator.manual_seed(start)
+        torch.default_generator.set_state(_whole_state(start))
         if _cuda_devices():
             torch.cuda.manual_seed_all(start)
         random.seed(start)
-        np.random.seed(start & 0xFFFF_FFFF)
+        np.random.seed([start & 0xFFFF_FFFF, start >> 32])
         yield
     finally:
         _depth.streams -= 1
         if before is not None:
             before.restore()
+
+
+def _whole_state(start: int) -> Tensor:
+    """The state of torch's CPU generator for a seed, all of whose bits count.
+
+    Its own `manual_seed` takes the lower 32 alone, few enough to try all: then features would tell
+    the initial weights, and those the raw rows.
+    """
+    if _SEEDED.numel() != _MT19937_BYTES:  # another torch than we know: better few bits than none
+        return torch.Generator().manual_seed(start).get_state()
+    state = _SEEDED.clone()
+    raw = state.numpy()
+    raw[:8].view(np.uint64)[0] = start
+    words = np.frombuffer(hashlib.shake_256(start.to_bytes(8, "big")).digest(4 * 624), "<u4")
+    raw[24 : 24 + 8 * 624].view(np.uint64)[:] = words
+    return state
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,6 +321,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         party = party_of(run)
         with party.in_phase("checkpoint", round_number=run.round):
             run.batch = number
+            self._guard(run).note_counts()
             self._keep_checkpoint(run, last=False)
             party.post(host, msg.CheckpointHeld(run.round, number))
 
@@ -409,7 +410,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What stands between training and the wire; made once the parties have met."""
         if "guard" not in run.state:
             models = [self._made(name) for name in self._MODELS]
-            check_private(run, self._weights_defence, models)
+            trains = self._is_feature_trainable
+            check_private(run, self._weights_defence, models, trains=trains)
             run.state["guard"] = CollaboratorGuard(
                 run,
                 Budget(self._leak_report),

@@ -73,6 +73,8 @@ class JointBatch:
     def release(self) -> None:
         """Let go of the tensors, whoever else still holds this object: the next ones may be big."""
         self.mine = Batch(None)
+        for each in self.theirs:
+            each.tensors.clear()
         self.theirs.clear()
 
 

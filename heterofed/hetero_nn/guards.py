@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.metrics import Metrics
@@ -30,6 +31,7 @@ from heterofed.privacy.leakage import (
     worst_of,
 )
 from heterofed.privacy.masking import Masks
+from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.tensors import Layout
@@ -78,7 +80,9 @@ class Guard:
         self._weights = weights
         self._users = users
         if weights is not None:
-            weights.steps = max(weights.steps, self._counts.get("steps", 0))
+            if "train_ids" in run.state:  # it goes on; else the split tells
+                weights.take_rows(len(run.state["train_ids"]))
+            weights.steps = self._counts.get("steps", 0)  # of this run, as its checkpoint has it
 
     @property
     def _counts(self) -> dict[str, int]:
@@ -86,22 +90,36 @@ class Guard:
         counts: dict[str, int] = self._run.state.setdefault("privacy", {})
         return counts
 
+    def _noise(self, peer: str) -> Noise:
+        """What hides the batch that is at hand from a peer."""
+        party = party_of(self._run)
+        return Noise(self._run.noise, party.phase, peer, self._run.round, party.batch)
+
     def end_round(self, epsilons: Mapping[str, float]) -> None:
         """Write what was measured in this round, and the epsilons so far."""
         self._write(self._report.end_round())
         told = dict.fromkeys(EPSILONS, math.nan) | dict(epsilons)
         if self._weights is not None:
             told["eps_weights"] = self._weights.epsilon(self._run.round)
-            self._counts["steps"] = self._weights.steps
+        self.note_counts()
         if "privacy" not in self._users and not all(map(math.isnan, told.values())):
             self._opened("privacy", EPSILONS).append_metrics_item(told)
+
+    def note_counts(self) -> None:
+        """A checkpoint is about to be written, which keeps what epsilons are told from."""
+        if self._weights is not None:
+            self._counts["steps"] = self._weights.steps
+
+    def close(self) -> None:
+        """The run has ended, or goes back to a checkpoint with another guard."""
+        self._run.result.leak_seconds += self.budget.spent
 
     def end(self) -> None:
         """Run the attacks that take longer, and say the worst in plain words."""
         self._write(self._report.at_end())
         leaks = worst_of(self._run.state.get("leaks", []))
-        self._run.result.leak_seconds = self.budget.spent
         self._run.result.leaks = [each.words() for each in leaks]
+        self.close()
 
     def _write(self, leaks: list[Leak]) -> None:
         for leak in leaks if "leakage" not in self._users else ():
@@ -146,8 +164,10 @@ class HostGuard(Guard):
         self._stream = stream
         self._gradients = gradients
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
-        key = run.record.key if run.record is not None else None
-        self._labels = labels.resumable(key) if labels is not None and key else labels
+        if labels is not None:
+            # A rehearsal keeps no record; other coins than the run's would be a second answer.
+            labels = labels.resumable(run.record.key) if run.record else labels.by_lot()
+        self._labels = labels
 
     def labels(self, batch: Batch) -> Any:
         """The labels to train on.
@@ -180,7 +200,11 @@ class HostGuard(Guard):
                 " [rows] or [rows, 1], or one-hot"
             )
         defence = self._defences.setdefault(peer, copy.deepcopy(self._gradients))
-        sent = self._stream("gradient_defence " + peer, defence, rows, numbers.to(rows.device))
+        noise, numbers = self._noise(peer), numbers.to(rows.device)
+        with drawn_from(noise):
+            # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
+            also = noise.name_for(rows, numbers)
+            sent = self._stream("gradient_defence", defence, rows, numbers, also=also)
         return parted(sent, clean)
 
     def note(
@@ -241,18 +265,35 @@ class CollaboratorGuard(Guard):
         self._inputs: dict[int, Tensor] = {}
         self._name = party_of(run).name
         self._masks: Masks | None = None
+        self._watch: RemovableHandle | None = None
         watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
         if model is not None and watching:
-            model.register_forward_pre_hook(self._called)
+            self._watch = model.register_forward_pre_hook(self._called)
+
+    def close(self) -> None:
+        """See `Guard.close`."""
+        super().close()
+        if self._watch is not None:
+            self._watch.remove()
 
     def outgoing(
         self, tensors: dict[str, Tensor], number: int, *, testing: bool
     ) -> dict[str, Tensor]:
-        """What is sent to the Host instead of these features; gradients go through it."""
+        """What is sent to the Host instead of these features; gradients go through it.
+
+        Raises:
+            FeatureError: features that the defence cannot hide.
+        """
         sent = tensors
         floats = {name: each for name, each in tensors.items() if each.is_floating_point()}
-        if isinstance(self._defence, ClippedGaussian) and floats:
-            rows = self._stream("embedding_defence", self._defence, joined(floats))
+        if isinstance(self._defence, ClippedGaussian):
+            if len(floats) < len(tensors):
+                raise FeatureError(
+                    "ClippedGaussian hides floats alone: yield no integers or bools as features;"
+                    " let feature_model take them in (an embedding layer), or convert them"
+                )
+            with drawn_from(self._noise("the Host")):
+                rows = self._stream("embedding_defence", self._defence, joined(floats))
             sent = tensors | parted(rows, floats)
         inputs = self._taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
@@ -307,14 +348,20 @@ class CollaboratorGuard(Guard):
 
     def tested(self) -> None:
         """All test rows were sent once more."""
-        self._counts["tests"] = self._counts.get("tests", 0) + 1
+        most = self._run.state.pop("most in test", 1)
+        self._counts["tests"] = self._counts.get("tests", 0) + most
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
-        """See `Guard.end_round`. A row is sent in every round, or in every test."""
+        """See `Guard.end_round`. A row is sent in every round, or in every test; where batches are
+        drawn, the row that counts is in each round the one that was drawn most often.
+        """
         told = dict(epsilons or {})
+        most = self._run.state.pop("most in train", 1)
+        sent = self._counts.get("sent", self._run.round - 1) + most
+        self._counts["sent"] = sent
         if isinstance(self._defence, ClippedGaussian):
             apart = set(self._run.state["train_ids"]).isdisjoint(self._run.state["test_ids"])
-            counts = self._run.round, self._counts.get("tests", 0)
+            counts = sent, self._counts.get("tests", 0)
             told["eps_embeddings"] = self._defence.epsilon(max(counts) if apart else sum(counts))
         super().end_round(told)
 
@@ -334,13 +381,16 @@ def _some(tensors: Mapping[str, Tensor]) -> Tensor:
     return joined({name: each.detach()[:MEASURED_ROWS] for name, each in tensors.items()})
 
 
-def check_private(run: Run, weights: DPSGD | None, models: list[nn.Module | None]) -> None:
+def check_private(
+    run: Run, weights: DPSGD | None, models: list[nn.Module | None], *, trains: bool = True
+) -> None:
     """Refuse DP-SGD where it would not hold.
 
     Args:
         run: which has met its parties.
         weights: of this party; others may train by it where the plan has a loss reduction.
         models: of this party, or None.
+        trains: whether this party has weights that change.
 
     Raises:
         ConfigError: the plan has another loss reduction or none, or a model mixes rows.
@@ -351,7 +401,19 @@ def check_private(run: Run, weights: DPSGD | None, models: list[nn.Module | None
             if model is not None:
                 check_rows_apart(model, "a task with a loss_reduction (for DP-SGD)")
     if weights is None:
+        if plan.loss_reduction is not None and trains:
+            _mention(
+                run,
+                "others may train by DP-SGD here (the plan has a loss_reduction), and this party"
+                " trains without: their eps_weights does not hold for what it learns",
+            )
         return
+    if not weights.others:
+        _mention(
+            run,
+            "eps_weights counts the noise of this party alone: name that of all others that train"
+            " in DPSGD(others=...); without theirs it does not hold",
+        )
     if plan.loss_reduction != weights.loss_reduction:
         raise ConfigError(
             f"weights_defence takes the Host's loss for a {weights.loss_reduction} over the rows of"
@@ -360,3 +422,16 @@ def check_private(run: Run, weights: DPSGD | None, models: list[nn.Module | None
         )
     if plan.max_staleness != 0:
         raise ConfigError("weights_defence needs max_staleness=0: forward, backward, step in turn")
+    if weights.poisson and plan.checkpoint_batches:
+        raise ConfigError(
+            "DPSGD(poisson=True) draws from all train ids, checkpoint_batches gives a part of them"
+            " at a time: take one of the two"
+        )
+
+
+def _mention(run: Run, what: str) -> None:
+    """Warn, once in a run."""
+    said: set[str] = run.state.setdefault("said", set())
+    if what not in said:
+        said.add(what)
+        logger.warning("%s", what)

@@ -236,6 +236,11 @@ class HostHooks(TrainingScheduler):
                 "weights_defence needs loss_reduction: say whether train_a_batch takes the mean or"
                 " the sum of its loss over the rows"
             )
+        if self._loss_reduction is not None and self._early_gradients:
+            raise ConfigError(
+                "loss_reduction (for DP-SGD) and early_gradients: a second backward, where"
+                " train_a_batch changes gradients, would count each sample twice; give one of them"
+            )
         if self._gradient_defence is not None and self._early_gradients:
             raise ConfigError(
                 "gradient_defence and early_gradients: early ones travel before the defence; give"

@@ -289,6 +289,7 @@ class HeteroNNHostScheduler(HostHooks):
         with party.in_phase("checkpoint", round_number=run.round):
             party.broadcast(msg.Checkpoint(run.round, number))
             run.batch = number
+            self._guard(run).note_counts()
             self._keep_checkpoint(run, last=False)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)

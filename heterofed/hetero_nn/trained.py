@@ -21,6 +21,9 @@ Which = Literal["last", "best"]
 
 MEANS = "feature_means.pt"
 
+SUMMED_AT_ONCE = 1 << 17
+"""Numbers."""
+
 
 class _Summary(msgspec.Struct):
     run: str = ""
@@ -141,7 +144,7 @@ class FeatureMeans:
         """Count a batch in."""
         kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
         for name, tensor in tensors.items():
-            total = tensor.detach().sum(dim=0, dtype=torch.float64).cpu()
+            total = _sum_of_rows(tensor.detach()).cpu()
             before = kept["sums"].get(name, torch.zeros_like(total))
             one_shape = before is not None and before.shape == total.shape
             kept["sums"][name] = before + total if one_shape else None
@@ -163,6 +166,15 @@ class FeatureMeans:
             for party, kept in self._state.items()
         }
         write_whole(path, lambda file: torch.save(means, file))
+
+
+def _sum_of_rows(tensor: Tensor) -> Tensor:
+    """In float64, without a copy of a big tensor in it."""
+    chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
+    total = torch.zeros(tensor.shape[1:], dtype=torch.float64, device=tensor.device)
+    for part in torch.split(tensor, chunk):
+        total += part.sum(dim=0, dtype=torch.float64)
+    return total
 
 
 def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:

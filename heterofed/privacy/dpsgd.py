@@ -12,16 +12,17 @@ parties' steps together are one Gaussian mechanism, of `joint_noise`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,6 +30,7 @@ from heterofed.errors import ConfigError
 from heterofed.plan import LossReduction
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
+from heterofed.privacy.noise import SECRET_BYTES, Noise, added
 
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer
@@ -41,10 +43,12 @@ class DPSGD:
         noise_multiplier: standard deviation of the noise, in units of `max_grad_norm`.
         max_grad_norm: longest gradient of one sample, over all weights of this party.
         batch_size: rows that a batch has on average.
-        rows: train ids, so that batch_size / rows is the chance of being in a batch.
+        rows: train ids, so that batch_size / rows is the chance of being in a batch; None: as many
+            as a run's split has.
         delta: of the (epsilon, delta) that is told; well below 1 / rows.
-        poisson: whether batches are those of `poisson_batches`. Only then does sampling count in
-            favour; otherwise everybody is taken to be in one batch of each round.
+        poisson: whether batches are those of `self.poisson_batches`. Only then does sampling count
+            in favour; otherwise everybody is taken to be in one batch of each round. A run checks
+            this, `rows` and, where batches are drawn, `batch_size`.
         loss_reduction: how the Host's loss is taken over the rows of a batch, as the plan says too:
             where it is a mean, the gradient of each row comes divided by the rows.
         others: noise multipliers of the other parties that train.
@@ -59,7 +63,7 @@ class DPSGD:
         max_grad_norm: float,
         *,
         batch_size: int,
-        rows: int,
+        rows: int | None = None,
         delta: float = 1e-5,
         poisson: bool = False,
         loss_reduction: LossReduction = "mean",
@@ -73,18 +77,18 @@ class DPSGD:
         for each in others:
             check_positive("DPSGD others: a noise multiplier", each)
         check_positive("DPSGD delta", delta, most=0.5)
-        if not 0 < batch_size <= rows:
-            raise ConfigError(f"DPSGD batch_size={batch_size!r}: give 1 to rows={rows!r}")
+        _check_batch_size(batch_size, rows)
         if loss_reduction not in get_args(LossReduction):
             raise ConfigError(f"DPSGD loss_reduction={loss_reduction!r}: give 'mean' or 'sum'")
         _opacus()
         self.loss_reduction = loss_reduction
         self._noise_multiplier = noise_multiplier
         self._max_grad_norm = max_grad_norm
-        self._batch_size = batch_size
-        self._rows = rows
+        self.batch_size = batch_size
+        self.rows, self._rows_given = rows, rows is not None
+        self.poisson = poisson
+        self.others = tuple(others)
         self._delta = delta
-        self._poisson = poisson
         self._joint = joint_noise([noise_multiplier, *others])
         self._hooks: list[Any] = []  # Opacus' hooks live as long as these do
         self.steps = 0  # so far, empty batches too
@@ -118,14 +122,12 @@ class DPSGD:
             counts: whether its steps are those of the party; true for one of the parts.
         """
         share = math.sqrt(parts)
-        wrapped: DPOptimizer = _opacus().optimizers.DPOptimizer(
+        wrapped: DPOptimizer = _noisy_optimizer()(
             optimizer,
             noise_multiplier=self._noise_multiplier * share,
             max_grad_norm=self._max_grad_norm / share,
-            expected_batch_size=self._batch_size,
+            expected_batch_size=self.batch_size,
             loss_reduction=self.loss_reduction,
-            generator=_generator(optimizer),
-            secure_mode=True,  # against attacks on the low bits of floats; four times the draws
         )
         if counts:
             wrapped.attach_step_hook(self._stepped)
@@ -136,12 +138,17 @@ class DPSGD:
 
         Args:
             rounds: begun so far; they count where there is no Poisson sampling.
+
+        Raises:
+            ConfigError: batches are drawn from nobody knows how many rows.
         """
         if self.steps == 0:
             return 0.0
-        if not self._poisson:
+        if not self.poisson:
             return gaussian_epsilon(rounds, 1.0, self._joint, self._delta)
-        return sampled_epsilon(self._joint, self._batch_size / self._rows, self.steps, self._delta)
+        if self.rows is None:
+            raise ConfigError("DPSGD: give rows; without a run there is no split to take them from")
+        return sampled_epsilon(self._joint, self.batch_size / self.rows, self.steps, self._delta)
 
     def epsilon_where_batches_are_known(self, participations: int) -> float:
         """For who also knows whose rows were in which batch, as the Host does.
@@ -151,8 +158,74 @@ class DPSGD:
         """
         return gaussian_epsilon(participations, 1.0, self._joint, self._delta)
 
+    def take_rows(self, train_ids: int) -> None:
+        """Learn how many train ids there are.
+
+        Raises:
+            ConfigError: another number was given, or fewer than a batch has.
+        """
+        if not self._rows_given:
+            _check_batch_size(self.batch_size, train_ids)
+            self.rows = train_ids
+        if train_ids != self.rows:
+            raise ConfigError(
+                f"DPSGD(rows={self.rows}): the split has {train_ids} train ids; give that number"
+                " or None, since epsilon is told from it"
+            )
+
+    def check_sampling(self, drawn: Sampling | None, batch: int, rows: int) -> None:
+        """Refuse a batch that was not drawn as was said.
+
+        Args:
+            drawn: what `self.poisson_batches` gave in this round; None where it was not called.
+            batch: number of the batch in its round.
+            rows: that it has.
+
+        Raises:
+            ConfigError: epsilon would be told for another sampling.
+        """
+        if not self.poisson:
+            if drawn is not None:
+                raise ConfigError(
+                    "DPSGD(poisson=False), and self.poisson_batches draws the batches: then some"
+                    " rows come more than once in a round; give poisson=True"
+                )
+            return
+        if drawn is None:
+            raise ConfigError(
+                "DPSGD(poisson=True), but iterate_train_feature does not draw its batches by"
+                " self.poisson_batches; do so at every party, or leave poisson out"
+            )
+        if (drawn.batch_size, drawn.ids) != (self.batch_size, self.rows):
+            raise ConfigError(
+                f"DPSGD(batch_size={self.batch_size}, rows={self.rows}), and self.poisson_batches"
+                f" draws {drawn.batch_size} of {drawn.ids}; give both the same, of all train ids"
+            )
+        if batch >= len(drawn.sizes) or rows != drawn.sizes[batch]:
+            raise ConfigError(
+                f"DPSGD(poisson=True): batch {batch} has {rows} rows and is not the one that"
+                " self.poisson_batches drew; yield each of them as it is, in their order"
+            )
+
     def _stepped(self, _optimizer: DPOptimizer) -> None:
         self.steps += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What `self.poisson_batches` drew in one round.
+
+    Attributes:
+        batch_size: rows of a batch on average.
+        ids: from how many.
+        sizes: rows of each batch.
+        most: in how many batches the id is that is in most.
+    """
+
+    batch_size: int
+    ids: int
+    sizes: tuple[int, ...]
+    most: int
 
 
 def joint_noise(noise_multipliers: Sequence[float]) -> float:
@@ -223,12 +296,32 @@ def most_participations(batches: Iterable[Sequence[str]]) -> int:
     return max(counts.values(), default=0)
 
 
-def _generator(optimizer: Optimizer) -> torch.Generator:
-    """Noise of its own: torch's global generator starts from a seed that everybody knows."""
-    device = optimizer.param_groups[0]["params"][0].device
-    generator = torch.Generator(device)
-    generator.manual_seed(secrets.randbits(63))
-    return generator
+@functools.cache
+def _noisy_optimizer() -> Any:
+    """Opacus' optimizer with noise that is fresh in every process, and cannot be drawn again."""
+
+    class NoisyOptimizer(_opacus().optimizers.DPOptimizer):  # type: ignore[misc]
+        noise_multiplier: float
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            self._noise = Noise(secrets.token_bytes(SECRET_BYTES))
+
+        def add_noise(self) -> None:
+            multiplier, self.noise_multiplier = self.noise_multiplier, 0.0
+            super().add_noise()  # the clipped gradients' sums alone
+            self.noise_multiplier = multiplier
+            for each in self.params:
+                drawn = self._noise.normal(each.grad.shape).to(each.device)
+                each.grad = added(each.grad, multiplier * self.max_grad_norm * drawn)
+
+    return NoisyOptimizer
+
+
+def _check_batch_size(batch_size: int, rows: int | None) -> None:
+    if batch_size <= 0 or (rows is not None and batch_size > rows):
+        most = "the number of train ids" if rows is None else f"rows={rows!r}"
+        raise ConfigError(f"DPSGD batch_size={batch_size!r}: give 1 to {most}")
 
 
 def _opacus() -> Any:

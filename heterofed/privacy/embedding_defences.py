@@ -14,6 +14,7 @@ from torch import Tensor
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
 from heterofed.privacy.input_attacks import distance_correlation
+from heterofed.privacy.noise import added, normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class ClippedGaussian:
         """What is sent instead of `rows`, [rows, d]."""
         lengths = rows.norm(dim=1, keepdim=True)
         clipped: Tensor = rows * (self.clip / lengths.clamp_min(self.clip))
-        noise = self.clip * self.noise_multiplier * torch.randn_like(rows)
-        return clipped + noise
+        std = self.clip * self.noise_multiplier
+        return added(clipped, std * normal(clipped, clipped, std))
 
     def epsilon(self, releases: int) -> float:
         """Of one person's row against any other row in its place, after so many releases of it.

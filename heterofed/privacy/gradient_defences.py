@@ -2,7 +2,8 @@
 
 A defence is called with the gradients of one batch for one Collaborator, one row per sample, and
 the labels; what it returns is sent instead. All are unbiased: on average the gradient is the true
-one. Noise comes from torch's global generator: whoever calls them sets its stream.
+one. Noise comes from `noise.normal`, which a run makes unforeseeable; a defence of your own should
+take it from there too, and name all that it hides.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from heterofed.errors import ConfigError
+from heterofed.privacy.noise import added, normal
 
 
 class GradientDefence(Protocol):
@@ -37,10 +39,12 @@ class MaxNorm:
     """
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        if gradients.numel() == 0:
+            return gradients
         squares = gradients.square().sum(1, keepdim=True)
         missing = torch.where(squares > 0, squares.amax() / squares - 1, 0.0)
-        factor = 1 + missing.clamp_min(0).sqrt() * torch.randn_like(squares)
-        return gradients * factor
+        factor = 1 + missing.clamp_min(0).sqrt() * normal(squares, gradients)
+        return (gradients * factor).to(gradients.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class IsotropicGaussian:
             return gradients
         longest = gradients.square().sum(1).amax()
         std = (self.power * longest / gradients.shape[1]).sqrt()
-        return gradients + std * torch.randn_like(gradients)
+        return added(gradients, std * normal(gradients, gradients, std))
 
 
 def check_positive(what: str, value: float, *, most: float = 1e9) -> None:

@@ -18,6 +18,9 @@ from heterofed.errors import ConfigError
 from heterofed.privacy.rows import vectors
 from heterofed.privacy.scores import aucs
 
+MOST_CLASSES = 1000
+"""Whole numbers of more values than this are taken for amounts, not for classes."""
+
 
 def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
     """Labels as class numbers from 0, where they can be read so.
@@ -28,7 +31,8 @@ def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
         rows: how many there should be.
 
     Returns:
-        [rows] int64; None for anything else: regression targets, dicts, negative numbers.
+        [rows] int64; None for anything else: regression targets, dicts, negative numbers, or more
+        than `MOST_CLASSES` of them.
     """
     if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in {1, 2}:
         return None
@@ -44,7 +48,17 @@ def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
     if rows is not None and len(numbers) != rows:
         return None
     valid = bool(((numbers.to(torch.float64) == found.to(torch.float64)) & (numbers >= 0)).all())
-    return numbers if valid else None
+    few = valid and (len(numbers) <= MOST_CLASSES or len(_classes_of(numbers)) <= MOST_CLASSES)
+    return numbers if few else None
+
+
+def numbered_anew(labels: Tensor) -> tuple[list[int], Tensor]:
+    """The classes that there are, ascending, and labels as places in that list.
+
+    What counts or compares by class takes these: a class number may be an amount, and large.
+    """
+    classes, places = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    return classes.tolist(), places
 
 
 def flat(gradients: Tensor) -> Tensor:
@@ -217,7 +231,8 @@ def model_completion(
 
 
 def _classes_of(labels: Tensor) -> Tensor:
-    return labels.bincount().nonzero()[:, 0]
+    found: Tensor = labels.unique()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _evenly(labels: Tensor, known: int) -> Tensor:

@@ -57,6 +57,10 @@ class RandomisedResponse:
         secret = hmac.digest(key, b"randomised response", hashlib.sha256)
         return RandomisedResponse(self.epsilon, self.classes, secret=secret)
 
+    def by_lot(self) -> RandomisedResponse:
+        """One whose answers say nothing of the labels, for a rehearsal."""
+        return RandomisedResponse(1e-9, self.classes)
+
     @property
     def keeping(self) -> float:
         """The chance that a label stays as it is."""

@@ -28,6 +28,7 @@ from heterofed.privacy.label_attacks import (
     cosine_leak,
     model_completion,
     norm_leak,
+    numbered_anew,
     spectral_leak,
 )
 from heterofed.privacy.scores import folded
@@ -39,7 +40,8 @@ Effort = Literal["sample", "full", "off"]
 SHARE, SHARE_AT_END = 0.015, 0.027
 """Of the time that training takes, what samples may take, and with the attacks at the end; 3 % is
 promised."""
-KEPT_ROWS = 1000
+KEPT_ROWS, KEPT_BYTES = 1000, 8_000_000
+"""Of each party, for attacks that need more than one batch; whichever is less."""
 MEASURED_ROWS = 4096
 """Of a batch; more would tell no more, and cost."""
 KNOWN_LABELS = 40
@@ -168,25 +170,35 @@ class _Means:
 
 
 class _Kept:
-    """The last rows of two tensors that belong together."""
+    """The last rows of two tensors that belong together: `KEPT_ROWS`, or as many as there is room
+    for.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
+        self._most = KEPT_ROWS
         self._batches: deque[tuple[Tensor, Tensor]] = deque()
 
     def add(self, one: Tensor, other: Tensor) -> None:
         if self._batches and self._batches[-1][0].shape[1:] != one.shape[1:]:
             self._batches.clear()  # inputs of another length cannot stand beside these
             self.rows = 0
-        one, other = one[-KEPT_ROWS:].clone(), other[-KEPT_ROWS:].clone()  # not the whole batch
+        self._most = rows_with_room(one, other)
+        one, other = one[-self._most :].clone(), other[-self._most :].clone()  # not the whole batch
+        while self._batches and self.rows + len(one) - len(self._batches[0][0]) >= self._most:
+            self.rows -= len(self._batches.popleft()[0])
         self._batches.append((one, other))
         self.rows += len(one)
-        while self.rows - len(self._batches[0][0]) >= KEPT_ROWS:
-            self.rows -= len(self._batches.popleft()[0])
 
     def last(self) -> tuple[Tensor, Tensor]:
         ones, others = zip(*self._batches, strict=True)
-        return torch.cat(ones)[-KEPT_ROWS:], torch.cat(others)[-KEPT_ROWS:]
+        return torch.cat(ones)[-self._most :], torch.cat(others)[-self._most :]
+
+
+def rows_with_room(*tensors: Tensor, most: int = KEPT_ROWS) -> int:
+    """How many rows of these may be held, at most `most`."""
+    row = sum(each[:1].numel() * each.element_size() for each in tensors)
+    return max(1, min(most, KEPT_BYTES // max(1, row)))
 
 
 class LabelLeaks:
@@ -218,13 +230,19 @@ class LabelLeaks:
         numbers = class_numbers(labels, len(sent))
         if self._budget.effort == "off" or numbers is None or len(sent) == 0:
             return
-        self._kept.setdefault(party, _Kept()).add(embeddings.detach(), numbers)
-        if int((numbers.bincount() > 1).sum()) < 2:
+        most = max(rows_with_room(sent, most=len(sent)), 64)
+        sent, clean, numbers = sent[:most], clean[:most], numbers[:most]
+        self._kept.setdefault(party, _Kept()).add(embeddings.detach()[:most], numbers)
+        allowed = self._budget.allows("gradients", 0.002)
+        if self._measured and not allowed:
+            return
+        if int((numbered_anew(numbers)[1].bincount() > 1).sum()) < 2:
             return  # no class to tell from another
         batch = (party, sent, clean, numbers)
-        if self._budget.allows("gradients", 0.002):
+        if allowed:
             self._measure(*batch)
-        elif not self._measured:  # so that a short run has at least one of each party
+        else:  # so that a short run has at least one of each party
+            batch = (party, sent.clone(), clean.clone(), numbers)  # whoever's memory they are in
             self._waiting = [each for each in self._waiting if each[0] != party] + [batch]
 
     def end_round(self) -> list[Leak]:
@@ -244,7 +262,8 @@ class LabelLeaks:
         found = []
         for party, kept in self._kept.items():
             embeddings, labels = kept.last()
-            usable = len(labels) > 2 * KNOWN_LABELS and len(set(labels.tolist())) > 1
+            classes, labels = numbered_anew(labels)
+            usable = len(labels) > 2 * KNOWN_LABELS and len(classes) > 1
             if usable and self._budget.allows("completion", 1.0, running=False):
                 leak = self._budget.timed(
                     "completion",
@@ -255,7 +274,7 @@ class LabelLeaks:
 
     def _measure(self, party: str, sent: Tensor, clean: Tensor, labels: Tensor) -> None:
         def attack() -> None:
-            numbers = labels.to(sent.device)
+            classes, numbers = numbered_anew(labels.to(sent.device))
             generator = torch.Generator().manual_seed(0)  # takes nothing from the user's streams
             found = {
                 "norm": norm_leak(sent, numbers),
@@ -264,8 +283,8 @@ class LabelLeaks:
             }
             for name, value in found.items():
                 aucs = value.tolist()  # of each class, or where there are two of class 1 alone
-                first = 1 if len(aucs) == 1 else 0
-                self._means.add(party, name, dict(enumerate(aucs, first)))
+                told = classes[-1:] if len(aucs) == 1 else classes
+                self._means.add(party, name, dict(zip(told, aucs, strict=True)))
 
         self._measured = True
         self._budget.timed("gradients", attack)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from heterofed.errors import ConfigError
 from heterofed.privacy.gradient_defences import IsotropicGaussian, check_positive
+from heterofed.privacy.noise import added, normal
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -209,16 +210,16 @@ class Marvell:
         elif self._last is None:
             return IsotropicGaussian(1.0)(gradients, labels)
         noise, direction = self._last
-        return gradients + _drawn(noise, direction, positive, gradients)
+        return added(gradients, _drawn(noise, direction, positive, gradients))
 
 
-def _drawn(noise: Noise, direction: Tensor, positive: Tensor, like: Tensor) -> Tensor:
+def _drawn(noise: Noise, direction: Tensor, positive: Tensor, gradients: Tensor) -> Tensor:
     along = torch.where(positive, noise.positive_along, noise.negative_along).sqrt()
     across = torch.where(positive, noise.positive_across, noise.negative_across).sqrt()
-    drawn = torch.randn(like.shape, dtype=torch.float64, device=like.device)
+    drawn = normal(gradients, gradients, direction, along, across)
     parallel = drawn @ direction
     weights = (along - across) * parallel
-    return (weights[:, None] * direction + across[:, None] * drawn).to(like.dtype)
+    return weights[:, None] * direction + across[:, None] * drawn
 
 
 def _along(spread: Spread, extra: float) -> tuple[float, float]:

@@ -148,6 +148,7 @@ def test_gradient_defences_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     assert isinstance(outcomes[1], TaskAborted)
     for settings, words in (
         ({"gradient_defence": MaxNorm(), "early_gradients": True}, "early ones travel"),
+        ({"loss_reduction": "mean", "early_gradients": True}, "a second backward"),
         ({"leak_report": "some"}, "leak_report"),
         ({"loss_reduction": "none"}, "loss_reduction"),
         ({"weights_defence": DPSGD(1.0, 1.0, batch_size=2, rows=4)}, "needs loss_reduction"),
@@ -255,11 +256,12 @@ class PoissonCollaborator(Collaborator):
 
 
 def private(**settings: Any) -> DPSGD:
-    return DPSGD(1.0, 0.5, **{"batch_size": 4, "rows": 32, "others": [1.0], **settings})
+    return DPSGD(1.0, 0.5, **{"batch_size": 4, "others": [1.0], **settings})
 
 
 def test_dp_sgd_at_both_parties_with_poisson_batches(tmp_path: Path) -> None:
-    defences = private(poisson=True), private(poisson=True)
+    sampling = {"poisson": True, "batch_size": 1}
+    defences = private(**sampling), private(**sampling)
     host = PoissonHost(tmp_path, loss_reduction="mean", weights_defence=defences[0], max_rounds=6)
     shop = PoissonCollaborator(tmp_path, weights_defence=defences[1])
     shop.size = host.size = 1

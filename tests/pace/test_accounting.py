@@ -91,3 +91,14 @@ def test_a_run_leaves_its_costs_and_names_the_slowest_party(tmp_path: Path) -> N
 
     assert costs_of(slow)["train", "slow", "own"]["compute_ms"] > 300
     assert quick.phases["train"].waits["alice"] > 0.3
+
+
+def test_a_failed_end_leaves_its_costs(home: Path, tmp_path: Path) -> None:
+    class Fails(TinyHost):
+        def train_a_batch(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError
+
+    run(Fails(tmp_path), TinyCollaborator(tmp_path))
+    for party in ("alice", "bob"):
+        costs = pd.read_csv(tmp_path / "tiny" / party / "comm.csv")
+        assert {"psi", "train"} <= set(costs["phase"])

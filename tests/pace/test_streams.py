@@ -62,3 +62,20 @@ def test_generators_are_restored_after_an_error() -> None:
     with random_stream(7, "a", 0):
         drawn()
     assert drawn() == expected
+
+
+def test_all_bits_of_a_seed_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 bits one could try all, and find the initial weights of a party."""
+
+    def drawn(start: int) -> list[float]:
+        monkeypatch.setattr("heterofed.training.stream_seed", lambda *_: start)
+        with random_stream(7, "a"):
+            assert torch.initial_seed() == start
+            weights = torch.nn.Linear(400, 50).weight.detach()
+            assert weights.abs().max() <= 0.05
+            assert weights.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.02)
+            return [torch.rand(()).item(), np.random.rand(), random.random()]
+
+    low = drawn(5)
+    assert low == drawn(5)
+    assert not set(low) & set(drawn(5 + 2**40))

@@ -46,6 +46,7 @@ def test_max_norm_hides_lengths_not_directions() -> None:
 def test_max_norm_leaves_zeros_alone() -> None:
     zeros = torch.zeros(4, 3)
     assert torch.equal(MaxNorm()(zeros, torch.zeros(4).long()), zeros)
+    assert MaxNorm()(zeros[:0], torch.zeros(0).long()).shape == (0, 3)
 
 
 def test_isotropic_noise_has_its_power() -> None:

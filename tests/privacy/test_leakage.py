@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from heterofed.privacy.label_attacks import MOST_CLASSES, class_numbers
 from heterofed.privacy.leakage import (
+    KEPT_BYTES,
     SHARE,
     SHARE_AT_END,
     Budget,
@@ -116,3 +118,32 @@ def test_the_worst_of_each_party() -> None:
         Leak("shop", "norm", "auc", 0.6, 1),
     ]
     assert [each.attack for each in worst_of(leaks)] == ["distance_correlation", "norm"]
+
+
+def test_class_numbers_may_be_large() -> None:
+    """Nothing is allocated, nor scored, per number up to the largest."""
+    clean, labels = batch()
+    found = []
+    for numbers in (labels, labels * 3_000_000_000_000 + 7):
+        leaks = LabelLeaks(Budget("full"))
+        leaks.note("bob", clean, clean, numbers, clean)
+        leaks.note("bob", clean, clean, numbers, clean)
+        found.append([(each.attack, each.value) for each in leaks.end_round() + leaks.at_end()])
+    assert found[0] == found[1]
+    assert dict(found[0])["cosine"] == 1.0
+
+
+def test_a_thousand_amounts_are_no_classes() -> None:
+    assert class_numbers(torch.arange(2 * MOST_CLASSES) % MOST_CLASSES) is not None
+    assert class_numbers(torch.arange(2 * MOST_CLASSES) % (MOST_CLASSES + 1)) is None
+
+
+def test_wide_rows_are_kept_for_as_much_as_there_is_room() -> None:
+    leaks, wide = InputLeaks(Budget("full")), 20_000
+    for number in range(5):
+        leaks.note(torch.full((64, wide), float(number)), torch.zeros(64, 4))
+    inputs, embeddings = leaks._kept.last()
+    assert 0.9 * KEPT_BYTES < inputs.numel() * 4 + embeddings.numel() * 4 <= KEPT_BYTES
+    assert inputs[-1, 0] == 4
+    held = sum(each.numel() * 4 for pair in leaks._kept._batches for each in pair)
+    assert held < KEPT_BYTES + 64 * wide * 4 + 5 * 64 * 16
