@@ -42,13 +42,19 @@ logger = logging.getLogger("heterofed")
 
 MAX_FILES = 1 << 16
 
+FIRST_BYTES = 256 << 10
+"""What a connection may bring before anything of it was read: two greetings fit."""
+
+FIRST_FRAMES = 4
+"""Frames of a newcomer that are kept until it was looked at: honest ones say Hello, and wait."""
+
 
 @contextmanager
 def room_for_strangers() -> Iterator[None]:
     """Let this process open many files, as far as it may, while strangers can connect.
 
-    A connection takes a file descriptor until its handshake has failed, for up to 10 s. Where these
-    run out, this party's own files cannot be opened.
+    A connection takes a file descriptor until its handshake has failed, or the `doorman` closes it.
+    Where these run out, this party's own files cannot be opened.
     """
     if sys.platform == "win32":
         yield
@@ -216,14 +222,17 @@ class TaskPlace(Place):
             try:
                 # A connection that died unnoticed may stand beside its successor.
                 below = zeromq.listen(
-                    self.task.listens_at, keys=keys, max_channels=2 * MAX_CHANNELS
+                    self.task.listens_at,
+                    keys=keys,
+                    max_channels=2 * MAX_CHANNELS,
+                    first_bytes=FIRST_BYTES,
                 )
             except ConfigError as error:
                 raise ConfigError(
                     f"{error}; stop what listens there, or set `bind` in the task file to an"
                     " address of this machine"
                 ) from None
-            yield ReliableListener(below)
+            yield ReliableListener(below, first_frames=FIRST_FRAMES)
 
     def connect(self) -> Endpoint:
         keys = None
