@@ -32,7 +32,7 @@ from heterofed.task import (
 )
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
-from heterofed.transport.local import HostLock, heterofed_home, local_address
+from heterofed.transport.local import HostLock, heterofed_home, local_address, lock_path
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
 from heterofed.transport.zap import ClientKeys, ServerKeys, raw_key
@@ -95,6 +95,13 @@ class Place(ABC):
     def expected(self, given: Sequence[str] | int) -> Sequence[str] | int:
         """Whom the Host waits for, where its constructor says `given`."""
         return given
+
+    def check_usable(self) -> None:  # noqa: B027 - nothing expires without a task file
+        """Check that the terms still hold.
+
+        Raises:
+            ConfigError: a key or the task has expired.
+        """
 
     def settle(self, plan: Plan) -> Plan:
         """The Host's plan under the terms.
@@ -169,7 +176,7 @@ class LocalPlace(Place):
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
-        with HostLock(self._local):
+        with HostLock(self._local.task_id, self._local.lock, self._local.socket):
             yield zeromq.listen(self._local.address)
 
     def connect(self) -> Endpoint:
@@ -218,7 +225,8 @@ class TaskPlace(Place):
         if self._key is not None:
             parties = {each.party: each.key or "" for each in self.task.collaborators}
             keys = ServerKeys(self._key.public, self._key.secret, parties)
-        with HostLock(local_address(self.task.task, self._home)), room_for_strangers():
+        lock = lock_path(self.task.task, self._home)
+        with HostLock(self.task.task, lock), room_for_strangers():
             try:
                 # A connection that died unnoticed may stand beside its successor.
                 below = zeromq.listen(
@@ -240,6 +248,9 @@ class TaskPlace(Place):
             host = self.task.host
             keys = ClientKeys(self._key.public, self._key.secret, host.key or "", host.party)
         return ReliableConnector(lambda: zeromq.connect(self.task.address, keys=keys))
+
+    def check_usable(self) -> None:
+        self.task.check_usable()
 
     def identities(self, other: str) -> tuple[bytes, bytes] | None:
         if self._key is None:

@@ -254,7 +254,7 @@ def test_values_that_are_not_finite_name_party_and_batch(
     assert any("batch 1" in note for note in outcome.__notes__)
 
 
-@pytest.mark.parametrize("change", ["dtype", "dimensions", "layout"])
+@pytest.mark.parametrize("change", ["dtype", "dimensions", "layout", "width", "empty"])
 def test_forms_that_change_between_batches(
     change: str, office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:
@@ -269,6 +269,10 @@ def test_forms_that_change_between_batches(
             bob.send(batch=1, **{"": torch.zeros(16, 4, dtype=torch.float64)})
         case "dimensions":
             bob.send(batch=1, **{"": torch.zeros(16, 4, 1)})
+        case "width":
+            bob.send(batch=1, **{"": torch.zeros(16, 5)})
+        case "empty":
+            bob.send(batch=1, **{"": torch.zeros(16, 0)})
         case _:
             bob.send(batch=1, layout="dict", a=torch.zeros(16, 4))
     outcome = host.outcome(meanwhile=bob.link.pump)

@@ -60,6 +60,17 @@ def is_closed(link: socket.socket) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def end_of(peer: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
+    """Tells when its connection has ended."""
+    monitor = peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    try:
+        yield monitor
+    finally:
+        peer.disable_monitor()
+        monitor.close()
+
+
 def test_a_crowd_is_thinned_at_once(door: Endpoint) -> None:
     with contextlib.ExitStack() as stack:
         links = [
@@ -91,13 +102,15 @@ def test_whoever_is_let_in_must_say_something(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doorman, "VISIT_SECONDS", 1.0)
-    with dealer(offices) as silent, dealer(offices) as honest:
-        ends = [each.get_monitor_socket(zmq.EVENT_DISCONNECTED) for each in (silent, honest)]
+    with (
+        dealer(offices) as silent,
+        dealer(offices) as honest,
+        end_of(silent) as its_end,
+        end_of(honest) as no_end,
+    ):
         honest.send(Hello(bytes(16), False, 0, 0).encode())
-        until(lambda: bool(ends[0].poll(0)), door)
-        assert not ends[1].poll(0)
-        for each in (silent, honest):
-            each.disable_monitor()
+        until(lambda: bool(its_end.poll(0)), door)
+        assert not no_end.poll(0)
 
 
 @on_linux
@@ -107,8 +120,7 @@ def test_a_message_of_endless_parts_ends_its_connection(
 ) -> None:
     monkeypatch.setattr(doorman, "MAX_BEHIND", 24 << 20)
     before, most = resident(), 0
-    with dealer(offices) as peer:
-        ended = peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    with dealer(offices) as peer, end_of(peer) as ended:
         if not first:
             peer.send(Hello(bytes(16), False, 0, 0).encode())
             until(lambda: bool(peer.poll(0)), door)
@@ -121,7 +133,6 @@ def test_a_message_of_endless_parts_ends_its_connection(
             assert time.monotonic() < deadline, "never"
             assert not any(isinstance(each, Received) for each in door.poll(0.02))
             most = max(most, resident() - before)
-        peer.disable_monitor()
     assert most < 512 << 20, f"{most >> 20} MiB"
 
 
@@ -150,8 +161,7 @@ def test_newcomers_are_kept_few_frames_of(
 ) -> None:
     """Nobody polls, as where a hook computes: a thread reads, and sends away who says too much."""
     monkeypatch.setattr(doorman, "LEAVE_SECONDS", 0.5)
-    with dealer(offices) as peer:
-        ended = peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    with dealer(offices) as peer, end_of(peer) as ended:
         peer.send(Hello(bytes(16), False, 0, 0).encode())
         assert peer.poll(20_000)
         peer.recv()
@@ -159,7 +169,6 @@ def test_newcomers_are_kept_few_frames_of(
         for _ in range(64):
             peer.send(bytes(1 << 18))
         assert ended.poll(30_000)
-        peer.disable_monitor()
     assert len(door._events) < 10  # type: ignore[attr-defined]
 
 
