@@ -35,6 +35,7 @@ def say_waiting(host: LyingHost) -> None:
     time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_host_that_waits_for_ever(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
