@@ -29,7 +29,7 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.lifecycle import Shown
 from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
-from heterofed.protocol import limits, messages, session
+from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
 from heterofed.transport import flow, zeromq
 from heterofed.visits import VISIT_SECONDS, VISITS
@@ -241,7 +241,7 @@ def protocol_limits() -> str:
         "largest header (bytes)": limits.MAX_HEADER_BYTES,
         "largest payload of `PsiKey` (bytes)": limits.MAX_KEY_BYTES,
         "largest payload of the other PSI messages (bytes)": limits.MAX_FRAME_BYTES,
-        "bytes of one tag or match proof": session.TAG_BYTES,
+        "bytes of one tag or match proof": limits.TAG_BYTES,
         "chunks of blinded values without an answer": limits.PSI_WINDOW,
         "Collaborators of one task, at most": MAX_PARTIES,
         "frames that a sender may be ahead of its reader": flow.WINDOW,
@@ -260,17 +260,14 @@ def phase_limits() -> str:
     plan = Plan(host="host", collaborators=("collaborator",))
     rows = {
         "join": limits.joining(),
-        "psi": limits.intersecting(plan),
+        "psi": limits.intersecting(),
         "split, between rounds, finish": limits.agreeing(),
         "train, test": limits.exchanging(plan),
         "after the end": limits.ended(plan),
     }
     return table(
-        ["phase", "header", "payload", "all that waits"],
-        (
-            [phase, *(f"{each:,}" for each in (its.header, its.payload, its.memory))]
-            for phase, its in rows.items()
-        ),
+        ["phase", "header", "payload"],
+        ([phase, f"{its.header:,}", f"{its.payload:,}"] for phase, its in rows.items()),
     )
 
 

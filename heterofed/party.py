@@ -20,7 +20,7 @@ from heterofed.errors import (
     TaskFailed,
 )
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
-from heterofed.peers import Mail, Peer, Timeouts
+from heterofed.peers import PSI_WAITING, Mail, Peer, Timeouts
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
@@ -320,7 +320,7 @@ class Party:
             raise endings.lost(peer.name, self.phase, "disconnected") from error
         size = payload_size(frames)
         self.bytes_sent += size
-        peer.turn_began = self.clock()
+        peer.turn_began = peer.moved_on = self.clock()
         self.account.moved(self.phase, peer.name, "sent", size, messages=1)
         self.account.outbound.note(self.phase, type(message).__name__, peer.name, size)
         self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
@@ -344,9 +344,10 @@ class Party:
                 self.notice_waiting([peer.name for peer in missing], now - began)
             for peer in missing:
                 self._check_silence(peer, computing, now)
+                self._check_waiting(peer, began, now)
 
     def _next(self, peer: Peer, kinds: tuple[type[Message], ...]) -> Mail:
-        mail = peer.inbox.popleft()
+        mail = peer.pop()
         if not isinstance(mail.message, kinds):
             what = f"said {type(mail.message).__name__} unexpectedly"
             raise endings.unlawful(peer.name, self.phase, what)
@@ -398,6 +399,8 @@ class Party:
             raise endings.unlawful(peer.name, self.phase, f"broke the protocol: {error}") from None
         peer.turn_began = self.clock()
         message, payload = complete
+        if not isinstance(message, Waiting):
+            peer.moved_on = peer.turn_began
         if self.role is Role.HOST and channel in self.visitors:
             # Whoever was not let in has no part in the task: a Hello, or nothing.
             if isinstance(message, Hello):
@@ -416,7 +419,7 @@ class Party:
                 raise endings.told(message, message.party if by_host else peer.name)
             case _:
                 peer.host_waits_for = None
-                peer.inbox.append(Mail(message, payload, peer.byte_came - peer.message_began))
+                peer.put(Mail(message, payload, peer.byte_came - peer.message_began))
 
     def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:
         self.account.moved(self.phase, peer.name, "received", size, messages=int(complete))
@@ -474,3 +477,12 @@ class Party:
             self.account.outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told
+
+    def _check_waiting(self, peer: Peer, began: float, now: float) -> None:
+        """A peer that only says whom it waits for may do so for long, and not for ever."""
+        limit = self.timeouts.waiting
+        if limit and self.phase == "psi":
+            limit = max(limit, PSI_WAITING)
+        if limit and peer.host_waits_for and now - max(began, peer.moved_on) > limit:
+            what = f"said only that it waits for {peer.host_waits_for}"
+            raise endings.silent(peer.name, self.phase, now - max(began, peer.moved_on), what)

@@ -34,7 +34,7 @@ from heterofed.task import (
 )
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
-from heterofed.transport.local import HostLock, heterofed_home, local_address
+from heterofed.transport.local import HostLock, heterofed_home, local_address, lock_path
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
 from heterofed.transport.zap import ClientKeys, ServerKeys, raw_key
@@ -44,13 +44,19 @@ logger = logging.getLogger("heterofed")
 
 MAX_FILES = 1 << 16
 
+FIRST_BYTES = 256 << 10
+"""What a connection may bring before anything of it was read: two greetings fit."""
+
+FIRST_FRAMES = 4
+"""Frames of a newcomer that are kept until it was looked at: honest ones say Hello, and wait."""
+
 
 @contextmanager
 def room_for_strangers() -> Iterator[None]:
     """Let this process open many files, as far as it may, while strangers can connect.
 
-    A connection takes a file descriptor until its handshake has failed, for up to 10 s. Where these
-    run out, this party's own files cannot be opened.
+    A connection takes a file descriptor until its handshake has failed, or the `doorman` closes it.
+    Where these run out, this party's own files cannot be opened.
     """
     if sys.platform == "win32":
         yield
@@ -105,6 +111,13 @@ class Place(ABC):
         """
         del partial
         return given
+
+    def check_usable(self) -> None:  # noqa: B027 - nothing expires without a task file
+        """Check that the terms still hold.
+
+        Raises:
+            ConfigError: a key or the task has expired.
+        """
 
     def settle(self, plan: Plan) -> Plan:
         """The Host's plan under the terms.
@@ -184,7 +197,7 @@ class LocalPlace(Place):
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
-        with HostLock(self._local):
+        with HostLock(self._local.task_id, self._local.lock, self._local.socket):
             yield zeromq.listen(self._local.address)
 
     def connect(self) -> Endpoint:
@@ -233,18 +246,22 @@ class TaskPlace(Place):
         if self._key is not None:
             parties = {each.party: each.key or "" for each in self.task.collaborators}
             keys = ServerKeys(self._key.public, self._key.secret, parties)
-        with HostLock(local_address(self.task.task, self._home)), room_for_strangers():
+        lock = lock_path(self.task.task, self._home)
+        with HostLock(self.task.task, lock), room_for_strangers():
             try:
                 # A connection that died unnoticed may stand beside its successor.
                 below = zeromq.listen(
-                    self.task.listens_at, keys=keys, max_channels=2 * MAX_CHANNELS
+                    self.task.listens_at,
+                    keys=keys,
+                    max_channels=2 * MAX_CHANNELS,
+                    first_bytes=FIRST_BYTES,
                 )
             except ConfigError as error:
                 raise ConfigError(
                     f"{error}; stop what listens there, or set `bind` in the task file to an"
                     " address of this machine"
                 ) from None
-            yield ReliableListener(below)
+            yield ReliableListener(below, first_frames=FIRST_FRAMES)
 
     def connect(self) -> Endpoint:
         keys = None
@@ -252,6 +269,9 @@ class TaskPlace(Place):
             host = self.task.host
             keys = ClientKeys(self._key.public, self._key.secret, host.key or "", host.party)
         return ReliableConnector(lambda: zeromq.connect(self.task.address, keys=keys))
+
+    def check_usable(self) -> None:
+        self.task.check_usable()
 
     def identities(self, other: str) -> tuple[bytes, bytes] | None:
         if self._key is None:

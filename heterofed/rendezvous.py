@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import secrets
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +30,7 @@ from heterofed.errors import (
 )
 from heterofed.events import StillWaiting
 from heterofed.party import NOTICE_SECONDS, Party
-from heterofed.peers import Peer, Timeouts
+from heterofed.peers import Peer, Timeouts, waiting_limit
 from heterofed.plan import Plan
 from heterofed.protocol.messages import (
     PROTOCOL_VERSION,
@@ -50,8 +52,13 @@ of it."""
 
 RETRY_SECONDS = 0.3
 
-HANDSHAKES = 3
-"""Handshakes in a row that may fail (a Host that starts anew) until the keys are to blame."""
+HANDSHAKES, HANDSHAKE_SECONDS = 3, 15.0
+"""How many handshakes in a row fail, and for how long, until the keys are to blame: something in
+front of a Host that is not up yet may accept connections, and close them.
+"""
+
+JOIN_WAITING = 3600.0
+"""How long a Host may wait for others, at least, as far as a Collaborator is concerned."""
 
 NOTICED_SECONDS = 30.0
 """By when a Host has noticed that a connection is dead, and lets that party in again."""
@@ -101,6 +108,9 @@ class Earlier:
         return max(shared, default=None)
 
 
+MAX_COMPARED = 2000
+"""Characters in which the differences of two task files are told: a peer chooses its own."""
+
 SAME_USER = "on this machine: as the same user"
 
 
@@ -121,6 +131,7 @@ class Door:
         ended: the run that this Host has ended last; whoever still holds a part of it is told so.
         going_on: the run that waits for a party to come back; others would throw it away.
         partial: once `join_timeout` has passed, go on with whoever is there.
+        check_usable: raises where a key or the task has expired by now.
     """
 
     def __init__(
@@ -134,8 +145,11 @@ class Door:
         ended: bytes | None = None,
         going_on: Earlier | None = None,
         partial: bool = False,
+        check_usable: Callable[[], object] = lambda: None,
     ) -> None:
         self.partial = partial
+        self._check_usable = check_usable
+        self._shown_at: dict[str | None, float] = {}
         self._task, self._purpose, self._host = task, purpose, host
         self._terms, self._ended, self._going_on = terms, ended, going_on
         self._names = None if isinstance(expected, int) else list(expected)
@@ -144,7 +158,11 @@ class Door:
         self.checked: set[str] = set()
 
     def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
-        """The code of a refusal, or None to let the visitor in."""
+        """The code of a refusal, or None to let the visitor in.
+
+        Raises:
+            ConfigError: a key or the task has expired since the Host was started.
+        """
         proven = visitor.channel.party
         if PROTOCOL_VERSION not in hello.versions:
             return "other_version"
@@ -160,9 +178,22 @@ class Door:
             return "stranger"
         if self._going_on is not None and self._going_on.common([hello.held]) is None:
             return "resume"
+        if self._closed:
+            return "duplicate_party"
+        self._make_way(party, hello)
         if hello.party in party.peers or hello.party == self._host or self.is_complete(party):
             return "duplicate_party"
-        return "duplicate_party" if self._closed else None
+        self._check_usable()
+        visitor.incarnation = hello.incarnation
+        return None
+
+    def _make_way(self, party: Party, hello: Hello) -> None:
+        """One process is there once: its newest connection is the living one."""
+        older = party.peers.get(hello.party)
+        if older is not None and older.incarnation == hello.incarnation:
+            del party.peers[hello.party]
+            older.session.lost()
+            older.channel.close()
 
     def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
         """Show the visitor the Host's terms; what differs goes to the Host's log."""
@@ -172,7 +203,8 @@ class Door:
         if hello.terms == self._terms:
             self.checked.add(hello.party)
             logger.info("%s has the same terms", hello.party)
-        else:
+        elif party.clock() - self._shown_at.get(visitor.channel.party, -math.inf) > NOTICE_SECONDS:
+            self._shown_at[visitor.channel.party] = party.clock()
             logger.warning(
                 "the task file of %s differs: %s",
                 hello.party,
@@ -272,8 +304,8 @@ def join(
         make_party: makes this party over it.
         hello: what to say.
         link_timeout: seconds for one connection to be established.
-        join_timeout: seconds to look for the Host (its own bounds the wait for the others); 0: for
-            ever.
+        join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
+            others, and so does this one, if it is longer than an hour.
         described: where they meet, for messages.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
@@ -290,18 +322,24 @@ def join(
     """
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began = noticed = time.monotonic()
-    failed = 0
+    failed, failing_since = 0, 0.0
     while True:
         party = make_party(open_endpoint())
         try:
             host = knock(party, hello, link_timeout)
             if host is not None:
+                # Long, so that a Host may wait for others longer than this party looks for it.
+                waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
+                party.timeouts = replace(party.timeouts, waiting=waiting)
                 with party.in_phase("join"):
                     agreement = _be_welcomed(party, host, hello.terms, objections)
                     return party, host, _going_on(agreement, earlier)
-        except HandshakeError:
+        except HandshakeError as error:
+            if not failed:
+                failing_since = time.monotonic()
+                logger.warning("trying again: %s", error)
             failed += 1
-            if failed == HANDSHAKES:
+            if failed >= HANDSHAKES and time.monotonic() - failing_since >= HANDSHAKE_SECONDS:
                 party.close(0)
                 raise
         except PeerLostError:
@@ -371,6 +409,7 @@ def _be_welcomed(
         calculation=welcome.plan.calculation_timeout,
         schedule=welcome.plan.schedule_timeout,
         moving=party.timeouts.moving,
+        waiting=waiting_limit(welcome.plan),
     )
     resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
     wanted = len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0
@@ -408,7 +447,8 @@ def _compared(here: bytes, there: bytes) -> str:
     if not here or not there:
         return f"there is none {'there' if here else 'here'}"
     try:
-        return "; ".join(differences(shown_terms(here), shown_terms(there))) or "not in a field"
+        differ = "; ".join(differences(shown_terms(here), shown_terms(there))) or "not in a field"
+        return textwrap.shorten(differ, MAX_COMPARED, placeholder=" ...")
     except ValueError:
         return "the other's cannot be read"
 

@@ -47,7 +47,7 @@ LAYERS = [
     ["heterofed.__main__"],
 ]
 ALONE = {
-    "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap"],
+    "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap", "heterofed/transport/doorman"],
     "gmpy2": ["psi/"],
     "cryptography": ["psi/", "heterofed/privacy/mask"],
     "rbcl": ["psi/"],

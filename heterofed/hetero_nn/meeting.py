@@ -123,6 +123,7 @@ def as_host(
             ended=run.ended,
             going_on=going_on,
             partial=partial,
+            check_usable=place.check_usable,
         )
         with party.in_phase("join"):
             run.agreement = gather(

@@ -25,6 +25,17 @@ PSI_WINDOW = 8
 AHEAD_BYTES = 64 << 20
 """Bytes of features under way from which on nothing more goes ahead, whatever the credit."""
 
+MAX_ANSWERS = 2
+"""Gradients for one batch: those sent ahead of the step, and others if it changed them."""
+
+TAG_BYTES = 16
+
+MESSAGE_BYTES = 512
+"""What a message takes beside its payload, roughly, as long as nobody has taken it."""
+
+SMALL_MESSAGES = 1024
+"""Messages without a payload that may wait: a party says that it goes on every few seconds."""
+
 SMALL_HEADER_BYTES = 1 << 12
 """Enough for a message of names, numbers and digests."""
 
@@ -36,45 +47,36 @@ class Limits:
     Attributes:
         header: bytes of one message's header.
         payload: bytes of one message's payload.
-        memory: bytes that all its messages which nobody has taken yet may hold.
     """
 
     header: int
     payload: int
-    memory: int
 
 
 def joining() -> Limits:
     """Before the plan is known: names, keys, the plan itself; no payload."""
-    header = 1 << 17
-    return Limits(header, payload=0, memory=2 * header)
+    return Limits(1 << 17, payload=0)
 
 
-def intersecting(plan: Plan) -> Limits:
-    """PSI: chunks of values, as many as may be under way."""
-    del plan  # how many ids there are is a guard of its own: chunks are dealt with as they come
-    one = SMALL_HEADER_BYTES + MAX_FRAME_BYTES
-    return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES, memory=(PSI_WINDOW + 1) * one)
+def intersecting() -> Limits:
+    """PSI: chunks of values."""
+    return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES)
 
 
 def agreeing() -> Limits:
     """Split, between rounds, and goodbye: names, numbers and digests."""
-    return Limits(SMALL_HEADER_BYTES, payload=0, memory=8 * SMALL_HEADER_BYTES)
+    return Limits(SMALL_HEADER_BYTES, payload=0)
 
 
 def exchanging(plan: Plan) -> Limits:
-    """Train and test: tensors. Steps ahead where each waits for an answer, else the credit."""
-    steps = MAX_STALENESS if plan.max_staleness == "auto" else plan.max_staleness
-    answered = (steps + 1) * plan.max_batch_bytes
-    ahead = min(plan.credit * plan.max_batch_bytes, AHEAD_BYTES + plan.max_batch_bytes)
-    headers = (max(steps, plan.credit) + 1) * MAX_HEADER_BYTES
-    return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes, max(answered, ahead) + headers)
+    """Train and test: tensors."""
+    return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes)
 
 
 def ended(plan: Plan | None) -> Limits:
     """After the end: late mail is read and dropped."""
     payload = max(MAX_FRAME_BYTES, plan.max_batch_bytes if plan else 0)
-    return Limits(MAX_HEADER_BYTES, payload, memory=MAX_HEADER_BYTES + payload)
+    return Limits(MAX_HEADER_BYTES, payload)
 
 
 def limits_of(state: State, plan: Plan | None) -> Limits:
@@ -84,7 +86,27 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     if plan is None or state in (State.CONNECTING, State.GREETED):
         return joining()
     if state.startswith("psi"):
-        return intersecting(plan)
+        return intersecting()
     if state.startswith(("train", "test")):
         return exchanging(plan)
     return agreeing()
+
+
+def most_waiting(plan: Plan | None) -> int:
+    """Bytes that all messages of one peer may hold which nobody has taken yet, and one that comes.
+
+    One number for all phases, because mail of one may wait in the next. In PSI all tags may come
+    while this party is busy with another one. In training each open batch may wait for its answers;
+    features come steps ahead where each waits for an answer, else as far as the credit goes.
+    """
+    small = SMALL_MESSAGES * MESSAGE_BYTES
+    if plan is None:
+        return small
+    chunk = MAX_FRAME_BYTES + MESSAGE_BYTES
+    tags = plan.max_peer_ids * TAG_BYTES
+    intersection = (PSI_WINDOW + 2) * chunk + tags + tags // MAX_FRAME_BYTES * MESSAGE_BYTES
+    batch = plan.max_batch_bytes + MESSAGE_BYTES
+    steps = MAX_STALENESS if plan.max_staleness == "auto" else plan.max_staleness
+    answers = MAX_ANSWERS * (steps + 1) * batch
+    ahead = min(plan.credit * batch, AHEAD_BYTES + batch)
+    return small + max(intersection, answers, ahead)

@@ -115,7 +115,8 @@ class Hello(Message, frozen=True):
     """C to H: who I am and what I came for. The first message of every connection.
 
     `terms` are my task file's, in their canonical form; empty where there is no task file.
-    `mask_key` is a fresh X25519 key, for masks shared with the other Collaborators.
+    `incarnation` names my process. `mask_key` is a fresh X25519 key, for masks shared with the
+    other Collaborators.
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]

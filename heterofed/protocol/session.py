@@ -16,11 +16,14 @@ from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolE
 from heterofed.plan import Coding, Plan
 from heterofed.protocol.limits import (
     AHEAD_BYTES,
+    MAX_ANSWERS,
     MAX_FRAME_BYTES,
     MAX_KEY_BYTES,
     PSI_WINDOW,
+    TAG_BYTES,
     Limits,
     limits_of,
+    most_waiting,
 )
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
@@ -53,13 +56,8 @@ from heterofed.protocol.messages import (
 )
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
 
-MAX_ANSWERS = 2
-"""Gradients for one batch: those sent ahead of the step, and others if it changed them."""
-
 MAX_SPAN = 1 << 40
 """Items between a tensor's first and last, were no dimension empty."""
-
-TAG_BYTES = 16
 
 TRAINING = ("train", "rehearse")
 """Purposes for which batches are trained on."""
@@ -104,6 +102,11 @@ class Session:
     def limits(self) -> Limits:
         """What the peer may make this party read and hold now."""
         return limits_of(self.state, self._plan)
+
+    @property
+    def most_waiting(self) -> int:
+        """Bytes that the peer's messages may hold which nobody has taken yet."""
+        return most_waiting(self._plan)
 
     @property
     def psi_window(self) -> int:
@@ -462,9 +465,20 @@ class _BatchCounts:
 
 
 def _form(features: Features) -> tuple[object, ...]:
-    """What may not change from batch to batch: layout, names, dtypes, number of dimensions."""
-    tensors = ((spec.name, spec.dtype, len(spec.shape)) for spec in features.tensors)
+    """What may not change from batch to batch: layout, names, dtypes, and what `_extent` gives."""
+    tensors = ((spec.name, spec.dtype, _extent(spec)) for spec in features.tensors)
     return (features.layout, *tensors)
+
+
+def _extent(spec: TensorSpec) -> tuple[object, ...]:
+    """Of dimensions beyond the rows, what stays: how many, and which are empty.
+
+    Of a floating matrix also its width: it is an embedding. Other sizes may change, as those of
+    sequences do.
+    """
+    sizes = spec.shape[1:]
+    is_embedding = len(sizes) == 1 and spec.dtype in GRADIENT_DTYPES
+    return sizes if is_embedding else tuple(size > 0 for size in sizes)
 
 
 def _fits_layout(features: Features) -> bool:

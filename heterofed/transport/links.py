@@ -39,6 +39,11 @@ logger = logging.getLogger("heterofed")
 KEEP_SECONDS = 0.5
 """For so long the owner may be away before the endpoint's thread looks after the links."""
 
+KEEP_TURNS = 16
+"""So often it looks in one go, where there is more each time: what came is better read than held
+below, where nothing tells a peer's window.
+"""
+
 CLOSE_SECONDS = 0.05
 """How long a wait for last words lasts before deadlines are looked at again."""
 
@@ -156,12 +161,16 @@ class LinkEndpoint(Endpoint):
 
     # One round of work
 
-    def _turn(self, wait: float) -> None:
-        """Let the connections work, for at most `wait` seconds of waiting, and go on from there."""
+    def _turn(self, wait: float) -> bool:
+        """Let the connections work, for at most `wait` seconds of waiting, and go on from there.
+
+        Gives whether anything happened.
+        """
         if not self._open:
             time.sleep(wait)
-            return
-        for event in self._listen(wait):
+            return False
+        happened = self._listen(wait)
+        for event in happened:
             self._happened(event, self._clock())
         now = self._clock()
         for channel in self._channels():
@@ -172,6 +181,7 @@ class LinkEndpoint(Endpoint):
         for channel in self._channels():
             self.pump(channel)
         self._worked_at = now
+        return bool(happened)
 
     def _due(self, now: float) -> float:
         """When there will be something to do, whatever happens until then."""
@@ -187,7 +197,9 @@ class LinkEndpoint(Endpoint):
                 continue  # the owner is in there
             try:
                 if not self._deaf and self._clock() - self._worked_at >= KEEP_SECONDS:
-                    self._turn(0.0)
+                    turns = 1
+                    while self._turn(0.0) and turns < KEEP_TURNS:
+                        turns += 1
             except BaseException as error:
                 self._broken = error  # the owner's to hear
                 return

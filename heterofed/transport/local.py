@@ -57,16 +57,29 @@ def local_address(task_id: str, home: Path) -> LocalAddress:
             " Linux or macOS"
         )
     run = home.absolute() / "run"
-    name = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    socket = run / f"{name}.sock"
+    socket = run / f"{_short(task_id)}.sock"
     length = len(os.fsencode(socket))
     if length > MAX_PATH_BYTES:
         raise ConfigError(
             f"the socket path {socket} has {length} bytes and may have {MAX_PATH_BYTES}:"
             " set HETEROFED_HOME to a shorter path"
         )
+    return LocalAddress(task_id, socket, lock_path(task_id, home))
+
+
+def lock_path(task_id: str, home: Path) -> Path:
+    """The lock of a task's one Host on this machine; creates `home/run` (mode 0700) for it.
+
+    Raises:
+        ConfigError: the directory is not private.
+    """
+    run = home.absolute() / "run"
     make_private(run)
-    return LocalAddress(task_id, socket, run / f"{name}.lock")
+    return run / f"{_short(task_id)}.lock"
+
+
+def _short(task_id: str) -> str:
+    return hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class HostLock:
@@ -74,31 +87,39 @@ class HostLock:
 
     Use it as a context manager around the listening endpoint.
 
+    Args:
+        task_id: the task.
+        lock: see `lock_path`.
+        socket: where it listens, if that is a Unix socket.
+
     Raises:
         ConfigError: (on `acquire`) another Host has it.
     """
 
-    def __init__(self, place: LocalAddress) -> None:
-        self._place = place
-        self._lock = FileLock(place.lock, timeout=0, mode=0o600, thread_local=False)
+    def __init__(self, task_id: str, lock: Path, socket: Path | None = None) -> None:
+        self._task_id, self._path, self._socket = task_id, lock, socket
+        self._lock = FileLock(lock, timeout=0, mode=0o600, thread_local=False)
 
     def acquire(self) -> None:
         try:
             self._lock.acquire()
         except Timeout:
             raise ConfigError(
-                f"another Host runs task {self._place.task_id!r} on this machine:"
+                f"another Host runs task {self._task_id!r} on this machine:"
                 " stop it, or use another task id"
             ) from None
         except OSError as error:
-            raise ConfigError(f"cannot lock {self._place.lock}: {error.strerror}") from None
-        # Whoever made this socket did not live to remove it.
-        self._place.socket.unlink(missing_ok=True)
+            raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
+        self._remove_socket()  # whoever made it did not live to do so
 
     def release(self) -> None:
         if self._lock.is_locked:
-            self._place.socket.unlink(missing_ok=True)
+            self._remove_socket()
             self._lock.release()
+
+    def _remove_socket(self) -> None:
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
 
     def __enter__(self) -> HostLock:
         self.acquire()

@@ -24,6 +24,7 @@ from heterofed.transport.base import (
     Opened,
     Received,
 )
+from heterofed.transport.flow import WINDOW
 from heterofed.transport.greeting import Hello, Refusal, encode_refusal
 from heterofed.transport.links import FINAL, LinkChannel, LinkEndpoint, say
 from heterofed.transport.reliable import GRACE_SECONDS, Link
@@ -33,6 +34,9 @@ logger = logging.getLogger("heterofed")
 MAX_GONE = 1024
 """Ended links that are remembered: their frames are not taken twice."""
 
+PARTY_LINKS = 4
+"""Links of one proven party at a time: one that works, and others whose end was not noticed yet."""
+
 
 class ReliableListener(LinkEndpoint):
     """The listening side, on top of another listener.
@@ -40,8 +44,10 @@ class ReliableListener(LinkEndpoint):
     Args:
         listener: the other transport's endpoint, closed with this one. It should keep twice as many
             connections as there may be links: one that died unnoticed stands beside its successor.
-        max_channels: links that are kept; further ones are told `FULL`.
+        max_channels: links that are kept, of a proven party `PARTY_LINKS`; further ones are told
+            `FULL`.
         max_pending: bytes that may wait for one peer.
+        first_frames: how many frames of a new link may wait until the caller has taken one.
         grace: seconds that a link may be without a connection; see `reliable.GRACE_SECONDS`.
     """
 
@@ -51,13 +57,14 @@ class ReliableListener(LinkEndpoint):
         *,
         max_channels: int = MAX_CHANNELS,
         max_pending: int = MAX_PENDING_BYTES,
+        first_frames: int = WINDOW,
         grace: float = GRACE_SECONDS,
         _clock: Callable[[], float] = time.monotonic,
         _keep: bool = True,
     ) -> None:
         super().__init__(max_pending, grace, _clock, keep=_keep)
         self._listener = listener
-        self._max_channels = max_channels
+        self._max_channels, self._first_frames = max_channels, first_frames
         self._links: list[LinkChannel] = []
         self._gone: deque[bytes] = deque(maxlen=MAX_GONE)
         self._by_inner: dict[Channel, LinkChannel] = {}
@@ -144,7 +151,15 @@ class ReliableListener(LinkEndpoint):
             for channel in self._channels():
                 if channel.party == party and channel.link.is_down:
                     self._lose(channel, LostReason.DISCONNECTED)
+            if sum(channel.party == party for channel in self._links) >= PARTY_LINKS:
+                return Refusal.FULL
         return Refusal.FULL if len(self._links) >= self._max_channels else None
+
+    def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
+        super()._take_in(channel, frame, now)
+        if channel.link.untouched > self._first_frames:
+            logger.warning("%s said too much at once", channel.party or "a peer")
+            self._lose(channel, LostReason.MALFORMED)
 
     def _tend(self, now: float) -> None:
         for channel in self._channels():

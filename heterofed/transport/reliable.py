@@ -116,6 +116,11 @@ class Link:
         return self._queue.pending
 
     @property
+    def untouched(self) -> int:
+        """Frames of the peer, as long as the caller has taken none of them; then 0."""
+        return 0 if self._took else self._received
+
+    @property
     def kept(self) -> int:
         """Frames kept in case they must be sent again; `WINDOW` at most."""
         return len(self._kept)

@@ -14,12 +14,14 @@ Facts about libzmq 4.3.5 that this module is built around (each is held by a tes
 - ROUTER tells nobody whose connection ended. Its monitor gives the file descriptor, which messages
   carry too; a send then says for certain (EHOSTUNREACH).
 - A monitor whose reader is gone or full stops the I/O thread: the reader has no limit, goes last.
+- Every TCP connection is accepted, whoever makes it; see `doorman`.
 - A routing id that a peer chose may be another's: only ids that ROUTER made are accepted.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from abc import abstractmethod
 from collections import deque
@@ -31,6 +33,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from heterofed.errors import ChannelClosedError, ConfigError
+from heterofed.transport import doorman
 from heterofed.transport.base import (
     MAX_CHANNELS,
     MAX_FRAME_BYTES,
@@ -49,13 +52,20 @@ from heterofed.transport.zap import DOMAIN, ClientKeys, ServerKeys, ZapHandler, 
 
 logger = logging.getLogger("heterofed")
 
-HANDSHAKE_SECONDS = 10.0
+HANDSHAKE_SECONDS = 5.0
+"""What a newcomer's handshake may take at a listener."""
+
 CONNECT_SECONDS = 10.0
+"""What a connection may take, and again its handshake, at the side that makes it."""
+
+PARTY_SHARE = 8
+"""Connections of one proven party at a time: one that works, and others that died unnoticed."""
 
 _NEVER = 24 * 3600 * 1000  # ms; libzmq would reconnect then, but the socket is closed before
 # Messages in one queue of libzmq: a window and this transport's own ones, twice, because libzmq
 # notices only in steps of half a queue that it was emptied.
-_QUEUE = 2 * (WINDOW + 32)
+_QUEUE = 2 * (WINDOW + 8)
+_PART_BYTES = 42  # that CURVE and ZMTP add to each part of a message
 _COPY_BELOW = 64 << 10  # smaller frames are copied out: they share larger buffers inside libzmq
 _READS = 1000  # message parts looked at in one go
 _PROBES = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)  # seconds between a hint and each look
@@ -89,18 +99,21 @@ def listen(
     keys: ServerKeys | None = None,
     max_channels: int = MAX_CHANNELS,
     max_pending: int = MAX_PENDING_BYTES,
+    first_bytes: int = sys.maxsize,
     _heartbeat: Heartbeat | None = None,
 ) -> Listener:
     """Listen at `tcp://interface:port` (port `*` for any) or `ipc://path`.
 
     With keys, only the listed parties get in and each channel's `party` is proven; no party may
-    hold more than its share of `max_channels`. Without, everybody gets in who can reach the
-    address: whether that is acceptable is for the caller to say.
+    hold more than `PARTY_SHARE` of the `max_channels`. Without, everybody gets in who can reach the
+    address: whether that is acceptable is for the caller to say. A TCP connection must say
+    something within 15 s, and may bring `first_bytes` (on Linux) until that is read.
 
     Raises:
         ConfigError: the address cannot be used.
     """
-    return Listener(address, keys, max_channels, max_pending, _heartbeat or Heartbeat())
+    heartbeat = _heartbeat or Heartbeat()
+    return Listener(address, keys, max_channels, max_pending, first_bytes, heartbeat)
 
 
 def connect(
@@ -141,6 +154,7 @@ class _Peer(Channel):
         self.sent = 0  # frames given to libzmq
         self.taken = 0  # of these, frames that the other side's caller took
         self.read = 0  # frames that our caller took
+        self.came = 0  # bytes that libzmq gave out, as they were on the wire
         self.told = 0  # of these, frames that the other side knows of
         self.quiet_since = 0
         self.looks: deque[float] = deque()
@@ -175,13 +189,14 @@ class _ZmqEndpoint(Endpoint):
         self._open = True
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(kind)
+        listens = kind == zmq.ROUTER
         options = {
             zmq.LINGER: 0,
             zmq.SNDHWM: _QUEUE,
             zmq.RCVHWM: _QUEUE,
             # CURVE adds some bytes to each frame; `_understand` is exact.
             zmq.MAXMSGSIZE: MAX_FRAME_BYTES + 64,
-            zmq.HANDSHAKE_IVL: int(HANDSHAKE_SECONDS * 1000),
+            zmq.HANDSHAKE_IVL: int(1000 * (HANDSHAKE_SECONDS if listens else CONNECT_SECONDS)),
             zmq.IPV6: int("[" in address),
         }
         if not address.startswith("ipc:"):  # the kernel itself reports the end of a Unix socket
@@ -191,12 +206,14 @@ class _ZmqEndpoint(Endpoint):
         for option, value in options.items():
             self._socket.setsockopt(option, value)
 
-    def _watch(self, events: int) -> None:
-        self._socket.monitor(_MONITOR, events)
+    def _watch(self, events: int, through: str = _MONITOR) -> None:
+        """Have the monitor's events told, or those that pass `through` something else."""
+        if through == _MONITOR:
+            self._socket.monitor(_MONITOR, events)
         self._monitor = self._context.socket(zmq.PAIR)
         self._monitor.setsockopt(zmq.RCVHWM, 0)
         self._monitor.setsockopt(zmq.LINGER, 0)
-        self._monitor.connect(_MONITOR)
+        self._monitor.connect(through)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -315,6 +332,7 @@ class _ZmqEndpoint(Endpoint):
     def _understand(self, peer: _Peer, parts: list[zmq.Frame]) -> None:
         """One message of a known peer, without its route."""
         peer.quiet_since = self._read_total
+        peer.came += sum(len(part) + _PART_BYTES for part in parts)
         if peer.state is _State.OVER:
             return
         if len(parts) == 1 and 0 < len(parts[0]) <= MAX_FRAME_BYTES:
@@ -428,8 +446,12 @@ class _ZmqEndpoint(Endpoint):
         self._open = False
         self._socket.monitor(None, 0)
         self._socket.close(0)
+        self._unwatch()
         self._monitor.close(0)
         self._context.term()
+
+    def _unwatch(self) -> None:
+        """The monitor was stopped."""
 
     @abstractmethod
     def _peers(self) -> list[_Peer]: ...
@@ -458,9 +480,9 @@ class _ZmqEndpoint(Endpoint):
 class Listener(_ZmqEndpoint):
     """One ROUTER socket; `address` is where it really listens.
 
-    State is kept for `max_channels` connections. A further one, or one beyond its party's share,
-    is told `FULL` at each thing it sends and otherwise ignored. A connection that we closed counts
-    until the peer has gone.
+    State is kept for `max_channels` connections, of one proven party for `PARTY_SHARE`. A further
+    one is told `FULL` at each thing it sends and otherwise ignored. A connection that we closed
+    counts until the peer has gone, or over TCP, where the `Doorman` sees to it that it goes, not.
     """
 
     def __init__(
@@ -469,6 +491,7 @@ class Listener(_ZmqEndpoint):
         keys: ServerKeys | None,
         max_channels: int,
         max_pending: int,
+        first_bytes: int,
         heartbeat: Heartbeat,
     ) -> None:
         super().__init__(zmq.ROUTER, address, max_pending, heartbeat)
@@ -477,13 +500,19 @@ class Listener(_ZmqEndpoint):
         self._share = max_channels
         self._names: dict[str, str] | None = None
         self._zap: ZapHandler | None = None
+        self._doorman: doorman.Doorman | None = None
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._watch(zmq.EVENT_DISCONNECTED)
+        if address.startswith("ipc:"):  # strangers cannot get at it
+            self._watch(zmq.EVENT_DISCONNECTED)
+        else:
+            self._socket.monitor(_MONITOR, doorman.EVENTS)
+            self._doorman = doorman.Doorman(self._context, _MONITOR, first_bytes)
+            self._watch(zmq.EVENT_DISCONNECTED, doorman.FORWARD)
         try:
             if keys is not None:
                 require_curve()
                 self._names = {key: party for party, key in keys.parties.items()}
-                self._share = max(4, max_channels // len(self._names))
+                self._share = min(PARTY_SHARE, max_channels)
                 # Before bind: a domain without a running handler lets strangers in.
                 self._zap = ZapHandler(self._context, frozenset(self._names))
                 self._socket.setsockopt(zmq.CURVE_SERVER, 1)
@@ -499,6 +528,8 @@ class Listener(_ZmqEndpoint):
             self._shut()
             raise
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        if self._doorman is not None:
+            self._doorman.port = int(self.address.rpartition(":")[2])
 
     def _peers(self) -> list[_Peer]:
         return list(self._by_route.values())
@@ -535,11 +566,18 @@ class Listener(_ZmqEndpoint):
             # Closing before the first frame; anything else has no connection to belong to.
             self._post(peer, b"", _CLOSED)
             return
-        mine = sum(other.party == party for other in self._by_route.values())
-        if len(self._by_route) >= self._max_channels or mine >= self._share:
+        counted = [
+            other
+            for other in self._by_route.values()
+            if self._doorman is None or other.state is not _State.OVER
+        ]
+        mine = sum(other.party == party for other in counted)
+        if len(counted) >= self._max_channels or mine >= self._share:
             self._post(peer, b"", _FULL)
             return
         self._by_route[route] = peer
+        if self._doorman is not None:
+            self._doorman.heard(peer.fd, peer)
         # Its end may have been noticed before its first frame was read.
         self._suspect(peer)
         self._understand(peer, body)
@@ -568,11 +606,17 @@ class Listener(_ZmqEndpoint):
     def _over(self, peer: _Peer) -> None:
         """Its route is remembered until the peer has gone, which it may have already."""
         self._suspect(peer)
+        if self._doorman is not None:
+            self._doorman.left(peer.fd)
 
     def _shut(self) -> None:
         if self._zap is not None:
             self._zap.stop()
         super()._shut()
+
+    def _unwatch(self) -> None:
+        if self._doorman is not None:
+            self._doorman.stop()
 
 
 class Connector(_ZmqEndpoint):

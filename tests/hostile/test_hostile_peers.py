@@ -287,16 +287,17 @@ def test_nan_gradients_are_the_hosts(tmp_path: Path) -> None:
     assert outcome.party == "alice"
 
 
+@pytest.mark.slow
 def test_finish_that_came_before_the_loss_counts(tmp_path: Path) -> None:
     def busy(event: Any) -> None:
         if isinstance(event, PhaseEnded) and event.phase == "checkpoint":
-            time.sleep(1.5)  # Finish and the end of the connection come meanwhile
+            time.sleep(6)  # Finish and the end of the connection come meanwhile
 
     class Short(TinyHost):
         def is_task_finished(self) -> bool:
             return True
 
-    host = Victim(Short(tmp_path, max_rounds=1, calculation_timeout=0.7))
+    host = Victim(Short(tmp_path, max_rounds=1, calculation_timeout=3, psi_protocol="ecdh"))
     bob = Victim(TinyCollaborator(tmp_path, callbacks=[busy]))
     assert isinstance(host.outcome(), TaskResult)
     result = bob.outcome()

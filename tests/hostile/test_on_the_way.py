@@ -13,7 +13,7 @@ import pytest
 import torch
 import zmq
 
-from heterofed import TaskResult
+from heterofed import TaskResult, rendezvous
 from heterofed import errors as e
 from heterofed.keys import load_key
 from heterofed.task import load_task, task_path
@@ -116,7 +116,9 @@ def test_a_changed_or_repeated_byte_ends_the_link(
     tamper: Any, at: int, middle: Middle, tmp_path: Path
 ) -> None:
     middle.tamper = tamper(at)
-    host, bob = run(TinyHost(tmp_path, join_timeout=5), TinyCollaborator(tmp_path, join_timeout=5))
+    host, bob = run(
+        TinyHost(tmp_path, join_timeout=20), TinyCollaborator(tmp_path, join_timeout=20)
+    )
     assert len(middle.seen["up"]) > at
     if isinstance(host, TaskResult):  # the link was made anew, and lost nothing
         clean = tmp_path / "clean"
@@ -170,9 +172,14 @@ def pump(*endpoints: Any, seconds: float = 0.7) -> list[Any]:
 
 @pytest.mark.parametrize("mechanism", ["null", "plain", "curve"])
 def test_a_false_host_hears_nothing(
-    mechanism: str, office: Path, tmp_path: Path, open_links: list[Any]
+    mechanism: str,
+    office: Path,
+    tmp_path: Path,
+    open_links: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It listens where alice should, without keys, with passwords, or with keys of its own."""
+    monkeypatch.setattr(rendezvous, "HANDSHAKE_SECONDS", 1.0)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as false:
         false.setsockopt(zmq.LINGER, 0)
         if mechanism == "plain":
@@ -187,7 +194,7 @@ def test_a_false_host_hears_nothing(
         open_links.append(relay)
         redirect(office, relay.port)
         bob = Victim(TinyCollaborator(tmp_path, join_timeout=20))
-        outcome = bob.outcome()
+        outcome = bob.outcome(60)
         assert isinstance(outcome, e.HandshakeError)
         assert "heterofed keys show" in str(outcome)
         assert false.poll(200) == 0

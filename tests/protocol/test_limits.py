@@ -10,7 +10,7 @@ from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits
 from heterofed.protocol.messages import Abort, Hello, Terms, Waiting, Welcome
 from heterofed.protocol.session import Session
-from heterofed.protocol.states import Role, State
+from heterofed.protocol.states import ENDED, Role, State
 from heterofed.wire import Decoder, encode
 
 from .link import HONEST_RUN, Link
@@ -50,17 +50,20 @@ def test_the_words_of_every_state_fit(state: State, plan: Plan | None) -> None:
     found = limits.limits_of(state, plan)
     for message in (Abort("x" * 64, "y" * 64, LONGEST, 1, 1, (1, 2)), Waiting(LONGEST)):
         assert header_bytes(message) <= found.header
-    assert found.payload <= found.memory
+    assert state in ENDED or found.payload <= limits.most_waiting(plan)
     assert found.header <= limits.MAX_HEADER_BYTES
 
 
 def test_limits_follow_the_plan() -> None:
     small, large = (Plan(host="h", collaborators=("c",), max_batch_bytes=n) for n in (10, 10**9))
     assert limits.exchanging(small).payload == 10
-    assert limits.exchanging(small).memory < 10 << 20
-    assert limits.exchanging(large).memory > 10**9
+    assert limits.most_waiting(large) > 2 * 10**9
     ahead = Plan(host="h", collaborators=("c",), max_batch_bytes=10**9, max_staleness=3)
-    assert limits.exchanging(ahead).memory > 4 * 10**9
+    assert 8 * 10**9 < limits.most_waiting(ahead) < 8.1 * 10**9
+    few, many = (Plan(host="h", collaborators=("c",), max_peer_ids=n, max_batch_bytes=10)
+                 for n in (100, 10**9))  # fmt: skip
+    assert limits.most_waiting(few) < 12 << 20
+    assert 16 * 10**9 < limits.most_waiting(many) < 16.1 * 10**9
 
 
 @pytest.mark.parametrize("role", Role)

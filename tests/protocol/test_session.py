@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -30,6 +30,7 @@ from heterofed.protocol.messages import (
     PsiSigned,
     PsiTagged,
     PsiTags,
+    TensorSpec,
     Terms,
     Waiting,
     WelcomeBack,
@@ -807,3 +808,33 @@ def test_a_message_of_the_wrong_end_is_refused_at_once() -> None:
         Session(C).receive(Hello((1,), "train", bytes(32), "bank", bytes(16), True))
     with pytest.raises(LocalProtocolError, match="from the collaborator is out of turn"):
         Session(C).send(Waiting("shop"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "first", "then", "may"),
+    [
+        ("float32", (2, 3), (4, 3), True),
+        ("float32", (2, 3), (2, 4), False),
+        ("float32", (2, 3), (2, 0), False),
+        ("float32", (1, 2, 3), (1, 1, 3), True),  # sequences
+        ("float32", (1, 2, 3), (1, 0, 3), False),
+        ("int64", (1, 2), (1, 3), True),  # of tokens
+        ("int64", (1, 2), (1, 0), False),
+    ],
+)
+def test_sizes_that_change_between_batches(
+    dtype: Any, first: tuple[int, ...], then: tuple[int, ...], may: bool
+) -> None:
+    def features(batch: int, shape: tuple[int, ...]) -> tuple[Features, int]:
+        spec = TensorSpec("", dtype, shape)
+        return Features(1, batch, shape[0], "tensor", (spec,)), spec.nbytes
+
+    session = link_in(State.TEST).ends[H]
+    batch = session._batches.sent
+    session._forms.clear()
+    session.receive(*features(batch, first))
+    if may:
+        session.receive(*features(batch + 1, then))
+    else:
+        with pytest.raises(RemoteProtocolError, match="other tensors than in earlier batches"):
+            session.receive(*features(batch + 1, then))

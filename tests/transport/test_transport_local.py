@@ -12,7 +12,13 @@ import pytest
 
 from heterofed.errors import ConfigError
 from heterofed.transport import local
-from heterofed.transport.local import MAX_PATH_BYTES, HostLock, heterofed_home, local_address
+from heterofed.transport.local import (
+    MAX_PATH_BYTES,
+    HostLock,
+    heterofed_home,
+    local_address,
+    lock_path,
+)
 from heterofed.transport.zeromq import connect, listen
 from tests.transport.rigs import Party, connected, pump, start_python
 
@@ -91,13 +97,13 @@ def test_no_unix_sockets_says_where_to_run(home: Path, monkeypatch: pytest.Monke
 
 def test_a_second_host_is_refused_by_name_until_the_first_is_done(home: Path) -> None:
     place = local_address("my-task", home)
-    with HostLock(place):
+    with HostLock(place.task_id, place.lock, place.socket):
         with pytest.raises(ConfigError, match="my-task"):
-            HostLock(place).acquire()
-        with HostLock(local_address("other", home)):
+            HostLock(place.task_id, place.lock, place.socket).acquire()
+        with HostLock("other", lock_path("other", home)):
             pass
     for _ in range(2):
-        with HostLock(place):
+        with HostLock(place.task_id, place.lock, place.socket):
             pass
 
 
@@ -108,7 +114,7 @@ from heterofed.transport.local import HostLock, local_address
 from heterofed.transport.zeromq import listen
 
 place = local_address("task", Path(sys.argv[1]))
-lock = HostLock(place)
+lock = HostLock(place.task_id, place.lock, place.socket)
 lock.acquire()
 listener = listen(place.address)
 while True:
@@ -123,11 +129,11 @@ def test_a_killed_host_leaves_a_stale_socket_that_is_replaced(home: Path) -> Non
         while not place.socket.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         with pytest.raises(ConfigError):
-            HostLock(place).acquire()
+            HostLock(place.task_id, place.lock, place.socket).acquire()
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     assert place.socket.exists()
-    with HostLock(place):
+    with HostLock(place.task_id, place.lock, place.socket):
         assert not place.socket.exists()
         listener = Party(listen(place.address))
         peer = connected(connect(place.address))

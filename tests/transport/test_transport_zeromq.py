@@ -29,7 +29,7 @@ from heterofed.transport.zap import (
     ZapHandler,
     new_key_pair,
 )
-from heterofed.transport.zeromq import Heartbeat, connect, listen
+from heterofed.transport.zeromq import PARTY_SHARE, Heartbeat, connect, listen
 from tests.transport.rigs import (
     FAST,
     PARTIES,
@@ -171,12 +171,13 @@ def test_one_party_cannot_take_every_place(keyring: Keyring) -> None:
     endpoint = listen("tcp://127.0.0.1:*", keys=keyring.listening(), max_channels=16)
     listener = Party(endpoint)
     greedy = [
-        connected(connect(endpoint.address, keys=keyring.connecting(PARTIES[0]))) for _ in range(6)
+        connected(connect(endpoint.address, keys=keyring.connecting(PARTIES[0])))
+        for _ in range(PARTY_SHARE + 2)
     ]
     for peer in greedy:
         peer.channel.send([b"x"])
     pump([listener, *greedy], lambda: sum(len(peer.lost()) for peer in greedy) == 2)
-    assert len(listener.channels) == 4
+    assert len(listener.channels) == PARTY_SHARE
     modest = connected(connect(endpoint.address, keys=keyring.connecting(PARTIES[1])))
     modest.channel.send([b"y"])
     pump([listener, modest], lambda: b"y" in listener.frames())
@@ -435,7 +436,7 @@ def test_a_peer_that_closes_right_after_its_first_frame_is_seen_and_lost(wire: R
 
 
 def test_something_that_never_answers_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zeromq, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(zeromq, "CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         peer = connected(connect(f"tcp://127.0.0.1:{mute.getsockname()[1]}"))
         pump([peer], lambda: bool(peer.lost()))
@@ -558,16 +559,17 @@ def test_nothing_stays_behind(wire: Rig) -> None:
         warnings.simplefilter("error")
         listener, peer, _ = wire.pair()
         started = {thread.name for thread in set(threading.enumerate()) - before}
-        assert started == ({"heterofed-zap"} if wire.kind == "curve" else set())
+        door, zap = {"heterofed-door"}, {"heterofed-zap"}
+        assert started == {"ipc": set(), "tcp": door, "curve": door | zap}[wire.kind]
         peer.endpoint.close(0.1)
         listener.endpoint.close(0.1)
     assert set(threading.enumerate()) == before
 
 
-def test_only_two_modules_know_zeromq() -> None:
+def test_only_three_modules_know_zeromq() -> None:
     users = {
         path.name
         for path in (ROOT / "heterofed").rglob("*.py")
         if re.search(r"^\s*(import|from) zmq", Path(path).read_text(), re.MULTILINE)
     }
-    assert users == {"zeromq.py", "zap.py"}
+    assert users == {"zeromq.py", "zap.py", "doorman.py"}

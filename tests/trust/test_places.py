@@ -17,7 +17,8 @@ from heterofed import TaskResult
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
 from heterofed.keys import load_key, new_key, rotate_key
-from heterofed.task import task_path
+from heterofed.place import TaskPlace
+from heterofed.task import load_task, task_path
 from heterofed.task_command import accept_task, new_task
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
@@ -250,3 +251,16 @@ def test_a_host_of_another_key_is_told_apart(
     assert "no check came from bob" in command.err
     assert bob.wait() == 1
     assert "error: the handshake with the Host failed" in bob.output
+
+
+def test_a_host_over_tcp_needs_no_short_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 120)
+    monkeypatch.setenv("HETEROFED_HOME", str(deep))
+    open_offices(deep)
+    task = load_task(task_path("tiny", deep))
+    with TaskPlace(task, "alice", deep).listen() as endpoint:
+        with pytest.raises(e.ConfigError, match="another Host"):
+            TaskPlace(task, "alice", deep).listen().__enter__()
+        endpoint.close()
