@@ -150,6 +150,9 @@ class ResumableScheduler(Scheduler):
         things = self._stateful() if mark > AT_SPLIT else {}
         if mark == Mark(1):
             self._warn_of_untracked(list(things.values()))
+        for thing in things.values():
+            if isinstance(thing, Optimizer):
+                snapshots.make_plain(thing)
         snapshot = Snapshot(
             round=mark.round,
             batch=mark.batch,
@@ -161,7 +164,10 @@ class ResumableScheduler(Scheduler):
             notes={name: run.state[name] for name in NOTES if name in run.state},
             extra=self._call_hook("extra_state", self.extra_state),
         )
-        run.store.keep(mark, snapshots.encode(snapshot))
+        # One of each kind has to load again before days of training depend on it.
+        proven = things.keys() <= run.state.setdefault("proven", set()) and mark > AT_SPLIT
+        run.store.keep(mark, snapshots.encode(snapshot, proven=proven))
+        run.state["proven"].update(things)
         run.futile = 0
 
     def _warn_of_untracked(self, tracked: list[object]) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +20,8 @@ from torch.optim import Optimizer
 from heterofed.errors import CheckpointError, ConfigError, ResumeError
 
 logger = logging.getLogger("heterofed")
+
+LOADABLE = "tensors and plain values (numbers, strings, lists, dicts)"
 
 
 @dataclass(slots=True)
@@ -46,22 +50,31 @@ class Snapshot:
     extra: Any = None
 
 
-def encode(snapshot: Snapshot) -> bytes:
+def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
     """Turn a snapshot into bytes.
 
+    Args:
+        snapshot: scalars of NumPy in it are turned into plain numbers.
+        proven: whether one of the same models and optimizers was found to load again; else this one
+            is tried, before anything depends on it.
+
     Raises:
-        ConfigError: `extra_state` gave something other than tensors and plain values.
+        ConfigError: `extra_state`, or the state of an optimizer or model, holds something other
+            than tensors and plain values.
     """
-    whole = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
+    whole = {name: plain(getattr(snapshot, name)) for name in Snapshot.__slots__}
     extra = _saved(whole.pop("extra"))
-    try:
-        _loaded(extra)
-    except Exception as error:
+    if not _loads(extra):
+        raise ConfigError(f"extra_state must give {LOADABLE}: nothing else can be loaded safely")
+    content = _saved(whole | {"extra": extra})
+    if not proven and not _loads(content):
+        named = whole["settings"] | whole["states"]
+        culprits = [name for name, each in named.items() if not _loads(_saved(each))]
         raise ConfigError(
-            "extra_state must give tensors and plain values (numbers, strings, lists, dicts):"
-            " nothing else can be loaded safely"
-        ) from error
-    return _saved(whole | {"extra": extra})
+            f"the state of {', '.join(culprits) or 'this run'} cannot be kept: it must hold"
+            f" {LOADABLE}, since nothing else can be loaded safely; look at what its hook gives it"
+        )
+    return content
 
 
 def decode(content: bytes) -> Snapshot:
@@ -80,10 +93,27 @@ def decode(content: bytes) -> Snapshot:
         ) from error
 
 
+def plain(value: Any) -> Any:
+    """The same with scalars of NumPy, which no checkpoint could be loaded with, as numbers."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if type(value) in (dict, OrderedDict):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(each) for each in value)
+    return value
+
+
+def make_plain(optimizer: Optimizer) -> None:
+    """Turn the hyperparameters into what a checkpoint holds, so that every run steps with those."""
+    for group in optimizer.param_groups:
+        group.update({key: plain(each) for key, each in group.items() if key != "params"})
+
+
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Hyperparameters of each parameter group: everything but the parameters."""
     return [
-        {key: value for key, value in group.items() if key != "params"}
+        {key: plain(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
 
@@ -164,6 +194,14 @@ def _saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def _loads(content: bytes) -> bool:
+    try:
+        _loaded(content)
+    except Exception:  # whatever torch says about it
+        return False
+    return True
 
 
 def _loaded(content: bytes) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -292,6 +293,41 @@ def test_other_optimizer_settings_are_pointed_out(
 
     assert_same(run(host(tmp_path), Faster(tmp_path)), undisturbed)
     assert any("lr 0.1 (now 0.5)" in each for each in caplog.messages)
+
+
+def test_a_learning_rate_of_numpy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Rate(TinyCollaborator):
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            rates = {"lr": np.float64(0.1), "momentum": np.float32(0.9)}
+            return optim.SGD(feature_model.parameters(), **rates)
+
+    whole = run(host(tmp_path / "whole"), Rate(tmp_path / "whole"))
+    run(host(tmp_path), crashing(Rate(tmp_path), "iterate_train_feature", 5))
+    results = run(host(tmp_path), Rate(tmp_path))
+    expected, now = weights(*whole), weights(*results)
+    assert all(torch.equal(now[name], expected[name]) for name in expected)
+    assert not any("goes on with the settings it began with" in each for each in caplog.messages)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_could_not_be_loaded_again_is_refused_at_the_first_checkpoint(
+    late: bool, tmp_path: Path
+) -> None:
+    class Odd(TinyCollaborator):
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            optimizer = super().make_feature_optimizer(feature_model)
+            if not late:
+                optimizer.param_groups[0]["odd"] = Path()
+            return optimizer
+
+        def on_round_end(self) -> None:
+            self.feature_optimizer.state["odd"] = Path()
+
+    at_host, at_bob = run(host(tmp_path), Odd(tmp_path))
+    assert type(at_bob) is e.ConfigError
+    assert "the state of feature_optimizer cannot be kept" in str(at_bob)
+    assert isinstance(at_host, e.TaskAborted)
+    assert store(tmp_path, "bob").marks() == ((Mark(0),) if late else ())
 
 
 # -- resume= --------------------------------------------------------------------------------
