@@ -11,7 +11,7 @@
     │   │   ├── OtherTaskError       it came for another task, or for another purpose
     │   │   ├── OtherTermsError      its task file says other things than the Host's
     │   │   ├── OtherVersionError    it speaks no version of the protocol that the Host speaks
-    │   │   └── TaskFinishedError    its run had ended already, with its last checkpoint held by all
+    │   │   └── TaskFinishedError    the run had ended already, with its last checkpoint held by all
     │   ├── PeerLostError            the connection to a party broke
     │   │   └── HandshakeError       it never stood: one side does not know the other's key
     │   ├── PeerTimeoutError         a party is connected and has been silent for too long
@@ -214,14 +214,14 @@ class OtherVersionError(JoinRefusedError):
 
 
 class TaskFinishedError(JoinRefusedError):
-    """The run that this party holds a part of had ended; never seen where its last one is whole.
+    """The run of this task had ended, and its Host came back only to hear the last goodbyes.
 
-    What to do: nothing where the final models are in the results folder; else restore the folder,
-    or start again with `resume="never"`.
+    What to do: nothing where the final models are in the results folder; else restore the folder.
+    For a new run, start all parties again once this one has ended everywhere.
     """
 
     code = "finished"
-    summary = "that run had already ended; start again with resume='never' for a new one"
+    summary = "that run had already ended; for a new one start all parties again"
 
 
 class PeerLostError(TaskFailed):

@@ -25,14 +25,13 @@ from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
 from heterofed.protocol.messages import Mark
+from heterofed.rendezvous import AT_SPLIT
 from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
-
-AT_SPLIT = Mark(0)
 
 NOTES = ("staleness", "recorded", "privacy")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
@@ -188,7 +187,7 @@ class ResumableScheduler(Scheduler):
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.marks():
+        if run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -276,6 +275,7 @@ class ResumableScheduler(Scheduler):
                 f"the run in {run.result.folder} has ended at the other parties, and its last"
                 ' checkpoint here is gone or damaged; start all with resume="never" for a new run'
             )
+        run.complete = True
         run.result.run = _record_of(run).run.hex()
         self._save_models(run)
         logger.info("the run had ended: its final models are in %s", run.result.folder)
@@ -292,6 +292,7 @@ def _start_over(run: Run) -> None:
     if run.waits:
         run.state.clear()
     run.metrics.clear()
+    run.result.models.clear()
     run.round = run.batch = 0
 
 

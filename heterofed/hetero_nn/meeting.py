@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import get_args
 
 from heterofed.errors import ConfigError, DuplicatePartyError, RemoteProtocolError
@@ -28,7 +29,7 @@ from heterofed.rendezvous import (
     task_digest,
 )
 from heterofed.results import check_name
-from heterofed.runs import Run, awaited
+from heterofed.runs import Run, awaited, patience
 from heterofed.task import Purpose
 
 
@@ -88,11 +89,15 @@ def as_host(
     expected = place.expected(expected)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
+    waits = run.waits or settings.join_timeout
     if earlier is not None:
         begun = earlier.agreement.plan
         given = begun.collaborators if isinstance(expected, int) else tuple(expected)
-        check_same_plan(begun, place.settle(make_plan(given)))
+        plan = place.settle(make_plan(given))
+        check_same_plan(begun, plan)
+        earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
         expected = awaited(run) if run.complete else begun.collaborators
+        waits = patience(run, settings.join_timeout, plan.wait_for_peers)
     with place.listen() as endpoint:
         party = run.party = Party(
             settings.feature_key,
@@ -102,7 +107,7 @@ def as_host(
             callbacks=callbacks,
             account=run.account,
         )
-        going_on = earlier if run.waits and earlier and earlier.marks else None
+        going_on = earlier if (run.waits or run.complete) and earlier and earlier.marks else None
         door = Door(
             task_digest(run.task_id),
             purpose,
@@ -118,7 +123,7 @@ def as_host(
                 party,
                 door,
                 lambda names: place.settle(make_plan(names)),
-                join_timeout=run.waits or settings.join_timeout,
+                join_timeout=waits,
                 described=place.described,
                 earlier=earlier,
             )
@@ -161,7 +166,7 @@ def as_collaborator(
         ),
         hello,
         link_timeout=settings.data_channel_timeout[0],
-        join_timeout=run.waits or settings.join_timeout,
+        join_timeout=patience(run, settings.join_timeout),
         described=place.described,
         objections=place.differences,
         earlier=earlier,

@@ -18,6 +18,7 @@ from torch import nn, optim
 from heterofed import TaskResult
 from heterofed import errors as e
 from heterofed.checkpoint import CheckpointStore
+from heterofed.party import Party
 from heterofed.protocol.messages import Mark
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
@@ -220,6 +221,36 @@ def test_a_record_that_is_damaged_means_a_new_run(tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "alice.1" / "resume" / "round-2").exists()
 
 
+def damage(folder: Path, party: str, *names: str) -> None:
+    for name in names:
+        path = store(folder, party).folder / name
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("victim", ["alice", "bob"])
+def test_without_a_common_checkpoint_a_new_run_begins(
+    victim: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[Any, Any]
+) -> None:
+    interrupted(tmp_path, at=7)
+    damage(tmp_path, victim, "round-2", "round-3")
+    assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
+    assert any("no checkpoint of the run" in each for each in caplog.messages)
+    assert len([each for each in caplog.messages if "is moved aside" in each]) == 2
+    for party in ("alice.1", "bob.1"):
+        assert (tmp_path / "tiny" / party / "resume" / "round-3").exists()
+
+
+def test_without_a_common_checkpoint_require_refuses(tmp_path: Path) -> None:
+    interrupted(tmp_path, at=7)
+    damage(tmp_path, "alice", "round-2", "round-3")
+    damage(tmp_path, "bob", "round-2", "round-3")
+    outcomes = run(launching(host(tmp_path), "require"), TinyCollaborator(tmp_path))
+    refused(outcomes, 0, "not all other parties hold")
+    assert not (tmp_path / "tiny" / "alice.1").exists()
+
+
 # -- refused, with the difference named -----------------------------------------------------
 
 
@@ -282,6 +313,21 @@ def test_another_plan(changed: dict[str, Any], says: str, tmp_path: Path) -> Non
     assert store(tmp_path, "alice").marks() == (Mark(1), Mark(2))
 
 
+@pytest.mark.parametrize(
+    "longer", [{"calculation_timeout": 900}, {"schedule_timeout": 40}, {"wait_for_peers": 45}]
+)
+def test_how_long_to_wait_may_change(
+    longer: dict[str, Any], tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    interrupted(tmp_path)
+    bob = TinyCollaborator(tmp_path)
+    assert_same(run(host(tmp_path, **longer), bob), undisturbed)
+    assert bob._run is not None
+    assert bob._run.agreement is not None
+    ((name, seconds),) = longer.items()
+    assert getattr(bob._run.agreement.plan, name) == seconds  # what the Host has now holds
+
+
 def test_other_optimizer_settings_are_pointed_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[Any, Any]
 ) -> None:
@@ -298,8 +344,8 @@ def test_other_optimizer_settings_are_pointed_out(
 def test_a_learning_rate_of_numpy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Rate(TinyCollaborator):
         def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
-            rates = {"lr": np.float64(0.1), "momentum": np.float32(0.9)}
-            return optim.SGD(feature_model.parameters(), **rates)
+            momentum: Any = np.float32(0.9)
+            return optim.SGD(feature_model.parameters(), lr=np.float64(0.1), momentum=momentum)
 
     whole = run(host(tmp_path / "whole"), Rate(tmp_path / "whole"))
     run(host(tmp_path), crashing(Rate(tmp_path), "iterate_train_feature", 5))
@@ -580,6 +626,138 @@ def test_a_host_that_waits_hears_the_last_goodbye(
 
     bob.launch_task = launch  # type: ignore[method-assign, assignment]
     assert_same(run(host(tmp_path, wait_for_peers=30), bob), undisturbed)
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a party die in a method of its `Party`, once."""
+
+    def let_die(name: str, method: str, at: int = 1, first: Any = lambda: None) -> None:
+        original, calls = getattr(Party, method), iter(range(1, 10_000))
+
+        def call(self: Party, *args: Any) -> Any:
+            if self.name == name and next(calls) == at:
+                first()
+                self.close(0)
+                self.abort = lambda *_: None  # type: ignore[method-assign]
+                raise CrashError
+            return original(self, *args)
+
+        monkeypatch.setattr(Party, method, call)
+
+    return let_die
+
+
+def both(folder: Path, **settings: Any) -> list[Any]:
+    """Alice, who waits for bob and carol, and those two."""
+    names = ["bob", "carol"]
+    others = [TinyCollaborator(folder, name) for name in names]
+    return [host(folder, collaborators=names, **settings), *others]
+
+
+def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofed.runs.FAREWELL_SECONDS", 2.0)
+
+
+def settled(*folders: Path) -> Any:
+    """Waits until these parties have ended well."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not all((each / "summary.json").exists() for each in folders):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    return wait
+
+
+def test_a_host_killed_before_the_goodbyes_does_not_wait_for_them(
+    tmp_path: Path, dying: Any, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Any, Any]
+) -> None:
+    soon_gone(monkeypatch)
+    dying("alice", "take_leave", first=settled(tmp_path / "tiny" / "bob"))
+    crashed, at_bob = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert isinstance(crashed, CrashError)
+    (at_host,) = run(host(tmp_path, join_timeout=3600))
+    assert_same([at_host, at_bob], undisturbed)
+
+
+def test_a_complete_host_lets_nobody_in_who_begins_anew(
+    tmp_path: Path, dying: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon_gone(monkeypatch)
+    ended = settled(tmp_path / "tiny" / "bob", tmp_path / "tiny" / "carol")
+    dying("alice", "take_leave", at=2, first=ended)
+    crashed, *_ = run(*both(tmp_path))
+    assert isinstance(crashed, CrashError)
+    first = {path: path.read_bytes() for path in (tmp_path / "tiny").rglob("*_model.pt")}
+    at_host, *refused = run(*both(tmp_path))
+    assert isinstance(at_host, TaskResult)
+    assert [type(each).__name__ for each in refused] == ["TaskFinishedError"] * 2
+    assert sorted(each.name for each in (tmp_path / "tiny").iterdir()) == ["alice", "bob", "carol"]
+    assert all(path.read_bytes() == before for path, before in first.items())
+
+
+@pytest.mark.parametrize("waits", [0, 30])
+def test_killed_before_the_goodbye_left(
+    waits: int,
+    tmp_path: Path,
+    dying: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[Any, Any],
+) -> None:
+    """It knows that the run is complete; a Host that waits for it is told so."""
+    soon_gone(monkeypatch)
+    dying("bob", "leave")
+    bob = TinyCollaborator(tmp_path)
+    original = bob.launch_task
+
+    def launch(task: str) -> Any:
+        with pytest.raises(CrashError):
+            original(task)
+        if not waits:
+            settled(tmp_path / "tiny" / "alice")()
+        return TinyCollaborator(tmp_path).launch_task(task)
+
+    bob.launch_task = launch  # type: ignore[method-assign, assignment]
+    results = run(host(tmp_path, wait_for_peers=waits), bob)
+    assert_same(results, undisturbed)
+    assert results[0].seconds < 25  # the Host was told, and did not wait to the end
+
+
+def test_who_came_to_say_goodbye_joins_no_new_run(
+    tmp_path: Path, dying: Any, undisturbed: tuple[Any, Any]
+) -> None:
+    dying("bob", "leave")
+    _, crashed = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert isinstance(crashed, CrashError)
+    shutil.rmtree(tmp_path / "tiny" / "alice")  # it knows nothing of the old run
+    told, at_bob = run(host(tmp_path / "elsewhere"), TinyCollaborator(tmp_path))
+    assert isinstance(told, e.TaskFinishedError)
+    assert isinstance(told, e.TaskAborted)
+    assert isinstance(at_bob, TaskResult)
+    assert all(torch.equal(each, undisturbed[0][name]) for name, each in weights(at_bob).items())
+    assert not (tmp_path / "tiny" / "bob.1").exists()
+
+
+@pytest.mark.parametrize("fusion", ["separate", "masked_sum"])
+def test_one_of_several_is_lost_before_its_goodbye(fusion: str, tmp_path: Path) -> None:
+    whole = run(*both(tmp_path / "whole", fusion=fusion), task="whole")
+    parties = both(tmp_path, fusion=fusion, wait_for_peers=60)
+    bob = die_before(parties[1], "_save_models")
+    original = bob.launch_task
+
+    def launch(task: str) -> Any:
+        with pytest.raises(CrashError):
+            original(task)
+        settled(tmp_path / "tiny" / "carol")()
+        return TinyCollaborator(tmp_path).launch_task(task)
+
+    bob.launch_task = launch
+    results = run(*parties)
+    assert all(isinstance(each, TaskResult) for each in results), results
+    expected, now = weights(*whole), weights(*results)
+    assert all(torch.equal(now[name], expected[name]) for name in expected)
 
 
 # -- clean endings --------------------------------------------------------------------------
