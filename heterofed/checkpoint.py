@@ -22,7 +22,7 @@ import msgspec
 from heterofed.errors import CheckpointError
 from heterofed.plan import Plan
 from heterofed.protocol.messages import Mark
-from heterofed.results import write_whole
+from heterofed.results import put_in_place
 
 logger = logging.getLogger("heterofed")
 
@@ -175,7 +175,7 @@ class CheckpointStore:
             file.write(content)  # type: ignore[attr-defined]
 
         try:
-            write_whole(self.folder / name, write)
+            put_in_place(self.folder / name, write)
             _sync(self.folder)
         except OSError as error:
             raise CheckpointError(

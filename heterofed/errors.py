@@ -33,6 +33,7 @@
     │   │   └── NonFiniteError       a tensor holds NaN or infinity
     │   ├── ResumeError              the run cannot go on from its checkpoints, or not as it began
     │   ├── CheckpointError          a checkpoint cannot be written or read
+    │   ├── ResultsError             a file of the results cannot be written
     │   ├── LimitReachedError        a party predicts no more rows today
     │   ├── PSIFailedError           the private set intersection was refused or went wrong
     │   ├── HookFailedError          user code of another party raised
@@ -441,6 +442,17 @@ class CheckpointError(TaskFailed):
 
     code = "checkpoint"
     summary = "that party cannot write or read its checkpoints; see its log"
+
+
+class ResultsError(TaskFailed):
+    """A model, table or summary cannot be written to the results folder: disk full, folder gone.
+
+    What to do: make room, then start all parties again: they go on from the last checkpoint, and a
+    party whose run was complete only writes its results.
+    """
+
+    code = "results"
+    summary = "that party cannot write its results; see its log"
 
 
 class LimitReachedError(TaskFailed):

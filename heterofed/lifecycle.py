@@ -389,12 +389,13 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
-        if marks := run.store.marks():
-            logger.info(
-                "started again, all parties go on from %s",
-                console.shown_mark(marks[-1].round, marks[-1].batch),
-            )
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TaskFailed):  # what ended the task comes first
+            if marks := run.store.marks():
+                logger.info(
+                    "started again, all parties go on from %s",
+                    console.shown_mark(marks[-1].round, marks[-1].batch),
+                )
+        with contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 write_outbound(run.result, party.account.outbound)
             run.result.folder.rmdir()  # only where nothing was written

@@ -7,10 +7,12 @@ on the newest checkpoint that all hold, load it.
 from __future__ import annotations
 
 import functools
+import hashlib
 import hmac
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +23,13 @@ from torch.optim import Optimizer
 from heterofed import snapshot as snapshots
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
+from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
 from heterofed.protocol.messages import Mark
 from heterofed.rendezvous import AT_SPLIT
-from heterofed.results import fresh_folder, write_whole
+from heterofed.results import drop_drafts, fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
@@ -122,10 +125,11 @@ class ResumableScheduler(Scheduler):
         )
         run.record = structs.replace(_record_of(run), split=split)
         run.store.begin(run.record)
+        optimizers = _optimizers(self._stateful())
+        for each in optimizers.values():
+            snapshots.make_plain(each)
         run.state["settings"] = {
-            name: snapshots.settings_of(each)
-            for name, each in self._stateful().items()
-            if isinstance(each, Optimizer)
+            name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
         self._keep_checkpoint(run, last=False)
         run.store.forget_psi()
@@ -133,7 +137,9 @@ class ResumableScheduler(Scheduler):
     def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""
         if best:
-            self._save_models(run, prefix="best_")
+            with writing(run.result.folder):
+                self._save_models(run, prefix="best_")
+                run.state["best_digest"] = _digest_of(_best_files(run))
             run.state["best_round"] = run.round
         self._call_hook("on_round_end", self.on_round_end)
         self._keep_checkpoint(run, last=last)
@@ -149,17 +155,17 @@ class ResumableScheduler(Scheduler):
         things = self._stateful() if mark > AT_SPLIT else {}
         if mark == Mark(1):
             self._warn_of_untracked(list(things.values()))
-        for thing in things.values():
-            if isinstance(thing, Optimizer):
-                snapshots.make_plain(thing)
+        for each in _optimizers(things).values():
+            snapshots.make_plain(each)
         snapshot = Snapshot(
             round=mark.round,
             batch=mark.batch,
             last=last,
             best=run.state.get("best_round", 0),
+            best_digest=run.state.get("best_digest", ""),
             states={name: thing.state_dict() for name, thing in things.items()},
             settings=run.state["settings"],
-            metrics={name: (list(each.keys), each.size) for name, each in run.metrics.items()},
+            metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},
             extra=self._call_hook("extra_state", self.extra_state),
         )
@@ -183,6 +189,8 @@ class ResumableScheduler(Scheduler):
 
     def _open_folder(self, run: Run) -> None:
         if goes_on(run):
+            drop_drafts(run.result.folder)
+            drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
                 _start_over(run)
                 self._open_registered_metrics(run)
@@ -228,10 +236,14 @@ class ResumableScheduler(Scheduler):
         run.round = 0  # hooks make them as they did at first
         if mark == AT_SPLIT:
             run.state.pop("made", None)
-        for name, thing in self._stateful().items():
-            if restarted and isinstance(thing, Optimizer):
-                snapshots.mention_changed_settings(name, thing, snapshot.settings.get(name, []))
-            if mark > AT_SPLIT:
+        things = self._stateful()
+        optimizers = _optimizers(things)
+        if restarted:
+            snapshots.check_optimizers(optimizers, snapshot.settings)
+            for name, each in optimizers.items():
+                snapshots.bring_back_settings(name, each, snapshot.settings[name])
+        if mark > AT_SPLIT:
+            for name, thing in things.items():
                 snapshots.put_back(name, thing, snapshot.states.get(name, {}))
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common
@@ -242,6 +254,7 @@ class ResumableScheduler(Scheduler):
             "test_ids": split.test,
             "settings": snapshot.settings,
             "best_round": snapshot.best,
+            "best_digest": snapshot.best_digest,
             **snapshot.notes,
         }
         run.state.pop("best", None)
@@ -261,10 +274,23 @@ class ResumableScheduler(Scheduler):
             metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _name_best(self, run: Run, snapshot: Snapshot) -> None:
-        for name in self.MODELS if snapshot.best else ():
-            path = run.result.folder / f"best_{name}.pt"
-            if path.exists():
-                run.result.models[f"best_{name}"] = path
+        """Name the weights of the best round; those of a round that does not count any more go."""
+        files = _best_files(run)
+        if snapshot.best and _digest_of(files) == snapshot.best_digest:
+            found = {path.stem: path for path in files}
+            named = [f"best_{name}" for name in self.MODELS]
+            run.result.models |= {name: found[name] for name in named if name in found}
+            return
+        if snapshot.best:
+            logger.warning(
+                "the weights of the best round, %d, are gone or were overwritten in a later round,"
+                " which is trained again",
+                snapshot.best,
+            )
+        for path in files:
+            run.result.models.pop(path.stem, None)
+            path.unlink(missing_ok=True)
+        run.state |= {"best_round": 0, "best_digest": ""}
 
     def _settle(self, run: Run) -> None:
         """Complete this party's part of a run whose last checkpoint all parties hold."""
@@ -285,6 +311,23 @@ def _record_of(run: Run) -> RunRecord:
     if run.record is None:
         raise LocalProtocolError("the record of the run was asked for before it began")
     return run.record
+
+
+def _optimizers(things: dict[str, nn.Module | Optimizer]) -> dict[str, Optimizer]:
+    return {name: each for name, each in things.items() if isinstance(each, Optimizer)}
+
+
+def _best_files(run: Run) -> list[Path]:
+    """What `mark_best` had written."""
+    return sorted(run.result.folder.glob("best_*.pt"))
+
+
+def _digest_of(files: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _start_over(run: Run) -> None:

@@ -33,7 +33,9 @@ class Snapshot:
         last: whether no round comes after it.
         best: the round that `mark_best` marked last; 0: none.
         states: `state_dict` of each model and optimizer, by name.
-        settings: hyperparameters of each optimizer's groups as its hook made them.
+        best_digest: of the files that hold the weights of the best round.
+        settings: of each optimizer its class, and its groups' hyperparameters as its hook made
+            them.
         metrics: of each metrics set its keys, and the bytes of its CSV.
         notes: plain values of the run itself.
         extra: what the user's `extra_state` gave.
@@ -43,6 +45,7 @@ class Snapshot:
     batch: int = 0
     last: bool = False
     best: int = 0
+    best_digest: str = ""
     states: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, tuple[list[str], int]] = field(default_factory=dict)
@@ -110,12 +113,13 @@ def make_plain(optimizer: Optimizer) -> None:
         group.update({key: plain(each) for key, each in group.items() if key != "params"})
 
 
-def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Hyperparameters of each parameter group: everything but the parameters."""
-    return [
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The class, and of each parameter group everything but the parameters."""
+    groups = [
         {key: plain(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
+    return {"class": type(optimizer).__name__, "groups": groups}
 
 
 def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) -> None:
@@ -140,9 +144,37 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
         ) from error
 
 
-def mention_changed_settings(name: str, optimizer: Optimizer, before: Any) -> None:
-    """Tell the user which hyperparameters the checkpoint overrules."""
-    for index, (now, then) in enumerate(zip(settings_of(optimizer), before, strict=False)):
+def check_optimizers(now: Mapping[str, Optimizer], before: Mapping[str, Any]) -> None:
+    """Check that there are the same optimizers as when the run began.
+
+    Raises:
+        ResumeError: naming both.
+    """
+    changed = []
+    for name in sorted(now.keys() | before.keys()):
+        here = settings_of(now[name]) if name in now else None
+        then = before.get(name)
+        was, is_ = (each["class"] if each else "none" for each in (then, here))
+        if was != is_:
+            changed.append(f"{name} was {was} and is {is_}")
+        elif here and then and (keys := _keys(here) ^ _keys(then)):
+            changed.append(f"{name}, a {is_}, had not the same settings: {', '.join(sorted(keys))}")
+    if changed:
+        raise ResumeError(
+            f"the run that waits here began otherwise: {'; '.join(changed)}; give the optimizers"
+            ' and is_feature_trainable that it began with, or start all parties with resume="never"'
+        )
+
+
+def _keys(settings: Mapping[str, Any]) -> set[str]:
+    return {key for group in settings["groups"] for key in group}
+
+
+def bring_back_settings(name: str, optimizer: Optimizer, before: Mapping[str, Any]) -> None:
+    """Give an optimizer the hyperparameters that the run began with; tell of those it overrules."""
+    made = settings_of(optimizer)["groups"]
+    for index, (now, then) in enumerate(zip(made, before["groups"], strict=False)):
+        optimizer.param_groups[index].update(then)
         changed = [
             f"{key} {then.get(key)!r} (now {value!r})"
             for key, value in now.items()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from heterofed import TaskResult
+from heterofed import TaskResult, register_metrics
 from heterofed import errors as e
 from heterofed.checkpoint import CheckpointStore
 from heterofed.party import Party
@@ -418,6 +420,41 @@ def test_resume_takes_one_of_three_words(tmp_path: Path) -> None:
         host(tmp_path).launch_task("tiny", resume="always")  # type: ignore[arg-type]
 
 
+def test_another_optimizer(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+
+    class Other(TinyCollaborator):
+        def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
+            return optim.Adam(feature_model.parameters(), lr=0.1)
+
+    outcomes = run(host(tmp_path), Other(tmp_path))
+    refused(outcomes, 1, "feature_optimizer was SGD and is Adam")
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_another_trainability(party: int, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    frozen: list[Any] = [{}, {}]
+    frozen[party] = {"is_feature_trainable": False}
+    outcomes = run(host(tmp_path, **frozen[0]), TinyCollaborator(tmp_path, **frozen[1]))
+    refused(outcomes, party, "feature_optimizer was SGD and is none", "is_feature_trainable")
+
+
+@pytest.mark.parametrize("left", [None, 20])
+def test_rows_that_are_gone_are_told_of(
+    left: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path)
+    quality = tmp_path / "tiny" / "alice" / "quality.csv"
+    kept = quality.read_bytes()[: left or 0]
+    quality.unlink() if left is None else quality.write_bytes(kept)
+    results = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert all(isinstance(each, TaskResult) for each in results), results
+    assert any(f"{quality} is not whole" in each for each in caplog.messages)
+    assert b"\0" not in quality.read_bytes()
+    assert pd.read_csv(quality)["round"].tolist() == [3, 4]
+
+
 # -- user state -----------------------------------------------------------------------------
 
 
@@ -491,6 +528,49 @@ def test_best_weights_survive(tmp_path: Path) -> None:
     run(marking(), crashing(TinyCollaborator(tmp_path), "iterate_train_feature", 5))
     for result in run(marking(), TinyCollaborator(tmp_path)):
         assert result.models["best_feature_model"].exists()
+
+
+@pytest.mark.parametrize("marked", [1, 2])
+def test_best_weights_of_a_round_that_is_rolled_back_go(
+    marked: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In round 3 they were marked, and saved; then round 3 was lost, and is not marked again."""
+
+    class Marks(TinyHost):
+        best = (marked, 3)
+
+        def test(self, *_: Any, **__: Any) -> None:
+            if self.current_round in self.best:
+                self.mark_best()
+
+    settings: Any = {"max_rounds": ROUNDS, "log_rounds": 1}
+    run(Marks(tmp_path, **settings), crashing(TinyCollaborator(tmp_path), "on_round_end", 3))
+    again = Marks(tmp_path, **settings)
+    again.best = (marked, 99)
+    for result in run(again, TinyCollaborator(tmp_path)):
+        assert isinstance(result, TaskResult)
+        assert not [each for each in result.models if each.startswith("best_")]
+        assert not list(result.folder.glob("best_*"))
+    said = [each for each in caplog.messages if f"the best round, {marked}, are gone" in each]
+    assert len(said) == 2
+
+
+def test_drafts_of_a_killed_write_go(tmp_path: Path) -> None:
+    """Files that were being written, as `kill -9` leaves them."""
+    interrupted(tmp_path)
+    code = (
+        "import os, sys, pathlib\n"
+        "from heterofed.results import write_whole\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "write_whole(pathlib.Path(sys.argv[1]), lambda file: file.write(bytes(1000)))\n"
+    )
+    folder = tmp_path / "tiny" / "bob"
+    for place in (folder / "feature_model.pt", folder / "resume" / "round-3"):
+        subprocess.run([sys.executable, "-c", code, str(place)], check=False, timeout=60)
+    assert len([*folder.glob(".*"), *(folder / "resume").glob(".*")]) == 2
+    results = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert all(isinstance(each, TaskResult) for each in results), results
+    assert not list(folder.glob(".*"))
 
 
 # -- within a round -------------------------------------------------------------------------
@@ -776,6 +856,75 @@ def test_a_full_disk_ends_the_task_by_name_and_loses_nothing(
     assert "CheckpointError: bob ended the task in phase checkpoint, round 2" in host_process.output
     assert store(tmp_path, "bob").marks() == (Mark(0), Mark(1))
     assert store(tmp_path, "alice").marks() == (Mark(1), Mark(2))
+
+
+@pytest.mark.parametrize(
+    ("party", "name"),
+    [
+        ("alice", "train.csv"),
+        ("alice", "quality.csv"),
+        ("alice", "best_infer_model.pt"),
+        ("alice", "infer_model.pt"),
+        ("alice", "comm.csv"),
+        ("alice", "summary.json"),
+        ("bob", "outbound.csv"),
+    ],
+)
+def test_results_that_cannot_be_written_lose_nothing(
+    party: str, name: str, tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    """A folder stands where the file belongs; a full disk fails at the same places."""
+    taken = tmp_path / "tiny" / party / name
+    aside = tmp_path / name
+
+    class Marks(TinyHost):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                if taken.exists():
+                    taken.rename(aside)
+                taken.mkdir()
+
+        @register_metrics(name="quality", keys=["accuracy"])
+        def test(self, *args: Any, **kwargs: Any) -> None:
+            super().test(*args, **kwargs)
+            if self.current_round == 3 and name.startswith("best_"):
+                self.mark_best()
+
+    def started(role: str) -> Any:
+        settings: Any = {"max_rounds": ROUNDS, "log_rounds": 1}
+        return Marks(tmp_path, **settings) if role == "alice" else TinyCollaborator(tmp_path)
+
+    outcomes = run(started("alice"), started("bob"))
+    culprit, told = outcomes if party == "alice" else outcomes[::-1]
+    assert type(culprit) is e.ResultsError, repr(culprit)
+    assert f"{taken} cannot be written" in str(culprit)
+    taken.rmdir()
+    if aside.exists():
+        aside.rename(taken)
+    if isinstance(told, TaskResult):  # its own part was complete, and so was the culprit's
+        (culprit,) = run(started(party))
+        outcomes = [culprit, told] if party == "alice" else [told, culprit]
+    else:
+        assert isinstance(told, e.ResultsError)
+        outcomes = run(started("alice"), started("bob"))
+    for each in outcomes:
+        for model in [name for name in getattr(each, "models", {}) if name.startswith("best_")]:
+            del each.models[model]
+    assert_same(outcomes, undisturbed)
+
+
+def test_what_a_hook_raised_comes_out_whatever_the_checkpoints_say(tmp_path: Path) -> None:
+    class Fails(TinyCollaborator):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                checkpoint = store(tmp_path, "bob").folder / "round-1"
+                checkpoint.unlink()
+                checkpoint.mkdir()  # cannot be read
+                raise ValueError("mine")
+
+    at_host, at_bob = run(host(tmp_path), Fails(tmp_path))
+    assert type(at_bob) is ValueError
+    assert isinstance(at_host, e.HookFailedError)
 
 
 def test_a_results_folder_that_is_gone(tmp_path: Path) -> None:
