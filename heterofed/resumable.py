@@ -163,7 +163,7 @@ class ResumableScheduler(Scheduler):
             last=last,
             best=run.state.get("best_round", 0),
             best_digest=run.state.get("best_digest", ""),
-            states={name: thing.state_dict() for name, thing in things.items()},
+            states={name: snapshots.state_of(thing) for name, thing in things.items()},
             settings=run.state["settings"],
             metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},

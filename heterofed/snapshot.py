@@ -107,6 +107,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+def state_of(thing: nn.Module | Optimizer) -> dict[str, Any]:
+    """Its `state_dict`, without parameters that have no shape yet: nothing is known of them."""
+    state = thing.state_dict()
+    return {name: each for name, each in state.items() if not _is_lazy(each)}
+
+
 def make_plain(optimizer: Optimizer) -> None:
     """Turn the hyperparameters into what a checkpoint holds, so that every run steps with those."""
     for group in optimizer.param_groups:
@@ -136,7 +142,10 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
                 ' same model as when the run began, or start all parties with resume="never"'
             )
     try:
-        thing.load_state_dict(dict(saved))
+        if isinstance(thing, nn.Module):
+            thing.load_state_dict(dict(saved), strict=False)  # what has no shape yet is not there
+        else:
+            thing.load_state_dict(dict(saved))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ResumeError(
             f"{name} cannot take up the state of the checkpoint; make the same one as when the run"
@@ -201,6 +210,10 @@ def untracked(attributes: Mapping[str, object], tracked: list[object]) -> list[s
     )
 
 
+def _is_lazy(value: object) -> bool:
+    return isinstance(value, Tensor) and bool(nn.parameter.is_lazy(value))
+
+
 def _has_state(value: object) -> bool:
     return not isinstance(value, nn.Module) or bool(value.state_dict())
 
@@ -208,11 +221,12 @@ def _has_state(value: object) -> bool:
 def _differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(now.keys() | saved.keys()):
         if name not in saved:
-            yield f"{name} is new"
+            if not _is_lazy(now[name]):
+                yield f"{name} is new"
         elif name not in now:
             yield f"{name} is missing"
         elif isinstance(now[name], Tensor) and isinstance(saved[name], Tensor):
-            if nn.parameter.is_lazy(now[name]):
+            if _is_lazy(now[name]):
                 continue
             here, there = now[name], saved[name]
             if (here.shape, here.dtype) != (there.shape, there.dtype):
