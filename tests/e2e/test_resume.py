@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -886,6 +887,44 @@ def test_one_of_several_is_lost_before_its_goodbye(fusion: str, tmp_path: Path) 
     assert all(isinstance(each, TaskResult) for each in results), results
     expected, now = weights(*whole), weights(*results)
     assert all(torch.equal(now[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "how"), [("host", "torn"), ("collaborator", "torn"), ("collaborator", "mute")]
+)
+def test_killed_processes_in_places_that_matter(
+    victim: str, how: str, parties: Parties, tmp_path: Path, undisturbed: tuple[Any, Any]
+) -> None:
+    """While a checkpoint is written, and between the last file and the goodbye."""
+
+    def start(role: str, *what: str) -> Any:
+        return parties.start("-m", "tests.e2e.tiny", role, "tiny", str(tmp_path), "patient", *what)
+
+    (other,) = {"host", "collaborator"} - {victim}
+    killed, waiting = start(victim, how), start(other)
+    assert killed.wait() == -signal.SIGKILL, killed.output
+    folder = tmp_path / "tiny" / ("alice" if victim == "host" else "bob")
+    if how == "torn":
+        assert len(list((folder / "resume").glob(".round-3.*"))) == 1
+        assert (folder / "resume" / "round-2").exists()
+    else:
+        assert (folder / "resume" / "finished").exists()
+    again = start(victim)
+    assert again.wait() == 0, again.output
+    assert waiting.wait(50) == 0, waiting.output
+    if how == "torn":
+        assert "going on from round 2" in again.output
+    found = {
+        f"{party}.{path.stem}.{name}": tensor
+        for party in ("alice", "bob")
+        for path in (tmp_path / "tiny" / party).glob("*_model.pt")
+        for name, tensor in torch.load(path, weights_only=True).items()
+    }
+    assert found.keys() == undisturbed[0].keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in undisturbed[0].items())
+    for name in ("quality", "train"):
+        assert (tmp_path / "tiny" / "alice" / f"{name}.csv").read_text() == undisturbed[1][name]
 
 
 # -- clean endings --------------------------------------------------------------------------
