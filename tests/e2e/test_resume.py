@@ -468,7 +468,7 @@ def test_a_model_that_has_no_shape_yet(tmp_path: Path) -> None:
             return nn.ModuleDict({"used": nn.LazyLinear(1), "idle": nn.LazyLinear(1)})
 
         @property
-        def used(self) -> nn.Module:
+        def used(self) -> Any:
             return self.infer_model["used"]
 
         def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
