@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 KINDS = ("link", "bare")
@@ -71,6 +72,12 @@ def seconds(args: argparse.Namespace, kind: str, number: int, folder: Path) -> f
     command = [sys.executable, "-m", "benchmarks.link", "--kind", kind, "--task", task]
     command += ["--data", str(args.data), "--results", str(folder), "--rounds", str(args.rounds)]
     command += ["--images", str(args.images)]
+    phases = run_both(command, task, folder, args.limit)
+    return float(phases["train"]["seconds"])
+
+
+def run_both(command: list[str], task: str, folder: Path, limit: float) -> dict[str, Any]:
+    """Run both parties of a task, within `limit` seconds; gives the Host's phases."""
     log = folder / f"{task}.log"
     with log.open("w") as output:
         children = [
@@ -78,14 +85,14 @@ def seconds(args: argparse.Namespace, kind: str, number: int, folder: Path) -> f
             for name in (COLLABORATOR, HOST)
         ]
         try:
-            codes = [child.wait(args.limit) for child in children]
+            codes = [child.wait(limit) for child in children]
         finally:
             for child in children:
                 child.kill()
     if any(codes):
         raise SystemExit(f"{task} failed:\n{log.read_text()[-3000:]}")
-    summary = json.loads((folder / task / HOST / "summary.json").read_text())
-    return float(summary["phases"]["train"]["seconds"])
+    phases: dict[str, Any] = json.loads((folder / task / HOST / "summary.json").read_text())
+    return dict(phases["phases"])
 
 
 def main() -> None:

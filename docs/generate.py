@@ -125,6 +125,33 @@ def state_diagram() -> str:
     return "\n".join(lines)
 
 
+def commit_diagram() -> str:
+    """How a checkpoint becomes one of all parties, as far as the table of states allows it."""
+    ends = messages.RoundEnd
+    within = TABLE[State.READY][Role.HOST, ends]
+    answers = [
+        kind
+        for (role, kind), following in TABLE[within].items()
+        if role is Role.COLLABORATOR and kind not in UNIVERSAL and following is State.READY
+    ]
+    goes_on = [messages.BeginTrain, messages.Finish]
+    if len(answers) != 1 or any((Role.HOST, kind) not in TABLE[State.READY] for kind in goes_on):
+        raise ValueError("the commit is not what this diagram says any more")
+    others = {"A": "a", "B": "b"}
+    held, after = answers[0].__name__, [kind.__name__ for kind in goes_on]
+    lines = ["```mermaid", "sequenceDiagram", "    participant H as Host"]
+    lines += [f"    participant {key} as Collaborator {name}" for key, name in others.items()]
+    lines += ["    Note over H,B: round k is trained and tested"]
+    lines += [f"    H->>{key}: {ends.__name__}(k)" for key in others]
+    lines += ["    par each writes its own", "        H->>H: round-k"]
+    lines += [f"        {key}->>{key}: round-k" for key in others]
+    lines += ["    end"]
+    lines += [f"    {key}->>H: {held}(k)" for key in others]
+    lines += [f"    Note over H,B: all hold k: {after[0]}(k + 1) may be said, or {after[1]}"]
+    lines += [f"    H->>{key}: {after[0]}(k + 1)" for key in others]
+    return "\n".join([*lines, "```"])
+
+
 def number(value: float) -> str:
     """A limit for people: 2^40 rather than thirteen digits."""
     whole = int(value)
@@ -577,6 +604,7 @@ def _options(command: click.Command) -> list[str]:
 
 PIECES: dict[str, Callable[[], str]] = {
     "states": state_diagram,
+    "commit": commit_diagram,
     "messages": message_table,
     "plan": lambda: struct_table(Plan),
     "mark": lambda: struct_table(messages.Mark),

@@ -22,7 +22,7 @@ import msgspec
 from heterofed.errors import CheckpointError
 from heterofed.plan import Plan
 from heterofed.protocol.messages import Mark
-from heterofed.results import write_whole
+from heterofed.results import put_in_place
 
 logger = logging.getLogger("heterofed")
 
@@ -101,6 +101,11 @@ class CheckpointStore:
         """Where there is an undamaged checkpoint, in ascending order."""
         return tuple(mark for mark in self._found() if self._read(_name(mark)) is not None)
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is any, damaged or not."""
+        return bool(self._found())
+
     def keep(self, mark: Mark, content: bytes) -> None:
         """Keep a checkpoint, and only the one before it beside it.
 
@@ -136,12 +141,12 @@ class CheckpointStore:
         """Note that the task is complete: every party holds the newest checkpoint.
 
         Args:
-            gone: parties that are known to have ended well.
+            gone: parties whose goodbye the Host has, as far as this party knows.
         """
         self._write("finished", msgspec.msgpack.encode(sorted(gone)))
 
     def finished(self) -> set[str] | None:
-        """The parties that ended well, once the task is complete; None before."""
+        """The parties that said goodbye, once the task is complete; None before."""
         content = self._read("finished")
         return None if content is None else set(msgspec.msgpack.decode(content, type=list[str]))
 
@@ -172,7 +177,7 @@ class CheckpointStore:
             file.write(content)  # type: ignore[attr-defined]
 
         try:
-            write_whole(self.folder / name, write)
+            put_in_place(self.folder / name, write)
             _sync(self.folder)
         except OSError as error:
             raise CheckpointError(

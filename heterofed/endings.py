@@ -4,6 +4,10 @@ the other parties get, and back. Pure functions; texts of exceptions never trave
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from heterofed.errors import (
     HandshakeError,
     InternalError,
@@ -11,6 +15,7 @@ from heterofed.errors import (
     PeerLostError,
     PeerTimeoutError,
     RemoteProtocolError,
+    ResultsError,
     TaskFailed,
     aborted,
 )
@@ -51,6 +56,22 @@ def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
         " not trust a party where it stays",
         party=party,
     )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says, where `path` is written in this block, into an error of ours.
+
+    Raises:
+        ResultsError: naming the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"{path} cannot be written ({error.strerror or error}); make room there and start"
+            " again: a task goes on from the last checkpoint that all parties hold"
+        ) from error
 
 
 def told(abort: Abort, party: str) -> TaskFailed:

@@ -11,7 +11,7 @@
     │   │   ├── OtherTaskError       it came for another task, or for another purpose
     │   │   ├── OtherTermsError      its task file says other things than the Host's
     │   │   ├── OtherVersionError    it speaks no version of the protocol that the Host speaks
-    │   │   └── TaskFinishedError    its run had ended already, with its last checkpoint held by all
+    │   │   └── TaskFinishedError    the run had ended already, with its last checkpoint held by all
     │   ├── PeerLostError            the connection to a party broke
     │   │   └── HandshakeError       it never stood: one side does not know the other's key
     │   ├── PeerTimeoutError         a party is connected and has been silent for too long
@@ -33,6 +33,7 @@
     │   │   └── NonFiniteError       a tensor holds NaN or infinity
     │   ├── ResumeError              the run cannot go on from its checkpoints, or not as it began
     │   ├── CheckpointError          a checkpoint cannot be written or read
+    │   ├── ResultsError             a file of the results cannot be written
     │   ├── LimitReachedError        a party predicts no more rows today
     │   ├── PSIFailedError           the private set intersection was refused or went wrong
     │   ├── HookFailedError          user code of another party raised
@@ -214,14 +215,14 @@ class OtherVersionError(JoinRefusedError):
 
 
 class TaskFinishedError(JoinRefusedError):
-    """The run that this party holds a part of had ended; never seen where its last one is whole.
+    """The run of this task had ended, and its Host came back only to hear the last goodbyes.
 
-    What to do: nothing where the final models are in the results folder; else restore the folder,
-    or start again with `resume="never"`.
+    What to do: nothing where the final models are in the results folder; else restore the folder.
+    For a new run, start all parties again once this one has ended everywhere.
     """
 
     code = "finished"
-    summary = "that run had already ended; start again with resume='never' for a new one"
+    summary = "that run had already ended; for a new one start all parties again"
 
 
 class PeerLostError(TaskFailed):
@@ -441,6 +442,17 @@ class CheckpointError(TaskFailed):
 
     code = "checkpoint"
     summary = "that party cannot write or read its checkpoints; see its log"
+
+
+class ResultsError(TaskFailed):
+    """A model, table or summary cannot be written to the results folder: disk full, folder gone.
+
+    What to do: make room, then start all parties again: they go on from the last checkpoint, and a
+    party whose run was complete only writes its results.
+    """
+
+    code = "results"
+    summary = "that party cannot write its results; see its log"
 
 
 class LimitReachedError(TaskFailed):

@@ -30,10 +30,12 @@ from heterofed.checkpoint import CheckpointStore
 from heterofed.errors import (
     ConfigError,
     HeteroFedError,
+    JoinRefusedError,
     JoinTimeoutError,
     LocalProtocolError,
     PeerLostError,
     PeerTimeoutError,
+    TaskAborted,
     TaskFailed,
     TaskFinishedError,
 )
@@ -58,6 +60,16 @@ from heterofed.transport.local import heterofed_home, local_address
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
+UNHEARD = (
+    JoinRefusedError,
+    JoinTimeoutError,
+    PeerLostError,
+    PeerTimeoutError,
+    TaskAborted,
+)
+"""How meeting and talking to the others may fail: no harm to a run of which only goodbyes are
+left."""
 
 MOST_FUTILE = 50
 """How often in a row parties may be lost before the run has come one checkpoint further."""
@@ -250,18 +262,17 @@ class Scheduler(ABC):
                 self._open_folder(run)
                 self._perform(run)
                 party.emit(TaskEnded())
-        except TaskFinishedError:
-            self._settle(run)
-        except JoinTimeoutError as error:
-            if not run.complete:
+        except UNHEARD as error:
+            if self._waits_for(run, error):
+                return False
+            if isinstance(error, TaskFinishedError) and run.party is None and run.record:
+                if not run.complete:  # else it was settled already
+                    self._settle(run)
+            elif run.complete:
+                logger.warning("not all parties have heard that the task is complete: %s", error)
+            else:
                 self._end_badly(run, error)
                 raise
-            logger.warning("not all parties have heard that the task is complete: %s", error)
-        except (PeerLostError, PeerTimeoutError) as error:
-            if not self._waits_for(run, error):
-                self._end_badly(run, error)
-                raise
-            return False
         except BaseException as error:
             try:
                 self._end_badly(run, error)
@@ -275,8 +286,10 @@ class Scheduler(ABC):
                 run.party.close(linger)
         return True
 
-    def _waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
+    def _waits_for(self, run: Run, error: TaskFailed) -> bool:
         """Whether this party waits for one that is gone; then it tells the others to do so too."""
+        if not isinstance(error, PeerLostError | PeerTimeoutError):
+            return False
         if run.party is None or run.agreement is None or not run.agreement.plan.wait_for_peers:
             return False
         run.futile += 1
@@ -407,12 +420,13 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
-        if marks := run.store.marks():
-            logger.info(
-                "started again, all parties go on from %s",
-                console.shown_mark(marks[-1].round, marks[-1].batch),
-            )
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TaskFailed):  # what ended the task comes first
+            if marks := run.store.marks():
+                logger.info(
+                    "started again, all parties go on from %s",
+                    console.shown_mark(marks[-1].round, marks[-1].batch),
+                )
+        with contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 write_outbound(run.result, party.account.outbound)
                 write_costs(run.result, party.account)

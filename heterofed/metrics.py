@@ -6,13 +6,17 @@ Knows nothing of models or parties.
 from __future__ import annotations
 
 import csv
+import logging
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heterofed.endings import writing
 from heterofed.errors import ConfigError
+
+logger = logging.getLogger("heterofed")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "__heterofed_metrics__"
@@ -103,11 +107,24 @@ class Metrics:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:
-        """Drop the rows that were appended after the CSV had `size` bytes."""
+        """Drop the rows that were appended after the CSV had `size` bytes.
+
+        A CSV that is shorter, or gone, lacks rows that nothing can bring back: that is told of.
+        """
         self._last, self._last_round = {}, -1
         if not size:
             self.path.unlink(missing_ok=True)
-        elif self.path.exists():
+        elif self.size < size:
+            logger.warning(
+                "%s is not whole: of the %d bytes that it had at the checkpoint %s left; the rows"
+                " of later rounds are appended to those",
+                self.path,
+                size,
+                f"{self.size} are" if self.size else "none is",
+            )
+            if self.size:  # a row that was cut through goes
+                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        else:
             os.truncate(self.path, size)
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
@@ -119,6 +136,7 @@ class Metrics:
 
         Raises:
             ConfigError: other keys, or a value that is none of these.
+            ResultsError: the CSV cannot be written.
         """
         missing = [key for key in self.keys if key not in item]
         unknown = [key for key in item if key not in self.keys]
@@ -129,8 +147,8 @@ class Metrics:
             )
         row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
         row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        is_new = not self.size
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             if is_new:
                 writer.writeheader()

@@ -27,6 +27,7 @@ from heterofed.errors import (
     OtherVersionError,
     PeerLostError,
     ResumeError,
+    TaskFinishedError,
 )
 from heterofed.events import StillWaiting
 from heterofed.party import NOTICE_SECONDS, Party
@@ -51,6 +52,9 @@ Errand: TypeAlias = Purpose | Literal["predict", "rehearse"]
 of it."""
 
 RETRY_SECONDS = 0.3
+
+AT_SPLIT = Mark(0)
+"""The checkpoint before the first round."""
 
 HANDSHAKES, HANDSHAKE_SECONDS = 3, 15.0
 """How many handshakes in a row fail, and for how long, until the keys are to blame: something in
@@ -90,10 +94,14 @@ class Earlier:
     Attributes:
         agreement: as the run began.
         marks: where it has a checkpoint, in ascending order.
+        split: whether it has kept the split, after which training may have begun.
+        complete: whether all parties hold the last checkpoint, so that only goodbyes are left.
     """
 
     agreement: Agreement
     marks: tuple[Mark, ...]
+    split: bool = False
+    complete: bool = False
 
     @property
     def held(self) -> Held:
@@ -106,6 +114,19 @@ class Earlier:
         for each in others:
             shared &= set(each.marks) if each and each.run == self.agreement.run else set()
         return max(shared, default=None)
+
+    def agreed(self, others: Sequence[Held | None]) -> Agreement | None:
+        """How all go on with this run; None where not all hold it, or where its training had begun
+        and no checkpoint of it is whole at all of them.
+        """
+        if any(each is None or each.run != self.agreement.run for each in others):
+            return None
+        common = self.common(others)
+        marks = {mark for each in others if each for mark in each.marks}
+        if common is None and (self.split or any(mark > AT_SPLIT for mark in marks)):
+            logger.warning("no checkpoint of the run that waits here is whole at all parties")
+            return None
+        return replace(self.agreement, resume=common)
 
 
 MAX_COMPARED = 2000
@@ -129,7 +150,8 @@ class Door:
         expected: the Collaborators' feature keys, or how many of them.
         terms: those of the Host's task file; empty without one.
         ended: the run that this Host has ended last; whoever still holds a part of it is told so.
-        going_on: the run that waits for a party to come back; others would throw it away.
+        going_on: the run that waits for a party to come back, or is complete and waits for
+            goodbyes; others would throw it away.
         partial: once `join_timeout` has passed, go on with whoever is there.
         check_usable: raises where a key or the task has expired by now.
     """
@@ -174,6 +196,8 @@ class Door:
             return self._compare(party, visitor, hello)
         if hello.held is not None and hello.held.run == self._ended:
             return "finished"
+        if self._going_on is not None and self._going_on.complete:
+            return self._judge_leaving(party, hello, self._going_on)
         if self._names is not None and hello.party not in self._names:
             return "stranger"
         if self._going_on is not None and self._going_on.common([hello.held]) is None:
@@ -194,6 +218,15 @@ class Door:
             del party.peers[hello.party]
             older.session.lost()
             older.channel.close()
+
+    def _judge_leaving(self, party: Party, hello: Hello, run: Earlier) -> str | None:
+        """As `judge`, of a complete run: only goodbyes are awaited, of who holds its last mark."""
+        if hello.party not in run.agreement.plan.collaborators:
+            return "stranger"
+        awaited = self._names is None or hello.party in self._names
+        if not awaited or run.common([hello.held]) != run.marks[-1]:
+            return "finished"
+        return "duplicate_party" if self._closed or hello.party in party.peers else None
 
     def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
         """Show the visitor the Host's terms; what differs goes to the Host's log."""
@@ -248,7 +281,8 @@ def gather(
         make_plan: called with the Collaborators' keys in task order.
         join_timeout: seconds to wait for them; 0: for ever.
         described: where they meet, for messages.
-        earlier: a run of this Host that has not ended; goes on where all others hold it too.
+        earlier: a run of this Host that has not ended; goes on where all others hold it too, with
+            a checkpoint in common once it trains.
 
     Raises:
         JoinTimeoutError: naming who is missing.
@@ -273,15 +307,15 @@ def gather(
             party.notice_waiting(missing, now - began)
     names = tuple(door.close(party))
     helds = [peer.held for peer in party.peers.values()]
-    if earlier is not None and all(each and each.run == earlier.agreement.run for each in helds):
-        agreement = replace(earlier.agreement, resume=earlier.common(helds))
-    else:
+    agreement = earlier.agreed(helds) if earlier is not None else None
+    if agreement is None:
         agreement = Agreement(make_plan(names), secrets.token_bytes(16), secrets.token_bytes(32))
+    # A complete run masks nothing any more, and not all of its parties are here.
+    keys = () if earlier is not None and earlier.complete else _mask_keys(party, agreement.plan)
     common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
     if agreement.resume is None:
-        party.broadcast(Welcome(*common, _mask_keys(party, agreement.plan)))
+        party.broadcast(Welcome(*common, keys))
     else:
-        keys = _mask_keys(party, agreement.plan)
         party.broadcast(WelcomeBack(*common, agreement.resume, keys))
     return agreement
 
@@ -412,8 +446,10 @@ def _be_welcomed(
         waiting=waiting_limit(welcome.plan),
     )
     resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
-    wanted = len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0
-    if len(welcome.mask_keys) != wanted:
+    wanted = {len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0}
+    if resume is not None:
+        wanted.add(0)  # where only goodbyes are left; a Collaborator trains on nothing without them
+    if len(welcome.mask_keys) not in wanted:
         raise unlawful("the Host", "join", "sent other masking keys than the plan needs")
     return Agreement(welcome.plan, welcome.run, welcome.secret, resume, welcome.mask_keys)
 
@@ -437,6 +473,10 @@ def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
         check_same_plan(earlier.agreement.plan, agreement.plan)
         if earlier.agreement.secret != agreement.secret:
             raise unlawful("the Host", "join", "goes on with a run under another secret")
+        if agreement.resume is None and any(mark > AT_SPLIT for mark in earlier.marks):
+            raise unlawful("the Host", "join", "begins a run again that has trained already")
+    elif earlier is not None and earlier.complete:
+        raise TaskFinishedError(party=agreement.plan.host)  # this party came to say goodbye
     elif agreement.resume is not None:
         raise unlawful("the Host", "join", "goes on with a run that this party never saw")
     return agreement
@@ -453,8 +493,12 @@ def _compared(here: bytes, there: bytes) -> str:
         return "the other's cannot be read"
 
 
+WAITS = frozenset({"calculation_timeout", "schedule_timeout", "wait_for_peers"})
+"""Fields of the plan that change no number: a run goes on under those that the Host has now."""
+
+
 def check_same_plan(before: Plan, now: Plan) -> None:
-    """Check that a run goes on as it began.
+    """Check that a run goes on as it began, but for how long its parties wait for each other.
 
     Raises:
         ResumeError: naming the settings that changed.
@@ -462,7 +506,7 @@ def check_same_plan(before: Plan, now: Plan) -> None:
     changed = [
         f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
         for name in Plan.__struct_fields__
-        if getattr(before, name) != getattr(now, name)
+        if name not in WAITS and getattr(before, name) != getattr(now, name)
     ]
     if changed:
         raise ResumeError(

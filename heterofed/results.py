@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,10 +21,14 @@ import msgspec
 
 from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.console import megabytes
+from heterofed.endings import writing
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
 from heterofed.outbound import Outbound
 from heterofed.plan import Fusion, PartyName
+
+DRAFT = re.compile(r"\..+\.\d+")
+"""How a file is called until it is whole: by its name and the process that writes it."""
 
 
 @dataclass(slots=True)
@@ -210,7 +215,17 @@ def fresh_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file so that it appears whole or not at all; gives its path."""
+    """Write a file so that it appears whole or not at all; gives its path.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    with writing(path):
+        return put_in_place(path, write)
+
+
+def put_in_place(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """As `write_whole`, but raises the OSError as it is."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
@@ -221,6 +236,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def drop_drafts(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write; nobody else may be writing here."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if DRAFT.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_costs(result: TaskResult, account: Account) -> Path:
@@ -238,7 +261,8 @@ def write_costs(result: TaskResult, account: Account) -> Path:
 def write_outbound(result: TaskResult, outbound: Outbound) -> Path:
     """Write `outbound.csv` into the results folder: what left this party, and to whom."""
     path = result.folder / "outbound.csv"
-    table = outbound.table(path)
+    with writing(path):
+        table = outbound.table(path)
     return write_whole(path, lambda file: file.write(table))
 
 

@@ -7,10 +7,12 @@ on the newest checkpoint that all hold, load it.
 from __future__ import annotations
 
 import functools
+import hashlib
 import hmac
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,18 +23,18 @@ from torch.optim import Optimizer
 from heterofed import snapshot as snapshots
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
+from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
 from heterofed.protocol.messages import Mark
-from heterofed.results import fresh_folder, write_whole
+from heterofed.rendezvous import AT_SPLIT
+from heterofed.results import drop_drafts, fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
-
-AT_SPLIT = Mark(0)
 
 NOTES = ("staleness", "recorded", "means", "privacy")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
@@ -124,10 +126,11 @@ class ResumableScheduler(Scheduler):
         )
         run.record = structs.replace(_record_of(run), split=split)
         run.store.begin(run.record)
+        optimizers = _optimizers(self._stateful())
+        for each in optimizers.values():
+            snapshots.make_plain(each)
         run.state["settings"] = {
-            name: snapshots.settings_of(each)
-            for name, each in self._stateful().items()
-            if isinstance(each, Optimizer)
+            name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
         self._keep_checkpoint(run, last=False)
         run.store.forget_psi()
@@ -135,7 +138,9 @@ class ResumableScheduler(Scheduler):
     def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""
         if best:
-            self._save_models(run, prefix="best_")
+            with writing(run.result.folder):
+                self._save_models(run, prefix="best_")
+                run.state["best_digest"] = _digest_of(_best_files(run))
             run.state["best_round"] = run.round
         self._call_hook("on_round_end", self.on_round_end)
         self._keep_checkpoint(run, last=last)
@@ -151,18 +156,24 @@ class ResumableScheduler(Scheduler):
         things = self._stateful() if mark > AT_SPLIT else {}
         if mark == Mark(1):
             self._warn_of_untracked(list(things.values()))
+        for each in _optimizers(things).values():
+            snapshots.make_plain(each)
         snapshot = Snapshot(
             round=mark.round,
             batch=mark.batch,
             last=last,
             best=run.state.get("best_round", 0),
-            states={name: thing.state_dict() for name, thing in things.items()},
+            best_digest=run.state.get("best_digest", ""),
+            states={name: snapshots.state_of(thing) for name, thing in things.items()},
             settings=run.state["settings"],
-            metrics={name: (list(each.keys), each.size) for name, each in run.metrics.items()},
+            metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},
             extra=self._call_hook("extra_state", self.extra_state),
         )
-        run.store.keep(mark, snapshots.encode(snapshot))
+        # One of each kind has to load again before days of training depend on it.
+        proven = things.keys() <= run.state.setdefault("proven", set()) and mark > AT_SPLIT
+        run.store.keep(mark, snapshots.encode(snapshot, proven=proven))
+        run.state["proven"].update(things)
         run.futile = 0
 
     def _warn_of_untracked(self, tracked: list[object]) -> None:
@@ -179,11 +190,13 @@ class ResumableScheduler(Scheduler):
 
     def _open_folder(self, run: Run) -> None:
         if goes_on(run):
+            drop_drafts(run.result.folder)
+            drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.marks():
+        if run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -226,10 +239,14 @@ class ResumableScheduler(Scheduler):
             guard.close()
         if mark == AT_SPLIT:
             run.state.pop("made", None)
-        for name, thing in self._stateful().items():
-            if restarted and isinstance(thing, Optimizer):
-                snapshots.mention_changed_settings(name, thing, snapshot.settings.get(name, []))
-            if mark > AT_SPLIT:
+        things = self._stateful()
+        optimizers = _optimizers(things)
+        if restarted:
+            snapshots.check_optimizers(optimizers, snapshot.settings)
+            for name, each in optimizers.items():
+                snapshots.bring_back_settings(name, each, snapshot.settings[name])
+        if mark > AT_SPLIT:
+            for name, thing in things.items():
                 snapshots.put_back(name, thing, snapshot.states.get(name, {}))
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common
@@ -240,6 +257,7 @@ class ResumableScheduler(Scheduler):
             "test_ids": split.test,
             "settings": snapshot.settings,
             "best_round": snapshot.best,
+            "best_digest": snapshot.best_digest,
             **snapshot.notes,
         }
         run.state.pop("best", None)
@@ -259,10 +277,23 @@ class ResumableScheduler(Scheduler):
             metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _name_best(self, run: Run, snapshot: Snapshot) -> None:
-        for name in self._MODELS if snapshot.best else ():
-            path = run.result.folder / f"best_{name}.pt"
-            if path.exists():
-                run.result.models[f"best_{name}"] = path
+        """Name the weights of the best round; those of a round that does not count any more go."""
+        files = _best_files(run)
+        if snapshot.best and _digest_of(files) == snapshot.best_digest:
+            found = {path.stem: path for path in files}
+            named = [f"best_{name}" for name in self._MODELS]
+            run.result.models |= {name: found[name] for name in named if name in found}
+            return
+        if snapshot.best:
+            logger.warning(
+                "the weights of the best round, %d, are gone or were overwritten in a later round,"
+                " which is trained again",
+                snapshot.best,
+            )
+        for path in files:
+            run.result.models.pop(path.stem, None)
+            path.unlink(missing_ok=True)
+        run.state |= {"best_round": 0, "best_digest": ""}
 
     def _settle(self, run: Run) -> None:
         """Complete this party's part of a run whose last checkpoint all parties hold."""
@@ -273,6 +304,7 @@ class ResumableScheduler(Scheduler):
                 f"the run in {run.result.folder} has ended at the other parties, and its last"
                 ' checkpoint here is gone or damaged; start all with resume="never" for a new run'
             )
+        run.complete = True
         record = _record_of(run)
         run.result.run, run.result.fusion = record.run.hex(), record.plan.fusion
         self._save_models(run)
@@ -285,11 +317,29 @@ def _record_of(run: Run) -> RunRecord:
     return run.record
 
 
+def _optimizers(things: dict[str, nn.Module | Optimizer]) -> dict[str, Optimizer]:
+    return {name: each for name, each in things.items() if isinstance(each, Optimizer)}
+
+
+def _best_files(run: Run) -> list[Path]:
+    """What `mark_best` had written."""
+    return sorted(run.result.folder.glob("best_*.pt"))
+
+
+def _digest_of(files: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
 def _start_over(run: Run) -> None:
     """Forget what an earlier attempt of this process has made; what was made before it stays."""
     if run.waits:
         run.state.clear()
     run.metrics.clear()
+    run.result.models.clear()
     run.round = run.batch = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ from heterofed.results import TaskResult
 
 Resume = Literal["auto", "never", "require"]
 """What to do with a run that has not ended: go on if all parties can, never, or nothing else."""
+
+
+FAREWELL_SECONDS = 15.0
+"""How long a party that was started again, of a run that is complete, looks for the others."""
 
 
 @dataclass(slots=True)
@@ -147,12 +152,29 @@ def earlier(run: Run) -> Earlier | None:
     """What this party holds of a run that has not ended, to be told to the others."""
     if run.record is None:
         return None
-    begun = Agreement(run.record.plan, run.record.run, run.record.secret)
-    return Earlier(begun, run.store.marks())
+    record = run.record
+    begun = Agreement(record.plan, record.run, record.secret)
+    return Earlier(begun, run.store.marks(), record.split is not None, run.complete)
+
+
+def patience(run: Run, own: float, wait_for_peers: float = 0.0) -> float:
+    """Seconds to wait for the other parties to come online; 0: for ever.
+
+    Args:
+        run: waits for as long as it says where a party was lost, and only for goodbyes once it is
+            complete.
+        own: this party's `join_timeout`.
+        wait_for_peers: what the Host was given, where this is the Host.
+    """
+    if run.complete and not run.waits:
+        return min(max(FAREWELL_SECONDS, wait_for_peers), own or math.inf)
+    return run.waits or own
 
 
 def awaited(run: Run) -> tuple[str, ...]:
-    """Host: the parties that have not said goodbye, once all hold the last checkpoint."""
+    """Once all hold the last checkpoint: who has not said goodbye, as far as this party knows. At a
+    Collaborator all, until its own goodbye has left.
+    """
     gone = run.store.finished()
     names = run.record.plan.collaborators if run.record and gone is not None else ()
     return tuple(name for name in names if name not in (gone or ()))

@@ -49,7 +49,7 @@ LAYERS = [
 ALONE = {
     "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap", "heterofed/transport/doorman"],
     "gmpy2": ["psi/"],
-    "cryptography": ["psi/", "heterofed/privacy/mask"],
+    "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
     "rich": ["heterofed/console"],

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from heterofed.endings import unlawful
 from heterofed.errors import LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
@@ -210,13 +211,10 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
     def _perform(self, run: Run) -> None:
         party = party_of(run)
         (host,) = party.peers.values()
-        if agreement_of(run).resume is not None:
-            self._take_up(run)
-        else:
-            self._agree_on_ids(run, host)
+        expected = self._begin(run, host)
         while True:
             party.phase = "between phases"
-            match party.take(host, *WHAT_COMES).message:
+            match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
                     run.round, run.state["staleness"] = number, steps
                     self._train_a_leg(run, host, first)
@@ -245,6 +243,17 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
+
+    def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
+        """Come to where the rounds begin, or go on; gives what the Host may say from there on."""
+        agreement = agreement_of(run)
+        if agreement.resume is not None and self._take_up(run):
+            return (msg.Finish,)
+        if agreement.plan.fusion == "masked_sum" and not agreement.mask_keys:
+            raise unlawful(host.name, "join", "sent no masking keys for a run that trains")
+        if agreement.resume is None:
+            self._agree_on_ids(run, host)
+        return WHAT_COMES
 
     def _agree_on_ids(self, run: Run, host: Peer) -> None:
         party = party_of(run)
@@ -338,9 +347,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         with party.in_phase("finish"):
             self._guard(run).end()
             self._save_models(run)
+            run.store.note_finished()
             run.complete = True
-            run.store.note_finished(plan_of(run).collaborators)  # nobody is left to be told
             party.leave(host)
+            party.close()  # once the goodbye has left, nobody has to be told any more
+            run.store.note_finished(plan_of(run).collaborators)
 
     # -- within ----------------------------------------------------------------------------
 

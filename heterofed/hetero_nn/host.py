@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heterofed.endings import lost
-from heterofed.errors import ConfigError, FeatureError
+from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import JointBatch, joint_batches
 from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
@@ -404,11 +405,14 @@ class HeteroNNHostScheduler(HostHooks):
         with party.in_phase("finish"):
             self._guard(run).end()
             self._save_models(run)
-            run.complete = True
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
-            party.broadcast(msg.Finish(run.round))
-            for peer in list(party.peers.values()):
+            run.complete = True
+            peers = list(party.peers.values())
+            for peer in peers:
+                with contextlib.suppress(PeerLostError):  # the others are to hear it all the same
+                    party.post(peer, msg.Finish(run.round))
+            for peer in peers:
                 if party.take_leave(peer):
                     gone.add(peer.name)
                     run.store.note_finished(gone)

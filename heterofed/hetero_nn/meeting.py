@@ -6,6 +6,7 @@ import functools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import get_args
 
 import psi
@@ -30,7 +31,7 @@ from heterofed.rendezvous import (
     task_digest,
 )
 from heterofed.results import check_name
-from heterofed.runs import Run, awaited
+from heterofed.runs import Run, awaited, patience
 from heterofed.task import Purpose
 
 
@@ -99,11 +100,15 @@ def as_host(
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
+    waits = run.waits or settings.join_timeout
     if earlier is not None:
         begun = earlier.agreement.plan
         given = begun.collaborators if isinstance(expected, int) else tuple(expected)
-        check_same_plan(begun, place.settle(make_plan(given)))
+        plan = place.settle(make_plan(given))
+        check_same_plan(begun, plan)
+        earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
         expected = awaited(run) if run.complete else begun.collaborators
+        waits = patience(run, settings.join_timeout, plan.wait_for_peers)
     with place.listen() as endpoint:
         party = run.party = Party(
             settings.feature_key,
@@ -113,7 +118,7 @@ def as_host(
             callbacks=callbacks,
             account=run.account,
         )
-        going_on = earlier if run.waits and earlier and earlier.marks else None
+        going_on = earlier if (run.waits or run.complete) and earlier and earlier.marks else None
         door = Door(
             task_digest(run.task_id),
             purpose,
@@ -130,7 +135,7 @@ def as_host(
                 party,
                 door,
                 lambda names: place.settle(make_plan(names)),
-                join_timeout=run.waits or settings.join_timeout,
+                join_timeout=waits,
                 described=place.described,
                 earlier=earlier,
             )
@@ -174,7 +179,7 @@ def as_collaborator(
         ),
         hello,
         link_timeout=settings.data_channel_timeout[0],
-        join_timeout=run.waits or settings.join_timeout,
+        join_timeout=patience(run, settings.join_timeout),
         described=place.described,
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,

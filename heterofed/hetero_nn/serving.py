@@ -47,6 +47,9 @@ logger = logging.getLogger("heterofed")
 PAUSE_SECONDS = 1.0
 """After a request that failed, so that a Host that trains is not knocked at all the time."""
 
+LOCK_SECONDS = 30.0
+"""For another process of this party that counts rows, which takes a moment."""
+
 
 def serve(
     collaborator: HeteroNNCollaboratorScheduler,
@@ -244,7 +247,7 @@ def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | N
     place = (ledger or heterofed_home()) / "predictions" / f"{digest}.json"
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     today = _today()
-    with FileLock(f"{place}.lock", mode=0o600):
+    with FileLock(f"{place}.lock", timeout=LOCK_SECONDS, mode=0o600):
         used = 0
         if place.exists():
             try:

@@ -150,7 +150,10 @@ class Welcome(Message, frozen=True):
 
 
 class WelcomeBack(Message, frozen=True):
-    """H to C: everybody is here; this run goes on from the checkpoint at `mark`."""
+    """H to C: everybody is here; this run goes on from the checkpoint at `mark`.
+
+    Without `mask_keys` only `Finish` may follow: the run is complete, and some parties have left.
+    """
 
     version: int
     run: Nonce

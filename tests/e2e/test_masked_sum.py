@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
+from heterofed.party import Party
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.privacy.masking import Masks, masked_sum
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
@@ -107,6 +108,37 @@ def test_a_host_that_relays_other_keys_is_noticed(
     _, _, outcomes = play(tmp_path, fusion="masked_sum")
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes[1:])
     assert any("another masking key" in str(each) for each in outcomes[1:])
+
+
+def test_a_host_that_goes_on_without_keys_gets_no_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a complete run needs none of them; else features would travel as they are."""
+
+    class Fails(SumHost):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                raise ValueError
+
+    def parties(kind: type[SumHost]) -> list[Any]:
+        host = kind(tmp_path, fusion="masked_sum", max_rounds=3)
+        return [host, *(TinyCollaborator(tmp_path, name) for name in ("bob", "carol", "dave"))]
+
+    run(*parties(Fails))
+    sent: list[str] = []
+    original = Party.post
+
+    def post(self: Party, peer: Any, message: Any, *args: Any, **kwargs: Any) -> None:
+        sent.append(type(message).__name__)
+        original(self, peer, message, *args, **kwargs)
+
+    monkeypatch.setattr(Party, "post", post)
+    monkeypatch.setattr("heterofed.rendezvous._mask_keys", lambda *_: ())
+    outcomes = run(*parties(SumHost))
+    assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
+    assert any("sent no masking keys" in str(each) for each in outcomes[1:])
+    assert "WelcomeBack" in sent
+    assert "Features" not in sent
 
 
 def test_features_that_cannot_be_summed(tmp_path: Path) -> None:

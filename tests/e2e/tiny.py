@@ -7,6 +7,7 @@ RESULTS [WHAT]`.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -26,6 +27,7 @@ from heterofed import (
     register_metrics,
 )
 from heterofed.lifecycle import Scheduler
+from heterofed.party import Party
 
 IDS = [f"id-{number:03}" for number in range(60)]
 BATCH = 16
@@ -173,10 +175,27 @@ def fill_disk(scheduler: Any, after: int) -> None:
     scheduler.on_round_end = on_round_end
 
 
+def die(*_: object) -> None:
+    """As `kill -9`."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_writing(scheduler: Any, after: int) -> None:
+    """Die while a file is written, before it has its name, once so many rounds have passed."""
+
+    def on_round_end() -> None:
+        if scheduler.current_round > after:
+            os.fsync = die  # type: ignore[assignment]
+
+    scheduler.on_round_end = on_round_end
+
+
 def main() -> None:
     role, task, results, *what = sys.argv[1:]
     scheduler: Any
-    if role == "host":
+    if role == "host" and "patient" in what:
+        scheduler = TinyHost(Path(results), max_rounds=4, log_rounds=1, wait_for_peers=60)
+    elif role == "host":
         rounds = 100 if {"slow", "long"} & {*what} else 2
         protocol = "ecdh" if "ecdh" in what else "rsa"
         scheduler = TinyHost(Path(results), max_rounds=rounds, psi_protocol=protocol)
@@ -184,6 +203,10 @@ def main() -> None:
         scheduler = TinyCollaborator(Path(results))
     if "slow" in what:
         slow_batches(scheduler, 0.3)
+    if "torn" in what:
+        die_writing(scheduler, after=2)
+    if "mute" in what:
+        Party.leave = die  # type: ignore[method-assign, assignment]
     if "full" in what:
         fill_disk(scheduler, after=1)
     if "long" in what:

@@ -100,7 +100,7 @@ def test_hundreds_of_cuts_change_nothing_but_time(both_lines: Lines) -> None:
     there: list[bytes] = []
     back: list[bytes] = []
     descriptors = open_descriptors()
-    deadline, number = time.monotonic() + 60, 0
+    deadline, number = time.monotonic() + 240, 0
     while both_lines.relay.cuts < 150 and time.monotonic() < deadline:
         number += 1
         for end, sent in ((peer.channel, there), (channel, back)):
@@ -112,8 +112,8 @@ def test_hundreds_of_cuts_change_nothing_but_time(both_lines: Lines) -> None:
             peer.poll(0.002)
         both_lines.relay.cut(mid_message=number % 4 == 0)
         if number % 10 == 0:  # let it come so far that there is something to cut
-            pump([listener, peer], lambda: len(peer.frames()) == len(back))
-    pump([listener, peer], lambda: peer.frames() == back and listener.frames()[1:] == there, 30)
+            pump([listener, peer], lambda: len(peer.frames()) == len(back), 120)
+    pump([listener, peer], lambda: peer.frames() == back and listener.frames()[1:] == there, 120)
     assert both_lines.relay.cuts >= 150
     assert peer.endpoint.redials >= 20  # type: ignore[attr-defined]
     assert not listener.lost()
@@ -369,12 +369,20 @@ def test_what_breaks_in_the_thread_reaches_the_owner(
     _, peer = lines.pair()
     monkeypatch.setattr(links_module, "KEEP_SECONDS", 0.05)
 
+    burst_in: list[str] = []
+
     def burst(wait: float) -> list[Any]:
+        burst_in.append(threading.current_thread().name)
         raise MemoryError
 
     monkeypatch.setattr(peer.endpoint, "_listen", burst)
-    time.sleep(1.0)
+    deadline = time.monotonic() + 60
+    while not burst_in:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    peer.endpoint._keeper.join(60)  # type: ignore[attr-defined]
     monkeypatch.undo()
+    assert burst_in == ["heterofed-link"]
     with pytest.raises(MemoryError):
         peer.endpoint.poll(0)
 
