@@ -197,7 +197,8 @@ class LocalPlace(Place):
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
-        with HostLock(self._local.task_id, self._local.lock, self._local.socket):
+        place = self._local
+        with HostLock(place.task_id, place.lock, place.socket):
             yield zeromq.listen(self._local.address)
 
     def connect(self) -> Endpoint:

@@ -60,9 +60,7 @@ ENDLESS = {
     "heterofed/party.py: peer.put(Mail(message, payload, peer.byte_came - peer.message_began))": (
         AT_ONCE
     ),
-    "heterofed/place.py: with HostLock(self._local.task_id, self._local.lock, self._local.socket)": (
-        ONCE
-    ),
+    "heterofed/place.py: with HostLock(place.task_id, place.lock, place.socket)": ONCE,
     "heterofed/place.py: with HostLock(self.task.task, lock)": ONCE,
     "heterofed/privacy/noise.py: _source.get()": "a context variable",
     "heterofed/simulation.py: with self._changed": TURN,

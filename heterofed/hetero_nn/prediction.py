@@ -31,7 +31,7 @@ from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.intersection import match_each
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.hetero_nn.rows import RowStream, as_columns, check_own, rows_in
+from heterofed.hetero_nn.rows import RowStream, as_columns, check_own, rows_in, who_had
 from heterofed.hetero_nn.trained import (
     Stand,
     Trained,
@@ -294,19 +294,7 @@ class _Prediction(Errand):
         found = int(mask.sum())
         tensors = streams[name].rows(found) if found else {}
         if found < count:
-            filled = {}
-            for key, mean in stand.means.items():
-                if mean is None:
-                    raise MissingPartyError(
-                        f"nothing can stand for rows that {name} does not have: its features had no"
-                        " one shape in training",
-                        party=name,
-                    )
-                value = mean if self._missing == "mean" else torch.zeros_like(mean)
-                filled[key] = value.expand(count, *mean.shape).clone()
-                if found:
-                    filled[key][mask] = tensors[key]
-            tensors = filled
+            tensors = stand.fill(tensors, mask, name, by_mean=self._missing == "mean")
         placed = {key: tensor.to(device) if device else tensor for key, tensor in tensors.items()}
         return restore(stand.layout, placed)
 
@@ -317,19 +305,9 @@ class _Prediction(Errand):
         present: Mapping[str, np.ndarray[Any, Any]],
     ) -> pd.DataFrame:
         pandas = need_pandas()
-        names = [name for name in self._stands if name in present]
-        codes = np.zeros(len(ids), dtype=np.int64)
-        for bit, name in enumerate(names):
-            codes |= present[name].astype(np.int64) << bit
-        words = {
-            int(code): "+".join(
-                [self._settings.feature_key, *(n for b, n in enumerate(names) if code >> b & 1)]
-            )
-            for code in np.unique(codes)
-        }
-        frame = pandas.DataFrame(
-            {"id": list(ids), **columns, "parties": [words[int(code)] for code in codes]}
-        )
+        there = {name: present[name] for name in self._stands if name in present}
+        parties = who_had(self._settings.feature_key, there, len(ids))
+        frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:
             frame = frame.set_index("id").loc[list(self._asked)].reset_index()
         return frame  # type: ignore[no-any-return]

@@ -5,7 +5,9 @@ the Host's own, and the predictions that come of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,3 +186,17 @@ def as_columns(outcome: object, rows: int) -> dict[str, Tensor]:
         else:
             columns |= {f"{name}_{k}": tensor[:, k] for k in range(tensor.shape[1])}
     return columns
+
+
+def who_had(
+    host: str, present: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]], rows: int
+) -> list[str]:
+    """Which parties had each of so many rows, the Host first, joined by "+"."""
+    codes = np.zeros(rows, dtype=np.int64)
+    for bit, here in enumerate(present.values()):
+        codes |= here.astype(np.int64) << bit
+    words = {
+        int(code): "+".join([host, *(name for b, name in enumerate(present) if code >> b & 1)])
+        for code in np.unique(codes)
+    }
+    return [words[int(code)] for code in codes]

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
 from heterofed.tensors import Layout
@@ -126,6 +126,34 @@ class Stand:
 
     layout: Layout
     means: dict[str, Tensor | None]
+
+    def fill(
+        self, tensors: Mapping[str, Tensor], here: Tensor, party: str, *, by_mean: bool
+    ) -> dict[str, Tensor]:
+        """Features of all rows, where a party has some.
+
+        Args:
+            tensors: by name, of the rows that it has; empty where it has none.
+            here: which these are: bool, [rows].
+            party: its feature key.
+            by_mean: whether means stand for the others, or zeros.
+
+        Raises:
+            MissingPartyError: its features had no one shape, so nothing can stand for a row.
+        """
+        filled = {}
+        for name, mean in self.means.items():
+            if mean is None:
+                raise MissingPartyError(
+                    f"nothing can stand for rows that {party} does not have: its features had no"
+                    " one shape in training",
+                    party=party,
+                )
+            value = mean if by_mean else torch.zeros_like(mean)
+            filled[name] = value.expand(len(here), *mean.shape).clone()
+            if name in tensors:
+                filled[name][here] = tensors[name]
+        return filled
 
 
 class FeatureMeans:
