@@ -24,14 +24,14 @@ from msgspec import inspect as types
 import heterofed.errors
 import psi.errors
 import psi.hashing
-from heterofed import cli, wire
+from heterofed import cli, place, wire
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.lifecycle import Shown
 from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
-from heterofed.transport import flow, zeromq
+from heterofed.transport import doorman, flow, readmit, zeromq
 from heterofed.visits import VISIT_SECONDS, VISITS
 from psi import keys
 
@@ -262,6 +262,7 @@ def dtype_table() -> str:
 def protocol_limits() -> str:
     """The constants that both ends must know."""
     beat = zeromq.Heartbeat()
+    plan = Plan(host="host", collaborators=("collaborator",))
     rows = {
         "protocol version": messages.PROTOCOL_VERSION,
         "largest frame (bytes)": limits.MAX_FRAME_BYTES,
@@ -274,7 +275,15 @@ def protocol_limits() -> str:
         "frames that a sender may be ahead of its reader": flow.WINDOW,
         "seconds between heartbeats": int(beat.interval),
         "seconds without any answer until a link is dead": int(beat.timeout),
+        "seconds that a handshake may take at the Host": int(zeromq.HANDSHAKE_SECONDS),
         "seconds that a connection may take to say its Hello": int(VISIT_SECONDS),
+        "TCP connections that have said nothing yet, at most": doorman.MAX_SILENT,
+        "bytes that such a one may bring (on Linux)": place.FIRST_BYTES,
+        "bytes that libzmq may hold of another one (on Linux)": doorman.MAX_BEHIND,
+        "connections of one party at a time": zeromq.PARTY_SHARE,
+        "links of one party at a time": readmit.PARTY_LINKS,
+        "bytes of a peer's mail that was not taken, before the plan": limits.most_waiting(None),
+        "the same under the default plan": limits.most_waiting(plan),
         "connections a minute that are looked at, of one party": VISITS,
         "seconds of waiting between two `Waiting`": int(NOTICE_SECONDS),
         "seconds given to an Abort to leave": int(ABORT_LINGER),
