@@ -262,18 +262,11 @@ class Scheduler(ABC):
                 self._open_folder(run)
                 self._perform(run)
                 party.emit(TaskEnded())
-        except UNHEARD as error:
-            if self._waits_for(run, error):
-                return False
-            if isinstance(error, TaskFinishedError) and run.party is None and run.record:
-                if not run.complete:  # else it was settled already
-                    self._settle(run)
-            elif run.complete:
-                logger.warning("not all parties have heard that the task is complete: %s", error)
-            else:
-                self._end_badly(run, error)
-                raise
         except BaseException as error:
+            if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
+                return False
+            if isinstance(error, UNHEARD) and self._is_over(run, error):
+                return True
             try:
                 self._end_badly(run, error)
             except KeyboardInterrupt:  # a second Ctrl-C: at once
@@ -286,10 +279,18 @@ class Scheduler(ABC):
                 run.party.close(linger)
         return True
 
-    def _waits_for(self, run: Run, error: TaskFailed) -> bool:
+    def _is_over(self, run: Run, error: TaskFailed) -> bool:
+        """Whether the run has ended well all the same; completes this party's part where it has."""
+        if isinstance(error, TaskFinishedError) and run.party is None and run.record:
+            if not run.complete:  # else it was settled before they met
+                self._settle(run)
+            return True
+        if run.complete:
+            logger.warning("not all parties have heard that the task is complete: %s", error)
+        return run.complete
+
+    def _waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
         """Whether this party waits for one that is gone; then it tells the others to do so too."""
-        if not isinstance(error, PeerLostError | PeerTimeoutError):
-            return False
         if run.party is None or run.agreement is None or not run.agreement.plan.wait_for_peers:
             return False
         run.futile += 1

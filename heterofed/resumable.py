@@ -140,7 +140,7 @@ class ResumableScheduler(Scheduler):
         if best:
             with writing(run.result.folder):
                 self._save_models(run, prefix="best_")
-                run.state["best_digest"] = _digest_of(_best_files(run))
+                run.state["best_digest"] = _digest_of(self._best_files(run))
             run.state["best_round"] = run.round
         self._call_hook("on_round_end", self.on_round_end)
         self._keep_checkpoint(run, last=last)
@@ -276,13 +276,16 @@ class ResumableScheduler(Scheduler):
         for name, metrics in run.metrics.items():
             metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
+    def _best_files(self, run: Run) -> list[Path]:
+        """What `mark_best` had written."""
+        paths = [run.result.folder / f"best_{name}.pt" for name in self.MODELS]
+        return [path for path in paths if path.exists()]
+
     def _name_best(self, run: Run, snapshot: Snapshot) -> None:
         """Name the weights of the best round; those of a round that does not count any more go."""
-        files = _best_files(run)
+        files = self._best_files(run)
         if snapshot.best and _digest_of(files) == snapshot.best_digest:
-            found = {path.stem: path for path in files}
-            named = [f"best_{name}" for name in self._MODELS]
-            run.result.models |= {name: found[name] for name in named if name in found}
+            run.result.models |= {path.stem: path for path in files}
             return
         if snapshot.best:
             logger.warning(
@@ -319,11 +322,6 @@ def _record_of(run: Run) -> RunRecord:
 
 def _optimizers(things: dict[str, nn.Module | Optimizer]) -> dict[str, Optimizer]:
     return {name: each for name, each in things.items() if isinstance(each, Optimizer)}
-
-
-def _best_files(run: Run) -> list[Path]:
-    """What `mark_best` had written."""
-    return sorted(run.result.folder.glob("best_*.pt"))
 
 
 def _digest_of(files: list[Path]) -> str:

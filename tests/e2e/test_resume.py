@@ -590,7 +590,7 @@ def test_best_weights_of_a_round_that_is_rolled_back_go(
     for result in run(again, TinyCollaborator(tmp_path)):
         assert isinstance(result, TaskResult)
         assert not [each for each in result.models if each.startswith("best_")]
-        assert not list(result.folder.glob("best_*"))
+        assert not list(result.folder.glob("best_*_model.pt"))
     said = [each for each in caplog.messages if f"the best round, {marked}, are gone" in each]
     assert len(said) == 2
 
