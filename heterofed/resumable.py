@@ -278,7 +278,7 @@ class ResumableScheduler(Scheduler):
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""
-        paths = [run.result.folder / f"best_{name}.pt" for name in self.MODELS]
+        paths = [run.result.folder / f"best_{name}.pt" for name in self._MODELS]
         return [path for path in paths if path.exists()]
 
     def _name_best(self, run: Run, snapshot: Snapshot) -> None:

@@ -180,8 +180,9 @@ class _Kept:
         self._batches: deque[tuple[Tensor, Tensor]] = deque()
 
     def add(self, one: Tensor, other: Tensor) -> None:
-        if self._batches and self._batches[-1][0].shape[1:] != one.shape[1:]:
-            self._batches.clear()  # inputs of another length cannot stand beside these
+        forms = [each.shape[1:] for each in (one, other)]
+        if self._batches and [each.shape[1:] for each in self._batches[-1]] != forms:
+            self._batches.clear()  # rows of another length cannot stand beside these
             self.rows = 0
         self._most = rows_with_room(one, other)
         one, other = one[-self._most :].clone(), other[-self._most :].clone()  # not the whole batch
