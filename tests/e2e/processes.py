@@ -44,7 +44,7 @@ class PartyProcess:
     def output(self) -> str:
         return self.log.read_text()
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+    def wait_for(self, text: str, timeout: float = 100.0) -> None:
         """Wait until the party has printed `text`."""
         deadline = time.monotonic() + timeout
         while text not in self.output:
