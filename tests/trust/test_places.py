@@ -201,6 +201,7 @@ def accept_as_bob(parties: Parties, theirs: Path, file: Path) -> None:
     assert done.wait() == 0, done.output
 
 
+@pytest.mark.slow
 def test_both_sides_name_the_fields_that_differ(
     home: Path, theirs: Path, tmp_path: Path, parties: Parties, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,7 +217,7 @@ def test_both_sides_name_the_fields_that_differ(
         *("-m", "heterofed", "task", "check", "tiny", "--wait", "30"), HETEROFED_HOME=str(theirs)
     )
     with caplog.at_level(logging.WARNING, "heterofed"):
-        error = outcome(TinyHost(tmp_path, join_timeout=12))
+        error = outcome(TinyHost(tmp_path, join_timeout=40))
     assert isinstance(error, e.JoinTimeoutError)
     assert "the task file of bob differs: shuffle: false here, true there" in caplog.text
     assert bob.wait() == 1
