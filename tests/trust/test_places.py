@@ -201,6 +201,7 @@ def accept_as_bob(parties: Parties, theirs: Path, file: Path) -> None:
     assert done.wait() == 0, done.output
 
 
+@pytest.mark.slow
 def test_both_sides_name_the_fields_that_differ(
     home: Path, theirs: Path, tmp_path: Path, parties: Parties, caplog: pytest.LogCaptureFixture
 ) -> None:
