@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run_party(args: argparse.Namespace) -> None:
 
     if args.kind == "bare":
         for name, bare in (
-            ("ReliableListener", lambda below: below),
+            ("ReliableListener", lambda below, **_: below),
             ("ReliableConnector", lambda dial: dial()),
         ):
             if not hasattr(place, name):
@@ -77,7 +78,11 @@ def seconds(args: argparse.Namespace, kind: str, number: int, folder: Path) -> f
 
 
 def run_both(command: list[str], task: str, folder: Path, limit: float) -> dict[str, Any]:
-    """Run both parties of a task, within `limit` seconds; gives the Host's phases."""
+    """Run both parties of a task, within `limit` seconds; gives the Host's phases.
+
+    Where one of them fails, the other one is not waited for.
+    """
+    deadline = time.monotonic() + limit
     log = folder / f"{task}.log"
     with log.open("w") as output:
         children = [
@@ -85,10 +90,14 @@ def run_both(command: list[str], task: str, folder: Path, limit: float) -> dict[
             for name in (COLLABORATOR, HOST)
         ]
         try:
-            codes = [child.wait(limit) for child in children]
+            while None in (codes := [child.poll() for child in children]) and not any(codes):
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{task} was not done after {limit} s")
+                time.sleep(0.05)
         finally:
             for child in children:
                 child.kill()
+                child.wait()
     if any(codes):
         raise SystemExit(f"{task} failed:\n{log.read_text()[-3000:]}")
     phases: dict[str, Any] = json.loads((folder / task / HOST / "summary.json").read_text())

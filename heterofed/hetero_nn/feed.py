@@ -66,7 +66,8 @@ class FeatureFeed:
         except LocalProtocolError as error:
             raise FeatureError(
                 f"{error}; yield the same layout, names, dtypes and number of dimensions in every"
-                " batch"
+                " batch",
+                party=self._party.name,
             ) from None
         self._sent += 1
         self._party.progress(self._sent)

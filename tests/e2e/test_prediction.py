@@ -560,7 +560,8 @@ def test_features_other_than_in_training(features: Any, missing: str, three: Any
 
     _, (_, bob) = three
     bob.__class__ = Odd
-    with pytest.raises(FeatureError, match="in training") as caught:
+    # Widths that change from batch to batch end the task where they are made.
+    with pytest.raises(FeatureError, match=r"in training|in earlier batches") as caught:
         predicted(three, IDS[12:32], missing_party=missing)
     assert caught.value.party == "bob"
 

@@ -22,7 +22,7 @@ class Sleepy(TinyCollaborator):
 
     def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
         for item in super().iterate_train_feature(feature_model, train_ids):
-            time.sleep(0.4)
+            time.sleep(1.0)  # longer than whatever else keeps the Host busy meanwhile
             yield item
 
 
@@ -72,7 +72,7 @@ def test_a_run_leaves_its_costs_and_names_the_slowest_party(tmp_path: Path) -> N
     assert sent["messages"] == host.rounds + 2 * batches
     assert received["messages"] == host.rounds + batches
     assert received["wait_ms"] > 300
-    assert received["compute_ms"] > 300  # as it reported
+    assert received["compute_ms"] > 900  # as it reported
     assert costs["train", "quick", "received"]["wait_ms"] < received["wait_ms"]
     assert costs["train", "alice", "own"]["compute_ms"] > 0
     for direction, total in (

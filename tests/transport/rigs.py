@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 KINDS = ["memory", "ipc", "tcp", "curve"]
 RELIABLE = "reliable "
 RELIABLE_KINDS = [RELIABLE + kind for kind in KINDS if kind != "ipc"]
-GRACE = 0.5  # seconds: what is lost in these tests shall not come back
+GRACE = 1.5  # seconds: what is lost in these tests shall not come back
 PARTIES = [f"party-{number}" for number in range(8)]
 FAST = Heartbeat(interval=0.3, timeout=1.0)
 

@@ -259,10 +259,12 @@ def test_a_peer_that_closes_its_channel_is_lost(rig: Rig) -> None:
 
 def test_a_listener_keeps_so_many_channels_and_no_more(rig: Rig) -> None:
     listener = rig.listen(max_channels=2)
-    peers = [rig.connect(name) for name in PARTIES[:3]]
-    for peer in peers[:2]:
-        peer.channel.send([b"x"])
-    pump([listener, *peers[:2]], lambda: len(listener.channels) == 2)
+    peers = []
+    for number, name in enumerate(PARTIES[:2], 1):
+        peers.append(rig.connect(name))
+        peers[-1].channel.send([b"x"])
+        pump([listener, *peers], lambda number=number: len(listener.channels) == number)  # type: ignore[misc]
+    peers.append(rig.connect(PARTIES[2]))
     peers[2].channel.send([b"x"])
     pump([listener, peers[2]], lambda: bool(peers[2].lost()))
     assert peers[2].lost() == [LostReason.FULL]
