@@ -56,7 +56,7 @@ def run_demo(
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
     if baselines and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("the plot of baselines needs matplotlib: pip install 'heterofed[plot]'")
+        raise ConfigError("the plot of baselines needs matplotlib: pip install matplotlib")
     if importlib.util.find_spec("examples") is None:
         raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
     began = time.monotonic()

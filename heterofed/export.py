@@ -43,7 +43,7 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
     try:
         from safetensors.torch import save
     except ImportError:
-        raise ConfigError("exports need safetensors: pip install 'heterofed[export]'") from None
+        raise ConfigError("exports need safetensors: pip install safetensors") from None
     trained, out = read_trained(Path(folder), models), Path(out).absolute()
     names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
     if not names:
@@ -111,7 +111,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ConfigError("ONNX needs its writer: pip install 'heterofed[onnx]'") from None
+        raise ConfigError("ONNX needs its writer: pip install onnx onnxscript") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     path = Path(path)
     check_writable(path.absolute().parent)

@@ -421,12 +421,6 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
-        with contextlib.suppress(OSError, TaskFailed):  # what ended the task comes first
-            if marks := run.store.marks():
-                logger.info(
-                    "started again, all parties go on from %s",
-                    console.shown_mark(marks[-1].round, marks[-1].batch),
-                )
         with contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 write_outbound(run.result, party.account.outbound)
@@ -436,6 +430,12 @@ class Scheduler(ABC):
             logger.error("%s: %s", type(error).__name__, error)
         else:  # its text may hold data: it is the caller's to show
             logger.error("%s ended the task in %s", type(error).__name__, where)
+        with contextlib.suppress(OSError, TaskFailed):
+            if marks := run.store.marks():
+                logger.info(
+                    "if all parties are started again, the task goes on from %s",
+                    console.shown_mark(marks[-1].round, marks[-1].batch),
+                )
 
 
 @contextmanager

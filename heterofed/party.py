@@ -434,7 +434,8 @@ class Party:
         elif (gone := self.peers.get(hello.party)) is not None and gone.lost:
             self.turn_away(visitor)  # it was started anew, and comes again until we meet anew
         else:
-            logger.warning("turned %r away: %s", hello.party, refusal)
+            if hello.purpose != "check":  # which only compares terms, and is told of as such
+                logger.warning("turned %r away: %s", hello.party, refusal)
             self.turn_away(visitor, refusal)
 
     def _drop(self, peer: Peer) -> None:

@@ -193,7 +193,7 @@ class LocalPlace(Place):
 
     def __init__(self, task_id: str, home: Path) -> None:
         self._local = local_address(task_id, home)
-        self.described = "on this machine: as the same user"
+        self.described = "on this machine, as one user: there is no task file of that name"
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:

@@ -132,7 +132,7 @@ class Earlier:
 MAX_COMPARED = 2000
 """Characters in which the differences of two task files are told: a peer chooses its own."""
 
-SAME_USER = "on this machine: as the same user"
+SAME_USER = "on this machine, as one user: there is no task file of that name"
 
 
 def task_digest(task_id: str) -> bytes:

@@ -145,7 +145,7 @@ class TaskResult:
         """A block of lines for people."""
         lines = [f"{self.party}: task {self.task_id} done in {self.seconds:.1f} s"]
         lines += [
-            f"  {name:<8}{cost.seconds:8.1f} s   sent {megabytes(cost.bytes_sent):>9}"
+            f"  {name:<10}{cost.seconds:8.1f} s   sent {megabytes(cost.bytes_sent):>9}"
             f"   received {megabytes(cost.bytes_received):>9}"
             for name, cost in self.phases.items()
         ]

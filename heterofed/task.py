@@ -48,7 +48,12 @@ _ADDRESS = re.compile(rf"tcp://{_HOST}:(\d{{1,5}})", re.ASCII)
 _BIND = re.compile(rf"tcp://(?:\*|{_HOST}):(\d{{1,5}})", re.ASCII)
 _NUMERIC = re.compile(r"tcp://(?:[\d.]+|\[.*\]):\d+", re.ASCII)
 
-PublicKey = Annotated[str, Meta(min_length=40, max_length=40, pattern=r"\A[!-~]*\Z")]
+KEY_CHARACTERS = 40
+"""Of a key in Z85."""
+
+PublicKey = Annotated[
+    str, Meta(min_length=KEY_CHARACTERS, max_length=KEY_CHARACTERS, pattern=r"\A[!-~]*\Z")
+]
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -28,6 +28,7 @@ from heterofed.protocol.states import Role
 from heterofed.rendezvous import HANDSHAKES, RETRY_SECONDS, Door, knock, task_digest
 from heterofed.results import check_name, write_whole
 from heterofed.task import (
+    KEY_CHARACTERS,
     NOT_AGREED,
     Purpose,
     TaskFile,
@@ -222,6 +223,12 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
         raise ConfigError(
             f"--collaborator {given!r}: give "
             + ("PARTY alone, since the task has no keys" if keyless else "PARTY=PUBKEY")
+        )
+    if equals and len(key) != KEY_CHARACTERS:
+        raise ConfigError(
+            f"--collaborator {party}=...: that key has {len(key)} characters, and a public key has"
+            f" {KEY_CHARACTERS}; put PARTY=PUBKEY in single quotes, since keys hold characters that"
+            " a shell takes for its own"
         )
     return {"party": party, "key": key} if equals else {"party": party}
 

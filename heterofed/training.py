@@ -258,7 +258,7 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     if with_labels and batch.labels is None:
         raise FeatureError(f"{where} yielded no labels; the Host must yield them")
     if with_labels is False and batch.features is None:
-        raise FeatureError(f"{where} yielded no features; only the Host may be label-only")
+        raise FeatureError(f"{where} yielded no features: yield what feature_model returns")
     return batch
 
 

@@ -146,9 +146,7 @@ class VerticalTable:
         except (ConfigError, ColumnError):
             raise
         except ImportError:
-            raise ConfigError(
-                "reading Parquet needs pyarrow: pip install 'heterofed[parquet]'"
-            ) from None
+            raise ConfigError("reading Parquet needs pyarrow: pip install pyarrow") from None
         except Exception as error:  # pandas and pyarrow raise many kinds
             raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from error
         return cls(frame, id=id, columns=columns, label=label, missing=missing)
@@ -238,7 +236,7 @@ def need_pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise ConfigError("tables need pandas: pip install 'heterofed[tables]'") from None
+        raise ConfigError("tables need pandas: pip install pandas") from None
     return pandas
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from heterofed.endings import unlawful
-from heterofed.errors import LocalProtocolError, SplitMismatchError
+from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
@@ -438,6 +438,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
 
     def _prepare(self, run: Run) -> list[str]:
         ids = super()._prepare(run)
+        if self._is_feature_trainable and self._made("feature_model") is None:
+            raise ConfigError(
+                "make_feature_model returned None, but this party's features are trainable: is a"
+                " return missing? Else pass is_feature_trainable=False"
+            )
         self._guard(run)
         return ids
 

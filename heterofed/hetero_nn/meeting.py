@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from heterofed.rendezvous import (
 from heterofed.results import check_name
 from heterofed.runs import Run, awaited, patience
 from heterofed.task import Purpose
+
+logger = logging.getLogger("heterofed")
 
 
 def check_collaborators(expected: object, host: str) -> None:
@@ -97,6 +100,7 @@ def as_host(
     With `partial`, whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
+    logger.info("task %s: meeting %s", run.task_id, place.described)
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
@@ -155,6 +159,7 @@ def as_collaborator(
 ) -> Iterator[Party]:
     """Find the Host and wait until everybody is there."""
     place = _place(run, settings, Role.COLLABORATOR, purpose)
+    logger.info("task %s: meeting %s", run.task_id, place.described)
     run.ledger = place.ledger
     key = MaskKey()
     hello = Hello(

@@ -96,8 +96,8 @@ class RowOrder:
             )
         else:
             logger.warning(
-                "row order not verified: %s yields no ids; yield Batch(features, labels, ids) with"
-                " the ids as loaded from the data",
+                "row order not verified: %s yields no ids; yield a Batch with ids=..., the ids as"
+                " loaded from the data beside the rows",
                 party,
             )
 

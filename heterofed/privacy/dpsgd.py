@@ -328,7 +328,5 @@ def _opacus() -> Any:
     try:
         import opacus
     except ImportError:
-        raise ConfigError(
-            "DP-SGD needs Opacus: pip install 'heterofed[privacy]', or pip install opacus"
-        ) from None
+        raise ConfigError("DP-SGD needs Opacus: pip install opacus") from None
     return opacus

@@ -207,7 +207,7 @@ def test_where_a_host_listens(address: str, listens: str, home: Path) -> None:
         (["--plan", "max_rounds=many"], "give another value"),
         (["--plan", "seed=5"], "with a field of the plan"),
         (["--collaborator", "carol"], "give PARTY=PUBKEY"),
-        (["--collaborator", "carol=short"], "$.collaborators[1].key"),
+        (["--collaborator", "carol=short"], "in single quotes"),
         (["--collaborator", "../carol=" + "x" * 40], "--collaborator"),
         (["--bind", "nowhere"], "is no address"),
         (["--address", "nowhere"], "is no address"),
