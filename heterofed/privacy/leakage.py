@@ -216,6 +216,15 @@ class LabelLeaks:
         self._kept: dict[str, _Kept] = {}
         self._measured = False
 
+    def has_time(self) -> bool:
+        """Whether the next batch is worth a look: there is time, or nothing was measured yet.
+
+        To look at each batch, and not to measure it, takes more time than to measure some.
+        """
+        if self._budget.effort == "off":
+            return False
+        return not self._measured or self._budget.allows("gradients", 0.002)
+
     def note(
         self, party: str, sent: Tensor, clean: Tensor, labels: object, embeddings: Tensor
     ) -> None:
