@@ -164,7 +164,6 @@ class Party:
         self._summary = folder / "summary.json"  # the last thing that a task writes
         self._command = command
         self._child: subprocess.Popen[bytes] | None = None
-        self.started_at = 0.0
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -175,7 +174,6 @@ class Party:
                 stderr=output,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        self.started_at = time.monotonic()
 
     def code(self) -> int | None:
         """Its exit code; None while it runs; 0 also where it was killed when all was done."""

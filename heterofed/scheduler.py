@@ -23,9 +23,10 @@ from heterofed.alignment import (
 )
 from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
-from heterofed.lifecycle import Scheduler, Shown
+from heterofed.lifecycle import Scheduler, Shown, check_flag
 from heterofed.metrics import register_metrics
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
+from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.protocol.messages import SplitPlan
 from heterofed.results import TaskResult
 from heterofed.resumable import ResumableScheduler
@@ -58,6 +59,7 @@ class TrainingScheduler(ResumableScheduler):
     """Base of the two schedulers of split training."""
 
     _is_feature_trainable: bool = True
+    _leak_report: Effort = "sample"
     _weights_defence: DPSGD | None = None
     _OPTIMIZERS = 1  # of this role, that step together
 
@@ -90,6 +92,16 @@ class TrainingScheduler(ResumableScheduler):
         """One batch from end to end."""
 
     # -- hooks -----------------------------------------------------------------------------
+
+    def validate_context(self) -> None:
+        """Hook: check settings before anything else; call `super().validate_context()`.
+
+        Raises:
+            ConfigError: a setting of the constructor cannot work.
+        """
+        super().validate_context()
+        check_flag("is_feature_trainable", self._is_feature_trainable)
+        check_effort(self._leak_report)
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.

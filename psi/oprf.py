@@ -32,7 +32,6 @@ from psi.group import (
 )
 from psi.hashing import TAG_BYTES, prefixed
 
-PAIR_BYTES = 2 * TAG_BYTES
 _VERSION = b"psi-ecdh-1"
 _MAGIC = b"PSE1"
 _CHECK_BYTES = 16

@@ -20,13 +20,13 @@ from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.lifecycle import Settings, check_flag
+from heterofed.lifecycle import Settings
 from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
-from heterofed.privacy.leakage import Budget, Effort, check_effort
+from heterofed.privacy.leakage import Budget, Effort
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
 from heterofed.runs import Run, agreement_of, earlier, party_of, plan_of
@@ -127,16 +127,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         self._embedding_defence = embedding_defence
         self._weights_defence = weights_defence
         self._leak_report = leak_report
-
-    def validate_context(self) -> None:
-        """Hook: check settings before anything else; call `super().validate_context()`.
-
-        Raises:
-            ConfigError: a setting of the constructor cannot work.
-        """
-        super().validate_context()
-        check_flag("is_feature_trainable", self._is_feature_trainable)
-        check_effort(self._leak_report)
 
     # -- hooks -----------------------------------------------------------------------------
 

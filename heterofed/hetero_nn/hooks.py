@@ -22,7 +22,7 @@ from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
-from heterofed.privacy.leakage import Effort, check_effort
+from heterofed.privacy.leakage import Effort
 from heterofed.scheduler import TrainingScheduler
 from heterofed.training import OptimizerGroup, check_model, check_optimizer
 
@@ -185,7 +185,6 @@ class HostHooks(TrainingScheduler):
         super().validate_context()
         check_seconds("calculation_timeout", self._calculation_timeout)
         check_seconds("wait_for_peers", self._wait_for_peers)
-        check_flag("is_feature_trainable", self._is_feature_trainable)
         check_flag("shuffle", self._shuffle)
         check_flag("early_gradients", self._early_gradients)
         if self._uses_default_end() and not is_count(self._max_rounds, least=1):
@@ -219,7 +218,6 @@ class HostHooks(TrainingScheduler):
         check_collaborators(self._collaborators, self._settings.feature_key)
 
     def _check_privacy(self) -> None:
-        check_effort(self._leak_report)
         if self._fusion not in get_args(Fusion):
             raise ConfigError(f"fusion={self._fusion!r}: give one of {get_args(Fusion)}")
         if self._fusion == "masked_sum" and (self._collaborators == 1 or self._early_gradients):

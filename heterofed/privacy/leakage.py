@@ -115,7 +115,7 @@ class Budget:
     def __init__(self, effort: Effort, clock: Callable[[], float] = time.perf_counter) -> None:
         self.effort = effort
         self._clock = clock
-        self._began = self._since = 0.0
+        self._since = 0.0
         self._trained = 0.0
         self._spent = 0.0
         self._last: dict[str, float] = {}
