@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,6 @@ def test_collaborator_speaks_for_itself_alone(tmp_path: Path, open_links: list[A
         (lambda bob: bob.send(layout="tensor", a=torch.zeros(16, 4)), e.RemoteProtocolError),
         (lambda bob: bob.send(layout="tuple", a=torch.zeros(16, 4)), e.RemoteProtocolError),
         (lambda bob: bob.send(batch=1), e.RemoteProtocolError),
-        (lambda bob: [bob.send(), bob.send(batch=1)], e.RemoteProtocolError),  # beyond its credit
         (lambda bob: bob.send(batch=0, **{"": torch.full((16, 4), torch.nan)}), e.NonFiniteError),
         (lambda bob: bob.send(**{"": torch.zeros(7, 4)}), e.RowCountError),
         (
@@ -104,6 +104,28 @@ def test_lies_in_training_name_the_liar(
     assert isinstance(outcome, kind), repr(outcome)
     assert outcome.party == "bob"
     assert not isinstance(outcome, e.TaskAborted)
+
+
+def test_batches_beyond_the_credit_name_the_liar(tmp_path: Path, open_links: list[Any]) -> None:
+    told = threading.Event()
+
+    class Late(TinyCollaborator):  # until her features come, no batch is dealt with
+        def iterate_train_feature(self, *args: Any) -> Iterator[Any]:
+            told.wait(60)
+            return super().iterate_train_feature(*args)
+
+    host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"]))
+    carol = Victim(Late(tmp_path, "carol"))
+    bob = LyingCollaborator().to_train()
+    open_links.append(bob.link)
+    bob.send()
+    bob.send(batch=1)
+    outcome = host.outcome()
+    told.set()
+    assert isinstance(outcome, e.RemoteProtocolError), repr(outcome)
+    assert outcome.party == "bob"
+    assert "credit" in str(outcome)
+    assert isinstance(carol.outcome(), e.TaskAborted)
 
 
 def test_dtype_may_not_change_between_batches(tmp_path: Path, open_links: list[Any]) -> None:
