@@ -45,11 +45,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "staleness"  # the same picture is the same file
     from matplotlib import pyplot
 
+    colors = mpl.colormaps["viridis"]
     figure, axes = pyplot.subplots(figsize=(6, 3.6))
     for number, (steps, means) in enumerate(result["mean"].items()):
-        shade = 0.15 + 0.75 * number / max(1, len(result["mean"]) - 1)
+        color = colors(0.9 * number / max(1, len(result["mean"]) - 1))
         rounds = range(1, len(means) + 1)
-        look: dict[str, Any] = {"marker": "o", "markersize": 3, "color": str(shade * 0.8)}
+        look: dict[str, Any] = {"marker": "o", "markersize": 3, "color": color}
         axes.plot(rounds, means, label=f"k = {steps}", **look)
     axes.set_xlabel("round")
     axes.set_ylabel("test accuracy")

@@ -11,33 +11,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from heterofed.events import (
     Callback,
     Event,
     PartyLost,
-    PhaseBegan,
     PhaseEnded,
-    Progressed,
     Resumed,
     RoundEnded,
     StillWaiting,
 )
+
+if TYPE_CHECKING:
+    from heterofed.bars import Bars
 
 logger = logging.getLogger("heterofed")
 
@@ -45,100 +32,55 @@ logger = logging.getLogger("heterofed")
 @contextmanager
 def attached() -> Iterator[Callback]:
     """Show log lines and progress until the end of the block; yields the callback for events."""
-    console = Console(stderr=True)
+    bars: Bars | None = None
+    # One bar to a terminal: parties that are threads beside the first one show lines.
+    if sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
+        from heterofed.bars import Bars  # rich takes as long to load as all of ours
+
+        bars = Bars()
     handler: logging.Handler | None = None
     level = logger.level
     if not logger.hasHandlers():
-        if console.is_terminal:
-            handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
+        if bars is not None:
+            handler = bars.log_handler()
         else:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         if level == logging.NOTSET:
             logger.setLevel(logging.INFO)
-    # One bar to a terminal: parties that are threads beside the first one show lines.
-    on_main = threading.current_thread() is threading.main_thread()
-    show = _Bars(console) if console.is_terminal and on_main else _Lines()
+
+    def show(event: Event) -> None:
+        if bars is not None:
+            bars(event)
+        _log(event)
+
     try:
         yield show
     finally:
-        show.close()
+        if bars is not None:
+            bars.close()
         if handler is not None:
             logger.removeHandler(handler)
             logger.setLevel(level)
             handler.close()
 
 
-class _Speed(ProgressColumn):
-    """Units a second, once there are some."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
-
-
-class _Lines:
-    """Events as log lines, for files and pipes."""
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case StillWaiting(parties, seconds):
-                logger.info("waiting for %s (%.0f s)", ", ".join(parties), seconds)
-            case RoundEnded():
-                logger.info("%s", round_line(event))
-            case PartyLost(party, seconds):
-                logger.warning(
-                    "%s is gone: waiting up to %.0f s for it to come back", party, seconds
-                )
-            case Resumed():
-                logger.info("going on from %s", shown_mark(event.round, event.batch))
-            case PhaseEnded(phase="prepare" | "psi"):
-                logger.info("%s: %.1f s", event.phase, event.seconds)
-            case _:
-                pass
-
-    def close(self) -> None:
-        """Nothing to put away."""
-
-
-class _Bars(_Lines):
-    """The same with a progress bar for the phase that is running."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description:<14}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            _Speed(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._bar: TaskID | None = None
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case PhaseBegan():
-                self._progress.start()
-                label = f"{event.phase} {event.round}" if event.round else event.phase
-                self._bar = self._progress.add_task(label, total=event.total, unit=event.unit)
-            case Progressed(done, total) if self._bar is not None:
-                if total is not None:
-                    self._progress.update(self._bar, completed=done, total=total)
-                else:
-                    self._progress.update(self._bar, completed=done)
-            case PhaseEnded() if self._bar is not None:
-                self._progress.remove_task(self._bar)
-                self._bar = None
-            case _:
-                pass
-        super().__call__(event)
-
-    def close(self) -> None:
-        """Take the bar off the screen."""
-        self._progress.stop()
+def _log(event: Event) -> None:
+    """The event as a log line, where it is one that people wait for."""
+    match event:
+        case StillWaiting(parties, seconds):
+            logger.info("waiting for %s (%.0f s)", ", ".join(parties), seconds)
+        case RoundEnded():
+            logger.info("%s", round_line(event))
+        case PartyLost(party, seconds):
+            logger.warning("%s is gone: waiting up to %.0f s for it to come back", party, seconds)
+        case Resumed():
+            logger.info("going on from %s", shown_mark(event.round, event.batch))
+        case PhaseEnded(phase="prepare" | "psi"):
+            logger.info("%s: %.1f s", event.phase, event.seconds)
+        case _:
+            pass
 
 
 def round_line(event: RoundEnded) -> str:

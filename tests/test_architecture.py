@@ -21,7 +21,8 @@ LAYERS = [
     ["heterofed.protocol"],
     ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
     ["heterofed.accounting", "heterofed.alignment", "heterofed.events", "heterofed.transport"],
-    ["heterofed.console", "heterofed.consent", "heterofed.endings", "heterofed.keys"],
+    ["heterofed.bars", "heterofed.consent", "heterofed.endings", "heterofed.keys"],
+    ["heterofed.console"],
     [
         "heterofed.data",
         "heterofed.metrics",
@@ -52,7 +53,7 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
-    "rich": ["heterofed/console"],
+    "rich": ["heterofed/bars"],
     "click": ["heterofed/cli", "docs/generate"],
 }
 NO_TORCH = [

@@ -1,0 +1,84 @@
+"""The run in a terminal of its own: a progress bar per phase, log lines above it.
+
+Apart from `console`, so that `rich` is loaded only where there is a terminal to draw on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from heterofed.events import Event, PhaseBegan, PhaseEnded, Progressed
+
+
+class _Speed(ProgressColumn):
+    """Units a second, once there are some."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+class Bars:
+    """A progress bar on stderr for the phase that is running."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            _Speed(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._bar: TaskID | None = None
+        self._done = 0
+        self._took: dict[str, int] = {}
+
+    def log_handler(self) -> logging.Handler:
+        """A handler whose lines go above the bar."""
+        return RichHandler(console=self._console, show_path=False, show_level=False, markup=False)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case PhaseBegan():
+                self._progress.start()
+                label = f"{event.phase} {event.round}" if event.round else event.phase
+                # A round takes as many batches as the last one did, as far as anybody knows.
+                total = self._took.get(event.phase) if event.total is None else event.total
+                self._bar = self._progress.add_task(label, total=total, unit=event.unit)
+                self._done = 0
+            case Progressed(done, total) if self._bar is not None:
+                self._done = done
+                if total is not None:
+                    self._progress.update(self._bar, completed=done, total=total)
+                else:
+                    self._progress.update(self._bar, completed=done)
+            case PhaseEnded() if self._bar is not None:
+                self._progress.remove_task(self._bar)
+                self._bar = None
+                if self._done:
+                    self._took[event.phase] = self._done
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self._progress.stop()
