@@ -31,7 +31,8 @@ from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
-from heterofed.transport import doorman, flow, readmit, zeromq
+from heterofed.transport import flow, readmit, zeromq
+from heterofed.transport.zeromq import doorman, listener
 from heterofed.visits import VISIT_SECONDS, VISITS
 from psi import keys
 
@@ -275,12 +276,12 @@ def protocol_limits() -> str:
         "frames that a sender may be ahead of its reader": flow.WINDOW,
         "seconds between heartbeats": int(beat.interval),
         "seconds without any answer until a link is dead": int(beat.timeout),
-        "seconds that a handshake may take at the Host": int(zeromq.HANDSHAKE_SECONDS),
+        "seconds that a handshake may take at the Host": int(listener.HANDSHAKE_SECONDS),
         "seconds that a connection may take to say its Hello": int(VISIT_SECONDS),
         "TCP connections that have said nothing yet, at most": doorman.MAX_SILENT,
         "bytes that such a one may bring (on Linux)": place.FIRST_BYTES,
         "bytes that libzmq may hold of another one (on Linux)": doorman.MAX_BEHIND,
-        "connections of one party at a time": zeromq.PARTY_SHARE,
+        "connections of one party at a time": listener.PARTY_SHARE,
         "links of one party at a time": readmit.PARTY_LINKS,
         "bytes of a peer's mail that was not taken, before the plan": limits.most_waiting(None),
         "the same under the default plan": limits.most_waiting(plan),

@@ -18,7 +18,7 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.plan import PartyName
 from heterofed.transport.local import make_private
-from heterofed.transport.zap import check_pair, new_key_pair
+from heterofed.transport.zeromq.zap import check_pair, new_key_pair
 
 MAX_FILE_BYTES = 4096
 GROUPS, GROUP = 6, 4

@@ -37,7 +37,7 @@ from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.local import HostLock, heterofed_home, local_address, lock_path
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
-from heterofed.transport.zap import ClientKeys, ServerKeys, raw_key
+from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, raw_key
 
 logger = logging.getLogger("heterofed")
 

@@ -21,7 +21,7 @@ from msgspec import Meta
 from heterofed.errors import ConfigError
 from heterofed.keys import fingerprint
 from heterofed.plan import MAX_PARTIES, PartyName, Plan
-from heterofed.transport.zap import check_key
+from heterofed.transport.zeromq.zap import check_key
 
 Purpose: TypeAlias = Literal["train", "psi"]
 

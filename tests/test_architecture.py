@@ -48,7 +48,7 @@ LAYERS = [
     ["heterofed.__main__"],
 ]
 ALONE = {
-    "zmq": ["heterofed/transport/zeromq", "heterofed/transport/zap", "heterofed/transport/doorman"],
+    "zmq": ["heterofed/transport/zeromq/"],
     "gmpy2": ["psi/"],
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import zmq
 
-from heterofed.transport import doorman
 from heterofed.transport.base import Endpoint, Received
-from heterofed.transport.doorman import MAX_SILENT, Doorman
 from heterofed.transport.greeting import Hello
 from heterofed.transport.reliable import GRACE_SECONDS
+from heterofed.transport.zeromq import doorman
+from heterofed.transport.zeromq.doorman import MAX_SILENT, Doorman
 from tests.hostile.flood import GREETING
 from tests.hostile.peers import place
 from tests.hostile.test_bad_frames import dealer

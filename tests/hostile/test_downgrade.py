@@ -13,7 +13,7 @@ import pytest
 from heterofed.keys import load_key
 from heterofed.transport import zeromq
 from heterofed.transport.base import Lost, LostReason, Opened, Received
-from heterofed.transport.zap import ClientKeys
+from heterofed.transport.zeromq.zap import ClientKeys
 from tests.hostile.peers import place
 
 SIGNATURE = b"\xff" + bytes(8) + b"\x7f"

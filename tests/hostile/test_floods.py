@@ -15,7 +15,7 @@ from heterofed.party import Party
 from heterofed.peers import Timeouts
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Event, Opened
-from heterofed.transport.zap import DOMAIN, Admission, new_key_pair
+from heterofed.transport.zeromq.zap import DOMAIN, Admission, new_key_pair
 from heterofed.visits import VISIT_SECONDS, VISITS, Visits
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, slow_batches

@@ -19,8 +19,8 @@ from heterofed.keys import load_key
 from heterofed.task import load_task, task_path
 from heterofed.task_command import accept_task
 from heterofed.transport.base import Opened, Received
-from heterofed.transport.zap import ClientKeys, ServerKeys, new_key_pair
 from heterofed.transport.zeromq import connect, listen
+from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, new_key_pair
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.hostile.middle import Middle
 from tests.hostile.peers import TASK, Victim

@@ -16,7 +16,7 @@ from heterofed.protocol import messages as m
 from heterofed.task import load_task, task_path
 from heterofed.transport import zeromq
 from heterofed.transport.base import Lost, LostReason, Opened
-from heterofed.transport.zap import ClientKeys, new_key_pair
+from heterofed.transport.zeromq.zap import ClientKeys, new_key_pair
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, Link, LyingHost, Victim, connected, hello
 

@@ -26,8 +26,8 @@ from heterofed.transport.base import (
 from heterofed.transport.memory import Hub
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import Connection, ReliableConnector
-from heterofed.transport.zap import ClientKeys, ServerKeys, new_key_pair
 from heterofed.transport.zeromq import Heartbeat, connect, listen
+from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, new_key_pair
 
 ROOT = Path(__file__).parents[2]
 KINDS = ["memory", "ipc", "tcp", "curve"]

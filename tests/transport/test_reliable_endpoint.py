@@ -23,8 +23,8 @@ from heterofed.transport.memory import Hub
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
 from heterofed.transport.reliable import GRACE_SECONDS
-from heterofed.transport.zap import ClientKeys
 from heterofed.transport.zeromq import Heartbeat, connect, listen
+from heterofed.transport.zeromq.zap import ClientKeys
 from tests.transport.rigs import FAST, PARTIES, Keyring, Party, connected, pump
 
 

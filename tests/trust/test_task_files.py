@@ -31,7 +31,7 @@ from heterofed.task import (
     terms_digest,
 )
 from heterofed.task_command import accept_task
-from heterofed.transport.zap import new_key_pair
+from heterofed.transport.zeromq.zap import new_key_pair
 from tests.trust.offices import Command, free_port, open_offices
 from tests.trust.test_keys import tree
 
