@@ -26,11 +26,11 @@ import psi.errors
 import psi.hashing
 from heterofed import cli, place, wire
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.lifecycle import Shown
 from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
+from heterofed.settings import Shown
 from heterofed.transport import flow, readmit, zeromq
 from heterofed.transport.zeromq import doorman, listener
 from heterofed.visits import VISIT_SECONDS, VISITS

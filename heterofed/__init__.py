@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from heterofed._version import __version__
 
 if TYPE_CHECKING:
+    from heterofed.batches import Batch
     from heterofed.checker import DataChecker
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
     from heterofed.fakes import fake_peer
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from heterofed.metrics import register_metrics
     from heterofed.results import TaskResult
     from heterofed.simulation import simulate, simulate_prediction
-    from heterofed.training import Batch
 
 logger = logging.getLogger("heterofed")
 
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Batch": "heterofed.training",
+    "Batch": "heterofed.batches",
     "ConfigError": "heterofed.errors",
     "DataChecker": "heterofed.checker",
     "HeteroFedError": "heterofed.errors",

@@ -19,7 +19,9 @@ from typing import Any, Literal
 import torch
 
 from heterofed.accounting import Account
+from heterofed.agreement import Agreement
 from heterofed.alignment import check_ids
+from heterofed.batches import Batch, rows_of
 from heterofed.checkpoint import CheckpointStore
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
@@ -31,12 +33,11 @@ from heterofed.party import Party
 from heterofed.peers import Timeouts
 from heterofed.privacy.rows import joined
 from heterofed.protocol.states import Role
-from heterofed.rendezvous import Agreement
 from heterofed.results import TaskResult, fresh_folder, write_whole
 from heterofed.runs import Run, plan_of
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import named, restore
-from heterofed.training import Batch, evaluating, rows_of
+from heterofed.training import evaluating
 from heterofed.transport.memory import Hub
 
 Mode = Literal["local", "pooled"]

@@ -167,7 +167,7 @@ def task_check(source: str, party: str | None, wait: float | None) -> None:
 @task.command("list")
 def task_list() -> None:
     """Print the tasks whose files are on this machine: id, purpose, Host, address."""
-    from heterofed.task import known_tasks, load_task, task_path
+    from heterofed.task_file import known_tasks, load_task, task_path
     from heterofed.transport.local import heterofed_home
 
     home = heterofed_home()

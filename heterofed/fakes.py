@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from heterofed.batches import Batch
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.lifecycle import is_count
 from heterofed.scheduler import TrainingScheduler
-from heterofed.training import Batch
+from heterofed.settings import is_count
 
 COLUMNS = 4
 """Random columns that a fake party's features come from."""

@@ -16,9 +16,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, overload
+from typing import Any, TypeVar, get_args
 
 from filelock import FileLock
 from filelock import Timeout as LockTaken
@@ -43,7 +42,6 @@ from heterofed.events import Callback, PartyLost, TaskEnded
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
-from heterofed.place import Place
 from heterofed.results import (
     TaskResult,
     check_name,
@@ -55,11 +53,13 @@ from heterofed.results import (
     write_summary,
 )
 from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.settings import Settings, Shown
 from heterofed.transport.local import heterofed_home, local_address
 
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
 
 UNHEARD = (
     JoinRefusedError,
@@ -73,109 +73,6 @@ left."""
 
 MOST_FUTILE = 50
 """How often in a row parties may be lost before the run has come one checkpoint further."""
-
-
-class Shown(Generic[T]):
-    """A value of ours that users may read as an attribute, and may shadow with one of their own.
-
-    Not a property: a subclass that assigns the name gets its own value and disturbs nothing,
-    since we never read these names ourselves.
-    """
-
-    def __init__(self, read: Callable[[Any], T]) -> None:
-        self._read = read
-        self.__doc__ = read.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Shown[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> T | Shown[T]:
-        """The value, or on the class this object itself."""
-        return self if instance is None else self._read(instance)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a scheduler's constructor was given that every kind of task needs."""
-
-    feature_key: str
-    name: str | None
-    schedule_timeout: float
-    data_channel_timeout: tuple[float, float]
-    join_timeout: float
-    results_dir: Path
-    callbacks: tuple[Callback, ...]
-    seed: int | None = None
-    insecure: bool = False
-    place: Place | None = None
-
-    @property
-    def shown_name(self) -> str:
-        """What logs and the results folder call this party."""
-        return self.name or self.feature_key
-
-    def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        self.check_names()
-        check_seconds("schedule_timeout", self.schedule_timeout, least=0.001)
-        both = self.data_channel_timeout
-        if not isinstance(both, tuple | list) or len(both) != 2:
-            raise ConfigError(
-                f"data_channel_timeout={both!r}: give two numbers of seconds (link, byte)"
-            )
-        for seconds in both:
-            check_seconds("data_channel_timeout", seconds, least=0.001)
-        check_seconds("join_timeout", self.join_timeout)
-        if self.seed is not None and not (is_count(self.seed) and self.seed < 2**63):
-            raise ConfigError(
-                f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
-            )
-        for callback in self.callbacks:
-            if not callable(callback):
-                raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
-
-    def check_names(self) -> None:
-        """Refuse what cannot name a party, or its results folder.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        check_name(self.feature_key, "feature_key")
-        check_name(self.shown_name, "name")
-
-
-def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
-    """Refuse what is not a number of seconds.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
-        or not least <= seconds <= 10 * 365 * 86_400
-    ):
-        raise ConfigError(f"{name}={seconds!r}: give a number of seconds from {least:g} on")
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r}: give True or False")
-
-
-def is_count(value: object, least: int = 0) -> bool:
-    """Whether a setting is a whole number from `least` on."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 class Scheduler(ABC):

@@ -22,16 +22,8 @@ from heterofed.errors import ConfigError
 from heterofed.keys import Key, fingerprint, load_key
 from heterofed.plan import Plan
 from heterofed.protocol.states import Role
-from heterofed.task import (
-    Purpose,
-    TaskFile,
-    differences,
-    load_task,
-    settle,
-    shown_plan,
-    task_path,
-    terms_digest,
-)
+from heterofed.task import Purpose, TaskFile, differences, settle, shown_plan, terms_digest
+from heterofed.task_file import load_task, task_path
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.local import HostLock, heterofed_home, local_address, lock_path

@@ -5,19 +5,16 @@ Whoever starts first waits, and says for whom. Ends when everybody holds the Hos
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-import math
 import secrets
-import textwrap
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from dataclasses import replace
 
 from msgspec import structs
 
+from heterofed.agreement import AT_SPLIT, Agreement, Earlier, check_same_plan, terms_compared
+from heterofed.door import Door
 from heterofed.endings import abort_code, unlawful
 from heterofed.errors import (
     DuplicatePartyError,
@@ -26,35 +23,18 @@ from heterofed.errors import (
     OtherTermsError,
     OtherVersionError,
     PeerLostError,
-    ResumeError,
     TaskFinishedError,
 )
 from heterofed.events import StillWaiting
 from heterofed.party import NOTICE_SECONDS, Party
 from heterofed.peers import Peer, Timeouts, waiting_limit
 from heterofed.plan import Plan
-from heterofed.protocol.messages import (
-    PROTOCOL_VERSION,
-    Held,
-    Hello,
-    Mark,
-    Terms,
-    Welcome,
-    WelcomeBack,
-)
-from heterofed.task import Purpose, differences, shown_terms
+from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms, Welcome, WelcomeBack
 from heterofed.transport.base import Endpoint
 
 logger = logging.getLogger("heterofed")
 
-Errand: TypeAlias = Purpose | Literal["predict", "rehearse"]
-"""What the parties meet for: what the task is for, a prediction with what it trained, or one batch
-of it."""
-
 RETRY_SECONDS = 0.3
-
-AT_SPLIT = Mark(0)
-"""The checkpoint before the first round."""
 
 HANDSHAKES, HANDSHAKE_SECONDS = 3, 15.0
 """How many handshakes in a row fail, and for how long, until the keys are to blame: something in
@@ -68,200 +48,7 @@ NOTICED_SECONDS = 30.0
 """By when a Host has noticed that a connection is dead, and lets that party in again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """What a party holds once everybody is there.
-
-    Attributes:
-        plan: the agreed settings.
-        run: 16 random bytes that name this run.
-        secret: 32 random bytes that key this run's digests; known to its parties only.
-        mask_keys: of all Collaborators in the plan's order, where their features are summed.
-        resume: whose checkpoint everybody goes on from; None: from the intersection on.
-    """
-
-    plan: Plan
-    run: bytes
-    secret: bytes
-    resume: Mark | None = None
-    mask_keys: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """What this party holds of a run that has not ended.
-
-    Attributes:
-        agreement: as the run began.
-        marks: where it has a checkpoint, in ascending order.
-        split: whether it has kept the split, after which training may have begun.
-        complete: whether all parties hold the last checkpoint, so that only goodbyes are left.
-    """
-
-    agreement: Agreement
-    marks: tuple[Mark, ...]
-    split: bool = False
-    complete: bool = False
-
-    @property
-    def held(self) -> Held:
-        """How a Hello says it."""
-        return Held(self.agreement.run, self.marks)
-
-    def common(self, others: Sequence[Held | None]) -> Mark | None:
-        """The newest checkpoint that this party and all others hold."""
-        shared = set(self.marks)
-        for each in others:
-            shared &= set(each.marks) if each and each.run == self.agreement.run else set()
-        return max(shared, default=None)
-
-    def agreed(self, others: Sequence[Held | None]) -> Agreement | None:
-        """How all go on with this run; None where not all hold it, or where its training had begun
-        and no checkpoint of it is whole at all of them.
-        """
-        if any(each is None or each.run != self.agreement.run for each in others):
-            return None
-        common = self.common(others)
-        marks = {mark for each in others if each for mark in each.marks}
-        if common is None and (self.split or any(mark > AT_SPLIT for mark in marks)):
-            logger.warning("no checkpoint of the run that waits here is whole at all parties")
-            return None
-        return replace(self.agreement, resume=common)
-
-
-MAX_COMPARED = 2000
-"""Characters in which the differences of two task files are told: a peer chooses its own."""
-
 SAME_USER = "on this machine, as one user: there is no task file of that name"
-
-
-def task_digest(task_id: str) -> bytes:
-    """What a Hello says instead of the task id; 32 bytes."""
-    return hashlib.sha256(b"heterofed task\0" + task_id.encode()).digest()
-
-
-class Door:
-    """The Host's: whom it lets in, and when everybody is there.
-
-    Args:
-        task: digest of the task id.
-        purpose: what the task is for.
-        host: the Host's own feature key.
-        expected: the Collaborators' feature keys, or how many of them.
-        terms: those of the Host's task file; empty without one.
-        ended: the run that this Host has ended last; whoever still holds a part of it is told so.
-        going_on: the run that waits for a party to come back, or is complete and waits for
-            goodbyes; others would throw it away.
-        partial: once `join_timeout` has passed, go on with whoever is there.
-        check_usable: raises where a key or the task has expired by now.
-    """
-
-    def __init__(
-        self,
-        task: bytes,
-        purpose: Errand,
-        host: str,
-        expected: Sequence[str] | int,
-        *,
-        terms: bytes = b"",
-        ended: bytes | None = None,
-        going_on: Earlier | None = None,
-        partial: bool = False,
-        check_usable: Callable[[], object] = lambda: None,
-    ) -> None:
-        self.partial = partial
-        self._check_usable = check_usable
-        self._shown_at: dict[str | None, float] = {}
-        self._task, self._purpose, self._host = task, purpose, host
-        self._terms, self._ended, self._going_on = terms, ended, going_on
-        self._names = None if isinstance(expected, int) else list(expected)
-        self._count = expected if isinstance(expected, int) else len(expected)
-        self._closed = False
-        self.checked: set[str] = set()
-
-    def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
-        """The code of a refusal, or None to let the visitor in.
-
-        Raises:
-            ConfigError: a key or the task has expired since the Host was started.
-        """
-        proven = visitor.channel.party
-        if PROTOCOL_VERSION not in hello.versions:
-            return "other_version"
-        if proven is not None and proven != hello.party:
-            return "stranger"
-        if hello.task != self._task or hello.purpose not in (self._purpose, "check"):
-            return "other_task"
-        if hello.terms != self._terms or hello.purpose == "check":
-            return self._compare(party, visitor, hello)
-        if hello.held is not None and hello.held.run == self._ended:
-            return "finished"
-        if self._going_on is not None and self._going_on.complete:
-            return self._judge_leaving(party, hello, self._going_on)
-        if self._names is not None and hello.party not in self._names:
-            return "stranger"
-        if self._going_on is not None and self._going_on.common([hello.held]) is None:
-            return "resume"
-        if self._closed:
-            return "duplicate_party"
-        self._make_way(party, hello)
-        if hello.party in party.peers or hello.party == self._host or self.is_complete(party):
-            return "duplicate_party"
-        self._check_usable()
-        visitor.incarnation = hello.incarnation
-        return None
-
-    def _make_way(self, party: Party, hello: Hello) -> None:
-        """One process is there once: its newest connection is the living one."""
-        older = party.peers.get(hello.party)
-        if older is not None and older.incarnation == hello.incarnation:
-            del party.peers[hello.party]
-            older.session.lost()
-            older.channel.close()
-
-    def _judge_leaving(self, party: Party, hello: Hello, run: Earlier) -> str | None:
-        """As `judge`, of a complete run: only goodbyes are awaited, of who holds its last mark."""
-        if hello.party not in run.agreement.plan.collaborators:
-            return "stranger"
-        awaited = self._names is None or hello.party in self._names
-        if not awaited or run.common([hello.held]) != run.marks[-1]:
-            return "finished"
-        return "duplicate_party" if self._closed or hello.party in party.peers else None
-
-    def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
-        """Show the visitor the Host's terms; what differs goes to the Host's log."""
-        with contextlib.suppress(PeerLostError):
-            # Not patient: whoever was not let in holds nobody up.
-            party.post(visitor, Terms(self._terms), patient=False)
-        if hello.terms == self._terms:
-            self.checked.add(hello.party)
-            logger.info("%s has the same terms", hello.party)
-        elif party.clock() - self._shown_at.get(visitor.channel.party, -math.inf) > NOTICE_SECONDS:
-            self._shown_at[visitor.channel.party] = party.clock()
-            logger.warning(
-                "the task file of %s differs: %s",
-                hello.party,
-                _compared(self._terms, hello.terms),
-            )
-        return "other_terms"  # nobody hears it: Terms were the last word
-
-    def is_complete(self, party: Party) -> bool:
-        """Whether everybody is there."""
-        return len(party.peers) == self._count
-
-    def missing(self, party: Party) -> list[str]:
-        """Whom the Host still waits for, in words."""
-        if self._names is not None:
-            return [name for name in self._names if name not in party.peers]
-        lacking = self._count - len(party.peers)
-        return [f"{lacking} more Collaborator{'s' if lacking > 1 else ''}"] if lacking else []
-
-    def close(self, party: Party) -> list[str]:
-        """Let nobody in from here on; gives the parties in task order."""
-        self._closed = True
-        order = self._names if self._names is not None else sorted(party.peers)
-        party.peers = {name: party.peers[name] for name in order if name in party.peers}
-        return list(party.peers)
 
 
 def gather(
@@ -426,8 +213,8 @@ def _be_welcomed(
     if isinstance(welcome, Terms):
         raise OtherTermsError(
             f"the task file of {party.name} differs from the Host's:"
-            f" {_compared(terms, welcome.terms)}; agree on one file and accept it anew (heterofed"
-            " task accept)",
+            f" {terms_compared(terms, welcome.terms)}; agree on one file and accept it anew"
+            " (heterofed task accept)",
             party=party.name,
         )
     if not isinstance(welcome, Welcome | WelcomeBack) or welcome.version != PROTOCOL_VERSION:
@@ -480,36 +267,3 @@ def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
     elif agreement.resume is not None:
         raise unlawful("the Host", "join", "goes on with a run that this party never saw")
     return agreement
-
-
-def _compared(here: bytes, there: bytes) -> str:
-    """In what two parties' terms differ; either may have none, and the other's may be anything."""
-    if not here or not there:
-        return f"there is none {'there' if here else 'here'}"
-    try:
-        differ = "; ".join(differences(shown_terms(here), shown_terms(there))) or "not in a field"
-        return textwrap.shorten(differ, MAX_COMPARED, placeholder=" ...")
-    except ValueError:
-        return "the other's cannot be read"
-
-
-WAITS = frozenset({"calculation_timeout", "schedule_timeout", "wait_for_peers"})
-"""Fields of the plan that change no number: a run goes on under those that the Host has now."""
-
-
-def check_same_plan(before: Plan, now: Plan) -> None:
-    """Check that a run goes on as it began, but for how long its parties wait for each other.
-
-    Raises:
-        ResumeError: naming the settings that changed.
-    """
-    changed = [
-        f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"
-        for name in Plan.__struct_fields__
-        if name not in WAITS and getattr(before, name) != getattr(now, name)
-    ]
-    if changed:
-        raise ResumeError(
-            f"the run that waits here began otherwise: {'; '.join(changed)}; start the Host as it"
-            ' was, or all parties with resume="never" for a new run'
-        )

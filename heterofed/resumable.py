@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from heterofed import snapshot as snapshots
+from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
@@ -28,7 +29,6 @@ from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
 from heterofed.protocol.messages import Mark
-from heterofed.rendezvous import AT_SPLIT
 from heterofed.results import drop_drafts, fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot

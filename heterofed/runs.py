@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heterofed.accounting import Account
+from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
 from heterofed.errors import LocalProtocolError, ResumeError
 from heterofed.metrics import Metrics
 from heterofed.party import Party
 from heterofed.plan import Plan
-from heterofed.rendezvous import Agreement, Earlier
 from heterofed.results import TaskResult
 
 Resume = Literal["auto", "never", "require"]

@@ -21,9 +21,10 @@ from heterofed.alignment import (
     keyed_digest,
     round_order,
 )
+from heterofed.batches import Batch, as_batch, rows_of
 from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
-from heterofed.lifecycle import Scheduler, Shown, check_flag
+from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.privacy.leakage import Effort, check_effort
@@ -31,15 +32,9 @@ from heterofed.protocol.messages import SplitPlan
 from heterofed.results import TaskResult
 from heterofed.resumable import ResumableScheduler
 from heterofed.runs import Resume, Run, party_of, plan_of
-from heterofed.training import (
-    Batch,
-    as_batch,
-    check_model,
-    check_optimizer,
-    random_stream,
-    rows_of,
-    streamed,
-)
+from heterofed.settings import Shown, check_flag
+from heterofed.streams import random_stream, streamed
+from heterofed.training import check_model, check_optimizer
 
 logger = logging.getLogger("heterofed")
 

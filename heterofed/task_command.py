@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 
 from heterofed import consent
+from heterofed.agreement import task_digest
+from heterofed.door import Door
 from heterofed.errors import ConfigError, HandshakeError, JoinTimeoutError, PeerLostError
 from heterofed.keys import key_path, load_key
 from heterofed.party import Party
@@ -25,22 +27,18 @@ from heterofed.place import TaskPlace
 from heterofed.plan import Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
 from heterofed.protocol.states import Role
-from heterofed.rendezvous import HANDSHAKES, RETRY_SECONDS, Door, knock, task_digest
+from heterofed.rendezvous import HANDSHAKES, RETRY_SECONDS, knock
 from heterofed.results import check_name, write_whole
 from heterofed.task import (
     KEY_CHARACTERS,
     NOT_AGREED,
     Purpose,
     TaskFile,
-    check_task,
     differences,
-    known_tasks,
-    load_task,
-    render,
     shown_terms,
-    task_path,
     terms_digest,
 )
+from heterofed.task_file import check_task, known_tasks, load_task, render, task_path
 from heterofed.transport.local import heterofed_home, make_private
 
 LINK_SECONDS = 10.0

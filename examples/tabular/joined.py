@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from examples.tabular.parties import BATCH, WIDTH, Half, make_optimizer
 from heterofed.data import VerticalTable
-from heterofed.training import random_stream
+from heterofed.streams import random_stream
 
 
 def train_joined(

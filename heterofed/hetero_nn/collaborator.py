@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from heterofed.batches import Batch, rows_of
 from heterofed.endings import unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
@@ -20,7 +21,6 @@ from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.lifecycle import Settings
 from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
@@ -31,17 +31,11 @@ from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
 from heterofed.runs import Run, agreement_of, earlier, party_of, plan_of
 from heterofed.scheduler import TrainingScheduler
+from heterofed.settings import Settings
 from heterofed.staleness import ahead
+from heterofed.streams import generators_kept
 from heterofed.tensors import Layout, check_finite, named, restore
-from heterofed.training import (
-    Batch,
-    backward,
-    evaluating,
-    generators_kept,
-    gradients_like,
-    rows_of,
-    sharing_cores,
-)
+from heterofed.training import backward, evaluating, gradients_like, sharing_cores
 
 logger = logging.getLogger("heterofed")
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from heterofed.batches import Batch, rows_of
 from heterofed.errors import BatchCountError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.party import Party
@@ -17,7 +18,7 @@ from heterofed.peers import Mail, Peer
 from heterofed.privacy.masking import masked_sum
 from heterofed.protocol.messages import EndOfFeatures, Features
 from heterofed.tensors import Layout, check_finite, named, restore, unpack
-from heterofed.training import Batch, device_of, rows_of
+from heterofed.training import device_of
 
 MASKED_SUM = "masked_sum"
 """Stands for all Collaborators in a projection, where the Host gets only their sum."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from heterofed.batches import Batch
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.metrics import Metrics
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
@@ -35,7 +36,6 @@ from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.tensors import Layout
-from heterofed.training import Batch
 
 logger = logging.getLogger("heterofed")
 

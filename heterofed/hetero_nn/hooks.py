@@ -17,13 +17,13 @@ from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
-from heterofed.lifecycle import Settings, Shown, check_flag, check_seconds, is_count
 from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction, Plan, PSIProtocol
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.scheduler import TrainingScheduler
+from heterofed.settings import Settings, Shown, check_flag, check_seconds, is_count
 from heterofed.training import OptimizerGroup, check_model, check_optimizer
 
 

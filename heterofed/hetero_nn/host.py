@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from heterofed.batches import Batch
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
@@ -32,17 +33,9 @@ from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
 from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
 from heterofed.staleness import PROBE_BATCHES, Probe
+from heterofed.streams import generators_kept, random_stream
 from heterofed.tensors import check_finite, pack
-from heterofed.training import (
-    Batch,
-    EarlyGradients,
-    as_leaves,
-    evaluating,
-    generators_kept,
-    gradients_of,
-    random_stream,
-    sharing_cores,
-)
+from heterofed.training import EarlyGradients, as_leaves, evaluating, gradients_of, sharing_cores
 
 if TYPE_CHECKING:
     import pandas as pd

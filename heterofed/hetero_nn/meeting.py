@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import get_args
 
 import psi
+from heterofed.agreement import Agreement, Earlier, Errand, check_same_plan, task_digest
+from heterofed.door import Door
 from heterofed.errors import ConfigError, DuplicatePartyError, RemoteProtocolError
 from heterofed.events import Callback
-from heterofed.lifecycle import Settings, is_count
 from heterofed.party import Party
 from heterofed.peers import Timeouts
 from heterofed.place import Place, place_of
@@ -21,18 +22,10 @@ from heterofed.plan import MAX_PARTIES, MAX_PEER_IDS, KeyBits, Plan, PSIProtocol
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
-from heterofed.rendezvous import (
-    Agreement,
-    Door,
-    Earlier,
-    Errand,
-    check_same_plan,
-    gather,
-    join,
-    task_digest,
-)
+from heterofed.rendezvous import gather, join
 from heterofed.results import check_name
 from heterofed.runs import Run, awaited, patience
+from heterofed.settings import Settings, is_count
 from heterofed.task import Purpose
 
 logger = logging.getLogger("heterofed")

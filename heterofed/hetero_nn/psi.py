@@ -25,12 +25,13 @@ from heterofed.hetero_nn.meeting import (
     check_collaborators,
     check_psi,
 )
-from heterofed.lifecycle import Scheduler, Settings, check_seconds
+from heterofed.lifecycle import Scheduler
 from heterofed.party import Party
 from heterofed.plan import KeyBits, Plan, PSIProtocol
 from heterofed.protocol.messages import Finish
 from heterofed.results import write_whole
 from heterofed.runs import Resume, Run, begin, earlier, goes_on, party_of
+from heterofed.settings import Settings, check_seconds
 
 
 class PSIScheduler(Scheduler):

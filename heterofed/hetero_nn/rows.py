@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofed.batches import Batch, rows_of
 from heterofed.errors import FeatureError, RowCountError, RowOrderError
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.trained import Stand
@@ -18,7 +19,6 @@ from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
 from heterofed.tensors import Layout, check_finite, unpack
-from heterofed.training import Batch, rows_of
 
 
 class RowStream:

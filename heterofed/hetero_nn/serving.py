@@ -30,12 +30,12 @@ from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.rows import check_some
 from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
-from heterofed.lifecycle import is_count
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
 from heterofed.results import write_whole
 from heterofed.runs import Run, party_of, plan_of
+from heterofed.settings import is_count
 from heterofed.training import evaluating, sharing_cores
 from heterofed.transport.local import heterofed_home
 

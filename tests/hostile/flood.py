@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 
+from heterofed.agreement import task_digest
 from heterofed.errors import HeteroFedError
 from heterofed.place import TaskPlace
 from heterofed.protocol.messages import Hello
-from heterofed.rendezvous import task_digest
-from heterofed.task import load_task, task_path
+from heterofed.task_file import load_task, task_path
 from heterofed.transport.local import heterofed_home
 from heterofed.wire import encode
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import torch
 
 import psi
+from heterofed.agreement import task_digest
 from heterofed.alignment import default_split, keyed_digest
 from heterofed.place import LocalPlace, Place, TaskPlace
 from heterofed.plan import Plan
 from heterofed.protocol import messages as m
-from heterofed.rendezvous import task_digest
-from heterofed.task import load_task, task_path
+from heterofed.task_file import load_task, task_path
 from heterofed.tensors import pack
 from heterofed.transport.base import Buffer, Channel, Endpoint, Lost, Opened, Received
 from heterofed.transport.local import heterofed_home

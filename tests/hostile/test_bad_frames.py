@@ -19,7 +19,7 @@ from heterofed import TaskResult
 from heterofed import errors as e
 from heterofed.keys import load_key
 from heterofed.protocol import messages as m
-from heterofed.task import load_task, task_path
+from heterofed.task_file import load_task, task_path
 from heterofed.tensors import pack
 from heterofed.wire import encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost

@@ -16,7 +16,7 @@ from heterofed import TaskResult
 from heterofed import errors as e
 from heterofed.events import PhaseEnded
 from heterofed.protocol import messages as m
-from heterofed.training import random_stream
+from heterofed.streams import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches
 from tests.hostile.peers import LyingCollaborator, LyingHost, Victim, connected, hello
 

@@ -16,8 +16,8 @@ import zmq
 from heterofed import TaskResult, rendezvous
 from heterofed import errors as e
 from heterofed.keys import load_key
-from heterofed.task import load_task, task_path
 from heterofed.task_command import accept_task
+from heterofed.task_file import load_task, task_path
 from heterofed.transport.base import Opened, Received
 from heterofed.transport.zeromq import connect, listen
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, new_key_pair

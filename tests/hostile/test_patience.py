@@ -20,8 +20,8 @@ from heterofed.peers import Mail, Peer, Timeouts, waiting_limit
 from heterofed.plan import Plan
 from heterofed.protocol import messages as m
 from heterofed.protocol.states import Role
-from heterofed.task import load_task, task_path
 from heterofed.task_command import accept_task
+from heterofed.task_file import load_task, task_path
 from heterofed.wire import encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, LyingHost, Victim, connected, hello

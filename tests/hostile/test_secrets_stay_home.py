@@ -17,8 +17,8 @@ from heterofed import TaskResult
 from heterofed.keys import load_key, new_key
 from heterofed.outbound import COLUMNS, HOLDS
 from heterofed.protocol.messages import MESSAGE_TYPES
-from heterofed.task import load_task, task_path
 from heterofed.task_command import accept_task
+from heterofed.task_file import load_task, task_path
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.hostile.middle import Middle
 from tests.hostile.peers import TASK

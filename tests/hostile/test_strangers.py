@@ -13,7 +13,7 @@ from heterofed import TaskResult, rendezvous
 from heterofed import errors as e
 from heterofed.keys import load_key
 from heterofed.protocol import messages as m
-from heterofed.task import load_task, task_path
+from heterofed.task_file import load_task, task_path
 from heterofed.transport import zeromq
 from heterofed.transport.base import Lost, LostReason, Opened
 from heterofed.transport.zeromq.zap import ClientKeys, new_key_pair

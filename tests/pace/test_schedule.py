@@ -15,7 +15,7 @@ from torch import Tensor, nn, optim
 from heterofed import ConfigError
 from heterofed.alignment import default_split
 from heterofed.staleness import PROBE_BATCHES, Probe
-from heterofed.training import random_stream
+from heterofed.streams import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from heterofed.training import generators_kept, random_stream
+from heterofed.streams import generators_kept, random_stream
 
 
 def drawn() -> tuple[float, float, float]:
@@ -68,7 +68,7 @@ def test_all_bits_of_a_seed_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 32 bits one could try all, and find the initial weights of a party."""
 
     def drawn(start: int) -> list[float]:
-        monkeypatch.setattr("heterofed.training.stream_seed", lambda *_: start)
+        monkeypatch.setattr("heterofed.streams.stream_seed", lambda *_: start)
         with random_stream(7, "a"):
             assert torch.initial_seed() == start
             weights = torch.nn.Linear(400, 50).weight.detach()
