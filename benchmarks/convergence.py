@@ -32,7 +32,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 if not args.json:
                     print(f"seed {seed}, staleness {steps}:", run["accuracy"], flush=True)
     mean = {
-        steps: [statistics.mean(each) for each in zip(*runs, strict=True)]
+        str(steps): [statistics.mean(each) for each in zip(*runs, strict=True)]
         for steps, runs in accuracy.items()
     }
     return {"rounds": args.rounds, "seeds": args.seeds, "accuracy": accuracy, "mean": mean}
@@ -46,17 +46,22 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     colors = mpl.colormaps["viridis"]
-    figure, axes = pyplot.subplots(figsize=(6, 3.6))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3.4))
+    rounds = range(1, result["rounds"] + 1)
+    exact = result["mean"].get("0", next(iter(result["mean"].values())))
     for number, (steps, means) in enumerate(result["mean"].items()):
         color = colors(0.9 * number / max(1, len(result["mean"]) - 1))
-        rounds = range(1, len(means) + 1)
         look: dict[str, Any] = {"marker": "o", "markersize": 3, "color": color}
-        axes.plot(rounds, means, label=f"k = {steps}", **look)
-    axes.set_xlabel("round")
-    axes.set_ylabel("test accuracy")
-    axes.set_xticks(range(1, result["rounds"] + 1))
-    axes.grid(alpha=0.3)
-    axes.legend(title="max_staleness")
+        left.plot(rounds, means, label=f"k = {steps}", **look)
+        points = [100 * (mean - base) for mean, base in zip(means, exact, strict=True)]
+        right.plot(rounds, points, **look)
+    left.set_ylabel("test accuracy")
+    right.set_ylabel("points of accuracy beside exact")
+    for axes in (left, right):
+        axes.set_xlabel("round")
+        axes.set_xticks(rounds)
+        axes.grid(alpha=0.3)
+    left.legend(title="max_staleness")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.endings import unlawful
 from heterofed.errors import (
@@ -243,6 +241,8 @@ def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | N
     Raises:
         LimitReachedError: there would be more; none is counted.
     """
+    from filelock import FileLock
+
     digest = keyed_digest(b"", "predictions", [task_id, party]).hex()[:16]
     place = (ledger or heterofed_home()) / "predictions" / f"{digest}.json"
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from heterofed.errors import ConfigError
 
@@ -97,13 +96,16 @@ class HostLock:
     """
 
     def __init__(self, task_id: str, lock: Path, socket: Path | None = None) -> None:
+        from filelock import FileLock, Timeout
+
         self._task_id, self._path, self._socket = task_id, lock, socket
+        self._taken = Timeout
         self._lock = FileLock(lock, timeout=0, mode=0o600, thread_local=False)
 
     def acquire(self) -> None:
         try:
             self._lock.acquire()
-        except Timeout:
+        except self._taken:
             raise ConfigError(
                 f"another Host runs task {self._task_id!r} on this machine:"
                 " stop it, or use another task id"
