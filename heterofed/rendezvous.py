@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from msgspec import structs
@@ -59,6 +59,7 @@ def gather(
     join_timeout: float,
     described: str = SAME_USER,
     earlier: Earlier | None = None,
+    check_keys: Callable[[Mapping[str, bytes]], object] = lambda _keys: None,
 ) -> Agreement:
     """Host: wait until everybody is there, then announce the plan.
 
@@ -70,9 +71,11 @@ def gather(
         described: where they meet, for messages.
         earlier: a run of this Host that has not ended; goes on where all others hold it too, with
             a checkpoint in common once it trains.
+        check_keys: raises where the Collaborators' masking keys, by feature key, will not do.
 
     Raises:
         JoinTimeoutError: naming who is missing.
+        RemoteProtocolError: a Collaborator sent no masking key that will do, and one is needed.
     """
     party.door = lambda visitor, hello: door.judge(party, visitor, hello)
     began = noticed = party.clock()
@@ -98,7 +101,8 @@ def gather(
     if agreement is None:
         agreement = Agreement(make_plan(names), secrets.token_bytes(16), secrets.token_bytes(32))
     # A complete run masks nothing any more, and not all of its parties are here.
-    keys = () if earlier is not None and earlier.complete else _mask_keys(party, agreement.plan)
+    complete = earlier is not None and earlier.complete
+    keys = () if complete else _mask_keys(party, agreement.plan, check_keys)
     common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
     if agreement.resume is None:
         party.broadcast(Welcome(*common, keys))
@@ -241,17 +245,20 @@ def _be_welcomed(
     return Agreement(welcome.plan, welcome.run, welcome.secret, resume, welcome.mask_keys)
 
 
-def _mask_keys(party: Party, plan: Plan) -> tuple[bytes, ...]:
+def _mask_keys(
+    party: Party, plan: Plan, check: Callable[[Mapping[str, bytes]], object]
+) -> tuple[bytes, ...]:
     """What the Host relays: the Collaborators' keys, in the plan's order."""
     if plan.fusion != "masked_sum":
         return ()
-    keys = []
+    keys = {}
     for name in plan.collaborators:
         key = party.peers[name].mask_key
         if key is None:
             raise unlawful(name, "join", "sent no masking key")
-        keys.append(key)
-    return tuple(keys)
+        keys[name] = key
+    check(keys)
+    return tuple(keys.values())
 
 
 def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:

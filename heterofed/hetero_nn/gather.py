@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heterofed.batches import Batch, rows_of
+from heterofed.endings import unlawful
 from heterofed.errors import BatchCountError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.party import Party
@@ -132,7 +134,7 @@ def joint_batches(
             order.compare(proof, message.ids, peer.name, number)
             joint.theirs.append(_unpacked(party, peer, mail, device))
             del mail
-        yield summed(joint) if sums else joint
+        yield summed(joint, party.phase) if sums else joint
         joint.release()
 
 
@@ -155,14 +157,20 @@ def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
     }
 
 
-def summed(batch: JointBatch) -> JointBatch:
+def summed(batch: JointBatch, phase: str) -> JointBatch:
     """Put the sum of all masked features in the place of each: one tensor, one leaf.
 
     Raises:
-        RemoteProtocolError: they are not int64 of one shape.
+        RemoteProtocolError: they are not of one shape; it names the first party whose shape is not
+            that of most.
     """
-    parts = [next(iter(each.tensors.values())) for each in batch.theirs]
-    total = masked_sum(parts, torch.get_default_dtype())
+    shapes = {each.peer.name: tuple(each.tensors[""].shape) for each in batch.theirs}
+    ((usual, _count),) = Counter(shapes.values()).most_common(1)  # of equals the first that came
+    for name, shape in shapes.items():
+        if shape != usual:
+            what = f"sent masked features of shape {list(shape)}, others of {list(usual)}"
+            raise unlawful(name, phase, f"{what}: a sum is of one shape at all parties")
+    total = masked_sum([each.tensors[""] for each in batch.theirs], torch.get_default_dtype())
     for each in batch.theirs:
         each.layout, each.tensors = "tensor", {"": total}
     batch.sums = True

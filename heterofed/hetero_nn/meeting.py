@@ -19,7 +19,7 @@ from heterofed.party import Party
 from heterofed.peers import Timeouts
 from heterofed.place import Place, place_of
 from heterofed.plan import MAX_PARTIES, MAX_PEER_IDS, KeyBits, Plan, PSIProtocol
-from heterofed.privacy.mask_keys import MaskKey
+from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.states import Role
 from heterofed.rendezvous import gather, join
@@ -135,6 +135,7 @@ def as_host(
                 join_timeout=waits,
                 described=place.described,
                 earlier=earlier,
+                check_keys=check_keys,
             )
         yield party
 

@@ -7,10 +7,13 @@ does not learn it. Without them the masks hold against a Host that relays honest
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from heterofed.endings import unlawful
 from heterofed.errors import RemoteProtocolError
 
 KEY_BYTES = 32
@@ -59,6 +62,26 @@ class MaskKey:
         ends = sorted([(names[0].encode(), self.public), (names[1].encode(), theirs)])
         told = b"".join(len(part).to_bytes(4, "big") + part for end in ends for part in end)
         return HKDF(SHA256(), KEY_BYTES, salt=run, info=b"heterofed mask 1" + told).derive(shared)
+
+
+def check_keys(keys: Mapping[str, bytes]) -> None:
+    """Look at all Collaborators' keys before they are relayed.
+
+    Args:
+        keys: `MaskKey.public` of each, by feature key.
+
+    Raises:
+        RemoteProtocolError: one is of another length or of small order, or another party's.
+    """
+    throwaway, seen = X25519PrivateKey.generate(), dict[bytes, str]()
+    for name, key in keys.items():
+        try:
+            _agreed(throwaway, key, name)
+        except RemoteProtocolError:
+            raise unlawful(name, "join", "sent no valid masking key") from None
+        if other := seen.get(key):
+            raise unlawful(name, "join", f"sent the masking key of {other}")
+        seen[key] = name
 
 
 def _agreed(private: X25519PrivateKey, public: bytes, party: str) -> bytes:

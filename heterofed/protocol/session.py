@@ -87,7 +87,7 @@ class Session:
         self._held: tuple[Mark, ...] = ()
         self._kept = 0
         self._round = 0
-        self._round_ended = False
+        self._round_ended = self._tested = False
         self._staleness = 0
         self._psi = _PsiCounts()
         self._batches = _BatchCounts()
@@ -257,6 +257,7 @@ class Session:
             case BeginTest():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
+                _require(not self._tested, "a second time for this round")
             case RoundEnd():
                 _no_payload(size)
                 _require(self._purpose == "train", "not a task that trains")
@@ -286,6 +287,7 @@ class Session:
                 rows = {spec.shape[0] for spec in message.tensors}
                 _require(rows == {message.rows}, "tensors of other row counts than it says")
                 _require(_fits_layout(message), "tensor names that do not fit its layout")
+                _require(not self._sums or _is_masked(message), "not one masked tensor")
                 form = self._forms.get(self.state)
                 _require(form in (None, _form(message)), "other tensors than in earlier batches")
             case Gradients():
@@ -351,6 +353,7 @@ class Session:
                 psi.matched += message.values
                 complete = message.last
             case BeginTrain():
+                self._tested = self._tested and message.first > 0  # a leg more of the same round
                 self._round, self._round_ended = message.round, False
                 self._staleness, self._kept = message.staleness, message.first
                 self._batches = _BatchCounts(message.first)
@@ -358,6 +361,7 @@ class Session:
                 self._round = message.rounds
             case BeginTest():
                 self._batches = _BatchCounts()
+                self._tested = True
             case Features():
                 batches.note_features(message.tensors, size)
                 self._forms[self.state] = _form(message)
@@ -488,6 +492,11 @@ def _fits_layout(features: Features) -> bool:
     if features.layout == "tuple":
         return names == [str(place) for place in range(len(names))]
     return all(name.isprintable() for name in names)
+
+
+def _is_masked(features: Features) -> bool:
+    """Whether they can be a part of a masked sum: one tensor of integers."""
+    return features.layout == "tensor" and [spec.dtype for spec in features.tensors] == ["int64"]
 
 
 def _require(holds: bool, why: str) -> None:

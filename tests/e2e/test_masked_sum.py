@@ -103,7 +103,7 @@ def test_a_host_that_relays_other_keys_is_noticed(
     from heterofed import rendezvous
 
     monkeypatch.setattr(
-        rendezvous, "_mask_keys", lambda _party, plan: (MaskKey().public,) * len(plan.collaborators)
+        rendezvous, "_mask_keys", lambda _, plan, __: (MaskKey().public,) * len(plan.collaborators)
     )
     _, _, outcomes = play(tmp_path, fusion="masked_sum")
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes[1:])
@@ -146,10 +146,14 @@ def test_features_that_cannot_be_summed(tmp_path: Path) -> None:
         def make_feature_model(self) -> nn.Module:
             return nn.Linear(3, 5)
 
-    host = SumHost(tmp_path, collaborators=["bob", "carol"], fusion="masked_sum")
-    outcomes = run(host, TinyCollaborator(tmp_path, "bob"), Odd(tmp_path, "carol"))
-    assert isinstance(outcomes[0], RemoteProtocolError)
-    assert "of one shape" in str(outcomes[0])
+    for names, odd in (("bob carol", "carol"), ("bob carol dave", "bob")):
+        kinds = {name: Odd if name == odd else TinyCollaborator for name in names.split()}
+        folder = tmp_path / names
+        host = SumHost(folder, collaborators=list(kinds), fusion="masked_sum")
+        outcomes = run(host, *(kind(folder, name) for name, kind in kinds.items()))
+        assert isinstance(outcomes[0], RemoteProtocolError)
+        assert "of one shape" in str(outcomes[0])
+        assert {each.party for each in outcomes} == {odd}
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from heterofed.agreement import task_digest
 from heterofed.alignment import default_split, keyed_digest
 from heterofed.place import LocalPlace, Place, TaskPlace
 from heterofed.plan import Plan
+from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol import messages as m
 from heterofed.task_file import load_task, task_path
 from heterofed.tensors import pack
@@ -91,9 +92,10 @@ def connected(party: str = "bob") -> Link:
     raise AssertionError("no Host")
 
 
-def hello(party: str = "bob") -> m.Hello:
+def hello(party: str = "bob", mask_key: bytes | None = None) -> m.Hello:
     nonce, terms = secrets.token_bytes(16), place(party).terms
-    return m.Hello((1,), "train", task_digest(TASK), party, nonce, True, terms=terms)
+    task = task_digest(TASK)
+    return m.Hello((1,), "train", task, party, nonce, True, terms=terms, mask_key=mask_key)
 
 
 class LyingCollaborator:
@@ -101,7 +103,7 @@ class LyingCollaborator:
 
     def __init__(self, party: str = "bob") -> None:
         self.link = connected(party)
-        self.link.say(hello(party))
+        self.link.say(hello(party, MaskKey().public))
         self.welcome, _ = self.link.hear(m.Welcome)
 
     def intersect(self, bits: int = 2048) -> None:
@@ -160,8 +162,12 @@ class LyingHost:
         said = Decoder(lambda _message, _size: None).feed(first.frame)
         assert said is not None
         assert isinstance(said[0], m.Hello)
-        plan = {"host": self._name, "collaborators": (said[0].party,), "max_rounds": 2}
-        self.link.say(m.Welcome(1, self.run, self.secret, Plan(**{**plan, **self._plan})))
+        told = {"host": self._name, "collaborators": (said[0].party,), "max_rounds": 2}
+        plan = Plan(**{**told, **self._plan})
+        keys = {name: MaskKey().public for name in plan.collaborators}
+        keys[said[0].party] = said[0].mask_key or b""
+        relayed = tuple(keys.values()) if plan.fusion == "masked_sum" else ()
+        self.link.say(m.Welcome(1, self.run, self.secret, plan, relayed))
         return self
 
     def intersect(self, ids: Sequence[str] = tuple(IDS[:50]), claim: bool = True) -> list[str]:

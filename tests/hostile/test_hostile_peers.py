@@ -17,6 +17,7 @@ from heterofed import errors as e
 from heterofed.events import PhaseEnded
 from heterofed.protocol import messages as m
 from heterofed.streams import random_stream
+from tests.e2e.test_masked_sum import SumHost
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches
 from tests.hostile.peers import LyingCollaborator, LyingHost, Victim, connected, hello
 
@@ -104,6 +105,44 @@ def test_lies_in_training_name_the_liar(
     assert isinstance(outcome, kind), repr(outcome)
     assert outcome.party == "bob"
     assert not isinstance(outcome, e.TaskAborted)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda bob: bob.send(layout="dict", foo=torch.zeros(16, 4, dtype=torch.int64)),
+        lambda bob: bob.send(
+            layout="dict", **{"": torch.zeros(16, 4, dtype=torch.int64), "b": torch.zeros(16, 4)}
+        ),
+        lambda bob: bob.send(),
+        lambda bob: bob.send(**{"": torch.zeros(16, 5, dtype=torch.int64)}),
+    ],
+    ids=["another name", "one more", "floats", "another width"],
+)
+def test_lies_in_a_masked_sum_name_the_liar(
+    lie: Any, tmp_path: Path, open_links: list[Any]
+) -> None:
+    host = Victim(SumHost(tmp_path, collaborators=["carol", "bob"], fusion="masked_sum"))
+    carol = Victim(TinyCollaborator(tmp_path, "carol"))
+    bob = LyingCollaborator().to_train()
+    open_links.append(bob.link)
+    lie(bob)
+    for each in (host.outcome(), carol.outcome()):
+        assert isinstance(each, e.RemoteProtocolError), repr(each)
+        assert each.party == "bob"
+
+
+def test_a_masking_key_of_small_order_names_its_sender(
+    tmp_path: Path, open_links: list[Any]
+) -> None:
+    host = Victim(SumHost(tmp_path, collaborators=["bob", "carol"], fusion="masked_sum"))
+    carol = Victim(TinyCollaborator(tmp_path, "carol"))
+    link = connected()
+    open_links.append(link)
+    link.say(hello(mask_key=bytes(32)))
+    for each in (host.outcome(), carol.outcome()):
+        assert isinstance(each, e.RemoteProtocolError), repr(each)
+        assert each.party == "bob"
 
 
 def test_batches_beyond_the_credit_name_the_liar(tmp_path: Path, open_links: list[Any]) -> None:
@@ -269,6 +308,27 @@ def test_host_holds_to_its_plan(tmp_path: Path) -> None:
     host.close()
     assert isinstance(outcome, e.RemoteProtocolError)
     assert "more rounds than the plan says" in str(outcome)
+
+
+@pytest.mark.parametrize("fusion", ["separate", "masked_sum"])
+def test_host_has_a_round_tested_once(fusion: str, tmp_path: Path) -> None:
+    bob = Victim(TinyCollaborator(tmp_path))
+    host = LyingHost(fusion=fusion, collaborators=("bob", "carol"))
+    link = host.welcome().to_train().link
+    for batch in range(3):
+        assert link.hear(m.Features)[0].batch == batch
+        link.say(m.BatchDone(1, batch, stepped=False))
+    link.hear(m.EndOfFeatures)
+    link.say(m.BeginTest(1))
+    link.hear(m.Features)
+    link.say(m.BatchDone(1, 0, stepped=False))
+    link.hear(m.EndOfFeatures)
+    link.say(m.BeginTest(1))
+    outcome = bob.outcome()
+    host.close()
+    assert isinstance(outcome, e.RemoteProtocolError), repr(outcome)
+    assert outcome.party == "alice"
+    assert "a second time for this round" in str(outcome)
 
 
 def test_host_holds_to_the_agreed_staleness(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heterofed.errors import ConfigError, FeatureError, LocalProtocolError, RemoteProtocolError
-from heterofed.privacy.mask_keys import MaskKey
+from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.privacy.masking import FRACTION_BITS, Masker, masked_sum
 
 RUN = bytes(16)
@@ -188,3 +188,21 @@ def test_empty_batch() -> None:
         each.mask(torch.zeros(0, 4), round_number=1, batch=0) for each in maskers("a", "b").values()
     ]
     assert masked_sum(sent).shape == (0, 4)
+
+
+def test_keys_are_looked_at_before_they_are_relayed() -> None:
+    good = {"bob": MaskKey().public, "carol": MaskKey().public}
+    check_keys({})
+    check_keys(good)
+    small = (
+        (0).to_bytes(32, "little"),
+        (1).to_bytes(32, "little"),
+        (2**255 - 20).to_bytes(32, "little"),
+    )
+    for bad, words in (
+        *((key, "no valid masking key") for key in (*small, b"short")),
+        (good["carol"], "the masking key of carol"),
+    ):
+        with pytest.raises(RemoteProtocolError, match=f"dave sent {words}") as caught:
+            check_keys({**good, "dave": bad})
+        assert caught.value.party == "dave"

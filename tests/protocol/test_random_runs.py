@@ -104,11 +104,11 @@ class Job:
         self.resumed = draw(0, 3) if may_resume else None
         rounds = draw(0, 3) + (self.resumed or 0)
         if self.purpose == "predict":
-            self.schedule += [BeginTest(rounds + 1)] * draw(0, 2) + [Finish(rounds + 1)]
+            self.schedule += [BeginTest(rounds + 1)] * draw(0, 1) + [Finish(rounds + 1)]
             return
         for number in range(1 + (self.resumed or 0), rounds + 1):
             self.schedule.append(BeginTrain(number, draw(0, 2) if agreed == "auto" else agreed))
-            self.schedule += [BeginTest(number)] * draw(0, 2)
+            self.schedule += [BeginTest(number)] * draw(0, 1)
             self.schedule.append(RoundEnd(number, draw(0, 1) == 1, number == rounds))
         self.schedule.append(Finish(rounds))
 
