@@ -91,9 +91,7 @@ class Door:
         """One process is there once: its newest connection is the living one."""
         older = party.peers.get(hello.party)
         if older is not None and older.incarnation == hello.incarnation:
-            del party.peers[hello.party]
-            older.session.lost()
-            older.channel.close()
+            party.forget(older)
 
     def _judge_leaving(self, party: Party, hello: Hello, run: Earlier) -> str | None:
         """As `judge`, of a complete run: only goodbyes are awaited, of who holds its last mark."""

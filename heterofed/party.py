@@ -97,6 +97,14 @@ class Party:
         self.peers[name] = visitor
         self._by_channel[visitor.channel] = visitor
 
+    def forget(self, peer: Peer) -> None:
+        """Close a peer's connection, and take it out of the task."""
+        peer.session.lost()
+        peer.channel.close()
+        self._by_channel.pop(peer.channel, None)
+        if self.peers.get(peer.name) is peer:
+            del self.peers[peer.name]
+
     def turn_away(self, visitor: Peer, code: str | None = None) -> None:
         """Close a visitor's connection, with an Abort where `code` says why."""
         self.visitors.pop(visitor.channel, None)
@@ -440,11 +448,10 @@ class Party:
 
     def _drop(self, peer: Peer) -> None:
         """Forget a party that left before the task began: it may come again."""
-        peer.session.lost()
-        peer.channel.close()
         self.visitors.pop(peer.channel, None)
-        if self._by_channel.pop(peer.channel, None):
-            self.peers.pop(peer.name, None)
+        admitted = peer.channel in self._by_channel
+        self.forget(peer)
+        if admitted:
             logger.info("%s has left", peer.name)
 
     def _lose(self, channel: Channel, reason: str) -> None:

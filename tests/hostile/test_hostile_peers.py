@@ -145,6 +145,31 @@ def test_a_masking_key_of_small_order_names_its_sender(
         assert each.party == "bob"
 
 
+def test_one_that_comes_again_and_again_is_there_once(
+    tmp_path: Path, open_links: list[Any]
+) -> None:
+    scheduler: Any = TinyHost(tmp_path, collaborators=["bob", "carol"])
+    host, said = Victim(scheduler), hello()
+    for _ in range(5):
+        link = connected()
+        open_links.append(link)
+        link.say(said)
+        link.pump()
+    party = scheduler._run.party
+    newest = open_links[-1]
+    deadline = time.monotonic() + 20
+    while not all(each.lost for each in open_links[:-1]) and time.monotonic() < deadline:
+        for each in open_links:
+            each.pump()
+    assert not newest.lost
+    assert list(party.peers) == ["bob"]
+    assert list(party._by_channel.values()) == list(party.peers.values())
+    newest.say(m.PsiKey(3))  # out of turn: it is sent away, and the join goes on
+    for guest in [Victim(TinyCollaborator(tmp_path, name)) for name in ("bob", "carol")]:
+        assert isinstance(guest.outcome(meanwhile=newest.pump), TaskResult)
+    assert isinstance(host.outcome(), TaskResult)
+
+
 def test_batches_beyond_the_credit_name_the_liar(tmp_path: Path, open_links: list[Any]) -> None:
     told = threading.Event()
 
