@@ -45,6 +45,7 @@ class Run:
             where the Host gets only the sum of their features.
         waits: seconds to wait for a party that was lost; 0 before one was.
         ledger: folder in which it is counted, over all runs, what others got of this party.
+        predicts: whether it predicts with what was trained, and trains nothing.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
     """
 
@@ -65,6 +66,7 @@ class Run:
     futile: int = 0
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
     ledger: Path | None = None
+    predicts: bool = False
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     round: int = 0

@@ -156,7 +156,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         Args:
             task_id: of the finished task.
             max_rows_per_day: rows to predict per day (UTC) at most; counted on disk before they
-                are computed.
+                are computed, and no longer where the request failed before any of them left.
             max_ids_per_day: ids that the Host may have intersected for predictions per day (UTC),
                 whether they are here or not; counted on disk, and apart from those of training.
                 None: the constructor's `max_peer_ids`.
@@ -406,7 +406,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         if "guard" not in run.state:
             models = [self._made(name) for name in self._MODELS]
             trains = self._is_feature_trainable
-            check_private(run, self._weights_defence, models, trains=trains)
+            if not run.predicts:
+                check_private(run, self._weights_defence, models, trains=trains)
             run.state["guard"] = CollaboratorGuard(
                 run,
                 Budget(self._leak_report),

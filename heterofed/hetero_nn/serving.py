@@ -16,6 +16,7 @@ from heterofed.alignment import check_ids, keyed_digest
 from heterofed.endings import unlawful
 from heterofed.errors import (
     ConfigError,
+    HeteroFedError,
     LimitReachedError,
     OtherRunError,
     RowCountError,
@@ -73,11 +74,14 @@ def serve(
         request = _Request(collaborator, max_rows_per_day, most_ids, allowed)
         try:
             rows += request.launch_task(task_id)
-        except TaskFailed:
+        except Exception as error:
             # Nobody asked for anything within join_timeout; or what went wrong stands in the log,
             # and the Host was told. The next request may do better.
-            if requests:
+            if requests or not (isinstance(error, TaskFailed) or request.is_to_blame(error)):
                 raise
+            if not isinstance(error, TaskFailed):  # those stand in the log already
+                told = None if isinstance(error, HeteroFedError) else error
+                logger.error("the request has failed: %s", error, exc_info=told)
             time.sleep(PAUSE_SECONDS)
         served += 1
     return rows
@@ -99,7 +103,13 @@ class _Request(Errand):
         self._collaborator, self._allowed = collaborator, allowed
         self._max_rows_per_day, self._max_ids_per_day = max_rows_per_day, max_ids_per_day
         self._trained: Trained
-        self._rows = self._sent = 0
+        self._rows = self._sent = self._counted = 0
+        self._met = self._sending = False
+
+    def is_to_blame(self, error: Exception) -> bool:
+        """Whether the request may have caused an error: by its ids, or by its plan."""
+        hook_failed = self._run is not None and self._run.failed_hook is not None
+        return self._met and (hook_failed or isinstance(error, HeteroFedError))
 
     def launch_task(self, task_id: str) -> int:
         self._launch_beside(task_id)
@@ -117,6 +127,7 @@ class _Request(Errand):
                 " was to show would reach the Host one by one"
             )
         run.round = run.result.rounds = self._trained.rounds
+        run.predicts = True
         self._load()
         ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
         self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
@@ -154,10 +165,13 @@ class _Request(Errand):
 
     def _perform(self, run: Run) -> None:
         (host,) = party_of(run).peers.values()
+        self._met = True
         try:
             self._answer(run, host)
         except BaseException as error:
             with contextlib.suppress(OSError):  # what went wrong is the error
+                if self._counted and not self._sending:
+                    self._count(run, -self._counted)
                 _log(run, host.name, sent=self._sent, outcome=type(error).__name__)
             raise
         _log(run, host.name, sent=self._sent, outcome="served")
@@ -208,8 +222,13 @@ class _Request(Errand):
                 raise OtherRunError(
                     f"{host.name} asks for the {plan.models} models: {error}", party=party.name
                 ) from error
-        count_rows(run.task_id, party.name, len(ids), self._max_rows_per_day, run.ledger)
+        self._count(run, len(ids))
+        self._counted = len(ids)
         _log(run, host.name, rows=len(ids))
+
+    def _count(self, run: Run, rows: int) -> None:
+        party = party_of(run).name
+        count_rows(run.task_id, party, rows, self._max_rows_per_day, run.ledger)
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
@@ -217,6 +236,7 @@ class _Request(Errand):
         if ids:
             for layout, tensors, batch in owner._features(run, hook, ids, grad=False):
                 rows = check_some(len(next(iter(tensors.values()))), hook)
+                self._sending = True
                 feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
                 self._sent += rows
         if self._sent != len(ids):
@@ -234,7 +254,7 @@ def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | N
     Args:
         task_id: of the task.
         party: whose rows they are.
-        rows: how many more.
+        rows: how many more; below 0: so many were not predicted after all.
         limit: of the day.
         ledger: folder to count in; None: this user's.
 
@@ -255,13 +275,13 @@ def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | N
                 used = int(kept["rows"]) if kept["day"] == today else 0
             except (ValueError, KeyError, TypeError):
                 used = limit  # what cannot be read may have been anything
-        if used + rows > limit:
+        if rows >= 0 and used + rows > limit:
             raise LimitReachedError(
                 f"{rows} rows are asked of {party}, {used} were predicted today (UTC) and"
                 f" max_rows_per_day is {limit}",
                 party=party,
             )
-        text = json.dumps({"day": today, "rows": used + rows}).encode()
+        text = json.dumps({"day": today, "rows": max(0, used + rows)}).encode()
         write_whole(place, lambda file: file.write(text))
 
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from heterofed import Batch, ConfigError, TaskAborted, simulate, simulate_prediction
 from heterofed.errors import (
     FeatureError,
+    HookFailedError,
+    InternalError,
     JoinTimeoutError,
     LimitReachedError,
     MissingIdsError,
@@ -32,6 +34,7 @@ from heterofed.errors import (
 )
 from heterofed.hetero_nn import prediction, serving, trained
 from heterofed.hetero_nn.serving import count_rows
+from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
 
@@ -427,6 +430,35 @@ def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
         (None, 2, "served"),
         (None, 0, "PSIFailedError"),
     ]
+    end(server, host)
+
+
+def test_what_a_plan_leads_to_ends_no_server(three: Any, tmp_path: Path, home: Path) -> None:
+    """Its fields may not be those of the training, and a Host may choose them to do harm."""
+
+    class Agreed(Collaborator):
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            for ids in self.batches(predict_ids):
+                yield Batch(feature_model(rows(ids, 3, 7)).reshape(2, 4), ids=ids)
+
+    bob = Agreed(tmp_path, weights_defence=DPSGD(1.0, 0.5, batch_size=4, others=[1.0]))
+    server = Serving(bob, max_rows_per_day=2)
+    bobs: Any = {"parties": ["bob"], "missing_party": "zero"}
+    for settings, error in (
+        ({}, InternalError),  # no batch_size, where the hook asks for it
+        ({"batch_size": 1, "checkpoint_batches": 1}, HookFailedError),
+        ({"batch_size": 1, "max_staleness": 2, "loss_reduction": "sum"}, HookFailedError),
+    ):
+        host = Host(tmp_path, collaborators=ALL, join_timeout=60, **settings)
+        with pytest.raises(error) as caught:
+            host.predict("tiny", IDS[16:18], **bobs)
+        assert caught.value.party == "bob"
+        assert server.is_alive()
+    (counted,) = (home / "predictions").glob("*.json")
+    assert json.loads(counted.read_text())["rows"] == 0  # none of them has left
+    Agreed.iterate_predict_feature = Collaborator.iterate_predict_feature  # type: ignore[method-assign]
+    assert len(host.predict("tiny", IDS[16:18], **bobs)) == 2
+    assert json.loads(counted.read_text())["rows"] == 2
     end(server, host)
 
 
