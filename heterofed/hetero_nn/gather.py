@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from heterofed.batches import Batch, rows_of
 from heterofed.endings import unlawful
-from heterofed.errors import BatchCountError, RowCountError
+from heterofed.errors import BatchCountError, FeatureError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.party import Party
 from heterofed.peers import Mail, Peer
@@ -79,6 +80,29 @@ class JointBatch:
         for each in self.theirs:
             each.tensors.clear()
         self.theirs.clear()
+
+
+@contextmanager
+def telling_what_came(*projections: Mapping[str, Any]) -> Iterator[None]:
+    """Add a note to what user code raises in this block: the form of each party's features, which
+    may not be what it expects. Of several batches those of the first.
+    """
+    given = [dict(each) for each in projections[:1]]  # user code may change it
+    try:
+        yield
+    except Exception as error:
+        with suppress(FeatureError):  # user code may have changed more than that
+            if given and not isinstance(error, HeteroFedError):
+                forms = (f"{name}: {form_of(features)}" for name, features in given[0].items())
+                error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
+        raise
+
+
+def form_of(features: Any) -> str:
+    """Names, dtypes and shapes of features, no values."""
+    tensors = named(features, "features")[1]
+    each = (f"{name} {of.dtype} {list(of.shape)}".strip() for name, of in tensors.items())
+    return ", ".join(each).replace("torch.", "")
 
 
 def joint_batches(

@@ -18,7 +18,7 @@ from heterofed.batches import Batch
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
-from heterofed.hetero_nn.gather import JointBatch, joint_batches
+from heterofed.hetero_nn.gather import JointBatch, joint_batches, telling_what_came
 from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
@@ -319,7 +319,8 @@ class HeteroNNHostScheduler(HostHooks):
         labels = guard.labels(batch.mine)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
-        outcome = self._seeded_hook("train_a_batch", projection, labels)
+        with telling_what_came(projection):
+            outcome = self._seeded_hook("train_a_batch", projection, labels)
         for each, early, send in watched:
             gradients = gradients_of(each.tensors)
             check_finite(gradients, "the gradient of the features", each.peer.name)
@@ -360,7 +361,8 @@ class HeteroNNHostScheduler(HostHooks):
             for number, batch in enumerate(self._joint_batches(run, own, hook)):
                 if streaming:
                     features = batch.projection(party.name)
-                    self._seeded_hook("test_a_batch", features, batch.mine.labels)
+                    with telling_what_came(features):
+                        self._seeded_hook("test_a_batch", features, batch.mine.labels)
                     del features  # before the next ones come
                 else:
                     projections.append(batch.projection(party.name))
@@ -371,9 +373,10 @@ class HeteroNNHostScheduler(HostHooks):
             if streaming:
                 self._seeded_hook("end_test")
             else:
-                self._seeded_hook(
-                    "test", batched_feature_projections=projections, batched_labels=labels
-                )
+                with telling_what_came(*projections):
+                    self._seeded_hook(
+                        "test", batched_feature_projections=projections, batched_labels=labels
+                    )
 
     def _end_round(self, run: Run, loss: float | None, seconds: float, *, last: bool) -> None:
         party = party_of(run)

@@ -228,6 +228,33 @@ def test_exception_in_a_hook(role: str, hook: str, phase: str, tmp_path: Path) -
     assert "4711" not in str(told)
 
 
+@pytest.mark.parametrize("hook", ["train_a_batch", "test"])
+def test_a_hook_that_fails_tells_what_features_came(hook: str, tmp_path: Path) -> None:
+    class Picky(TinyHost):
+        pass
+
+    def fail(_self: Any, feature_projection: Any = (), *_: Any, **given: Any) -> Any:
+        for each in given.get("batched_feature_projections", [feature_projection]):
+            each.clear()
+        raise KeyError(3)
+
+    class Odd(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for each in super().iterate_train_feature(feature_model, train_ids):
+                yield {"a": each, "b": torch.ones(len(each), 2, 1, dtype=torch.int64)}
+
+    if hook == "test":
+        Picky.train_a_batch = lambda *_: None  # type: ignore[method-assign]
+    setattr(Picky, hook, fail)
+    at_host, _ = both(Picky(tmp_path), Odd(tmp_path))
+    assert type(at_host) is KeyError
+    rows = 16 if hook == "train_a_batch" else 7
+    assert (
+        f"heterofed: the features given were alice: float32 [{rows}, 3];"
+        f" bob: a float32 [{rows}, 4], b int64 [{rows}, 2, 1]"
+    ) in at_host.__notes__
+
+
 def test_wrong_metrics_keys(tmp_path: Path) -> None:
     class Bad(TinyHost):
         def on_round_end(self) -> None:
