@@ -26,7 +26,7 @@ import psi.errors
 import psi.hashing
 from heterofed import cli, place, wire
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.party import ABORT_LINGER, NOTICE_SECONDS
+from heterofed.party import ABORT_LINGER, LEAST_RATE, NOTICE_SECONDS
 from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
@@ -286,6 +286,7 @@ def protocol_limits() -> str:
         "bytes of a peer's mail that was not taken, before the plan": limits.most_waiting(None),
         "the same under the default plan": limits.most_waiting(plan),
         "connections a minute that are looked at, of one party": VISITS,
+        "bytes a second that a peer must take of what waits for it": LEAST_RATE,
         "seconds of waiting between two `Waiting`": int(NOTICE_SECONDS),
         "seconds given to an Abort to leave": int(ABORT_LINGER),
     }

@@ -248,7 +248,7 @@ class HandshakeError(PeerLostError):
 
 
 class PeerTimeoutError(TaskFailed):
-    """A party is connected and has said nothing for longer than the timeouts allow.
+    """A party is connected and has said nothing, or not read, for longer than the timeouts allow.
 
     What to do: where its hooks need longer than that, raise `calculation_timeout` at the Host.
     """

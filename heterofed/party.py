@@ -20,7 +20,7 @@ from heterofed.errors import (
     TaskFailed,
 )
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
-from heterofed.peers import PSI_WAITING, Mail, Peer, Timeouts
+from heterofed.peers import PSI_WAITING, Mail, Peer, Timeouts, holding_limit
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
@@ -35,6 +35,9 @@ NOTICE_SECONDS = 10.0
 
 ABORT_LINGER = 2.0
 """Seconds that a party gives its last words."""
+
+LEAST_RATE = 64 << 10
+"""Bytes a second that a peer must take, of what waits for it, once its silence is allowed for."""
 
 POLL_SECONDS = 0.5
 
@@ -130,7 +133,7 @@ class Party:
         Raises:
             LocalProtocolError: the session does not allow it now.
             PeerLostError: the connection broke.
-            PeerTimeoutError: the peer has stopped reading.
+            PeerTimeoutError: the peer has stopped reading, or reads too slowly.
         """
         self._put(peer, message, payload)
         if patient and peer.channel.pending:
@@ -329,6 +332,8 @@ class Party:
         size = payload_size(frames)
         self.bytes_sent += size
         peer.turn_began = peer.moved_on = self.clock()
+        if not isinstance(message, Waiting):
+            peer.told = peer.turn_began
         self.account.moved(self.phase, peer.name, "sent", size, messages=1)
         self.account.outbound.note(self.phase, type(message).__name__, peer.name, size)
         self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
@@ -369,8 +374,10 @@ class Party:
             self.account.waited(self.phase, peer.name, "sent", self.clock() - began)
 
     def _drain(self, peer: Peer) -> None:
-        least, since = peer.channel.pending, self.clock()
-        noticed, patience = since, max(self.timeouts.moving, self.timeouts.calculation or math.inf)
+        least, began = peer.channel.pending, self.clock()
+        since = noticed = began
+        patience = max(self.timeouts.moving, self.timeouts.calculation or math.inf)
+        ends = min(began + patience + least / LEAST_RATE, self._others_bear(peer, began))
         while peer.channel.pending:
             self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
             self.pump(0)
@@ -379,9 +386,19 @@ class Party:
                 least, since = peer.channel.pending, now
             elif now - since > patience:
                 raise endings.silent(peer.name, self.phase, now - since, "taken nothing")
-            if now - max(noticed, since) >= NOTICE_SECONDS:
+            if now > ends and peer.channel.pending:
+                raise endings.silent(peer.name, self.phase, now - began, "been behind in reading")
+            if now - noticed >= NOTICE_SECONDS:
                 noticed = now
-                self.notice_waiting([peer.name], now - since)
+                self.notice_waiting([peer.name], now - began)
+
+    def _others_bear(self, peer: Peer, began: float) -> float:
+        """Until when the others bear that `peer` holds this party up, since `began`."""
+        told = [each.told for each in self.peers.values() if each is not peer]
+        limit = holding_limit(1 + len(self.peers), self.timeouts.calculation)
+        if not told or not limit:
+            return math.inf
+        return max(min(told) + limit, began + self.timeouts.calculation)
 
     def _receive(self, channel: Channel, frame: Buffer) -> None:
         peer = self._by_channel.get(channel) or self.visitors.get(channel)

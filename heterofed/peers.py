@@ -48,10 +48,19 @@ def waiting_limit(plan: Plan) -> float:
     It bears each party's silence for `calculation_timeout`. Parties that take all of it may do so
     one after the other, so all of them together have as many times as much.
     """
-    if not plan.calculation_timeout:
-        return 0.0
-    parties = 1 + len(plan.collaborators)
-    return parties * plan.calculation_timeout + WAITING_SLACK
+    return _in_turn(1 + len(plan.collaborators), plan.calculation_timeout, WAITING_SLACK)
+
+
+def holding_limit(parties: int, calculation: float) -> float:
+    """Seconds after its last word to the others that a Host lets one party hold it up; 0: no limit.
+
+    Less than what they bear by `waiting_limit`: so they hear who it was, and do not name the Host.
+    """
+    return _in_turn(parties, calculation, WAITING_SLACK / 2)
+
+
+def _in_turn(parties: int, calculation: float, slack: float) -> float:
+    return parties * calculation + slack if calculation else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class Peer:
         self.turn_began = now  # its last message, or ours to it: since then it may be at work
         self.byte_came = self.message_began = now
         self.moved_on = now  # its last message but Waiting, or ours to it
+        self.told = now  # our last message to it but Waiting
         self.host_waits_for: str | None = None
         self.held: Held | None = None
         self.mask_key: bytes | None = None

@@ -35,7 +35,10 @@ MAX_GONE = 1024
 """Ended links that are remembered: their frames are not taken twice."""
 
 PARTY_LINKS = 4
-"""Links of one proven party at a time: one that works, and others whose end was not noticed yet."""
+"""Links of one proven party at a time: one that works, and others whose end was not noticed yet.
+
+A link that is over keeps its place until the caller has got all of it.
+"""
 
 
 class ReliableListener(LinkEndpoint):
@@ -151,9 +154,14 @@ class ReliableListener(LinkEndpoint):
             for channel in self._channels():
                 if channel.party == party and channel.link.is_down:
                     self._lose(channel, LostReason.DISCONNECTED)
-            if sum(channel.party == party for channel in self._links) >= PARTY_LINKS:
-                return Refusal.FULL
-        return Refusal.FULL if len(self._links) >= self._max_channels else None
+        placed = self._placed()
+        mine = sum(channel.party == party for channel in placed)
+        full = len(placed) >= self._max_channels or (party is not None and mine >= PARTY_LINKS)
+        return Refusal.FULL if full else None
+
+    def _placed(self) -> set[Channel]:
+        """Links that take up a place: those that are there, or of which something waits here."""
+        return {*self._links, *(event.channel for event in self._events)}
 
     def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
         super()._take_in(channel, frame, now)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import logging
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,18 @@ import pytest
 from heterofed import TaskResult, peers, rendezvous
 from heterofed import errors as e
 from heterofed import task as task_module
-from heterofed.peers import Mail, Peer, Timeouts, waiting_limit
+from heterofed.party import LEAST_RATE, NOTICE_SECONDS, Party
+from heterofed.peers import Mail, Peer, Timeouts, holding_limit, waiting_limit
 from heterofed.plan import Plan
 from heterofed.protocol import messages as m
 from heterofed.protocol.states import Role
 from heterofed.task_command import accept_task
 from heterofed.task_file import load_task, task_path
-from heterofed.wire import encode
+from heterofed.transport.base import Buffer, Channel, Endpoint, Event
+from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, LyingHost, Victim, connected, hello
-from tests.hostile.test_floods import Silent
+from tests.hostile.test_floods import Now, Silent
 
 
 def say_waiting(host: LyingHost) -> None:
@@ -74,6 +78,189 @@ def test_an_honest_host_may_wait_for_others_one_after_the_other() -> None:
     forever = Plan(host="h", collaborators=("a",), calculation_timeout=0)
     assert waiting_limit(forever) == 0
     assert Timeouts().waiting == 0
+
+
+# -- who reads slowly ---------------------------------------------------------------------------
+
+
+class Reads(Channel):
+    """A connection of a peer that takes so many bytes at once, so many seconds apart."""
+
+    party = None
+
+    pending = 0
+    now: Now
+
+    def __init__(self, take: int, every: float) -> None:
+        self.said: list[tuple[float, m.Message]] = []
+        self._take, self._every, self._taken_at = take, every, 0.0
+        self._decoder = Decoder(lambda _message, _size: None)
+
+    def send(self, frames: Iterable[Buffer]) -> None:
+        for frame in frames:
+            if (complete := self._decoder.feed(frame)) is not None:
+                self.said.append((self.now(), complete[0]))
+            if not self.pending:
+                self._taken_at = self.now()
+            self.pending += len(frame) if self._every else 0
+
+    def pass_time(self) -> None:
+        while self.pending and self._taken_at + self._every <= self.now():
+            self._taken_at += self._every
+            self.pending = max(0, self.pending - self._take)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Slow(Endpoint):
+    """What waits moves on with the clock, which each wait moves."""
+
+    def __init__(self, now: Now, *channels: Reads) -> None:
+        self._now, self._channels = now, channels
+        for each in channels:
+            each.now = now
+
+    def poll(self, timeout: float) -> list[Event]:
+        return []
+
+    def flush(self, timeout: float) -> bool:
+        self._now.seconds += timeout
+        for each in self._channels:
+            each.pass_time()
+        return not any(each.pending for each in self._channels)
+
+    def close(self, linger: float = 0.0) -> None:
+        """Nothing is open."""
+
+
+class Holding:
+    """A Host in training that has something for bob, while the others wait for it."""
+
+    def __init__(self, bob: Reads, *others: str, megabytes: int = 48, calculation: float = 300):
+        self.bob, self.others = bob, {name: Reads(0, 0) for name in others}
+        channels = {"bob": bob, **self.others}
+        self.now = Now()
+        self.party = Party(
+            "alice",
+            Role.HOST,
+            Slow(self.now, *channels.values()),
+            timeouts=Timeouts(calculation, 30, 60),
+            clock=self.now,
+        )
+        self.party.phase = "train"
+        plan = Plan(
+            host="alice",
+            collaborators=tuple(channels),
+            max_rounds=2,
+            calculation_timeout=calculation,
+        )
+        self.limit = waiting_limit(plan)
+        for name, channel in channels.items():
+            peer = Peer(name, channel, Role.HOST, 0.0)
+            self.party.admit(peer, name)
+            to_train(peer, plan)
+        self.size = megabytes << 20
+        self.spec = m.TensorSpec("", "float32", (self.size // 4, 1))
+        session = self.party.peers["bob"].session
+        session.receive(m.Features(1, 0, self.size // 4, "tensor", (self.spec,)), self.size)
+
+    def answer(self) -> None:
+        bob = self.party.peers["bob"]
+        self.party.post(bob, m.Gradients(1, 0, (self.spec,)), [bytearray(self.size)], patient=False)
+        self.party.post(bob, m.BatchDone(1, 0, stepped=True))
+
+    def told(self, name: str) -> list[float]:
+        """When another one heard that the Host waits for bob."""
+        return [now for now, said in self.others[name].said if said == m.Waiting("bob")]
+
+
+def to_train(peer: Peer, plan: Plan) -> None:
+    session = peer.session
+    session.receive(m.Hello((1,), "train", bytes(32), peer.name, bytes(16), True))
+    session.send(m.Welcome(1, bytes(16), bytes(32), plan))
+    session.receive(m.PsiKey(1), 5)
+    session.send(m.PsiBegin(1))
+    session.send(m.PsiBlinded(1), 256)
+    session.receive(m.PsiSigned(1), 256)
+    session.send(m.PsiUnblinded())
+    session.receive(m.PsiTags(1), 16)
+    session.send(m.PsiMatched(0, last=True))
+    session.send(m.SplitPlan(bytes(32), bytes(32), 1, 1))
+    session.receive(m.SplitAccepted())
+    session.send(m.BeginTrain(1))
+
+
+def test_others_hear_of_one_that_reads_slowly() -> None:
+    host = Holding(Reads(1 << 20, 9), "carol")
+    host.answer()
+    told = host.told("carol")
+    assert host.now.seconds > 48 * 9 - 9
+    assert told[0] == pytest.approx(NOTICE_SECONDS, abs=1)
+    gaps = [after - before for before, after in itertools.pairwise(told)]
+    assert max(gaps) < NOTICE_SECONDS + 1
+
+
+def test_one_that_reads_too_slowly_is_named_before_the_others_give_up_the_host() -> None:
+    host = Holding(Reads(1 << 20, 40), "carol")
+    with pytest.raises(e.PeerTimeoutError, match="bob has been behind in reading") as caught:
+        host.answer()
+    assert caught.value.party == "bob"
+    assert host.now.seconds == pytest.approx(holding_limit(3, 300), abs=1)
+    assert host.now.seconds < host.limit - 10
+
+
+def test_what_the_others_bore_before_counts() -> None:
+    host = Holding(Reads(1 << 20, 40), "carol")
+    host.now.seconds = 500.0
+    with pytest.raises(e.PeerTimeoutError, match="behind in reading"):
+        host.answer()
+    assert host.now.seconds == pytest.approx(holding_limit(3, 300), abs=1)
+
+
+def test_one_that_reads_slowly_has_a_partys_share_of_time_whatever_was_before() -> None:
+    host = Holding(Reads(1 << 20, 40), "carol")
+    host.now.seconds = 800.0
+    with pytest.raises(e.PeerTimeoutError, match="behind in reading"):
+        host.answer()
+    assert host.now.seconds == pytest.approx(1100, abs=1)
+
+
+def test_only_a_word_of_its_own_gives_the_others_patience() -> None:
+    host = Holding(Reads(1 << 20, 40), "carol")
+    carol, bob = (host.party.peers[name] for name in ("carol", "bob"))
+    host.now.seconds = 200.0
+    host.party.notice_waiting(["bob"], 200.0)
+    assert carol.told == 0.0
+    host.party.post(bob, m.BatchDone(1, 0, stepped=False), patient=False)
+    assert bob.told == 200.0
+
+
+def test_a_slow_line_is_no_reason_to_end() -> None:
+    five_megabits = Reads(5_000_000 // 8, 1)
+    host = Holding(five_megabits, "carol", megabytes=190)
+    host.answer()
+    assert 300 < host.now.seconds < 330
+
+
+def test_where_nobody_else_waits_only_the_least_rate_counts() -> None:
+    host = Holding(Reads(1 << 20, 299))
+    with pytest.raises(e.PeerTimeoutError, match="behind in reading"):
+        host.answer()
+    assert host.now.seconds == pytest.approx(300 + (48 << 20) / LEAST_RATE, abs=1)
+
+
+def test_one_that_takes_nothing_is_given_up_sooner() -> None:
+    host = Holding(Reads(0, 1e9), "carol")
+    with pytest.raises(e.PeerTimeoutError, match="bob has taken nothing for 300 s"):
+        host.answer()
+
+
+def test_without_a_limit_a_slow_reader_is_borne() -> None:
+    host = Holding(Reads(1 << 20, 1000), "carol", megabytes=4, calculation=0)
+    host.answer()
+    assert host.now.seconds > 3000
+    assert holding_limit(3, 0) == host.limit == 0
 
 
 def accepts_and_closes(server: socket.socket) -> None:

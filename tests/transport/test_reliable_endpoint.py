@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +18,11 @@ import pytest
 from benchmarks.relay import Relay
 from heterofed.errors import ConfigError
 from heterofed.transport import links as links_module
-from heterofed.transport.base import Lost, LostReason, Opened
+from heterofed.transport.base import Lost, LostReason, Opened, Received
 from heterofed.transport.flow import WINDOW
 from heterofed.transport.greeting import Hello
 from heterofed.transport.memory import Hub
-from heterofed.transport.readmit import ReliableListener
+from heterofed.transport.readmit import PARTY_LINKS, ReliableListener
 from heterofed.transport.redial import ReliableConnector
 from heterofed.transport.reliable import GRACE_SECONDS
 from heterofed.transport.zeromq import Heartbeat, connect, listen
@@ -334,6 +336,59 @@ def test_a_peer_that_breaks_the_rules_is_lost(lines: Lines) -> None:
     assert listener.lost(listener.channels[1]) == listener.lost() == [LostReason.MALFORMED]
     assert listener.frames() == [b"hello", b"good"]
     stranger.endpoint.close()
+
+
+def begins_and_ends(lines: Lines, keys: ClientKeys | None, frames: int) -> list[bytes]:
+    """A link that brings so many frames of a MiB and is over; gives what it heard."""
+    peer = connected(connect(lines.relay.address, keys=keys))
+    peer.channel.send([Hello(secrets.token_bytes(16), False, 0, 0).encode()])
+    pump([peer], lambda: bool(peer.frames()))
+    if peer.frames()[0][:1] == b"w":
+        packet = struct.pack(">cQQH", b"p", 1, 0, frames)
+        end = struct.pack(">cQ", b"e", frames)
+        peer.channel.send([packet, *[bytes(1 << 20)] * frames, end])
+        pump([peer], lambda: bool(peer.lost()))
+    peer.endpoint.close()
+    return peer.frames()
+
+
+def test_links_that_are_over_hold_their_places_until_they_were_read(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "KEEP_SECONDS", 0.02)
+    lines = Lines(keyring, first_frames=4)
+    listener, endpoint = lines.listener, lines.listener.endpoint
+    bob = keyring.connecting(PARTIES[0])
+    heard = [begins_and_ends(lines, bob, 4)[0] for _ in range(12)]  # the owner is away
+    assert [frame[:1] for frame in heard] == [b"w"] * PARTY_LINKS + [b"x"] * 8
+    assert set(heard[PARTY_LINKS:]) == {b"xf"}
+    held = [event for event in endpoint._events if isinstance(event, Received)]  # type: ignore[attr-defined]
+    assert sum(len(event.frame) for event in held) == PARTY_LINKS * 4 << 20
+    carol = lines.connect(PARTIES[1])
+    carol.channel.send([b"carol"])
+    pump([carol], lambda: bool(carol.channels) and carol.endpoint.flush(0))
+    listener.poll(0.1)
+    pump([listener], lambda: b"carol" in listener.frames())
+    assert len(listener.frames()) == PARTY_LINKS * 4 + 1
+    assert listener.lost() == [LostReason.CLOSED] * PARTY_LINKS
+    again = lines.connect(PARTIES[0])
+    again.channel.send([b"bob"])
+    pump([listener, again], lambda: b"bob" in listener.frames())
+    assert not again.lost()
+    assert not carol.lost()
+    lines.close()
+
+
+def test_unproven_links_that_are_over_hold_their_places_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(links_module, "KEEP_SECONDS", 0.02)
+    lines = Lines(max_channels=6)
+    heard = [begins_and_ends(lines, None, 1)[0] for _ in range(9)]
+    assert [frame[:1] for frame in heard] == [b"w"] * 6 + [b"x"] * 3
+    pump([lines.listener], lambda: len(lines.listener.lost()) == 6)
+    assert begins_and_ends(lines, None, 1)[0][:1] == b"w"
+    lines.close()
 
 
 def test_links_that_say_nothing_hold_no_place_for_ever() -> None:
