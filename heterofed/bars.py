@@ -67,10 +67,7 @@ class Bars:
                 self._done = 0
             case Progressed(done, total) if self._bar is not None:
                 self._done = done
-                if total is not None:
-                    self._progress.update(self._bar, completed=done, total=total)
-                else:
-                    self._progress.update(self._bar, completed=done)
+                self._progress.update(self._bar, completed=done, total=total)
             case PhaseEnded() if self._bar is not None:
                 self._progress.remove_task(self._bar)
                 self._bar = None

@@ -83,17 +83,17 @@ class JointBatch:
 
 
 @contextmanager
-def telling_what_came(*projections: Mapping[str, Any]) -> Iterator[None]:
+def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
     """Add a note to what user code raises in this block: the form of each party's features, which
-    may not be what it expects. Of several batches those of the first.
+    may not be what it expects.
     """
-    given = [dict(each) for each in projections[:1]]  # user code may change it
+    given = dict(projection)  # user code may change it
     try:
         yield
     except Exception as error:
         with suppress(FeatureError):  # user code may have changed more than that
             if given and not isinstance(error, HeteroFedError):
-                forms = (f"{name}: {form_of(features)}" for name, features in given[0].items())
+                forms = (f"{name}: {form_of(features)}" for name, features in given.items())
                 error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
         raise
 

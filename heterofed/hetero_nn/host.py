@@ -373,7 +373,7 @@ class HeteroNNHostScheduler(HostHooks):
             if streaming:
                 self._seeded_hook("end_test")
             else:
-                with telling_what_came(*projections):
+                with telling_what_came(projections[0] if projections else {}):
                     self._seeded_hook(
                         "test", batched_feature_projections=projections, batched_labels=labels
                     )

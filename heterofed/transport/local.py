@@ -96,16 +96,17 @@ class HostLock:
     """
 
     def __init__(self, task_id: str, lock: Path, socket: Path | None = None) -> None:
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
 
         self._task_id, self._path, self._socket = task_id, lock, socket
-        self._taken = Timeout
         self._lock = FileLock(lock, timeout=0, mode=0o600, thread_local=False)
 
     def acquire(self) -> None:
+        from filelock import Timeout
+
         try:
             self._lock.acquire()
-        except self._taken:
+        except Timeout:
             raise ConfigError(
                 f"another Host runs task {self._task_id!r} on this machine:"
                 " stop it, or use another task id"
