@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,15 @@ import pytest
 
 from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.events import Event, PhaseEnded
+from tests.e2e.processes import parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
 
 
-class Sleepy(TinyCollaborator):
-    """Takes its time in a hook."""
-
-    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
-        for item in super().iterate_train_feature(feature_model, train_ids):
-            time.sleep(1.0)  # longer than whatever else keeps the Host busy meanwhile
-            yield item
-
-
-def costs_of(result: Any) -> dict[tuple[str, str, str], dict[str, float]]:
+def costs_of(folder: Path) -> dict[tuple[str, str, str], dict[str, float]]:
     """What `comm.csv` says, by phase, party and direction."""
-    table = pd.read_csv(result.folder / "comm.csv")
+    table = pd.read_csv(folder / "comm.csv")
     assert tuple(table.columns) == COLUMNS
     keys = zip(table["phase"], table["party"], table["direction"], strict=True)
     rows: list[Any] = table.drop(columns=list(COLUMNS[:3])).to_dict("records")
@@ -58,17 +48,20 @@ def test_shares_are_told_largest_first() -> None:
     assert shares(0.0, 0.0, 0.0, {}) == ""
 
 
-def test_a_run_leaves_its_costs_and_names_the_slowest_party(tmp_path: Path) -> None:
+def test_a_run_leaves_its_costs_and_names_the_slowest_party(home: Path, tmp_path: Path) -> None:
     events: list[Event] = []
-    host, slow, quick = run(
-        TinyHost(tmp_path, collaborators=2, callbacks=[events.append]),
-        Sleepy(tmp_path, "slow"),
-        TinyCollaborator(tmp_path, "quick"),
-    )
-    costs = costs_of(host)
+    # In a process of its own: parties that share one wait for each other's hooks.
+    with parties(home, tmp_path) as others:
+        slow = others.start("-m", "tests.e2e.tiny", "collaborator", "tiny", str(tmp_path), "slow")
+        host, quick = run(
+            TinyHost(tmp_path, collaborators=2, callbacks=[events.append]),
+            TinyCollaborator(tmp_path, "quick"),
+        )
+        assert slow.wait() == 0, slow.output
+    costs = costs_of(host.folder)
     batches = host.rounds * 3
     # BeginTrain once a round, then Gradients and BatchDone for each batch.
-    sent, received = costs["train", "slow", "sent"], costs["train", "slow", "received"]
+    sent, received = costs["train", "bob", "sent"], costs["train", "bob", "received"]
     assert sent["messages"] == host.rounds + 2 * batches
     assert received["messages"] == host.rounds + batches
     assert received["wait_ms"] > 300
@@ -79,17 +72,17 @@ def test_a_run_leaves_its_costs_and_names_the_slowest_party(tmp_path: Path) -> N
         ("sent", host.phases["train"].bytes_sent),
         ("received", host.phases["train"].bytes_received),
     ):
-        assert total == sum(costs["train", name, direction]["bytes"] for name in ("slow", "quick"))
+        assert total == sum(costs["train", name, direction]["bytes"] for name in ("bob", "quick"))
 
     cost = host.phases["train"]
-    assert cost.slowest == "slow"
-    assert cost.waits["slow"] + cost.compute + cost.encode <= cost.seconds
-    assert "waiting for slow" in host.summary()
-    assert "slowest party: slow" in host.summary()
+    assert cost.slowest == "bob"
+    assert cost.waits["bob"] + cost.compute + cost.encode <= cost.seconds
+    assert "waiting for bob" in host.summary()
+    assert "slowest party: bob" in host.summary()
     ended = [each for each in events if isinstance(each, PhaseEnded) and each.phase == "train"]
-    assert sum(each.waits["slow"] for each in ended) == pytest.approx(cost.waits["slow"])
+    assert sum(each.waits["bob"] for each in ended) == pytest.approx(cost.waits["bob"])
 
-    assert costs_of(slow)["train", "slow", "own"]["compute_ms"] > 300
+    assert costs_of(tmp_path / "tiny" / "bob")["train", "bob", "own"]["compute_ms"] > 900
     assert quick.phases["train"].waits["alice"] > 0.3
 
 
