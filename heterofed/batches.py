@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from heterofed.errors import FeatureError
 from heterofed.tensors import Features, named
 
@@ -80,6 +82,8 @@ def _rows_of_labels(labels: Any) -> list[int]:
 
     Several kinds of labels come as a dict, tuple or list of arrays; a list may also be of rows.
     """
+    if isinstance(labels, Tensor):
+        return [len(labels)] if labels.dim() else []
     if getattr(labels, "ndim", None) == 0 or not hasattr(labels, "__len__"):
         return []
     parts = list(labels.values()) if isinstance(labels, Mapping) else labels

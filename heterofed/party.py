@@ -37,7 +37,9 @@ ABORT_LINGER = 2.0
 """Seconds that a party gives its last words."""
 
 LEAST_RATE = 64 << 10
-"""Bytes a second that a peer must take, of what waits for it, once its silence is allowed for."""
+"""Bytes a second that a peer must take, or send, of what is on its way, beyond the silence that it
+is allowed.
+"""
 
 POLL_SECONDS = 0.5
 
@@ -136,8 +138,22 @@ class Party:
             PeerTimeoutError: the peer has stopped reading, or reads too slowly.
         """
         self._put(peer, message, payload)
-        if patient and peer.channel.pending:
-            self._let_drain(peer)
+        if patient:
+            self.let_drain(peer)
+
+    def let_drain(self, peer: Peer) -> None:
+        """Wait where a peer is far behind in reading what was posted without patience.
+
+        Raises:
+            PeerTimeoutError: it has stopped reading, or reads too slowly.
+        """
+        if not peer.channel.pending:
+            return
+        began = self.clock()
+        try:
+            self._drain(peer)
+        finally:
+            self.account.waited(self.phase, peer.name, "sent", self.clock() - began)
 
     def broadcast(self, message: Message) -> None:
         """Send a message to every peer."""
@@ -366,31 +382,33 @@ class Party:
             raise endings.unlawful(peer.name, self.phase, what)
         return mail
 
-    def _let_drain(self, peer: Peer) -> None:
-        began = self.clock()
-        try:
-            self._drain(peer)
-        finally:
-            self.account.waited(self.phase, peer.name, "sent", self.clock() - began)
-
     def _drain(self, peer: Peer) -> None:
         least, began = peer.channel.pending, self.clock()
         since = noticed = began
-        patience = max(self.timeouts.moving, self.timeouts.calculation or math.inf)
-        ends = min(began + patience + least / LEAST_RATE, self._others_bear(peer, began))
+        ends = self._bears(peer, began, least)
         while peer.channel.pending:
             self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
             self.pump(0)
             now = self.clock()
             if peer.channel.pending < least:
                 least, since = peer.channel.pending, now
-            elif now - since > patience:
+            elif now - since > self._patience:
                 raise endings.silent(peer.name, self.phase, now - since, "taken nothing")
             if now > ends and peer.channel.pending:
                 raise endings.silent(peer.name, self.phase, now - began, "been behind in reading")
             if now - noticed >= NOTICE_SECONDS:
                 noticed = now
                 self.notice_waiting([peer.name], now - began)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of silence of one that may be at work and reads or sends what is large."""
+        return max(self.timeouts.moving, self.timeouts.calculation or math.inf)
+
+    def _bears(self, peer: Peer, began: float, size: int) -> float:
+        """Until when `size` bytes may be on their way to or from a peer, since `began`."""
+        ends = began + self._patience + size / LEAST_RATE
+        return min(ends, self._others_bear(peer, began))
 
     def _others_bear(self, peer: Peer, began: float) -> float:
         """Until when the others bear that `peer` holds this party up, since `began`."""
@@ -486,10 +504,13 @@ class Party:
         if peer.inbox:
             return
         if peer.decoder.moving:
-            if now - peer.byte_came <= self.timeouts.moving:
-                return
-            stuck = now - peer.byte_came
-            raise endings.silent(peer.name, self.phase, stuck, "stopped in the middle of a message")
+            began, stuck = peer.message_began, now - peer.byte_came
+            if stuck > self.timeouts.moving:
+                what = "stopped in the middle of a message"
+                raise endings.silent(peer.name, self.phase, stuck, what)
+            if now > self._bears(peer, began, peer.decoder.size):
+                raise endings.silent(peer.name, self.phase, now - began, "been sending one message")
+            return
         limit = self.timeouts.calculation if computing else self.timeouts.schedule
         silence = now - peer.turn_began
         if silence > limit and (limit or not computing):

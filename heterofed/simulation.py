@@ -13,12 +13,12 @@ from typing import Any
 from heterofed import console
 from heterofed.baselines import Comparison, Mode, check_comparable, check_modes, compare
 from heterofed.errors import ConfigError
+from heterofed.generators import RandomState
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.prediction import predict as host_predict
 from heterofed.hetero_nn.serving import serve as serve_predictions
 from heterofed.lifecycle import Scheduler
 from heterofed.settings import is_count
-from heterofed.streams import RandomState
 from heterofed.turns import Crossing, Network, PartyRun
 
 

@@ -6,25 +6,16 @@ Knows torch; no sockets.
 from __future__ import annotations
 
 import hashlib
-import random
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from heterofed.alignment import stream_seed
+from heterofed.generators import SEED_BYTES, RandomState, start_generators
 
 T = TypeVar("T")
-
-_MT19937_BYTES = 5056
-"""Of a state as torch lays it out: the seed and counters in 24, then 624 words of 8 each."""
-
-_SEEDED = torch.Generator().manual_seed(0).get_state()
 
 _GENERATORS = threading.RLock()
 """Held while a stream runs: parties that share a process share its global generators too."""
@@ -40,12 +31,20 @@ def random_stream(seed: int, *path: str | int) -> Iterator[None]:
     CUDA), NumPy and Python.
 
     Args:
-        seed: the plan's seed.
+        seed: of the party.
         path: names of the stream.
     """
-    start = stream_seed(seed, *path)
+    start = hashlib.shake_256(repr((seed, *path)).encode()).digest(SEED_BYTES)
     with _GENERATORS:
-        yield from _seeded(start)
+        before = None if _depth.kept and _depth.streams == 0 else RandomState.now()
+        _depth.streams += 1
+        try:
+            start_generators(start)
+            yield
+        finally:
+            _depth.streams -= 1
+            if before is not None:
+                before.restore()
 
 
 class _Depth(threading.local):
@@ -72,70 +71,6 @@ def generators_kept() -> Iterator[None]:
         _depth.kept = False
         with _GENERATORS:
             before.restore()
-
-
-def _seeded(start: int) -> Iterator[None]:
-    before = None if _depth.kept and _depth.streams == 0 else RandomState.now()
-    _depth.streams += 1
-    try:
-        # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
-        torch.default_generator.set_state(_whole_state(start))
-        if _cuda_devices():
-            torch.cuda.manual_seed_all(start)
-        random.seed(start)
-        np.random.seed([start & 0xFFFF_FFFF, start >> 32])
-        yield
-    finally:
-        _depth.streams -= 1
-        if before is not None:
-            before.restore()
-
-
-def _whole_state(start: int) -> Tensor:
-    """The state of torch's CPU generator for a seed, all of whose bits count.
-
-    Its own `manual_seed` takes the lower 32 alone, few enough to try all: then features would tell
-    the initial weights, and those the raw rows.
-    """
-    if _SEEDED.numel() != _MT19937_BYTES:  # another torch than we know: better few bits than none
-        return torch.Generator().manual_seed(start).get_state()
-    state = _SEEDED.clone()
-    raw = state.numpy()
-    raw[:8].view(np.uint64)[0] = start
-    words = np.frombuffer(hashlib.shake_256(start.to_bytes(8, "big")).digest(4 * 624), "<u4")
-    raw[24 : 24 + 8 * 624].view(np.uint64)[:] = words
-    return state
-
-
-@dataclass(frozen=True, slots=True)
-class RandomState:
-    """Where this process's global generators stand: torch (CPU and CUDA), NumPy, Python."""
-
-    torch_cpu: Tensor
-    torch_cuda: tuple[Tensor, ...]
-    numpy: Any
-    python: Any
-
-    @classmethod
-    def now(cls) -> RandomState:
-        """As they stand."""
-        cuda = tuple(torch.cuda.get_rng_state(device) for device in _cuda_devices())
-        return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
-
-    def restore(self) -> None:
-        """Put them back; devices that have come into use since stay as they are."""
-        torch.set_rng_state(self.torch_cpu)
-        for device, state in enumerate(self.torch_cuda):
-            torch.cuda.set_rng_state(state, device)
-        np.random.set_state(self.numpy)
-        random.setstate(self.python)
-
-
-def _cuda_devices() -> list[int]:
-    # Before CUDA is initialised there is no state to keep, and asking would initialise it.
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return []
-    return list(range(torch.cuda.device_count()))
 
 
 def streamed(

@@ -7,6 +7,7 @@ are rounded: to float16 or bfloat16, or to int8 after one float32 scale per row.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -101,7 +102,7 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether a floating tensor holds neither NaN nor infinity; makes no copy of it."""
     plain = tensor.detach()
     wide = torch.float64 if plain.dtype == torch.float64 else torch.float32
-    if torch.isfinite(plain.sum(dtype=wide)):  # a sum keeps every NaN and infinity
+    if math.isfinite(plain.sum(dtype=wide).item()):  # a sum keeps every NaN and infinity
         return True
     return all(bool(torch.isfinite(part).all()) for part in torch.split(plain.reshape(-1), 1 << 20))
 

@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from heterofed.errors import JoinTimeoutError, RemoteProtocolError, TaskAborted
+from heterofed.generators import RandomState
 from heterofed.lifecycle import Scheduler
 from heterofed.place import Place
 from heterofed.plan import Coding, Plan
 from heterofed.protocol.messages import Features, Gradients, Message, Welcome
-from heterofed.streams import RandomState
 from heterofed.tensors import unpack
 from heterofed.transport.base import Channel, Endpoint, Event, Received
 from heterofed.transport.memory import Hub, MemoryEndpoint

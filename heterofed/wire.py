@@ -111,6 +111,11 @@ class Decoder:
         """Whether a message has begun and not ended."""
         return self._message is not None
 
+    @property
+    def size(self) -> int:
+        """Bytes of payload of the message that is moving."""
+        return len(self._payload)
+
     def feed(self, frame: Buffer) -> tuple[Message, bytearray] | None:
         """Take the next frame.
 

@@ -21,7 +21,13 @@ LAYERS = [
     ["heterofed.protocol"],
     ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
     ["heterofed.accounting", "heterofed.alignment", "heterofed.events", "heterofed.transport"],
-    ["heterofed.bars", "heterofed.consent", "heterofed.endings", "heterofed.keys"],
+    [
+        "heterofed.bars",
+        "heterofed.consent",
+        "heterofed.endings",
+        "heterofed.generators",
+        "heterofed.keys",
+    ],
     ["heterofed.console"],
     [
         "heterofed.data",

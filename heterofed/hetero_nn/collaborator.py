@@ -282,6 +282,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 if trainable:
                     in_flight.append(InFlight(feed.number, layout, tensors, batch.features))
                 feed.send(*guard.masked(layout, tensors, feed.number, testing=False), proof)
+                guard.note()  # while the Host works
                 del tensors, batch  # before the next ones are made
                 while len(in_flight) > host.session.staleness:
                     self._update(run, feed, in_flight.popleft())

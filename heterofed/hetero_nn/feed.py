@@ -82,10 +82,12 @@ class FeatureFeed:
         Raises:
             NonFiniteError: they hold NaN or infinity.
         """
-        while True:
+        done = False
+        while not done:
             mail = self._party.take(self._host, Gradients, BatchDone)
+            done = isinstance(mail.message, BatchDone) or mail.of(Gradients).done
+            self._done += done
             if isinstance(mail.message, BatchDone):
-                self._done += 1
                 return
             with self._party.encoding(self._host, "received"):
                 gradients = unpack(

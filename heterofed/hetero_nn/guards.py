@@ -265,6 +265,7 @@ class CollaboratorGuard(Guard):
         self._defence = embeddings
         self._seen: list[Tensor] = []
         self._inputs: dict[int, Tensor] = {}
+        self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
         self._name = party_of(run).name
         self._masks: Masks | None = None
         self._watch: RemovableHandle | None = None
@@ -299,10 +300,17 @@ class CollaboratorGuard(Guard):
             sent = tensors | parted(rows, floats)
         inputs = self._taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
-            self._leaks.note(inputs[:MEASURED_ROWS], _some({name: sent[name] for name in floats}))
+            self._unmeasured = inputs, {name: sent[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
                 self._inputs[number] = inputs
         return sent
+
+    def note(self) -> None:
+        """Measure what `outgoing` gave last, now that it has been sent."""
+        if self._unmeasured is not None:
+            (inputs, sent), self._unmeasured = self._unmeasured, None
+            if self._leaks.has_time():
+                self._leaks.note(inputs[:MEASURED_ROWS], _some(sent))
 
     def masked(
         self, layout: Layout, tensors: dict[str, Tensor], number: int, *, testing: bool

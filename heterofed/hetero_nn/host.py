@@ -74,7 +74,8 @@ class HeteroNNHostScheduler(HostHooks):
         early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
             gradients as backward made them: what it changes afterwards (noise, clipping) still
-            counts, but the others have seen the unchanged ones.
+            counts, but the others have seen the unchanged ones. With staleness nobody waits for
+            them, and they are sent after the step.
         checkpoint_batches: write a checkpoint after every so many batches too, not only after
             rounds; needs `batch_size`, and hooks that use `self.batches(train_ids)`, since they are
             then called once for each such leg of a round. 0: only after rounds.
@@ -313,24 +314,29 @@ class HeteroNNHostScheduler(HostHooks):
         watched, sent = [], []
         for each in batch.theirs:
             as_leaves(each.tensors, trainable=each.peer.session.trainable)
-            send = functools.partial(_send_gradients, party, each.peer, number)
-            early = EarlyGradients(each.tensors, send) if self._early_gradients else None
-            watched.append((each, early, send))
+            early = None
+            if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
+                send = functools.partial(_send_gradients, party, each.peer, number)
+                early = EarlyGradients(each.tensors, send)
+            watched.append((each, early))
         labels = guard.labels(batch.mine)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
         with telling_what_came(projection):
             outcome = self._seeded_hook("train_a_batch", projection, labels)
-        for each, early, send in watched:
+        for each, early in watched:
             gradients = gradients_of(each.tensors)
             check_finite(gradients, "the gradient of the features", each.peer.name)
             defended = guard.outgoing(each.peer.name, gradients, labels)
-            if early.changed() if early else gradients:
-                send(defended)
+            last = early.changed() if early else bool(gradients)
+            if last:
+                _send_gradients(party, each.peer, number, defended, done=staleness is None)
+            if not last or staleness is not None:
+                done = msg.BatchDone(run.round, number, stepped=True, staleness=staleness)
+                party.post(each.peer, done, patient=False)
             sent.append((each, gradients, defended))
-        for each in batch.theirs:
-            done = msg.BatchDone(run.round, number, stepped=True, staleness=staleness)
-            party.post(each.peer, done)
+        for each in batch.theirs:  # once all have theirs on the way
+            party.let_drain(each.peer)
         for each, gradients, defended in sent:  # while the others work
             guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
         return self._scalars(outcome)
@@ -485,8 +491,10 @@ class HeteroNNHostScheduler(HostHooks):
         return means.get("loss")
 
 
-def _send_gradients(party: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> None:
+def _send_gradients(
+    party: Party, peer: Peer, number: int, gradients: dict[str, Tensor], *, done: bool = False
+) -> None:
     with party.encoding(peer, "sent"):
         specs, payload = pack(gradients, peer.session.gradient_coding, party.name)
     # Not patient: this may run within the user's backward, where nothing may wait.
-    party.post(peer, msg.Gradients(party.round, number, specs), payload, patient=False)
+    party.post(peer, msg.Gradients(party.round, number, specs, done), payload, patient=False)

@@ -54,7 +54,8 @@ class RowOrder:
             return None
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
             raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
-        if len(ids) != rows or not all(isinstance(each, str) for each in ids):
+        plain = set(map(type, ids)) <= {str} or all(isinstance(each, str) for each in ids)
+        if len(ids) != rows or not plain:
             raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
         purpose = f"rows {party_of(self._run).phase} {party_of(self._run).round} {number}"
         return keyed_digest(agreement_of(self._run).secret, purpose, ids)

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heterofed.alignment import check_ids, keyed_digest
@@ -17,12 +16,12 @@ from heterofed.endings import unlawful
 from heterofed.errors import (
     ConfigError,
     HeteroFedError,
-    LimitReachedError,
     OtherRunError,
     RowCountError,
     TaskFailed,
 )
 from heterofed.events import Callback, Event, StillWaiting
+from heterofed.hetero_nn.allowance import Allowance, today
 from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
@@ -32,11 +31,9 @@ from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
-from heterofed.results import write_whole
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.settings import is_count
 from heterofed.training import evaluating, sharing_cores
-from heterofed.transport.local import heterofed_home
 
 if TYPE_CHECKING:
     from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
@@ -45,9 +42,6 @@ logger = logging.getLogger("heterofed")
 
 PAUSE_SECONDS = 1.0
 """After a request that failed, so that a Host that trains is not knocked at all the time."""
-
-LOCK_SECONDS = 30.0
-"""For another process of this party that counts rows, which takes a moment."""
 
 
 def serve(
@@ -103,7 +97,8 @@ class _Request(Errand):
         self._collaborator, self._allowed = collaborator, allowed
         self._max_rows_per_day, self._max_ids_per_day = max_rows_per_day, max_ids_per_day
         self._trained: Trained
-        self._rows = self._sent = self._counted = 0
+        self._rows = self._sent = 0
+        self._allowance: Allowance | None = None
         self._met = self._sending = False
 
     def is_to_blame(self, error: Exception) -> bool:
@@ -170,8 +165,8 @@ class _Request(Errand):
             self._answer(run, host)
         except BaseException as error:
             with contextlib.suppress(OSError):  # what went wrong is the error
-                if self._counted and not self._sending:
-                    self._count(run, -self._counted)
+                if self._allowance is not None and not self._sending:
+                    self._allowance.give_back()
                 _log(run, host.name, sent=self._sent, outcome=type(error).__name__)
             raise
         _log(run, host.name, sent=self._sent, outcome="served")
@@ -182,7 +177,7 @@ class _Request(Errand):
         if plan_of(run).fusion == "masked_sum":
             raise unlawful(host.name, "join", "asks for a prediction with fusion='masked_sum'")
         # By day, and apart from training: what is asked in years must not use up what a run needs.
-        run.account_of_ids = f"{run.task_id}\0predictions\0{_today()}"
+        run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
                 run, host, self._ids, max_peer_ids=self._max_ids_per_day, may_be_empty=True
@@ -222,13 +217,10 @@ class _Request(Errand):
                 raise OtherRunError(
                     f"{host.name} asks for the {plan.models} models: {error}", party=party.name
                 ) from error
-        self._count(run, len(ids))
-        self._counted = len(ids)
+        most = self._max_rows_per_day
+        self._allowance = Allowance(run.task_id, party.name, most, run.ledger)
+        self._allowance.take(len(ids))
         _log(run, host.name, rows=len(ids))
-
-    def _count(self, run: Run, rows: int) -> None:
-        party = party_of(run).name
-        count_rows(run.task_id, party, rows, self._max_rows_per_day, run.ledger)
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
@@ -246,47 +238,6 @@ class _Request(Errand):
             )
         feed.end()
         feed.settle()
-
-
-def count_rows(task_id: str, party: str, rows: int, limit: int, ledger: Path | None = None) -> None:
-    """Count rows against today's limit (UTC), on disk, so that a restart forgets nothing.
-
-    Args:
-        task_id: of the task.
-        party: whose rows they are.
-        rows: how many more; below 0: so many were not predicted after all.
-        limit: of the day.
-        ledger: folder to count in; None: this user's.
-
-    Raises:
-        LimitReachedError: there would be more; none is counted.
-    """
-    from filelock import FileLock
-
-    digest = keyed_digest(b"", "predictions", [task_id, party]).hex()[:16]
-    place = (ledger or heterofed_home()) / "predictions" / f"{digest}.json"
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    today = _today()
-    with FileLock(f"{place}.lock", timeout=LOCK_SECONDS, mode=0o600):
-        used = 0
-        if place.exists():
-            try:
-                kept = json.loads(place.read_text())
-                used = int(kept["rows"]) if kept["day"] == today else 0
-            except (ValueError, KeyError, TypeError):
-                used = limit  # what cannot be read may have been anything
-        if rows >= 0 and used + rows > limit:
-            raise LimitReachedError(
-                f"{rows} rows are asked of {party}, {used} were predicted today (UTC) and"
-                f" max_rows_per_day is {limit}",
-                party=party,
-            )
-        text = json.dumps({"day": today, "rows": max(0, used + rows)}).encode()
-        write_whole(place, lambda file: file.write(text))
-
-
-def _today() -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _patient(callback: Callback) -> Callable[[Event], None]:

@@ -167,16 +167,16 @@ class FeatureMeans:
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state
 
-    @torch.no_grad()
     def add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         """Count a batch in."""
         kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
+        sums = kept["sums"]
         for name, tensor in tensors.items():
             total = _sum_of_rows(tensor.detach()).cpu()
-            before = kept["sums"].get(name, torch.zeros_like(total))
-            one_shape = before is not None and before.shape == total.shape
-            kept["sums"][name] = before + total if one_shape else None
-            kept["types"][name] = tensor.dtype
+            if name not in sums:
+                sums[name], kept["types"][name] = total, tensor.dtype
+            elif sums[name] is not None:
+                sums[name] = sums[name] + total if sums[name].shape == total.shape else None
         kept["rows"] += len(tensor)
 
     def save(self, path: Path) -> None:
@@ -198,6 +198,8 @@ class FeatureMeans:
 
 def _sum_of_rows(tensor: Tensor) -> Tensor:
     """In float64, without a copy of a big tensor in it."""
+    if tensor.numel() <= SUMMED_AT_ONCE:
+        return tensor.sum(dim=0, dtype=torch.float64)
     chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
     total = torch.zeros(tensor.shape[1:], dtype=torch.float64, device=tensor.device)
     for part in torch.split(tensor, chunk):

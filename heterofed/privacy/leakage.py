@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 Effort = Literal["sample", "full", "off"]
 
-SHARE, SHARE_AT_END = 0.015, 0.027
+SHARE, SHARE_AT_END = 0.005, 0.027
 """Of the time that training takes, what samples may take, and with the attacks at the end; 3 % is
 promised."""
 KEPT_ROWS, KEPT_BYTES = 1000, 8_000_000
@@ -191,6 +191,11 @@ class _Kept:
         self._batches.append((one, other))
         self.rows += len(one)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many rows as are kept."""
+        return self.rows >= self._most
+
     def last(self) -> tuple[Tensor, Tensor]:
         ones, others = zip(*self._batches, strict=True)
         return torch.cat(ones)[-self._most :], torch.cat(others)[-self._most :]
@@ -310,8 +315,18 @@ class InputLeaks:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._means = _Means()
-        self._kept = _Kept()
+        self._filling: _Kept | None = _Kept()  # with batches that follow each other
+        self._kept: _Kept | None = None  # the last that were measured
         self._measured = False
+
+    def has_time(self) -> bool:
+        """Whether the next batch is worth a look: it follows on others, or there is time for more.
+
+        To keep each batch takes more time than to measure some.
+        """
+        if self._budget.effort == "off":
+            return False
+        return self._filling is not None or self._budget.allows("embeddings", 0.005)
 
     def note(self, inputs: Tensor, embeddings: Tensor) -> None:
         """See one batch as the Host gets it; measures where there is time.
@@ -320,16 +335,20 @@ class InputLeaks:
             inputs: [rows, ...], what the feature model was called with.
             embeddings: [rows, d] of the same rows, as they are sent.
         """
-        if self._budget.effort == "off" or len(inputs) < 8 or not inputs.is_floating_point():
+        if not self.has_time() or len(inputs) < 8 or not inputs.is_floating_point():
             return
-        self._kept.add(inputs.detach(), embeddings.detach())
-        if self._budget.allows("embeddings", 0.005):
-            self._measure()
+        self._filling = self._filling or _Kept()
+        self._filling.add(inputs.detach(), embeddings.detach())
+        each_batch = self._budget.effort == "full"
+        if (each_batch or self._filling.is_full) and self._budget.allows("embeddings", 0.005):
+            self._kept = self._filling
+            self._measure(self._kept)
+            self._filling = self._filling if each_batch else None
 
     def end_round(self) -> list[Leak]:
         """What the round's samples gave."""
-        if self._kept.rows and not self._measured:
-            self._measure()
+        if self._filling is not None and self._filling.rows and not self._measured:
+            self._measure(self._filling)
         return [
             Leak("the Host", name, "r2" if name == "ridge" else "correlation", mean, count)
             for _, name, means, count in self._means.taken()
@@ -338,18 +357,19 @@ class InputLeaks:
 
     def at_end(self) -> list[Leak]:
         """A trained decoder on the last rows, where there is time."""
-        if not self._kept.rows or not self._budget.allows("decoder", 1.0, running=False):
+        kept = self._kept or self._filling
+        if not kept or not kept.rows or not self._budget.allows("decoder", 1.0, running=False):
             return []
-        inputs, embeddings = self._kept.last()
+        inputs, embeddings = kept.last()
         found = self._budget.timed(
             "decoder", functools.partial(decoder_reconstruction, inputs, embeddings)
         )
         return [Leak("the Host", "decoder", "r2", max(0.0, found.r2), len(inputs))]
 
-    def _measure(self) -> None:
+    def _measure(self, kept: _Kept) -> None:
         def attack() -> None:
             # Of several batches: weights have moved a little, but few rows rebuild nothing.
-            x, z = (each.float() for each in self._kept.last())
+            x, z = (each.float() for each in kept.last())
             # Fewer known rows than columns fit anything; then what is rebuilt means nothing.
             if len(x) >= 4 * z.flatten(1).shape[1]:
                 found = max(0.0, ridge_reconstruction(x, z).r2)

@@ -289,17 +289,18 @@ class Features(Message, frozen=True):
 class Gradients(Message, frozen=True):
     """H to C: dL/dfeatures of one batch; tensors that the loss did not use are left out.
 
-    May come twice: the first ahead of the Host's step, to be worked on meanwhile. What came last
-    before `BatchDone` is what counts.
+    May come twice: the first ahead of the Host's step, to be worked on meanwhile. What came last is
+    what counts. `done`: the Host has stepped, and this says what `BatchDone` would say.
     """
 
     round: Round
     batch: Batch
     tensors: Tensors
+    done: bool = False
 
 
 class BatchDone(Message, frozen=True):
-    """H to C: the batch is dealt with; the only credit. `stepped`: whether the Host trained;
+    """H to C: the batch is dealt with, so another may come. `stepped`: whether the Host trained;
     `staleness`: what holds from the next batch on, where the plan leaves that to the Host.
     """
 

@@ -365,8 +365,11 @@ class Session:
             case Features():
                 batches.note_features(message.tensors, size)
                 self._forms[self.state] = _form(message)
-            case Gradients():
+            case Gradients(done=False):
                 batches.answers += 1
+            case Gradients():
+                batches.note_done()
+                complete = batches.open == 0
             case BatchDone():
                 batches.note_done()
                 if message.staleness is not None:

@@ -32,8 +32,8 @@ from heterofed.errors import (
     RowCountError,
     RowOrderError,
 )
-from heterofed.hetero_nn import prediction, serving, trained
-from heterofed.hetero_nn.serving import count_rows
+from heterofed.hetero_nn import allowance, prediction, serving, trained
+from heterofed.hetero_nn.allowance import Allowance
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
@@ -342,14 +342,36 @@ def test_iterate_predict_feature_must_yield_the_rows_asked_for(
 
 
 def test_limits(three: Any, home: Path) -> None:
-    count_rows("other", "carol", 7, 10)
-    count_rows("other", "carol", 3, 10)
+    Allowance("other", "carol", 10).take(7)
+    Allowance("other", "carol", 10).take(3)
     with pytest.raises(LimitReachedError, match="10 were predicted today"):
-        count_rows("other", "carol", 1, 10)
+        Allowance("other", "carol", 10).take(1)
     # What is tried out in one process gives nothing away, and takes nothing from a limit.
     before = files(home)
     assert len(predicted(three, IDS[20:23])) == 3
     assert files(home) == before
+
+
+def test_rows_are_given_back_to_the_day_that_they_were_taken_from(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Allowance("other", "carol", 10)
+    rows.take(8)
+    rows.give_back()
+    rows.give_back()  # there is nothing left to give
+    rows.take(10)
+    monkeypatch.setattr(allowance, "today", lambda: "2999-01-01")
+    Allowance("other", "carol", 10).take(9)
+    rows.give_back()
+    with pytest.raises(LimitReachedError, match="9 were predicted today"):
+        Allowance("other", "carol", 10).take(2)
+    (count,) = (home / "predictions").glob("*.json")
+    again = Allowance("other", "carol", 10)
+    again.take(1)
+    count.write_text("{")
+    again.give_back()  # no room is made by what cannot be read
+    with pytest.raises(LimitReachedError, match="10 were predicted today"):
+        Allowance("other", "carol", 10).take(1)
 
 
 def files(folder: Path) -> dict[str, bytes]:

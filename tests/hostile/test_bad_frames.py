@@ -209,8 +209,8 @@ def test_a_pickle_of_the_right_size_is_numbers(
     host = Victim(TinyHost(tmp_path))
     bob = LyingCollaborator().to_train()
     say(bob, raw(features(1, 0, 16, "tensor", [SPEC]), code))
-    with contextlib.suppress(AssertionError):  # gradients come first, or they were not finite
-        bob.link.hear(m.BatchDone, 3)
+    with contextlib.suppress(AssertionError):  # they may not have been finite
+        bob.link.hear(m.Gradients, 3)
     bob.link.close()
     assert isinstance(host.outcome(), e.TaskFailed)
     assert not trap.exists()
@@ -244,7 +244,6 @@ def test_values_that_are_not_finite_name_party_and_batch(
     open_links.append(bob.link)
     bob.send()
     bob.link.hear(m.Gradients)
-    bob.link.hear(m.BatchDone)
     bad = torch.zeros(16, 4)
     bad[7, 2] = value
     bob.send(batch=1, **{"": bad})
@@ -263,7 +262,6 @@ def test_forms_that_change_between_batches(
     open_links.append(bob.link)
     bob.send()
     bob.link.hear(m.Gradients)
-    bob.link.hear(m.BatchDone)
     match change:
         case "dtype":
             bob.send(batch=1, **{"": torch.zeros(16, 4, dtype=torch.float64)})

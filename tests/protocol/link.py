@@ -92,8 +92,9 @@ def features(batch: int, *tensors: TensorSpec, number: int = 1, rows: int = 2) -
     return Line(C, message, sum(spec.nbytes for spec in specs))
 
 
-def gradients(batch: int, *tensors: TensorSpec, number: int = 1) -> Line:
-    return Line(H, Gradients(number, batch, tensors), sum(spec.nbytes for spec in tensors))
+def gradients(batch: int, *tensors: TensorSpec, number: int = 1, last: bool = False) -> Line:
+    """`last`: they are those that count, and the batch is done."""
+    return Line(H, Gradients(number, batch, tensors, last), sum(spec.nbytes for spec in tensors))
 
 
 def done(

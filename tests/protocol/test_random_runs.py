@@ -125,7 +125,7 @@ class HostScript:
         self.waiting: deque[tuple[TensorSpec, ...]] = deque()
         self.batch = self.number = 0
         self.last: Message | None = None
-        self.answered = False
+        self.answers = 0
 
     def hear(self, message: Message) -> None:
         match message:
@@ -193,17 +193,24 @@ class HostScript:
         if not self.waiting:
             return None
         number = self.number
-        if train and self.job.trainable and not self.answered and self.random.random() < 0.8:
-            self.answered = True
+        if train and self.job.trainable and self.answers < 2 and self.random.random() < 0.7:
+            self.answers += 1
             floats = [spec for spec in self.waiting[0] if spec.dtype == "float32"]
             used = [spec for spec in floats if self.random.random() < 0.8]
-            return gradients(self.batch, *used, number=number)
-        self.waiting.popleft()
-        self.answered = False
-        self.batch += 1
+            last = self.random.random() < 0.5
+            line = gradients(self.batch, *used, number=number, last=last)
+            if last:
+                self.go_on()
+            return line
+        self.go_on()
         chooses = train and self.job.plan.max_staleness == "auto" and self.random.random() < 0.2
         chosen = session.staleness + self.random.randint(0, 3) if chooses else None
         return done(self.batch - 1, number=number, stepped=train, staleness=chosen)
+
+    def go_on(self) -> None:
+        self.waiting.popleft()
+        self.answers = 0
+        self.batch += 1
 
 
 class CollaboratorScript:

@@ -299,6 +299,16 @@ def test_gradients_alone_give_no_credit() -> None:
     assert "beyond its credit" in link.refuses(features(2))
 
 
+def test_gradients_that_are_the_last_of_their_batch_end_it() -> None:
+    link = Link(*PREPARED, begin_train(1), features(0), features(1))
+    link.say(gradients(0, tensor(2, 3)), gradients(0, tensor(2, 3), last=True), features(2))
+    assert "beyond its credit" in link.refuses(features(3))
+    assert "not the batch that is next" in link.refuses(gradients(0, tensor(2, 3)))
+    assert "not the batch that is next" in link.refuses(done(0))
+    link.say(gradients(1, last=True), end(3), gradients(2, last=True))
+    assert link.state is State.READY
+
+
 def test_steps_ahead_are_what_was_agreed_and_no_more() -> None:
     for steps in (0, 1, 3):
         plan = Plan(host="bank", collaborators=("shop",), max_staleness=steps)
@@ -725,6 +735,11 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     "gradients a third time": (
         (*WITH_BATCH, gradients(0), gradients(0)),
         gradients(0),
+        "more than twice",
+    ),
+    "gradients a third time, as the last": (
+        (*WITH_BATCH, gradients(0), gradients(0)),
+        gradients(0, last=True),
         "more than twice",
     ),
     "gradients above max_batch_bytes": (
