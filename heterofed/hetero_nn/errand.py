@@ -39,7 +39,7 @@ class Errand(Scheduler):
         """Run it, and give the owner its own run back."""
         before = self._owner._run
         try:
-            return self._launch(task_id)
+            return self._launch(task_id, "auto")
         finally:
             self._owner._run = before
 

@@ -93,6 +93,7 @@ def as_host(
     With `partial`, whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
+    run.ledger = place.ledger
     logger.info("task %s: meeting %s", run.task_id, place.described)
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):

@@ -44,6 +44,7 @@ from heterofed.protocol.messages import (
     PsiBlinded,
     PsiKey,
     PsiMatched,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -210,6 +211,10 @@ class Session:
             case PsiKey():
                 _require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
+                _require(not (message.kept and psi.renewed), "an old key where a new one is due")
+            case PsiRenew():
+                _no_payload(size)
+                _require(psi.kept, "its key is a new one")
             case PsiBegin():
                 _no_payload(size)
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
@@ -338,7 +343,9 @@ class Session:
                     self._batches = _BatchCounts(message.mark.batch)
                 self._kept = message.mark.batch
             case PsiKey():
-                psi.to_tag = message.count
+                psi.to_tag, psi.kept = message.count, message.kept
+            case PsiRenew():
+                psi.renewed = True
             case PsiBegin():
                 psi.asked, psi.to_sign = message.count, message.count - message.done
             case PsiBlinded():
@@ -421,6 +428,7 @@ class _PsiCounts:
         self.asked = self.to_sign = self.to_tag = 0
         self.blinded = self.signed = self.tagged = self.tags = self.matched = 0
         self.width = 0
+        self.kept = self.renewed = False
         self.unsigned: deque[tuple[int, int]] = deque()
 
     def check_values(self, values: int, size: int) -> None:

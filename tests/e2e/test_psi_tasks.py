@@ -236,19 +236,42 @@ def test_other_kind_of_task(tmp_path: Path) -> None:
 
 
 def test_budget_holds_over_runs(tmp_path: Path) -> None:
-    def once() -> list[Any]:
+    def once(ids: str = "abcdef") -> list[Any]:
         return run(
-            RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), results_dir=tmp_path),
+            RSAPSIInitiatorScheduler("asker", ids=list(ids), results_dir=tmp_path),
             RSAPSICollaboratorScheduler(
                 "answerer", ids=list("defghi"), max_peer_ids=13, results_dir=tmp_path
             ),
         )
 
-    assert once() == once() == [list("def")] * 2
-    at_asker, at_answerer = once()
-    assert type(at_answerer) is e.PSIFailedError
-    assert isinstance(at_asker, e.PSIFailedError)
+    assert once() == once("fedcba") == [list("def")] * 2
+    at_asker, at_answerer = once("abcdez")
+    assert type(at_answerer) is e.PSILimitError
+    assert "raise max_peer_ids at answerer" in str(at_answerer)
+    assert "12 of the 13 allowed in this task are spent" in str(at_answerer)
+    assert isinstance(at_asker, e.PSILimitError)
     assert isinstance(at_asker, e.TaskAborted)
+    assert "count against max_peer_ids" in str(at_asker)
+    assert "trust" not in f"{at_asker}{at_answerer}"
+
+
+def test_the_same_ids_count_once_in_however_many_runs(tmp_path: Path) -> None:
+    """The eleventh honest run needs nothing of what the first one has used up."""
+
+    def once(**changed: Any) -> list[Any]:
+        shared: dict[str, Any] = {"results_dir": tmp_path, "max_peer_ids": 6}
+        answerer: dict[str, Any] = {"ids": list("defghi"), **changed}
+        return run(
+            RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), **shared),
+            RSAPSICollaboratorScheduler("answerer", **shared, **answerer),
+        )
+
+    for _ in range(11):
+        assert once() == [list("def")] * 2
+    at_asker, at_answerer = once(ids=list("defghz"))  # one made-up id, tested under another key
+    assert type(at_asker) is e.PSILimitError
+    assert "asks for 6 more ids to be tested here; 6 of the 6" in str(at_asker)
+    assert isinstance(at_answerer, e.PSILimitError)
 
 
 @pytest.mark.parametrize("number", [2, 5, 16])
