@@ -6,15 +6,16 @@ Knows nothing of models or parties.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import numbers
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
+from heterofed.files import append, truncate
 
 logger = logging.getLogger("heterofed")
 
@@ -123,9 +124,9 @@ class Metrics:
                 f"{self.size} are" if self.size else "none is",
             )
             if self.size:  # a row that was cut through goes
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+                truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         else:
-            os.truncate(self.path, size)
+            truncate(self.path, size)
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
         """Append one row and write it.
@@ -147,14 +148,13 @@ class Metrics:
             )
         row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
         row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
-        is_new = not self.size
-        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        if not self.size:
+            writer.writeheader()
+        writer.writerow(row)
+        with writing(self.path):
+            append(self.path, text.getvalue().encode())
         self._last, self._last_round = row, self._current_round()
 
 
