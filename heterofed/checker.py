@@ -15,6 +15,7 @@ from pathlib import Path
 
 from heterofed import console
 from heterofed.errors import ConfigError
+from heterofed.plain import as_bool
 from heterofed.results import check_name, write_whole
 from heterofed.transport.local import heterofed_home
 
@@ -82,13 +83,15 @@ def refuse_reimported_main() -> None:
 
 
 def _verdict(answer: object) -> bool:
-    """Read what `verify_data` returned; raises TypeError for anything but its contract."""
+    """Read what `verify_data` returned.
+
+    Raises:
+        ConfigError: it is nothing that its contract allows.
+    """
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
         logger.info("verify_data: %s", answer[1])
         answer = answer[0]
-    if not isinstance(answer, bool):
-        raise TypeError(f"verify_data must return True or False, not {type(answer).__name__}")
-    return answer
+    return as_bool(answer, "verify_data")
 
 
 def _keep(task_id: str, passed: bool) -> None:

@@ -19,8 +19,20 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["heterofed._version", "heterofed.errors", "heterofed.plan"],
     ["heterofed.protocol"],
-    ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
-    ["heterofed.accounting", "heterofed.alignment", "heterofed.events", "heterofed.transport"],
+    [
+        "heterofed.outbound",
+        "heterofed.plain",
+        "heterofed.tensors",
+        "heterofed.visits",
+        "heterofed.wire",
+    ],
+    [
+        "heterofed.accounting",
+        "heterofed.alignment",
+        "heterofed.events",
+        "heterofed.signature",
+        "heterofed.transport",
+    ],
     [
         "heterofed.bars",
         "heterofed.consent",
