@@ -207,6 +207,12 @@ class HostGuard(Guard):
             sent = self._stream("gradient_defence", defence, rows, numbers, also=also)
         return parted(sent, clean)
 
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings: user code may change those."""
+        if not self._leaks.has_time():
+            return {}
+        return {name: each.detach()[:MEASURED_ROWS].clone() for name, each in embeddings.items()}
+
     def note(
         self,
         peer: str,
@@ -216,7 +222,7 @@ class HostGuard(Guard):
         embeddings: Mapping[str, Tensor],
     ) -> None:
         """Measure a batch that was sent."""
-        if not clean or not self._leaks.has_time():
+        if not clean or not embeddings or not self._leaks.has_time():
             return
         numbers = class_numbers(labels)
         if numbers is None or len(numbers) != len(next(iter(clean.values()))):
