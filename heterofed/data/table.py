@@ -387,7 +387,9 @@ def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
 def _report(column: pd.Series[Any]) -> ColumnReport:
     types = need_pandas().api.types
     missing = int(column.isna().sum())
-    numeric = types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
+    numeric = types.is_bool_dtype(column.dtype) or (
+        types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
+    )
     # Of a column without any value (a row that is served alone) pandas cannot know the dtype.
     empty = missing == len(column) and str(column.dtype) in ("object", "str", "string")
     return ColumnReport(str(column.name), str(column.dtype), missing, numeric or empty)
