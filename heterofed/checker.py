@@ -47,14 +47,22 @@ class DataChecker(ABC):
         """
         refuse_reimported_main()
         with console.attached():
-            try:
-                passed = _verdict(self.verify_data())
-            except Exception:
-                logger.exception("verify_data raised; the data count as not verified")
-                passed = False
+            passed = self._verify()
             _keep(self.task_id, passed)
             logger.info("data check for task %s: %s", self.task_id, _word(passed))
         return passed
+
+    def _verify(self) -> bool:
+        try:
+            answer = self.verify_data()
+        except Exception:
+            logger.exception("verify_data raised; the data count as not verified")
+            return False
+        try:
+            return _verdict(answer)
+        except TypeError as error:
+            logger.error("%s; the data count as not verified", error)
+            return False
 
 
 def mention_verdict(task_id: str) -> None:
@@ -86,7 +94,7 @@ def _verdict(answer: object) -> bool:
     """Read what `verify_data` returned.
 
     Raises:
-        ConfigError: it is nothing that its contract allows.
+        TypeError: it is nothing that its contract allows.
     """
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
         logger.info("verify_data: %s", answer[1])

@@ -94,13 +94,13 @@ def as_bool(value: object, what: str) -> bool:
         what: names it in errors.
 
     Raises:
-        ConfigError: it is neither.
+        TypeError: it is neither.
     """
     plain = _plain(value)
     if getattr(plain, "size", None) == 1 or getattr(plain, "numel", lambda: 0)() == 1:
         plain = plain.item()
     if not isinstance(plain, bool):
-        raise ConfigError(f"{what} must return True or False, not a {type(value).__name__}")
+        raise TypeError(f"{what} must return True or False, not a {type(value).__name__}")
     return plain
 
 

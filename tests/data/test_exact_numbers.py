@@ -145,7 +145,7 @@ def test_fields_without_a_column_are_not_dropped(text: str, tmp_path: Path) -> N
 
 def test_another_encoding_is_named_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("id,\u5e74\u9f84\n\u5f20,3\n".encode("gbk"))
-    with pytest.raises(ConfigError, match='cannot be read as utf-8 .* encoding="gbk"'):
+    with pytest.raises(ConfigError, match=r'cannot be read as utf-8 .* encoding="gbk"'):
         VerticalTable.read(tmp_path / "t.csv", id="id")
     assert VerticalTable.read(tmp_path / "t.csv", id="id", encoding="gbk").ids == ["\u5f20"]
     with pytest.raises(ConfigError, match="cannot be read as gbq"):
