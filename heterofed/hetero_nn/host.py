@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import JointBatch, joint_batches, telling_what_came
-from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
+from heterofed.hetero_nn.guards import OURS, REPORT, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
@@ -237,7 +238,7 @@ class HeteroNNHostScheduler(HostHooks):
             self._keep_batch(run, first)
         self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
         run.batch = 0
-        FeatureMeans(run.state.pop("means")).save(run.result.folder / MEANS)
+        FeatureMeans(run.state.pop("means"), run.harmless).save(run.result.folder / MEANS)
         return self._record_training(run, run.state.pop("recorded"))
 
     def _train_a_leg(
@@ -250,7 +251,7 @@ class HeteroNNHostScheduler(HostHooks):
         guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        trained, means = first, FeatureMeans(run.state.setdefault("means", {}))
+        trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -338,7 +339,8 @@ class HeteroNNHostScheduler(HostHooks):
         for each in batch.theirs:  # once all have theirs on the way
             party.let_drain(each.peer)
         for each, gradients, defended in sent:  # while the others work
-            guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
+            with run.harmless(REPORT):
+                guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
         return self._scalars(outcome)
 
     @staticmethod
@@ -393,20 +395,22 @@ class HeteroNNHostScheduler(HostHooks):
             self._close_round(run, best=best, last=last)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
-        measured = {
-            key: value
-            for name, metrics in run.metrics.items()
-            if name not in OURS
-            for key, value in metrics.last_of(run.round).items()
-            if isinstance(value, int | float)
-        }
+        measured: dict[str, float] = {}
+        with run.harmless("the line of the round"):
+            measured = {
+                key: value
+                for name, metrics in run.metrics.items()
+                if name not in OURS
+                for key, value in metrics.last_of(run.round).items()
+                if isinstance(value, int | float)
+            }
         party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
 
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._guard(run).end()
             self._save_models(run)
+            self._guard(run).end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
             run.complete = True
@@ -456,7 +460,7 @@ class HeteroNNHostScheduler(HostHooks):
             check_private(run, self._weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,
-                Budget(self._leak_report),
+                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,
