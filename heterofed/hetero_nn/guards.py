@@ -35,7 +35,7 @@ from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
 from heterofed.runs import Run, party_of, plan_of
-from heterofed.tensors import Layout
+from heterofed.tensors import Layout, check_finite
 
 logger = logging.getLogger("heterofed")
 
@@ -204,8 +204,10 @@ class HostGuard(Guard):
         with drawn_from(noise):
             # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
             also = noise.name_for(rows, numbers)
-            sent = self._stream("gradient_defence", defence, rows, numbers, also=also)
-        return parted(sent, clean)
+            rows = self._stream("gradient_defence", defence, rows, numbers, also=also)
+        sent = parted(rows, clean)
+        check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
+        return sent
 
     def note(
         self,
@@ -297,7 +299,9 @@ class CollaboratorGuard(Guard):
                 )
             with drawn_from(self._noise("the Host")):
                 rows = self._stream("embedding_defence", self._defence, joined(floats))
-            sent = tensors | parted(rows, floats)
+            hidden = parted(rows, floats)
+            check_finite(hidden, "what embedding_defence gave", self._name)
+            sent = tensors | hidden
         inputs = self._taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
@@ -348,9 +352,11 @@ class CollaboratorGuard(Guard):
             )
         learnt = {name: tensors[name].detach() for name in came}
         slope = self._defence.gradient(self._inputs[number], joined(learnt))
-        return {
+        both = {
             name: came[name] + each.to(came[name]) for name, each in parted(slope, learnt).items()
         }
+        check_finite(both, "a gradient with that of embedding_defence", self._name)
+        return both
 
     def forget(self, number: int) -> None:
         """The batch is stepped on."""
