@@ -209,6 +209,12 @@ class HostGuard(Guard):
         check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
         return sent
 
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings: user code may change those."""
+        if not self._leaks.has_time():
+            return {}
+        return {name: each.detach()[:MEASURED_ROWS].clone() for name, each in embeddings.items()}
+
     def note(
         self,
         peer: str,
@@ -218,7 +224,7 @@ class HostGuard(Guard):
         embeddings: Mapping[str, Tensor],
     ) -> None:
         """Measure a batch that was sent."""
-        if not clean or not self._leaks.has_time():
+        if not clean or not embeddings or not self._leaks.has_time():
             return
         numbers = class_numbers(labels)
         if numbers is None or len(numbers) != len(next(iter(clean.values()))):
