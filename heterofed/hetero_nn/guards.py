@@ -36,7 +36,7 @@ from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
 from heterofed.runs import Run, party_of, plan_of
-from heterofed.tensors import Layout
+from heterofed.tensors import Layout, check_finite
 
 logger = logging.getLogger("heterofed")
 
@@ -213,8 +213,18 @@ class HostGuard(Guard):
         with drawn_from(noise):
             # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
             also = noise.name_for(rows, numbers)
-            sent = self._stream("gradient_defence", defence, rows, numbers, also=also)
-        return parted(sent, clean)
+            rows = self._stream("gradient_defence", defence, rows, numbers, also=also)
+        sent = parted(rows, clean)
+        check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
+        return sent
+
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings, since user code may change those."""
+        with self._run.harmless(REPORT):
+            if self._leaks.has_time():
+                each = embeddings.items()
+                return {name: of.detach()[:MEASURED_ROWS].clone() for name, of in each}
+        return {}
 
     def note(
         self,
@@ -225,7 +235,7 @@ class HostGuard(Guard):
         embeddings: Mapping[str, Tensor],
     ) -> None:
         """Measure a batch that was sent; never raises."""
-        if not clean or not self._leaks.has_time():
+        if not clean or not embeddings or not self._leaks.has_time():
             return
         with self._run.harmless(REPORT):
             numbers = class_numbers(labels)
@@ -308,7 +318,9 @@ class CollaboratorGuard(Guard):
                 )
             with drawn_from(self._noise("the Host")):
                 rows = self._stream("embedding_defence", self._defence, joined(floats))
-            sent = tensors | parted(rows, floats)
+            hidden = parted(rows, floats)
+            check_finite(hidden, "what embedding_defence gave", self._name)
+            sent = tensors | hidden
         inputs = self._calls.taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
@@ -360,9 +372,11 @@ class CollaboratorGuard(Guard):
             )
         learnt = {name: tensors[name].detach() for name in came}
         slope = self._defence.gradient(self._inputs[number], joined(learnt))
-        return {
+        both = {
             name: came[name] + each.to(came[name]) for name, each in parted(slope, learnt).items()
         }
+        check_finite(both, "a gradient with that of embedding_defence", self._name)
+        return both
 
     def forget(self, number: int) -> None:
         """The batch is stepped on."""

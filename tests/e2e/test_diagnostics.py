@@ -64,6 +64,7 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (guards, "worst_of"),
     (guards, "_some"),
     (guards.HostGuard, "note"),
+    (guards.HostGuard, "measured_part"),
     (guards.CollaboratorGuard, "note"),
     (trained, "_sum_of_rows"),
     (lifecycle, "write_costs"),
