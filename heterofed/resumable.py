@@ -12,6 +12,7 @@ import hmac
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
 
-NOTES = ("staleness", "recorded", "means", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -199,7 +200,9 @@ class ResumableScheduler(Scheduler):
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.has_checkpoints:
+        if run.store.has_checkpoints and run.resume == "never":
+            logger.info("a new run begins; the one that had not ended here is moved aside")
+        elif run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -277,7 +280,8 @@ class ResumableScheduler(Scheduler):
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
         for name, metrics in run.metrics.items():
-            metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+            with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
+                metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""
