@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
-
-from torch import Tensor
 
 from heterofed.errors import FeatureError
 from heterofed.tensors import Features, named
+
+MOST_PARTS = 64
+"""Of a list of labels that are looked at for their sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class Batch:
             Host.
         labels: the Host's labels of the same rows, in any form that `train_a_batch` takes.
         ids: ids of the rows, as loaded from the data beside them (not copied from what the hook was
-            given): proof that all parties' rows are in the same order.
+            given): proof that all parties' rows are in the same order. At a label-only Host they
+            also say how many rows there are, where the form of the labels does not.
     """
 
     features: Features | None
@@ -58,38 +63,74 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     return batch
 
 
-def rows_of(batch: Batch, where: str) -> int:
-    """Rows of a batch: of its features, else of its labels.
+def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
+    """Rows of a batch: of its features, else of its ids, else of its labels.
+
+    Args:
+        batch: what a hook yielded.
+        where: names the hook.
+        others: rows of another party's batch; they count where labels alone may be of as many.
 
     Raises:
-        FeatureError: they have no rows, or features and labels differ in them.
+        FeatureError: nothing tells the rows, or the labels cannot be those of the features.
     """
-    rows: int | None = None
     if batch.features is not None:
         rows = len(next(iter(named(batch.features, where)[1].values())))
-    labels = _rows_of_labels(batch.labels)
-    if rows is None and labels:
-        rows = labels[0]
-    elif labels and rows not in labels:
-        raise FeatureError(f"{where} yielded {rows} rows of features and {labels[0]} labels")
-    if rows is None:
-        raise FeatureError(f"{where}: the labels of a label-only Host must have a length")
-    return rows
+        count = count_of_plain(batch.labels)
+        if count not in (None, rows) and not _divides(count or 0, rows):
+            raise FeatureError(f"{where} yielded {rows} rows of features and {count} labels")
+        return rows
+    if batch.ids is not None and hasattr(batch.ids, "__len__"):
+        return len(batch.ids)
+    sizes = list(_sizes_in(batch.labels))
+    if others is not None and (not sizes or others in sizes):
+        return others
+    if not sizes:
+        raise FeatureError(f"{where}: the labels of a label-only Host must have a length, or ids")
+    return sizes[0]
 
 
-def _rows_of_labels(labels: Any) -> list[int]:
-    """How many rows labels may be of, the likeliest first; empty where they do not tell.
+def _divides(count: int, rows: int) -> bool:
+    """Whether there may be several labels for each row, or one for several rows, as for pairs."""
+    return min(count, rows) > 0 and max(count, rows) % min(count, rows) == 0
 
-    Several kinds of labels come as a dict, tuple or list of arrays; a list may also be of rows.
+
+def count_of_plain(labels: Any) -> int | None:
+    """How many labels there are, where they are plainly one after another: an array of [n] or
+    [n, 1], or a list of numbers or strings. None for any other form, which need not tell its rows:
+    concatenated targets beside their lengths, time-major ones, boxes of all images in one table.
     """
-    if isinstance(labels, Tensor):
-        return [len(labels)] if labels.dim() else []
-    if getattr(labels, "ndim", None) == 0 or not hasattr(labels, "__len__"):
-        return []
-    parts = list(labels.values()) if isinstance(labels, Mapping) else labels
-    if not isinstance(parts, list | tuple):
-        return [len(parts)]
-    counts = [len(parts)] if not isinstance(labels, Mapping) else []
-    if parts and all(getattr(each, "ndim", 0) for each in parts):
-        counts = [len(parts[0]), *counts]
-    return counts
+    shape = _shape_of(labels)
+    if shape is not None:
+        return shape[0] if len(shape) == 1 or shape[1:] == (1,) else None
+    if isinstance(labels, list | tuple) and all(map(_is_scalar, labels)):
+        return len(labels)
+    return None
+
+
+def _sizes_in(labels: Any, depth: int = 0) -> Iterator[int]:
+    """Numbers that may be the rows of labels: dimensions of arrays, lengths of lists."""
+    shape = _shape_of(labels)
+    if shape is not None:
+        yield from shape
+    elif isinstance(labels, Mapping | list | tuple) and depth < 4:
+        parts = list(labels.values()) if isinstance(labels, Mapping) else labels
+        for part in itertools.islice(parts, MOST_PARTS):
+            yield from _sizes_in(part, depth + 1)
+        if not isinstance(labels, Mapping):
+            yield len(labels)
+    elif hasattr(labels, "__len__") and not isinstance(labels, str | bytes):
+        with suppress(Exception):  # whatever it is
+            yield len(labels)
+
+
+def _shape_of(labels: Any) -> tuple[int, ...] | None:
+    """Of an array of any library."""
+    try:
+        return tuple(int(size) for size in labels.shape)
+    except Exception:  # there is none, or a nested tensor has no one shape
+        return None
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | bytes | Number) or _shape_of(value) == ()
