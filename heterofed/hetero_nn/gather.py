@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heterofed.batches import Batch, rows_of
 from heterofed.endings import unlawful
-from heterofed.errors import BatchCountError, FeatureError, HeteroFedError, RowCountError
+from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.leaves import Leaves
 from heterofed.party import Party
@@ -100,7 +100,7 @@ def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with suppress(FeatureError):  # user code may have changed more than that
+        with suppress(Exception):  # user code may have changed more than that
             if given and not isinstance(error, HeteroFedError):
                 forms = (f"{name}: {form_of(features)}" for name, features in given.items())
                 error.add_note(f"heterofed: the features given were {'; '.join(forms)}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
@@ -25,7 +26,7 @@ from heterofed.hetero_nn.gather import (
     leaves_of,
     telling_what_came,
 )
-from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
+from heterofed.hetero_nn.guards import OURS, REPORT, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
@@ -245,7 +246,7 @@ class HeteroNNHostScheduler(HostHooks):
             self._keep_batch(run, first)
         self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
         run.batch = 0
-        FeatureMeans(run.state.pop("means")).save(run.result.folder / MEANS)
+        FeatureMeans(run.state.pop("means"), run.harmless).save(run.result.folder / MEANS)
         return self._record_training(run, run.state.pop("recorded"))
 
     def _train_a_leg(
@@ -258,7 +259,7 @@ class HeteroNNHostScheduler(HostHooks):
         guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        trained, means = first, FeatureMeans(run.state.setdefault("means", {}))
+        trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -326,7 +327,9 @@ class HeteroNNHostScheduler(HostHooks):
                 send = functools.partial(_send_gradients, party, each.peer, number)
                 early = EarlyGradients(leaves, send)
             watched.append((each, leaves, early))
-        seen = [guard.measured_part(each.tensors) for each in batch.theirs]
+        seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
+        with run.harmless(REPORT):
+            seen = [guard.measured_part(each.tensors) for each in batch.theirs]
         labels = guard.labels(batch.mine)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
@@ -347,8 +350,8 @@ class HeteroNNHostScheduler(HostHooks):
         for each in batch.theirs:  # once all have theirs on the way
             party.let_drain(each.peer)
         for (each, gradients, defended), part in zip(sent, seen, strict=True):
-            # While the others work.
-            guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
+            with run.harmless(REPORT):  # while the others work
+                guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
         return self._scalars(run, outcome)
 
     def _scalars(self, run: Run, outcome: object) -> dict[str, float]:
@@ -397,20 +400,22 @@ class HeteroNNHostScheduler(HostHooks):
             self._close_round(run, best=best, last=last)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
-        measured = {
-            key: value
-            for name, metrics in run.metrics.items()
-            if name not in OURS
-            for key, value in metrics.last_of(run.round).items()
-            if isinstance(value, int | float)
-        }
+        measured: dict[str, float] = {}
+        with run.harmless("the line of the round"):
+            measured = {
+                key: value
+                for name, metrics in run.metrics.items()
+                if name not in OURS
+                for key, value in metrics.last_of(run.round).items()
+                if isinstance(value, int | float)
+            }
         party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
 
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._guard(run).end()
             self._save_models(run)
+            self._guard(run).end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
             run.complete = True
@@ -460,7 +465,7 @@ class HeteroNNHostScheduler(HostHooks):
             check_private(run, self._weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,
-                Budget(self._leak_report),
+                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,
