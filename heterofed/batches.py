@@ -76,8 +76,8 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
     """
     if batch.features is not None:
         rows = len(next(iter(named(batch.features, where)[1].values())))
-        count = count_of_plain(batch.labels)
-        if count not in (None, rows) and not _divides(count or 0, rows):
+        count = _count_of(batch.labels)
+        if count not in (None, rows) and not _may_be_of(batch.labels, count or 0, rows):
             raise FeatureError(f"{where} yielded {rows} rows of features and {count} labels")
         return rows
     if batch.ids is not None and hasattr(batch.ids, "__len__"):
@@ -90,9 +90,21 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
     return sizes[0]
 
 
-def _divides(count: int, rows: int) -> bool:
-    """Whether there may be several labels for each row, or one for several rows, as for pairs."""
-    return min(count, rows) > 0 and max(count, rows) % min(count, rows) == 0
+def _may_be_of(labels: Any, count: int, rows: int) -> bool:
+    """Whether so many labels may be of so many rows: several of each, one for several as for pairs,
+    or a list of rows.
+    """
+    whole = min(count, rows) > 0 and max(count, rows) % min(count, rows) == 0
+    return whole or rows in _sizes_in(labels)
+
+
+def _count_of(labels: Any) -> int | None:
+    """As `count_of_plain`, also of several that are as many each."""
+    parts = list(labels.values()) if isinstance(labels, Mapping) else labels
+    if not isinstance(parts, list | tuple) or count_of_plain(labels) is not None:
+        return count_of_plain(labels)
+    counts = {count_of_plain(part) for part in parts}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def count_of_plain(labels: Any) -> int | None:

@@ -68,7 +68,16 @@ def test_labels_that_may_fit_are_taken(form: str, rows: int) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [torch.zeros(31), torch.zeros(31, 1), np.zeros(33), [0.0] * 31, ["a"] * 33, torch.zeros(0)],
+    [
+        torch.zeros(31),
+        torch.zeros(31, 1),
+        np.zeros(33),
+        [0.0] * 31,
+        ["a"] * 33,
+        torch.zeros(0),
+        {"a": torch.zeros(31)},
+        (torch.zeros(31), [0] * 31),
+    ],
 )
 def test_labels_that_certainly_do_not_fit_are_refused(labels: Any) -> None:
     with pytest.raises(FeatureError, match="32 rows of features and"):
