@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from heterofed.batches import count_of_plain
 from heterofed.errors import SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
@@ -25,6 +24,7 @@ from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
 from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
 from heterofed.hetero_nn.meeting import as_collaborator, as_host
+from heterofed.labels import count_of_plain
 from heterofed.party import Party
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
