@@ -12,6 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
@@ -162,13 +163,24 @@ class FeatureMeans:
     Args:
         state: gets what was counted, in plain values that a checkpoint can keep; a round that goes
             on goes on with them.
+        harmless: tells where features cannot be counted; then nothing stands for those of a party.
     """
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], harmless: Harmless) -> None:
         self._state = state
+        self._harmless = harmless
 
     def add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-        """Count a batch in."""
+        """Count a batch in; never raises."""
+        counted = False
+        with self._harmless("the means of features"):
+            self._add(party, layout, tensors)
+            counted = True
+        if not counted:
+            lost = {"layout": layout, "rows": 0, "sums": dict.fromkeys(tensors), "types": {}}
+            self._state[party] = lost
+
+    def _add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
         sums = kept["sums"]
         for name, tensor in tensors.items():

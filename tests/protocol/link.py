@@ -170,7 +170,7 @@ SPLITTING = (SPLIT_PLAN, ACCEPTED)
 PREPARED = (*GREETING, *SIGNING, *MATCHING, *SPLITTING)
 """Everything up to READY."""
 
-IN_LEGS = msgspec.structs.replace(PLAN, checkpoint_batches=2)
+IN_LEGS = msgspec.structs.replace(PLAN, checkpoint_batches=2, batch_size=2)
 """A plan with a checkpoint after every second batch."""
 
 ROUND = (

@@ -95,6 +95,7 @@ class Job:
             max_peer_ids=30,
             max_batch_bytes=48,
             checkpoint_batches=draw(0, 3),
+            batch_size=2,
             psi_bits=self.random.choice([2048, 3072, 4096]),
         )
         self.refused = self.random.random() < 0.02

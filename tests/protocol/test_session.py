@@ -343,7 +343,7 @@ def test_staleness_that_is_chosen_holds_from_its_batch_on() -> None:
     link.say(done(0, staleness=2), features(1), features(2), features(3))
     assert [end.staleness for end in link.ends.values()] == [2, 2]
     assert "less staleness" in link.refuses(done(1, staleness=1))
-    link.say(end(4), done(1), done(2), done(3), begin_train(2, 2))
+    link.say(end(4), done(1), done(2), done(3), round_end(1), kept(1), begin_train(2, 2))
     assert link.ends[H].batch_window == 3
 
 
@@ -357,12 +357,59 @@ def test_staleness_cannot_be_chosen_where_it_is_agreed_or_in_a_test() -> None:
 
 
 def test_a_round_starts_with_fresh_numbers() -> None:
-    link = Link(*PREPARED, *ROUND, begin_train(2))
+    link = Link(*PREPARED, *ROUND, round_end(1), kept(1), begin_train(2))
     assert "not this round" in link.refuses(features(0))
     link.say(features(0, number=2), done(0, number=2), end(1, number=2))
     assert link.state is State.READY
     assert "not the next round" in link.refuses(begin_train(2))
-    link.say(begin_train(3))
+    link.say(round_end(2), kept(2), begin_train(3))
+
+
+def test_what_was_begun_ends_before_anything_else_begins() -> None:
+    for begun in (ROUND, (*ROUND, *TEST)):
+        link = Link(*PREPARED, *begun)
+        assert "the round before has not ended" in link.refuses(begin_train(2))
+        assert "the last round has not ended" in link.refuses(finish(1))
+        link.say(round_end(1), kept(1))
+        link.refuses(begin_test(1))
+        link.say(begin_train(2))
+
+
+def test_within_a_round_that_goes_on_nothing_else_begins() -> None:
+    mark = Mark(3, 2)
+    held = msgspec.structs.replace(hello(3).message, held=Held(bytes(16), (mark,)))
+    back = msgspec.structs.replace(welcome_back(3, IN_LEGS).message, mark=mark)
+    link = Link(Line(C, held), Line(H, back))
+    assert "the round before has not ended" in link.refuses(begin_train(5))
+    assert "the last round has not ended" in link.refuses(finish(4))
+
+
+def test_no_test_of_a_round_that_had_ended() -> None:
+    assert "the round has ended" in Link(*RESUMED).refuses(begin_test(3))
+
+
+def test_legs_without_agreed_batches_are_refused() -> None:
+    # Each leg would be the whole round again.
+    legs = msgspec.structs.replace(PLAN, checkpoint_batches=1, batch_size=0)
+    assert "no batch_size" in Link(hello()).refuses(welcome(legs))
+    assert "no batch_size" in Link(hello(3)).refuses(welcome_back(3, legs))
+    Link(hello(), welcome(msgspec.structs.replace(legs, batch_size=1)))
+
+
+def test_batches_of_a_test_are_no_batches_trained() -> None:
+    two = [features(0), done(0), features(1), end(2), done(1)]
+    tested = (
+        [features(number) for number in range(4)],
+        [done(number, stepped=False) for number in range(4)],
+    )
+    link = Link(hello(), welcome(IN_LEGS), *PREPARED[2:], begin_train(1), *two, begin_test(1))
+    for sent, dealt in zip(*tested, strict=True):
+        link.say(sent, dealt)
+    link.say(end(4))
+    assert "no checkpoint is due" in link.refuses(keep(1, 4))
+    link.say(keep(1, 2), kept(1, 2))
+    assert "not the next" in link.refuses(go_on(1, 4))
+    link.say(go_on(1, 2))
 
 
 def test_a_round_is_tested_once() -> None:
@@ -654,7 +701,7 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     "a test with payload": ((*PREPARED, *ROUND), Line(H, BeginTest(1), 1), "no payload"),
     "the end of a round to come": (TRAINED, round_end(2), "not this"),
     "the end of a round gone by": (
-        (*TRAINED, begin_train(2), end(0, number=2)),
+        (*TRAINED, round_end(1), kept(1), begin_train(2), end(0, number=2)),
         round_end(1),
         "not this",
     ),
@@ -812,7 +859,7 @@ GUARDS |= {
         ((*TAGGED, matched(1, last=True)), SPLIT_PLAN),
         ((*TAGGED, matched(1, last=True), SPLIT_PLAN), ACCEPTED),
         (TRAINED, FINISH),
-        ((*TRAINED, FINISH), BYE),
+        ((*TRAINED, round_end(1), kept(1), FINISH), BYE),
     )
 }
 
