@@ -157,9 +157,7 @@ def curve_server(wire: Wire, keys: Keys, metadata: bytes) -> None:
     client_short = PublicKey(hello[80:112])
     short = PrivateKey.generate()
     mark = secrets.token_bytes(16)
-    welcome = seal(
-        Box(long, client_short), bytes(short.public_key) + bytes(96), b"WELCOME-" + mark
-    )
+    welcome = seal(Box(long, client_short), bytes(short.public_key) + bytes(96), b"WELCOME-" + mark)
     wire.raw(framed(command(b"WELCOME", mark + welcome), COMMAND))
     wire.hear()
     wire.box = Box(short, client_short)

@@ -79,7 +79,9 @@ def test_a_host_outlives_what_comes(
     open_offices(home, plan=["max_rounds=2"], keyless=not keyed)
     address = load_task(task_path(TASK, home)).address
     keys = Keys(load_key("bob", home).secret, load_key("alice", home).public) if keyed else None
-    host = parties.start("-m", "tests.e2e.tiny", "host", TASK, str(tmp_path), "besieged", "insecure")
+    host = parties.start(
+        "-m", "tests.e2e.tiny", "host", TASK, str(tmp_path), "besieged", "insecure"
+    )
     draw = Random(connections)
     with at_most(OPEN_AT_ONCE) as wires:
         for number in range(connections):

@@ -29,7 +29,9 @@ def open_offices(
     **settings: Any,
 ) -> Path:
     """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
-    keys = {} if keyless else {each: new_key(each, home).public for each in ("alice", *collaborators)}
+    keys = (
+        {} if keyless else {each: new_key(each, home).public for each in ("alice", *collaborators)}
+    )
     path = new_task(
         task,
         host="alice",

@@ -120,7 +120,9 @@ class Listener(ZmqEndpoint):
         if self._deaf or not known:
             return
         if not self._was_made(route):
-            logger.warning("closed a connection of %s, which claims a routing id", party or "a stranger")
+            logger.warning(
+                "closed a connection of %s, which claims a routing id", party or "a stranger"
+            )
             if self._doorman is not None and body:
                 self._doorman.turn_out(_descriptor(body[0]))
             return
