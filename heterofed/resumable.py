@@ -37,7 +37,7 @@ from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
 
-NOTES = ("staleness", "recorded", "means", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -197,7 +197,9 @@ class ResumableScheduler(Scheduler):
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.has_checkpoints:
+        if run.store.has_checkpoints and run.resume == "never":
+            logger.info("a new run begins; the one that had not ended here is moved aside")
+        elif run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"

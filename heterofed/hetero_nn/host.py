@@ -35,6 +35,7 @@ from heterofed.leaves import EarlyGradients
 from heterofed.metrics import as_number, registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
+from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
@@ -183,11 +184,15 @@ class HeteroNNHostScheduler(HostHooks):
             tested = self._is_test_due(run.round)
             if tested:
                 self._test(run)
-            finished = bool(self._call_hook("is_task_finished", self.is_task_finished))
+            finished = self._is_finished()
             if finished and not tested:
                 self._test(run)
             self._end_round(run, loss, time.monotonic() - began, last=finished)
         self._finish(run)
+
+    def _is_finished(self) -> bool:
+        hook = "is_task_finished"
+        return as_truth(self._call_hook(hook, self.is_task_finished), hook)
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
