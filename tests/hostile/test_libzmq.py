@@ -7,6 +7,7 @@ Collaborator's transport (DEALER) that dials somebody hostile; each with keys an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from heterofed.task_file import load_task, task_path
 from heterofed.transport.zeromq import listen
 from heterofed.transport.zeromq.routes import was_made
 from heterofed.transport.zeromq.zap import new_key_pair
-from tests.e2e.processes import ROOT, Parties
+from tests.e2e.processes import ROOT, Parties, PartyProcess
 from tests.e2e.tiny import TinyCollaborator
 from tests.fuzz.hostile_zmtp import FIRST_UNSEEDED, misbehave
 from tests.fuzz.zmtp import Keys, Wire, framed, handshake, of_dealer, properties
@@ -40,13 +41,19 @@ many = [60, pytest.param(1200, marks=[pytest.mark.slow, pytest.mark.timeout(580)
 keyed = pytest.mark.parametrize("keyed", [True, False], ids=["keys", "no keys"])
 
 
-def dial(address: str) -> Wire:
+def besieged(parties: Parties, results: Path, *more: str) -> PartyProcess:
+    """A Host that waits for ever."""
+    return parties.start("-m", "tests.e2e.tiny", "host", TASK, str(results), "besieged", *more)
+
+
+def dial(address: str, host: PartyProcess | None = None) -> Wire:
     name, _, number = address.removeprefix("tcp://").rpartition(":")
     deadline = time.monotonic() + 30
     while True:
         try:
             link = socket.create_connection((name, int(number)), 2)
         except ConnectionRefusedError:
+            assert host is None or host.running, host.output
             assert time.monotonic() < deadline, "never there"
             time.sleep(0.05)
             continue
@@ -79,13 +86,11 @@ def test_a_host_outlives_what_comes(
     open_offices(home, plan=["max_rounds=2"], keyless=not keyed)
     address = load_task(task_path(TASK, home)).address
     keys = Keys(load_key("bob", home).secret, load_key("alice", home).public) if keyed else None
-    host = parties.start(
-        "-m", "tests.e2e.tiny", "host", TASK, str(tmp_path), "besieged", "insecure"
-    )
+    host = besieged(parties, tmp_path, "insecure")
     draw = Random(connections)
     with at_most(OPEN_AT_ONCE) as wires:
         for number in range(connections):
-            wire = dial(address)
+            wire = dial(address, host)
             keep(wires, wire)
             misbehave(wire, keys, draw)
             assert host.running, f"connection {number}:\n{host.output}"
@@ -123,11 +128,11 @@ def test_the_routing_id_of_a_later_peer(home: Path, tmp_path: Path, parties: Par
     open_offices(home, plan=["max_rounds=2"])
     address = load_task(task_path(TASK, home)).address
     keys = Keys(load_key("bob", home).secret, load_key("alice", home).public)
-    host = parties.start("-m", "tests.e2e.tiny", "host", TASK, str(tmp_path), "besieged")
+    host = besieged(parties, tmp_path)
     with at_most(OPEN_AT_ONCE) as wires:
         for number in [*range(1, 6), *[None] * 8]:
             claimed = b"" if number is None else b"\0" + struct.pack(">I", FIRST_UNSEEDED + number)
-            wire = dial(address)
+            wire = dial(address, host)
             keep(wires, wire)
             handshake(wire, keys, properties(of_dealer(claimed)))
             if number is None:
@@ -145,7 +150,7 @@ def test_nobody_can_tell_which_routing_id_comes_next() -> None:
             first.append(endpoint.first_route)
     assert len(set(first)) == len(first)
     assert FIRST_UNSEEDED not in first
-    assert not any(b - a in range(100) for a, b in zip(first, first[1:], strict=False))
+    assert not any(b - a in range(100) for a, b in itertools.pairwise(first))
 
 
 def test_whoever_claims_a_routing_id_is_closed_when_it_speaks() -> None:

@@ -35,12 +35,13 @@ _PROBES = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)  # seconds between a hint and each l
 
 
 class Listener(ZmqEndpoint):
-    """One ROUTER socket; `address` is where it really listens, `first_route` the number in the first
-    routing id that it made.
+    """One ROUTER socket; `address` is where it really listens.
 
     State is kept for `max_channels` connections, of one proven party for `PARTY_SHARE`. A further
     one is told `FULL` at each thing it sends and otherwise ignored. A connection that we closed
     counts until the peer has gone, or over TCP, where the `Doorman` sees to it that it goes, not.
+
+    `first_route` is the number in the first routing id that the socket made.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Listener(ZmqEndpoint):
             return
         if not self._was_made(route):
             logger.warning(
-                "closed a connection of %s, which claims a routing id", party or "a stranger"
+                "%s claims a routing id: its connection is closed", party or "a stranger"
             )
             if self._doorman is not None and body:
                 self._doorman.turn_out(_descriptor(body[0]))
