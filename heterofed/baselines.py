@@ -294,7 +294,9 @@ class _Baseline:
         if training:
             self._host._made("infer_model").train()
         for batches in zip(*streams, strict=True):
-            rows = {rows_of(batch, hook) for batch in batches}
+            own, *theirs = batches
+            rows = {rows_of(batch, hook) for batch in theirs}
+            rows.add(rows_of(own, hook, next(iter(rows))))
             if len(rows) > 1:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield list(batches)
@@ -333,11 +335,12 @@ class _Baseline:
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
+        run = self._runs[self._host._settings.feature_key]
         projection = self._projection(batches, "iterate_train_feature", number)
         outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()
-        return self._host._scalars(outcome)
+        return self._host._scalars(run, outcome)
 
     def _test(self) -> None:
         models = [each._made("feature_model") for each in self._all]

@@ -30,6 +30,7 @@ from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
+from heterofed.metrics import registered_metrics
 from heterofed.protocol.messages import Mark
 from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
@@ -279,9 +280,11 @@ class ResumableScheduler(Scheduler):
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
+        registered = registered_metrics(type(self))
         for name, metrics in run.metrics.items():
+            keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
-                metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+                metrics.cut(size, None if name in registered else keys)
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

@@ -40,6 +40,7 @@ LAYERS = [
         "heterofed.endings",
         "heterofed.generators",
         "heterofed.joint_optimizer",
+        "heterofed.labels",
         "heterofed.keys",
     ],
     ["heterofed.console"],

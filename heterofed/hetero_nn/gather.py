@@ -147,7 +147,7 @@ def joint_batches(
         if mine is None:
             party.batch = None
             return
-        rows = rows_of(mine, hook)
+        rows = rows_of(mine, hook, _rows_elsewhere(mails))
         features = {} if mine.features is None else named(mine.features, hook)[1]
         check_finite(features, f"what {hook} yielded", party.name)
         device = device_of(features, model)
@@ -169,6 +169,10 @@ def joint_batches(
             del mail
         yield summed(joint, party.phase) if sums else joint
         joint.release()
+
+
+def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
+    return next((mail.of(Features).rows for mail in mails.values()), None)
 
 
 def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None) -> Received:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,10 @@ from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.recording import means_of, scalars_of
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
 from heterofed.leaves import EarlyGradients
-from heterofed.metrics import as_number, registered_metrics
+from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.plain import as_truth
@@ -354,17 +356,11 @@ class HeteroNNHostScheduler(HostHooks):
         for (each, gradients, defended), part in zip(sent, seen, strict=True):
             with run.harmless(REPORT):  # while the others work
                 guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
-        return self._scalars(outcome)
+        return self._scalars(run, outcome)
 
-    @staticmethod
-    def _scalars(outcome: object) -> dict[str, float]:
+    def _scalars(self, run: Run, outcome: object) -> dict[str, float]:
         """What `train_a_batch` returned, as numbers by name."""
-        if outcome is None:
-            return {}
-        scalars = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
-        return {
-            str(key): as_number(value, f"train_a_batch, {key!r}") for key, value in scalars.items()
-        }
+        return scalars_of(outcome, run.state.setdefault("no numbers", set()))
 
     def _test(self, run: Run) -> None:
         party = party_of(run)
@@ -496,16 +492,13 @@ class HeteroNNHostScheduler(HostHooks):
 
     def _record_training(self, run: Run, recorded: list[dict[str, float]]) -> float | None:
         """Append this round's means to `train.csv`; gives the mean of `loss`."""
-        keys = list(recorded[0]) if recorded else []
-        if any(list(each) != keys for each in recorded):
-            raise ConfigError(f"train_a_batch must return the same scalars for every batch: {keys}")
-        if not keys:
-            return None
-        means = {key: sum(each[key] for each in recorded) / len(recorded) for key in keys}
-        if "train" not in registered_metrics(type(self)):  # else the name is the user's
+        means = means_of(recorded)
+        if means and "train" not in registered_metrics(type(self)):  # else the name is the user's
             if "train" not in run.metrics:
-                self._open_metrics(run, "train", keys).cut(0)
-            run.metrics["train"].append_metrics_item(means)
+                self._open_metrics(run, "train", list(means)).cut(0)
+            table = run.metrics["train"]
+            table.widen(means)
+            table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)
         return means.get("loss")
 
 
