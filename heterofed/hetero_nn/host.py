@@ -21,6 +21,7 @@ from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import (
     JointBatch,
+    Received,
     joint_batches,
     leaves_of,
     telling_what_came,
@@ -31,6 +32,7 @@ from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.recording import means_of, scalars_of
+from heterofed.hetero_nn.relay import TagRelay
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
 from heterofed.leaves import EarlyGradients
 from heterofed.metrics import registered_metrics
@@ -324,7 +326,8 @@ class HeteroNNHostScheduler(HostHooks):
     ) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
         party, guard = party_of(run), self._guard(run)
-        watched, sent = [], []
+        watched = []
+        sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
         for each, leaves in leaves_of(batch):
             early = None
             if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
@@ -340,10 +343,13 @@ class HeteroNNHostScheduler(HostHooks):
         covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
         with telling_what_came(projection), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
+        gradients: dict[str, Tensor] = {}
+        defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
-            gradients = leaves.gradients()
-            check_finite(gradients, "the gradient of the features", each.peer.name)
-            defended = guard.outgoing(each.peer.name, gradients, labels)
+            if not batch.sums or not sent:  # of a sum all get the same
+                gradients = leaves.gradients()
+                check_finite(gradients, "the gradient of the features", each.peer.name)
+                defended = guard.outgoing(each.peer.name, gradients, labels)
             last = early.changed() if early else bool(gradients)
             if last:
                 _send_gradients(party, each.peer, number, defended, done=staleness is None)
@@ -453,11 +459,15 @@ class HeteroNNHostScheduler(HostHooks):
     def _joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
     ) -> Iterator[JointBatch]:
-        sums = plan_of(run).fusion == "masked_sum"
-        if sums and len({each.session.trainable for each in party_of(run).peers.values()}) > 1:
-            raise ConfigError("fusion='masked_sum': all Collaborators must train, or all be frozen")
+        party, plan, relay = party_of(run), plan_of(run), None
+        if plan.fusion == "masked_sum":
+            if len({each.session.trainable for each in party.peers.values()}) > 1:
+                raise ConfigError(
+                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                )
+            relay = TagRelay(party, plan.collaborators)
         order, model = self._row_order(run), self._made("infer_model")
-        return joint_batches(party_of(run), own, hook, model, order, first, sums=sums)
+        return joint_batches(party, own, hook, model, order, first, relay=relay)
 
     def _row_order(self, run: Run) -> RowOrder:
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
