@@ -15,8 +15,9 @@ from pathlib import Path
 
 from heterofed import console
 from heterofed.errors import ConfigError
+from heterofed.files import heterofed_home, private_folder
+from heterofed.plain import as_bool
 from heterofed.results import check_name, write_whole
-from heterofed.transport.local import heterofed_home
 
 logger = logging.getLogger("heterofed")
 
@@ -46,14 +47,22 @@ class DataChecker(ABC):
         """
         refuse_reimported_main()
         with console.attached():
-            try:
-                passed = _verdict(self.verify_data())
-            except Exception:
-                logger.exception("verify_data raised; the data count as not verified")
-                passed = False
+            passed = self._verify()
             _keep(self.task_id, passed)
             logger.info("data check for task %s: %s", self.task_id, _word(passed))
         return passed
+
+    def _verify(self) -> bool:
+        try:
+            answer = self.verify_data()
+        except Exception:
+            logger.exception("verify_data raised; the data count as not verified")
+            return False
+        try:
+            return _verdict(answer)
+        except TypeError as error:
+            logger.error("%s; the data count as not verified", error)
+            return False
 
 
 def mention_verdict(task_id: str) -> None:
@@ -82,25 +91,27 @@ def refuse_reimported_main() -> None:
 
 
 def _verdict(answer: object) -> bool:
-    """Read what `verify_data` returned; raises TypeError for anything but its contract."""
+    """Read what `verify_data` returned.
+
+    Raises:
+        TypeError: it is nothing that its contract allows.
+    """
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
         logger.info("verify_data: %s", answer[1])
         answer = answer[0]
-    if not isinstance(answer, bool):
-        raise TypeError(f"verify_data must return True or False, not {type(answer).__name__}")
-    return answer
+    return as_bool(answer, "verify_data")
 
 
 def _keep(task_id: str, passed: bool) -> None:
     place = _place(task_id)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(heterofed_home(), "checks")
     kept = {"passed": passed, "when": time.strftime("%Y-%m-%d %H:%M:%S")}
     write_whole(place, lambda file: file.write(json.dumps(kept).encode()))
 
 
 def _place(task_id: str) -> Path:
     name = hashlib.sha256(f"{task_id}\0{Path.cwd()}".encode()).hexdigest()[:16]
-    return heterofed_home() / "checks" / f"{name}.json"
+    return heterofed_home().absolute() / "checks" / f"{name}.json"
 
 
 def _word(passed: bool) -> str:

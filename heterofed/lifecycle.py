@@ -36,6 +36,7 @@ from heterofed.errors import (
     TaskFinishedError,
 )
 from heterofed.events import Callback, PartyLost, TaskEnded
+from heterofed.files import file_lock, heterofed_home
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
@@ -51,7 +52,7 @@ from heterofed.results import (
 )
 from heterofed.runs import Resume, Run, agreement_of, awaited, recall
 from heterofed.settings import Settings, Shown
-from heterofed.transport.local import heterofed_home, local_address
+from heterofed.transport.local import lock_path
 
 logger = logging.getLogger("heterofed")
 
@@ -123,7 +124,8 @@ class Scheduler(ABC):
             stack.enter_context(sigterm_as_exit())
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
-            mention_verdict(task_id)
+            with run.harmless("the note on the data check"):
+                mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder))
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
@@ -134,11 +136,11 @@ class Scheduler(ABC):
             run.result.metrics |= {
                 name: each.path for name, each in run.metrics.items() if each.path.exists()
             }
-            write_costs(run.result, run.account)
-            write_outbound(run.result, run.account.outbound)
+            _write_account(run)
             write_summary(run.result)
             run.store.clear()
-            logger.info("%s", run.result.summary())
+            with run.harmless("the summary"):
+                logger.info("%s", run.result.summary())
         return run.result
 
     def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
@@ -315,10 +317,9 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
-        with contextlib.suppress(OSError, TaskFailed):
+        with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
-                write_outbound(run.result, party.account.outbound)
-                write_costs(run.result, party.account)
+                _write_account(run)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)
@@ -330,6 +331,13 @@ class Scheduler(ABC):
                     "if all parties are started again, the task goes on from %s",
                     console.shown_mark(marks[-1].round, marks[-1].batch),
                 )
+
+
+def _write_account(run: Run) -> None:
+    with run.harmless("comm.csv"):
+        write_costs(run.result, run.account)
+    with run.harmless("outbound.csv"):
+        write_outbound(run.result, run.account.outbound)
 
 
 @contextmanager
@@ -352,11 +360,11 @@ def sigterm_as_exit() -> Iterator[None]:
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Keep two processes from writing to one results folder."""
-    from filelock import FileLock, Timeout  # here: it takes a tenth of all that loads with us
+    from filelock import Timeout  # here: it takes a tenth of all that loads with us
 
-    lock = FileLock(local_address(f"results {folder}", heterofed_home()).lock)
+    lock = file_lock(lock_path(f"results {folder}", heterofed_home()))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout:
         raise ConfigError(
             f"another process writes to the results folder {folder}; stop it, or give this party"

@@ -5,13 +5,9 @@ Everything is written inside the folder; a file appears whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
-import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +17,13 @@ import msgspec
 
 from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.console import megabytes
+from heterofed.diagnostics import Harmless
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
+from heterofed.files import move_aside, own_folder, put_in_place, try_folder
 from heterofed.outbound import Outbound
 from heterofed.plan import Fusion, PartyName
-
-DRAFT = re.compile(r"\..+\.\d+")
-"""How a file is called until it is whole: by its name and the process that writes it."""
 
 
 @dataclass(slots=True)
@@ -109,8 +104,8 @@ class TaskResult:
             for party, seconds in event.waits.items():
                 cost.waits[party] = cost.waits.get(party, 0.0) + seconds
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
+    def core(self) -> dict[str, Any]:
+        """What predictions and exports need to know of the run, as plain JSON types."""
         return {
             "task_id": self.task_id,
             "party": self.party,
@@ -121,6 +116,11 @@ class TaskResult:
             "fusion": self.fusion,
             "ids": self.ids,
             "psi": self.psi,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types."""
+        return self.core() | {
             "seconds": round(self.seconds, 3),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
@@ -184,7 +184,7 @@ def check_writable(folder: Path) -> None:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     try:
-        Path(tempfile.mkdtemp(dir=nearest, prefix=".heterofed-")).rmdir()
+        try_folder(nearest)
     except OSError as error:
         raise ConfigError(
             f"the results folder {folder} cannot be written ({nearest}: {error.strerror}); give"
@@ -199,14 +199,8 @@ def fresh_folder(folder: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # nothing was written there
-        if folder.exists():
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-                number += 1
-            folder.rename(aside)
-        folder.mkdir(parents=True)
+        move_aside(folder)
+        own_folder(folder)
     except OSError as error:
         raise ConfigError(
             f"the results folder {folder} cannot be made ({error.strerror}); give another"
@@ -214,36 +208,20 @@ def fresh_folder(folder: Path) -> None:
         ) from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], *, anywhere: bool = False) -> Path:
     """Write a file so that it appears whole or not at all; gives its path.
+
+    Args:
+        path: what lies there is replaced.
+        write: gets the open file.
+        anywhere: the user chose the folder, so that it may be a link or another user's.
 
     Raises:
         ResultsError: it cannot be written.
+        ConfigError: its folder is a link or belongs to another user.
     """
     with writing(path):
-        return put_in_place(path, write)
-
-
-def put_in_place(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """As `write_whole`, but raises the OSError as it is."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def drop_drafts(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write; nobody else may be writing here."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if DRAFT.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        return put_in_place(path, write, anywhere=anywhere)
 
 
 def write_costs(result: TaskResult, account: Account) -> Path:
@@ -271,8 +249,11 @@ SUMMARY = "summary.json"
 
 def write_summary(result: TaskResult) -> Path:
     """Write `summary.json` into the results folder."""
-    text = json.dumps(result.to_dict(), indent=2).encode()
-    return write_whole(result.folder / SUMMARY, lambda file: file.write(text))
+    text = ""
+    with Harmless()("the costs in summary.json"):
+        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+    raw = (text or json.dumps(result.core(), indent=2)).encode()
+    return write_whole(result.folder / SUMMARY, lambda file: file.write(raw))
 
 
 class _Ended(msgspec.Struct):

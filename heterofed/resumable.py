@@ -12,6 +12,7 @@ import hmac
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,18 @@ from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
+from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
+from heterofed.metrics import registered_metrics
 from heterofed.protocol.messages import Mark
-from heterofed.results import drop_drafts, fresh_folder, write_whole
+from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
 
-NOTES = ("staleness", "recorded", "means", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -189,13 +192,17 @@ class ResumableScheduler(Scheduler):
 
     def _open_folder(self, run: Run) -> None:
         if goes_on(run):
+            with writing(run.result.folder):
+                own_folder(run.result.folder)
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.has_checkpoints:
+        if run.store.has_checkpoints and run.resume == "never":
+            logger.info("a new run begins; the one that had not ended here is moved aside")
+        elif run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -272,8 +279,11 @@ class ResumableScheduler(Scheduler):
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
+        registered = registered_metrics(type(self))
         for name, metrics in run.metrics.items():
-            metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+            keys, size = snapshot.metrics.get(name, ([], 0))
+            with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
+                metrics.cut(size, None if name in registered else keys)
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from heterofed.accounting import Account
 from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
+from heterofed.diagnostics import Harmless
 from heterofed.errors import LocalProtocolError, ResumeError
 from heterofed.metrics import Metrics
 from heterofed.party import Party
@@ -47,6 +48,7 @@ class Run:
         ledger: folder in which it is counted, over all runs, what others got of this party.
         predicts: whether it predicts with what was trained, and trains nothing.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
+        harmless: runs what only measures or shows.
     """
 
     task_id: str
@@ -69,6 +71,7 @@ class Run:
     predicts: bool = False
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    harmless: Harmless = field(default_factory=Harmless)
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.metrics import Metrics
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
@@ -34,8 +35,9 @@ from heterofed.privacy.leakage import (
 from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
+from heterofed.privacy.witness import Witness
 from heterofed.runs import Run, party_of, plan_of
-from heterofed.tensors import Layout
+from heterofed.tensors import Layout, check_finite
 
 logger = logging.getLogger("heterofed")
 
@@ -43,6 +45,9 @@ LEAKAGE = ("party", "attack", "measure", "value", "samples")
 EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
 OURS = frozenset({"train", "leakage", "privacy"})
 """Metrics sets that the loops write themselves."""
+
+REPORT = "the leak report"
+"""How the log names it where it fails."""
 
 Stream = Callable[..., Any]
 """Runs a function under a random stream of this party: `stream(name, function, *arguments)`."""
@@ -97,7 +102,8 @@ class Guard:
 
     def end_round(self, epsilons: Mapping[str, float]) -> None:
         """Write what was measured in this round, and the epsilons so far."""
-        self._write(self._report.end_round())
+        with self._run.harmless(REPORT):
+            self._write(self._report.end_round() or [])
         told = dict.fromkeys(EPSILONS, math.nan) | dict(epsilons)
         if self._weights is not None:
             told["eps_weights"] = self._weights.epsilon(self._run.round)
@@ -112,20 +118,24 @@ class Guard:
 
     def close(self) -> None:
         """The run has ended, or goes back to a checkpoint with another guard."""
-        self._run.result.leak_seconds += self.budget.spent
+        with self._run.harmless(REPORT):
+            self._run.result.leak_seconds += self.budget.spent
 
     def end(self) -> None:
         """Run the attacks that take longer, and say the worst in plain words."""
-        self._write(self._report.at_end())
-        leaks = worst_of(self._run.state.get("leaks", []))
-        self._run.result.leaks = [each.words() for each in leaks]
+        with self._run.harmless(REPORT):
+            self._write(self._report.at_end() or [])
+        with self._run.harmless(REPORT):
+            leaks = worst_of(self._run.state.get("leaks", []))
+            self._run.result.leaks = [each.words() for each in leaks]
         self.close()
 
     def _write(self, leaks: list[Leak]) -> None:
+        self._run.state.setdefault("leaks", []).extend(leaks)
         for leak in leaks if "leakage" not in self._users else ():
             row = {key: getattr(leak, key) for key in LEAKAGE}
-            self._opened("leakage", LEAKAGE).append_metrics_item(row)
-        self._run.state.setdefault("leaks", []).extend(leaks)
+            with self._run.harmless("leakage.csv"):
+                self._opened("leakage", LEAKAGE).append_metrics_item(row)
 
     def _opened(self, name: str, keys: tuple[str, ...]) -> Metrics:
         if name not in self._run.metrics:
@@ -159,7 +169,7 @@ class HostGuard(Guard):
         gradients: GradientDefence | None,
         labels: RandomisedResponse | None,
     ) -> None:
-        self._leaks = LabelLeaks(budget)
+        self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights)
         self._stream = stream
         self._gradients = gradients
@@ -204,8 +214,18 @@ class HostGuard(Guard):
         with drawn_from(noise):
             # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
             also = noise.name_for(rows, numbers)
-            sent = self._stream("gradient_defence", defence, rows, numbers, also=also)
-        return parted(sent, clean)
+            rows = self._stream("gradient_defence", defence, rows, numbers, also=also)
+        sent = parted(rows, clean)
+        check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
+        return sent
+
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings, since user code may change those."""
+        with self._run.harmless(REPORT):
+            if self._leaks.has_time():
+                each = embeddings.items()
+                return {name: of.detach()[:MEASURED_ROWS].clone() for name, of in each}
+        return {}
 
     def note(
         self,
@@ -215,15 +235,16 @@ class HostGuard(Guard):
         labels: object,
         embeddings: Mapping[str, Tensor],
     ) -> None:
-        """Measure a batch that was sent."""
-        if not clean or not self._leaks.has_time():
+        """Measure a batch that was sent; never raises."""
+        if not clean or not embeddings or not self._leaks.has_time():
             return
-        numbers = class_numbers(labels)
-        if numbers is None or len(numbers) != len(next(iter(clean.values()))):
-            return
-        used = {name: embeddings[name] for name in clean}
-        rows = [_some(each) for each in (sent, clean, used)]
-        self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
+        with self._run.harmless(REPORT):
+            numbers = class_numbers(labels)
+            if numbers is None or len(numbers) != len(next(iter(clean.values()))):
+                return
+            used = {name: embeddings[name] for name in clean}
+            rows = [_some(each) for each in (sent, clean, used)]
+            self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
         """See `Guard.end_round`."""
@@ -259,11 +280,11 @@ class CollaboratorGuard(Guard):
         embeddings: ClippedGaussian | Decorrelation | None,
         model: nn.Module | None,
     ) -> None:
-        self._leaks = InputLeaks(budget)
+        self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights)
         self._stream = stream
         self._defence = embeddings
-        self._seen: list[Tensor] = []
+        self._calls = _Calls(run.harmless)
         self._inputs: dict[int, Tensor] = {}
         self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
         self._name = party_of(run).name
@@ -271,7 +292,8 @@ class CollaboratorGuard(Guard):
         self._watch: RemovableHandle | None = None
         watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
         if model is not None and watching:
-            self._watch = model.register_forward_pre_hook(self._called)
+            with run.harmless(REPORT):
+                self._watch = model.register_forward_pre_hook(self._calls)
 
     def close(self) -> None:
         """See `Guard.close`."""
@@ -297,8 +319,10 @@ class CollaboratorGuard(Guard):
                 )
             with drawn_from(self._noise("the Host")):
                 rows = self._stream("embedding_defence", self._defence, joined(floats))
-            sent = tensors | parted(rows, floats)
-        inputs = self._taken(len(next(iter(tensors.values()))))
+            hidden = parted(rows, floats)
+            check_finite(hidden, "what embedding_defence gave", self._name)
+            sent = tensors | hidden
+        inputs = self._calls.taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
@@ -306,11 +330,12 @@ class CollaboratorGuard(Guard):
         return sent
 
     def note(self) -> None:
-        """Measure what `outgoing` gave last, now that it has been sent."""
+        """Measure what `outgoing` gave last, now that it has been sent; never raises."""
         if self._unmeasured is not None:
             (inputs, sent), self._unmeasured = self._unmeasured, None
             if self._leaks.has_time():
-                self._leaks.note(inputs[:MEASURED_ROWS], _some(sent))
+                with self._run.harmless(REPORT):
+                    self._leaks.note(inputs[:MEASURED_ROWS], _some(sent))
 
     def masked(
         self, layout: Layout, tensors: dict[str, Tensor], number: int, *, testing: bool
@@ -328,6 +353,12 @@ class CollaboratorGuard(Guard):
             self._masks = Masks(self._name, self._run.mask_secrets)
         phase = "test" if testing else "train"
         return "tensor", {"": self._masks.mask(joined(tensors), phase, self._run.round, number)}
+
+    def witness(self) -> Witness | None:
+        """What compares gradients with the other Collaborators'; None where each has its own."""
+        if not self._run.mask_secrets:
+            return None
+        return Witness(self._name, plan_of(self._run).collaborators, self._run.mask_secrets)
 
     def gradients(
         self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
@@ -348,9 +379,11 @@ class CollaboratorGuard(Guard):
             )
         learnt = {name: tensors[name].detach() for name in came}
         slope = self._defence.gradient(self._inputs[number], joined(learnt))
-        return {
+        both = {
             name: came[name] + each.to(came[name]) for name, each in parted(slope, learnt).items()
         }
+        check_finite(both, "a gradient with that of embedding_defence", self._name)
+        return both
 
     def forget(self, number: int) -> None:
         """The batch is stepped on."""
@@ -375,15 +408,44 @@ class CollaboratorGuard(Guard):
             told["eps_embeddings"] = self._defence.epsilon(max(counts) if apart else sum(counts))
         super().end_round(told)
 
-    def _called(self, _model: nn.Module, arguments: tuple[Any, ...]) -> None:
-        first = arguments[0] if arguments else None
-        if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0:
-            self._seen.append(first.detach())
 
-    def _taken(self, rows: int) -> Tensor | None:
+class _Calls:
+    """A hook of the feature model that sees what it is called with.
+
+    It hangs on the user's model, so a copy or a pickle of that has to work: there it sees nothing.
+
+    Args:
+        harmless: tells where it fails; the model's call goes on.
+    """
+
+    def __init__(self, harmless: Harmless) -> None:
+        self._harmless = harmless
+        self._seen: list[Tensor] = []
+
+    def __call__(self, _model: nn.Module, arguments: tuple[Any, ...]) -> None:
+        with self._harmless(REPORT):
+            first = arguments[0] if arguments else None
+            if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0:
+                self._seen.append(first.detach())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _sees_nothing, ()
+
+    def taken(self, rows: int) -> Tensor | None:
         """Inputs of the last batch, where the model was called once and row for row."""
         seen, self._seen = self._seen, []
-        return seen[0] if len(seen) == 1 and len(seen[0]) == rows else None
+        with self._harmless(REPORT):
+            if len(seen) == 1 and len(seen[0]) == rows:
+                return seen[0]
+        return None
+
+
+def _sees_nothing() -> Callable[..., None]:
+    return _see_nothing
+
+
+def _see_nothing(*_: Any) -> None:
+    """What a copy of the model has in place of the hook."""
 
 
 def _some(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shutil
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,27 +15,38 @@ import torch
 from torch import Tensor
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
-from heterofed.hetero_nn.gather import JointBatch, joint_batches, telling_what_came
-from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
+from heterofed.hetero_nn.gather import (
+    JointBatch,
+    Received,
+    joint_batches,
+    leaves_of,
+    telling_what_came,
+)
+from heterofed.hetero_nn.guards import OURS, REPORT, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.recording import means_of, scalars_of
+from heterofed.hetero_nn.relay import TagRelay
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
-from heterofed.metrics import as_number, registered_metrics
+from heterofed.leaves import EarlyGradients
+from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
+from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult
+from heterofed.results import TaskResult, write_whole
 from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
 from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.streams import generators_kept, random_stream
 from heterofed.tensors import check_finite, pack
-from heterofed.training import EarlyGradients, as_leaves, evaluating, gradients_of, sharing_cores
+from heterofed.training import evaluating, sharing_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,11 +187,15 @@ class HeteroNNHostScheduler(HostHooks):
             tested = self._is_test_due(run.round)
             if tested:
                 self._test(run)
-            finished = bool(self._call_hook("is_task_finished", self.is_task_finished))
+            finished = self._is_finished()
             if finished and not tested:
                 self._test(run)
             self._end_round(run, loss, time.monotonic() - began, last=finished)
         self._finish(run)
+
+    def _is_finished(self) -> bool:
+        hook = "is_task_finished"
+        return as_truth(self._call_hook(hook, self.is_task_finished), hook)
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
@@ -237,7 +252,7 @@ class HeteroNNHostScheduler(HostHooks):
             self._keep_batch(run, first)
         self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
         run.batch = 0
-        FeatureMeans(run.state.pop("means")).save(run.result.folder / MEANS)
+        FeatureMeans(run.state.pop("means"), run.harmless).save(run.result.folder / MEANS)
         return self._record_training(run, run.state.pop("recorded"))
 
     def _train_a_leg(
@@ -250,7 +265,7 @@ class HeteroNNHostScheduler(HostHooks):
         guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        trained, means = first, FeatureMeans(run.state.setdefault("means", {}))
+        trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -311,23 +326,30 @@ class HeteroNNHostScheduler(HostHooks):
     ) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
         party, guard = party_of(run), self._guard(run)
-        watched, sent = [], []
-        for each in batch.theirs:
-            as_leaves(each.tensors, trainable=each.peer.session.trainable)
+        watched = []
+        sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
+        for each, leaves in leaves_of(batch):
             early = None
             if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
                 send = functools.partial(_send_gradients, party, each.peer, number)
-                early = EarlyGradients(each.tensors, send)
-            watched.append((each, early))
+                early = EarlyGradients(leaves, send)
+            watched.append((each, leaves, early))
+        seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
+        with run.harmless(REPORT):
+            seen = [guard.measured_part(each.tensors) for each in batch.theirs]
         labels = guard.labels(batch.mine)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
-        with telling_what_came(projection):
+        covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
+        with telling_what_came(projection), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
-        for each, early in watched:
-            gradients = gradients_of(each.tensors)
-            check_finite(gradients, "the gradient of the features", each.peer.name)
-            defended = guard.outgoing(each.peer.name, gradients, labels)
+        gradients: dict[str, Tensor] = {}
+        defended: dict[str, Tensor] = {}
+        for each, leaves, early in watched:
+            if not batch.sums or not sent:  # of a sum all get the same
+                gradients = leaves.gradients()
+                check_finite(gradients, "the gradient of the features", each.peer.name)
+                defended = guard.outgoing(each.peer.name, gradients, labels)
             last = early.changed() if early else bool(gradients)
             if last:
                 _send_gradients(party, each.peer, number, defended, done=staleness is None)
@@ -337,19 +359,14 @@ class HeteroNNHostScheduler(HostHooks):
             sent.append((each, gradients, defended))
         for each in batch.theirs:  # once all have theirs on the way
             party.let_drain(each.peer)
-        for each, gradients, defended in sent:  # while the others work
-            guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
-        return self._scalars(outcome)
+        for (each, gradients, defended), part in zip(sent, seen, strict=True):
+            with run.harmless(REPORT):  # while the others work
+                guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
+        return self._scalars(run, outcome)
 
-    @staticmethod
-    def _scalars(outcome: object) -> dict[str, float]:
+    def _scalars(self, run: Run, outcome: object) -> dict[str, float]:
         """What `train_a_batch` returned, as numbers by name."""
-        if outcome is None:
-            return {}
-        scalars = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
-        return {
-            str(key): as_number(value, f"train_a_batch, {key!r}") for key, value in scalars.items()
-        }
+        return scalars_of(outcome, run.state.setdefault("no numbers", set()))
 
     def _test(self, run: Run) -> None:
         party = party_of(run)
@@ -393,20 +410,22 @@ class HeteroNNHostScheduler(HostHooks):
             self._close_round(run, best=best, last=last)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
-        measured = {
-            key: value
-            for name, metrics in run.metrics.items()
-            if name not in OURS
-            for key, value in metrics.last_of(run.round).items()
-            if isinstance(value, int | float)
-        }
+        measured: dict[str, float] = {}
+        with run.harmless("the line of the round"):
+            measured = {
+                key: value
+                for name, metrics in run.metrics.items()
+                if name not in OURS
+                for key, value in metrics.last_of(run.round).items()
+                if isinstance(value, int | float)
+            }
         party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
 
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._guard(run).end()
             self._save_models(run)
+            self._guard(run).end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
             run.complete = True
@@ -434,16 +453,21 @@ class HeteroNNHostScheduler(HostHooks):
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)
         if prefix:
-            shutil.copyfile(run.result.folder / MEANS, run.result.folder / f"{prefix}{MEANS}")
+            means = (run.result.folder / MEANS).read_bytes()
+            write_whole(run.result.folder / f"{prefix}{MEANS}", lambda file: file.write(means))
 
     def _joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
     ) -> Iterator[JointBatch]:
-        sums = plan_of(run).fusion == "masked_sum"
-        if sums and len({each.session.trainable for each in party_of(run).peers.values()}) > 1:
-            raise ConfigError("fusion='masked_sum': all Collaborators must train, or all be frozen")
+        party, plan, relay = party_of(run), plan_of(run), None
+        if plan.fusion == "masked_sum":
+            if len({each.session.trainable for each in party.peers.values()}) > 1:
+                raise ConfigError(
+                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                )
+            relay = TagRelay(party, plan.collaborators)
         order, model = self._row_order(run), self._made("infer_model")
-        return joint_batches(party_of(run), own, hook, model, order, first, sums=sums)
+        return joint_batches(party, own, hook, model, order, first, relay=relay)
 
     def _row_order(self, run: Run) -> RowOrder:
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
@@ -456,7 +480,7 @@ class HeteroNNHostScheduler(HostHooks):
             check_private(run, self._weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,
-                Budget(self._leak_report),
+                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,
@@ -478,16 +502,13 @@ class HeteroNNHostScheduler(HostHooks):
 
     def _record_training(self, run: Run, recorded: list[dict[str, float]]) -> float | None:
         """Append this round's means to `train.csv`; gives the mean of `loss`."""
-        keys = list(recorded[0]) if recorded else []
-        if any(list(each) != keys for each in recorded):
-            raise ConfigError(f"train_a_batch must return the same scalars for every batch: {keys}")
-        if not keys:
-            return None
-        means = {key: sum(each[key] for each in recorded) / len(recorded) for key in keys}
-        if "train" not in registered_metrics(type(self)):  # else the name is the user's
+        means = means_of(recorded)
+        if means and "train" not in registered_metrics(type(self)):  # else the name is the user's
             if "train" not in run.metrics:
-                self._open_metrics(run, "train", keys).cut(0)
-            run.metrics["train"].append_metrics_item(means)
+                self._open_metrics(run, "train", list(means)).cut(0)
+            table = run.metrics["train"]
+            table.widen(means)
+            table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)
         return means.get("loss")
 
 

@@ -7,9 +7,7 @@ that it does not hold. Then it is a test with the models of a finished run, of r
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,11 +25,18 @@ from heterofed.errors import (
     RowCountError,
 )
 from heterofed.events import Callback
-from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.intersection import match_each
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.hetero_nn.rows import RowStream, as_columns, check_own, rows_in, who_had
+from heterofed.hetero_nn.rows import (
+    RowStream,
+    as_columns,
+    check_own,
+    check_same_columns,
+    rows_in,
+    who_had,
+)
 from heterofed.hetero_nn.trained import (
     Stand,
     Trained,
@@ -39,6 +44,7 @@ from heterofed.hetero_nn.trained import (
     load_weights,
     read_stands,
     read_trained,
+    take_signature,
 )
 from heterofed.party import Party
 from heterofed.protocol import messages as msg
@@ -116,7 +122,9 @@ class _Prediction(Errand):
             model = self._host._made(name)
             if model is not None:
                 load_weights(self._trained, name, model)
+        take_signature(self._trained, run)
         self._ids = self._wanted()
+        self._host._compare_columns(run)
 
     def _expected(self, stands: dict[str, Stand]) -> dict[str, Stand]:
         """What stands for each Collaborator of the training, once it is clear who must come.
@@ -144,8 +152,10 @@ class _Prediction(Errand):
         own = set(check_ids(self._call_hook("load_local_ids", self._host.load_local_ids)))
         hook = "load_predict_ids"
         asked = self._asked
-        ids = check_ids(
-            self._call_hook(hook, self._host.load_predict_ids) if asked is None else asked
+        ids = (
+            check_ids(self._call_hook(hook, self._host.load_predict_ids), hook)
+            if asked is None
+            else check_ids(asked, "the ids given to predict")
         )
         if absent := sum(each not in own for each in ids):
             raise MissingIdsError(
@@ -257,7 +267,10 @@ class _Prediction(Errand):
                 for name in self._stands
             }
             outcome = host._seeded_hook("predict_a_batch", own | theirs)
-            parts.append(as_columns(outcome, rows))
+            columns = as_columns(outcome, rows)
+            if parts:
+                check_same_columns(parts[0], columns, len(parts))
+            parts.append(columns)
             place += rows
             party.progress(place, len(ids))
         if place != len(ids):
@@ -309,18 +322,11 @@ class _Prediction(Errand):
         parties = who_had(self._settings.feature_key, there, len(ids))
         frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:
-            frame = frame.set_index("id").loc[list(self._asked)].reset_index()
+            asked = check_ids(self._asked, "ids")
+            frame = frame.set_index("id").loc[asked].reset_index()
         return frame  # type: ignore[no-any-return]
 
 
 def _log(run: Run, rows: int, parties: list[str], missing: str) -> None:
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": run.result.run,
-        "rows": rows,
-        "parties": parties,
-        "missing_party": missing,
-    }
-    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    log_request(run, rows=rows, parties=parties, missing_party=missing)
     logger.info("predicted %d rows with %s", rows, ", ".join(parties) or "nobody else")

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import psi
+from heterofed.files import heterofed_home, private_folder
 from heterofed.peers import Peer
 from heterofed.runs import Run, party_of
-from heterofed.transport.local import heterofed_home
 
 KEPT_DAYS = 90
 """After so many days without use, what could be reused is removed."""
@@ -26,13 +26,17 @@ def signed_for(run: Run, host: Peer) -> psi.Budget:
     """The values that this party, a Collaborator, has signed for the Host."""
     # A name that the connection does not prove is the Host's own word: it may change any day.
     task = run.account_of_ids or run.task_id
-    return psi.Budget(_ledger(run) / "budgets", peer=host.channel.party or "", task=task)
+    return psi.Budget(
+        private_folder(_ledger(run), "budgets"), peer=host.channel.party or "", task=task
+    )
 
 
 def tested_by(run: Run, peer: Peer) -> psi.Budget:
     """The ids of a Collaborator, real ones or made up, that this party, the Host, has matched."""
     name = peer.channel.party or ""
-    return psi.Budget(_ledger(run) / "budgets", peer=name, task=run.task_id, counts=TAGS)
+    return psi.Budget(
+        private_folder(_ledger(run), "budgets"), peer=name, task=run.task_id, counts=TAGS
+    )
 
 
 def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
@@ -57,7 +61,8 @@ def _ledger(run: Run) -> Path:
 
 def _folder(run: Run) -> Path:
     """Where files that may be reused lie; those that nobody has used for long go."""
-    folder, oldest = _ledger(run) / "intersections", time.time() - KEPT_DAYS * 86_400
+    folder = private_folder(_ledger(run), "intersections")
+    oldest = time.time() - KEPT_DAYS * 86_400
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.stat().st_mtime < oldest:

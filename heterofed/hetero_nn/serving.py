@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,17 +15,18 @@ from heterofed.errors import (
     ConfigError,
     HeteroFedError,
     OtherRunError,
+    ResultsError,
     RowCountError,
     TaskFailed,
 )
 from heterofed.events import Callback, Event, StillWaiting
 from heterofed.hetero_nn.allowance import Allowance, today
-from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.rows import check_some
-from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
+from heterofed.hetero_nn.trained import Trained, load_weights, read_trained, take_signature
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
@@ -62,7 +61,7 @@ def serve(
     ):
         if not is_count(value):
             raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
-    allowed = None if allow_ids is None else frozenset(check_ids(list(allow_ids)))
+    allowed = None if allow_ids is None else frozenset(check_ids(allow_ids, "allow_ids"))
     served = rows = 0
     while not requests or served < requests:
         request = _Request(collaborator, max_rows_per_day, most_ids, allowed)
@@ -124,7 +123,9 @@ class _Request(Errand):
         run.round = run.result.rounds = self._trained.rounds
         run.predicts = True
         self._load()
+        take_signature(self._trained, run)
         ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
+        self._collaborator._compare_columns(run)
         self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
         if not self._ids:
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
@@ -164,12 +165,12 @@ class _Request(Errand):
         try:
             self._answer(run, host)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # what went wrong is the error
+            with contextlib.suppress(OSError, ResultsError):  # what went wrong is the error
                 if self._allowance is not None and not self._sending:
                     self._allowance.give_back()
-                _log(run, host.name, sent=self._sent, outcome=type(error).__name__)
+                log_request(run, host=host.name, sent=self._sent, outcome=type(error).__name__)
             raise
-        _log(run, host.name, sent=self._sent, outcome="served")
+        log_request(run, host=host.name, sent=self._sent, outcome="served")
         logger.info("predicted %d rows for %s", self._rows, host.name)
 
     def _answer(self, run: Run, host: Peer) -> None:
@@ -220,7 +221,7 @@ class _Request(Errand):
         most = self._max_rows_per_day
         self._allowance = Allowance(run.task_id, party.name, most, run.ledger)
         self._allowance.take(len(ids))
-        _log(run, host.name, rows=len(ids))
+        log_request(run, host=host.name, rows=len(ids))
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
@@ -248,17 +249,3 @@ def _patient(callback: Callback) -> Callable[[Event], None]:
             callback(event)
 
     return call
-
-
-def _log(run: Run, host: str, **what: object) -> None:
-    """A line of the audit log: when, for whom, and how many rows; synced before rows leave."""
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": run.result.run,
-        "host": host,
-        **what,
-    }
-    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

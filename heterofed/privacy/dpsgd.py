@@ -23,14 +23,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, NonFiniteError
 from heterofed.plan import LossReduction
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
-from heterofed.privacy.noise import SECRET_BYTES, Noise, added
+from heterofed.privacy.noise import SECRET_BYTES, Noise, added, widest
+from heterofed.tensors import is_finite
 
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer
@@ -311,11 +312,31 @@ def _noisy_optimizer() -> Any:
             multiplier, self.noise_multiplier = self.noise_multiplier, 0.0
             super().add_noise()  # the clipped gradients' sums alone
             self.noise_multiplier = multiplier
+            std = multiplier * self.max_grad_norm
             for each in self.params:
-                drawn = self._noise.normal(each.grad.shape).to(each.device)
-                each.grad = added(each.grad, multiplier * self.max_grad_norm * drawn)
+                drawn = std * self._noise.normal(each.grad.shape)
+                each.grad = added(each.grad, drawn.to(each.device, widest(each.device)), std)
+            _check_step([each.grad for each in self.params], "a gradient before")
+
+        def step(self, closure: Any = None) -> Any:
+            outcome = super().step(closure)
+            _check_step(self.params, "a weight after")
+            return outcome
 
     return NoisyOptimizer
+
+
+def _check_step(tensors: Iterable[Tensor], what: str) -> None:
+    """Refuse a step that leads nowhere: it would be spent privacy for a model of no use.
+
+    Raises:
+        NonFiniteError: a tensor holds NaN or infinity.
+    """
+    if not all(is_finite(each) for each in tensors):
+        raise NonFiniteError(
+            f"{what} a step of DP-SGD holds NaN or infinity; lower the learning rate, or look for"
+            " missing values in the data"
+        )
 
 
 def _check_batch_size(batch_size: int, rows: int | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
 from heterofed.privacy.input_attacks import distance_correlation
-from heterofed.privacy.noise import added, normal
+from heterofed.privacy.noise import added, normal, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,11 @@ class ClippedGaussian:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """What is sent instead of `rows`, [rows, d]."""
-        lengths = rows.norm(dim=1, keepdim=True)
-        clipped: Tensor = rows * (self.clip / lengths.clamp_min(self.clip))
+        scaled, scale = wide(rows)
+        lengths = scaled.norm(dim=1, keepdim=True) * scale
+        clipped = scaled * scale * (self.clip / lengths.clamp_min(self.clip))
         std = self.clip * self.noise_multiplier
-        return added(clipped, std * normal(clipped, clipped, std))
+        return added(clipped, std * normal(clipped, clipped, std), std).to(rows.dtype)
 
     def epsilon(self, releases: int) -> float:
         """Of one person's row against any other row in its place, after so many releases of it.

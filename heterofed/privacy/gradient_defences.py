@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heterofed.errors import ConfigError
-from heterofed.privacy.noise import added, normal
+from heterofed.privacy.noise import added, normal, wide
 
 
 class GradientDefence(Protocol):
@@ -41,7 +41,7 @@ class MaxNorm:
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         if gradients.numel() == 0:
             return gradients
-        squares = gradients.square().sum(1, keepdim=True)
+        squares = wide(gradients)[0].square().sum(1, keepdim=True)
         missing = torch.where(squares > 0, squares.amax() / squares - 1, 0.0)
         factor = 1 + missing.clamp_min(0).sqrt() * normal(squares, gradients)
         return (gradients * factor).to(gradients.dtype)
@@ -64,9 +64,10 @@ class IsotropicGaussian:
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         if gradients.numel() == 0:
             return gradients
-        longest = gradients.square().sum(1).amax()
-        std = (self.power * longest / gradients.shape[1]).sqrt()
-        return added(gradients, std * normal(gradients, gradients, std))
+        rows, scale = wide(gradients)
+        longest = rows.square().sum(1).amax()
+        std = (self.power * longest / gradients.shape[1]).sqrt() * scale
+        return added(gradients, std * normal(gradients, gradients, std), std)
 
 
 def check_positive(what: str, value: float, *, most: float = 1e9) -> None:

@@ -64,7 +64,12 @@ class RandomisedResponse:
     @property
     def keeping(self) -> float:
         """The chance that a label stays as it is."""
-        return 1 / (1 + (self.classes - 1) * math.exp(-self.epsilon))
+        return 1 - self._turning
+
+    @property
+    def _turning(self) -> float:
+        # Not 1 - keeping: that has no digits left where epsilon is large.
+        return 1 / (1 + math.exp(self.epsilon) / (self.classes - 1))
 
     def __call__(self, labels: Tensor, ids: Sequence[str]) -> Tensor:
         """Turned labels, of the same shape and dtype.
@@ -91,7 +96,7 @@ class RandomisedResponse:
     def _turn(self, name: str) -> int:
         """How far the label of an id is turned: 0 keeps it."""
         digest = hmac.digest(self._secret, name.encode("utf-8", "surrogatepass"), hashlib.sha256)
-        chance = int.from_bytes(digest[:8], "big") / 2**64
-        if chance < self.keeping:
+        chance = int.from_bytes(digest[:16], "big") / 2**128
+        if chance >= self._turning:
             return 0
-        return 1 + int.from_bytes(digest[8:24], "big") % (self.classes - 1)
+        return 1 + int.from_bytes(digest[16:], "big") % (self.classes - 1)

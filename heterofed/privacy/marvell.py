@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from heterofed.errors import ConfigError
 from heterofed.privacy.gradient_defences import IsotropicGaussian, check_positive
-from heterofed.privacy.noise import added, normal
+from heterofed.privacy.noise import added, normal, wide
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -58,6 +58,15 @@ class Noise:
     positive_across: float
     negative_along: float
     negative_across: float
+
+    @property
+    def typical(self) -> float:
+        """A standard deviation of its order of size."""
+        return math.sqrt(max(astuple(self)))
+
+    def scaled(self, scale: float) -> Noise:
+        """For gradients that are so many times as long."""
+        return Noise(*(each * scale**2 for each in astuple(self)))
 
     def power(self, spread: Spread) -> float:
         """Mean squared length of the noise over both classes."""
@@ -201,25 +210,32 @@ class Marvell:
             raise ConfigError("Marvell hides two classes; there is a label other than 0 and 1")
         positive = labels.to(gradients.device) == 1
         if bool(positive.any()) and not bool(positive.all()):
-            spread, direction = spread_of(gradients, positive)
+            rows, scale = wide(gradients)
+            spread, direction = spread_of(rows, positive)
             if self._power is not None:
                 power = self._power * spread.gap
             else:
                 power = power_for_kl(spread, kl_for_auc(self._bound or 1.0))
-            self._last = best_noise(spread, power), direction
+            self._last = best_noise(spread, power).scaled(scale), direction
         elif self._last is None:
             return IsotropicGaussian(1.0)(gradients, labels)
         noise, direction = self._last
-        return added(gradients, _drawn(noise, direction, positive, gradients))
+        # One grid for the batch: one for each class would tell them apart.
+        return added(gradients, _drawn(noise, direction, positive, gradients), noise.typical)
 
 
 def _drawn(noise: Noise, direction: Tensor, positive: Tensor, gradients: Tensor) -> Tensor:
-    along = torch.where(positive, noise.positive_along, noise.negative_along).sqrt()
-    across = torch.where(positive, noise.positive_across, noise.negative_across).sqrt()
+    along = _by_class(positive, noise.positive_along, noise.negative_along, direction)
+    across = _by_class(positive, noise.positive_across, noise.negative_across, direction)
     drawn = normal(gradients, gradients, direction, along, across)
     parallel = drawn @ direction
     weights = (along - across) * parallel
     return weights[:, None] * direction + across[:, None] * drawn
+
+
+def _by_class(positive: Tensor, ones: float, zeros: float, like: Tensor) -> Tensor:
+    """Standard deviation of each row, from the variances of the classes; of the dtype of `like`."""
+    return torch.where(positive, like.new_tensor(ones), like.new_tensor(zeros)).sqrt()
 
 
 def _along(spread: Spread, extra: float) -> tuple[float, float]:

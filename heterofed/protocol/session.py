@@ -36,6 +36,7 @@ from heterofed.protocol.messages import (
     Features,
     Finish,
     Gradients,
+    GradientsSeen,
     Hello,
     Mark,
     Message,
@@ -50,6 +51,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    SeenByOthers,
     SplitPlan,
     TensorSpec,
     Welcome,
@@ -62,6 +64,9 @@ MAX_SPAN = 1 << 40
 
 TRAINING = ("train", "rehearse")
 """Purposes for which batches are trained on."""
+
+NO_BATCHES = "checkpoints within rounds, and no batch_size that says where batches end"
+"""Without agreed batches each leg between two checkpoints would be the whole round again."""
 
 
 class Refused(Exception):  # noqa: N818 - never leaves this module
@@ -89,6 +94,7 @@ class Session:
         self._kept = 0
         self._round = 0
         self._round_ended = self._tested = False
+        self._trained = 0
         self._staleness = 0
         self._psi = _PsiCounts()
         self._batches = _BatchCounts()
@@ -204,8 +210,12 @@ class Session:
     def _guard(self, message: Message, size: int) -> None:
         psi, batches = self._psi, self._batches
         match message:
+            case Welcome():
+                _no_payload(size)
+                _require(_has_batches(message.plan), NO_BATCHES)
             case WelcomeBack():
                 _no_payload(size)
+                _require(_has_batches(message.plan), NO_BATCHES)
                 _require(self._purpose == "train", "not a task that trains")
                 _require(message.mark in self._held, "a checkpoint that was not said to be held")
             case PsiKey():
@@ -244,7 +254,7 @@ class Session:
             case BeginTrain():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
-                going_on = 0 < message.first == batches.done == self._kept
+                going_on = 0 < message.first == self._trained == self._kept
                 expected = self._round if going_on else self._round + 1
                 _require(message.round == expected, "not the next round")
                 _require(going_on or message.first == 0, "not the next batch")
@@ -252,6 +262,7 @@ class Session:
                 _require(not most or message.round <= most, "more rounds than the plan says")
                 agreed = self._plan.max_staleness if self._plan else 0
                 _require(agreed in ("auto", message.staleness), "another staleness than agreed")
+                _require(going_on or self._is_between_rounds, "the round before has not ended")
             case SplitPlan():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
@@ -263,6 +274,7 @@ class Session:
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
                 _require(not self._tested, "a second time for this round")
+                _require(not self._round_ended, "the round has ended")
             case RoundEnd():
                 _no_payload(size)
                 _require(self._purpose == "train", "not a task that trains")
@@ -272,7 +284,7 @@ class Session:
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
                 every = self._plan.checkpoint_batches if self._plan else 0
-                due = every > 0 and message.batch == batches.done and message.batch % every == 0
+                due = every > 0 and message.batch == self._trained and message.batch % every == 0
                 _require(due and message.batch > self._kept, "no checkpoint is due")
             case CheckpointHeld():
                 _no_payload(size)
@@ -283,6 +295,8 @@ class Session:
                 _require(message.rounds == self._round, "not the rounds that were trained")
                 early = self.state is State.SPLIT
                 _require(early == (self._purpose == "psi"), "too early for this task")
+                trains = self._purpose == "train"
+                _require(not trains or self._is_between_rounds, "the last round has not ended")
             case Features():
                 _require(message.round == self._round, "not this round")
                 _require(message.batch == batches.sent, "not the next batch")
@@ -315,9 +329,20 @@ class Session:
                 if message.staleness is not None:
                     _require(training and self._chooses, "no staleness to choose")
                     _require(message.staleness >= self._staleness, "less staleness than before")
+            case GradientsSeen() | SeenByOthers():
+                _no_payload(size)
+                _require(message.round == self._round, "not this round")
+                _require(self._compares, "no masked sum that trains")
+                number, ready = batches.seen, batches.done
+                if isinstance(message, SeenByOthers):
+                    number, ready = batches.told, batches.seen
+                _require(message.batch == number < ready, "not the batch that is next")
+                _require(len(message.tags) == self._others, "not one tag for each other party")
             case EndOfFeatures():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
+                compared = not self._compares or batches.told == batches.sent
+                _require(compared, "before all gradients were compared")
                 _require(message.count == batches.sent, "not the number of batches that came")
             case _:
                 _no_payload(size)
@@ -341,7 +366,7 @@ class Session:
                 if message.mark.batch:
                     self._round, self._round_ended = message.mark.round + 1, False
                     self._batches = _BatchCounts(message.mark.batch)
-                self._kept = message.mark.batch
+                self._kept = self._trained = message.mark.batch
             case PsiKey():
                 psi.to_tag, psi.kept = message.count, message.kept
             case PsiRenew():
@@ -363,6 +388,7 @@ class Session:
                 self._tested = self._tested and message.first > 0  # a leg more of the same round
                 self._round, self._round_ended = message.round, False
                 self._staleness, self._kept = message.staleness, message.first
+                self._trained = message.first
                 self._batches = _BatchCounts(message.first)
             case PredictPlan():
                 self._round = message.rounds
@@ -382,6 +408,10 @@ class Session:
                 if message.staleness is not None:
                     self._staleness = message.staleness
                 complete = batches.open == 0
+            case GradientsSeen():
+                batches.seen += 1
+            case SeenByOthers():
+                batches.told += 1
             case EndOfFeatures():
                 complete = batches.open == 0
             case Checkpoint():
@@ -390,12 +420,27 @@ class Session:
                 self._round_ended, self._kept = True, 0
             case _:
                 pass
+        if complete and self.state is State.TRAIN_DRAINING:
+            self._trained = batches.done
         if complete:
             self.state = COMPLETED.get(self.state, self.state)
 
     @property
+    def _is_between_rounds(self) -> bool:
+        return self._round == 0 or self._round_ended
+
+    @property
     def _sums(self) -> bool:
         return self._plan is not None and self._plan.fusion == "masked_sum"
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the Collaborators compare the gradients that they get."""
+        return self._sums and self.trainable and self.state is State.TRAIN
+
+    @property
+    def _others(self) -> int:
+        return len(self._plan.collaborators) - 1 if self._plan else 0
 
     @property
     def _chooses(self) -> bool:
@@ -445,7 +490,7 @@ class _BatchCounts:
     """How many batches of this round (or test) were sent and dealt with."""
 
     def __init__(self, first: int = 0) -> None:
-        self.sent = self.done = first
+        self.sent = self.done = self.seen = self.told = first
         self.answers = 0
         self.open_bytes = 0
         self._specs: deque[Mapping[str, TensorSpec]] = deque()
@@ -494,6 +539,11 @@ def _extent(spec: TensorSpec) -> tuple[object, ...]:
     sizes = spec.shape[1:]
     is_embedding = len(sizes) == 1 and spec.dtype in GRADIENT_DTYPES
     return sizes if is_embedding else tuple(size > 0 for size in sizes)
+
+
+def _has_batches(plan: Plan) -> bool:
+    """Whether batches are agreed where a checkpoint comes after so many of them."""
+    return plan.checkpoint_batches == 0 or plan.batch_size > 0
 
 
 def _fits_layout(features: Features) -> bool:

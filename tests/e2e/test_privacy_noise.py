@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from heterofed import simulate
-from heterofed.errors import PeerLostError
+from heterofed.errors import NonFiniteError, PeerLostError
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import IsotropicGaussian
 from tests.e2e.test_resume import CrashError, crashing
@@ -156,3 +156,29 @@ def test_inputs_are_seen_after_going_back_to_the_split(effort: Any, tmp_path: Pa
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
     assert not bob.feature_model._forward_pre_hooks  # nothing of ours is left behind
     assert outcomes[1].leaks if effort == "sample" else not outcomes[1].leaks
+
+
+class HalfCollaborator(Collaborator):
+    """Its features are float16, which ends at 65,504."""
+
+    def iterate_train_feature(self, feature_model: nn.Module, train_ids: list[str]) -> Any:
+        for each in super().iterate_train_feature(feature_model, train_ids):
+            yield each.half()
+
+
+def without_end(gradients: Tensor, labels: Tensor) -> Tensor:
+    return gradients / torch.zeros_like(gradients)
+
+
+@pytest.mark.parametrize("what", ["gradient_defence", "embedding_defence"])
+def test_what_a_defence_gives_is_finite_or_does_not_leave(what: str, tmp_path: Path) -> None:
+    host, shop = Host(tmp_path, max_rounds=1), Collaborator(tmp_path)
+    if what == "gradient_defence":
+        host._gradient_defence = without_end
+    else:
+        shop = HalfCollaborator(tmp_path, embedding_defence=ClippedGaussian(1e6, 1.0))
+    outcomes = run(host, shop)
+    error = outcomes[0 if what == "gradient_defence" else 1]
+    assert isinstance(error, NonFiniteError)
+    assert f"what {what} gave" in str(error)
+    assert error.party == ("alice" if what == "gradient_defence" else "bob")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, NonFiniteError
 from heterofed.plan import LossReduction
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.dpsgd import (
@@ -23,6 +23,7 @@ from heterofed.privacy.dpsgd import (
     poisson_batches,
     sampled_epsilon,
 )
+from heterofed.privacy.noise import grid
 
 
 def private(noise: float = 1.0, clip: float = 1.0, **settings: Any) -> DPSGD:
@@ -117,6 +118,37 @@ def test_noise_does_not_hang_on_the_global_seed() -> None:
         torch.manual_seed(0)
         moves.append(stepped(nn.Linear(4, 2), private(), torch.zeros(3, 4), torch.zeros(3, 2)))
     assert not torch.allclose(moves[0], moves[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_low_bits_of_a_step_tell_nothing(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(50, 20, dtype=dtype)
+    x, gradient = torch.randn(16, 50, dtype=dtype), torch.randn(16, 20, dtype=dtype)
+    stepped(model, private(1.5, clip=2.0, loss_reduction="sum"), x, gradient)
+    step = grid(3.0)
+    for each in model.parameters():
+        assert each.grad is not None
+        assert torch.equal((each.grad / step).round() * step, each.grad)
+
+
+@pytest.mark.parametrize("spoilt", ["gradient", "weight"])
+def test_a_step_that_leads_nowhere_is_refused(spoilt: str) -> None:
+    model, gradient = nn.Linear(2, 1), torch.ones(4, 1)
+    if spoilt == "gradient":
+        gradient[2] = math.nan
+    else:
+        model.weight.data[0, 0] = math.inf
+    with pytest.raises(NonFiniteError, match=f"a {spoilt} (before|after) a step of DP-SGD"):
+        stepped(model, private(), torch.ones(4, 2), gradient)
+
+
+def test_many_weights_stay_finite() -> None:
+    """A uniform number that rounds to 1 is infinite noise: once in 2^25 of float32's."""
+    for _ in range(3):
+        model = nn.Linear(1000, 1000)
+        moved = stepped(model, private(), torch.zeros(0, 1000), torch.zeros(0, 1000))
+        assert torch.isfinite(moved).all()
 
 
 def test_two_optimizers_share_one_clip() -> None:

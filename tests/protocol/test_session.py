@@ -18,6 +18,7 @@ from heterofed.protocol.messages import (
     Checkpoint,
     Features,
     Gradients,
+    GradientsSeen,
     Held,
     Hello,
     Mark,
@@ -30,6 +31,7 @@ from heterofed.protocol.messages import (
     PsiSigned,
     PsiTagged,
     PsiTags,
+    SeenByOthers,
     TensorSpec,
     Terms,
     Waiting,
@@ -63,6 +65,8 @@ from .link import (
     ROUND,
     SIGNING,
     SPLIT_PLAN,
+    SUMMED,
+    SUMS,
     TEST,
     UNBLINDED,
     WAITING,
@@ -84,8 +88,11 @@ from .link import (
     keep,
     kept,
     link_in,
+    masked,
     matched,
     round_end,
+    seen,
+    seen_by_others,
     signed,
     tags,
     tensor,
@@ -101,6 +108,8 @@ SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
 SAMPLES[WelcomeBack] = welcome_back(3)
 SAMPLES[Checkpoint] = keep(1, 2)
+SAMPLES[GradientsSeen] = seen(0)
+SAMPLES[SeenByOthers] = seen_by_others(0)
 
 
 def lines_of(state: State, role: Role) -> list[Line]:
@@ -345,7 +354,7 @@ def test_staleness_that_is_chosen_holds_from_its_batch_on() -> None:
     link.say(done(0, staleness=2), features(1), features(2), features(3))
     assert [end.staleness for end in link.ends.values()] == [2, 2]
     assert "less staleness" in link.refuses(done(1, staleness=1))
-    link.say(end(4), done(1), done(2), done(3), begin_train(2, 2))
+    link.say(end(4), done(1), done(2), done(3), round_end(1), kept(1), begin_train(2, 2))
     assert link.ends[H].batch_window == 3
 
 
@@ -359,12 +368,59 @@ def test_staleness_cannot_be_chosen_where_it_is_agreed_or_in_a_test() -> None:
 
 
 def test_a_round_starts_with_fresh_numbers() -> None:
-    link = Link(*PREPARED, *ROUND, begin_train(2))
+    link = Link(*PREPARED, *ROUND, round_end(1), kept(1), begin_train(2))
     assert "not this round" in link.refuses(features(0))
     link.say(features(0, number=2), done(0, number=2), end(1, number=2))
     assert link.state is State.READY
     assert "not the next round" in link.refuses(begin_train(2))
-    link.say(begin_train(3))
+    link.say(round_end(2), kept(2), begin_train(3))
+
+
+def test_what_was_begun_ends_before_anything_else_begins() -> None:
+    for begun in (ROUND, (*ROUND, *TEST)):
+        link = Link(*PREPARED, *begun)
+        assert "the round before has not ended" in link.refuses(begin_train(2))
+        assert "the last round has not ended" in link.refuses(finish(1))
+        link.say(round_end(1), kept(1))
+        link.refuses(begin_test(1))
+        link.say(begin_train(2))
+
+
+def test_within_a_round_that_goes_on_nothing_else_begins() -> None:
+    mark = Mark(3, 2)
+    held = msgspec.structs.replace(hello(3).message, held=Held(bytes(16), (mark,)))
+    back = msgspec.structs.replace(welcome_back(3, IN_LEGS).message, mark=mark)
+    link = Link(Line(C, held), Line(H, back))
+    assert "the round before has not ended" in link.refuses(begin_train(5))
+    assert "the last round has not ended" in link.refuses(finish(4))
+
+
+def test_no_test_of_a_round_that_had_ended() -> None:
+    assert "the round has ended" in Link(*RESUMED).refuses(begin_test(3))
+
+
+def test_legs_without_agreed_batches_are_refused() -> None:
+    # Each leg would be the whole round again.
+    legs = msgspec.structs.replace(PLAN, checkpoint_batches=1, batch_size=0)
+    assert "no batch_size" in Link(hello()).refuses(welcome(legs))
+    assert "no batch_size" in Link(hello(3)).refuses(welcome_back(3, legs))
+    Link(hello(), welcome(msgspec.structs.replace(legs, batch_size=1)))
+
+
+def test_batches_of_a_test_are_no_batches_trained() -> None:
+    two = [features(0), done(0), features(1), end(2), done(1)]
+    tested = (
+        [features(number) for number in range(4)],
+        [done(number, stepped=False) for number in range(4)],
+    )
+    link = Link(hello(), welcome(IN_LEGS), *PREPARED[2:], begin_train(1), *two, begin_test(1))
+    for sent, dealt in zip(*tested, strict=True):
+        link.say(sent, dealt)
+    link.say(end(4))
+    assert "no checkpoint is due" in link.refuses(keep(1, 4))
+    link.say(keep(1, 2), kept(1, 2))
+    assert "not the next" in link.refuses(go_on(1, 4))
+    link.say(go_on(1, 2))
 
 
 def test_a_round_is_tested_once() -> None:
@@ -389,26 +445,54 @@ def test_rows_are_predicted_once() -> None:
     assert "second time" in link.refuses(begin_test(3))
 
 
-SUMS = msgspec.structs.replace(PLAN, fusion="masked_sum")
-
-
 def test_a_masked_sum_is_of_single_tensors_of_integers() -> None:
     def said(layout: Any, *specs: TensorSpec) -> Line:
         size = sum(spec.nbytes for spec in specs)
         return Line(C, Features(1, 0, 2, layout, specs), size)
 
-    masked = tensor(2, 3, dtype="int64")
+    part = tensor(2, 3, dtype="int64")
     link = Link(hello(), welcome(SUMS), *PREPARED[2:], begin_train(1))
     for line in (
-        said("dict", masked),
-        said("dict", masked, tensor(2, name="b")),
+        said("dict", part),
+        said("dict", part, tensor(2, name="b")),
         said("tuple", tensor(2, 3, name="0", dtype="int64")),
         said("tensor", tensor(2, 3)),
         said("tensor", tensor(2, 3, dtype="int32")),
     ):
         assert "not one masked tensor" in link.refuses(line)
-    link.say(said("tensor", masked), gradients(0, tensor(2, 3)), done(0), end(1), begin_test(1))
+    link.say(said("tensor", part), gradients(0, tensor(2, 3)), done(0))
+    link.say(seen(0), seen_by_others(0), end(1), begin_test(1))
     assert "not one masked tensor" in link.refuses(said("tensor", tensor(2, 3)))
+
+
+def test_gradients_of_a_sum_are_compared_batch_by_batch() -> None:
+    link = Link(hello(), welcome(SUMS), *PREPARED[2:])
+    link.say(*SUMMED[:2])
+    assert "not the batch that is next" in link.refuses(seen(0))  # nothing has come yet
+    link.say(SUMMED[2])
+    assert "not the batch that is next" in link.refuses(seen(1))
+    assert "not the batch that is next" in link.refuses(seen_by_others(0))
+    assert "not this round" in link.refuses(seen(0, number=2))
+    assert "not one tag" in link.refuses(seen(0, others=2))
+    assert "before all gradients were compared" in link.refuses(end(1))
+    link.say(*SUMMED[3:5])
+    assert "not the batch that is next" in link.refuses(seen(0))
+    assert "not one tag" in link.refuses(seen_by_others(0, others=0))
+    link.say(*SUMMED[5:-2])
+    assert "before all gradients were compared" in link.refuses(end(2))
+    link.say(*SUMMED[-2:])
+    assert link.state is State.READY
+
+
+def test_other_gradients_are_not_compared() -> None:
+    """Those of a party of its own, those that a frozen party does not get, and tests."""
+    link = Link(*PREPARED, *ROUND[:4])
+    assert "no masked sum that trains" in link.refuses(seen(0, others=0))
+    frozen = Link(hello(trainable=False), welcome(SUMS), *PREPARED[2:], begin_train(1))
+    frozen.say(masked(0), done(0, stepped=False))
+    assert "no masked sum that trains" in frozen.refuses(seen(0))
+    frozen.say(end(1))
+    assert frozen.state is State.READY
 
 
 @pytest.mark.parametrize("phase", [(begin_train(1),), (*ROUND, begin_test(1))], ids=str)
@@ -667,7 +751,7 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     "a test with payload": ((*PREPARED, *ROUND), Line(H, BeginTest(1), 1), "no payload"),
     "the end of a round to come": (TRAINED, round_end(2), "not this"),
     "the end of a round gone by": (
-        (*TRAINED, begin_train(2), end(0, number=2)),
+        (*TRAINED, round_end(1), kept(1), begin_train(2), end(0, number=2)),
         round_end(1),
         "not this",
     ),
@@ -825,7 +909,7 @@ GUARDS |= {
         ((*TAGGED, matched(1, last=True)), SPLIT_PLAN),
         ((*TAGGED, matched(1, last=True), SPLIT_PLAN), ACCEPTED),
         (TRAINED, FINISH),
-        ((*TRAINED, FINISH), BYE),
+        ((*TRAINED, round_end(1), kept(1), FINISH), BYE),
     )
 }
 
