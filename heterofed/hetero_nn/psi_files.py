@@ -26,22 +26,18 @@ def signed_for(run: Run, host: Peer) -> psi.Budget:
     """The values that this party, a Collaborator, has signed for the Host."""
     # A name that the connection does not prove is the Host's own word: it may change any day.
     task = run.account_of_ids or run.task_id
-    return psi.Budget(
-        private_folder(_ledger(run), "budgets"), peer=host.channel.party or "", task=task
-    )
+    return psi.Budget(_folder(run, "budgets"), peer=host.channel.party or "", task=task)
 
 
 def tested_by(run: Run, peer: Peer) -> psi.Budget:
     """The ids of a Collaborator, real ones or made up, that this party, the Host, has matched."""
     name = peer.channel.party or ""
-    return psi.Budget(
-        private_folder(_ledger(run), "budgets"), peer=name, task=run.task_id, counts=TAGS
-    )
+    return psi.Budget(_folder(run, "budgets"), peer=name, task=run.task_id, counts=TAGS)
 
 
 def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
     """What a Collaborator goes on from with this Host."""
-    kept = psi.KeptKey(_folder(run), peer=host.name, task=_account(run))
+    kept = psi.KeptKey(_kept(run), peer=host.name, task=_account(run))
     if run.resume == "never":
         kept.discard()
     return kept
@@ -49,20 +45,19 @@ def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
 
 def kept_results(run: Run, peer: Peer) -> psi.Resume:
     """What a Host goes on from with this Collaborator."""
-    kept = psi.Resume(_folder(run), peer=peer.name, task=_account(run))
+    kept = psi.Resume(_kept(run), peer=peer.name, task=_account(run))
     if run.resume == "never":
         kept.discard()
     return kept
 
 
-def _ledger(run: Run) -> Path:
-    return run.ledger or heterofed_home()
+def _folder(run: Run, name: str) -> Path:
+    return private_folder(run.ledger or heterofed_home(), name)
 
 
-def _folder(run: Run) -> Path:
+def _kept(run: Run) -> Path:
     """Where files that may be reused lie; those that nobody has used for long go."""
-    folder = private_folder(_ledger(run), "intersections")
-    oldest = time.time() - KEPT_DAYS * 86_400
+    folder, oldest = _folder(run, "intersections"), time.time() - KEPT_DAYS * 86_400
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.stat().st_mtime < oldest:
