@@ -69,7 +69,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-            on disk, so that nobody walks through a phone book. Simulations do not count.
+            on disk, so that nobody walks through a phone book, and those of unchanged sets once.
+            Simulations do not count.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
             the initial weights, and works back from features to raw rows.

@@ -115,7 +115,8 @@ class HeteroNNHostScheduler(HostHooks):
             "full" measures every batch; "off" nothing. Written to `leakage.csv`.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
-        max_peer_ids: most ids that any party, this one too, may have intersected.
+        max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
+            in all runs of a task together, those of unchanged sets counted once.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """

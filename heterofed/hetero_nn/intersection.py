@@ -103,7 +103,8 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
         common = _common(len(ids), [request.matches for request in requests])
-        _tell(len(common), len(ids), min(request.peer_count for request in requests))
+        sizes = [len(ids), *(request.peer_count for request in requests)]
+        _tell(len(common), len(ids), min(sizes))
         if not common:
             raise EmptyIntersectionError(
                 f"{party.name} has {len(ids)} ids and none of them is common to all parties;"

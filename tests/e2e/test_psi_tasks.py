@@ -305,3 +305,39 @@ def test_one_of_many_fails_and_all_learn_of_it(tmp_path: Path) -> None:
     for other in (outcomes[0], outcomes[1], outcomes[3]):
         assert isinstance(other, e.HookFailedError), repr(other)
         assert str(other).startswith("c2 ended the task in phase train, round 1")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "line"),
+    [
+        ("defghi", "psi: 3 ids in common, of 6 here (50 %)"),
+        ("abcdef", "psi: 6 ids in common, of 6 here (100 %)"),
+        ("f" + "".join(map(chr, range(200, 300))), "psi: 1 ids in common, of 6 here (17 %)"),
+    ],
+)
+def test_how_many_are_common_is_said(
+    theirs: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heterofed")
+    run(
+        RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), results_dir=tmp_path),
+        RSAPSICollaboratorScheduler("answerer", ids=list(theirs), results_dir=tmp_path),
+    )
+    said = [each for each in caplog.messages if "in common" in each]
+    assert line in said
+    assert len(said) == 2  # one at each party, and no warning
+
+
+def test_few_common_ids_are_warned_of_at_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heterofed")
+    mine, theirs = [str(i) for i in range(100)], [f"{i}.0" for i in range(200)] + ["7"]
+    run(
+        RSAPSIInitiatorScheduler("asker", ids=mine, results_dir=tmp_path),
+        RSAPSICollaboratorScheduler("answerer", ids=theirs, results_dir=tmp_path),
+    )
+    warned = [each for each in caplog.messages if "few ids are in common: 1 %" in each]
+    assert len(warned) == 2
+    assert all("leading zeros" in each for each in warned)
+    assert "psi: 1 ids in common, of 201 here (0.5 %)" in caplog.messages
