@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import (
     JointBatch,
+    Received,
     joint_batches,
     leaves_of,
     telling_what_came,
@@ -32,6 +32,7 @@ from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.recording import means_of, scalars_of
+from heterofed.hetero_nn.relay import TagRelay
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
 from heterofed.leaves import EarlyGradients
 from heterofed.metrics import registered_metrics
@@ -40,7 +41,7 @@ from heterofed.peers import Peer
 from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult
+from heterofed.results import TaskResult, write_whole
 from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
 from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.streams import generators_kept, random_stream
@@ -324,7 +325,8 @@ class HeteroNNHostScheduler(HostHooks):
     ) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
         party, guard = party_of(run), self._guard(run)
-        watched, sent = [], []
+        watched = []
+        sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
         for each, leaves in leaves_of(batch):
             early = None
             if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
@@ -340,10 +342,13 @@ class HeteroNNHostScheduler(HostHooks):
         covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
         with telling_what_came(projection), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
+        gradients: dict[str, Tensor] = {}
+        defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
-            gradients = leaves.gradients()
-            check_finite(gradients, "the gradient of the features", each.peer.name)
-            defended = guard.outgoing(each.peer.name, gradients, labels)
+            if not batch.sums or not sent:  # of a sum all get the same
+                gradients = leaves.gradients()
+                check_finite(gradients, "the gradient of the features", each.peer.name)
+                defended = guard.outgoing(each.peer.name, gradients, labels)
             last = early.changed() if early else bool(gradients)
             if last:
                 _send_gradients(party, each.peer, number, defended, done=staleness is None)
@@ -447,16 +452,21 @@ class HeteroNNHostScheduler(HostHooks):
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)
         if prefix:
-            shutil.copyfile(run.result.folder / MEANS, run.result.folder / f"{prefix}{MEANS}")
+            means = (run.result.folder / MEANS).read_bytes()
+            write_whole(run.result.folder / f"{prefix}{MEANS}", lambda file: file.write(means))
 
     def _joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
     ) -> Iterator[JointBatch]:
-        sums = plan_of(run).fusion == "masked_sum"
-        if sums and len({each.session.trainable for each in party_of(run).peers.values()}) > 1:
-            raise ConfigError("fusion='masked_sum': all Collaborators must train, or all be frozen")
+        party, plan, relay = party_of(run), plan_of(run), None
+        if plan.fusion == "masked_sum":
+            if len({each.session.trainable for each in party.peers.values()}) > 1:
+                raise ConfigError(
+                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                )
+            relay = TagRelay(party, plan.collaborators)
         order, model = self._row_order(run), self._made("infer_model")
-        return joint_batches(party_of(run), own, hook, model, order, first, sums=sums)
+        return joint_batches(party, own, hook, model, order, first, relay=relay)
 
     def _row_order(self, run: Run) -> RowOrder:
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))

@@ -219,8 +219,8 @@ class _AtCollaborator(_Rehearsal):
         """The features of the first batch, and in training the step on its gradients."""
         party, owner = party_of(run), self._collaborator
         (host,) = party.peers.values()
-        feed = FeatureFeed(party, host)
         learns = train and owner._is_feature_trainable
+        feed = FeatureFeed(party, host, witness=owner._guard(run).witness() if learns else None)
         for layout, tensors, batch in itertools.islice(
             owner._features(run, hook, ids, grad=learns), 1
         ):
