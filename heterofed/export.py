@@ -17,6 +17,7 @@ from heterofed.errors import ConfigError
 from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weights
 from heterofed.metrics import last_rows
 from heterofed.results import check_writable, write_whole
+from heterofed.wrappers import unwrapped
 
 CARD = "card.json"
 HALVES = ("feature_model", "infer_model")
@@ -113,6 +114,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
     except ImportError:
         raise ConfigError("ONNX needs its writer: pip install onnx onnxscript") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    model = unwrapped(model)
     path = Path(path)
     check_writable(path.absolute().parent)
     modes = [(each, each.training) for each in model.modules()]

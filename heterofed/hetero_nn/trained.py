@@ -17,6 +17,7 @@ from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
 from heterofed.tensors import Layout
+from heterofed.wrappers import state_for
 
 Which = Literal["last", "best"]
 
@@ -104,7 +105,7 @@ def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
     """
     state = read_weights(trained, name)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state_for(model, state))
     except (RuntimeError, AttributeError) as error:
         lines = str(error).splitlines()
         raise ConfigError(
