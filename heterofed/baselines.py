@@ -37,7 +37,7 @@ from heterofed.results import TaskResult, fresh_folder, write_whole
 from heterofed.runs import Run, plan_of
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import named, restore
-from heterofed.training import evaluating
+from heterofed.training import evaluating, sharing_cores
 from heterofed.transport.memory import Hub
 
 Mode = Literal["local", "pooled"]
@@ -203,7 +203,7 @@ class _Baseline:
         return [self._host, *self._others]
 
     def train(self) -> TaskResult:
-        with self._begun() as run:
+        with self._begun() as run, sharing_cores(len(self._all)):
             self._split()
             finished = False
             while not finished:
@@ -214,9 +214,7 @@ class _Baseline:
                 tested = self._host._is_test_due(run.round)
                 if tested:
                     self._test()
-                finished = bool(
-                    self._host._call_hook("is_task_finished", self._host.is_task_finished)
-                )
+                finished = self._host._is_finished()
                 if finished and not tested:
                     self._test()
                 for each in self._all:
@@ -293,7 +291,9 @@ class _Baseline:
         if training:
             self._host._made("infer_model").train()
         for batches in zip(*streams, strict=True):
-            rows = {rows_of(batch, hook) for batch in batches}
+            own, *theirs = batches
+            rows = {rows_of(batch, hook) for batch in theirs}
+            rows.add(rows_of(own, hook, next(iter(rows))))
             if len(rows) > 1:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield list(batches)
@@ -332,11 +332,12 @@ class _Baseline:
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
+        run = self._runs[self._host._settings.feature_key]
         projection = self._projection(batches, "iterate_train_feature", number)
         outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()
-        return self._host._scalars(outcome)
+        return self._host._scalars(run, outcome)
 
     def _test(self) -> None:
         models = [each._made("feature_model") for each in self._all]

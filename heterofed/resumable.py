@@ -29,6 +29,7 @@ from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
+from heterofed.metrics import registered_metrics
 from heterofed.protocol.messages import Mark
 from heterofed.results import drop_drafts, fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
@@ -38,7 +39,7 @@ from heterofed.wrappers import plain_state
 
 logger = logging.getLogger("heterofed")
 
-NOTES = ("staleness", "recorded", "means", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -198,7 +199,9 @@ class ResumableScheduler(Scheduler):
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
-        if run.store.has_checkpoints:
+        if run.store.has_checkpoints and run.resume == "never":
+            logger.info("a new run begins; the one that had not ended here is moved aside")
+        elif run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -275,9 +278,11 @@ class ResumableScheduler(Scheduler):
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
+        registered = registered_metrics(type(self))
         for name, metrics in run.metrics.items():
+            keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
-                metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+                metrics.cut(size, None if name in registered else keys)
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

@@ -19,12 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
     ["heterofed.protocol"],
-    ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
+    [
+        "heterofed.outbound",
+        "heterofed.plain",
+        "heterofed.tensors",
+        "heterofed.visits",
+        "heterofed.wire",
+    ],
     [
         "heterofed.accounting",
         "heterofed.alignment",
         "heterofed.events",
         "heterofed.leaves",
+        "heterofed.signature",
         "heterofed.transport",
     ],
     [
@@ -33,6 +40,7 @@ LAYERS = [
         "heterofed.endings",
         "heterofed.generators",
         "heterofed.joint_optimizer",
+        "heterofed.labels",
         "heterofed.keys",
     ],
     ["heterofed.console"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
+from heterofed.runs import Run
+from heterofed.signature import SIGNATURE, read_signature
 from heterofed.tensors import Layout
 from heterofed.wrappers import state_for
+
+logger = logging.getLogger("heterofed")
 
 Which = Literal["last", "best"]
 
@@ -79,6 +84,25 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
     if len(run) != 16 or found.rounds < 1:
         raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
     return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
+
+
+def take_signature(trained: Trained, run: Run) -> None:
+    """Have a run that serves compare what its half is fed with what it was trained on.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
+    kept = read_signature(trained.folder)
+    if kept is None:
+        logger.warning(
+            "%s has no %s: nothing says which columns this half was trained on, so they are not"
+            " compared",
+            trained.folder,
+            SIGNATURE,
+        )
+    run.predicts = True
+    run.state.pop("reader", None)  # one that trains
+    run.state["signature"] = {} if kept is None else msgspec.to_builtins(kept)
 
 
 def read_weights(trained: Trained, name: str) -> dict[str, Any]:
