@@ -6,15 +6,16 @@ Knows nothing of models or parties.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import numbers
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
+from heterofed.files import append, put_in_place, truncate
 
 logger = logging.getLogger("heterofed")
 
@@ -122,14 +123,16 @@ class Metrics:
         with writing(self.path):
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, _columns(self.keys), extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
+            table = self._as_csv(rows, header=True)
+            put_in_place(self.path, lambda file: file.write(table))
+
+    def _as_csv(self, rows: Iterable[Mapping[str, object]], *, header: bool) -> bytes:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, _columns(self.keys), extrasaction="ignore")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
 
     def _is_widened(self) -> bool:
         """Whether the CSV has more columns, after these."""
@@ -164,9 +167,9 @@ class Metrics:
                 f"{self.size} are" if self.size else "none is",
             )
             if self.size:  # a row that was cut through goes
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+                truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         else:
-            os.truncate(self.path, size)
+            truncate(self.path, size)
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
         """Append one row and write it.
@@ -188,14 +191,8 @@ class Metrics:
             )
         row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
         row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
-        is_new = not self.size
-        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _columns(self.keys))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(self.path):
+            append(self.path, self._as_csv([row], header=not self.size))
         self._last, self._last_round = row, self._current_round()
 
 

@@ -28,10 +28,11 @@ from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
+from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.messages import Mark
-from heterofed.results import drop_drafts, fresh_folder, write_whole
+from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
@@ -193,6 +194,8 @@ class ResumableScheduler(Scheduler):
 
     def _open_folder(self, run: Run) -> None:
         if goes_on(run):
+            with writing(run.result.folder):
+                own_folder(run.result.folder)
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:

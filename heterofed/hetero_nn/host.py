@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from heterofed.peers import Peer
 from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult
+from heterofed.results import TaskResult, write_whole
 from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
 from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.streams import generators_kept, random_stream
@@ -454,7 +453,8 @@ class HeteroNNHostScheduler(HostHooks):
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)
         if prefix:
-            shutil.copyfile(run.result.folder / MEANS, run.result.folder / f"{prefix}{MEANS}")
+            means = (run.result.folder / MEANS).read_bytes()
+            write_whole(run.result.folder / f"{prefix}{MEANS}", lambda file: file.write(means))
 
     def _joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0

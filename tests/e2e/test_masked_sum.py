@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from heterofed import HeteroNNCollaboratorScheduler
 from heterofed.agreement import Agreement
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
+from heterofed.files import heterofed_home
 from heterofed.hetero_nn import host as host_module
 from heterofed.hetero_nn import meeting
 from heterofed.party import Party
@@ -28,7 +29,6 @@ from heterofed.privacy.masking import Masks, masked_sum
 from heterofed.privacy.witness import Witness
 from heterofed.protocol.messages import BatchDone, Mark, SeenByOthers
 from heterofed.runs import party_of
-from heterofed.transport.local import heterofed_home
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
