@@ -53,6 +53,7 @@ LAYERS = [
         "heterofed.streams",
         "heterofed.task",
         "heterofed.training",
+        "heterofed.wrappers",
     ],
     ["heterofed.task_file"],
     ["heterofed.party", "heterofed.place"],
