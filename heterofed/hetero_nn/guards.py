@@ -30,6 +30,7 @@ from heterofed.privacy.leakage import (
     InputLeaks,
     LabelLeaks,
     Leak,
+    rows_to_measure,
     worst_of,
 )
 from heterofed.privacy.masking import Masks
@@ -221,9 +222,9 @@ class HostGuard(Guard):
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of what `note` needs of received embeddings, since user code may change those."""
         with self._run.harmless(REPORT):
-            if self._leaks.has_time():
-                each = embeddings.items()
-                return {name: of.detach()[:MEASURED_ROWS].clone() for name, of in each}
+            rows = rows_to_measure(embeddings.values())
+            if rows and self._leaks.has_time():
+                return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
         return {}
 
     def note(
@@ -242,8 +243,9 @@ class HostGuard(Guard):
             if numbers is None or len(numbers) != len(next(iter(clean.values()))):
                 return
             used = {name: embeddings[name] for name in clean}
-            rows = [_some(each) for each in (sent, clean, used)]
-            self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
+            most = len(next(iter(used.values())))  # those that were kept
+            rows = [_some(each, most) for each in (sent, clean, used)]
+            self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
         """See `Guard.end_round`."""
@@ -441,9 +443,9 @@ def _see_nothing(*_: Any) -> None:
     """What a copy of the model has in place of the hook."""
 
 
-def _some(tensors: Mapping[str, Tensor]) -> Tensor:
+def _some(tensors: Mapping[str, Tensor], rows: int = MEASURED_ROWS) -> Tensor:
     """The first rows of a batch, one vector each; without a copy where there is one tensor."""
-    return joined({name: each.detach()[:MEASURED_ROWS] for name, each in tensors.items()})
+    return joined({name: each.detach()[:rows] for name, each in tensors.items()})
 
 
 def check_private(
