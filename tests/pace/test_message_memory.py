@@ -25,7 +25,7 @@ from tests.hostile.peers import TASK, LyingCollaborator
 SIZE = Plan(host="alice", collaborators=("bob",)).max_batch_bytes
 
 BASE = 128 << 20
-"""What it may take besides: frames on their way in both directions, sums of one party's features."""
+"""What it may take besides: frames on their way in both directions, sums of a party's features."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak")
 
