@@ -33,8 +33,8 @@ SUMMED_AT_ONCE = 1 << 17
 """Numbers."""
 
 MAX_ROW = 1 << 22
-"""Numbers in a row of one party up to which their means are kept: 32 MiB of sums in float64, however
-narrow the numbers are that a peer sends.
+"""Numbers in a row of one party up to which their means are kept: 32 MiB of sums in float64,
+however narrow the numbers are that a peer sends.
 """
 
 

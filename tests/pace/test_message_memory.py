@@ -40,7 +40,7 @@ CASES = [
 @pytest.mark.parametrize(("dtype", "form"), CASES)
 def test_the_largest_features(dtype: str, form: str, parties: Parties, tmp_path: Path) -> None:
     items = SIZE // m.ITEM_BYTES[dtype]
-    shape = (1, items) if form == "one row" else (items // 8, 8)
+    shape = (1, items) if form == "one row" else (items // 64, 64)
     host = parties.start("-m", "tests.pace.hungry_host", TASK, str(tmp_path), str(shape[0]))
     bob = LyingCollaborator().to_train()
     spec = m.TensorSpec("", dtype, shape)  # type: ignore[arg-type]
