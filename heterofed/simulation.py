@@ -20,6 +20,7 @@ from heterofed.hetero_nn.serving import serve as serve_predictions
 from heterofed.lifecycle import Scheduler
 from heterofed.runs import Resume
 from heterofed.settings import is_count
+from heterofed.tracebacks import plain_endings
 from heterofed.turns import Crossing, Network, PartyRun
 
 
@@ -39,6 +40,7 @@ class Simulation:
     comparison: Comparison | None = None
 
 
+@plain_endings()
 def simulate(
     host: Scheduler,
     collaborators: Sequence[Scheduler],
@@ -92,6 +94,7 @@ def simulate(
     return done
 
 
+@plain_endings()
 def simulate_prediction(
     host: HeteroNNHostScheduler,
     collaborators: Sequence[HeteroNNCollaboratorScheduler],
