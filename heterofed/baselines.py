@@ -23,7 +23,9 @@ from heterofed.agreement import Agreement
 from heterofed.alignment import check_ids
 from heterofed.batches import Batch, rows_of
 from heterofed.checkpoint import CheckpointStore
+from heterofed.endings import writing
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
+from heterofed.files import own_folder
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
 from heterofed.hetero_nn.gather import MASKED_SUM, kept
 from heterofed.hetero_nn.hooks import streams_tests
@@ -177,7 +179,7 @@ def plot(table: Path, metric: str, path: Path) -> Path:
     axes.set(xlabel="round", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120), anywhere=True)
     return path
 
 
@@ -237,7 +239,8 @@ class _Baseline:
             for each in self._all:
                 key = each._settings.feature_key
                 folder = self._folder if each is self._host else self._folder / key
-                folder.mkdir(parents=True)
+                with writing(folder):
+                    own_folder(folder)
                 role = Role.HOST if each is self._host else Role.COLLABORATOR
                 account = Account(key)
                 seed = each._settings.seed
@@ -291,7 +294,9 @@ class _Baseline:
         if training:
             self._host._made("infer_model").train()
         for batches in zip(*streams, strict=True):
-            rows = {rows_of(batch, hook) for batch in batches}
+            own, *theirs = batches
+            rows = {rows_of(batch, hook) for batch in theirs}
+            rows.add(rows_of(own, hook, next(iter(rows))))
             if len(rows) > 1:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield list(batches)
@@ -330,11 +335,12 @@ class _Baseline:
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
+        run = self._runs[self._host._settings.feature_key]
         projection = self._projection(batches, "iterate_train_feature", number)
         outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()
-        return self._host._scalars(outcome)
+        return self._host._scalars(run, outcome)
 
     def _test(self) -> None:
         models = [each._made("feature_model") for each in self._all]

@@ -20,7 +20,9 @@ _THREADS_AT_IMPORT = torch.get_num_threads()
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
     """Put modules into eval mode, without gradients, and restore each submodule's mode after."""
-    modes = [(sub, sub.training) for module in modules if module for sub in module.modules()]
+    modes = [
+        (sub, sub.training) for module in modules if module is not None for sub in module.modules()
+    ]
     for module in modules:
         if module is not None:
             module.eval()

@@ -130,7 +130,8 @@ class HostHooks(TrainingScheduler):
             labels: what `iterate_train_feature` yielded beside the features.
 
         Returns:
-            None, a 0-d loss or a dict of scalars, recorded in `train.csv` as means per round.
+            None, a 0-d loss or a dict of scalars, recorded in `train.csv` as means per round, each
+            over the batches that returned it.
         """
 
     @abstractmethod
