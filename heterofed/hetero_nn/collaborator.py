@@ -434,6 +434,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 "make_feature_model returned None, but this party's features are trainable: is a"
                 " return missing? Else pass is_feature_trainable=False"
             )
+        if self._is_feature_trainable and self._made("feature_optimizer") is None:
+            raise ConfigError(
+                "this party's feature model has no weights to train: pass"
+                " is_feature_trainable=False"
+            )
         self._guard(run)
         return ids
 
