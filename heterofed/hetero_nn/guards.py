@@ -35,6 +35,7 @@ from heterofed.privacy.leakage import (
 )
 from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
+from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.witness import Witness
 from heterofed.runs import Run, party_of, plan_of
@@ -210,15 +211,26 @@ class HostGuard(Guard):
                 "gradient_defence needs labels that are class numbers from 0 on, in a tensor"
                 " [rows] or [rows, 1], or one-hot"
             )
-        defence = self._defences.setdefault(peer, copy.deepcopy(self._gradients))
-        noise, numbers = self._noise(peer), numbers.to(rows.device)
+        party, repeats = party_of(self._run), self._run.lasting.setdefault("repeats", Repeats())
+        place = Place(party.phase, peer, self._run.round, party.batch)
+        hidden = repeats.find(place, rows)
+        if hidden is None:
+            hidden = self._defended(self._gradients, peer, rows.clone(), numbers.to(rows.device))
+            repeats.note(place, rows, hidden)
+        sent = parted(hidden, clean)
+        check_finite(sent, "what gradient_defence gave", party.name)
+        return sent
+
+    def _defended(
+        self, gradients: GradientDefence, peer: str, rows: Tensor, numbers: Tensor
+    ) -> Tensor:
+        defence = self._defences.setdefault(peer, copy.deepcopy(gradients))
+        noise = self._noise(peer)
         with drawn_from(noise):
             # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
             also = noise.name_for(rows, numbers)
-            rows = self._stream("gradient_defence", defence, rows, numbers, also=also)
-        sent = parted(rows, clean)
-        check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
-        return sent
+            sent: Tensor = self._stream("gradient_defence", defence, rows, numbers, also=also)
+            return sent
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of what `note` needs of received embeddings, since user code may change those."""
