@@ -5,15 +5,16 @@ The loops themselves are in `heterofed.hetero_nn`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.alignment import (
@@ -27,6 +28,7 @@ from heterofed.batches import Batch, as_batch, rows_of
 from heterofed.checker import DataChecker
 from heterofed.data import VerticalTable
 from heterofed.errors import ConfigError, TaskFailed
+from heterofed.freshness import Freshness
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
 from heterofed.plain import strings
@@ -41,7 +43,7 @@ from heterofed.signature import SIGNATURE, Reader, Signature
 from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
 from heterofed.tensors import dtype_name, named
-from heterofed.training import check_model, check_optimizer
+from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
 
 logger = logging.getLogger("heterofed")
 
@@ -63,7 +65,6 @@ class TrainingScheduler(ResumableScheduler):
     _is_feature_trainable: bool = True
     _leak_report: Effort = "sample"
     _weights_defence: DPSGD | None = None
-    _OPTIMIZERS = 1  # of this role, that step together
 
     def launch_task(
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
@@ -277,16 +278,21 @@ class TrainingScheduler(ResumableScheduler):
         model = self._made("feature_model")
         if model is None or not self._is_feature_trainable:
             return None
-        optimizer = check_optimizer(
-            self._seeded_hook("make_feature_optimizer", model), "make_feature_optimizer"
-        )
+        hook, parts = "make_feature_optimizer", self._parts()
+        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        optimizer = check_optimizer(made, hook)
+        if optimizer is None and not has_weights(model):
+            return None
         if optimizer is None:
             raise ConfigError(
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
-        alone = self._OPTIMIZERS == 1
-        return self._private_optimizer(optimizer, parts=self._OPTIMIZERS, counts=alone)
+        return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
+
+    def _parts(self) -> int:
+        """Optimizers of this party that step together, where its feature model has one."""
+        return 1
 
     def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""
@@ -317,7 +323,8 @@ class TrainingScheduler(ResumableScheduler):
         """What a feature hook yields, checked, each batch under its own random stream; `around`
         may do more around each step of the hook; `first` is the number of the first batch.
         """
-        with self._in_hook(hook):
+        fresh = self._freshness(run, hook) if grad and hook == "iterate_train_feature" else None
+        with self._in_hook(hook), fresh.making() if fresh else nullcontext():
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):
                 if not hasattr(items, "__iter__"):
@@ -329,13 +336,15 @@ class TrainingScheduler(ResumableScheduler):
         where = f"{hook} of {self._settings.shown_name}"
         for number in itertools.count(first):
             party_of(run).batch = number
-            with self._in_hook(hook):
+            with self._in_hook(hook), fresh.making() if fresh else nullcontext():
                 try:
                     item = next(stepping)
                 except StopIteration:
                     return
             batch = as_batch(item, where, with_labels=with_labels)
             del item
+            if fresh is not None and batch.features is not None:
+                fresh.check(named(batch.features, where)[1], number)
             self._compare_features(run, batch, hook)
             if self._weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
@@ -343,6 +352,18 @@ class TrainingScheduler(ResumableScheduler):
                 self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
+
+    def _freshness(self, run: Run, hook: str) -> Freshness:
+        name = f"{hook} of {self._settings.shown_name}"
+        fresh: Freshness = run.state.setdefault("freshness", Freshness(name, self._weights))
+        return fresh
+
+    def _weights(self) -> Iterator[Tensor]:
+        """What a step on its features changes: all that its model or optimizer holds."""
+        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
+        yield from model.parameters() if model is not None else ()
+        for group in optimizer.param_groups if optimizer is not None else ():
+            yield from group["params"]
 
     # -- what the half is fed --------------------------------------------------------------
 

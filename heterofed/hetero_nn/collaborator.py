@@ -14,9 +14,10 @@ from torch import Tensor
 
 from heterofed.batches import Batch, rows_of
 from heterofed.diagnostics import shielded
-from heterofed.endings import unlawful
+from heterofed.endings import BETWEEN, unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
+from heterofed.freshness import explaining
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.guards import REPORT, CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
@@ -165,7 +166,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
                 even learn that they are here.
             requests: return after so many requests, and raise where one fails; 0: serve until
-                interrupted.
+                interrupted by Ctrl-C.
 
         Returns:
             Rows predicted.
@@ -199,7 +200,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         (host,) = party.peers.values()
         expected = self._begin(run, host)
         while True:
-            party.phase = "between phases"
+            party.phase = BETWEEN
             match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
                     run.round, run.state["staleness"] = number, steps
@@ -355,7 +356,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         for came in feed.answers():
             last = guard.gradients(batch.number, batch.tensors, came)
             if at_once and last:
-                self._seeded(hook, self._backward, batch.tensors, last, retain=True)
+                with explaining("iterate_train_feature"):
+                    self._seeded(hook, self._backward, batch.tensors, last, retain=True)
         guard.forget(batch.number)
         if not last:
             return
@@ -363,7 +365,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             self._call_hook(hook, self._made("feature_optimizer").step)
         else:
             arranged = gradients_like(batch.layout, batch.tensors, last)
-            self._seeded_hook(hook, batch.features, arranged)
+            with explaining("iterate_train_feature"):
+                self._seeded_hook(hook, batch.features, arranged)
 
     def _backward(
         self, tensors: dict[str, Tensor], gradients: dict[str, Tensor], *, retain: bool = False
@@ -435,6 +438,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 "make_feature_model returned None, but this party's features are trainable: is a"
                 " return missing? Else pass is_feature_trainable=False"
             )
+        if self._is_feature_trainable and self._made("feature_optimizer") is None:
+            raise ConfigError(
+                "this party's feature model has no weights to train: pass"
+                " is_feature_trainable=False"
+            )
         self._guard(run)
         return ids
 
@@ -442,13 +450,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """The digest of a batch's ids (see `order.py`)."""
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
         return order.proof(batch.ids, feed.number, rows_of(batch, hook), hook)
-
-    def _weights(self) -> Iterator[Tensor]:
-        """What a step of this party changes: all that its model or optimizer holds."""
-        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
-        yield from model.parameters() if model is not None else ()
-        for group in optimizer.param_groups:
-            yield from group["params"]
 
 
 def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Tensor]:
