@@ -49,7 +49,7 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
 from heterofed.settings import Settings, Shown
 from heterofed.transport.local import heterofed_home, local_address
 
@@ -125,6 +125,7 @@ class Scheduler(ABC):
             check_writable(folder)
             mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder))
+            stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
             callbacks = (run.result.note, show, *settings.callbacks)
@@ -137,6 +138,7 @@ class Scheduler(ABC):
             write_costs(run.result, run.account)
             write_outbound(run.result, run.account.outbound)
             write_summary(run.result)
+            close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
             logger.info("%s", run.result.summary())
         return run.result
@@ -157,6 +159,8 @@ class Scheduler(ABC):
                 self._perform(run)
                 party.emit(TaskEnded())
         except BaseException as error:
+            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+                run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
             if isinstance(error, UNHEARD) and self._is_over(run, error):

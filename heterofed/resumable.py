@@ -20,17 +20,28 @@ from msgspec import structs
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed import console
 from heterofed import snapshot as snapshots
 from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
-from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
+from heterofed.errors import ConfigError, LocalProtocolError, ResumeError, RollbackLimitError
 from heterofed.events import Resumed
 from heterofed.lifecycle import Scheduler
+from heterofed.metrics import NEVER_CUT, registered_metrics
 from heterofed.protocol.messages import Mark
 from heterofed.results import drop_drafts, fresh_folder, write_whole
-from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
+from heterofed.runs import (
+    Run,
+    agreement_of,
+    begin,
+    close_ledger,
+    goes_on,
+    ledger_of,
+    party_of,
+)
+from heterofed.settings import ReleaseLimits
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
 
@@ -43,6 +54,7 @@ NOTES = ("staleness", "recorded", "means", "privacy")
 class ResumableScheduler(Scheduler):
     """Base of the schedulers that have models, and so something to lose."""
 
+    _limits = ReleaseLimits()
     _MODELS: tuple[str, ...] = ()
     """Which of `_makers` are models that the results folder gets."""
 
@@ -193,9 +205,14 @@ class ResumableScheduler(Scheduler):
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
+                if _record_of(run).split is not None:  # rounds may have begun
+                    self._note_return(run, "its beginning")
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
+        run.begun += 1
+        if run.begun - 1 > self._limits.max_rollbacks:
+            raise self._too_often("has begun anew")
         if run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
@@ -203,6 +220,7 @@ class ResumableScheduler(Scheduler):
             )
         else:
             run.store.clear()
+        close_ledger(run)  # of a simulation it goes with the store
         fresh_folder(run.result.folder)
         _start_over(run)
         begin(run)
@@ -220,9 +238,30 @@ class ResumableScheduler(Scheduler):
         party = party_of(run)
         with party.in_phase("resume"):
             snapshot = self._put_back(run, mark)
+            if not snapshot.last:  # else nothing is trained again
+                self._note_return(run, console.shown_mark(mark.round, mark.batch))
         party.round = run.round
         party.emit(Resumed(mark.round, mark.batch))
         return snapshot.last
+
+    def _note_return(self, run: Run, where: str) -> None:
+        """Count that the run goes back to a checkpoint, over all restarts of this process.
+
+        Raises:
+            RollbackLimitError: it has done so too often: what is sent twice tells more.
+        """
+        times = ledger_of(run).count(agreement_of(run).run, f"back to {where}")
+        if times > self._limits.max_rollbacks:
+            raise self._too_often(f"was to go back to {where} once more, after {times - 1} times")
+
+    def _too_often(self, what: str) -> RollbackLimitError:
+        return RollbackLimitError(
+            f"the run {what}, and max_rollbacks is {self._limits.max_rollbacks} at"
+            f" {self._settings.shown_name}: each time what was sent before is sent again, which"
+            " tells more of it. Find out in the logs which party goes away, and why; then start"
+            ' all parties again with a larger max_rollbacks here, or with resume="never" for a'
+            " new run"
+        )
 
     def _put_back(self, run: Run, mark: Mark) -> Snapshot:
         """Make this party what it was at a checkpoint."""
@@ -273,8 +312,10 @@ class ResumableScheduler(Scheduler):
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
+        kept = {NEVER_CUT} - registered_metrics(type(self)).keys()
         for name, metrics in run.metrics.items():
-            metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+            if name not in kept:
+                metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

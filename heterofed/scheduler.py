@@ -26,6 +26,7 @@ from heterofed.checker import DataChecker
 from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
+from heterofed.passes import Kind, Pass
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.protocol.messages import SplitPlan
@@ -39,6 +40,13 @@ from heterofed.training import check_model, check_optimizer
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
+KINDS: dict[str, Kind] = {
+    "iterate_train_feature": "train",
+    "iterate_test_feature": "test",
+    "iterate_predict_feature": "predict",
+}
+"""What the rows of a feature hook are for."""
 
 __all__ = [
     "ConfigError",
@@ -301,6 +309,8 @@ class TrainingScheduler(ResumableScheduler):
         """What a feature hook yields, checked, each batch under its own random stream; `around`
         may do more around each step of the hook; `first` is the number of the first batch.
         """
+        ids = list(ids)
+        run.passing = Pass(KINDS[hook], ids)
         with self._in_hook(hook):
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):

@@ -176,6 +176,7 @@ class _MemoryPlace(Place):
     """The network in memory as one party sees it."""
 
     described = "in this simulation"
+    simulated = True
 
     @property
     def ledger(self) -> Path:
