@@ -10,10 +10,10 @@ import hmac
 import random
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from heterofed.errors import EmptySplitError, IdError
+from heterofed.plain import strings
 
 TEST_SHARE = 0.2
 
@@ -34,35 +34,32 @@ class SortedIdSet(set[str]):
         return f"<{len(self)} ids>"  # ids do not belong in logs
 
 
-def check_ids(ids: object) -> list[str]:
-    """Check what `load_local_ids` returned and give it back as a list.
+def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
+    """Check what `load_local_ids`, or another hook, returned and give it back as a list.
+
+    Args:
+        ids: of any list-like type.
+        what: names the hook or argument in errors.
 
     Raises:
-        IdError: not a sequence of unique, non-surrogate strings, or empty. The message gives
-            counts and positions, never an id.
+        IdError: not unique, non-surrogate strings, or none. The message gives counts and positions,
+            never an id.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise IdError(f"load_local_ids must return a list of str, not {type(ids).__name__}")
-    listed: list[Any] = list(ids)
+    listed = strings(ids, what)
     if not listed:
-        raise IdError("load_local_ids returned no id; there is nothing to intersect")
+        raise IdError(f"{what} gave no id; there is nothing to work on")
     for position, each in enumerate(listed):
-        if not isinstance(each, str):
-            raise IdError(
-                f"load_local_ids: position {position} is a {type(each).__name__}, not a str;"
-                " convert ids with str() in the same way at every party"
-            )
         if not _can_travel(each):
             raise IdError(
-                f"load_local_ids: position {position} holds a lone surrogate, which no encoding"
-                " can carry; read the data with its real encoding"
+                f"{what}: position {position} holds a lone surrogate, which no encoding can carry;"
+                " read the data with its real encoding"
             )
     repeated = {each for each, times in Counter(listed).items() if times > 1}
     if repeated:
         positions = [p for p, each in enumerate(listed) if each in repeated]
         shown = ", ".join(map(str, positions[:6])) + (", ..." if len(positions) > 6 else "")
         raise IdError(
-            f"load_local_ids returned {len(repeated)} ids more than once (positions {shown});"
+            f"{what} returned {len(repeated)} ids more than once (positions {shown});"
             " ids must be unique"
         )
     return listed
@@ -95,13 +92,13 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
         EmptySplitError: no train ids, or no test ids.
     """
     if not isinstance(split, tuple | list) or len(split) != 2:
-        raise IdError("split_dataset must return two sets: (train ids, test ids)")
+        raise IdError(
+            "split_dataset must return two sets, (train ids, test ids), not a"
+            f" {type(split).__name__}"
+        )
     parts = []
     for part, name in zip(split, ("train", "test"), strict=True):
-        if not isinstance(part, Set | Sequence) or isinstance(part, str | bytes):
-            raise IdError(f"split_dataset: the {name} ids are a {type(part).__name__}, not a set")
-        if not all(isinstance(each, str) for each in part):
-            raise IdError(f"split_dataset: the {name} ids must all be str; wrap positions in str()")
+        part = strings(part, f"split_dataset: the {name} ids")  # noqa: PLW2901
         if not all(map(_can_travel, part)):
             raise IdError(f"split_dataset: one of the {name} ids holds a lone surrogate")
         if len(set(part)) != len(part):

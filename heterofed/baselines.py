@@ -37,7 +37,7 @@ from heterofed.results import TaskResult, fresh_folder, write_whole
 from heterofed.runs import Run, plan_of
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import named, restore
-from heterofed.training import evaluating
+from heterofed.training import evaluating, sharing_cores
 from heterofed.transport.memory import Hub
 
 Mode = Literal["local", "pooled"]
@@ -203,7 +203,7 @@ class _Baseline:
         return [self._host, *self._others]
 
     def train(self) -> TaskResult:
-        with self._begun() as run:
+        with self._begun() as run, sharing_cores(len(self._all)):
             self._split()
             finished = False
             while not finished:
@@ -214,9 +214,7 @@ class _Baseline:
                 tested = self._host._is_test_due(run.round)
                 if tested:
                     self._test()
-                finished = bool(
-                    self._host._call_hook("is_task_finished", self._host.is_task_finished)
-                )
+                finished = self._host._is_finished()
                 if finished and not tested:
                     self._test()
                 for each in self._all:

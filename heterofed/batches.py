@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from heterofed.errors import FeatureError
+from heterofed.errors import FeatureError, IdError
+from heterofed.plain import strings
 from heterofed.tensors import Features, named
 
 
@@ -51,11 +52,25 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
         batch = Batch(item[0], item[1])
     else:
         batch = Batch(item)  # type: ignore[arg-type]
+    if batch.ids is not None:
+        batch = replace(batch, ids=_ids(batch.ids, where))
     if with_labels and batch.labels is None:
         raise FeatureError(f"{where} yielded no labels; the Host must yield them")
     if with_labels is False and batch.features is None:
         raise FeatureError(f"{where} yielded no features: yield what feature_model returns")
     return batch
+
+
+def _ids(ids: object, where: str) -> list[str]:
+    """The ids beside a batch, as a list.
+
+    Raises:
+        FeatureError: they are no list of strings.
+    """
+    try:
+        return strings(ids, f"the ids of {where}")
+    except IdError as error:
+        raise FeatureError(str(error)) from None
 
 
 def rows_of(batch: Batch, where: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from heterofed import console
 from heterofed.errors import ConfigError
+from heterofed.plain import as_bool
 from heterofed.results import check_name, write_whole
 from heterofed.transport.local import heterofed_home
 
@@ -46,14 +47,22 @@ class DataChecker(ABC):
         """
         refuse_reimported_main()
         with console.attached():
-            try:
-                passed = _verdict(self.verify_data())
-            except Exception:
-                logger.exception("verify_data raised; the data count as not verified")
-                passed = False
+            passed = self._verify()
             _keep(self.task_id, passed)
             logger.info("data check for task %s: %s", self.task_id, _word(passed))
         return passed
+
+    def _verify(self) -> bool:
+        try:
+            answer = self.verify_data()
+        except Exception:
+            logger.exception("verify_data raised; the data count as not verified")
+            return False
+        try:
+            return _verdict(answer)
+        except TypeError as error:
+            logger.error("%s; the data count as not verified", error)
+            return False
 
 
 def mention_verdict(task_id: str) -> None:
@@ -82,13 +91,15 @@ def refuse_reimported_main() -> None:
 
 
 def _verdict(answer: object) -> bool:
-    """Read what `verify_data` returned; raises TypeError for anything but its contract."""
+    """Read what `verify_data` returned.
+
+    Raises:
+        TypeError: it is nothing that its contract allows.
+    """
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
         logger.info("verify_data: %s", answer[1])
         answer = answer[0]
-    if not isinstance(answer, bool):
-        raise TypeError(f"verify_data must return True or False, not {type(answer).__name__}")
-    return answer
+    return as_bool(answer, "verify_data")
 
 
 def _keep(task_id: str, passed: bool) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from heterofed.diagnostics import Harmless
 from heterofed.events import (
     Callback,
     Event,
@@ -32,38 +33,56 @@ logger = logging.getLogger("heterofed")
 @contextmanager
 def attached() -> Iterator[Callback]:
     """Show log lines and progress until the end of the block; yields the callback for events."""
-    bars: Bars | None = None
-    # One bar to a terminal: parties that are threads beside the first one show lines.
-    if sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
-        from heterofed.bars import Bars  # rich takes as long to load as all of ours
-
-        bars = Bars()
-    handler: logging.Handler | None = None
+    harmless = Harmless()
     level = logger.level
-    if not logger.hasHandlers():
-        if bars is not None:
-            handler = bars.log_handler()
-        else:
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        logger.addHandler(handler)
-        if level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
+    bars: Bars | None = None
+    handler: logging.Handler | None = None
+    with harmless("the progress bar"):
+        bars = _bars()
+    with harmless("the console"):
+        handler = _handler(bars)
 
     def show(event: Event) -> None:
         if bars is not None:
-            bars(event)
-        _log(event)
+            with harmless("the progress bar"):
+                bars(event)
+        with harmless("the console"):
+            _log(event)
 
     try:
         yield show
     finally:
         if bars is not None:
-            bars.close()
+            with harmless("the progress bar"):
+                bars.close()
         if handler is not None:
             logger.removeHandler(handler)
             logger.setLevel(level)
-            handler.close()
+            with harmless("the console"):
+                handler.close()
+
+
+def _bars() -> Bars | None:
+    """Bars for a terminal; parties that are threads beside the first one show lines."""
+    if not sys.stderr.isatty() or threading.current_thread() is not threading.main_thread():
+        return None
+    from heterofed.bars import Bars  # rich takes as long to load as all of ours
+
+    return Bars()
+
+
+def _handler(bars: Bars | None) -> logging.Handler | None:
+    """What shows log lines, attached; None where somebody configured logging."""
+    if logger.hasHandlers():
+        return None
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if bars is not None:
+        handler = bars.log_handler()
+    logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    return handler
 
 
 def _log(event: Event) -> None:

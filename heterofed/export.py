@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import to_builtins
 from torch import Tensor, nn
 
 from heterofed._version import __version__
@@ -17,6 +18,7 @@ from heterofed.errors import ConfigError
 from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weights
 from heterofed.metrics import last_rows
 from heterofed.results import check_writable, write_whole
+from heterofed.signature import read_signature
 
 CARD = "card.json"
 HALVES = ("feature_model", "infer_model")
@@ -26,8 +28,9 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
     """Write a party's trained half: `<model>.safetensors` for each of its models, and `card.json`.
 
     The card says of which task, run and party it is, how many rounds the models have trained,
-    what the tensors' shapes are, the last value of every metric up to that round, versions, and a
-    SHA-256 of each file.
+    what the tensors' shapes are, which columns the half was trained on (with the means that stand
+    for missing values: numbers of this party's data), the last value of every metric up to that
+    round, versions, and a SHA-256 of each file.
 
     Args:
         folder: the results folder of a finished run.
@@ -84,6 +87,7 @@ def _card(trained: Trained, halves: Mapping[str, Any]) -> dict[str, Any]:
         "rounds": rounds,
         "models": trained.which,
         "halves": dict(halves),
+        "inputs": None if (kept := read_signature(trained.folder)) is None else to_builtins(kept),
         "metrics": last_rows(trained.folder, rounds),
         "versions": {
             "heterofed": __version__,

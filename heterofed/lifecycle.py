@@ -123,7 +123,8 @@ class Scheduler(ABC):
             stack.enter_context(sigterm_as_exit())
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
-            mention_verdict(task_id)
+            with run.harmless("the note on the data check"):
+                mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder))
             stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
@@ -135,12 +136,12 @@ class Scheduler(ABC):
             run.result.metrics |= {
                 name: each.path for name, each in run.metrics.items() if each.path.exists()
             }
-            write_costs(run.result, run.account)
-            write_outbound(run.result, run.account.outbound)
+            _write_account(run)
             write_summary(run.result)
             close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
-            logger.info("%s", run.result.summary())
+            with run.harmless("the summary"):
+                logger.info("%s", run.result.summary())
         return run.result
 
     def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
@@ -319,10 +320,9 @@ class Scheduler(ABC):
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
-        with contextlib.suppress(OSError, TaskFailed):
+        with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
-                write_outbound(run.result, party.account.outbound)
-                write_costs(run.result, party.account)
+                _write_account(run)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed):
             logger.error("%s: %s", type(error).__name__, error)
@@ -334,6 +334,13 @@ class Scheduler(ABC):
                     "if all parties are started again, the task goes on from %s",
                     console.shown_mark(marks[-1].round, marks[-1].batch),
                 )
+
+
+def _write_account(run: Run) -> None:
+    with run.harmless("comm.csv"):
+        write_costs(run.result, run.account)
+    with run.harmless("outbound.csv"):
+        write_outbound(run.result, run.account.outbound)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from heterofed import endings
 from heterofed.accounting import Account, Direction
+from heterofed.diagnostics import place_of, shielded
 from heterofed.errors import (
     HeteroFedError,
     RemoteProtocolError,
@@ -87,7 +88,8 @@ class Party:
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
-        self.account = account or Account(name)
+        self.account = shielded(lambda: account or Account(name), "comm.csv")
+        self._outbound = shielded(lambda: self.account.outbound, "outbound.csv")
         self._endpoint = endpoint
         self._callbacks = list(callbacks)
         self._by_channel: dict[Channel, Peer] = {}
@@ -311,9 +313,11 @@ class Party:
         for callback in list(self._callbacks):
             try:
                 callback(event)
-            except Exception:
-                self._callbacks.remove(callback)
-                logger.exception("a callback raised and is left out from here on")
+            except Exception as error:
+                self._callbacks = [each for each in self._callbacks if each is not callback]
+                logger.warning(
+                    "a callback raised (%s) and is left out from here on", place_of(error)
+                )
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -351,7 +355,7 @@ class Party:
         if not isinstance(message, Waiting):
             peer.told = peer.turn_began
         self.account.moved(self.phase, peer.name, "sent", size, messages=1)
-        self.account.outbound.note(self.phase, type(message).__name__, peer.name, size)
+        self._outbound.note(self.phase, type(message).__name__, peer.name, size)
         self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
 
     def _await(self, peers: Sequence[Peer], computing: bool) -> None:
@@ -520,7 +524,7 @@ class Party:
         try:
             peer.session.send(abort)
             peer.channel.send(frames)
-            self.account.outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
+            self._outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told
 

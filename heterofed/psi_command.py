@@ -83,7 +83,9 @@ def run_psi(
     if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
     try:
-        own = own_ids(psi.column(ids, id_column))
+        own = own_ids(
+            psi.column(ids, id_column), f"column {id_column}" if id_column else "its lines"
+        )
     except OSError as error:  # of this file, or of those that many ids are kept in
         where = error.filename or ids
         reason = error.strerror or type(error).__name__

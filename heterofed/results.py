@@ -21,6 +21,7 @@ import msgspec
 
 from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.console import megabytes
+from heterofed.diagnostics import Harmless
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
@@ -109,8 +110,8 @@ class TaskResult:
             for party, seconds in event.waits.items():
                 cost.waits[party] = cost.waits.get(party, 0.0) + seconds
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
+    def core(self) -> dict[str, Any]:
+        """What predictions and exports need to know of the run, as plain JSON types."""
         return {
             "task_id": self.task_id,
             "party": self.party,
@@ -121,6 +122,11 @@ class TaskResult:
             "fusion": self.fusion,
             "ids": self.ids,
             "psi": self.psi,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types."""
+        return self.core() | {
             "seconds": round(self.seconds, 3),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
@@ -271,8 +277,11 @@ SUMMARY = "summary.json"
 
 def write_summary(result: TaskResult) -> Path:
     """Write `summary.json` into the results folder."""
-    text = json.dumps(result.to_dict(), indent=2).encode()
-    return write_whole(result.folder / SUMMARY, lambda file: file.write(text))
+    text = ""
+    with Harmless()("the costs in summary.json"):
+        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+    raw = (text or json.dumps(result.core(), indent=2)).encode()
+    return write_whole(result.folder / SUMMARY, lambda file: file.write(raw))
 
 
 class _Ended(msgspec.Struct):

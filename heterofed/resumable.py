@@ -12,6 +12,7 @@ import hmac
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from heterofed.training import Lazy
 
 logger = logging.getLogger("heterofed")
 
-NOTES = ("staleness", "recorded", "means", "privacy")
+NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 """What else of `Run.state` a checkpoint keeps: plain values that the loops chose for the run."""
 
 
@@ -213,7 +214,9 @@ class ResumableScheduler(Scheduler):
         run.begun += 1
         if run.begun - 1 > self._limits.max_rollbacks:
             raise self._too_often("has begun anew")
-        if run.store.has_checkpoints:
+        if run.store.has_checkpoints and run.resume == "never":
+            logger.info("a new run begins; the one that had not ended here is moved aside")
+        elif run.store.has_checkpoints:
             logger.warning(
                 "a new run begins: not all parties go on with the one that had begun here, which is"
                 " moved aside"
@@ -314,7 +317,9 @@ class ResumableScheduler(Scheduler):
                 self._open_metrics(run, name, keys)
         kept = {NEVER_CUT} - registered_metrics(type(self)).keys()
         for name, metrics in run.metrics.items():
-            if name not in kept:
+            if name in kept:
+                continue
+            with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
                 metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
 
     def _best_files(self, run: Run) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from heterofed.accounting import Account
 from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
+from heterofed.diagnostics import Harmless
 from heterofed.errors import LocalProtocolError, ResumeError
 from heterofed.ledger import ReleaseLedger
 from heterofed.metrics import Metrics
@@ -56,6 +57,7 @@ class Run:
         ledger: folder in which it is counted, over all runs, what others got of this party.
         predicts: whether it predicts with what was trained, and trains nothing.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
+        harmless: runs what only measures or shows.
     """
 
     task_id: str
@@ -83,6 +85,7 @@ class Run:
     predicts: bool = False
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    harmless: Harmless = field(default_factory=Harmless)
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)

@@ -9,8 +9,10 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import msgspec
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,18 +25,23 @@ from heterofed.alignment import (
 )
 from heterofed.batches import Batch, as_batch, rows_of
 from heterofed.checker import DataChecker
+from heterofed.data import VerticalTable
 from heterofed.errors import ConfigError, TaskFailed
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
 from heterofed.passes import Kind, Pass
+from heterofed.plain import strings
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.privacy.leakage import Effort, check_effort
-from heterofed.protocol.messages import SplitPlan
-from heterofed.results import TaskResult
+from heterofed.protocol.messages import Mark, SplitPlan
+from heterofed.results import TaskResult, write_whole
 from heterofed.resumable import ResumableScheduler
 from heterofed.runs import Resume, Run, party_of, plan_of
 from heterofed.settings import Shown, check_flag
+from heterofed.signature import SIGNATURE, Reader, Signature
+from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
+from heterofed.tensors import dtype_name, named
 from heterofed.training import check_model, check_optimizer
 
 logger = logging.getLogger("heterofed")
@@ -158,6 +165,15 @@ class TrainingScheduler(ResumableScheduler):
             As `iterate_test_feature`, which it is by default; labels may be None.
         """
         yield from self.iterate_test_feature(feature_model, predict_ids)
+
+    def feature_columns(self) -> Sequence[str] | None:
+        """Hook: names of the columns that the feature hooks read, in their order; kept with the
+        model, and compared when it predicts.
+
+        Returns:
+            Strings; None, the default, where a `VerticalTable` reads them: it knows its columns.
+        """
+        return None
 
     # -- what hooks may read ---------------------------------------------------------------
 
@@ -330,12 +346,68 @@ class TrainingScheduler(ResumableScheduler):
                     return
             batch = as_batch(item, where, with_labels=with_labels)
             del item
+            self._compare_features(run, batch, hook)
             if self._weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
                 drawn = drawn if when == run.round else None
                 self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
+
+    # -- what the half is fed --------------------------------------------------------------
+
+    @contextmanager
+    def _in_hook(self, hook: str) -> Iterator[None]:
+        with super()._in_hook(hook):
+            if self._run is None:
+                yield
+                return
+            with self._reader(self._run).reading():
+                yield
+
+    def _reader(self, run: Run) -> Reader:
+        """This party's half as it reads its rows in this run."""
+        reader: Reader | None = run.state.get("reader")
+        if reader is None:
+            kept = msgspec.convert(run.state.get("signature", {}), Signature)
+            ids = run.state.get("train_ids", ())
+            name = self._settings.shown_name
+            reader = run.state["reader"] = Reader(kept, name, ids, trains=not run.predicts)
+        return reader
+
+    def _compare_features(self, run: Run, batch: Batch, hook: str) -> None:
+        """Note in training what the half yields; before it serves the first row, compare."""
+        reader = self._reader(run)
+        if run.predicts:
+            reader.compare_frames(_frames_of(self))
+        elif hook != "iterate_train_feature":
+            return
+        layout, tensors = ("none", {}) if batch.features is None else named(batch.features, hook)
+        kinds = {name: (dtype_name(each), list(each.shape[1:])) for name, each in tensors.items()}
+        reader.compare_features(layout, kinds, hook)
+
+    def _compare_columns(self, run: Run) -> None:
+        columns = self._call_hook("feature_columns", self.feature_columns)
+        names = None if columns is None else strings(columns, "feature_columns")
+        self._reader(run).compare_columns(names)
+
+    def _keep_checkpoint(self, run: Run, *, last: bool) -> None:
+        run.state["signature"] = msgspec.to_builtins(self._reader(run).signature)
+        super()._keep_checkpoint(run, last=last)
+
+    def _put_back(self, run: Run, mark: Mark) -> Snapshot:
+        snapshot = super()._put_back(run, mark)
+        run.state.pop("reader", None)  # of what was trained since then
+        return snapshot
+
+    def _save_models(self, run: Run, prefix: str = "") -> None:
+        super()._save_models(run, prefix)
+        reader = self._reader(run)
+        reader.compare_frames(_frames_of(self))
+        text = msgspec.json.format(msgspec.json.encode(reader.signature), indent=2)
+        write_whole(run.result.folder / SIGNATURE, lambda file: file.write(text))
+
+    # -- ids -------------------------------------------------------------------------------
 
     def _prepare(self, run: Run) -> list[str]:
         """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
@@ -353,8 +425,16 @@ class TrainingScheduler(ResumableScheduler):
             logger.info("split_dataset returned names that are not ids of the intersection")
         if self._weights_defence is not None:
             self._weights_defence.take_rows(len(train))
+        if twice := len(set(train) & set(test)):
+            logger.warning(
+                "%d of the %d test ids are train ids too: the test is of rows that were trained on",
+                twice,
+                len(test),
+            )
         run.result.ids = len(common)
         run.state["train_ids"], run.state["test_ids"] = train, test
+        run.state.pop("reader", None)  # made before the train ids were known
+        self._compare_columns(run)
         agreement = run.agreement
         secret = agreement.secret if agreement else b""
         return SplitPlan(
@@ -381,3 +461,17 @@ class TrainingScheduler(ResumableScheduler):
         model = self._made("feature_model")
         if model is not None:
             model.train(training and self._is_feature_trainable)
+
+
+def _frames_of(owner: object) -> dict[str, list[str]]:
+    """Column names of the DataFrames (of pandas, or like them) among the attributes, by name."""
+    found = {}
+    for name, value in vars(owner).items():
+        columns = None if isinstance(value, type) else getattr(value, "columns", None)
+        if (
+            hasattr(value, "dtypes")
+            and columns is not None
+            and not isinstance(value, VerticalTable)
+        ):
+            found[name] = [str(each) for each in columns]
+    return found

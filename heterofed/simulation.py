@@ -18,6 +18,7 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.hetero_nn.prediction import predict as host_predict
 from heterofed.hetero_nn.serving import serve as serve_predictions
 from heterofed.lifecycle import Scheduler
+from heterofed.runs import Resume
 from heterofed.settings import is_count
 from heterofed.turns import Crossing, Network, PartyRun
 
@@ -47,6 +48,7 @@ def simulate(
     mbit: float | None = None,
     baselines: Sequence[Mode] = (),
     rehearse: bool = False,
+    resume: Resume = "never",
 ) -> Simulation:
     """Run a task with all its parties in this process.
 
@@ -63,6 +65,7 @@ def simulate(
         baselines: what to train afterwards for comparison: `local`, `pooled` or both (see
             `heterofed.baselines`).
         rehearse: only one batch from end to end, as for `launch_task`.
+        resume: as for `launch_task`, but a simulation begins anew unless it is asked to go on.
 
     Raises:
         ConfigError: parties that cannot be in one task; nothing was done.
@@ -76,7 +79,7 @@ def simulate(
             raise ConfigError("baselines are of a run that was trained; a rehearsal has none")
         if isinstance(host, HeteroNNHostScheduler):
             check_comparable(host)
-    how: dict[str, Any] = {"rehearse": True} if rehearse else {}
+    how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     done = _together(
         network,

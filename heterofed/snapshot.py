@@ -66,7 +66,7 @@ def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
             than tensors and plain values.
     """
     whole = {name: plain(getattr(snapshot, name)) for name in Snapshot.__slots__}
-    extra = _saved(whole.pop("extra"))
+    extra = _saved_if_it_can_be(whole.pop("extra"))
     if not _loads(extra):
         raise ConfigError(f"extra_state must give {LOADABLE}: nothing else can be loaded safely")
     content = _saved(whole | {"extra": extra})
@@ -240,6 +240,14 @@ def _saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def _saved_if_it_can_be(value: object) -> bytes:
+    """The same; empty for what cannot be written at all, such as a lock or a generator."""
+    try:
+        return _saved(value)
+    except Exception:  # whatever pickle says about it
+        return b""
 
 
 def _loads(content: bytes) -> bool:

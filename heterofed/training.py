@@ -1,14 +1,9 @@
-"""The split training step: leaves, gradients, modes. Knows torch; no sockets.
-
-Peers' features are leaves of the Host's graph that require grad; the Host's own stay attached to
-theirs. What their `.grad` holds when `train_a_batch` returns is what travels back.
-"""
+"""The split training step: backward from the cut layer, modes, devices. Knows torch; no sockets."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError, LocalProtocolError
-from heterofed.tensors import Layout, is_finite, takes_gradient
+from heterofed.tensors import Layout
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
 
@@ -54,88 +49,6 @@ def sharing_cores(parties: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class OptimizerGroup:
-    """Several optimizers as one: `zero_grad` and `step` go to each of them.
-
-    `self.optimizer` of the Host: covers the infer model and the Host's own feature model.
-    """
-
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self.optimizers = tuple(optimizers)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of every parameter."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=set_to_none)
-
-    def step(self) -> None:
-        """One step of each optimizer."""
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-
-def as_leaves(tensors: Mapping[str, Tensor], *, trainable: bool) -> dict[str, Tensor]:
-    """Make received features leaves of the graph; floating ones collect gradients."""
-    for tensor in tensors.values():
-        tensor.requires_grad_(trainable and takes_gradient(tensor))
-    return dict(tensors)
-
-
-class EarlyGradients:
-    """Gradients of one party's leaves, handed on the moment backward has all of them.
-
-    The Host's own half is still in backward then. `changed` tells afterwards whether something
-    (clipping, a second backward) has made them others than those that were handed on.
-
-    What is handed on early is what backward gave: noise or clipping after it comes too late to hide
-    that. So this is for Hosts that say they change nothing.
-
-    Args:
-        leaves: the party's features, as `as_leaves` made them.
-        hand_on: gets the gradients by name; called at most once, on the thread that made this.
-    """
-
-    def __init__(
-        self, leaves: Mapping[str, Tensor], hand_on: Callable[[dict[str, Tensor]], None]
-    ) -> None:
-        self._leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
-        self._hand_on = hand_on
-        self._missing = len(self._leaves)
-        self._handed: dict[str, Tensor] | None = None
-        self._thread = threading.get_ident()
-        self._hooks = [
-            leaf.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
-            for leaf in self._leaves.values()
-        ]
-
-    def changed(self) -> bool:
-        """Whether the leaves hold other gradients now than those handed on; ends the watch."""
-        for hook in self._hooks:
-            hook.remove()
-        now = gradients_of(self._leaves)
-        if self._handed is None:
-            return bool(now)
-        # By value: neither identity nor version tells of edits through `.grad.data`.
-        return now.keys() != self._handed.keys() or not all(
-            torch.equal(gradient, self._handed[name]) for name, gradient in now.items()
-        )
-
-    def _accumulated(self, _leaf: Tensor) -> None:
-        self._missing -= 1
-        # Backward of CUDA graphs runs on a thread of its own, where nothing of ours may be sent.
-        if self._missing != 0 or threading.get_ident() != self._thread:
-            return
-        gradients = gradients_of(self._leaves)
-        if all(is_finite(each) for each in gradients.values()):
-            self._handed = {name: each.clone() for name, each in gradients.items()}
-            self._hand_on(self._handed)
-
-
-def gradients_of(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients that leaves hold now; without those that the loss did not use."""
-    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
 
 def backward(

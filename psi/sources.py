@@ -112,7 +112,10 @@ def _as_text(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError:  # it holds what was read, so it goes no further
-        raise IdsError(f"{path.name} is not UTF-8 text; save it as that") from None
+        raise IdsError(
+            f"{path.name} is not UTF-8 text; save it as that, or convert it: iconv -f GBK -t UTF-8"
+            " where it is GBK"
+        ) from None
 
 
 def column(path: str | os.PathLike[str], name: str | None = None) -> Column:

@@ -17,15 +17,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module may import modules of its own layer's packages and of layers below.
 LAYERS = [
-    ["heterofed._version", "heterofed.errors", "heterofed.plan"],
+    ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
     ["heterofed.protocol"],
-    ["heterofed.outbound", "heterofed.tensors", "heterofed.visits", "heterofed.wire"],
-    ["heterofed.accounting", "heterofed.alignment", "heterofed.events", "heterofed.transport"],
+    [
+        "heterofed.outbound",
+        "heterofed.plain",
+        "heterofed.tensors",
+        "heterofed.visits",
+        "heterofed.wire",
+    ],
+    [
+        "heterofed.accounting",
+        "heterofed.alignment",
+        "heterofed.events",
+        "heterofed.leaves",
+        "heterofed.signature",
+        "heterofed.transport",
+    ],
     [
         "heterofed.bars",
         "heterofed.consent",
         "heterofed.endings",
         "heterofed.generators",
+        "heterofed.joint_optimizer",
         "heterofed.keys",
     ],
     ["heterofed.console"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from heterofed.alignment import check_ids
-from heterofed.errors import ConfigError, IdError, MissingIdsError
+from heterofed.errors import ConfigError, MissingIdsError
 
 
 class Positions:
@@ -20,10 +20,7 @@ class Positions:
     """
 
     def __init__(self, ids: Iterable[object], what: str) -> None:
-        try:
-            self.ids = check_ids(list(ids))
-        except IdError as error:
-            raise IdError(f"the ids of {what}: {error}") from None
+        self.ids = check_ids(ids, f"the ids of {what}")
         self._what = what
         self._rows = {each: row for row, each in enumerate(self.ids)}
 
@@ -51,6 +48,10 @@ class Positions:
             " asked for); give load_local_ids exactly the ids of this data, as `.ids` holds them",
             numbers=(len(absent), len(ids)),
         )
+
+    def known(self, ids: Sequence[str]) -> list[int]:
+        """The rows of those of some ids that have one, in their order."""
+        return [self._rows[each] for each in ids if each in self._rows]
 
     def chunks(self, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
         """Cut ids into batches, once it is known that all of them have a row.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from heterofed.data.ids import Positions
 from heterofed.data.indexed import Rows
+from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
 from heterofed.errors import ColumnError, ConfigError, IdError
+from heterofed.signature import current_reader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,16 +67,21 @@ class VerticalTable:
             has a label.
         label: the column of labels.
         missing: what to do about missing values in features: "error", or put the column's "mean"
-            or "zero" in their place.
+            or "zero" in their place. Means are of this party's train rows; they are taken when a
+            hook first reads the table in a round, and kept with the model, so that a row is served
+            as it was trained. To read rows outside of hooks, call `fit` first.
 
     Attributes:
         columns: names of the features.
+        dtypes: of these columns in the frame.
+        missing: as given.
         report: what every column holds.
 
     Raises:
         IdError: ids are missing, repeated or fractions.
         ColumnError: a column is not there, not numeric, has missing values, or numbers that
-            float32 cannot hold.
+            float32 cannot hold: infinity, whole numbers (such as times in nanoseconds) that it
+            would change, numbers that would become zero.
         ConfigError: pandas is not installed, or this is no DataFrame.
     """
 
@@ -96,19 +104,23 @@ class VerticalTable:
             raise ConfigError(f"missing={missing!r}: give 'error', 'mean' or 'zero'")
         frame = frame.copy(deep=False)
         frame.columns = frame.columns.map(str)
+        id, label = (None if each is None else str(each) for each in (id, label))  # noqa: A001
         _must_differ(list(frame.columns))
         must_have(frame, [each for each in (id, label) if each is not None])
         self._positions = Positions(ids_in(frame.index if id is None else frame[id]), "the table")
         rest = [each for each in frame.columns if each not in (id, label)]
-        self.columns = tuple(rest if columns is None else columns)
+        self.columns = tuple(rest if columns is None else map(str, columns))
         must_have(frame, self.columns)
         if len(set(self.columns)) != len(self.columns) or {id, label} & set(self.columns):
             raise ColumnError("columns: name each feature once, and neither ids nor label")
+        self.missing = missing
+        self.dtypes = tuple(str(frame[name].dtype) for name in self.columns)
         self.report = tuple(_report(frame[name]) for name in rest)
         if label is None:
             _warn_of_labels(self.columns)
         self._features = _numbers(frame, self.columns, self.report, missing)
         self._labels = None if label is None else _label_tensor(frame[label], label)
+        self._means: list[float] | None = None
 
     @classmethod
     def read(
@@ -119,6 +131,7 @@ class VerticalTable:
         columns: Sequence[str] | None = None,
         label: str | None = None,
         missing: Missing = "error",
+        encoding: str = "utf-8",
     ) -> VerticalTable:
         """Read a table from a CSV or Parquet file; CSV ids keep their leading zeros.
 
@@ -128,9 +141,10 @@ class VerticalTable:
             columns: as in the constructor; other columns are not read from Parquet.
             label: as in the constructor.
             missing: as in the constructor.
+            encoding: of the text of a CSV file, such as "gbk" or "latin-1".
 
         Raises:
-            ConfigError: the file cannot be read.
+            ConfigError: the file cannot be read, or rows of it have more fields than its header.
             IdError, ColumnError: as in the constructor.
         """
         need_pandas()
@@ -140,13 +154,19 @@ class VerticalTable:
             if path.suffix.lower() == ".parquet":
                 frame = _read_parquet(path, wanted)
             elif ".csv" in [each.lower() for each in path.suffixes]:
-                frame = _read_csv(path, id)
+                frame = _read_csv(path, id, encoding)
             else:
                 raise ConfigError(f"{path.name}: give a file that ends in .csv or .parquet")
         except (ConfigError, ColumnError):
             raise
         except ImportError:
             raise ConfigError("reading Parquet needs pyarrow: pip install pyarrow") from None
+        except (UnicodeError, LookupError) as error:
+            raise ConfigError(
+                f"{path} cannot be read as {encoding} text ({type(error).__name__}): give the"
+                ' encoding that it was written in, such as encoding="gbk" or "latin-1", or save it'
+                " as UTF-8"
+            ) from None
         except Exception as error:  # pandas and pyarrow raise many kinds
             raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from error
         return cls(frame, id=id, columns=columns, label=label, missing=missing)
@@ -164,8 +184,10 @@ class VerticalTable:
 
         Raises:
             MissingIdsError: some have no row.
+            ColumnError: this is another table than the model was trained on, or nothing stands for
+                missing values yet.
         """
-        return self._features[self._positions.of(ids)]
+        return self._filled(self._positions.of(ids))
 
     def labels(self, ids: Sequence[str]) -> Tensor:
         """The labels of some ids, in their order: int64 of a column of integers or booleans, else
@@ -184,10 +206,11 @@ class VerticalTable:
 
         Raises:
             MissingIdsError: some have no row.
+            ColumnError: as of `rows`.
         """
         at = self._positions.of(ids)
         labels = None if self._labels is None else self._labels[at]
-        return Rows(self._features[at], labels, [self.ids[row] for row in at])
+        return Rows(self._filled(at), labels, [self.ids[row] for row in at])
 
     def batches(self, ids: Sequence[str], batch_size: int) -> Iterator[Rows]:
         """Batches of the rows of some ids, in their order; all ids are checked before the first.
@@ -200,6 +223,63 @@ class VerticalTable:
             MissingIdsError: some have no row.
         """
         return map(self.take, self._positions.chunks(ids, batch_size))
+
+    def fit(self, ids: Sequence[str]) -> None:
+        """Take the means that stand for missing values from the rows of some ids, such as
+        `train_ids`; only needed to read rows outside of hooks. Within hooks the model's own count.
+
+        Args:
+            ids: those that have no row here are left out.
+
+        Raises:
+            ColumnError: a column has no value in these rows.
+        """
+        self._means = self.means_of(ids)
+
+    def means_of(self, ids: Sequence[str]) -> list[float]:
+        """The mean of each column over the rows of those of `ids` that have one here.
+
+        Raises:
+            ColumnError: a column has no value in these rows.
+        """
+        at = self._positions.known(ids)
+        rows = self._features[at].double()
+        if not at or bool((empty := rows.isnan().all(dim=0)).any()):
+            names = (
+                [name for name, none in zip(self.columns, empty, strict=True) if none] if at else ()
+            )
+            what = (
+                f"columns {', '.join(map(repr, names))} have no value" if at else "there is no row"
+            )
+            raise ColumnError(
+                f"missing='mean': {what} among the {len(at)} train rows of this table; leave such"
+                " columns out of columns=..., or call table.fit(ids) where train ids are not ids of"
+                " the table"
+            )
+        return rows.nanmean(dim=0).tolist()
+
+    def is_like(self, dtypes: Sequence[str]) -> list[bool]:
+        """Whether the values of each column could be of these dtypes."""
+        return [
+            could_be(self._features[:, at].numpy(), kind_of(mine), kind_of(other))
+            for at, (mine, other) in enumerate(zip(self.dtypes, dtypes, strict=True))
+        ]
+
+    def _filled(self, at: Sequence[int]) -> Tensor:
+        """Rows with what stands for missing values: the model's own means, where a hook reads."""
+        reader, means = current_reader(), self._means
+        if reader is not None:
+            kept = reader.means(self)
+            means = means if kept is None else kept
+        rows = self._features[at]
+        if self.missing != "mean":
+            return rows
+        if means is None:
+            raise ColumnError(
+                "missing='mean' stands for the mean of the train rows, which are not known here:"
+                " read rows in the feature hooks, or call table.fit(ids) first"
+            )
+        return torch.where(rows.isnan(), torch.tensor(means, dtype=rows.dtype), rows)
 
     def __repr__(self) -> str:
         labels = "" if self._labels is None else " and labels"
@@ -214,17 +294,35 @@ def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path, id_column: str) -> pd.DataFrame:
-    """All columns of a CSV file; ids are what stands there, be it `007`, `NA` or `null`."""
+def _read_csv(path: Path, id_column: str, encoding: str) -> pd.DataFrame:
+    """All columns of a CSV file; ids are what stands there, be it `007`, `NA` or `null`.
+
+    A comma at the end of each row, or of the header too, is no column.
+    """
     pandas = need_pandas()
-    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": encoding}
     header = list(pandas.read_csv(path, header=None, nrows=1, **plain).iloc[0])
     _must_differ([name for name in header if name])  # pandas would number them
     _must_be_among(header, [id_column])
-    frame: pd.DataFrame = pandas.read_csv(path, dtype={id_column: str})
+    # Else pandas takes the first column for an index where rows are longer than the header.
+    form: dict[str, Any] = {"index_col": False, "encoding": encoding}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        try:
+            frame: pd.DataFrame = pandas.read_csv(path, dtype={id_column: str}, **form)
+        except (pandas.errors.ParserWarning, pandas.errors.ParserError):
+            raise ConfigError(
+                f"{path.name} has rows with more fields than its header names; name every column,"
+                " and put fields that hold commas in quotes"
+            ) from None
     # By itself: where missing values are looked for, no dtype and no converter keeps an id "NA".
-    ids = pandas.read_csv(path, usecols=[id_column], **plain)[id_column]
-    return frame.assign(**{id_column: ids.where(ids != "")})
+    ids = pandas.read_csv(path, usecols=[id_column], index_col=False, **plain)[id_column]
+    nameless = [
+        name
+        for name, written in zip(frame.columns, header, strict=False)
+        if not written and frame[name].isna().all()
+    ]
+    return frame.assign(**{id_column: ids.where(ids != "")}).drop(columns=nameless)
 
 
 def need_pandas() -> Any:
@@ -277,13 +375,24 @@ def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
         return [str(each) for each in series]
     if pandas.api.types.is_float_dtype(series.dtype):
         raise IdError("the ids of the table are fractions; read that column as str (dtype=str)")
-    return [str(each) if isinstance(each, int) else each for each in series.tolist()]
+    # An object column may hold any of them; True is no number here.
+    return [
+        str(each)
+        if isinstance(each, int | np.integer) and each is not True and each is not False
+        else each
+        for each in series.tolist()
+    ]
 
 
 def _report(column: pd.Series[Any]) -> ColumnReport:
     types = need_pandas().api.types
-    numeric = types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
-    return ColumnReport(str(column.name), str(column.dtype), int(column.isna().sum()), numeric)
+    missing = int(column.isna().sum())
+    numeric = types.is_bool_dtype(column.dtype) or (
+        types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
+    )
+    # Of a column without any value (a row that is served alone) pandas cannot know the dtype.
+    empty = missing == len(column) and str(column.dtype) in ("object", "str", "string")
+    return ColumnReport(str(column.name), str(column.dtype), missing, numeric or empty)
 
 
 def _warn_of_labels(columns: Sequence[str]) -> None:
@@ -315,31 +424,22 @@ def _numbers(
             f"missing values ({'; '.join(holes)}): give missing='mean' or missing='zero', or drop"
             " those rows"
         )
-    matrix = frame[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan)
-    if holes:
-        empty = np.isnan(matrix)
-        kept = np.where(empty, 0.0, matrix)
-        means = kept.sum(axis=0) / np.maximum((~empty).sum(axis=0), 1)
-        matrix = np.where(empty, means if missing == "mean" else 0.0, matrix)
-    with np.errstate(over="ignore"):
-        tensor = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
-    wild = ~torch.isfinite(tensor).all(dim=0)
-    if wild.any():
-        name = columns[int(wild.nonzero()[0])]
-        raise ColumnError(f"column {name!r} holds infinity or numbers beyond float32; mend it")
-    return tensor
+    empty = [each.name for each in used if each.missing == len(frame)]
+    if empty and missing == "zero" and len(frame) > 1:
+        logger.warning("columns %s hold no value at all: all of their rows are zero", empty)
+    filled = 0.0 if missing == "zero" else np.nan
+    return torch.from_numpy(
+        np.stack([exact_features(frame[name], name, filled) for name in columns], axis=1)
+    )
 
 
 def _label_tensor(column: pd.Series[Any], name: str) -> Tensor:
-    types = need_pandas().api.types
     if column.isna().any():
         raise ColumnError(
             f"label {name!r} is missing in {int(column.isna().sum())} rows; drop them"
         )
-    if not types.is_numeric_dtype(column.dtype):
+    if not need_pandas().api.types.is_numeric_dtype(column.dtype):
         raise ColumnError(
             f"label {name!r} is {column.dtype}, not a number; encode it (pandas.factorize)"
         )
-    whole = types.is_integer_dtype(column.dtype) or types.is_bool_dtype(column.dtype)
-    values = column.to_numpy(dtype=np.int64 if whole else np.float32)
-    return torch.from_numpy(np.array(values))
+    return torch.from_numpy(exact_labels(column, name))

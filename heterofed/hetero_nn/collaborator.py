@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from heterofed.batches import Batch, rows_of
+from heterofed.diagnostics import shielded
 from heterofed.endings import unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
-from heterofed.hetero_nn.guards import CollaboratorGuard, check_private
+from heterofed.hetero_nn.guards import REPORT, CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.order import RowOrder
@@ -319,7 +320,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 if trainable:
                     in_flight.append(InFlight(feed.number, layout, tensors, batch.features))
                 feed.send(*guard.masked(layout, tensors, feed.number, testing=False), proof)
-                guard.note()  # while the Host works
+                with run.harmless(REPORT):
+                    guard.note()  # while the Host works
                 del tensors, batch  # before the next ones are made
                 while len(in_flight) > host.session.staleness:
                     self._update(run, feed, in_flight.popleft())
@@ -366,8 +368,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
     def _finish(self, run: Run, host: Peer) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._guard(run).end()
             self._save_models(run)
+            self._guard(run).end()
             run.store.note_finished()
             run.complete = True
             party.leave(host)
@@ -448,7 +450,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 check_private(run, self._weights_defence, models, trains=trains)
             run.state["guard"] = CollaboratorGuard(
                 run,
-                Budget(self._leak_report),
+                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,

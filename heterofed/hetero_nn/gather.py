@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from heterofed.batches import Batch, rows_of
 from heterofed.endings import unlawful
-from heterofed.errors import BatchCountError, FeatureError, HeteroFedError, RowCountError
+from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.leaves import Leaves
 from heterofed.party import Party
 from heterofed.peers import Mail, Peer
 from heterofed.privacy.masking import masked_sum
@@ -32,6 +33,7 @@ class Received:
     """Features of one batch of one Collaborator.
 
     Attributes:
+        lent: what user code gets of the tensors in training, where gradients travel back.
         work: seconds that they took of what can do one batch at a time: the party itself (as it
             says), or the link.
     """
@@ -40,6 +42,12 @@ class Received:
     layout: Layout
     tensors: dict[str, Tensor]
     work: float = 0.0
+    lent: dict[str, Tensor] | None = None
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What user code gets, by tensor name."""
+        return self.tensors if self.lent is None else self.lent
 
     @property
     def rows(self) -> int:
@@ -66,9 +74,9 @@ class JointBatch:
         """
         projection = {} if self.mine.features is None else {host: self.mine.features}
         if self.sums:
-            return projection | {MASKED_SUM: self.theirs[0].tensors[""]}
+            return projection | {MASKED_SUM: self.theirs[0].given[""]}
         for each in self.theirs:
-            tensors = each.tensors
+            tensors = each.given
             if keep is not None:
                 tensors = kept(tensors, keep[each.peer.name])
             projection[each.peer.name] = restore(each.layout, tensors)
@@ -79,6 +87,7 @@ class JointBatch:
         self.mine = Batch(None)
         for each in self.theirs:
             each.tensors.clear()
+            each.lent = None
         self.theirs.clear()
 
 
@@ -91,7 +100,7 @@ def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with suppress(FeatureError):  # user code may have changed more than that
+        with suppress(Exception):  # user code may have changed more than that
             if given and not isinstance(error, HeteroFedError):
                 forms = (f"{name}: {form_of(features)}" for name, features in given.items())
                 error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
@@ -179,6 +188,18 @@ def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
         name: each.masked_fill(~keep.to(each.device).reshape(-1, *[1] * (each.dim() - 1)), 0)
         for name, each in tensors.items()
     }
+
+
+def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
+    """Make what was received leaves of the graph; where it is one sum, all share that leaf."""
+    shared: Leaves | None = None
+    pairs = []
+    for each in batch.theirs:
+        leaves = shared or Leaves(each.tensors, trainable=each.peer.session.trainable)
+        shared = leaves if batch.sums else None
+        each.lent = leaves.lent
+        pairs.append((each, leaves))
+    return pairs
 
 
 def summed(batch: JointBatch, phase: str) -> JointBatch:

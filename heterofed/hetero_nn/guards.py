@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.hetero_nn.releases import EmbeddingReleases, GradientReleases, Releases
 from heterofed.ledger import Totals
@@ -46,6 +47,9 @@ LEAKAGE = ("party", "attack", "measure", "value", "samples")
 EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
 OURS = frozenset({"train", "leakage", "privacy"})
 """Metrics sets that the loops write themselves."""
+
+REPORT = "the leak report"
+"""How the log names it where it fails."""
 
 Stream = Callable[..., Any]
 """Runs a function under a random stream of this party: `stream(name, function, *arguments)`."""
@@ -106,7 +110,8 @@ class Guard:
 
     def end_round(self) -> None:
         """Write what was measured in this round, and the epsilons of all that has left so far."""
-        self._write(self._report.end_round())
+        with self._run.harmless(REPORT):
+            self._write(self._report.end_round() or [])
         self.note_counts()
         self._told = None
         self.tell()
@@ -129,21 +134,25 @@ class Guard:
 
     def close(self) -> None:
         """The run has ended, or goes back to a checkpoint with another guard."""
-        self._run.result.leak_seconds += self.budget.spent
+        with self._run.harmless(REPORT):
+            self._run.result.leak_seconds += self.budget.spent
 
     def end(self) -> None:
         """Run the attacks that take longer, and say the worst in plain words."""
         self.tell()
-        self._write(self._report.at_end())
-        leaks = worst_of(self._run.state.get("leaks", []))
-        self._run.result.leaks = [each.words() for each in leaks]
+        with self._run.harmless(REPORT):
+            self._write(self._report.at_end() or [])
+        with self._run.harmless(REPORT):
+            leaks = worst_of(self._run.state.get("leaks", []))
+            self._run.result.leaks = [each.words() for each in leaks]
         self.close()
 
     def _write(self, leaks: list[Leak]) -> None:
+        self._run.state.setdefault("leaks", []).extend(leaks)
         for leak in leaks if "leakage" not in self._users else ():
             row = {key: getattr(leak, key) for key in LEAKAGE}
-            self._opened("leakage", LEAKAGE).append_metrics_item(row)
-        self._run.state.setdefault("leaks", []).extend(leaks)
+            with self._run.harmless("leakage.csv"):
+                self._opened("leakage", LEAKAGE).append_metrics_item(row)
 
     def _opened(self, name: str, keys: tuple[str, ...]) -> Metrics:
         if name not in self._run.metrics:
@@ -187,7 +196,7 @@ class HostGuard(Guard):
             # A rehearsal keeps no record; other coins than the run's would be a second answer.
             labels = labels.resumable(run.record.key) if run.record else labels.by_lot()
         self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
-        self._leaks = LabelLeaks(budget)
+        self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights, self._gradient_releases)
         self._stream = stream
         self._gradients = gradients
@@ -247,6 +256,14 @@ class HostGuard(Guard):
         check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
         return sent
 
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings, since user code may change those."""
+        with self._run.harmless(REPORT):
+            if self._leaks.has_time():
+                each = embeddings.items()
+                return {name: of.detach()[:MEASURED_ROWS].clone() for name, of in each}
+        return {}
+
     def note(
         self,
         peer: str,
@@ -255,15 +272,16 @@ class HostGuard(Guard):
         labels: object,
         embeddings: Mapping[str, Tensor],
     ) -> None:
-        """Measure a batch that was sent."""
-        if not clean or not self._leaks.has_time():
+        """Measure a batch that was sent; never raises."""
+        if not clean or not embeddings or not self._leaks.has_time():
             return
-        numbers = class_numbers(labels)
-        if numbers is None or len(numbers) != len(next(iter(clean.values()))):
-            return
-        used = {name: embeddings[name] for name in clean}
-        rows = [_some(each) for each in (sent, clean, used)]
-        self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
+        with self._run.harmless(REPORT):
+            numbers = class_numbers(labels)
+            if numbers is None or len(numbers) != len(next(iter(clean.values()))):
+                return
+            used = {name: embeddings[name] for name in clean}
+            rows = [_some(each) for each in (sent, clean, used)]
+            self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
 
 
 class CollaboratorGuard(Guard):
@@ -296,11 +314,11 @@ class CollaboratorGuard(Guard):
     ) -> None:
         noise = embeddings if isinstance(embeddings, ClippedGaussian) else None
         releases = EmbeddingReleases(run, limits, weights, noise)
-        self._leaks = InputLeaks(budget)
+        self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights, releases)
         self._stream = stream
         self._defence = embeddings
-        self._seen: list[Tensor] = []
+        self._calls = _Calls(run.harmless)
         self._inputs: dict[int, Tensor] = {}
         self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
         self._name = party_of(run).name
@@ -308,7 +326,8 @@ class CollaboratorGuard(Guard):
         self._watch: RemovableHandle | None = None
         watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
         if model is not None and watching:
-            self._watch = model.register_forward_pre_hook(self._called)
+            with run.harmless(REPORT):
+                self._watch = model.register_forward_pre_hook(self._calls)
 
     def close(self) -> None:
         """See `Guard.close`."""
@@ -337,7 +356,7 @@ class CollaboratorGuard(Guard):
             hidden = parted(rows, floats)
             check_finite(hidden, "what embedding_defence gave", self._name)
             sent = tensors | hidden
-        inputs = self._taken(len(next(iter(tensors.values()))))
+        inputs = self._calls.taken(len(next(iter(tensors.values()))))
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
@@ -353,11 +372,12 @@ class CollaboratorGuard(Guard):
         self._releases.leaves(batch.ids, rows)
 
     def note(self) -> None:
-        """Measure what `outgoing` gave last, now that it has been sent."""
+        """Measure what `outgoing` gave last, now that it has been sent; never raises."""
         if self._unmeasured is not None:
             (inputs, sent), self._unmeasured = self._unmeasured, None
             if self._leaks.has_time():
-                self._leaks.note(inputs[:MEASURED_ROWS], _some(sent))
+                with self._run.harmless(REPORT):
+                    self._leaks.note(inputs[:MEASURED_ROWS], _some(sent))
 
     def masked(
         self, layout: Layout, tensors: dict[str, Tensor], number: int, *, testing: bool
@@ -405,15 +425,44 @@ class CollaboratorGuard(Guard):
         """The batch is stepped on."""
         self._inputs.pop(number, None)
 
-    def _called(self, _model: nn.Module, arguments: tuple[Any, ...]) -> None:
-        first = arguments[0] if arguments else None
-        if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0:
-            self._seen.append(first.detach())
 
-    def _taken(self, rows: int) -> Tensor | None:
+class _Calls:
+    """A hook of the feature model that sees what it is called with.
+
+    It hangs on the user's model, so a copy or a pickle of that has to work: there it sees nothing.
+
+    Args:
+        harmless: tells where it fails; the model's call goes on.
+    """
+
+    def __init__(self, harmless: Harmless) -> None:
+        self._harmless = harmless
+        self._seen: list[Tensor] = []
+
+    def __call__(self, _model: nn.Module, arguments: tuple[Any, ...]) -> None:
+        with self._harmless(REPORT):
+            first = arguments[0] if arguments else None
+            if isinstance(first, Tensor) and first.is_floating_point() and first.dim() > 0:
+                self._seen.append(first.detach())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _sees_nothing, ()
+
+    def taken(self, rows: int) -> Tensor | None:
         """Inputs of the last batch, where the model was called once and row for row."""
         seen, self._seen = self._seen, []
-        return seen[0] if len(seen) == 1 and len(seen[0]) == rows else None
+        with self._harmless(REPORT):
+            if len(seen) == 1 and len(seen[0]) == rows:
+                return seen[0]
+        return None
+
+
+def _sees_nothing() -> Callable[..., None]:
+    return _see_nothing
+
+
+def _see_nothing(*_: Any) -> None:
+    """What a copy of the model has in place of the hook."""
 
 
 def _some(tensors: Mapping[str, Tensor]) -> Tensor:

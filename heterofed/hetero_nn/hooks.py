@@ -17,6 +17,7 @@ from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
+from heterofed.joint_optimizer import JointOptimizer
 from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction, Plan, PSIProtocol
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -24,7 +25,7 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.scheduler import TrainingScheduler
 from heterofed.settings import ReleaseLimits, Settings, Shown, check_flag, check_seconds, is_count
-from heterofed.training import OptimizerGroup, check_model, check_optimizer
+from heterofed.training import check_model, check_optimizer
 
 
 class HostHooks(TrainingScheduler):
@@ -279,10 +280,12 @@ class HostHooks(TrainingScheduler):
         return self._made("infer_optimizer")
 
     @Shown
-    def optimizer(self) -> OptimizerGroup:
-        """All optimizers of the Host as one: `zero_grad()` and `step()`."""
-        group: OptimizerGroup = self._made("optimizer")
-        return group
+    def optimizer(self) -> JointOptimizer:
+        """All optimizers of the Host as one `torch.optim.Optimizer`; its `zero_grad` clears the
+        gradients of received features too.
+        """
+        optimizer: JointOptimizer = self._made("optimizer")
+        return optimizer
 
     def mark_best(self) -> None:
         """Have every party keep this round's weights as `best_<model>.pt`; for use in `test`.
@@ -303,7 +306,7 @@ class HostHooks(TrainingScheduler):
         return super()._makers() | {
             "infer_model": self._make_infer_model,
             "infer_optimizer": self._make_infer_optimizer,
-            "optimizer": lambda: OptimizerGroup(
+            "optimizer": lambda: JointOptimizer(
                 [
                     each
                     for each in (self._made("infer_optimizer"), self._made("feature_optimizer"))

@@ -15,19 +15,27 @@ import torch
 from torch import Tensor
 
 from heterofed.batches import Batch
+from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
-from heterofed.hetero_nn.gather import JointBatch, joint_batches, telling_what_came
-from heterofed.hetero_nn.guards import OURS, HostGuard, check_private
+from heterofed.hetero_nn.gather import (
+    JointBatch,
+    joint_batches,
+    leaves_of,
+    telling_what_came,
+)
+from heterofed.hetero_nn.guards import OURS, REPORT, HostGuard, check_private
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
+from heterofed.leaves import EarlyGradients
 from heterofed.metrics import as_number, registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
+from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
@@ -35,7 +43,7 @@ from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_o
 from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.streams import generators_kept, random_stream
 from heterofed.tensors import check_finite, pack
-from heterofed.training import EarlyGradients, as_leaves, evaluating, gradients_of, sharing_cores
+from heterofed.training import evaluating, sharing_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,11 +191,15 @@ class HeteroNNHostScheduler(HostHooks):
             tested = self._is_test_due(run.round)
             if tested:
                 self._test(run)
-            finished = bool(self._call_hook("is_task_finished", self.is_task_finished))
+            finished = self._is_finished()
             if finished and not tested:
                 self._test(run)
             self._end_round(run, loss, time.monotonic() - began, last=finished)
         self._finish(run)
+
+    def _is_finished(self) -> bool:
+        hook = "is_task_finished"
+        return as_truth(self._call_hook(hook, self.is_task_finished), hook)
 
     @contextmanager
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
@@ -244,7 +256,7 @@ class HeteroNNHostScheduler(HostHooks):
             self._keep_batch(run, first)
         self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
         run.batch = 0
-        FeatureMeans(run.state.pop("means")).save(run.result.folder / MEANS)
+        FeatureMeans(run.state.pop("means"), run.harmless).save(run.result.folder / MEANS)
         return self._record_training(run, run.state.pop("recorded"))
 
     def _train_a_leg(
@@ -257,7 +269,7 @@ class HeteroNNHostScheduler(HostHooks):
         guard = self._guard(run)
         self._set_modes(training=True)
         self._made("infer_model").train()
-        trained, means = first, FeatureMeans(run.state.setdefault("means", {}))
+        trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -319,22 +331,25 @@ class HeteroNNHostScheduler(HostHooks):
         """Train on one batch, send gradients back; gives the scalars to record."""
         party, guard = party_of(run), self._guard(run)
         watched, sent = [], []
-        for each in batch.theirs:
-            as_leaves(each.tensors, trainable=each.peer.session.trainable)
+        for each, leaves in leaves_of(batch):
             early = None
             if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
                 send = functools.partial(_send_gradients, party, each.peer, number)
-                early = EarlyGradients(each.tensors, send)
-            watched.append((each, early))
+                early = EarlyGradients(leaves, send)
+            watched.append((each, leaves, early))
+        seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
+        with run.harmless(REPORT):
+            seen = [guard.measured_part(each.tensors) for each in batch.theirs]
         labels = guard.labels(batch.mine)
         listening = any(each.peer.session.trainable for each in batch.theirs)
         guard.steps(batch.mine, batch.theirs[0].rows, listening=listening)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
-        with telling_what_came(projection):
+        covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
+        with telling_what_came(projection), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
-        for each, early in watched:
-            gradients = gradients_of(each.tensors)
+        for each, leaves, early in watched:
+            gradients = leaves.gradients()
             check_finite(gradients, "the gradient of the features", each.peer.name)
             defended = guard.outgoing(each.peer.name, gradients, labels)
             last = early.changed() if early else bool(gradients)
@@ -346,8 +361,9 @@ class HeteroNNHostScheduler(HostHooks):
             sent.append((each, gradients, defended))
         for each in batch.theirs:  # once all have theirs on the way
             party.let_drain(each.peer)
-        for each, gradients, defended in sent:  # while the others work
-            guard.note(each.peer.name, gradients, defended, batch.mine.labels, each.tensors)
+        for (each, gradients, defended), part in zip(sent, seen, strict=True):
+            with run.harmless(REPORT):  # while the others work
+                guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
         return self._scalars(outcome)
 
     @staticmethod
@@ -402,20 +418,22 @@ class HeteroNNHostScheduler(HostHooks):
             self._close_round(run, best=best, last=last)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
-        measured = {
-            key: value
-            for name, metrics in run.metrics.items()
-            if name not in OURS
-            for key, value in metrics.last_of(run.round).items()
-            if isinstance(value, int | float)
-        }
+        measured: dict[str, float] = {}
+        with run.harmless("the line of the round"):
+            measured = {
+                key: value
+                for name, metrics in run.metrics.items()
+                if name not in OURS
+                for key, value in metrics.last_of(run.round).items()
+                if isinstance(value, int | float)
+            }
         party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
 
     def _finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._guard(run).end()
             self._save_models(run)
+            self._guard(run).end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
             run.complete = True
@@ -465,7 +483,7 @@ class HeteroNNHostScheduler(HostHooks):
             check_private(run, self._weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,
-                Budget(self._leak_report),
+                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,

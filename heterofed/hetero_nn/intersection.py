@@ -24,6 +24,7 @@ from heterofed.errors import (
 from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, named
 from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
 from heterofed.peers import Peer
+from heterofed.plain import a_list, as_string
 from heterofed.protocol.messages import (
     PsiBegin,
     PsiBlinded,
@@ -43,23 +44,25 @@ OVER = (PSIFailedError, DataError, ConfigError)
 """After these no intersection goes on; after a lost party or an interruption it does."""
 
 
-def own_ids(ids: object) -> psi.OwnIds:
+def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
     """Check what `load_local_ids` returned; any iterable will do, and need not fit into memory.
+
+    Args:
+        ids: list-like, or a generator.
+        what: names the ids in errors.
 
     Raises:
         IdError: not an iterable of unique strings without lone surrogates, or empty. The message
             gives counts and positions, never an id.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise IdError(f"load_local_ids must return strings, not {type(ids).__name__}")
     try:
-        own = ids if isinstance(ids, psi.OwnIds) else psi.OwnIds(ids)
+        own = ids if isinstance(ids, psi.OwnIds) else psi.OwnIds(map(as_string, a_list(ids, what)))
     except psi.IdsError as error:
         raise IdError(
-            f"load_local_ids: {error}; ids must be unique strings, made alike at every party"
+            f"{what}: {error}; ids must be unique strings, made alike at every party"
         ) from None
     if not len(own):
-        raise IdError("load_local_ids returned no id; there is nothing to intersect")
+        raise IdError(f"{what} gave no id; there is nothing to intersect")
     return own
 
 

@@ -31,7 +31,14 @@ from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.intersection import match_each
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
-from heterofed.hetero_nn.rows import RowStream, as_columns, check_own, rows_in, who_had
+from heterofed.hetero_nn.rows import (
+    RowStream,
+    as_columns,
+    check_own,
+    check_same_columns,
+    rows_in,
+    who_had,
+)
 from heterofed.hetero_nn.trained import (
     Stand,
     Trained,
@@ -39,6 +46,7 @@ from heterofed.hetero_nn.trained import (
     load_weights,
     read_stands,
     read_trained,
+    take_signature,
 )
 from heterofed.party import Party
 from heterofed.protocol import messages as msg
@@ -116,7 +124,9 @@ class _Prediction(Errand):
             model = self._host._made(name)
             if model is not None:
                 load_weights(self._trained, name, model)
+        take_signature(self._trained, run)
         self._ids = self._wanted()
+        self._host._compare_columns(run)
 
     def _expected(self, stands: dict[str, Stand]) -> dict[str, Stand]:
         """What stands for each Collaborator of the training, once it is clear who must come.
@@ -144,8 +154,10 @@ class _Prediction(Errand):
         own = set(check_ids(self._call_hook("load_local_ids", self._host.load_local_ids)))
         hook = "load_predict_ids"
         asked = self._asked
-        ids = check_ids(
-            self._call_hook(hook, self._host.load_predict_ids) if asked is None else asked
+        ids = (
+            check_ids(self._call_hook(hook, self._host.load_predict_ids), hook)
+            if asked is None
+            else check_ids(asked, "the ids given to predict")
         )
         if absent := sum(each not in own for each in ids):
             raise MissingIdsError(
@@ -257,7 +269,10 @@ class _Prediction(Errand):
                 for name in self._stands
             }
             outcome = host._seeded_hook("predict_a_batch", own | theirs)
-            parts.append(as_columns(outcome, rows))
+            columns = as_columns(outcome, rows)
+            if parts:
+                check_same_columns(parts[0], columns, len(parts))
+            parts.append(columns)
             place += rows
             party.progress(place, len(ids))
         if place != len(ids):
@@ -309,7 +324,8 @@ class _Prediction(Errand):
         parties = who_had(self._settings.feature_key, there, len(ids))
         frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:
-            frame = frame.set_index("id").loc[list(self._asked)].reset_index()
+            asked = check_ids(self._asked, "ids")
+            frame = frame.set_index("id").loc[asked].reset_index()
         return frame  # type: ignore[no-any-return]
 
 

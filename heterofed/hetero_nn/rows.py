@@ -20,6 +20,9 @@ from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
 from heterofed.tensors import Layout, check_finite, unpack
 
+OUR_COLUMNS = {"id", "parties"}
+"""Of the table that `predict` returns, beside those of `predict_a_batch`."""
+
 
 class RowStream:
     """One Collaborator's rows, in the order of its ids, in pieces of any length."""
@@ -164,28 +167,76 @@ def as_columns(outcome: object, rows: int) -> dict[str, Tensor]:
     """What `predict_a_batch` returned, by column, on the CPU.
 
     Raises:
-        FeatureError: it is not a tensor or dict of tensors of so many rows.
+        FeatureError: it is not a tensor (or array) or a dict of them, of so many rows, or two of
+            its columns have one name.
     """
-    named = {"prediction": outcome} if isinstance(outcome, Tensor) else outcome
-    if not isinstance(named, Mapping) or not all(isinstance(v, Tensor) for v in named.values()):
-        raise FeatureError(
-            f"predict_a_batch must return a tensor or a dict of tensors, not a"
-            f" {type(outcome).__name__}"
-        )
+    named = outcome if isinstance(outcome, Mapping) else {"prediction": outcome}
     columns: dict[str, Tensor] = {}
     for name, value in named.items():
-        tensor = value.detach().cpu()
-        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        tensor = _predictions(value)
         if tensor.dim() not in (1, 2) or len(tensor) != rows:
             raise FeatureError(
                 f"predict_a_batch returned {list(tensor.shape)} for {rows} rows; return [rows] or"
                 " [rows, columns]"
             )
-        if tensor.dim() == 1:
-            columns[str(name)] = tensor
-        else:
-            columns |= {f"{name}_{k}": tensor[:, k] for k in range(tensor.shape[1])}
+        new = (
+            {str(name): tensor}
+            if tensor.dim() == 1
+            else {f"{name}_{k}": tensor[:, k] for k in range(tensor.shape[1])}
+        )
+        if taken := sorted(new.keys() & (columns.keys() | OUR_COLUMNS)):
+            raise FeatureError(
+                f"predict_a_batch gives a column {taken[0]!r}, which is there already; rename it"
+            )
+        columns |= new
+    if not columns:
+        raise FeatureError("predict_a_batch returned no column; return at least one")
     return columns
+
+
+def _predictions(value: object) -> Tensor:
+    """One column, or some, of predictions as a tensor that NumPy can hold."""
+    if isinstance(value, np.ndarray) or hasattr(value, "to_numpy"):
+        array = np.asarray(value)
+        if array.dtype.kind in "biufc":
+            return torch.tensor(array)
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
+        raise FeatureError(
+            "predict_a_batch must return a tensor or a dict of tensors, not a"
+            f" {type(value).__name__}"
+        )
+    tensor = value.detach().cpu().resolve_conj().resolve_neg()
+    small = tensor.is_floating_point() and tensor.dtype not in (
+        torch.float16,
+        torch.float32,
+        torch.float64,
+    )
+    return tensor.float() if small else tensor
+
+
+def check_same_columns(
+    first: Mapping[str, Tensor], columns: Mapping[str, Tensor], number: int
+) -> None:
+    """Check that a batch of predictions has the columns of the first one.
+
+    Raises:
+        FeatureError: some are missing or new, or of another dtype.
+    """
+    gone, new = sorted(first.keys() - columns.keys()), sorted(columns.keys() - first.keys())
+    if gone or new:
+        what = [f"is without {gone}"] * bool(gone) + [f"has {new} too"] * bool(new)
+        raise FeatureError(
+            f"predict_a_batch must return the same columns for every batch: batch {number}"
+            f" {' and '.join(what)}, unlike batch 0; give NaN where there is no value",
+            batch=number,
+        )
+    for name, tensor in columns.items():
+        if tensor.dtype != first[name].dtype:
+            raise FeatureError(
+                f"predict_a_batch gave column {name!r} as {first[name].dtype} in batch 0 and as"
+                f" {tensor.dtype} in batch {number}; return one dtype",
+                batch=number,
+            )
 
 
 def who_had(

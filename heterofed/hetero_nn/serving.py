@@ -27,7 +27,7 @@ from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.rows import check_some
-from heterofed.hetero_nn.trained import Trained, load_weights, read_trained
+from heterofed.hetero_nn.trained import Trained, load_weights, read_trained, take_signature
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
@@ -62,7 +62,7 @@ def serve(
     ):
         if not is_count(value):
             raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
-    allowed = None if allow_ids is None else frozenset(check_ids(list(allow_ids)))
+    allowed = None if allow_ids is None else frozenset(check_ids(allow_ids, "allow_ids"))
     served = rows = 0
     while not requests or served < requests:
         request = _Request(collaborator, max_rows_per_day, most_ids, allowed)
@@ -124,7 +124,9 @@ class _Request(Errand):
         run.round = run.result.rounds = self._trained.rounds
         run.predicts = True
         self._load()
+        take_signature(self._trained, run)
         ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
+        self._collaborator._compare_columns(run)
         self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
         if not self._ids:
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")

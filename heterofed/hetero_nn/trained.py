@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
+from heterofed.runs import Run
+from heterofed.signature import SIGNATURE, read_signature
 from heterofed.tensors import Layout
+
+logger = logging.getLogger("heterofed")
 
 Which = Literal["last", "best"]
 
@@ -77,6 +83,25 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
     if len(run) != 16 or found.rounds < 1:
         raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
     return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
+
+
+def take_signature(trained: Trained, run: Run) -> None:
+    """Have a run that serves compare what its half is fed with what it was trained on.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
+    kept = read_signature(trained.folder)
+    if kept is None:
+        logger.warning(
+            "%s has no %s: nothing says which columns this half was trained on, so they are not"
+            " compared",
+            trained.folder,
+            SIGNATURE,
+        )
+    run.predicts = True
+    run.state.pop("reader", None)  # one that trains
+    run.state["signature"] = {} if kept is None else msgspec.to_builtins(kept)
 
 
 def read_weights(trained: Trained, name: str) -> dict[str, Any]:
@@ -162,13 +187,24 @@ class FeatureMeans:
     Args:
         state: gets what was counted, in plain values that a checkpoint can keep; a round that goes
             on goes on with them.
+        harmless: tells where features cannot be counted; then nothing stands for those of a party.
     """
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], harmless: Harmless) -> None:
         self._state = state
+        self._harmless = harmless
 
     def add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-        """Count a batch in."""
+        """Count a batch in; never raises."""
+        counted = False
+        with self._harmless("the means of features"):
+            self._add(party, layout, tensors)
+            counted = True
+        if not counted:
+            lost = {"layout": layout, "rows": 0, "sums": dict.fromkeys(tensors), "types": {}}
+            self._state[party] = lost
+
+    def _add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
         sums = kept["sums"]
         for name, tensor in tensors.items():

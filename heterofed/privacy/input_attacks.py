@@ -76,11 +76,12 @@ def decoder_reconstruction(
     z_mean, z_std = z.mean(0), z.std(0).clamp_min(1e-9)
     x_mean, x_std = x.mean(0), x.std(0).clamp_min(1e-9)
     source, target = ((z - z_mean) / z_std).float(), ((x - x_mean) / x_std).float()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    cpu = torch.device("cpu")  # whatever the user's default device and dtype are
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), cpu:
         torch.default_generator.manual_seed(seed)
         decoder = nn.Sequential(
             nn.Linear(source.shape[1], width), nn.ReLU(), nn.Linear(width, target.shape[1])
-        )
+        ).float()
         optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01, weight_decay=1e-3)
         for _ in range(steps):
             optimizer.zero_grad()

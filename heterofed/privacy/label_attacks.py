@@ -115,12 +115,12 @@ def cosine_leak(
     sent = F.normalize(flat(gradients), dim=1)
     source = sent if clean is None else F.normalize(flat(clean), dim=1)
     positive = one_hot(labels)
-    result = torch.full((positive.shape[1],), torch.nan, dtype=torch.float64)
+    result = torch.full((positive.shape[1],), torch.nan, dtype=torch.float64, device="cpu")
     for number in range(positive.shape[1]):
         members = positive[:, number].nonzero()[:, 0]
         if len(members) <= known:
             continue
-        order = torch.randperm(len(members), generator=generator)[:known]
+        order = torch.randperm(len(members), generator=generator, device="cpu")[:known]
         chosen = members[order.to(members.device)]
         others = torch.ones(len(sent), dtype=torch.bool, device=sent.device)
         others[chosen] = False
@@ -206,7 +206,8 @@ def model_completion(
             f" there are {len(labels)} rows of {len(_classes_of(labels))} classes"
         )
     labels = labels.cpu()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    cpu = torch.device("cpu")  # whatever the user's default device is
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), cpu:
         torch.default_generator.manual_seed(seed)
         given = _evenly(labels, known)
         attacker = _Attacker(inputs.detach().cpu(), bottom, classes)
@@ -221,7 +222,8 @@ def model_completion(
         chances = attacker.predict()
     hidden = ~given
     truth = labels[hidden]
-    positive = one_hot(truth) if classes == 2 else truth[:, None] == torch.arange(classes)
+    every = torch.arange(classes, device=truth.device)
+    positive = one_hot(truth) if classes == 2 else truth[:, None] == every
     scores = chances[hidden][:, 1:] if classes == 2 else chances[hidden]
     return Completion(
         auc=float(aucs(scores, positive).nanmean()),
@@ -266,7 +268,7 @@ class _Attacker:
         self._bottom.train(False)  # no dropout: there is little to learn from
         rows = flat(self._bottom(inputs))
         self._shift, self._scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
-        self._head = nn.Linear(rows.shape[1], classes)
+        self._head = nn.Linear(rows.shape[1], classes, dtype=rows.dtype)
         self._inputs = inputs
         trained = [
             {"params": list(self._head.parameters()), "lr": 0.05, "weight_decay": 1e-2},

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError
 from heterofed.privacy.input_attacks import (
     decoder_reconstruction,
@@ -144,10 +145,11 @@ class Budget:
     def timed(self, attack: str, run: Callable[[], T]) -> T:
         """Run an attack and count what it takes; gives what it found."""
         began = self._clock()
-        found = run()
-        self._last[attack] = self._clock() - began
-        self._spent += self._last[attack]
-        return found
+        try:
+            return run()
+        finally:
+            self._last[attack] = self._clock() - began
+            self._spent += self._last[attack]
 
 
 class _Means:
@@ -212,10 +214,12 @@ class LabelLeaks:
 
     Args:
         budget: of time.
+        harmless: tells of attacks that fail; the others go on.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
         self._budget = budget
+        self._harmless = harmless or Harmless()
         self._means = _Means()
         self._waiting: list[tuple[str, Tensor, Tensor, Tensor]] = []
         self._kept: dict[str, _Kept] = {}
@@ -274,32 +278,37 @@ class LabelLeaks:
 
     def at_end(self) -> list[Leak]:
         """Model completion from the last embeddings, where there is time."""
-        found = []
+        found: list[Leak] = []
         for party, kept in self._kept.items():
-            embeddings, labels = kept.last()
-            classes, labels = numbered_anew(labels)
-            usable = len(labels) > 2 * KNOWN_LABELS and len(classes) > 1
-            if usable and self._budget.allows("completion", 1.0, running=False):
-                leak = self._budget.timed(
-                    "completion",
-                    functools.partial(model_completion, embeddings, labels, known=KNOWN_LABELS),
-                )
-                found.append(Leak(party, "completion", "auc", leak.auc, len(labels)))
+            with self._harmless(told("completion")):
+                found += self._completed(party, *kept.last())
         return found
+
+    def _completed(self, party: str, embeddings: Tensor, labels: Tensor) -> Iterator[Leak]:
+        classes, labels = numbered_anew(labels)
+        usable = len(labels) > 2 * KNOWN_LABELS and len(classes) > 1
+        if usable and self._budget.allows("completion", 1.0, running=False):
+            leak = self._budget.timed(
+                "completion",
+                functools.partial(model_completion, embeddings, labels, known=KNOWN_LABELS),
+            )
+            if not math.isnan(leak.auc):
+                yield Leak(party, "completion", "auc", leak.auc, len(labels))
 
     def _measure(self, party: str, sent: Tensor, clean: Tensor, labels: Tensor) -> None:
         def attack() -> None:
             classes, numbers = numbered_anew(labels.to(sent.device))
             generator = torch.Generator().manual_seed(0)  # takes nothing from the user's streams
-            found = {
-                "norm": norm_leak(sent, numbers),
-                "cosine": cosine_leak(sent, numbers, clean=clean, generator=generator),
-                "spectral": spectral_leak(sent, numbers),
+            attacks: dict[str, Callable[[], Tensor]] = {
+                "norm": lambda: norm_leak(sent, numbers),
+                "cosine": lambda: cosine_leak(sent, numbers, clean=clean, generator=generator),
+                "spectral": lambda: spectral_leak(sent, numbers),
             }
-            for name, value in found.items():
-                aucs = value.tolist()  # of each class, or where there are two of class 1 alone
-                told = classes[-1:] if len(aucs) == 1 else classes
-                self._means.add(party, name, dict(zip(told, aucs, strict=True)))
+            for name, each in attacks.items():
+                with self._harmless(told(name)):
+                    aucs = each().tolist()  # of each class, or where there are two of class 1 alone
+                    of = classes[-1:] if len(aucs) == 1 else classes
+                    self._means.add(party, name, dict(zip(of, aucs, strict=True)))
 
         self._measured = True
         self._budget.timed("gradients", attack)
@@ -310,10 +319,12 @@ class InputLeaks:
 
     Args:
         budget: of time.
+        harmless: tells of attacks that fail; the others go on.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
         self._budget = budget
+        self._harmless = harmless or Harmless()
         self._means = _Means()
         self._filling: _Kept | None = _Kept()  # with batches that follow each other
         self._kept: _Kept | None = None  # the last that were measured
@@ -364,7 +375,8 @@ class InputLeaks:
         found = self._budget.timed(
             "decoder", functools.partial(decoder_reconstruction, inputs, embeddings)
         )
-        return [Leak("the Host", "decoder", "r2", max(0.0, found.r2), len(inputs))]
+        r2 = _not_below_zero(found.r2)
+        return [] if math.isnan(r2) else [Leak("the Host", "decoder", "r2", r2, len(inputs))]
 
     def _measure(self, kept: _Kept) -> None:
         def attack() -> None:
@@ -372,14 +384,26 @@ class InputLeaks:
             x, z = (each.float() for each in kept.last())
             # Fewer known rows than columns fit anything; then what is rebuilt means nothing.
             if len(x) >= 4 * z.flatten(1).shape[1]:
-                found = max(0.0, ridge_reconstruction(x, z).r2)
-                self._means.add("", "ridge", {0: found})
-            correlation = distance_correlation(x[-256:], z[-256:], unbiased=True)
-            self._means.add("", "distance_correlation", {0: correlation.item()})
+                with self._harmless(told("ridge")):
+                    found = _not_below_zero(ridge_reconstruction(x, z).r2)
+                    self._means.add("", "ridge", {0: found})
+            with self._harmless(told("distance_correlation")):
+                correlation = distance_correlation(x[-256:], z[-256:], unbiased=True)
+                self._means.add("", "distance_correlation", {0: correlation.item()})
 
         self._measured = True
         with torch.no_grad():
             self._budget.timed("embeddings", attack)
+
+
+def told(attack: str) -> str:
+    """How the log names an attack of the leak report that fails."""
+    return f"the attack {attack} of the leak report"
+
+
+def _not_below_zero(value: float) -> float:
+    """The same, or 0 where it is less; NaN stays NaN."""
+    return 0.0 if value < 0 else value
 
 
 def worst_of(leaks: list[Leak]) -> list[Leak]:

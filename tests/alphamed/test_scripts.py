@@ -33,7 +33,7 @@ def start(parties: Parties, mnist: Path, tmp_path: Path) -> Start:
             f" os.execv(sys.executable, [sys.executable, {script!r}])"
         )
         places = {"PYTHONPATH": str(ROOT), "MNIST_DIR": str(mnist.absolute())}
-        return parties.start("-c", become, **places, **env)
+        return parties.start("-c", become, cold=False, **places, **env)
 
     return start_script
 

@@ -145,6 +145,9 @@ def test_missing_values_filled() -> None:
         ["id", "age", "income"]
     ]
     mean = VerticalTable(frame, id="id", missing="mean")
+    with pytest.raises(ColumnError, match=r"call table\.fit"):
+        mean.rows(["p1"])
+    mean.fit(mean.ids)
     assert mean.rows(["p3", "p1", "p2"]).tolist() == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
     zero = VerticalTable(frame, id="id", missing="zero")
     assert zero.rows(["p1"]).tolist() == [[0.0, 0.0]]

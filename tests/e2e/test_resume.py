@@ -974,9 +974,7 @@ def test_a_full_disk_ends_the_task_by_name_and_loses_nothing(
         ("alice", "quality.csv"),
         ("alice", "best_infer_model.pt"),
         ("alice", "infer_model.pt"),
-        ("alice", "comm.csv"),
         ("alice", "summary.json"),
-        ("bob", "outbound.csv"),
     ],
 )
 def test_results_that_cannot_be_written_lose_nothing(

@@ -32,7 +32,7 @@ HARMS = ("stall", "trickle", "babble")
 
 def flood(parties: Parties, *more: str) -> None:
     """Start to do harm; goes on until the test ends."""
-    process = parties.start("-m", "tests.hostile.flood", TASK, *HARMS, *more)
+    process = parties.start("-m", "tests.hostile.flood", TASK, *HARMS, *more, cold=True)
     process.wait_for("a thousand")
 
 

@@ -21,7 +21,9 @@ batch does not fit in."""
 @pytest.mark.parametrize("kind", ["frozen", "trainable"])
 def test_big_batches_are_held_twice_at_most(kind: str, parties: Parties, tmp_path: Path) -> None:
     started = [
-        parties.start("-m", "tests.pace.big_parties", role, f"big-{kind}", str(tmp_path), kind)
+        parties.start(
+            "-m", "tests.pace.big_parties", role, f"big-{kind}", str(tmp_path), kind, cold=True
+        )
         for role in ("collaborator", "host")
     ]
     for party in started:
