@@ -158,6 +158,7 @@ class Scheduler(ABC):
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
+                run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
             with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from heterofed import TaskResult
 from heterofed import errors as e
@@ -19,7 +20,7 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.protocol import messages as m
 from tests.e2e.test_privacy_runs import Collaborator, Host
 from tests.e2e.test_resume import crashing
-from tests.e2e.tiny import TinyCollaborator, run
+from tests.e2e.tiny import IDS, TinyCollaborator, run
 from tests.hostile.peers import LyingHost, Victim
 
 NOISE = ClippedGaussian(clip=1.0, noise_multiplier=20.0)
@@ -259,6 +260,35 @@ def test_a_rehearsal_counts(tmp_path: Path, ledgers: Path) -> None:
     outcomes = run(bank, shop)
     assert all(isinstance(each, TaskResult) for each in outcomes), outcomes
     assert most_sent(ledgers) == 1
+
+
+def test_predictions_count_with_what_was_trained(tmp_path: Path, ledgers: Path) -> None:
+    class Predicting(Host):
+        def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
+            fused = torch.cat(list(feature_projection.values()), dim=1)
+            return torch.sigmoid(self.infer_model(fused).squeeze(1))
+
+    bank = Predicting(tmp_path, max_rounds=1)
+    shop: Any = Collaborator(tmp_path, embedding_defence=NOISE, max_releases_per_row=3)
+    assert isinstance(run(bank, shop)[1], TaskResult)
+    outcomes: list[Any] = []
+    for number in range(3):
+        serving = Collaborator(tmp_path, embedding_defence=NOISE, max_releases_per_row=3)
+        serve: Any = serving
+        serve.launch_task = functools.partial(
+            serving.serve_predictions, max_rows_per_day=1000, requests=1
+        )
+        ask: Any = Predicting(tmp_path, max_rounds=1)
+        ask.launch_task = functools.partial(ask.predict, ids=IDS[10:13])
+        outcomes = run(ask, serve)
+        if number < 2:
+            assert outcomes[1] == 3, outcomes
+            with (tmp_path / "tiny/bob/predictions/privacy.csv").open(newline="") as file:
+                found = [float(row["eps_embeddings"]) for row in csv.DictReader(file)]
+            assert found[-1] == pytest.approx(NOISE.epsilon(number + 2))
+    assert type(outcomes[1]) is e.ReleaseLimitError, outcomes
+    assert isinstance(outcomes[0], e.ReleaseLimitError)
+    assert most_sent(ledgers) == 3
 
 
 def test_rows_that_come_twice_in_a_round_count_twice(tmp_path: Path, ledgers: Path) -> None:
