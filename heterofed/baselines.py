@@ -23,11 +23,14 @@ from heterofed.agreement import Agreement
 from heterofed.alignment import check_ids
 from heterofed.batches import Batch, rows_of
 from heterofed.checkpoint import CheckpointStore
+from heterofed.endings import writing
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
+from heterofed.files import own_folder
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
 from heterofed.hetero_nn.gather import MASKED_SUM, kept
 from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.leaves import Leaves
 from heterofed.metrics import NO_METRICS
 from heterofed.party import Party
 from heterofed.peers import Timeouts
@@ -177,8 +180,12 @@ def plot(table: Path, metric: str, path: Path) -> Path:
     axes.set(xlabel="round", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120), anywhere=True)
     return path
+
+
+def _zeros_like(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(each, requires_grad=False) for name, each in tensors.items()}
 
 
 class _Baseline:
@@ -237,7 +244,8 @@ class _Baseline:
             for each in self._all:
                 key = each._settings.feature_key
                 folder = self._folder if each is self._host else self._folder / key
-                folder.mkdir(parents=True)
+                with writing(folder):
+                    own_folder(folder)
                 role = Role.HOST if each is self._host else Role.COLLABORATOR
                 account = Account(key)
                 seed = each._settings.seed
@@ -288,10 +296,10 @@ class _Baseline:
             learns = training and each._is_feature_trainable and (is_host or self._mode == "pooled")
             ids = each._round_ids(run) if training else run.state["test_ids"]
             streams.append(each._own_batches(run, hook, ids, grad=learns, with_labels=is_host))
-        if training:
-            self._host._made("infer_model").train()
         for batches in zip(*streams, strict=True):
-            rows = {rows_of(batch, hook) for batch in batches}
+            own, *theirs = batches
+            rows = {rows_of(batch, hook) for batch in theirs}
+            rows.add(rows_of(own, hook, next(iter(rows))))
             if len(rows) > 1:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield list(batches)
@@ -309,7 +317,8 @@ class _Baseline:
         parts = {n: named(each.features, hook) for n, each in zip(names, theirs, strict=True)}
         if self._mode == "local":
             parts = {
-                name: (layout, {key: torch.zeros_like(each) for key, each in tensors.items()})
+                # As features that are received: there may be no other weight to go backward to.
+                name: (layout, Leaves(_zeros_like(tensors), trainable=number is not None).lent)
                 for name, (layout, tensors) in parts.items()
             }
         if plan_of(run).fusion == "masked_sum":
@@ -330,11 +339,12 @@ class _Baseline:
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
+        run = self._runs[self._host._settings.feature_key]
         projection = self._projection(batches, "iterate_train_feature", number)
         outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()
-        return self._host._scalars(outcome)
+        return self._host._scalars(run, outcome)
 
     def _test(self) -> None:
         models = [each._made("feature_model") for each in self._all]

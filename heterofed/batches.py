@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from heterofed.errors import FeatureError, IdError
+from heterofed.labels import count_of, may_be_of, sizes_in
 from heterofed.plain import strings
 from heterofed.tensors import Features, named
 
@@ -22,7 +21,8 @@ class Batch:
             Host.
         labels: the Host's labels of the same rows, in any form that `train_a_batch` takes.
         ids: ids of the rows, as loaded from the data beside them (not copied from what the hook was
-            given): proof that all parties' rows are in the same order.
+            given): proof that all parties' rows are in the same order. At a label-only Host they
+            also say how many rows there are, where the form of the labels does not.
     """
 
     features: Features | None
@@ -73,38 +73,28 @@ def _ids(ids: object, where: str) -> list[str]:
         raise FeatureError(str(error)) from None
 
 
-def rows_of(batch: Batch, where: str) -> int:
-    """Rows of a batch: of its features, else of its labels.
+def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
+    """Rows of a batch: of its features, else of its ids, else of its labels.
+
+    Args:
+        batch: what a hook yielded.
+        where: names the hook.
+        others: rows of another party's batch; they count where labels alone may be of as many.
 
     Raises:
-        FeatureError: they have no rows, or features and labels differ in them.
+        FeatureError: nothing tells the rows, or the labels cannot be those of the features.
     """
-    rows: int | None = None
     if batch.features is not None:
         rows = len(next(iter(named(batch.features, where)[1].values())))
-    labels = _rows_of_labels(batch.labels)
-    if rows is None and labels:
-        rows = labels[0]
-    elif labels and rows not in labels:
-        raise FeatureError(f"{where} yielded {rows} rows of features and {labels[0]} labels")
-    if rows is None:
-        raise FeatureError(f"{where}: the labels of a label-only Host must have a length")
-    return rows
-
-
-def _rows_of_labels(labels: Any) -> list[int]:
-    """How many rows labels may be of, the likeliest first; empty where they do not tell.
-
-    Several kinds of labels come as a dict, tuple or list of arrays; a list may also be of rows.
-    """
-    if isinstance(labels, Tensor):
-        return [len(labels)] if labels.dim() else []
-    if getattr(labels, "ndim", None) == 0 or not hasattr(labels, "__len__"):
-        return []
-    parts = list(labels.values()) if isinstance(labels, Mapping) else labels
-    if not isinstance(parts, list | tuple):
-        return [len(parts)]
-    counts = [len(parts)] if not isinstance(labels, Mapping) else []
-    if parts and all(getattr(each, "ndim", 0) for each in parts):
-        counts = [len(parts[0]), *counts]
-    return counts
+        count = count_of(batch.labels)
+        if count not in (None, rows) and not may_be_of(batch.labels, count or 0, rows):
+            raise FeatureError(f"{where} yielded {rows} rows of features and {count} labels")
+        return rows
+    if batch.ids is not None and hasattr(batch.ids, "__len__"):
+        return len(batch.ids)
+    sizes = list(sizes_in(batch.labels))
+    if others is not None and (not sizes or others in sizes):
+        return others
+    if not sizes:
+        raise FeatureError(f"{where}: the labels of a label-only Host must have a length, or ids")
+    return sizes[0]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from heterofed import console
 from heterofed.errors import ConfigError
+from heterofed.files import heterofed_home, private_folder
 from heterofed.plain import as_bool
 from heterofed.results import check_name, write_whole
-from heterofed.transport.local import heterofed_home
 
 logger = logging.getLogger("heterofed")
 
@@ -104,14 +104,14 @@ def _verdict(answer: object) -> bool:
 
 def _keep(task_id: str, passed: bool) -> None:
     place = _place(task_id)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(heterofed_home(), "checks")
     kept = {"passed": passed, "when": time.strftime("%Y-%m-%d %H:%M:%S")}
     write_whole(place, lambda file: file.write(json.dumps(kept).encode()))
 
 
 def _place(task_id: str) -> Path:
     name = hashlib.sha256(f"{task_id}\0{Path.cwd()}".encode()).hexdigest()[:16]
-    return heterofed_home() / "checks" / f"{name}.json"
+    return heterofed_home().absolute() / "checks" / f"{name}.json"
 
 
 def _word(passed: bool) -> str:

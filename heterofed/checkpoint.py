@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import hmac
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection
@@ -20,9 +19,9 @@ from typing import TypeVar
 import msgspec
 
 from heterofed.errors import CheckpointError
+from heterofed.files import own_folder, put_in_place
 from heterofed.plan import Plan
 from heterofed.protocol.messages import Mark
-from heterofed.results import put_in_place
 
 logger = logging.getLogger("heterofed")
 
@@ -94,7 +93,7 @@ class CheckpointStore:
             CheckpointError: it cannot be written.
         """
         with contextlib.suppress(OSError):  # told of where it is written
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(self.folder)
         self._write("run", msgspec.msgpack.encode(record))
 
     def marks(self) -> tuple[Mark, ...]:
@@ -178,7 +177,6 @@ class CheckpointStore:
 
         try:
             put_in_place(self.folder / name, write)
-            _sync(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder / name} cannot be written ({error.strerror}); make room there and"
@@ -213,12 +211,3 @@ class CheckpointStore:
 
 def _name(mark: Mark) -> str:
     return f"round-{mark.round}" + (f"-batch-{mark.batch}" if mark.batch else "")
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -57,8 +57,8 @@ def keys_rotate(party: str) -> None:
 
 
 def _show(get: Callable[[str, Path], Key], party: str) -> None:
+    from heterofed.files import heterofed_home
     from heterofed.results import check_name
-    from heterofed.transport.local import heterofed_home
 
     key = get(check_name(party, "party"), heterofed_home())
     click.echo(f"{key.public}\n{key.fingerprint}")
@@ -167,8 +167,8 @@ def task_check(source: str, party: str | None, wait: float | None) -> None:
 @task.command("list")
 def task_list() -> None:
     """Print the tasks whose files are on this machine: id, purpose, Host, address."""
+    from heterofed.files import heterofed_home
     from heterofed.task_file import known_tasks, load_task, task_path
-    from heterofed.transport.local import heterofed_home
 
     home = heterofed_home()
     for name in known_tasks(home):

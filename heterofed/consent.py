@@ -8,13 +8,12 @@ and words of ours; no id, no key, and nothing that a peer made up.
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Literal
 
 from heterofed.errors import ConfigError
-from heterofed.transport.local import make_private
+from heterofed.files import append, private_folder, put_in_place
 
 Deed = Literal["accepted", "refused", "started"]
 
@@ -27,11 +26,9 @@ def accept(home: Path, task: str, party: str, digest: str) -> None:
     """
     record(home, "accepted", task=task, party=party, digest=digest)
     path = _place(home, task, party)
-    make_private(path.parent)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    text = json.dumps({"terms": digest}).encode()
     try:
-        draft.write_text(json.dumps({"terms": digest}), encoding="utf-8")
-        draft.replace(path)
+        put_in_place(path, lambda file: file.write(text))
     except OSError as error:
         raise ConfigError(
             f"the consent {path} cannot be written: {error.strerror}; make it writable"
@@ -51,7 +48,7 @@ def refuse(home: Path, task: str, party: str, digest: str, why: str) -> None:
 def has_accepted(home: Path, task: str, party: str, digest: str) -> bool:
     """Whether a party agreed to exactly these terms of a task."""
     try:
-        kept = json.loads(_place(home, task, party).read_text(encoding="utf-8"))
+        kept = json.loads(_place(home, task, party, make=False).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(kept, dict) and kept.get("terms") == digest
@@ -75,12 +72,9 @@ def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: s
     line = {"when": when, "deed": deed, "task": task, "party": party, "terms": digest}
     if why:
         line["why"] = why
-    path = home / "audit.log"
+    path = private_folder(home) / "audit.log"
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
     except OSError as error:
         raise ConfigError(
             f"the audit log {path} cannot be written ({error.strerror}): what this party agrees to"
@@ -88,5 +82,6 @@ def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: s
         ) from None
 
 
-def _place(home: Path, task: str, party: str) -> Path:
-    return home / "tasks" / "accepted" / f"{task}@{party}.json"  # no name has an '@'
+def _place(home: Path, task: str, party: str, *, make: bool = True) -> Path:
+    folder = private_folder(home, "tasks", "accepted", make=make)
+    return folder / f"{task}@{party}.json"  # no name has an '@'

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from heterofed.errors import ConfigError, TaskFailed
+from heterofed.files import new_file, own_folder
 from heterofed.lifecycle import sigterm_as_exit
 from heterofed.results import check_writable
 
@@ -64,12 +65,12 @@ def run_demo(
     task = f"demo-{secrets.token_hex(3)}"
     folder = results / task
     check_writable(folder)
-    folder.mkdir(parents=True)
+    own_folder(folder)
     common = ["--task", task, "--data", str(data), "--results", str(results)]
     if limit:
         common += ["--limit", *map(str, limit)]
     log = folder / f"{COLLABORATOR}.log"
-    with log.open("w") as output, sigterm_as_exit(), _ended_with_us() as children:
+    with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
         children.append(_start("collaborator", common, output))
         children.append(_start("host", [*common, "--rounds", str(rounds)], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}

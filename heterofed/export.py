@@ -14,11 +14,14 @@ from msgspec import to_builtins
 from torch import Tensor, nn
 
 from heterofed._version import __version__
+from heterofed.endings import writing
 from heterofed.errors import ConfigError
+from heterofed.files import make_folder
 from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weights
 from heterofed.metrics import last_rows
 from heterofed.results import check_writable, write_whole
 from heterofed.signature import read_signature
+from heterofed.wrappers import unwrapped
 
 CARD = "card.json"
 HALVES = ("feature_model", "infer_model")
@@ -53,11 +56,12 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
         raise ConfigError(f"{folder} holds no {models} models")
     states = {name: _plain(read_weights(trained, name), name) for name in names}
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        make_folder(out)
     halves = {}
     for name, state in states.items():
         raw = save(state, metadata={"format": "pt"})
-        write_whole(out / f"{name}.safetensors", lambda file, raw=raw: file.write(raw))  # type: ignore[misc]
+        _write(out / f"{name}.safetensors", raw)
         halves[name] = {
             "file": f"{name}.safetensors",
             "sha256": hashlib.sha256(raw).hexdigest(),
@@ -66,8 +70,11 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
                 for key, value in state.items()
             },
         }
-    text = json.dumps(_card(trained, halves), indent=2).encode()
-    return write_whole(out / CARD, lambda file: file.write(text))
+    return _write(out / CARD, json.dumps(_card(trained, halves), indent=2).encode())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    return write_whole(path, lambda file: file.write(content), anywhere=True)
 
 
 def _plain(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
@@ -117,6 +124,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
     except ImportError:
         raise ConfigError("ONNX needs its writer: pip install onnx onnxscript") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    model = unwrapped(model)
     path = Path(path)
     check_writable(path.absolute().parent)
     modes = [(each, each.training) for each in model.modules()]
@@ -140,5 +148,4 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
             each.training = was_training
     if program is None:
         raise ConfigError("torch.onnx.export returned nothing")
-    raw = program.model_proto.SerializeToString()
-    return write_whole(path, lambda file: file.write(raw))
+    return _write(path, program.model_proto.SerializeToString())

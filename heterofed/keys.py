@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from heterofed.errors import ConfigError
+from heterofed.files import private_folder, put_in_place
 from heterofed.plan import PartyName
-from heterofed.transport.local import make_private
 from heterofed.transport.zeromq.zap import check_pair, new_key_pair
 
 MAX_FILE_BYTES = 4096
@@ -69,7 +69,7 @@ def new_key(party: str, home: Path) -> Key:
             " it with `heterofed keys rotate`"
         )
     key = Key(party, *new_key_pair())
-    _write(key, path, path)
+    _write(key, home, new=True)
     return key
 
 
@@ -80,11 +80,8 @@ def rotate_key(party: str, home: Path) -> Key:
         ConfigError: there is no old one, or the file cannot be written.
     """
     load_key(party, home)
-    path = key_path(party, home)
     key = Key(party, *new_key_pair())
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    _write(key, draft, path)
-    draft.replace(path)
+    _write(key, home)
     return key
 
 
@@ -94,6 +91,7 @@ def load_key(party: str, home: Path) -> Key:
     Raises:
         ConfigError: it is not there, others may read it, or it is damaged.
     """
+    private_folder(home, "keys", make=False)
     path = key_path(party, home)
     try:
         content = _read_private(path)
@@ -140,22 +138,14 @@ def _read_private(path: Path) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
-def _write(key: Key, path: Path, shown: Path) -> None:
-    make_private(path.parent)
+def _write(key: Key, home: Path, *, new: bool = False) -> None:
+    path = private_folder(home, "keys") / key_path(key.party, home).name
     text = (  # Z85 has neither quotes nor backslashes, and names have not either
         f"# The private key of {key.party}. Whoever has this file can speak as {key.party}:\n"
         "# keep it here, and give away only the public key (heterofed keys show).\n"
         f'party = "{key.party}"\npublic = "{key.public}"\nsecret = "{key.secret}"\n'
     )
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-        except OSError:
-            path.unlink()
-            raise
+        put_in_place(path, lambda file: file.write(text.encode()), new=new)
     except OSError as error:
-        raise ConfigError(f"the key {shown} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"the key {path} cannot be written: {error.strerror}") from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heterofed.errors import LedgerError
+from heterofed.files import append
 from heterofed.passes import Kind
 
 LOCK_SECONDS = 30.0
@@ -108,7 +108,7 @@ class ReleaseLedger:
     """The count of one party and task.
 
     Args:
-        folder: to keep it in; made where it is not there, for this user alone.
+        folder: to keep it in, which only this user can enter.
         task_id: of the task.
         party: whose rows they are.
 
@@ -121,7 +121,7 @@ class ReleaseLedger:
         self._path = folder / f"{self._key.hex()[:32]}.sqlite"
         self._chosen: dict[Kind, Sequence[str]] = {}
         with self._telling():
-            _make_private(self._path)
+            append(self._path, b"")  # private; SQLite gives its journal the same permissions
             self._base = sqlite3.connect(
                 self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -247,17 +247,3 @@ class ReleaseLedger:
 def _digest(*parts: str) -> bytes:
     raw: Iterable[bytes] = (each.encode("utf-8", "surrogatepass") for each in parts)
     return hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in raw)).digest()
-
-
-def _make_private(path: Path) -> None:
-    """Make the file for this user alone, and the folder where it is not there.
-
-    SQLite gives its journal the permissions of the file.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    try:
-        if os.name == "posix":
-            os.fchmod(handle, 0o600)
-    finally:
-        os.close(handle)

@@ -36,6 +36,7 @@ from heterofed.errors import (
     TaskFinishedError,
 )
 from heterofed.events import Callback, PartyLost, TaskEnded
+from heterofed.files import file_lock, heterofed_home
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
@@ -51,7 +52,7 @@ from heterofed.results import (
 )
 from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
 from heterofed.settings import Settings, Shown
-from heterofed.transport.local import heterofed_home, local_address
+from heterofed.transport.local import lock_path
 
 logger = logging.getLogger("heterofed")
 
@@ -364,11 +365,11 @@ def sigterm_as_exit() -> Iterator[None]:
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Keep two processes from writing to one results folder."""
-    from filelock import FileLock, Timeout  # here: it takes a tenth of all that loads with us
+    from filelock import Timeout  # here: it takes a tenth of all that loads with us
 
-    lock = FileLock(local_address(f"results {folder}", heterofed_home()).lock)
+    lock = file_lock(lock_path(f"results {folder}", heterofed_home()))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout:
         raise ConfigError(
             f"another process writes to the results folder {folder}; stop it, or give this party"

@@ -6,15 +6,16 @@ Knows nothing of models or parties.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import numbers
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
+from heterofed.files import append, put_in_place, truncate
 
 logger = logging.getLogger("heterofed")
 
@@ -96,7 +97,6 @@ class Metrics:
         self.keys = tuple(keys)
         self.path = folder / f"{name}.csv"
         self._current_round = current_round
-        self._columns = self.keys if "round" in self.keys else ("round", *self.keys)
         self._last: dict[str, Scalar] = {}
         self._last_round = -1
 
@@ -109,12 +109,56 @@ class Metrics:
         """Bytes of the CSV so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def cut(self, size: int) -> None:
+    def widen(self, keys: Iterable[str]) -> None:
+        """Add the columns that are not there yet; rows so far get nothing in them.
+
+        Raises:
+            ResultsError: the CSV cannot be written.
+        """
+        if new := [key for key in keys if key not in self.keys]:
+            self._set_keys((*self.keys, *new))
+
+    def _set_keys(self, keys: tuple[str, ...]) -> None:
+        """Have exactly these columns, in the CSV too, whose other ones are dropped."""
+        self.keys = keys
+        if not self.size:
+            return
+        with writing(self.path):
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            table = self._as_csv(rows, header=True)
+            put_in_place(self.path, lambda file: file.write(table))
+
+    def _as_csv(self, rows: Iterable[Mapping[str, object]], *, header: bool) -> bytes:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, _columns(self.keys), extrasaction="ignore")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
+
+    def _is_widened(self) -> bool:
+        """Whether the CSV has more columns, after these."""
+        columns = _columns(self.keys)
+        if not self.size:
+            return False
+        with self.path.open(newline="", encoding="utf-8") as file:
+            header = tuple(next(csv.reader(file), ()))
+        return len(header) > len(columns) and header[: len(columns)] == columns
+
+    def cut(self, size: int, keys: Sequence[str] | None = None) -> None:
         """Drop the rows that were appended after the CSV had `size` bytes.
 
         A CSV that is shorter, or gone, lacks rows that nothing can bring back: that is told of.
+
+        Args:
+            size: bytes.
+            keys: that it had then, where it may have been widened since.
         """
         self._last, self._last_round = {}, -1
+        self.keys = tuple(keys or self.keys)
+        if self._is_widened():
+            self._set_keys(self.keys)
         if not size:
             self.path.unlink(missing_ok=True)
         elif self.size < size:
@@ -126,9 +170,9 @@ class Metrics:
                 f"{self.size} are" if self.size else "none is",
             )
             if self.size:  # a row that was cut through goes
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+                truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         else:
-            os.truncate(self.path, size)
+            truncate(self.path, size)
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
         """Append one row and write it.
@@ -150,15 +194,13 @@ class Metrics:
             )
         row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
         row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
-        is_new = not self.size
-        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(self.path):
+            append(self.path, self._as_csv([row], header=not self.size))
         self._last, self._last_round = row, self._current_round()
+
+
+def _columns(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return keys if "round" in keys else ("round", *keys)
 
 
 def last_rows(folder: Path, round_number: int) -> dict[str, dict[str, str]]:
@@ -207,13 +249,12 @@ def as_scalar(value: object, what: str) -> Scalar:
     raise ConfigError(f"{what}: a {type(value).__name__} is not a number or 0-d tensor")
 
 
-def as_number(value: object, what: str) -> float:
-    """A float from a number, 0-d tensor or NumPy scalar.
-
-    Raises:
-        ConfigError: the value is something else; the message names `what`.
-    """
-    scalar = as_scalar(value, what)
-    if isinstance(scalar, str):
-        raise ConfigError(f"{what}: a str is not a number or 0-d tensor")
-    return float(scalar)
+def as_float(value: object) -> float | None:
+    """A float from a number, or from an array (of any library) of one; None: it is neither."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        item = getattr(value, "item", None)
+        return float(item() if callable(item) else value)  # type: ignore[arg-type]
+    except Exception:  # it is no number, or several
+        return None

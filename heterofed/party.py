@@ -179,16 +179,19 @@ class Party:
         self._await([peer], computing)
         return self._next(peer, kinds)
 
-    def take_all(self, *kinds: type[Message]) -> dict[str, Mail]:
+    def take_all(
+        self, *kinds: type[Message], peers: Sequence[Peer] | None = None
+    ) -> dict[str, Mail]:
         """Wait for the next message of every peer, in whatever order they come.
 
         Args:
             kinds: what they may be.
+            peers: only those of these.
 
         Raises:
             TaskFailed: as `take`.
         """
-        peers = list(self.peers.values())
+        peers = list(self.peers.values()) if peers is None else peers
         self._await(peers, computing=True)
         return {peer.name: self._next(peer, kinds) for peer in peers}
 

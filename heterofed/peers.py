@@ -126,6 +126,15 @@ class Peer:
         self._held_bytes -= mail.held_bytes
         return mail
 
+    def pick(self, kind: type[Message]) -> Mail | None:
+        """Take the oldest mail of a kind, past what came before it; None where there is none."""
+        for mail in self.inbox:
+            if isinstance(mail.message, kind):
+                self.inbox.remove(mail)
+                self._held_bytes -= mail.held_bytes
+                return mail
+        return None
+
     def _admit(self, message: Message, size: int) -> None:
         """Whether a message may come whose payload has yet to be given room."""
         self.session.admit(message, size)

@@ -19,6 +19,7 @@ from msgspec import structs
 
 from heterofed import consent
 from heterofed.errors import ConfigError
+from heterofed.files import close_to_others, heterofed_home, private_folder
 from heterofed.keys import Key, fingerprint, load_key
 from heterofed.plan import Plan
 from heterofed.protocol.states import Role
@@ -26,7 +27,7 @@ from heterofed.task import Purpose, TaskFile, differences, settle, shown_plan, t
 from heterofed.task_file import load_task, task_path
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
-from heterofed.transport.local import HostLock, heterofed_home, local_address, lock_path
+from heterofed.transport.local import HostLock, local_address, lock_path
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, raw_key
@@ -147,6 +148,7 @@ def place_of(
         ConfigError: the task file, the keys or this party's consent do not allow it.
     """
     home = heterofed_home()
+    private_folder(home, "tasks", make=False)
     path = task_path(task_id, home)
     if not path.exists():
         return LocalPlace(task_id, home)
@@ -187,16 +189,19 @@ class LocalPlace(Place):
     """A Unix socket that every party of this user finds by the task id."""
 
     def __init__(self, task_id: str, home: Path) -> None:
-        self._local = local_address(task_id, home)
+        self._home, self._local = home, local_address(task_id, home)
         self.described = "on this machine, as one user: there is no task file of that name"
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
         place = self._local
         with HostLock(place.task_id, place.lock, place.socket):
-            yield zeromq.listen(self._local.address)
+            endpoint = zeromq.listen(self._local.address)
+            close_to_others(place.socket)
+            yield endpoint
 
     def connect(self) -> Endpoint:
+        private_folder(self._home, "run")  # nobody may have exchanged it since
         return zeromq.connect(self._local.address)
 
 

@@ -171,7 +171,7 @@ class _Table:
             if next(marked, None) is not None:
                 self._changed()
 
-        write_whole(self._out, write)
+        write_whole(self._out, write, anywhere=True)
 
     def _copy_text(self, marked: Marked, target: BinaryIO) -> None:
         text = io.TextIOWrapper(target, encoding="utf-8", newline="")

@@ -5,13 +5,9 @@ Everything is written inside the folder; a file appears whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
-import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +21,9 @@ from heterofed.diagnostics import Harmless
 from heterofed.endings import writing
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
+from heterofed.files import move_aside, own_folder, put_in_place, try_folder
 from heterofed.outbound import Outbound
 from heterofed.plan import Fusion, PartyName
-
-DRAFT = re.compile(r"\..+\.\d+")
-"""How a file is called until it is whole: by its name and the process that writes it."""
 
 
 @dataclass(slots=True)
@@ -190,7 +184,7 @@ def check_writable(folder: Path) -> None:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     try:
-        Path(tempfile.mkdtemp(dir=nearest, prefix=".heterofed-")).rmdir()
+        try_folder(nearest)
     except OSError as error:
         raise ConfigError(
             f"the results folder {folder} cannot be written ({nearest}: {error.strerror}); give"
@@ -205,14 +199,8 @@ def fresh_folder(folder: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # nothing was written there
-        if folder.exists():
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-                number += 1
-            folder.rename(aside)
-        folder.mkdir(parents=True)
+        move_aside(folder)
+        own_folder(folder)
     except OSError as error:
         raise ConfigError(
             f"the results folder {folder} cannot be made ({error.strerror}); give another"
@@ -220,36 +208,20 @@ def fresh_folder(folder: Path) -> None:
         ) from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], *, anywhere: bool = False) -> Path:
     """Write a file so that it appears whole or not at all; gives its path.
+
+    Args:
+        path: what lies there is replaced.
+        write: gets the open file.
+        anywhere: the user chose the folder, so that it may be a link or another user's.
 
     Raises:
         ResultsError: it cannot be written.
+        ConfigError: its folder is a link or belongs to another user.
     """
     with writing(path):
-        return put_in_place(path, write)
-
-
-def put_in_place(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """As `write_whole`, but raises the OSError as it is."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def drop_drafts(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write; nobody else may be writing here."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if DRAFT.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        return put_in_place(path, write, anywhere=anywhere)
 
 
 def write_costs(result: TaskResult, account: Account) -> Path:

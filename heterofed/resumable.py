@@ -29,10 +29,11 @@ from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, LocalProtocolError, ResumeError, RollbackLimitError
 from heterofed.events import Resumed
+from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import NEVER_CUT, registered_metrics
 from heterofed.protocol.messages import Mark
-from heterofed.results import drop_drafts, fresh_folder, write_whole
+from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import (
     Run,
     agreement_of,
@@ -45,6 +46,7 @@ from heterofed.runs import (
 from heterofed.settings import ReleaseLimits
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
+from heterofed.wrappers import plain_state
 
 logger = logging.getLogger("heterofed")
 
@@ -120,7 +122,7 @@ class ResumableScheduler(Scheduler):
             if model is not None:
                 run.result.models[prefix + name] = write_whole(
                     run.result.folder / f"{prefix}{name}.pt",
-                    functools.partial(torch.save, model.state_dict()),
+                    functools.partial(torch.save, plain_state(model)),
                 )
         run.result.rounds = run.round
         run.result.best_round = run.state.get("best_round", 0)
@@ -203,6 +205,8 @@ class ResumableScheduler(Scheduler):
 
     def _open_folder(self, run: Run) -> None:
         if goes_on(run):
+            with writing(run.result.folder):
+                own_folder(run.result.folder)
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
@@ -315,12 +319,14 @@ class ResumableScheduler(Scheduler):
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
                 self._open_metrics(run, name, keys)
-        kept = {NEVER_CUT} - registered_metrics(type(self)).keys()
+        registered = registered_metrics(type(self))
+        kept = {NEVER_CUT} - registered.keys()
         for name, metrics in run.metrics.items():
             if name in kept:
                 continue
+            keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
-                metrics.cut(snapshot.metrics.get(name, ((), 0))[1])
+                metrics.cut(size, None if name in registered else keys)
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

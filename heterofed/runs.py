@@ -14,13 +14,13 @@ from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
 from heterofed.diagnostics import Harmless
 from heterofed.errors import LocalProtocolError, ResumeError
+from heterofed.files import heterofed_home, own_folder, private_folder
 from heterofed.ledger import ReleaseLedger
 from heterofed.metrics import Metrics
 from heterofed.party import Party
 from heterofed.passes import Pass
 from heterofed.plan import Plan
 from heterofed.results import TaskResult
-from heterofed.transport.local import heterofed_home
 
 Resume = Literal["auto", "never", "require"]
 """What to do with a run that has not ended: go on if all parties can, never, or nothing else."""
@@ -119,9 +119,10 @@ def ledger_of(run: Run) -> ReleaseLedger:
         LedgerError: it cannot be read or written.
     """
     if run.releases is None:
-        folder = (run.ledger or heterofed_home()) / "releases"
         if run.simulated and run.record is not None:
-            folder = run.store.folder / "releases"
+            folder = own_folder(run.store.folder / "releases")
+        else:
+            folder = private_folder(run.ledger or heterofed_home(), "releases")
         run.releases = ReleaseLedger(folder, run.task_id, run.result.party)
     return run.releases
 

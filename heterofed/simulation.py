@@ -6,13 +6,12 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from heterofed import console
 from heterofed.baselines import Comparison, Mode, check_comparable, check_modes, compare
 from heterofed.errors import ConfigError
+from heterofed.files import temporary_folder
 from heterofed.generators import RandomState
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.prediction import predict as host_predict
@@ -133,8 +132,8 @@ _Work = tuple[Scheduler, Callable[[], Any]]
 
 def _together(network: Network, host: _Work, collaborators: Sequence[_Work]) -> Simulation:
     """Run what each party does."""
-    with console.attached(), TemporaryDirectory(prefix="heterofed-") as ledger:
-        network.ledger = Path(ledger)
+    with console.attached(), temporary_folder() as ledger:
+        network.ledger = ledger
         runs = [PartyRun(*each, network) for each in collaborators]
         first = PartyRun(*host, network, is_host=True)
         network.parties = {run.key: run for run in (first, *runs)}

@@ -20,6 +20,7 @@ from heterofed import consent
 from heterofed.agreement import task_digest
 from heterofed.door import Door
 from heterofed.errors import ConfigError, HandshakeError, JoinTimeoutError, PeerLostError
+from heterofed.files import heterofed_home, private_folder
 from heterofed.keys import key_path, load_key
 from heterofed.party import Party
 from heterofed.peers import Timeouts
@@ -39,7 +40,6 @@ from heterofed.task import (
     terms_digest,
 )
 from heterofed.task_file import check_task, known_tasks, load_task, render, task_path
-from heterofed.transport.local import heterofed_home, make_private
 
 LINK_SECONDS = 10.0
 
@@ -210,7 +210,7 @@ def own_party(task: TaskFile) -> str:
 
 
 def _keep(task: TaskFile, path: Path) -> None:
-    make_private(path.parent)
+    private_folder(heterofed_home(), "tasks")
     write_whole(path, lambda file: file.write(render(task).encode()))
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from psi.errors import BudgetError, naming
+from psi.errors import BudgetError
+from psi.files import file_lock, private_folder, put_in_place
 
 _LOCK_SECONDS = 30
 
@@ -56,7 +57,7 @@ class Budget:
 
     def spend(self, count: int, limit: int) -> None:
         """Record `count` more values on disk, or BudgetError and nothing recorded."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         with self._locked():
             spent = self.spent()
             _within(spent, count, limit)
@@ -64,9 +65,9 @@ class Budget:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        lock = FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
+        lock = file_lock(self._path.with_suffix(".lock"), _LOCK_SECONDS)
         try:
             lock.acquire()
         except Timeout:
@@ -79,18 +80,7 @@ class Budget:
 
     def _write(self, signed: int) -> None:
         record = json.dumps({"signed": signed, "check": self._check(signed)})
-        draft = self._path.with_suffix(".new")
-        with naming(draft), draft.open("w", encoding="utf-8") as file:
-            file.write(record)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
-        with contextlib.suppress(OSError):  # Windows cannot sync a folder
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        put_in_place(self._path, record.encode())
 
     def _check(self, signed: int) -> str:
         return sha256(f"{self._name}:{signed}".encode()).hexdigest()

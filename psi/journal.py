@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 
 from psi.errors import StateError, naming
+from psi.files import open_private, private_folder
 from psi.hashing import prefixed
 
 _SALT = 32
@@ -48,7 +49,7 @@ class Journal:
         """The frames that belong to `bound`; once they are all read, `append` may be called."""
         if self._file is not None:
             raise StateError("this file is in use; make one object per run")
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.path.parent)
         file, size = self._take_file()
         self._salt = os.pread(file, _SALT, 0)
         self._last = self._digest(prefixed(*bound))
@@ -92,14 +93,7 @@ class Journal:
 
     def _take_file(self) -> tuple[int, int]:
         """The file, open for this object alone, and its size."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        file = os.open(self.path, flags, 0o600)
-        if _others_may(file):
-            # Whoever has it open shall not read what comes now, so that goes to another file.
-            os.close(file)
-            self.path.unlink()
-            file = os.open(self.path, flags | os.O_EXCL, 0o600)
-        self._file = file
+        file = self._file = open_private(self.path)
         self._end = weakref.finalize(self, os.close, file)
         with contextlib.suppress(ImportError):  # Windows has no fcntl
             import fcntl
@@ -127,8 +121,3 @@ class Journal:
 
     def _digest(self, data: bytes) -> bytes:
         return blake2b(data, digest_size=_DIGEST, key=self._salt).digest()
-
-
-def _others_may(file: int) -> bool:
-    """Whether the file's mode lets others than its owner read or write it (not on Windows)."""
-    return os.name == "posix" and bool(os.fstat(file).st_mode & 0o077)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from psi.errors import naming
+from psi.files import nameless_file
 
 BUCKET_IDS = 1_000_000
 """Up to so many records are held in memory; beyond, buckets of about this size are on disk."""
@@ -59,10 +60,7 @@ class Scratch:
 
     def open(self) -> IO[bytes]:
         """A new empty file to write to and read back."""
-        # Closed by `_close`, which also runs when this object is forgotten.
-        file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115
-            buffering=1 << 16, dir=self.folder
-        )
+        file = nameless_file(self.folder)  # closed by `_close`, also when this object is forgotten
         self._files.append(file)
         return file
 

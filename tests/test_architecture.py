@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import modules of its own layer's packages and of layers below.
 LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
-    ["heterofed.protocol"],
+    ["heterofed.files", "heterofed.protocol"],
     [
         "heterofed.outbound",
         "heterofed.plain",
@@ -40,6 +40,7 @@ LAYERS = [
         "heterofed.endings",
         "heterofed.generators",
         "heterofed.joint_optimizer",
+        "heterofed.labels",
         "heterofed.keys",
     ],
     ["heterofed.console"],
@@ -52,6 +53,7 @@ LAYERS = [
         "heterofed.streams",
         "heterofed.task",
         "heterofed.training",
+        "heterofed.wrappers",
     ],
     ["heterofed.task_file"],
     ["heterofed.party", "heterofed.place"],
@@ -186,3 +188,79 @@ def test_importing_has_no_side_effects(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+MAKES_FILES = {
+    *("mkdir", "makedirs", "mkdtemp", "mkstemp", "touch", "write_text", "write_bytes"),
+    *("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "TemporaryDirectory"),
+    *("FileLock", "SoftFileLock", "UnixFileLock", "FileHandler", "RotatingFileHandler"),
+    *("symlink", "symlink_to", "hardlink_to", "renames", "chmod", "fchmod", "mkfifo", "mknod"),
+    *("copyfile", "copytree", "umask", "to_csv", "to_parquet", "tofile", "savetxt", "savez"),
+}
+"""Calls that create a folder or a file, or change whose it is."""
+
+OF_LIBRARY = {
+    "os": {"truncate", "rename", "replace", "link"},
+    "shutil": {"copy", "copy2", "move", "make_archive", "unpack_archive"},
+}
+"""Such calls whose names other objects have, too."""
+
+OF_PATHS = {"save", "savefig", "save_file", "ParquetWriter"}
+"""Calls that do so where they are given a path; an open file is another's."""
+
+
+def makes_a_file(call: ast.Call) -> bool:
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    of = getattr(getattr(call.func, "value", None), "id", "")
+    if name in MAKES_FILES or name in OF_LIBRARY.get(of, ()):
+        return True
+    if name in ("replace", "rename"):  # of a path, which takes one argument, and no keyword
+        return of != "structs" and len(call.args) == 1 and not call.keywords
+    if name in OF_PATHS:
+        is_ours = name == "save" and len(call.args) == 1  # a method of ours, which has a writer
+        return not is_ours and any(map(is_path, call.args))
+    if name != "open":
+        return False
+    if of == "os":
+        return "O_RDONLY" not in ast.unparse(call)
+    modes = [*call.args, *(each.value for each in call.keywords if each.arg == "mode")]
+    words = [each.value for each in modes if isinstance(each, ast.Constant)]
+    return any(isinstance(each, str) and set(each) & set("wax+") for each in words)
+
+
+def is_path(node: ast.expr) -> bool:
+    said = ast.unparse(node)
+    return "path" in said.lower() or "folder" in said or isinstance(node, ast.JoinedStr | ast.BinOp)
+
+
+@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
+def test_one_place_makes_files(path: Path) -> None:
+    """All others call it: there is no other way to a mode, or past a link that was planted."""
+    if path.relative_to(ROOT).as_posix() in ("heterofed/files.py", "psi/files.py"):
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    found = [f"line {each.lineno}: {ast.unparse(each)}" for each in calls if makes_a_file(each)]
+    assert not found, f"{path}: use heterofed.files (in psi: psi.files): {found}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('a', 'w')",
+        "path.open('ab')",
+        "path.open(mode='r+')",
+        "os.open(path, os.O_WRONLY | os.O_CREAT)",
+        "path.write_text('')",
+        "path.replace(other)",
+        "os.replace(a, b)",
+        "torch.save(state, path)",
+        "np.save(folder / 'a', x)",
+        "FileLock('a')",
+        "shutil.copy(a, b)",
+        "frame.to_csv(out)",
+    ],
+)
+def test_the_rule_on_files_finds(code: str) -> None:
+    call = ast.parse(code, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert makes_a_file(call)

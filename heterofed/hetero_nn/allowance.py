@@ -8,8 +8,8 @@ from pathlib import Path
 
 from heterofed.alignment import keyed_digest
 from heterofed.errors import LimitReachedError
+from heterofed.files import file_lock, heterofed_home, private_folder
 from heterofed.results import write_whole
-from heterofed.transport.local import heterofed_home
 
 LOCK_SECONDS = 30.0
 """For another process of this party that counts rows, which takes a moment."""
@@ -27,7 +27,8 @@ class Allowance:
 
     def __init__(self, task_id: str, party: str, limit: int, ledger: Path | None = None) -> None:
         digest = keyed_digest(b"", "predictions", [task_id, party]).hex()[:16]
-        self._place = (ledger or heterofed_home()) / "predictions" / f"{digest}.json"
+        self._ledger = ledger or heterofed_home()
+        self._place = self._ledger.absolute() / "predictions" / f"{digest}.json"
         self._party, self._limit = party, limit
         self._taken: tuple[str, int] | None = None
 
@@ -48,10 +49,8 @@ class Allowance:
             self._change(day, -rows)
 
     def _change(self, day: str, rows: int) -> None:
-        from filelock import FileLock
-
-        self._place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(f"{self._place}.lock", timeout=LOCK_SECONDS, mode=0o600):
+        private_folder(self._ledger, "predictions")
+        with file_lock(self._place.with_suffix(".json.lock"), timeout=LOCK_SECONDS):
             last, used = self._counted()
             if rows < 0 and last != day:
                 return  # nothing is known of that day any more

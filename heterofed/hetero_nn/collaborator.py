@@ -310,7 +310,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             generators_kept(),
         ):
             guard.budget.start()
-            feed = FeatureFeed(party, host, first)
+            feed = FeatureFeed(party, host, first, guard.witness() if trainable else None)
             hook, ids = "iterate_train_feature", self._leg(run, first)
             batches = self._features(
                 run, hook, ids, grad=trainable, in_flight=in_flight, first=first
@@ -325,9 +325,12 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 del tensors, batch  # before the next ones are made
                 while len(in_flight) > host.session.staleness:
                     self._update(run, feed, in_flight.popleft())
-            feed.end()
+            if not feed.compares:
+                feed.end()
             while in_flight:
                 self._update(run, feed, in_flight.popleft())
+            if feed.compares:  # once all gradients were
+                feed.end()
             feed.settle()
             guard.budget.stop()
         run.state["staleness"] = host.session.staleness
@@ -468,6 +471,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             raise ConfigError(
                 "make_feature_model returned None, but this party's features are trainable: is a"
                 " return missing? Else pass is_feature_trainable=False"
+            )
+        if self._is_feature_trainable and self._made("feature_optimizer") is None:
+            raise ConfigError(
+                "this party's feature model has no weights to train: pass"
+                " is_feature_trainable=False"
             )
         self._guard(run)
         return ids

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from heterofed.endings import writing
 from heterofed.errors import TaskFailed
+from heterofed.files import append, own_folder
 from heterofed.lifecycle import Scheduler
 from heterofed.results import TaskResult
 from heterofed.runs import Run
@@ -47,7 +51,21 @@ class Errand(Scheduler):
         return super()._results_folder(task_id) / self.FOLDER
 
     def _open_folder(self, run: Run) -> None:
-        run.result.folder.mkdir(parents=True, exist_ok=True)
+        with writing(run.result.folder):
+            own_folder(run.result.folder)
 
     def _waits_for(self, run: Run, error: TaskFailed) -> bool:  # noqa: ARG002
         return False  # nothing is lost that could not be asked for again
+
+
+def log_request(run: Run, **what: object) -> None:
+    """Append a line to the log of predictions: when, of which run, and what; synced.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = {"time": when, "run": run.result.run, **what}
+    path = run.result.folder / "log.jsonl"
+    with writing(path):
+        append(path, json.dumps(line).encode() + b"\n")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from hashlib import sha256
 
 from torch import Tensor
 
 from heterofed.errors import FeatureError, LocalProtocolError
 from heterofed.party import Party
-from heterofed.peers import Peer
-from heterofed.protocol.messages import BatchDone, EndOfFeatures, Features, Gradients
+from heterofed.peers import Mail, Peer
+from heterofed.privacy.witness import Witness
+from heterofed.protocol.messages import (
+    BatchDone,
+    EndOfFeatures,
+    Features,
+    Gradients,
+    GradientsSeen,
+    Message,
+    SeenByOthers,
+)
 from heterofed.tensors import Layout, check_finite, pack, unpack
 
 
@@ -20,18 +31,28 @@ class FeatureFeed:
         party: the Collaborator.
         host: where to.
         first: number of the first batch.
+        witness: compares gradients with the other Collaborators', where features are summed.
     """
 
-    def __init__(self, party: Party, host: Peer, first: int = 0) -> None:
+    def __init__(
+        self, party: Party, host: Peer, first: int = 0, witness: Witness | None = None
+    ) -> None:
         self._party = party
         self._host = host
         self._sent = self._done = first
         self._since, self._waited = party.clock(), self._waits()
+        self._witness = witness
+        self._early: deque[Mail] = deque()  # came while this party waited for the others' tags
 
     @property
     def number(self) -> int:
         """Of the batch that is sent next, from 0."""
         return self._sent
+
+    @property
+    def compares(self) -> bool:
+        """Whether each batch's gradients are compared with what the other Collaborators got."""
+        return self._witness is not None
 
     def send(self, layout: Layout, tensors: dict[str, Tensor], order: bytes | None = None) -> None:
         """Send the next batch; waits while all credit is used.
@@ -81,14 +102,17 @@ class FeatureFeed:
 
         Raises:
             NonFiniteError: they hold NaN or infinity.
+            RemoteProtocolError: features are summed, and another Collaborator got other gradients.
         """
-        done = False
+        number, done, seen = self._done, False, b""
         while not done:
-            mail = self._party.take(self._host, Gradients, BatchDone)
+            mail = self._early.popleft() if self._early else self._take_answer()
             done = isinstance(mail.message, BatchDone) or mail.of(Gradients).done
             self._done += done
             if isinstance(mail.message, BatchDone):
-                return
+                break
+            if self._witness is not None:
+                seen = sha256(repr(mail.of(Gradients).tensors).encode() + mail.payload).digest()
             with self._party.encoding(self._host, "received"):
                 gradients = unpack(
                     mail.of(Gradients).tensors,
@@ -98,6 +122,8 @@ class FeatureFeed:
                 )
                 check_finite(gradients, "the gradient of the features", self._host.name)
             yield gradients
+        if self._witness is not None:
+            self._compare(self._witness, number, seen)
 
     def end(self) -> None:
         """Announce that this was all."""
@@ -108,6 +134,20 @@ class FeatureFeed:
         """Wait until the Host is done with every batch."""
         while self._done < self._sent:
             self._take_done()
+
+    def _take_answer(self, *more: type[Message]) -> Mail:
+        return self._party.take(self._host, Gradients, BatchDone, *more)
+
+    def _compare(self, witness: Witness, number: int, seen: bytes) -> None:
+        """Wait until all Collaborators have seen the same gradients of a batch."""
+        round_number = self._party.round
+        tags = witness.tags(round_number, number, seen)
+        self._party.post(self._host, GradientsSeen(round_number, number, tags))
+        mail = self._take_answer(SeenByOthers)
+        while not isinstance(mail.message, SeenByOthers):
+            self._early.append(mail)
+            mail = self._take_answer(SeenByOthers)
+        witness.check(round_number, number, seen, mail.message.tags, self._host.name)
 
     def _busy(self) -> int:
         """Microseconds of work since this was asked last."""

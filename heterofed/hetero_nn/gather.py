@@ -16,6 +16,7 @@ from heterofed.batches import Batch, rows_of
 from heterofed.endings import unlawful
 from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.relay import TagRelay
 from heterofed.leaves import Leaves
 from heterofed.party import Party
 from heterofed.peers import Mail, Peer
@@ -118,11 +119,11 @@ def joint_batches(
     party: Party,
     own: Iterator[Batch],
     hook: str,
-    model: nn.Module,
+    model: nn.Module | None,
     order: RowOrder,
     first: int = 0,
     *,
-    sums: bool = False,
+    relay: TagRelay | None = None,
 ) -> Iterator[JointBatch]:
     """The Host's own batches beside those of all Collaborators, in step.
 
@@ -133,7 +134,8 @@ def joint_batches(
         model: whose device a label-only Host's batches go to.
         order: compares the rows' ids.
         first: number of the first batch.
-        sums: whether what comes is masked, and only the sum can be read.
+        relay: where what comes is masked and only the sum can be read: of what the Collaborators
+            tell each other of it.
 
     Raises:
         BatchCountError, RowCountError: naming the party and both counts, before the batch is used.
@@ -142,12 +144,12 @@ def joint_batches(
     """
     for number in itertools.count(first):
         mine = next(own, None)  # before waiting: the others compute theirs at the same time
-        mails = party.take_all(Features, EndOfFeatures)
+        mails = (relay or party).take_all(Features, EndOfFeatures)
         _check_counts(party, mine, mails, number)
         if mine is None:
             party.batch = None
             return
-        rows = rows_of(mine, hook)
+        rows = rows_of(mine, hook, _rows_elsewhere(mails))
         features = {} if mine.features is None else named(mine.features, hook)[1]
         check_finite(features, f"what {hook} yielded", party.name)
         device = device_of(features, model)
@@ -167,8 +169,12 @@ def joint_batches(
             order.compare(proof, message.ids, peer.name, number)
             joint.theirs.append(_unpacked(party, peer, mail, device))
             del mail
-        yield summed(joint, party.phase) if sums else joint
+        yield summed(joint, party.phase) if relay else joint
         joint.release()
+
+
+def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
+    return next((mail.of(Features).rows for mail in mails.values()), None)
 
 
 def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None) -> Received:

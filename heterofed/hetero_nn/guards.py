@@ -37,6 +37,7 @@ from heterofed.privacy.leakage import (
 from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.rows import joined, parted
+from heterofed.privacy.witness import Witness
 from heterofed.runs import Run, agreement_of, party_of, plan_of
 from heterofed.settings import ReleaseLimits
 from heterofed.tensors import Layout, check_finite
@@ -395,6 +396,12 @@ class CollaboratorGuard(Guard):
             self._masks = Masks(self._name, self._run.mask_secrets)
         phase = "test" if testing else "train"
         return "tensor", {"": self._masks.mask(joined(tensors), phase, self._run.round, number)}
+
+    def witness(self) -> Witness | None:
+        """What compares gradients with the other Collaborators'; None where each has its own."""
+        if not self._run.mask_secrets:
+            return None
+        return Witness(self._name, plan_of(self._run).collaborators, self._run.mask_secrets)
 
     def gradients(
         self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]

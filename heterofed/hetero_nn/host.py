@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shutil
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.gather import (
     JointBatch,
+    Received,
     joint_batches,
     leaves_of,
     telling_what_came,
@@ -30,15 +31,17 @@ from heterofed.hetero_nn.hooks import HostHooks, streams_tests
 from heterofed.hetero_nn.intersection import intersect_as_host
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.recording import means_of, scalars_of
+from heterofed.hetero_nn.relay import TagRelay
 from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
 from heterofed.leaves import EarlyGradients
-from heterofed.metrics import as_number, registered_metrics
+from heterofed.metrics import registered_metrics
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult
+from heterofed.results import TaskResult, write_whole
 from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
 from heterofed.staleness import PROBE_BATCHES, Probe
 from heterofed.streams import generators_kept, random_stream
@@ -268,7 +271,6 @@ class HeteroNNHostScheduler(HostHooks):
         party = party_of(run)
         guard = self._guard(run)
         self._set_modes(training=True)
-        self._made("infer_model").train()
         trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
@@ -330,7 +332,8 @@ class HeteroNNHostScheduler(HostHooks):
     ) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
         party, guard = party_of(run), self._guard(run)
-        watched, sent = [], []
+        watched = []
+        sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
         for each, leaves in leaves_of(batch):
             early = None
             if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
@@ -348,10 +351,13 @@ class HeteroNNHostScheduler(HostHooks):
         covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
         with telling_what_came(projection), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
+        gradients: dict[str, Tensor] = {}
+        defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
-            gradients = leaves.gradients()
-            check_finite(gradients, "the gradient of the features", each.peer.name)
-            defended = guard.outgoing(each.peer.name, gradients, labels)
+            if not batch.sums or not sent:  # of a sum all get the same
+                gradients = leaves.gradients()
+                check_finite(gradients, "the gradient of the features", each.peer.name)
+                defended = guard.outgoing(each.peer.name, gradients, labels)
             last = early.changed() if early else bool(gradients)
             if last:
                 _send_gradients(party, each.peer, number, defended, done=staleness is None)
@@ -364,17 +370,11 @@ class HeteroNNHostScheduler(HostHooks):
         for (each, gradients, defended), part in zip(sent, seen, strict=True):
             with run.harmless(REPORT):  # while the others work
                 guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
-        return self._scalars(outcome)
+        return self._scalars(run, outcome)
 
-    @staticmethod
-    def _scalars(outcome: object) -> dict[str, float]:
+    def _scalars(self, run: Run, outcome: object) -> dict[str, float]:
         """What `train_a_batch` returned, as numbers by name."""
-        if outcome is None:
-            return {}
-        scalars = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
-        return {
-            str(key): as_number(value, f"train_a_batch, {key!r}") for key, value in scalars.items()
-        }
+        return scalars_of(outcome, run.state.setdefault("no numbers", set()))
 
     def _test(self, run: Run) -> None:
         party = party_of(run)
@@ -461,16 +461,21 @@ class HeteroNNHostScheduler(HostHooks):
     def _save_models(self, run: Run, prefix: str = "") -> None:
         super()._save_models(run, prefix)
         if prefix:
-            shutil.copyfile(run.result.folder / MEANS, run.result.folder / f"{prefix}{MEANS}")
+            means = (run.result.folder / MEANS).read_bytes()
+            write_whole(run.result.folder / f"{prefix}{MEANS}", lambda file: file.write(means))
 
     def _joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
     ) -> Iterator[JointBatch]:
-        sums = plan_of(run).fusion == "masked_sum"
-        if sums and len({each.session.trainable for each in party_of(run).peers.values()}) > 1:
-            raise ConfigError("fusion='masked_sum': all Collaborators must train, or all be frozen")
+        party, plan, relay = party_of(run), plan_of(run), None
+        if plan.fusion == "masked_sum":
+            if len({each.session.trainable for each in party.peers.values()}) > 1:
+                raise ConfigError(
+                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                )
+            relay = TagRelay(party, plan.collaborators)
         order, model = self._row_order(run), self._made("infer_model")
-        return joint_batches(party_of(run), own, hook, model, order, first, sums=sums)
+        return joint_batches(party, own, hook, model, order, first, relay=relay)
 
     def _row_order(self, run: Run) -> RowOrder:
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
@@ -507,16 +512,13 @@ class HeteroNNHostScheduler(HostHooks):
 
     def _record_training(self, run: Run, recorded: list[dict[str, float]]) -> float | None:
         """Append this round's means to `train.csv`; gives the mean of `loss`."""
-        keys = list(recorded[0]) if recorded else []
-        if any(list(each) != keys for each in recorded):
-            raise ConfigError(f"train_a_batch must return the same scalars for every batch: {keys}")
-        if not keys:
-            return None
-        means = {key: sum(each[key] for each in recorded) / len(recorded) for key in keys}
-        if "train" not in registered_metrics(type(self)):  # else the name is the user's
+        means = means_of(recorded)
+        if means and "train" not in registered_metrics(type(self)):  # else the name is the user's
             if "train" not in run.metrics:
-                self._open_metrics(run, "train", keys).cut(0)
-            run.metrics["train"].append_metrics_item(means)
+                self._open_metrics(run, "train", list(means)).cut(0)
+            table = run.metrics["train"]
+            table.widen(means)
+            table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)
         return means.get("loss")
 
 

@@ -21,6 +21,7 @@ from heterofed.errors import (
     IdError,
     PSIFailedError,
 )
+from heterofed.files import heterofed_home, private_folder
 from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, named
 from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
 from heterofed.peers import Peer
@@ -36,7 +37,6 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
 )
 from heterofed.runs import Run, party_of, plan_of
-from heterofed.transport.local import heterofed_home
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -198,7 +198,7 @@ def common_as_collaborator(
             **bits,
             domain=domain_of(run),
             budget=psi.Budget(
-                (run.ledger or heterofed_home()) / "budgets",
+                private_folder(run.ledger or heterofed_home(), "budgets"),
                 peer=asker,
                 task=run.account_of_ids or run.task_id,
             ),

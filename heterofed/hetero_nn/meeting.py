@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
+import msgspec
+
 import psi
 from heterofed.agreement import Agreement, Earlier, Errand, check_same_plan, task_digest
 from heterofed.door import Door
@@ -198,9 +200,11 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
         raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
+    # Told other plans, or sent back to other checkpoints, they share nothing: no mask comes off.
+    told = agreement.run + msgspec.msgpack.encode((agreement.plan, agreement.resume))
     return {
         other: key.secret_with(
-            public, names=(party, other), run=agreement.run, identities=place.identities(other)
+            public, names=(party, other), run=told, identities=place.identities(other)
         )
         for other, public in keys.items()
     }

@@ -7,9 +7,7 @@ that it does not hold. Then it is a test with the models of a finished run, of r
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +25,7 @@ from heterofed.errors import (
     RowCountError,
 )
 from heterofed.events import Callback
-from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.intersection import match_each
 from heterofed.hetero_nn.meeting import as_host
 from heterofed.hetero_nn.order import RowOrder
@@ -330,13 +328,5 @@ class _Prediction(Errand):
 
 
 def _log(run: Run, rows: int, parties: list[str], missing: str) -> None:
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": run.result.run,
-        "rows": rows,
-        "parties": parties,
-        "missing_party": missing,
-    }
-    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    log_request(run, rows=rows, parties=parties, missing_party=missing)
     logger.info("predicted %d rows with %s", rows, ", ".join(parties) or "nobody else")

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from heterofed.errors import SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
@@ -26,6 +24,7 @@ from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
 from heterofed.hetero_nn.intersection import intersect_as_collaborator, intersect_as_host
 from heterofed.hetero_nn.meeting import as_collaborator, as_host
+from heterofed.labels import count_of_plain
 from heterofed.party import Party
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
@@ -95,7 +94,6 @@ class _AtHost(_Rehearsal):
                 party.take(peer, msg.SplitAccepted)
         run.round = 1
         host._set_modes(training=True)
-        host._made("infer_model").train()
         began = party.clock()
         with party.in_phase("train", round_number=1, unit="batches"):
             party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
@@ -133,14 +131,15 @@ class _AtHost(_Rehearsal):
             shapes[name] = {key: list(each.shape) for key, each in tensors.items()}
             if list(shapes[name]) == [""]:
                 shapes[name] = shapes[name][""]
-        labels = batch.mine.labels
-        values = labels.flatten().tolist() if isinstance(labels, Tensor) else list(labels)
-        classes = Counter(map(str, values))
+        labels, classes = batch.mine.labels, Counter[str]()
+        if count_of_plain(labels) is not None:
+            plain = labels.reshape(-1).tolist() if hasattr(labels, "reshape") else list(labels)
+            classes.update(map(str, plain))
         return {
             "ids": run.result.ids,
             "train_ids": len(run.state["train_ids"]),
             "test_ids": len(run.state["test_ids"]),
-            "rows": len(labels),
+            "rows": batch.theirs[0].rows,
             "seconds_per_round": None,
             "shapes": shapes,
             "classes": dict(classes) if len(classes) <= MOST_CLASSES else {},
@@ -220,8 +219,8 @@ class _AtCollaborator(_Rehearsal):
         """The features of the first batch, and in training the step on its gradients."""
         party, owner = party_of(run), self._collaborator
         (host,) = party.peers.values()
-        feed = FeatureFeed(party, host)
         learns = train and owner._is_feature_trainable
+        feed = FeatureFeed(party, host, witness=owner._guard(run).witness() if learns else None)
         for layout, tensors, batch in itertools.islice(
             owner._features(run, hook, ids, grad=learns), 1
         ):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +15,13 @@ from heterofed.errors import (
     ConfigError,
     HeteroFedError,
     OtherRunError,
+    ResultsError,
     RowCountError,
     TaskFailed,
 )
 from heterofed.events import Callback, Event, StillWaiting
 from heterofed.hetero_nn.allowance import Allowance, today
-from heterofed.hetero_nn.errand import Errand
+from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
@@ -166,12 +165,12 @@ class _Request(Errand):
         try:
             self._answer(run, host)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # what went wrong is the error
+            with contextlib.suppress(OSError, ResultsError):  # what went wrong is the error
                 if self._allowance is not None and not self._sending:
                     self._allowance.give_back()
-                _log(run, host.name, sent=self._sent, outcome=type(error).__name__)
+                log_request(run, host=host.name, sent=self._sent, outcome=type(error).__name__)
             raise
-        _log(run, host.name, sent=self._sent, outcome="served")
+        log_request(run, host=host.name, sent=self._sent, outcome="served")
         logger.info("predicted %d rows for %s", self._rows, host.name)
 
     def _answer(self, run: Run, host: Peer) -> None:
@@ -222,7 +221,7 @@ class _Request(Errand):
         most = self._max_rows_per_day
         self._allowance = Allowance(run.task_id, party.name, most, run.ledger)
         self._allowance.take(len(ids))
-        _log(run, host.name, rows=len(ids))
+        log_request(run, host=host.name, rows=len(ids))
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
@@ -250,17 +249,3 @@ def _patient(callback: Callback) -> Callable[[Event], None]:
             callback(event)
 
     return call
-
-
-def _log(run: Run, host: str, **what: object) -> None:
-    """A line of the audit log: when, for whom, and how many rows; synced before rows leave."""
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": run.result.run,
-        "host": host,
-        **what,
-    }
-    with (run.result.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from heterofed.results import SUMMARY, write_whole
 from heterofed.runs import Run
 from heterofed.signature import SIGNATURE, read_signature
 from heterofed.tensors import Layout
+from heterofed.wrappers import state_for
 
 logger = logging.getLogger("heterofed")
 
@@ -128,7 +129,7 @@ def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
     """
     state = read_weights(trained, name)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state_for(model, state))
     except (RuntimeError, AttributeError) as error:
         lines = str(error).splitlines()
         raise ConfigError(

@@ -89,6 +89,7 @@ Tensors = Annotated[tuple[TensorSpec, ...], Meta(max_length=256)]
 
 MaskKeyBytes = Annotated[bytes, Meta(min_length=32, max_length=32)]
 MaskKeys = Annotated[tuple[MaskKeyBytes, ...], Meta(max_length=MAX_PARTIES)]
+SeenTags = Annotated[tuple[Digest, ...], Meta(max_length=MAX_PARTIES)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -310,6 +311,26 @@ class BatchDone(Message, frozen=True):
     staleness: Steps | None = None
 
 
+class GradientsSeen(Message, frozen=True):
+    """C to H: one batch's gradients have come, where features are summed: for each other
+    Collaborator a tag of them, keyed by what we two share, in the plan's order.
+    """
+
+    round: Round
+    batch: Batch
+    tags: SeenTags
+
+
+class SeenByOthers(Message, frozen=True):
+    """H to C: the tags that the other Collaborators made for you, in the plan's order. Where they
+    are those of the gradients that you got, step.
+    """
+
+    round: Round
+    batch: Batch
+    tags: SeenTags
+
+
 class EndOfFeatures(Message, frozen=True):
     """C to H: that were all `count` batches."""
 
@@ -388,6 +409,8 @@ AnyMessage = (
     | Features
     | Gradients
     | BatchDone
+    | GradientsSeen
+    | SeenByOthers
     | EndOfFeatures
     | RoundEnd
     | Checkpoint

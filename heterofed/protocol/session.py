@@ -36,6 +36,7 @@ from heterofed.protocol.messages import (
     Features,
     Finish,
     Gradients,
+    GradientsSeen,
     Hello,
     Mark,
     Message,
@@ -49,6 +50,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    SeenByOthers,
     SplitPlan,
     TensorSpec,
     Welcome,
@@ -322,9 +324,20 @@ class Session:
                 if message.staleness is not None:
                     _require(training and self._chooses, "no staleness to choose")
                     _require(message.staleness >= self._staleness, "less staleness than before")
+            case GradientsSeen() | SeenByOthers():
+                _no_payload(size)
+                _require(message.round == self._round, "not this round")
+                _require(self._compares, "no masked sum that trains")
+                number, ready = batches.seen, batches.done
+                if isinstance(message, SeenByOthers):
+                    number, ready = batches.told, batches.seen
+                _require(message.batch == number < ready, "not the batch that is next")
+                _require(len(message.tags) == self._others, "not one tag for each other party")
             case EndOfFeatures():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
+                compared = not self._compares or batches.told == batches.sent
+                _require(compared, "before all gradients were compared")
                 _require(message.count == batches.sent, "not the number of batches that came")
             case _:
                 _no_payload(size)
@@ -388,6 +401,10 @@ class Session:
                 if message.staleness is not None:
                     self._staleness = message.staleness
                 complete = batches.open == 0
+            case GradientsSeen():
+                batches.seen += 1
+            case SeenByOthers():
+                batches.told += 1
             case EndOfFeatures():
                 complete = batches.open == 0
             case Checkpoint():
@@ -408,6 +425,15 @@ class Session:
     @property
     def _sums(self) -> bool:
         return self._plan is not None and self._plan.fusion == "masked_sum"
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the Collaborators compare the gradients that they get."""
+        return self._sums and self.trainable and self.state is State.TRAIN
+
+    @property
+    def _others(self) -> int:
+        return len(self._plan.collaborators) - 1 if self._plan else 0
 
     @property
     def _chooses(self) -> bool:
@@ -456,7 +482,7 @@ class _BatchCounts:
     """How many batches of this round (or test) were sent and dealt with."""
 
     def __init__(self, first: int = 0) -> None:
-        self.sent = self.done = first
+        self.sent = self.done = self.seen = self.told = first
         self.answers = 0
         self.open_bytes = 0
         self._specs: deque[Mapping[str, TensorSpec]] = deque()

@@ -20,6 +20,7 @@ from heterofed.protocol.messages import (
     Features,
     Finish,
     Gradients,
+    GradientsSeen,
     Hello,
     Message,
     PredictAccepted,
@@ -33,6 +34,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    SeenByOthers,
     SplitAccepted,
     SplitPlan,
     Terms,
@@ -135,6 +137,8 @@ TABLE: Table = {
         (_C, Features): State.TRAIN,
         (_H, Gradients): State.TRAIN,
         (_H, BatchDone): State.TRAIN,
+        (_C, GradientsSeen): State.TRAIN,  # masked sums alone, as the next one
+        (_H, SeenByOthers): State.TRAIN,
         (_C, EndOfFeatures): State.TRAIN_DRAINING,
     },
     State.TRAIN_DRAINING: {

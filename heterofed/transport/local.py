@@ -9,25 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import platformdirs
-
 from heterofed.errors import ConfigError
+from heterofed.files import file_lock, private_folder
 
 MAX_PATH_BYTES = 100
 """macOS takes 104 bytes with the final NUL, Linux 108."""
-
-
-def heterofed_home() -> Path:
-    """`$HETEROFED_HOME`, else the platform's user config folder; nothing is created."""
-    named = os.environ.get("HETEROFED_HOME")
-    if named:
-        return Path(named).expanduser()
-    return platformdirs.user_config_path("heterofed", appauthor=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +62,7 @@ def lock_path(task_id: str, home: Path) -> Path:
     Raises:
         ConfigError: the directory is not private.
     """
-    run = home.absolute() / "run"
-    make_private(run)
-    return run / f"{_short(task_id)}.lock"
+    return private_folder(home, "run") / f"{_short(task_id)}.lock"
 
 
 def _short(task_id: str) -> str:
@@ -96,10 +84,8 @@ class HostLock:
     """
 
     def __init__(self, task_id: str, lock: Path, socket: Path | None = None) -> None:
-        from filelock import FileLock
-
         self._task_id, self._path, self._socket = task_id, lock, socket
-        self._lock = FileLock(lock, timeout=0, mode=0o600, thread_local=False)
+        self._lock = file_lock(lock)
 
     def acquire(self) -> None:
         from filelock import Timeout
@@ -139,29 +125,3 @@ class HostLock:
 
 def _has_unix_sockets() -> bool:
     return os.name == "posix"
-
-
-def make_private(directory: Path) -> None:
-    """Make a directory that only this user can enter, or make an own one so.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise ConfigError(f"{directory} must be a directory and not a link")
-        if found.st_uid != os.geteuid():
-            raise ConfigError(
-                f"{directory} belongs to another user: set HETEROFED_HOME to a path of your own"
-            )
-        if stat.S_IMODE(found.st_mode) != 0o700:
-            directory.chmod(0o700)
-            if stat.S_IMODE(directory.lstat().st_mode) & 0o077:
-                raise ConfigError(
-                    f"{directory} is open to other users and stays so:"
-                    " set HETEROFED_HOME to a path on another file system"
-                )
-    except OSError as error:
-        raise ConfigError(f"cannot use {directory}: {error.strerror}") from None

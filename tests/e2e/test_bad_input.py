@@ -63,16 +63,6 @@ def test_metrics_sets(name: Any, keys: Any, says: str) -> None:
         register_metrics(name=name, keys=keys)
 
 
-def test_text_where_a_number_is_recorded(tmp_path: Path) -> None:
-    class Host(TinyHost):
-        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
-            return {"mode": "x"}
-
-    at_host, _ = run(Host(tmp_path), TinyCollaborator(tmp_path))
-    assert isinstance(at_host, ConfigError)
-    assert "train_a_batch, 'mode'" in str(at_host)
-
-
 def test_a_split_that_no_encoding_can_carry(tmp_path: Path) -> None:
     host: Any = TinyHost(tmp_path)
     host.split_dataset = lambda ids: ({"\ud800"}, set(ids))

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
+from heterofed import HeteroNNCollaboratorScheduler
+from heterofed.agreement import Agreement
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
+from heterofed.files import heterofed_home
+from heterofed.hetero_nn import host as host_module
+from heterofed.hetero_nn import meeting
 from heterofed.party import Party
+from heterofed.peers import Peer
+from heterofed.place import LocalPlace
+from heterofed.plan import Plan
+from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.privacy.masking import Masks, masked_sum
+from heterofed.privacy.witness import Witness
+from heterofed.protocol.messages import BatchDone, Mark, SeenByOthers
+from heterofed.runs import party_of
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -156,6 +171,24 @@ def test_features_that_cannot_be_summed(tmp_path: Path) -> None:
         assert {each.party for each in outcomes} == {odd}
 
 
+@pytest.mark.parametrize("told", [{"plan": {"seed": 5}}, {"resume": Mark(1)}])
+def test_who_was_told_something_else_shares_no_mask(told: dict[str, Any]) -> None:
+    """One party that goes back further than the others would change the sum alone."""
+    keys = {name: MaskKey() for name in ("bob", "carol")}
+    public = tuple(each.public for each in keys.values())
+    plan = Plan(host="alice", collaborators=("bob", "carol"), fusion="masked_sum")
+    agreed = Agreement(plan, bytes(16), bytes(32), Mark(2), public)
+    other = replace(agreed, plan=structs.replace(plan, **told.pop("plan", {})), **told)
+
+    def shared(name: str, agreement: Agreement) -> bytes:
+        place: Any = LocalPlace("tiny", heterofed_home())
+        (secret,) = meeting._mask_secrets(name, keys[name], agreement, place).values()
+        return secret
+
+    assert shared("bob", agreed) == shared("carol", agreed)
+    assert shared("bob", agreed) != shared("carol", other)
+
+
 def test_settings_are_checked(tmp_path: Path) -> None:
     for settings, words in (
         ({"fusion": "sum"}, "fusion='sum'"),
@@ -170,3 +203,126 @@ def test_masks_of_training_and_of_tests_differ() -> None:
     zeros = torch.zeros(4, 4)
     masks = Masks("a", {"b": bytes(32)})
     assert not torch.equal(masks.mask(zeros, "train", 1, 0), masks.mask(zeros, "test", 1, 0))
+
+
+# -- a Host that sends unequal gradients -----------------------------------------------------------
+
+
+Cheat = Callable[[Party, Peer, int, dict[str, Tensor]], dict[str, Tensor]]
+
+
+def zeros_to_others(_: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> Any:
+    """All but bob are to stay as they are, so that the sum moves with bob alone."""
+    if peer.name == "bob":
+        return gradients
+    return {name: torch.zeros_like(each) for name, each in gradients.items()}
+
+
+def low_bits(_: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> Any:
+    moved = {name: torch.nextafter(each, each + 1) for name, each in gradients.items()}
+    return moved if peer.name == "dave" and number == 2 else gradients
+
+
+def none_to_one(_: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> Any:
+    return {} if peer.name == "carol" else gradients
+
+
+def permuted_rows(_: Party, peer: Peer, number: int, gradients: dict[str, Tensor]) -> Any:
+    turned = {name: each.flip(0) for name, each in gradients.items()}
+    return turned if peer.name == "bob" else gradients
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("cheat", [zeros_to_others, low_bits, none_to_one, permuted_rows])
+def test_unequal_gradients_end_the_task_before_a_step(
+    cheat: Cheat, staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen ones for one Collaborator and zeros for others rebuilt its features to 8e-6."""
+    honest, steps = host_module._send_gradients, []
+
+    def send(party: Party, peer: Peer, number: int, gradients: Any, *, done: bool = False) -> None:
+        sent = cheat(party, peer, number, gradients)
+        if sent or not gradients:
+            honest(party, peer, number, sent, done=done)
+        else:
+            party.post(peer, BatchDone(party.round, number, stepped=True), patient=False)
+
+    monkeypatch.setattr(host_module, "_send_gradients", send)
+    step = HeteroNNCollaboratorScheduler._call_hook
+
+    def counted(self: Any, hook: str, *args: Any, **kwargs: Any) -> Any:
+        if hook == "update_feature_model" and getattr(args[0], "__name__", "") == "step":
+            steps.append(party_of(self._run).batch)
+        return step(self, hook, *args, **kwargs)
+
+    monkeypatch.setattr(HeteroNNCollaboratorScheduler, "_call_hook", counted)
+    _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness=staleness)
+    assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
+    told = [str(each) for each in outcomes[1:] if "other gradients of a masked sum" in str(each)]
+    assert told
+    assert all(each.startswith("alice sent ") for each in told)
+    bad = 2 if cheat is low_bits else 0
+    assert not [batch for batch in steps if batch is None or batch >= bad]
+
+
+Forge = Callable[[SeenByOthers, dict[int, SeenByOthers]], SeenByOthers]
+
+
+def made_up(message: SeenByOthers, _: Any) -> SeenByOthers:
+    return structs.replace(message, tags=tuple(bytes(32) for _ in message.tags))
+
+
+def swapped(message: SeenByOthers, _: Any) -> SeenByOthers:
+    return structs.replace(message, tags=message.tags[::-1])
+
+
+def of_an_earlier_batch(message: SeenByOthers, earlier: dict[int, SeenByOthers]) -> SeenByOthers:
+    return structs.replace(message, tags=earlier.get(message.batch - 1, message).tags)
+
+
+@pytest.mark.parametrize("forge", [made_up, swapped, of_an_earlier_batch])
+def test_a_host_cannot_make_tags(
+    forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, said = Party.post, dict[str, dict[int, SeenByOthers]]()
+
+    def post(self: Party, peer: Any, message: Any, *args: Any, **settings: Any) -> None:
+        if isinstance(message, SeenByOthers):
+            earlier = said.setdefault(peer.name, {})
+            earlier[message.batch] = message
+            message = forge(message, earlier)
+        honest(self, peer, message, *args, **settings)
+
+    monkeypatch.setattr(Party, "post", post)
+    _, _, outcomes = play(tmp_path, fusion="masked_sum")
+    assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
+    assert any("alice sent " in str(each) for each in outcomes[1:])
+
+
+def test_tags_are_of_one_place_pair_and_direction() -> None:
+    secret, seen = bytes(range(32)), bytes(32)
+    bob = Witness("bob", ("bob", "carol"), {"carol": secret})
+    carol = Witness("carol", ("bob", "carol"), {"bob": secret})
+    tags = bob.tags(1, 2, seen)
+    carol.check(1, 2, seen, tags, "alice")
+    other = Witness("carol", ("bob", "carol"), {"bob": bytes(32)})
+    for wrong in (
+        lambda: carol.check(1, 3, seen, tags, "alice"),
+        lambda: carol.check(2, 2, seen, tags, "alice"),
+        lambda: carol.check(1, 2, bytes(31) + b"x", tags, "alice"),
+        lambda: bob.check(1, 2, seen, tags, "alice"),  # its own, sent back
+        lambda: other.check(1, 2, seen, tags, "alice"),
+    ):
+        with pytest.raises(RemoteProtocolError, match="alice sent") as caught:
+            wrong()  # type: ignore[no-untyped-call]
+        assert caught.value.party == "alice"
+
+
+@pytest.mark.parametrize("settings", [{"max_staleness": 2}, {"max_staleness": "auto"},
+    {"checkpoint_batches": 1, "batch_size": 16}, {"compress_gradients": "int8"},
+    {"gradient_defence": IsotropicGaussian(0.1)}])  # fmt: skip
+def test_equal_gradients_are_found_to_be_equal(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Noise, too, is the same for all: else they would average it away together."""
+    _, others, outcomes = play(tmp_path, fusion="masked_sum", **settings)
+    assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
+    assert all(each._run.result.rounds == 2 for each in others)  # type: ignore[union-attr]

@@ -195,6 +195,8 @@ def main() -> None:
     scheduler: Any
     if role == "host" and "patient" in what:
         scheduler = TinyHost(Path(results), max_rounds=4, log_rounds=1, wait_for_peers=60)
+    elif role == "host" and "besieged" in what:
+        scheduler = TinyHost(Path(results), join_timeout=0, insecure="insecure" in what)
     elif role == "host":
         rounds = 100 if {"slow", "long"} & {*what} else 2
         protocol = "ecdh" if "ecdh" in what else "rsa"

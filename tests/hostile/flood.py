@@ -16,10 +16,10 @@ import time
 
 from heterofed.agreement import task_digest
 from heterofed.errors import HeteroFedError
+from heterofed.files import heterofed_home
 from heterofed.place import TaskPlace
 from heterofed.protocol.messages import Hello
 from heterofed.task_file import load_task, task_path
-from heterofed.transport.local import heterofed_home
 from heterofed.wire import encode
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)

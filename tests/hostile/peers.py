@@ -14,6 +14,7 @@ import torch
 import psi
 from heterofed.agreement import task_digest
 from heterofed.alignment import default_split, keyed_digest
+from heterofed.files import heterofed_home
 from heterofed.place import LocalPlace, Place, TaskPlace
 from heterofed.plan import Plan
 from heterofed.privacy.mask_keys import MaskKey
@@ -21,7 +22,6 @@ from heterofed.protocol import messages as m
 from heterofed.task_file import load_task, task_path
 from heterofed.tensors import pack
 from heterofed.transport.base import Buffer, Channel, Endpoint, Lost, Opened, Received
-from heterofed.transport.local import heterofed_home
 from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import IDS
 

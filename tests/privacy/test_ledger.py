@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from heterofed.errors import ConfigError, LedgerError
+from heterofed.files import private_folder
 from heterofed.ledger import Cost, ReleaseLedger, Shared, Totals
 from heterofed.passes import NOBODY, Pass
 from heterofed.settings import ReleaseLimits
@@ -20,7 +21,7 @@ IDS = [f"id-{number}" for number in range(7)]
 
 
 def opened(folder: Path, party: str = "bob") -> ReleaseLedger:
-    return ReleaseLedger(folder / "releases", "task", party)
+    return ReleaseLedger(private_folder(folder, "releases"), "task", party)
 
 
 # -- passes ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from heterofed.protocol.messages import (
     Features,
     Finish,
     Gradients,
+    GradientsSeen,
     Held,
     Hello,
     Mark,
@@ -35,6 +36,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    SeenByOthers,
     SplitAccepted,
     SplitPlan,
     TensorSpec,
@@ -101,6 +103,14 @@ def done(
     batch: int, *, number: int = 1, stepped: bool = True, staleness: int | None = None
 ) -> Line:
     return Line(H, BatchDone(number, batch, stepped, staleness))
+
+
+def seen(batch: int, *, number: int = 1, others: int = 1) -> Line:
+    return Line(C, GradientsSeen(number, batch, (bytes(32),) * others))
+
+
+def seen_by_others(batch: int, *, number: int = 1, others: int = 1) -> Line:
+    return Line(H, SeenByOthers(number, batch, (bytes(32),) * others))
 
 
 def blinded(values: int, width: int = WIDTH) -> Line:
@@ -183,6 +193,28 @@ ROUND = (
     gradients(1),
     done(1),
 )
+SUMS = msgspec.structs.replace(PLAN, fusion="masked_sum", collaborators=("shop", "inn"))
+"""A plan in which the Host gets sums."""
+
+
+def masked(batch: int, *, number: int = 1) -> Line:
+    return Line(C, Features(number, batch, 2, "tensor", (tensor(2, 3, dtype="int64"),)), 48)
+
+
+SUMMED = (
+    begin_train(1),
+    masked(0),
+    gradients(0, tensor(2, 3), last=True),
+    masked(1),
+    seen(0),
+    done(1),
+    seen_by_others(0),
+    seen(1),
+    seen_by_others(1),
+    end(2),
+)
+"""A round whose gradients the Collaborators compare."""
+
 TEST = (begin_test(1), features(0), end(1), done(0, stepped=False))
 
 HONEST_RUN = (

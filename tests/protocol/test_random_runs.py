@@ -11,11 +11,14 @@ import pytest
 from heterofed.plan import Plan
 from heterofed.protocol.messages import (
     Abort,
+    BatchDone,
     BeginTest,
     BeginTrain,
     Checkpoint,
     Features,
     Finish,
+    Gradients,
+    GradientsSeen,
     Message,
     PredictAccepted,
     PredictPlan,
@@ -26,6 +29,7 @@ from heterofed.protocol.messages import (
     PsiTagged,
     PsiTags,
     RoundEnd,
+    SeenByOthers,
     SplitPlan,
     TensorSpec,
     Terms,
@@ -53,7 +57,10 @@ from .link import (
     gradients,
     hello,
     kept,
+    masked,
     matched,
+    seen,
+    seen_by_others,
     signed,
     tags,
     tensor,
@@ -81,6 +88,10 @@ class Job:
     refused: bool = field(init=False)
     resumed: int | None = field(init=False)
 
+    @property
+    def sums(self) -> bool:
+        return self.plan.fusion == "masked_sum"
+
     def __post_init__(self) -> None:
         draw = self.random.randint
         self.purpose = self.random.choices(("psi", "predict", "train"), (2, 2, 6))[0]
@@ -97,6 +108,7 @@ class Job:
             checkpoint_batches=draw(0, 3),
             batch_size=2,
             psi_bits=self.random.choice([2048, 3072, 4096]),
+            fusion=self.random.choice(["separate", "separate", "masked_sum"]),
         )
         self.refused = self.random.random() < 0.02
         self.schedule = []
@@ -127,6 +139,7 @@ class HostScript:
         self.batch = self.number = 0
         self.last: Message | None = None
         self.answers = 0
+        self.seen: deque[GradientsSeen] = deque()
 
     def hear(self, message: Message) -> None:
         match message:
@@ -138,6 +151,8 @@ class HostScript:
                 self.tags_to_come -= values
             case Features(tensors=tensors):
                 self.waiting.append(tensors)
+            case GradientsSeen():
+                self.seen.append(message)
             case _:
                 pass
 
@@ -191,12 +206,17 @@ class HostScript:
         return None
 
     def deal_with_batch(self, session: Session, *, train: bool) -> Line | None:
+        if self.seen and (not self.waiting or self.random.random() < 0.5):
+            batch = self.seen.popleft().batch
+            return seen_by_others(batch, number=self.number, others=0)
         if not self.waiting:
             return None
         number = self.number
         if train and self.job.trainable and self.answers < 2 and self.random.random() < 0.7:
             self.answers += 1
             floats = [spec for spec in self.waiting[0] if spec.dtype == "float32"]
+            if self.job.sums:
+                floats = [tensor(2, 3)]
             used = [spec for spec in floats if self.random.random() < 0.8]
             last = self.random.random() < 0.5
             line = gradients(self.batch, *used, number=number, last=last)
@@ -225,6 +245,8 @@ class CollaboratorScript:
         self.made = 0
         self.batches = self.sent = self.number = self.asked = 0
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
+        self.unseen: deque[int] = deque()
+        self.told = 0
 
     def hear(self, message: Message) -> None:
         match message:
@@ -235,6 +257,12 @@ class CollaboratorScript:
             case BeginTrain(round=number) | BeginTest(round=number):
                 self.number, self.sent = number, getattr(message, "first", 0)
                 self.batches = self.sent + self.random.randint(0, 6)
+                self.told = self.sent
+                self.unseen.clear()
+            case BatchDone(batch=batch) | Gradients(batch=batch, done=True):
+                self.unseen.append(batch)
+            case SeenByOthers():
+                self.told += 1
             case Checkpoint(batch=batch):
                 self.asked = batch
             case RoundEnd():
@@ -275,11 +303,22 @@ class CollaboratorScript:
         return None
 
     def next_batch(self, session: Session) -> Line | None:
+        compares = self.job.sums and self.job.trainable and session.state is State.TRAIN
+        if compares and self.unseen and self.random.random() < 0.5:
+            return seen(self.unseen.popleft(), number=self.number, others=0)
         if self.sent == self.batches:
+            if compares and (self.unseen or self.told < self.sent):
+                return (
+                    seen(self.unseen.popleft(), number=self.number, others=0)
+                    if self.unseen
+                    else None
+                )
             return end(self.batches, number=self.number)
         if session.batch_window == 0:
             return None
         self.sent += 1
+        if self.job.sums:
+            return masked(self.sent - 1, number=self.number)
         return features(self.sent - 1, *self.shapes, number=self.number)
 
 

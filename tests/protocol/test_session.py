@@ -18,6 +18,7 @@ from heterofed.protocol.messages import (
     Checkpoint,
     Features,
     Gradients,
+    GradientsSeen,
     Held,
     Hello,
     Mark,
@@ -30,6 +31,7 @@ from heterofed.protocol.messages import (
     PsiSigned,
     PsiTagged,
     PsiTags,
+    SeenByOthers,
     TensorSpec,
     Terms,
     Waiting,
@@ -61,6 +63,8 @@ from .link import (
     ROUND,
     SIGNING,
     SPLIT_PLAN,
+    SUMMED,
+    SUMS,
     TEST,
     UNBLINDED,
     WAITING,
@@ -82,8 +86,11 @@ from .link import (
     keep,
     kept,
     link_in,
+    masked,
     matched,
     round_end,
+    seen,
+    seen_by_others,
     signed,
     tags,
     tensor,
@@ -99,6 +106,8 @@ SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
 SAMPLES[WelcomeBack] = welcome_back(3)
 SAMPLES[Checkpoint] = keep(1, 2)
+SAMPLES[GradientsSeen] = seen(0)
+SAMPLES[SeenByOthers] = seen_by_others(0)
 
 
 def lines_of(state: State, role: Role) -> list[Line]:
@@ -434,26 +443,54 @@ def test_rows_are_predicted_once() -> None:
     assert "second time" in link.refuses(begin_test(3))
 
 
-SUMS = msgspec.structs.replace(PLAN, fusion="masked_sum")
-
-
 def test_a_masked_sum_is_of_single_tensors_of_integers() -> None:
     def said(layout: Any, *specs: TensorSpec) -> Line:
         size = sum(spec.nbytes for spec in specs)
         return Line(C, Features(1, 0, 2, layout, specs), size)
 
-    masked = tensor(2, 3, dtype="int64")
+    part = tensor(2, 3, dtype="int64")
     link = Link(hello(), welcome(SUMS), *PREPARED[2:], begin_train(1))
     for line in (
-        said("dict", masked),
-        said("dict", masked, tensor(2, name="b")),
+        said("dict", part),
+        said("dict", part, tensor(2, name="b")),
         said("tuple", tensor(2, 3, name="0", dtype="int64")),
         said("tensor", tensor(2, 3)),
         said("tensor", tensor(2, 3, dtype="int32")),
     ):
         assert "not one masked tensor" in link.refuses(line)
-    link.say(said("tensor", masked), gradients(0, tensor(2, 3)), done(0), end(1), begin_test(1))
+    link.say(said("tensor", part), gradients(0, tensor(2, 3)), done(0))
+    link.say(seen(0), seen_by_others(0), end(1), begin_test(1))
     assert "not one masked tensor" in link.refuses(said("tensor", tensor(2, 3)))
+
+
+def test_gradients_of_a_sum_are_compared_batch_by_batch() -> None:
+    link = Link(hello(), welcome(SUMS), *PREPARED[2:])
+    link.say(*SUMMED[:2])
+    assert "not the batch that is next" in link.refuses(seen(0))  # nothing has come yet
+    link.say(SUMMED[2])
+    assert "not the batch that is next" in link.refuses(seen(1))
+    assert "not the batch that is next" in link.refuses(seen_by_others(0))
+    assert "not this round" in link.refuses(seen(0, number=2))
+    assert "not one tag" in link.refuses(seen(0, others=2))
+    assert "before all gradients were compared" in link.refuses(end(1))
+    link.say(*SUMMED[3:5])
+    assert "not the batch that is next" in link.refuses(seen(0))
+    assert "not one tag" in link.refuses(seen_by_others(0, others=0))
+    link.say(*SUMMED[5:-2])
+    assert "before all gradients were compared" in link.refuses(end(2))
+    link.say(*SUMMED[-2:])
+    assert link.state is State.READY
+
+
+def test_other_gradients_are_not_compared() -> None:
+    """Those of a party of its own, those that a frozen party does not get, and tests."""
+    link = Link(*PREPARED, *ROUND[:4])
+    assert "no masked sum that trains" in link.refuses(seen(0, others=0))
+    frozen = Link(hello(trainable=False), welcome(SUMS), *PREPARED[2:], begin_train(1))
+    frozen.say(masked(0), done(0, stepped=False))
+    assert "no masked sum that trains" in frozen.refuses(seen(0))
+    frozen.say(end(1))
+    assert frozen.state is State.READY
 
 
 @pytest.mark.parametrize("phase", [(begin_train(1),), (*ROUND, begin_test(1))], ids=str)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import stat
 import time
@@ -15,7 +14,6 @@ from heterofed.transport import local
 from heterofed.transport.local import (
     MAX_PATH_BYTES,
     HostLock,
-    heterofed_home,
     local_address,
     lock_path,
 )
@@ -29,16 +27,6 @@ def home() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_home_comes_from_the_environment_and_is_not_created(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HETEROFED_HOME", str(home / "other"))
-    assert heterofed_home() == home / "other"
-    assert not (home / "other").exists()
-    monkeypatch.setenv("HETEROFED_HOME", "")
-    assert heterofed_home().name == "heterofed"
-
-
 def test_the_same_task_meets_at_the_same_private_place(home: Path) -> None:
     place = local_address("täsk/../\udc80", home)
     assert place == local_address("täsk/../\udc80", home)
@@ -46,41 +34,6 @@ def test_the_same_task_meets_at_the_same_private_place(home: Path) -> None:
     assert place.socket.parent == home / "run"
     assert stat.S_IMODE((home / "run").stat().st_mode) == 0o700
     assert place.address == f"ipc://{place.socket}"
-
-
-def test_a_loose_directory_is_tightened(home: Path) -> None:
-    (home / "run").mkdir()
-    (home / "run").chmod(0o777)
-    local_address("task", home)
-    assert stat.S_IMODE((home / "run").stat().st_mode) == 0o700
-
-
-def test_a_directory_of_somebody_else_is_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 12345678)
-    with pytest.raises(ConfigError, match="another user"):
-        local_address("task", home)
-
-
-def test_a_directory_that_stays_open_is_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (home / "run").mkdir(mode=0o755)
-    monkeypatch.setattr(Path, "chmod", lambda path, mode: None)
-    with pytest.raises(ConfigError, match="open to other users"):
-        local_address("task", home)
-
-
-def test_a_link_or_a_file_in_its_place_is_refused(home: Path) -> None:
-    (home / "real").mkdir()
-    (home / "run").symlink_to(home / "real")
-    with pytest.raises(ConfigError):
-        local_address("task", home)
-    (home / "run").unlink()
-    (home / "run").write_text("")
-    with pytest.raises(ConfigError):
-        local_address("task", home)
 
 
 def test_a_long_path_is_refused_with_the_remedy(home: Path) -> None:

@@ -25,15 +25,19 @@ def open_offices(
     *,
     task: str = "tiny",
     accept: bool = True,
+    keyless: bool = False,
     **settings: Any,
 ) -> Path:
     """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
-    keys = {party: new_key(party, home).public for party in ("alice", *collaborators)}
+    keys = (
+        {} if keyless else {each: new_key(each, home).public for each in ("alice", *collaborators)}
+    )
     path = new_task(
         task,
         host="alice",
         address=settings.pop("address", f"tcp://127.0.0.1:{free_port()}"),
-        collaborators=[f"{party}={keys[party]}" for party in collaborators],
+        collaborators=[f"{each}={keys[each]}" if keys else each for each in collaborators],
+        keyless=keyless,
         **settings,
     )
     if accept:

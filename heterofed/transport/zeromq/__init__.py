@@ -15,7 +15,8 @@ Facts about libzmq 4.3.5 that this module is built around (each is held by a tes
   carry too; a send then says for certain (EHOSTUNREACH).
 - A monitor whose reader is gone or full stops the I/O thread: the reader has no limit, goes last.
 - Every TCP connection is accepted, whoever makes it; see `doorman`.
-- A routing id that a peer chose may be another's: only ids that ROUTER made are accepted.
+- A routing id that a peer chose may be another's: only ids that ROUTER made are accepted. One that
+  looks like those may end the process; see `routes`.
 """
 
 from __future__ import annotations

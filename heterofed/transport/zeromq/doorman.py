@@ -82,12 +82,14 @@ class Doorman:
 
     Attributes:
         port: where the listener listens, once it is known; nothing is closed before.
+        accepted: how many connections came so far.
     """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], monitor: str, first_bytes: int
     ) -> None:
         self.port: int | None = None
+        self.accepted = 0
         self._first_bytes = first_bytes
         self._stopping = False
         self._most = min(MAX_SILENT, _descriptors() // 4)
@@ -115,6 +117,12 @@ class Doorman:
         with self._lock:
             if (seat := self._seats.get(fd)) and seat.until is None:
                 seat.until = time.monotonic() + LEAVE_SECONDS
+
+    def turn_out(self, fd: int) -> None:
+        """Close a connection at once."""
+        with self._lock:
+            if fd in self._seats:
+                self._close(fd)
 
     def stop(self) -> None:
         """End, once the monitor was stopped."""
@@ -151,6 +159,7 @@ class Doorman:
             with self._lock:
                 self._seats.pop(fd, None)
                 if event == zmq.EVENT_ACCEPTED:
+                    self.accepted += 1
                     self._seats[fd] = _Seat(_peer_of(fd), time.monotonic() + VISIT_SECONDS)
         return not self._stopping
 

@@ -25,6 +25,8 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.flow import ACK_EVERY, MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
+from heterofed.transport.zeromq.routes import seed_libc
+from heterofed.transport.zeromq.zap import DOMAIN
 
 MONITOR = "inproc://heterofed.monitor"
 """Where a socket tells what becomes of its connections."""
@@ -116,14 +118,17 @@ class ZmqEndpoint(Endpoint):
         self._deaf = False  # closing: frames are dropped
         self._open = True
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        seed_libc()
         self._socket = self._context.socket(kind)
-        options = {
+        options: dict[int, int | bytes] = {
             zmq.LINGER: 0,
             zmq.SNDHWM: _QUEUE,
             zmq.RCVHWM: _QUEUE,
             # CURVE adds some bytes to each frame; `_understand` is exact.
             zmq.MAXMSGSIZE: MAX_FRAME_BYTES + 64,
             zmq.HANDSHAKE_IVL: int(1000 * handshake_seconds),
+            # With a domain libzmq refuses ZMTP before 3.0, where less is checked and proven.
+            zmq.ZAP_DOMAIN: DOMAIN,
             zmq.IPV6: int("[" in address),
         }
         if not address.startswith("ipc:"):  # the kernel itself reports the end of a Unix socket

@@ -20,7 +20,8 @@ from heterofed.transport.zeromq.endpoint import (
     State,
     ZmqEndpoint,
 )
-from heterofed.transport.zeromq.zap import DOMAIN, ServerKeys, ZapHandler, require_curve
+from heterofed.transport.zeromq.routes import first_route, is_automatic, was_made
+from heterofed.transport.zeromq.zap import ServerKeys, ZapHandler, require_curve
 
 logger = logging.getLogger("heterofed")
 
@@ -39,6 +40,8 @@ class Listener(ZmqEndpoint):
     State is kept for `max_channels` connections, of one proven party for `PARTY_SHARE`. A further
     one is told `FULL` at each thing it sends and otherwise ignored. A connection that we closed
     counts until the peer has gone, or over TCP, where the `Doorman` sees to it that it goes, not.
+
+    `first_route` is the number in the first routing id that the socket made.
     """
 
     def __init__(
@@ -74,8 +77,8 @@ class Listener(ZmqEndpoint):
                 self._socket.setsockopt(zmq.CURVE_SERVER, 1)
                 self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
                 self._socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
-                self._socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
                 self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            self.first_route = first_route(self._context, self._socket)
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self._shut()
@@ -115,7 +118,14 @@ class Listener(ZmqEndpoint):
     def _newcomer(self, route: bytes, body: list[zmq.Frame]) -> None:
         party = self._name(body[0]) if self._names is not None and body else None
         known = self._names is None or party is not None
-        if self._deaf or not known or len(route) != 5 or route[0] != 0:
+        if self._deaf or not known:
+            return
+        if not self._was_made(route):
+            logger.warning(
+                "%s claims a routing id: its connection is closed", party or "a stranger"
+            )
+            if self._doorman is not None and body:
+                self._doorman.turn_out(_descriptor(body[0]))
             return
         peer = Connection(self, party, route, _descriptor(body[0]) if body else -1)
         if len(body) != 1 or len(body[0]) == 0:
@@ -137,6 +147,12 @@ class Listener(ZmqEndpoint):
         # Its end may have been noticed before its first frame was read.
         self._suspect(peer)
         self._understand(peer, body)
+
+    def _was_made(self, route: bytes) -> bool:
+        """Whether this is one of ROUTER's own ids; a Unix socket is this user's alone."""
+        if self._doorman is None:
+            return is_automatic(route)
+        return was_made(route, self.first_route, self._doorman.accepted)
 
     def _name(self, part: zmq.Frame) -> str | None:
         """The party that CURVE and the handler proved for this message."""
