@@ -23,6 +23,7 @@ from heterofed.events import (
     RoundEnded,
     StillWaiting,
 )
+from heterofed.tracebacks import plain_endings
 
 if TYPE_CHECKING:
     from heterofed.bars import Bars
@@ -30,9 +31,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heterofed")
 
 
+OWN = "heterofed console"
+"""The name of the handler that shows log lines where nobody configured logging."""
+
+
 @contextmanager
 def attached() -> Iterator[Callback]:
     """Show log lines and progress until the end of the block; yields the callback for events."""
+    with plain_endings(), _attached() as show:
+        yield show
+
+
+@contextmanager
+def _attached() -> Iterator[Callback]:
     harmless = Harmless()
     level = logger.level
     bars: Bars | None = None
@@ -62,6 +73,11 @@ def attached() -> Iterator[Callback]:
                 handler.close()
 
 
+def shows_errors() -> bool:
+    """Whether what is logged goes where an error that nobody catches is shown anyway."""
+    return any(each.get_name() == OWN for each in logger.handlers)
+
+
 def _bars() -> Bars | None:
     """Bars for a terminal; parties that are threads beside the first one show lines."""
     if not sys.stderr.isatty() or threading.current_thread() is not threading.main_thread():
@@ -79,6 +95,7 @@ def _handler(bars: Bars | None) -> logging.Handler | None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if bars is not None:
         handler = bars.log_handler()
+    handler.set_name(OWN)
     logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)

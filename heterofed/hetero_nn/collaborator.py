@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heterofed.batches import Batch, rows_of
 from heterofed.diagnostics import shielded
-from heterofed.endings import unlawful
+from heterofed.endings import BETWEEN, unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
@@ -175,7 +175,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
                 even learn that they are here.
             requests: return after so many requests, and raise where one fails; 0: serve until
-                interrupted.
+                interrupted by Ctrl-C.
 
         Returns:
             Rows predicted.
@@ -219,7 +219,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         (host,) = party.peers.values()
         expected = self._begin(run, host)
         while True:
-            party.phase = "between phases"
+            party.phase = BETWEEN
             match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
                     self._count_rounds(run, host, first)
