@@ -52,8 +52,14 @@ unchanged, with a note, at the party whose hook it was.
 
 from __future__ import annotations
 
+import traceback
 from functools import cache
+from pathlib import Path
+from types import TracebackType
 from typing import ClassVar
+
+_NOT_THEIRS = (str(Path(__file__).parent), str(Path(traceback.__file__).parent))
+"""This package and the standard library."""
 
 
 class HeteroFedError(Exception):
@@ -61,6 +67,27 @@ class HeteroFedError(Exception):
 
     What to do: read the message; it names the party, the phase and the remedy.
     """
+
+    def shown(self, trace: TracebackType | None = None) -> list[str]:
+        """The error as lines for people: its name and message, the line of their own code that it
+        came from, and notes.
+
+        Args:
+            trace: of the error; None: its own.
+        """
+        frames = traceback.extract_tb(trace or self.__traceback__)
+        theirs = [
+            each
+            for each in frames
+            if not each.filename.startswith(_NOT_THEIRS) and "site-packages" not in each.filename
+        ]
+        spot = [f"  at {each.filename}:{each.lineno}, in {each.name}" for each in theirs[-1:]]
+        notes = [str(note) for note in getattr(self, "__notes__", [])]
+        return [f"{type(self).__name__}: {self}", *spot, *notes]
+
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show in place of a traceback."""
+        return self.shown()
 
 
 class ConfigError(HeteroFedError):
@@ -109,6 +136,8 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
         phase: the phase in which it happened; with `round` and `batch` filled in on the way out
             where they are not known here.
         numbers: up to two counts that the other parties may see, for their own message.
+        happened: the message without what to do, for where the task may go on by itself; empty:
+            there is no such part.
     """
 
     code: ClassVar[str] = "task_failed"
@@ -123,8 +152,10 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
         round: int = 0,  # noqa: A002 - the field's own word
         batch: int | None = None,
         numbers: tuple[int, ...] = (),
+        happened: str = "",
     ) -> None:
         super().__init__(message or self.summary)
+        self.happened = happened
         self.party = party
         self.phase = phase
         self.round = round

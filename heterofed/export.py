@@ -21,6 +21,7 @@ from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weigh
 from heterofed.metrics import last_rows
 from heterofed.results import check_writable, write_whole
 from heterofed.signature import read_signature
+from heterofed.wrappers import unwrapped
 
 CARD = "card.json"
 HALVES = ("feature_model", "infer_model")
@@ -123,6 +124,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
     except ImportError:
         raise ConfigError("ONNX needs its writer: pip install onnx onnxscript") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    model = unwrapped(model)
     path = Path(path)
     check_writable(path.absolute().parent)
     modes = [(each, each.training) for each in model.modules()]

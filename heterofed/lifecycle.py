@@ -37,6 +37,7 @@ from heterofed.errors import (
 )
 from heterofed.events import Callback, PartyLost, TaskEnded
 from heterofed.files import file_lock, heterofed_home
+from heterofed.hook_calls import arguments, check_hooks
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
@@ -52,6 +53,7 @@ from heterofed.results import (
 )
 from heterofed.runs import Resume, Run, agreement_of, awaited, recall
 from heterofed.settings import Settings, Shown
+from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
 
 if TYPE_CHECKING:
@@ -104,6 +106,10 @@ class Scheduler(ABC):
 
     def _launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
         """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
+        with console.attached() as show:
+            return self._launch_shown(task_id, resume, show)
+
+    def _launch_shown(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
         refuse_reimported_main()
         check_name(task_id, "task_id")
         if resume not in get_args(Resume):
@@ -123,8 +129,8 @@ class Scheduler(ABC):
         if settings.seed is not None:  # then all that is drawn can be drawn again
             run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
         with ExitStack() as stack:
-            show = stack.enter_context(console.attached())
             stack.enter_context(sigterm_as_exit())
+            self._check_hooks()
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
             with run.harmless("the note on the data check"):
@@ -198,7 +204,7 @@ class Scheduler(ABC):
             return False
         own = self._settings.join_timeout or math.inf
         run.waits = min(run.agreement.plan.wait_for_peers, own)
-        logger.warning("%s", error)
+        logger.warning("%s", error.happened or error)
         run.party.emit(PartyLost(error.party or "a party", run.waits))
         run.party.abort(error, endings.abort_code(error, None))
         return True
@@ -281,6 +287,10 @@ class Scheduler(ABC):
     def _perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
+    def _check_hooks(self) -> None:
+        """Check that every hook can be called as it will be."""
+        check_hooks(self)
+
     def _timeouts(self, calculation: float = 300.0) -> Timeouts:
         return Timeouts(
             calculation, self._settings.schedule_timeout, self._settings.data_channel_timeout[1]
@@ -295,6 +305,7 @@ class Scheduler(ABC):
         return run.metrics[name]
 
     def _call_hook(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        args, kwargs = arguments(call, args, kwargs)
         with self._in_hook(hook):
             return call(*args, **kwargs)
 
@@ -310,7 +321,7 @@ class Scheduler(ABC):
         except Exception as error:
             if self._run is not None and not isinstance(error, HeteroFedError):
                 self._run.failed_hook = hook
-                error.add_note(f"heterofed: raised in {hook} of {self._settings.shown_name}")
+                error.add_note(f"{RAISED_IN}{hook} of {self._settings.shown_name}")
             raise
 
     def _end_badly(self, run: Run, error: BaseException) -> None:
@@ -328,14 +339,16 @@ class Scheduler(ABC):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 _write_account(run)
             run.result.folder.rmdir()  # only where nothing was written
-        if isinstance(error, TaskFailed):
+        if isinstance(error, TaskFailed) and not console.shows_errors():
             logger.error("%s: %s", type(error).__name__, error)
         else:  # its text may hold data: it is the caller's to show
-            logger.error("%s ended the task in %s", type(error).__name__, where)
+            spot = endings.where(party.phase, party.round, party.batch, " in ")
+            logger.error("%s ended the task%s", endings.cause(error), spot)
         with contextlib.suppress(OSError, TaskFailed):
             if marks := run.store.marks():
                 logger.info(
-                    "if all parties are started again, the task goes on from %s",
+                    "if all parties are started again, the task goes on from the newest checkpoint"
+                    " that all of them hold; the newest here is of %s",
                     console.shown_mark(marks[-1].round, marks[-1].batch),
                 )
 
@@ -355,7 +368,7 @@ def sigterm_as_exit() -> Iterator[None]:
         return
 
     def leave(_signal: int, _frame: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(endings.SIGTERM_EXIT)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:

@@ -36,6 +36,7 @@ from heterofed.results import fresh_folder, write_whole
 from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
+from heterofed.wrappers import plain_state
 
 logger = logging.getLogger("heterofed")
 
@@ -110,7 +111,7 @@ class ResumableScheduler(Scheduler):
             if model is not None:
                 run.result.models[prefix + name] = write_whole(
                     run.result.folder / f"{prefix}{name}.pt",
-                    functools.partial(torch.save, model.state_dict()),
+                    functools.partial(torch.save, plain_state(model)),
                 )
         run.result.rounds = run.round
         run.result.best_round = run.state.get("best_round", 0)

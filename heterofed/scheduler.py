@@ -5,6 +5,7 @@ The loops themselves are in `heterofed.hetero_nn`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from abc import abstractmethod
@@ -41,7 +42,7 @@ from heterofed.signature import SIGNATURE, Reader, Signature
 from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
 from heterofed.tensors import dtype_name, named
-from heterofed.training import check_model, check_optimizer
+from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
 
 logger = logging.getLogger("heterofed")
 
@@ -63,7 +64,6 @@ class TrainingScheduler(ResumableScheduler):
     _is_feature_trainable: bool = True
     _leak_report: Effort = "sample"
     _weights_defence: DPSGD | None = None
-    _OPTIMIZERS = 1  # of this role, that step together
 
     def launch_task(
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
@@ -277,16 +277,21 @@ class TrainingScheduler(ResumableScheduler):
         model = self._made("feature_model")
         if model is None or not self._is_feature_trainable:
             return None
-        optimizer = check_optimizer(
-            self._seeded_hook("make_feature_optimizer", model), "make_feature_optimizer"
-        )
+        hook, parts = "make_feature_optimizer", self._parts()
+        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        optimizer = check_optimizer(made, hook)
+        if optimizer is None and not has_weights(model):
+            return None
         if optimizer is None:
             raise ConfigError(
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
-        alone = self._OPTIMIZERS == 1
-        return self._private_optimizer(optimizer, parts=self._OPTIMIZERS, counts=alone)
+        return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
+
+    def _parts(self) -> int:
+        """Optimizers of this party that step together, where its feature model has one."""
+        return 1
 
     def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""

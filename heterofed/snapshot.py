@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.errors import CheckpointError, ConfigError, ResumeError
+from heterofed.wrappers import plain_state, state_for
 
 logger = logging.getLogger("heterofed")
 
@@ -109,7 +110,7 @@ def plain(value: Any) -> Any:
 
 def state_of(thing: nn.Module | Optimizer) -> dict[str, Any]:
     """Its `state_dict`, without parameters that have no shape yet: nothing is known of them."""
-    state = thing.state_dict()
+    state = plain_state(thing) if isinstance(thing, nn.Module) else thing.state_dict()
     return {name: each for name, each in state.items() if not _is_lazy(each)}
 
 
@@ -135,6 +136,7 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
         ResumeError: the model has other tensors than when it was saved; names them.
     """
     if isinstance(thing, nn.Module):
+        saved = state_for(thing, saved)
         differences = list(_differences(thing.state_dict(), saved))
         if differences:
             raise ResumeError(

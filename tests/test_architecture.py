@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import modules of its own layer's packages and of layers below.
 LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
-    ["heterofed.files", "heterofed.protocol"],
+    ["heterofed.files", "heterofed.protocol", "heterofed.tracebacks"],
     [
         "heterofed.outbound",
         "heterofed.plain",
@@ -30,6 +30,7 @@ LAYERS = [
         "heterofed.accounting",
         "heterofed.alignment",
         "heterofed.events",
+        "heterofed.hook_calls",
         "heterofed.leaves",
         "heterofed.signature",
         "heterofed.transport",
@@ -53,6 +54,7 @@ LAYERS = [
         "heterofed.streams",
         "heterofed.task",
         "heterofed.training",
+        "heterofed.wrappers",
     ],
     ["heterofed.task_file"],
     ["heterofed.party", "heterofed.place"],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heterofed.batches import Batch, rows_of
 from heterofed.diagnostics import shielded
-from heterofed.endings import unlawful
+from heterofed.endings import BETWEEN, unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.feed import FeatureFeed
@@ -164,7 +164,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
                 even learn that they are here.
             requests: return after so many requests, and raise where one fails; 0: serve until
-                interrupted.
+                interrupted by Ctrl-C.
 
         Returns:
             Rows predicted.
@@ -198,7 +198,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         (host,) = party.peers.values()
         expected = self._begin(run, host)
         while True:
-            party.phase = "between phases"
+            party.phase = BETWEEN
             match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
                     run.round, run.state["staleness"] = number, steps
@@ -433,6 +433,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             raise ConfigError(
                 "make_feature_model returned None, but this party's features are trainable: is a"
                 " return missing? Else pass is_feature_trainable=False"
+            )
+        if self._is_feature_trainable and self._made("feature_optimizer") is None:
+            raise ConfigError(
+                "this party's feature model has no weights to train: pass"
+                " is_feature_trainable=False"
             )
         self._guard(run)
         return ids

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from heterofed.endings import writing
 from heterofed.errors import TaskFailed
 from heterofed.files import append, own_folder
+from heterofed.hook_calls import check_hooks
 from heterofed.lifecycle import Scheduler
 from heterofed.results import TaskResult
 from heterofed.runs import Run
@@ -44,6 +45,9 @@ class Errand(Scheduler):
 
     def load_local_ids(self) -> Iterable[str]:
         return self._owner.load_local_ids()
+
+    def _check_hooks(self) -> None:
+        check_hooks(self._owner)
 
     def validate_context(self) -> None:
         """What cannot work shows here, before anybody is waited for."""

@@ -264,7 +264,6 @@ class HeteroNNHostScheduler(HostHooks):
         party = party_of(run)
         guard = self._guard(run)
         self._set_modes(training=True)
-        self._made("infer_model").train()
         trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),

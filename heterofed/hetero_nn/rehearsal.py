@@ -94,7 +94,6 @@ class _AtHost(_Rehearsal):
                 party.take(peer, msg.SplitAccepted)
         run.round = 1
         host._set_modes(training=True)
-        host._made("infer_model").train()
         began = party.clock()
         with party.in_phase("train", round_number=1, unit="batches"):
             party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
