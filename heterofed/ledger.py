@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ CREATE TABLE IF NOT EXISTS draws (
     noise REAL, rate REAL, steps INTEGER NOT NULL, PRIMARY KEY (noise, rate)
 );
 CREATE TABLE IF NOT EXISTS labels (
-    coins BLOB, epsilon REAL, PRIMARY KEY (coins, epsilon)
+    label_set TEXT, coins BLOB, epsilon REAL, PRIMARY KEY (label_set, coins, epsilon)
 );
 CREATE TABLE IF NOT EXISTS counts (
     run BLOB, what TEXT, times INTEGER NOT NULL, PRIMARY KEY (run, what)
@@ -82,11 +81,12 @@ class Shared:
 
     Attributes:
         draw: noise multiplier, chance of a row to be in a batch, and steps of DP-SGD by sampling.
-        labels: name of the coins by which labels are turned, and their epsilon; it counts once.
+        labels: which labels, the name of the coins by which they are turned, and the epsilon of
+            these, which counts once.
     """
 
     draw: tuple[float, float, int] | None = None
-    labels: tuple[bytes, float] | None = None
+    labels: tuple[str, bytes, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ class Totals:
     Attributes:
         most: of any row, each measure by itself.
         draws: noise multiplier, rate and steps of DP-SGD by sampling.
-        labels: sum of the epsilons of all coins.
+        labels: which labels were told, and the epsilon of all coins that turned them.
     """
 
     most: Cost
     draws: tuple[tuple[float, float, int], ...]
-    labels: float
+    labels: tuple[tuple[str, float], ...]
 
 
 class ReleaseLedger:
@@ -204,16 +204,18 @@ class ReleaseLedger:
                 shared.draw,
             )
         if shared.labels is not None:
-            self._base.execute("INSERT OR IGNORE INTO labels VALUES (?, ?)", shared.labels)
+            self._base.execute("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", shared.labels)
 
     def _totals(self, query: str, arguments: tuple[str, ...] = ()) -> Totals:
         sent, embeddings, weights = self._base.execute(query, arguments).fetchone()
         draws = self._base.execute("SELECT noise, rate, steps FROM draws ORDER BY noise, rate")
-        labels = self._base.execute("SELECT epsilon FROM labels")
+        labels = self._base.execute(
+            "SELECT label_set, sum(epsilon) FROM labels GROUP BY label_set ORDER BY label_set"
+        )
         return Totals(
             Cost(sent or 0, embeddings or 0.0, weights or 0.0),
             tuple(draws.fetchall()),
-            math.fsum(epsilon for (epsilon,) in labels),
+            tuple(labels.fetchall()),
         )
 
     def _name(self, id_: str) -> bytes:

@@ -18,9 +18,11 @@ from torch.utils.hooks import RemovableHandle
 from heterofed.batches import Batch
 from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
+from heterofed.files import heterofed_home
 from heterofed.hetero_nn.releases import EmbeddingReleases, GradientReleases, Releases
 from heterofed.ledger import Totals
 from heterofed.metrics import NEVER_CUT, Metrics
+from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -196,8 +198,7 @@ class HostGuard(Guard):
         each: int = 1,
     ) -> None:
         if labels is not None:
-            # A rehearsal keeps no record; other coins than the run's would be a second answer.
-            labels = labels.resumable(run.record.key) if run.record else labels.by_lot()
+            labels = _with_coins(run, labels)
         self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights, self._gradient_releases)
@@ -297,6 +298,13 @@ class HostGuard(Guard):
             most = len(next(iter(used.values())))  # those that were kept
             rows = [_some(each, most) for each in (sent, clean, used)]
             self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
+
+
+def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:
+    if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+        return labels.by_lot()
+    ledger, party = run.ledger or heterofed_home(), party_of(run).name
+    return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)
 
 
 class CollaboratorGuard(Guard):

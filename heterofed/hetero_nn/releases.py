@@ -19,7 +19,10 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.runs import Run, ledger_of, party_of
 from heterofed.settings import ReleaseLimits
 
-UNTURNED = b"labels as they are", math.inf
+ANY = ""
+"""Stands for any set of labels."""
+
+UNTURNED = ANY, b"labels as they are", math.inf
 """What labels count for that were not turned."""
 
 
@@ -93,8 +96,8 @@ class Releases:
         """What one release of a row costs."""
         raise NotImplementedError
 
-    def _shared(self) -> tuple[bytes, float] | None:
-        """The coins of the labels that are released, and their epsilon."""
+    def _shared(self) -> tuple[str, bytes, float] | None:
+        """Which labels are released, their coins and their epsilon."""
         return None
 
     def _own_epsilons(self, totals: Totals) -> dict[str, float]:
@@ -225,10 +228,14 @@ class GradientReleases(Releases):
     def _cost(self, passing: Pass) -> Cost:
         return Cost(self._each * self._listening, 0.0, self._weights_cost(passing))
 
-    def _shared(self) -> tuple[bytes, float] | None:
+    def _shared(self) -> tuple[str, bytes, float] | None:
         if not self._listening:
             return None
-        return (self._labels.coins, self._labels.epsilon) if self._labels else UNTURNED
+        labels = self._labels
+        return (labels.label_set, labels.coins, labels.epsilon) if labels else UNTURNED
 
     def _own_epsilons(self, totals: Totals) -> dict[str, float]:
-        return {} if self._labels is None else {"eps_labels": totals.labels}
+        if self._labels is None:
+            return {}
+        mine = (ANY, self._labels.label_set)
+        return {"eps_labels": math.fsum(each for name, each in totals.labels if name in mine)}

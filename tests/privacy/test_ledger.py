@@ -85,11 +85,13 @@ def test_it_counts_row_by_row_over_restarts(tmp_path: Path) -> None:
         ledger = opened(tmp_path)
         ledger.charge("train", IDS[:4], Cost(1, 0.5, 0.25))
         ledger.charge("test", IDS[3:], Cost(1, 0.5))
-        ledger.charge("predict", IDS[:1], Cost(2, 1.0), Shared((1.0, 0.5, 3), (b"coins", 2.0)))
+        ledger.charge(
+            "predict", IDS[:1], Cost(2, 1.0), Shared((1.0, 0.5, 3), ("labels", b"coins", 2.0))
+        )
         ledger.close()
     totals = opened(tmp_path).totals()
-    assert totals == Totals(Cost(6, 3.0, 0.5), ((1.0, 0.5, 6),), 2.0)
-    assert opened(tmp_path, "carol").totals() == Totals(Cost(), (), 0.0)
+    assert totals == Totals(Cost(6, 3.0, 0.5), ((1.0, 0.5, 6),), (("labels", 2.0),))
+    assert opened(tmp_path, "carol").totals() == Totals(Cost(), (), ())
 
 
 def test_infinity_stays(tmp_path: Path) -> None:
@@ -109,8 +111,10 @@ def test_what_is_refused_is_not_counted(tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(ValueError):
-            ledger.charge("train", IDS, Cost(2), Shared((1.0, 1.0, 1), (b"c", 1.0)), refuse)
-    assert ledger.totals() == Totals(Cost(1), (), 0.0)
+            ledger.charge(
+                "train", IDS, Cost(2), Shared((1.0, 1.0, 1), ("labels", b"c", 1.0)), refuse
+            )
+    assert ledger.totals() == Totals(Cost(1), (), ())
 
 
 def test_a_limit_is_asked_about_the_rows_that_are_to_leave(tmp_path: Path) -> None:
