@@ -67,8 +67,8 @@ class _Rehearsal(Errand):
         return ids
 
     def _last_batch(self, run: Run, rows: int) -> Iterator[Batch]:
-        """The last batch of a round, where it will have one row, a model of this party has BatchNorm,
-        which refuses that, and the hook does not leave it out; nothing is sent of it.
+        """The last batch of a round, where it will have one row, a model of this party has
+        BatchNorm, which refuses that, and the hook does not leave it out; nothing is sent of it.
         """
         owner, ids = self._owner, self._owner._round_ids(run)
         if rows < 2 or len(ids) % rows != 1 or "sampling" in run.state:
