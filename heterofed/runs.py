@@ -47,6 +47,8 @@ class Run:
         waits: seconds to wait for a party that was lost; 0 before one was.
         ledger: folder in which it is counted, over all runs, what others got of this party.
         predicts: whether it predicts with what was trained, and trains nothing.
+        state: what its loops hold, as they do; made anew where the run begins anew.
+        lasting: the same, for what must not be forgotten while this process runs.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
         harmless: runs what only measures or shows.
     """
@@ -75,6 +77,7 @@ class Run:
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)
+    lasting: dict[str, Any] = field(default_factory=dict)
 
 
 def agreement_of(run: Run) -> Agreement:

@@ -18,7 +18,9 @@ from torch.utils.hooks import RemovableHandle
 from heterofed.batches import Batch
 from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
+from heterofed.files import heterofed_home
 from heterofed.metrics import Metrics
+from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -30,10 +32,12 @@ from heterofed.privacy.leakage import (
     InputLeaks,
     LabelLeaks,
     Leak,
+    rows_to_measure,
     worst_of,
 )
 from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import Noise, drawn_from
+from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.witness import Witness
 from heterofed.runs import Run, party_of, plan_of
@@ -175,9 +179,15 @@ class HostGuard(Guard):
         self._gradients = gradients
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
         if labels is not None:
-            # A rehearsal keeps no record; other coins than the run's would be a second answer.
-            labels = labels.resumable(run.record.key) if run.record else labels.by_lot()
+            labels = self._with_coins(labels)
         self._labels = labels
+
+    def _with_coins(self, labels: RandomisedResponse) -> RandomisedResponse:
+        run = self._run
+        if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+            return labels.by_lot()
+        ledger, party = run.ledger or heterofed_home(), party_of(run).name
+        return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)
 
     def labels(self, batch: Batch) -> Any:
         """The labels to train on.
@@ -209,22 +219,33 @@ class HostGuard(Guard):
                 "gradient_defence needs labels that are class numbers from 0 on, in a tensor"
                 " [rows] or [rows, 1], or one-hot"
             )
-        defence = self._defences.setdefault(peer, copy.deepcopy(self._gradients))
-        noise, numbers = self._noise(peer), numbers.to(rows.device)
+        party, repeats = party_of(self._run), self._run.lasting.setdefault("repeats", Repeats())
+        place = Place(party.phase, peer, self._run.round, party.batch)
+        hidden = repeats.find(place, rows)
+        if hidden is None:
+            hidden = self._defended(self._gradients, peer, rows.clone(), numbers.to(rows.device))
+            repeats.note(place, rows, hidden)
+        sent = parted(hidden, clean)
+        check_finite(sent, "what gradient_defence gave", party.name)
+        return sent
+
+    def _defended(
+        self, gradients: GradientDefence, peer: str, rows: Tensor, numbers: Tensor
+    ) -> Tensor:
+        defence = self._defences.setdefault(peer, copy.deepcopy(gradients))
+        noise = self._noise(peer)
         with drawn_from(noise):
             # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
             also = noise.name_for(rows, numbers)
-            rows = self._stream("gradient_defence", defence, rows, numbers, also=also)
-        sent = parted(rows, clean)
-        check_finite(sent, "what gradient_defence gave", party_of(self._run).name)
-        return sent
+            sent: Tensor = self._stream("gradient_defence", defence, rows, numbers, also=also)
+            return sent
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A copy of what `note` needs of received embeddings, since user code may change those."""
         with self._run.harmless(REPORT):
-            if self._leaks.has_time():
-                each = embeddings.items()
-                return {name: of.detach()[:MEASURED_ROWS].clone() for name, of in each}
+            rows = rows_to_measure(embeddings.values())
+            if rows and self._leaks.has_time():
+                return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
         return {}
 
     def note(
@@ -243,14 +264,15 @@ class HostGuard(Guard):
             if numbers is None or len(numbers) != len(next(iter(clean.values()))):
                 return
             used = {name: embeddings[name] for name in clean}
-            rows = [_some(each) for each in (sent, clean, used)]
-            self._leaks.note(peer, rows[0], rows[1], numbers[:MEASURED_ROWS], rows[2])
+            most = len(next(iter(used.values())))  # those that were kept
+            rows = [_some(each, most) for each in (sent, clean, used)]
+            self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
 
     def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
         """See `Guard.end_round`."""
         told = dict(epsilons or {})
         if self._labels is not None:
-            told["eps_labels"] = self._labels.epsilon
+            told["eps_labels"] = self._labels.spent
         super().end_round(told)
 
 
@@ -448,9 +470,9 @@ def _see_nothing(*_: Any) -> None:
     """What a copy of the model has in place of the hook."""
 
 
-def _some(tensors: Mapping[str, Tensor]) -> Tensor:
+def _some(tensors: Mapping[str, Tensor], rows: int = MEASURED_ROWS) -> Tensor:
     """The first rows of a batch, one vector each; without a copy where there is one tensor."""
-    return joined({name: each.detach()[:MEASURED_ROWS] for name, each in tensors.items()})
+    return joined({name: each.detach()[:rows] for name, each in tensors.items()})
 
 
 def check_private(
