@@ -209,11 +209,12 @@ class TrainingScheduler(ResumableScheduler):
         agreement = self._run.agreement if self._run else None
         return agreement.plan.batch_size or None if agreement else None
 
-    def batches(self, ids: Sequence[str]) -> Iterator[list[str]]:
+    def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
         """Cut ids into the agreed batches; for use in the feature hooks.
 
         Args:
             ids: as the hook got them.
+            drop_last: leave out the last batch where it is shorter; the same at every party.
 
         Yields:
             Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
@@ -224,7 +225,7 @@ class TrainingScheduler(ResumableScheduler):
         size = plan_of(self._run).batch_size if self._run else 0
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
-        for start in range(0, len(ids), size):
+        for start in range(0, len(ids) - (size - 1) * drop_last, size):
             yield list(ids[start : start + size])
 
     def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
