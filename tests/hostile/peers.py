@@ -152,7 +152,8 @@ class LyingHost:
         self.run, self.secret = secrets.token_bytes(16), secrets.token_bytes(32)
         self.link: Link
 
-    def welcome(self) -> LyingHost:
+    def met(self) -> m.Hello:
+        """What the first party says that comes."""
         deadline = time.monotonic() + 20
         first: Received | None = None
         while first is None and time.monotonic() < deadline:
@@ -165,10 +166,18 @@ class LyingHost:
         said = Decoder(lambda _message, _size: None).feed(first.frame)
         assert said is not None
         assert isinstance(said[0], m.Hello)
-        told = {"host": self._name, "collaborators": (said[0].party,), "max_rounds": 2}
-        plan = Plan(**{**told, **self._plan})
+        return said[0]
+
+    def plan_for(self, said: m.Hello) -> Plan:
+        """The plan with that party."""
+        told = {"host": self._name, "collaborators": (said.party,), "max_rounds": 2}
+        return Plan(**{**told, **self._plan})
+
+    def welcome(self) -> LyingHost:
+        said = self.met()
+        plan = self.plan_for(said)
         keys = {name: MaskKey().public for name in plan.collaborators}
-        keys[said[0].party] = said[0].mask_key or b""
+        keys[said.party] = said.mask_key or b""
         relayed = tuple(keys.values()) if plan.fusion == "masked_sum" else ()
         self.link.say(m.Welcome(1, self.run, self.secret, plan, relayed))
         return self
