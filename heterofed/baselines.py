@@ -30,6 +30,7 @@ from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
 from heterofed.hetero_nn.gather import MASKED_SUM, kept
 from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.leaves import Leaves
 from heterofed.metrics import NO_METRICS
 from heterofed.party import Party
 from heterofed.peers import Timeouts
@@ -183,6 +184,10 @@ def plot(table: Path, metric: str, path: Path) -> Path:
     return path
 
 
+def _zeros_like(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(each, requires_grad=False) for name, each in tensors.items()}
+
+
 class _Baseline:
     """One baseline: every party's hooks, called in turn."""
 
@@ -291,8 +296,6 @@ class _Baseline:
             learns = training and each._is_feature_trainable and (is_host or self._mode == "pooled")
             ids = each._round_ids(run) if training else run.state["test_ids"]
             streams.append(each._own_batches(run, hook, ids, grad=learns, with_labels=is_host))
-        if training:
-            self._host._made("infer_model").train()
         for batches in zip(*streams, strict=True):
             own, *theirs = batches
             rows = {rows_of(batch, hook) for batch in theirs}
@@ -314,7 +317,8 @@ class _Baseline:
         parts = {n: named(each.features, hook) for n, each in zip(names, theirs, strict=True)}
         if self._mode == "local":
             parts = {
-                name: (layout, {key: torch.zeros_like(each) for key, each in tensors.items()})
+                # As features that are received: there may be no other weight to go backward to.
+                name: (layout, Leaves(_zeros_like(tensors), trainable=number is not None).lent)
                 for name, (layout, tensors) in parts.items()
             }
         if plan_of(run).fusion == "masked_sum":

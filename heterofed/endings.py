@@ -4,6 +4,7 @@ the other parties get, and back. Pure functions; texts of exceptions never trave
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,37 +24,60 @@ from heterofed.protocol.messages import Abort
 from heterofed.transport.base import LostReason
 from heterofed.wire import Buffer, encode
 
+BETWEEN = "between phases"
+"""Where a Collaborator is while the Host says what comes next."""
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""The exit code of a party that was asked to stop."""
+
 
 def lost(party: str, phase: str, reason: str) -> PeerLostError:
     """The connection to `party` broke, or never stood."""
     if reason == LostReason.HANDSHAKE_FAILED:
         return HandshakeError(
-            f"the handshake with {party} failed in phase {phase}: it does not know this party's"
+            f"the handshake with {party} failed {during(phase)}: it does not know this party's"
             " key, or has another key than the task file says; compare both files with `heterofed"
             " keys show`",
             party=party,
         )
+    happened = f"lost the connection to {party} {during(phase)} ({reason})"
     return PeerLostError(
-        f"lost the connection to {party} in phase {phase} ({reason}): its process ended or the"
-        " network broke; see its log, then start all parties again",
+        f"{happened}: its process ended or the network broke; see its log, then start all parties"
+        " again",
         party=party,
+        happened=happened,
     )
 
 
 def silent(party: str, phase: str, seconds: float, what: str) -> PeerTimeoutError:
     """`party` is connected and has, for so long, done `what`."""
+    happened = f"{party} has {what} for {seconds:.0f} s {during(phase)}, though it is connected"
     return PeerTimeoutError(
-        f"{party} has {what} for {seconds:.0f} s in phase {phase}, though it is connected; if its"
-        " hooks need that long, raise calculation_timeout at the Host",
+        f"{happened}; if its hooks need that long, raise calculation_timeout at the Host",
         party=party,
+        happened=happened,
     )
+
+
+def during(phase: str) -> str:
+    """Where in the task, for a sentence: `in phase train`, or `between phases`."""
+    return phase if phase == BETWEEN else f"in phase {phase}"
+
+
+def cause(error: BaseException) -> str:
+    """What ended a task that is no error of ours: `Ctrl-C`, `SIGTERM`, else its type."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(error, SystemExit):
+        return "SIGTERM" if error.code == SIGTERM_EXIT else "sys.exit"
+    return type(error).__name__
 
 
 def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
     """`party` did `what`, which the protocol does not allow."""
     return RemoteProtocolError(
-        f"{party} {what} (phase {phase}); run the same version of heterofed at every party, and do"
-        " not trust a party where it stays",
+        f"{party} {what} ({where(phase, 0, None)}); run the same version of heterofed at every"
+        " party, and do not trust a party where it stays",
         party=party,
     )
 
@@ -91,9 +115,11 @@ def told(abort: Abort, party: str) -> TaskFailed:
 
 def where(phase: str, round_number: int, batch: int | None, lead: str = "") -> str:
     """`phase train, round 2, batch 17`, as far as each is known, after `lead`."""
-    parts = [f"phase {phase}"] if phase else []
+    parts = [phase if phase == BETWEEN else f"phase {phase}"] if phase else []
     parts += [f"round {round_number}"] if round_number else []
     parts += [f"batch {batch}"] if batch is not None else []
+    if phase == BETWEEN and lead:
+        lead = " "
     return lead + ", ".join(parts) if parts else ""
 
 

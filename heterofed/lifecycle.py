@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from heterofed import console, endings
 from heterofed.accounting import Account
@@ -37,6 +37,7 @@ from heterofed.errors import (
 )
 from heterofed.events import Callback, PartyLost, TaskEnded
 from heterofed.files import file_lock, heterofed_home
+from heterofed.hook_calls import arguments, check_hooks
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
@@ -50,9 +51,13 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
 from heterofed.settings import Settings, Shown
+from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger("heterofed")
 
@@ -101,6 +106,10 @@ class Scheduler(ABC):
 
     def _launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
         """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
+        with console.attached() as show:
+            return self._launch_shown(task_id, resume, show)
+
+    def _launch_shown(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
         refuse_reimported_main()
         check_name(task_id, "task_id")
         if resume not in get_args(Resume):
@@ -120,13 +129,14 @@ class Scheduler(ABC):
         if settings.seed is not None:  # then all that is drawn can be drawn again
             run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
         with ExitStack() as stack:
-            show = stack.enter_context(console.attached())
             stack.enter_context(sigterm_as_exit())
+            self._check_hooks()
             self._call_hook("validate_context", self.validate_context)
             check_writable(folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
-            stack.enter_context(_folder_lock(folder))
+            stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
+            stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
             callbacks = (run.result.note, show, *settings.callbacks)
@@ -138,6 +148,7 @@ class Scheduler(ABC):
             }
             _write_account(run)
             write_summary(run.result)
+            close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
             with run.harmless("the summary"):
                 logger.info("%s", run.result.summary())
@@ -157,8 +168,11 @@ class Scheduler(ABC):
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
+                run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
+            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+                run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
             if isinstance(error, UNHEARD) and self._is_over(run, error):
@@ -195,7 +209,7 @@ class Scheduler(ABC):
             return False
         own = self._settings.join_timeout or math.inf
         run.waits = min(run.agreement.plan.wait_for_peers, own)
-        logger.warning("%s", error)
+        logger.warning("%s", error.happened or error)
         run.party.emit(PartyLost(error.party or "a party", run.waits))
         run.party.abort(error, endings.abort_code(error, None))
         return True
@@ -257,6 +271,10 @@ class Scheduler(ABC):
         """Find the other parties; sets `run.agreement`. The party is closed by `launch_task`."""
         yield  # type: ignore[misc]
 
+    def _wait_for_folder(self) -> float:
+        """Seconds to wait for another process that writes to the results folder; -1: for ever."""
+        return 0.0
+
     def _results_folder(self, task_id: str) -> Path:
         settings = self._settings
         return settings.results_dir.absolute() / task_id / settings.shown_name
@@ -274,6 +292,10 @@ class Scheduler(ABC):
     def _perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
+    def _check_hooks(self) -> None:
+        """Check that every hook can be called as it will be."""
+        check_hooks(self)
+
     def _timeouts(self, calculation: float = 300.0) -> Timeouts:
         return Timeouts(
             calculation, self._settings.schedule_timeout, self._settings.data_channel_timeout[1]
@@ -288,6 +310,7 @@ class Scheduler(ABC):
         return run.metrics[name]
 
     def _call_hook(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        args, kwargs = arguments(call, args, kwargs)
         with self._in_hook(hook):
             return call(*args, **kwargs)
 
@@ -303,7 +326,7 @@ class Scheduler(ABC):
         except Exception as error:
             if self._run is not None and not isinstance(error, HeteroFedError):
                 self._run.failed_hook = hook
-                error.add_note(f"heterofed: raised in {hook} of {self._settings.shown_name}")
+                error.add_note(f"{RAISED_IN}{hook} of {self._settings.shown_name}")
             raise
 
     def _end_badly(self, run: Run, error: BaseException) -> None:
@@ -321,14 +344,16 @@ class Scheduler(ABC):
             if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
                 _write_account(run)
             run.result.folder.rmdir()  # only where nothing was written
-        if isinstance(error, TaskFailed):
+        if isinstance(error, TaskFailed) and not console.shows_errors():
             logger.error("%s: %s", type(error).__name__, error)
         else:  # its text may hold data: it is the caller's to show
-            logger.error("%s ended the task in %s", type(error).__name__, where)
+            spot = endings.where(party.phase, party.round, party.batch, " in ")
+            logger.error("%s ended the task%s", endings.cause(error), spot)
         with contextlib.suppress(OSError, TaskFailed):
             if marks := run.store.marks():
                 logger.info(
-                    "if all parties are started again, the task goes on from %s",
+                    "if all parties are started again, the task goes on from the newest checkpoint"
+                    " that all of them hold; the newest here is of %s",
                     console.shown_mark(marks[-1].round, marks[-1].batch),
                 )
 
@@ -348,7 +373,7 @@ def sigterm_as_exit() -> Iterator[None]:
         return
 
     def leave(_signal: int, _frame: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(endings.SIGTERM_EXIT)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
@@ -357,19 +382,34 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _wait_for(lock: FileLock, folder: Path, seconds: float) -> None:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise ConfigError(
+            f"another process has made predictions in {folder} for {seconds:.0f} s; wait for its"
+            " end, stop it, or raise join_timeout"
+        ) from None
+
+
 @contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path, wait: float) -> Iterator[None]:
     """Keep two processes from writing to one results folder."""
     from filelock import Timeout  # here: it takes a tenth of all that loads with us
 
     lock = file_lock(lock_path(f"results {folder}", heterofed_home()))
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"another process writes to the results folder {folder}; stop it, or give this party"
-            " another name or results_dir"
-        ) from None
+        if not wait:
+            raise ConfigError(
+                f"another process writes to the results folder {folder}; stop it, or give this"
+                " party another name or results_dir"
+            ) from None
+        logger.info("another prediction is made in %s: this one waits for its end", folder)
+        _wait_for(lock, folder, wait)
     try:
         yield
     finally:

@@ -5,15 +5,16 @@ The loops themselves are in `heterofed.hetero_nn`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.alignment import (
@@ -27,8 +28,10 @@ from heterofed.batches import Batch, as_batch, rows_of
 from heterofed.checker import DataChecker
 from heterofed.data import VerticalTable
 from heterofed.errors import ConfigError, TaskFailed
+from heterofed.freshness import Freshness
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
+from heterofed.passes import Kind, Pass
 from heterofed.plain import strings
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.privacy.leakage import Effort, check_effort
@@ -41,12 +44,19 @@ from heterofed.signature import SIGNATURE, Reader, Signature
 from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
 from heterofed.tensors import dtype_name, named
-from heterofed.training import check_model, check_optimizer
+from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
 from heterofed.walk import roots_of
 
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
+KINDS: dict[str, Kind] = {
+    "iterate_train_feature": "train",
+    "iterate_test_feature": "test",
+    "iterate_predict_feature": "predict",
+}
+"""What the rows of a feature hook are for."""
 
 __all__ = [
     "ConfigError",
@@ -64,7 +74,6 @@ class TrainingScheduler(ResumableScheduler):
     _is_feature_trainable: bool = True
     _leak_report: Effort = "sample"
     _weights_defence: DPSGD | None = None
-    _OPTIMIZERS = 1  # of this role, that step together
 
     def launch_task(
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
@@ -201,11 +210,12 @@ class TrainingScheduler(ResumableScheduler):
         agreement = self._run.agreement if self._run else None
         return agreement.plan.batch_size or None if agreement else None
 
-    def batches(self, ids: Sequence[str]) -> Iterator[list[str]]:
+    def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
         """Cut ids into the agreed batches; for use in the feature hooks.
 
         Args:
             ids: as the hook got them.
+            drop_last: leave out the last batch where it is shorter; the same at every party.
 
         Yields:
             Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
@@ -216,7 +226,7 @@ class TrainingScheduler(ResumableScheduler):
         size = plan_of(self._run).batch_size if self._run else 0
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
-        for start in range(0, len(ids), size):
+        for start in range(0, len(ids) - (size - 1) * drop_last, size):
             yield list(ids[start : start + size])
 
     def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
@@ -278,16 +288,21 @@ class TrainingScheduler(ResumableScheduler):
         model = self._made("feature_model")
         if model is None or not self._is_feature_trainable:
             return None
-        optimizer = check_optimizer(
-            self._seeded_hook("make_feature_optimizer", model), "make_feature_optimizer"
-        )
+        hook, parts = "make_feature_optimizer", self._parts()
+        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        optimizer = check_optimizer(made, hook)
+        if optimizer is None and not has_weights(model):
+            return None
         if optimizer is None:
             raise ConfigError(
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
-        alone = self._OPTIMIZERS == 1
-        return self._private_optimizer(optimizer, parts=self._OPTIMIZERS, counts=alone)
+        return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
+
+    def _parts(self) -> int:
+        """Optimizers of this party that step together, where its feature model has one."""
+        return 1
 
     def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""
@@ -326,7 +341,10 @@ class TrainingScheduler(ResumableScheduler):
         """What a feature hook yields, checked, each batch under its own random stream; `around`
         may do more around each step of the hook; `first` is the number of the first batch.
         """
-        with self._in_hook(hook):
+        ids = list(ids)
+        run.passing = Pass(KINDS[hook], ids)
+        fresh = self._freshness(run, hook) if grad and hook == "iterate_train_feature" else None
+        with self._in_hook(hook), fresh.making() if fresh else nullcontext():
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):
                 if not hasattr(items, "__iter__"):
@@ -338,13 +356,15 @@ class TrainingScheduler(ResumableScheduler):
         where = f"{hook} of {self._settings.shown_name}"
         for number in itertools.count(first):
             party_of(run).batch = number
-            with self._in_hook(hook):
+            with self._in_hook(hook), fresh.making() if fresh else nullcontext():
                 try:
                     item = next(stepping)
                 except StopIteration:
                     return
             batch = as_batch(item, where, with_labels=with_labels)
             del item
+            if fresh is not None and batch.features is not None:
+                fresh.check(named(batch.features, where)[1], number)
             self._compare_features(run, batch, hook)
             if self._weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
@@ -352,6 +372,18 @@ class TrainingScheduler(ResumableScheduler):
                 self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
+
+    def _freshness(self, run: Run, hook: str) -> Freshness:
+        name = f"{hook} of {self._settings.shown_name}"
+        fresh: Freshness = run.state.setdefault("freshness", Freshness(name, self._weights))
+        return fresh
+
+    def _weights(self) -> Iterator[Tensor]:
+        """What a step on its features changes: all that its model or optimizer holds."""
+        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
+        yield from model.parameters() if model is not None else ()
+        for group in optimizer.param_groups if optimizer is not None else ():
+            yield from group["params"]
 
     # -- what the half is fed --------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from heterofed.hetero_nn.serving import serve as serve_predictions
 from heterofed.lifecycle import Scheduler
 from heterofed.runs import Resume
 from heterofed.settings import is_count
+from heterofed.tracebacks import plain_endings
 from heterofed.turns import Crossing, Network, PartyRun
 
 
@@ -38,6 +39,7 @@ class Simulation:
     comparison: Comparison | None = None
 
 
+@plain_endings()
 def simulate(
     host: Scheduler,
     collaborators: Sequence[Scheduler],
@@ -91,6 +93,7 @@ def simulate(
     return done
 
 
+@plain_endings()
 def simulate_prediction(
     host: HeteroNNHostScheduler,
     collaborators: Sequence[HeteroNNCollaboratorScheduler],

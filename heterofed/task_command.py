@@ -10,7 +10,7 @@ import difflib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ def new_task(
             " task id"
         )
     check_name(host, "--host")
+    if expires and expires < (today := datetime.now(UTC).date()):
+        raise ConfigError(f"--expires {expires}: that day has passed (it is {today}, UTC)")
     raw: dict[str, Any] = {
         "task": task,
         "address": address,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError, LocalProtocolError
+from heterofed.joint_optimizer import JointOptimizer
 from heterofed.tensors import Layout
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
@@ -106,16 +107,37 @@ def check_model(model: object, hook: str) -> nn.Module | None:
 
 
 def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
-    """Check what an optimizer hook returned.
+    """Check what an optimizer hook returned; several become one.
 
     Raises:
-        ConfigError: neither an Optimizer nor None.
+        ConfigError: neither an Optimizer, nor a list or tuple of them, nor None.
     """
     if optimizer is None or isinstance(optimizer, Optimizer):
         return optimizer
-    raise ConfigError(
-        f"{hook} must return a torch.optim.Optimizer or None, not {type(optimizer).__name__}"
+    several = isinstance(optimizer, list | tuple) and all(
+        isinstance(each, Optimizer) for each in optimizer
     )
+    if several and optimizer:
+        return JointOptimizer(optimizer)  # type: ignore[arg-type]
+    raise ConfigError(
+        f"{hook} must return a torch.optim.Optimizer, a list of them, or None, not"
+        f" {type(optimizer).__name__}"
+    )
+
+
+def has_weights(model: nn.Module | None) -> bool:
+    """Whether a model has any parameter."""
+    return model is not None and next(model.parameters(), None) is not None
+
+
+def optimizer_of(model: nn.Module, make: Callable[[nn.Module], object]) -> object:
+    """What an optimizer hook makes for a model; None where torch refuses to optimize nothing."""
+    try:
+        return make(model)
+    except ValueError as error:
+        if has_weights(model) or "empty parameter list" not in str(error):
+            raise
+        return None
 
 
 class Lazy:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import modules of its own layer's packages and of layers below.
 LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
-    ["heterofed.files", "heterofed.protocol"],
+    ["heterofed.files", "heterofed.protocol", "heterofed.tracebacks"],
     [
         "heterofed.frozen",
         "heterofed.outbound",
@@ -31,6 +31,7 @@ LAYERS = [
         "heterofed.accounting",
         "heterofed.alignment",
         "heterofed.events",
+        "heterofed.hook_calls",
         "heterofed.leaves",
         "heterofed.signature",
         "heterofed.transport",
@@ -39,6 +40,7 @@ LAYERS = [
         "heterofed.bars",
         "heterofed.consent",
         "heterofed.endings",
+        "heterofed.freshness",
         "heterofed.generators",
         "heterofed.joint_optimizer",
         "heterofed.labels",
@@ -61,7 +63,8 @@ LAYERS = [
     ["heterofed.agreement", "heterofed.results"],
     ["heterofed.door"],
     ["heterofed.rendezvous"],
-    ["heterofed.checker", "heterofed.checkpoint", "heterofed.snapshot"],
+    ["heterofed.passes"],
+    ["heterofed.checker", "heterofed.checkpoint", "heterofed.ledger", "heterofed.snapshot"],
     ["heterofed.carried", "heterofed.runs"],
     ["heterofed.settings"],
     ["heterofed.lifecycle"],

@@ -20,6 +20,7 @@ from heterofed.data.indexed import Rows
 from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
 from heterofed.errors import ColumnError, ConfigError, IdError
 from heterofed.signature import current_reader
+from heterofed.tracebacks import plain_endings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,7 @@ class VerticalTable:
         ConfigError: pandas is not installed, or this is no DataFrame.
     """
 
+    @plain_endings()
     def __init__(
         self,
         frame: pd.DataFrame,
@@ -123,6 +125,7 @@ class VerticalTable:
         self._means: list[float] | None = None
 
     @classmethod
+    @plain_endings()
     def read(
         cls,
         path: str | Path,

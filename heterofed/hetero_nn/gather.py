@@ -119,7 +119,7 @@ def joint_batches(
     party: Party,
     own: Iterator[Batch],
     hook: str,
-    model: nn.Module,
+    model: nn.Module | None,
     order: RowOrder,
     first: int = 0,
     *,

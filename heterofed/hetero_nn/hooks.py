@@ -5,6 +5,7 @@ The loop that calls the hooks is in `host.py`.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,14 +25,12 @@ from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.scheduler import TrainingScheduler
-from heterofed.settings import Settings, Shown, check_flag, check_seconds, is_count
-from heterofed.training import check_model, check_optimizer
+from heterofed.settings import ReleaseLimits, Settings, Shown, check_flag, check_seconds, is_count
+from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
 
 
 class HostHooks(TrainingScheduler):
     """The Host without its loop; see `HeteroNNHostScheduler`."""
-
-    _OPTIMIZERS = 2  # where it has a feature model that trains
 
     def __init__(
         self,
@@ -61,6 +60,9 @@ class HostHooks(TrainingScheduler):
         gradient_defence: GradientDefence | None = None,
         label_dp: RandomisedResponse | None = None,
         weights_defence: DPSGD | None = None,
+        max_releases_per_row: int | None = None,
+        max_epsilon: float | None = None,
+        max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",
         psi_protocol: PSIProtocol = "rsa",
@@ -104,6 +106,7 @@ class HostHooks(TrainingScheduler):
         self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
         self._max_peer_ids = max_peer_ids
+        self._limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,12 +116,16 @@ class HostHooks(TrainingScheduler):
     # -- hooks -----------------------------------------------------------------------------
 
     @abstractmethod
-    def make_infer_model(self) -> nn.Module:
-        """Hook: the model on top of the fused features."""
+    def make_infer_model(self) -> nn.Module | None:
+        """Hook: the model on top of the fused features; None, or one without weights, where the
+        features are fused as they are (as in a logistic regression, by their sum).
+        """
 
     @abstractmethod
-    def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer:
-        """Hook: the optimizer of the infer model."""
+    def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer | None:
+        """Hook: the optimizer of the infer model; not asked where there is none. None where it has
+        no weights.
+        """
 
     @abstractmethod
     def train_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> Any:
@@ -220,6 +227,8 @@ class HostHooks(TrainingScheduler):
         check_collaborators(self._collaborators, self._settings.feature_key)
 
     def _check_privacy(self) -> None:
+        defended = self._label_dp is not None or self._weights_defence is not None
+        self._limits.check(defended=defended)
         if self._fusion not in get_args(Fusion):
             raise ConfigError(f"fusion={self._fusion!r}: give one of {get_args(Fusion)}")
         if self._fusion == "masked_sum" and (self._collaborators == 1 or self._early_gradients):
@@ -310,22 +319,34 @@ class HostHooks(TrainingScheduler):
             ),
         }
 
-    def _make_infer_model(self) -> nn.Module:
+    def _make_infer_model(self) -> nn.Module | None:
         model = check_model(self._seeded_hook("make_infer_model"), "make_infer_model")
-        if model is None:
-            raise ConfigError("make_infer_model returned None; the Host needs an infer model")
-        self._private_model(model)
-        return model
+        return self._private_model(model) if has_weights(model) else model
 
-    def _make_infer_optimizer(self) -> Optimizer:
-        optimizer = check_optimizer(
-            self._seeded_hook("make_infer_optimizer", self._made("infer_model")),
-            "make_infer_optimizer",
-        )
+    def _make_infer_optimizer(self) -> Optimizer | None:
+        model = self._made("infer_model")
+        if model is None:
+            return None
+        hook = "make_infer_optimizer"
+        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        optimizer = check_optimizer(made, hook)
         if optimizer is None:
-            raise ConfigError("make_infer_optimizer returned None; the infer model needs one")
-        parts = 1 if self._made("feature_optimizer") is None else self._OPTIMIZERS
+            if any(each.requires_grad for each in model.parameters()):
+                raise ConfigError(
+                    "make_infer_optimizer returned None, and the infer model has weights; return an"
+                    " optimizer, or freeze them by requires_grad_(False)"
+                )
+            return None
+        parts = 1 if self._made("feature_optimizer") is None else self._parts()
         return self._private_optimizer(optimizer, parts=parts)
+
+    def _set_modes(self, training: bool) -> None:
+        super()._set_modes(training)
+        if (model := self._made("infer_model")) is not None:
+            model.train(training)
+
+    def _parts(self) -> int:
+        return 1 + has_weights(self._made("infer_model"))
 
     def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
         return Plan(

@@ -50,6 +50,7 @@ from heterofed.party import Party
 from heterofed.protocol import messages as msg
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.tensors import restore
+from heterofed.tracebacks import plain_endings
 from heterofed.training import device_of, evaluating, sharing_cores
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ logger = logging.getLogger("heterofed")
 Missing = Literal["error", "mean", "zero"]
 
 
+@plain_endings()
 def predict(
     host: HeteroNNHostScheduler,
     task_id: str,
@@ -163,6 +165,9 @@ class _Prediction(Errand):
                 numbers=(absent, len(ids)),
             )
         return sorted(ids)
+
+    def _wait_for_folder(self) -> float:
+        return self._settings.join_timeout or -1.0
 
     def _open_folder(self, run: Run) -> None:
         super()._open_folder(run)

@@ -32,6 +32,7 @@ from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
 from heterofed.runs import Run, party_of, plan_of
 from heterofed.settings import is_count
+from heterofed.tracebacks import plain_endings
 from heterofed.training import evaluating, sharing_cores
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ PAUSE_SECONDS = 1.0
 """After a request that failed, so that a Host that trains is not knocked at all the time."""
 
 
+@plain_endings()
 def serve(
     collaborator: HeteroNNCollaboratorScheduler,
     task_id: str,
@@ -67,6 +69,11 @@ def serve(
         request = _Request(collaborator, max_rows_per_day, most_ids, allowed)
         try:
             rows += request.launch_task(task_id)
+        except KeyboardInterrupt:
+            if requests:
+                raise
+            logger.info("stopped; predicted %d rows in all", rows)
+            return rows
         except Exception as error:
             # Nobody asked for anything within join_timeout; or what went wrong stands in the log,
             # and the Host was told. The next request may do better.
@@ -181,7 +188,7 @@ class _Request(Errand):
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
-                run, host, self._ids, max_peer_ids=self._max_ids_per_day, may_be_empty=True
+                run, host, self._ids, max_peer_ids=self._max_ids_per_day, predicts=True
             )
         )
         self._agree(run, host, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ MEANS = "feature_means.pt"
 
 SUMMED_AT_ONCE = 1 << 17
 """Numbers."""
+
+MAX_ROW = 1 << 22
+"""Numbers in a row of one party up to which their means are kept: 32 MiB of sums in float64,
+however narrow the numbers are that a peer sends.
+"""
 
 
 class _Summary(msgspec.Struct):
@@ -147,7 +153,7 @@ class Stand:
     Attributes:
         layout: as its hook yielded them.
         means: by tensor name, [...] without the rows; zero for integers and bools. None where
-            batches differed in more than the rows.
+            batches differed in more than the rows, or rows had more than `MAX_ROW` numbers.
     """
 
     layout: Layout
@@ -165,14 +171,15 @@ class Stand:
             by_mean: whether means stand for the others, or zeros.
 
         Raises:
-            MissingPartyError: its features had no one shape, so nothing can stand for a row.
+            MissingPartyError: its features had no one shape, or too large a one, so nothing can
+                stand for a row.
         """
         filled = {}
         for name, mean in self.means.items():
             if mean is None:
                 raise MissingPartyError(
                     f"nothing can stand for rows that {party} does not have: its features had no"
-                    " one shape in training",
+                    f" one shape in training, or more than {MAX_ROW} numbers a row",
                     party=party,
                 )
             value = mean if by_mean else torch.zeros_like(mean)
@@ -208,12 +215,15 @@ class FeatureMeans:
     def _add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
         kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
         sums = kept["sums"]
+        wide = sum(math.prod(tensor.shape[1:]) for tensor in tensors.values()) > MAX_ROW
         for name, tensor in tensors.items():
-            total = _sum_of_rows(tensor.detach()).cpu()
             if name not in sums:
-                sums[name], kept["types"][name] = total, tensor.dtype
-            elif sums[name] is not None:
-                sums[name] = sums[name] + total if sums[name].shape == total.shape else None
+                sums[name] = None if wide else _no_sum(tensor)
+                kept["types"][name] = tensor.dtype
+            if sums[name] is None or wide or sums[name].shape != tensor.shape[1:]:
+                sums[name] = None
+            elif tensor.is_floating_point():
+                sums[name] = sums[name] + _sum_of_rows(tensor.detach()).cpu()
         kept["rows"] += len(tensor)
 
     def save(self, path: Path) -> None:
@@ -222,15 +232,20 @@ class FeatureMeans:
             party: {
                 "layout": kept["layout"],
                 "means": {
-                    name: None
-                    if total is None
-                    else _as(total / max(1, kept["rows"]), kept["types"][name])
+                    name: None if total is None else _mean(total, kept["rows"], kept["types"][name])
                     for name, total in kept["sums"].items()
                 },
             }
             for party, kept in self._state.items()
         }
         write_whole(path, lambda file: torch.save(means, file))
+
+
+def _no_sum(tensor: Tensor) -> Tensor:
+    """The sum of no row; of integers it stays so, and takes no memory."""
+    if tensor.is_floating_point():
+        return torch.zeros(tensor.shape[1:], dtype=torch.float64)
+    return torch.zeros((), dtype=torch.float64).expand(tensor.shape[1:])
 
 
 def _sum_of_rows(tensor: Tensor) -> Tensor:
@@ -244,8 +259,11 @@ def _sum_of_rows(tensor: Tensor) -> Tensor:
     return total
 
 
-def _as(mean: Tensor, dtype: torch.dtype) -> Tensor:
-    return mean.to(dtype) if dtype.is_floating_point else torch.zeros_like(mean, dtype=dtype)
+def _mean(total: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Zero for integers and bools, in one number's memory."""
+    if dtype.is_floating_point:
+        return (total / max(1, rows)).to(dtype)
+    return torch.zeros((), dtype=dtype).expand(total.shape)
 
 
 def read_stands(trained: Trained) -> dict[str, Stand]:

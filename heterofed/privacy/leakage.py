@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -45,6 +45,8 @@ KEPT_ROWS, KEPT_BYTES = 1000, 8_000_000
 """Of each party, for attacks that need more than one batch; whichever is less."""
 MEASURED_ROWS = 4096
 """Of a batch; more would tell no more, and cost."""
+MEASURED_NUMBERS = 1 << 22
+"""Of a batch; attacks work on copies in float32 or wider, and a peer says how long a row is."""
 KNOWN_LABELS = 40
 
 
@@ -207,6 +209,12 @@ def rows_with_room(*tensors: Tensor, most: int = KEPT_ROWS) -> int:
     """How many rows of these may be held, at most `most`."""
     row = sum(each[:1].numel() * each.element_size() for each in tensors)
     return max(1, min(most, KEPT_BYTES // max(1, row)))
+
+
+def rows_to_measure(tensors: Iterable[Tensor]) -> int:
+    """How many rows of a batch are measured; 0 where one alone is too long."""
+    row = sum(math.prod(each.shape[1:]) for each in tensors)
+    return min(MEASURED_ROWS, MEASURED_NUMBERS // max(1, row))
 
 
 class LabelLeaks:

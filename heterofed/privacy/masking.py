@@ -142,8 +142,10 @@ def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> T
         raise RemoteProtocolError(
             "masked embeddings must be int64, and of one shape at all parties"
         )
-    total = torch.stack(list(parts)).sum(0)  # wraps modulo 2^64
-    return (total.to(torch.float64) / 2.0**FRACTION_BITS).to(dtype)
+    total = parts[0].clone()
+    for each in parts[1:]:
+        total += each  # wraps modulo 2^64
+    return total.to(torch.float64).div_(2.0**FRACTION_BITS).to(dtype)
 
 
 def _stream(secret: bytes, place: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

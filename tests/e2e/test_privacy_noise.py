@@ -14,6 +14,7 @@ from heterofed import simulate
 from heterofed.errors import NonFiniteError, PeerLostError
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import IsotropicGaussian
+from heterofed.runs import party_of
 from tests.e2e.test_resume import CrashError, crashing
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
@@ -96,7 +97,9 @@ def undone(tmp_path: Path, host: Host, factor: float, **settings: Any) -> None:
         simulate(crashing(host, "train_a_batch", 3), [shop], task_id="tiny")
     again = Host(tmp_path, max_rounds=1, seed=None, gradient_defence=host._gradient_defence)
     again.factor = factor
-    simulate(again, [Collaborator(tmp_path, seed=None, **settings)], task_id="tiny")
+    simulate(
+        again, [Collaborator(tmp_path, seed=None, **settings)], task_id="tiny", resume="require"
+    )
 
 
 @pytest.mark.parametrize("defence", ["embeddings", "gradients", "own"])
@@ -182,3 +185,53 @@ def test_what_a_defence_gives_is_finite_or_does_not_leave(what: str, tmp_path: P
     assert isinstance(error, NonFiniteError)
     assert f"what {what} gave" in str(error)
     assert error.party == ("alice" if what == "gradient_defence" else "bob")
+
+
+class Prying(Collaborator):
+    """Moves its features a little, and dies when it has the answer to its first batch."""
+
+    moved, dies = 0.0, True
+
+    def __init__(self, results: Path, **settings: Any) -> None:
+        super().__init__(results, **settings)
+        self.answers: list[Tensor] = []
+
+    def iterate_train_feature(self, feature_model: nn.Module, train_ids: list[str]) -> Any:
+        for each in super().iterate_train_feature(feature_model, train_ids):
+            yield each * (1 + self.moved)
+
+    def update_feature_model(self, features: Any, gradients: Any) -> None:
+        self.answers.append(gradients.clone())
+        if self.dies:
+            party = party_of(self._run)  # type: ignore[arg-type]
+            party.close(0)
+            party.abort = lambda *_: None  # type: ignore[method-assign]
+            raise CrashError
+        super().update_feature_model(features, gradients)
+
+
+def test_a_collaborator_that_goes_back_gets_the_same_noise(tmp_path: Path) -> None:
+    """However it has moved the last digits of its features; else it would average over draws."""
+    defence = IsotropicGaussian(1.0)
+    host = Host(tmp_path, seed=None, max_rounds=1, wait_for_peers=60, gradient_defence=defence)
+    parties: list[Prying] = []
+
+    class Returning:
+        feature_key = "bob"
+
+        def launch_task(self, task: str) -> Any:
+            for moved in (0.0, 1e-6, -1e-5, 3.0):
+                bob = Prying(tmp_path)
+                bob.moved, bob.dies = moved, moved != 3.0
+                parties.append(bob)
+                if bob.dies:
+                    with pytest.raises(CrashError):
+                        bob.launch_task(task)
+            return bob.launch_task(task)
+
+    outcomes = run(host, Returning(), timeout=200)  # type: ignore[arg-type]
+    assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
+    first, second, third, other = (each.answers[0] for each in parties)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert not torch.isclose(first, other).any()

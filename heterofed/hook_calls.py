@@ -1,0 +1,89 @@
+"""How hooks are called: their arguments, checked against what users define before a run begins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from heterofed.errors import ConfigError
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    "end_test": (),
+    "extra_state": (),
+    "feature_columns": (),
+    "is_task_finished": (),
+    "iterate_predict_feature": ("feature_model", "predict_ids"),
+    "iterate_test_feature": ("feature_model", "test_ids"),
+    "iterate_train_feature": ("feature_model", "train_ids"),
+    "load_extra_state": ("state",),
+    "load_local_ids": (),
+    "load_predict_ids": (),
+    "make_feature_model": (),
+    "make_feature_optimizer": ("feature_model",),
+    "make_infer_model": (),
+    "make_infer_optimizer": ("infer_model",),
+    "on_round_end": (),
+    "predict_a_batch": ("feature_projection",),
+    "split_dataset": ("id_intersection",),
+    "test": ("batched_feature_projections", "batched_labels"),
+    "test_a_batch": ("feature_projection", "labels"),
+    "train_a_batch": ("feature_projection", "labels"),
+    "update_feature_model": ("features", "gradients"),
+    "validate_context": (),
+}
+"""The arguments of each hook, in order."""
+
+GENERATORS = (
+    "iterate_predict_feature",
+    "iterate_test_feature",
+    "iterate_train_feature",
+    "load_local_ids",
+    "load_predict_ids",
+)
+"""Hooks that may yield."""
+
+BY_NAME = ("test",)
+"""Hooks that are called with these names, where they take them."""
+
+
+def check_hooks(owner: object) -> None:
+    """Check that every hook of a scheduler can be called as it will be.
+
+    Raises:
+        ConfigError: naming the hook and its arguments.
+    """
+    for name, parameters in HOOKS.items():
+        call = getattr(owner, name, None)
+        if call is None:
+            continue
+        shown = f"{name}({', '.join(('self', *parameters))})"
+        if not callable(call):
+            raise ConfigError(f"{name} is a {type(call).__name__}, and a hook: define {shown}")
+        if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+            raise ConfigError(f"{name} is async, and hooks are not awaited: define {shown} plainly")
+        if inspect.isgeneratorfunction(call) and name not in GENERATORS:
+            raise ConfigError(f"{name} yields, so that calling it does nothing: let it return")
+        by_name = name in BY_NAME and takes(call, **dict.fromkeys(parameters))
+        if not by_name and not takes(call, *parameters):
+            raise ConfigError(f"{name} cannot be called as a hook: define {shown}")
+
+
+def takes(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether something can be called with these arguments, as far as it says."""
+    try:
+        inspect.signature(call).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it says nothing of its arguments
+        return True
+    return True
+
+
+def arguments(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments by name where they are taken so, else by their order."""
+    if kwargs and not takes(call, *args, **kwargs):
+        return (*args, *kwargs.values()), {}
+    return args, dict(kwargs)
