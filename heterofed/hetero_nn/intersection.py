@@ -23,7 +23,8 @@ from heterofed.errors import (
 )
 from heterofed.files import heterofed_home, private_folder
 from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, named
-from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import POLL_SECONDS, Party
 from heterofed.peers import Peer
 from heterofed.plain import a_list, as_string
 from heterofed.protocol.messages import (
