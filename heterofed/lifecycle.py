@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from heterofed import console, endings
 from heterofed.accounting import Account
@@ -55,6 +55,9 @@ from heterofed.runs import Resume, Run, agreement_of, awaited, recall
 from heterofed.settings import Settings, Shown
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger("heterofed")
 
@@ -132,7 +135,7 @@ class Scheduler(ABC):
             check_writable(folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
-            stack.enter_context(_folder_lock(folder))
+            stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
             callbacks = (run.result.note, show, *settings.callbacks)
@@ -263,6 +266,10 @@ class Scheduler(ABC):
         """Find the other parties; sets `run.agreement`. The party is closed by `launch_task`."""
         yield  # type: ignore[misc]
 
+    def _wait_for_folder(self) -> float:
+        """Seconds to wait for another process that writes to the results folder; -1: for ever."""
+        return 0.0
+
     def _results_folder(self, task_id: str) -> Path:
         settings = self._settings
         return settings.results_dir.absolute() / task_id / settings.shown_name
@@ -370,19 +377,34 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _wait_for(lock: FileLock, folder: Path, seconds: float) -> None:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise ConfigError(
+            f"another process has made predictions in {folder} for {seconds:.0f} s; wait for its"
+            " end, stop it, or raise join_timeout"
+        ) from None
+
+
 @contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path, wait: float) -> Iterator[None]:
     """Keep two processes from writing to one results folder."""
     from filelock import Timeout  # here: it takes a tenth of all that loads with us
 
     lock = file_lock(lock_path(f"results {folder}", heterofed_home()))
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"another process writes to the results folder {folder}; stop it, or give this party"
-            " another name or results_dir"
-        ) from None
+        if not wait:
+            raise ConfigError(
+                f"another process writes to the results folder {folder}; stop it, or give this"
+                " party another name or results_dir"
+            ) from None
+        logger.info("another prediction is made in %s: this one waits for its end", folder)
+        _wait_for(lock, folder, wait)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
-from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
+from heterofed.errors import CheckpointError, ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
@@ -280,12 +280,22 @@ class ResumableScheduler(Scheduler):
         self._open_registered_metrics(run)
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
-                self._open_metrics(run, name, keys)
+                self._open_kept(run, name, keys)
         registered = registered_metrics(type(self))
         for name, metrics in run.metrics.items():
             keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
                 metrics.cut(size, None if name in registered else keys)
+
+    def _open_kept(self, run: Run, name: str, keys: Sequence[str]) -> None:
+        """Open a metrics set of which only the checkpoint knows."""
+        try:
+            self._open_metrics(run, name, keys)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"a checkpoint in {run.store.folder} was changed ({error}); bring back the one that"
+                ' was written, or start all parties with resume="never"'
+            ) from None
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

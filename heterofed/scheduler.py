@@ -10,11 +10,11 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.alignment import (
@@ -28,6 +28,7 @@ from heterofed.batches import Batch, as_batch, rows_of
 from heterofed.checker import DataChecker
 from heterofed.data import VerticalTable
 from heterofed.errors import ConfigError, TaskFailed
+from heterofed.freshness import Freshness
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
 from heterofed.plain import strings
@@ -322,7 +323,8 @@ class TrainingScheduler(ResumableScheduler):
         """What a feature hook yields, checked, each batch under its own random stream; `around`
         may do more around each step of the hook; `first` is the number of the first batch.
         """
-        with self._in_hook(hook):
+        fresh = self._freshness(run, hook) if grad and hook == "iterate_train_feature" else None
+        with self._in_hook(hook), fresh.making() if fresh else nullcontext():
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):
                 if not hasattr(items, "__iter__"):
@@ -334,13 +336,15 @@ class TrainingScheduler(ResumableScheduler):
         where = f"{hook} of {self._settings.shown_name}"
         for number in itertools.count(first):
             party_of(run).batch = number
-            with self._in_hook(hook):
+            with self._in_hook(hook), fresh.making() if fresh else nullcontext():
                 try:
                     item = next(stepping)
                 except StopIteration:
                     return
             batch = as_batch(item, where, with_labels=with_labels)
             del item
+            if fresh is not None and batch.features is not None:
+                fresh.check(named(batch.features, where)[1], number)
             self._compare_features(run, batch, hook)
             if self._weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
@@ -348,6 +352,18 @@ class TrainingScheduler(ResumableScheduler):
                 self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
+
+    def _freshness(self, run: Run, hook: str) -> Freshness:
+        name = f"{hook} of {self._settings.shown_name}"
+        fresh: Freshness = run.state.setdefault("freshness", Freshness(name, self._weights))
+        return fresh
+
+    def _weights(self) -> Iterator[Tensor]:
+        """What a step on its features changes: all that its model or optimizer holds."""
+        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
+        yield from model.parameters() if model is not None else ()
+        for group in optimizer.param_groups if optimizer is not None else ():
+            yield from group["params"]
 
     # -- what the half is fed --------------------------------------------------------------
 

@@ -39,6 +39,7 @@ LAYERS = [
         "heterofed.bars",
         "heterofed.consent",
         "heterofed.endings",
+        "heterofed.freshness",
         "heterofed.generators",
         "heterofed.joint_optimizer",
         "heterofed.labels",

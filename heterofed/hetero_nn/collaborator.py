@@ -17,6 +17,7 @@ from heterofed.diagnostics import shielded
 from heterofed.endings import BETWEEN, unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
+from heterofed.freshness import explaining
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.guards import REPORT, CollaboratorGuard, check_private
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
@@ -354,7 +355,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         for came in feed.answers():
             last = guard.gradients(batch.number, batch.tensors, came)
             if at_once and last:
-                self._seeded(hook, self._backward, batch.tensors, last, retain=True)
+                with explaining("iterate_train_feature"):
+                    self._seeded(hook, self._backward, batch.tensors, last, retain=True)
         guard.forget(batch.number)
         if not last:
             return
@@ -362,7 +364,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             self._call_hook(hook, self._made("feature_optimizer").step)
         else:
             arranged = gradients_like(batch.layout, batch.tensors, last)
-            self._seeded_hook(hook, batch.features, arranged)
+            with explaining("iterate_train_feature"):
+                self._seeded_hook(hook, batch.features, arranged)
 
     def _backward(
         self, tensors: dict[str, Tensor], gradients: dict[str, Tensor], *, retain: bool = False
@@ -446,13 +449,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """The digest of a batch's ids (see `order.py`)."""
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
         return order.proof(batch.ids, feed.number, rows_of(batch, hook), hook)
-
-    def _weights(self) -> Iterator[Tensor]:
-        """What a step of this party changes: all that its model or optimizer holds."""
-        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
-        yield from model.parameters() if model is not None else ()
-        for group in optimizer.param_groups:
-            yield from group["params"]
 
 
 def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Tensor]:

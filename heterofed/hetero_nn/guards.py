@@ -18,7 +18,9 @@ from torch.utils.hooks import RemovableHandle
 from heterofed.batches import Batch
 from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
+from heterofed.files import heterofed_home
 from heterofed.metrics import Metrics
+from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -177,9 +179,15 @@ class HostGuard(Guard):
         self._gradients = gradients
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
         if labels is not None:
-            # A rehearsal keeps no record; other coins than the run's would be a second answer.
-            labels = labels.resumable(run.record.key) if run.record else labels.by_lot()
+            labels = self._with_coins(labels)
         self._labels = labels
+
+    def _with_coins(self, labels: RandomisedResponse) -> RandomisedResponse:
+        run = self._run
+        if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+            return labels.by_lot()
+        ledger, party = run.ledger or heterofed_home(), party_of(run).name
+        return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)
 
     def labels(self, batch: Batch) -> Any:
         """The labels to train on.
@@ -264,7 +272,7 @@ class HostGuard(Guard):
         """See `Guard.end_round`."""
         told = dict(epsilons or {})
         if self._labels is not None:
-            told["eps_labels"] = self._labels.epsilon
+            told["eps_labels"] = self._labels.spent
         super().end_round(told)
 
 

@@ -19,6 +19,7 @@ from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
+from heterofed.freshness import explaining
 from heterofed.hetero_nn.gather import (
     JointBatch,
     Received,
@@ -340,7 +341,7 @@ class HeteroNNHostScheduler(HostHooks):
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
         covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
-        with telling_what_came(projection), covered:
+        with telling_what_came(projection), explaining("iterate_train_feature"), covered:
             outcome = self._seeded_hook("train_a_batch", projection, labels)
         gradients: dict[str, Tensor] = {}
         defended: dict[str, Tensor] = {}

@@ -96,6 +96,7 @@ def as_host(
     """
     place = _place(run, settings, Role.HOST, purpose)
     logger.info("task %s: meeting %s", run.task_id, place.described)
+    run.ledger = place.ledger
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
