@@ -51,7 +51,7 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
 from heterofed.settings import Settings, Shown
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
@@ -136,6 +136,7 @@ class Scheduler(ABC):
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
+            stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
             callbacks = (run.result.note, show, *settings.callbacks)
@@ -147,6 +148,7 @@ class Scheduler(ABC):
             }
             _write_account(run)
             write_summary(run.result)
+            close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
             with run.harmless("the summary"):
                 logger.info("%s", run.result.summary())
@@ -166,8 +168,11 @@ class Scheduler(ABC):
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
+                run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
+            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+                run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
             if isinstance(error, UNHEARD) and self._is_over(run, error):

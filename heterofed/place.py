@@ -83,6 +83,9 @@ class Place(ABC):
     compare: str = ""
     terms: bytes = b""
 
+    simulated = False
+    """Whether all parties are in this process, so that nothing is given away."""
+
     @property
     def ledger(self) -> Path:
         """Folder in which it is counted, over all runs, what others got of this party."""
