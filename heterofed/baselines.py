@@ -21,7 +21,7 @@ import torch
 from heterofed.accounting import Account
 from heterofed.agreement import Agreement
 from heterofed.alignment import check_ids
-from heterofed.batches import Batch, rows_of
+from heterofed.batches import Batch, copied, rows_of
 from heterofed.checkpoint import CheckpointStore
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
@@ -356,8 +356,8 @@ class _Baseline:
                 if streams_tests(type(host)):
                     host._seeded_hook("test_a_batch", projection, batches[0].labels)
                 else:
-                    projections.append(projection)
-                    labels.append(batches[0].labels)
+                    projections.append(copied(projection))
+                    labels.append(copied(batches[0].labels))
             if streams_tests(type(host)):
                 host._seeded_hook("end_test")
             else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heterofed.batches import Batch
+from heterofed.batches import Batch, copied_batch
 from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
@@ -388,6 +388,7 @@ class HeteroNNHostScheduler(HostHooks):
                         self._seeded_hook("test_a_batch", features, batch.mine.labels)
                     del features  # before the next ones come
                 else:
+                    batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
                     projections.append(batch.projection(party.name))
                     labels.append(batch.mine.labels)
                 for each in batch.theirs:
