@@ -5,12 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint docs site format clean
+.PHONY: demo test check lint audit docs site format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.installed lint audit
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed lint
@@ -21,6 +21,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m docs.generate --check
+
+# Known holes of the versions in constraints.txt; says so where no advisory service can be reached.
+audit: $(VENV)/.installed
+	$(BIN)/python .ci/audit.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate

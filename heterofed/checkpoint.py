@@ -149,15 +149,6 @@ class CheckpointStore:
         content = self._read("finished")
         return None if content is None else set(msgspec.msgpack.decode(content, type=list[str]))
 
-    @property
-    def psi(self) -> Path:
-        """The folder for what an interrupted intersection goes on from; `psi` says what that is."""
-        return self.folder / "psi"
-
-    def forget_psi(self) -> None:
-        """The intersection is over: nobody needs its key and its tags any more."""
-        shutil.rmtree(self.psi, ignore_errors=True)
-
     def clear(self) -> None:
         """Forget the run: it has ended well."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -15,6 +15,7 @@ import click
 from heterofed import cli_trust
 from heterofed._version import __version__
 from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.files import fill_standard_streams
 from heterofed.plan import MAX_PEER_IDS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -157,10 +158,12 @@ cli.add_command(cli_trust.task)
 
 def main() -> None:
     """Run the command; errors become one sentence and an exit code."""
+    fill_standard_streams()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if sys.stderr is not None:
+            error.show()
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)

@@ -192,7 +192,7 @@ def task_accept(source: str, party: str | None, yes: bool) -> None:
 
     def agrees(terms: dict[str, str], who: str) -> bool:
         _print_fields(terms)
-        if not yes and not sys.stdin.isatty():
+        if not yes and not (sys.stdin and sys.stdin.isatty()):
             raise ConfigError("nobody is there to be asked; look at the terms, then say --yes")
         return yes or click.confirm(f"Does {who} agree?")
 

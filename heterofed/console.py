@@ -23,6 +23,7 @@ from heterofed.events import (
     RoundEnded,
     StillWaiting,
 )
+from heterofed.files import fill_standard_streams
 from heterofed.tracebacks import plain_endings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ OWN = "heterofed console"
 @contextmanager
 def attached() -> Iterator[Callback]:
     """Show log lines and progress until the end of the block; yields the callback for events."""
+    fill_standard_streams()
     with plain_endings(), _attached() as show:
         yield show
 
@@ -80,11 +82,19 @@ def shows_errors() -> bool:
 
 def _bars() -> Bars | None:
     """Bars for a terminal; parties that are threads beside the first one show lines."""
-    if not sys.stderr.isatty() or threading.current_thread() is not threading.main_thread():
+    if not _is_terminal() or threading.current_thread() is not threading.main_thread():
         return None
     from heterofed.bars import Bars  # rich takes as long to load as all of ours
 
     return Bars()
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is one; it may be None or closed, as in services and some notebooks."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False
 
 
 def _handler(bars: Bars | None) -> logging.Handler | None:
@@ -95,11 +105,17 @@ def _handler(bars: Bars | None) -> logging.Handler | None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if bars is not None:
         handler = bars.log_handler()
+    # By default a line that cannot be written raises where stderr is closed.
+    handler.handleError = _forget  # type: ignore[method-assign]
     handler.set_name(OWN)
     logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
     return handler
+
+
+def _forget(record: logging.LogRecord) -> None:
+    """What a handler does with a line that it could not write."""
 
 
 def _log(event: Event) -> None:

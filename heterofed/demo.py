@@ -26,6 +26,7 @@ from heterofed.results import check_writable
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 BASELINES = ("local", "pooled")
 FAREWELL_SECONDS = 10.0
+STDERR = 2
 
 
 def run_demo(
@@ -75,7 +76,8 @@ def run_demo(
         children.append(_start("host", [*common, "--rounds", str(rounds)], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
     if codes["c"]:
-        sys.stderr.write(log.read_text()[-4000:])
+        with contextlib.suppress(AttributeError, ValueError):  # there is no stderr
+            sys.stderr.write(log.read_text()[-4000:])
     if any(codes.values()):
         raise TaskFailed(
             f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
@@ -95,7 +97,7 @@ def run_demo(
 def _start(script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"examples.mnist_split.{script}", *arguments]
     return subprocess.Popen(  # noqa: S603 - our own scripts, no shell
-        command, stdin=subprocess.DEVNULL, stdout=output or sys.stderr, stderr=output
+        command, stdin=subprocess.DEVNULL, stdout=output or STDERR, stderr=output
     )
 
 

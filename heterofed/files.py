@@ -260,6 +260,17 @@ def drop_drafts(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def fill_standard_streams() -> None:
+    """Open the null device where stdin, stdout or stderr was closed before the program began.
+
+    Else a file of ours gets that number, and what a library prints ends up in it.
+    """
+    with contextlib.suppress(OSError):
+        while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(handle, True)
+        os.close(handle)
+
+
 # -- within ----------------------------------------------------------------------------------------
 
 

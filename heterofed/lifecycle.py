@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from heterofed import console, endings
 from heterofed.accounting import Account
@@ -51,10 +51,13 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
 from heterofed.settings import Settings, Shown
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger("heterofed")
 
@@ -132,7 +135,8 @@ class Scheduler(ABC):
             check_writable(folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
-            stack.enter_context(_folder_lock(folder))
+            stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
+            stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._settings.seed)
             callbacks = (run.result.note, show, *settings.callbacks)
@@ -144,6 +148,7 @@ class Scheduler(ABC):
             }
             _write_account(run)
             write_summary(run.result)
+            close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
             with run.harmless("the summary"):
                 logger.info("%s", run.result.summary())
@@ -163,8 +168,11 @@ class Scheduler(ABC):
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
+                run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
+            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+                run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
             if isinstance(error, UNHEARD) and self._is_over(run, error):
@@ -262,6 +270,10 @@ class Scheduler(ABC):
     def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         """Find the other parties; sets `run.agreement`. The party is closed by `launch_task`."""
         yield  # type: ignore[misc]
+
+    def _wait_for_folder(self) -> float:
+        """Seconds to wait for another process that writes to the results folder; -1: for ever."""
+        return 0.0
 
     def _results_folder(self, task_id: str) -> Path:
         settings = self._settings
@@ -370,19 +382,34 @@ def sigterm_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _wait_for(lock: FileLock, folder: Path, seconds: float) -> None:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise ConfigError(
+            f"another process has made predictions in {folder} for {seconds:.0f} s; wait for its"
+            " end, stop it, or raise join_timeout"
+        ) from None
+
+
 @contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path, wait: float) -> Iterator[None]:
     """Keep two processes from writing to one results folder."""
     from filelock import Timeout  # here: it takes a tenth of all that loads with us
 
     lock = file_lock(lock_path(f"results {folder}", heterofed_home()))
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            f"another process writes to the results folder {folder}; stop it, or give this party"
-            " another name or results_dir"
-        ) from None
+        if not wait:
+            raise ConfigError(
+                f"another process writes to the results folder {folder}; stop it, or give this"
+                " party another name or results_dir"
+            ) from None
+        logger.info("another prediction is made in %s: this one waits for its end", folder)
+        _wait_for(lock, folder, wait)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import csv
 import io
 import logging
 import numbers
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +25,13 @@ _MARK = "__heterofed_metrics__"
 
 Scalar = int | float | str | bool
 
+SET_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", re.ASCII)
+
 OUR_FILES = frozenset({"comm", "outbound"})
 """CSVs that every run writes at its end, under names that no metrics set may have."""
+
+NEVER_CUT = "privacy"
+"""A metrics set of ours that no rollback cuts: what has left does not come back."""
 
 NO_METRICS = OUR_FILES | {"leakage", "privacy"}
 """CSVs of a results folder that measure the run, not the models."""
@@ -41,18 +47,7 @@ def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
     Raises:
         ConfigError: a name or key that cannot be a file name or column.
     """
-    if (
-        not isinstance(name, str)
-        or not name
-        or not set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
-    ):
-        raise ConfigError(
-            f"metrics set name {name!r}: use letters, digits, '_', '-' and '.' (it names a file)"
-        )
-    if name in OUR_FILES:
-        raise ConfigError(
-            f"metrics set {name!r}: {name}.csv is a file of heterofed's own; rename it"
-        )
+    check_set_name(name)
     columns = () if isinstance(keys, str) else tuple(keys)
     if not columns or not all(isinstance(key, str) and key for key in columns):
         raise ConfigError(f"metrics set {name!r}: keys must be a non-empty list of strings")
@@ -66,6 +61,23 @@ def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
         return method
 
     return mark
+
+
+def check_set_name(name: object) -> None:
+    """Check that a metrics set may be called so: its name becomes a file of the results folder.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if not isinstance(name, str) or not SET_NAME.fullmatch(name):
+        raise ConfigError(
+            f"metrics set name {name!r}: use 1 to 128 letters, digits, '_', '-' and '.', not '.'"
+            " first (it names a file)"
+        )
+    if name in OUR_FILES:
+        raise ConfigError(
+            f"metrics set {name!r}: {name}.csv is a file of heterofed's own; rename it"
+        )
 
 
 def registered_metrics(cls: type) -> dict[str, tuple[str, ...]]:
@@ -90,6 +102,7 @@ class Metrics:
     def __init__(
         self, name: str, keys: Sequence[str], folder: Path, current_round: Callable[[], int]
     ) -> None:
+        check_set_name(name)  # it may come from a checkpoint
         self.name = name
         self.keys = tuple(keys)
         self.path = folder / f"{name}.csv"

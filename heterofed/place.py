@@ -77,6 +77,9 @@ class Place(ABC):
     described: str
     terms: bytes = b""
 
+    simulated = False
+    """Whether all parties are in this process, so that nothing is given away."""
+
     @property
     def ledger(self) -> Path:
         """Folder in which it is counted, over all runs, what others got of this party."""

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,35 @@ from msgspec import structs
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed import console
 from heterofed import snapshot as snapshots
 from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
-from heterofed.errors import ConfigError, LocalProtocolError, ResumeError
+from heterofed.errors import (
+    CheckpointError,
+    ConfigError,
+    LocalProtocolError,
+    ResumeError,
+    RollbackLimitError,
+)
 from heterofed.events import Resumed
 from heterofed.files import drop_drafts, own_folder
 from heterofed.lifecycle import Scheduler
-from heterofed.metrics import registered_metrics
+from heterofed.metrics import NEVER_CUT, registered_metrics
 from heterofed.protocol.messages import Mark
 from heterofed.results import fresh_folder, write_whole
-from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
+from heterofed.runs import (
+    Run,
+    agreement_of,
+    begin,
+    close_ledger,
+    goes_on,
+    ledger_of,
+    party_of,
+)
+from heterofed.settings import ReleaseLimits
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
 from heterofed.wrappers import plain_state
@@ -47,6 +63,7 @@ NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 class ResumableScheduler(Scheduler):
     """Base of the schedulers that have models, and so something to lose."""
 
+    _limits = ReleaseLimits()
     _MODELS: tuple[str, ...] = ()
     """Which of `_makers` are models that the results folder gets."""
 
@@ -137,7 +154,6 @@ class ResumableScheduler(Scheduler):
             name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
         self._keep_checkpoint(run, last=False)
-        run.store.forget_psi()
 
     def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""
@@ -199,9 +215,14 @@ class ResumableScheduler(Scheduler):
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
+                if _record_of(run).split is not None:  # rounds may have begun
+                    self._note_return(run, "its beginning")
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
+        run.begun += 1
+        if run.begun - 1 > self._limits.max_rollbacks:
+            raise self._too_often("has begun anew")
         if run.store.has_checkpoints and run.resume == "never":
             logger.info("a new run begins; the one that had not ended here is moved aside")
         elif run.store.has_checkpoints:
@@ -211,6 +232,7 @@ class ResumableScheduler(Scheduler):
             )
         else:
             run.store.clear()
+        close_ledger(run)  # of a simulation it goes with the store
         fresh_folder(run.result.folder)
         _start_over(run)
         begin(run)
@@ -228,9 +250,30 @@ class ResumableScheduler(Scheduler):
         party = party_of(run)
         with party.in_phase("resume"):
             snapshot = self._put_back(run, mark)
+            if not snapshot.last:  # else nothing is trained again
+                self._note_return(run, console.shown_mark(mark.round, mark.batch))
         party.round = run.round
         party.emit(Resumed(mark.round, mark.batch))
         return snapshot.last
+
+    def _note_return(self, run: Run, where: str) -> None:
+        """Count that the run goes back to a checkpoint, over all restarts of this process.
+
+        Raises:
+            RollbackLimitError: it has done so too often: what is sent twice tells more.
+        """
+        times = ledger_of(run).count(agreement_of(run).run, f"back to {where}")
+        if times > self._limits.max_rollbacks:
+            raise self._too_often(f"was to go back to {where} once more, after {times - 1} times")
+
+    def _too_often(self, what: str) -> RollbackLimitError:
+        return RollbackLimitError(
+            f"the run {what}, and max_rollbacks is {self._limits.max_rollbacks} at"
+            f" {self._settings.shown_name}: each time what was sent before is sent again, which"
+            " tells more of it. Find out in the logs which party goes away, and why; then start"
+            ' all parties again with a larger max_rollbacks here, or with resume="never" for a'
+            " new run"
+        )
 
     def _put_back(self, run: Run, mark: Mark) -> Snapshot:
         """Make this party what it was at a checkpoint."""
@@ -280,12 +323,25 @@ class ResumableScheduler(Scheduler):
         self._open_registered_metrics(run)
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
-                self._open_metrics(run, name, keys)
+                self._open_kept(run, name, keys)
         registered = registered_metrics(type(self))
+        kept = {NEVER_CUT} - registered.keys()
         for name, metrics in run.metrics.items():
+            if name in kept:
+                continue
             keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
                 metrics.cut(size, None if name in registered else keys)
+
+    def _open_kept(self, run: Run, name: str, keys: Sequence[str]) -> None:
+        """Open a metrics set of which only the checkpoint knows."""
+        try:
+            self._open_metrics(run, name, keys)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"a checkpoint in {run.store.folder} was changed ({error}); bring back the one that"
+                ' was written, or start all parties with resume="never"'
+            ) from None
 
     def _best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,11 @@ from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
 from heterofed.diagnostics import Harmless
 from heterofed.errors import LocalProtocolError, ResumeError
+from heterofed.files import heterofed_home, own_folder, private_folder
+from heterofed.ledger import ReleaseLedger
 from heterofed.metrics import Metrics
 from heterofed.party import Party
+from heterofed.passes import Pass
 from heterofed.plan import Plan
 from heterofed.results import TaskResult
 
@@ -42,6 +46,11 @@ class Run:
         complete: whether all parties hold the checkpoint after the last round.
         noise: 32 bytes that this party's noise is drawn from; they stay here, too.
         futile: how often a party was lost since the last checkpoint.
+        begun: runs that were begun since the launch.
+        simulated: whether all parties are in one process, so that nothing is given away.
+        releases: the count of what has left, once it was asked for; see `ledger_of`.
+        passing: what the feature hook was asked for that yields batches now, or did last.
+        tell: writes what has left so far into the results; nothing where there is nothing to tell.
         mask_secrets: what this party shares with each other Collaborator since they met last,
             where the Host gets only the sum of their features.
         waits: seconds to wait for a party that was lost; 0 before one was.
@@ -68,6 +77,11 @@ class Run:
     complete: bool = False
     waits: float = 0.0
     futile: int = 0
+    begun: int = 0
+    simulated: bool = False
+    releases: ReleaseLedger | None = None
+    passing: Pass | None = None
+    tell: Callable[[], None] = lambda: None
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
     ledger: Path | None = None
     predicts: bool = False
@@ -97,6 +111,30 @@ def party_of(run: Run) -> Party:
     if run.party is None:
         raise LocalProtocolError("the party was asked for before the parties met")
     return run.party
+
+
+def ledger_of(run: Run) -> ReleaseLedger:
+    """Where it is counted, over all runs of the task, what has left this party.
+
+    A simulation counts for its run alone: nobody else gets anything of it.
+
+    Raises:
+        LedgerError: it cannot be read or written.
+    """
+    if run.releases is None:
+        if run.simulated and run.record is not None:
+            folder = own_folder(run.store.folder / "releases")
+        else:
+            folder = private_folder(run.ledger or heterofed_home(), "releases")
+        run.releases = ReleaseLedger(folder, run.task_id, run.result.party)
+    return run.releases
+
+
+def close_ledger(run: Run) -> None:
+    """Let go of the ledger, until it is asked for again."""
+    if run.releases is not None:
+        run.releases.close()
+        run.releases = None
 
 
 def begin(run: Run) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from heterofed.endings import writing
 from heterofed.errors import TaskFailed
@@ -15,6 +17,15 @@ from heterofed.lifecycle import Scheduler
 from heterofed.results import TaskResult
 from heterofed.runs import Run
 from heterofed.scheduler import TrainingScheduler
+
+_turns: WeakKeyDictionary[Scheduler, threading.Lock] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _turn_of(owner: Scheduler) -> threading.Lock:
+    """Held while an errand borrows a scheduler's run: threads that share one take turns."""
+    with _making:
+        return _turns.setdefault(owner, threading.Lock())
 
 
 class Errand(Scheduler):
@@ -45,11 +56,20 @@ class Errand(Scheduler):
 
     def _launch_beside(self, task_id: str) -> TaskResult:
         """Run it, and give the owner its own run back."""
+<<<<<<< HEAD
         before = self._owner._run
         try:
-            return self._launch(task_id)
+            return self._launch(task_id, "auto")
         finally:
             self._owner._run = before
+=======
+        with _turn_of(self._owner):
+            before = self._owner._run
+            try:
+                return self._launch(task_id)
+            finally:
+                self._owner._run = before
+>>>>>>> main
 
     def _results_folder(self, task_id: str) -> Path:
         return super()._results_folder(task_id) / self.FOLDER

@@ -95,7 +95,9 @@ def as_host(
     With `partial`, whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
+    run.ledger = place.ledger
     logger.info("task %s: meeting %s", run.task_id, place.described)
+    run.ledger, run.simulated = place.ledger, place.simulated
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
@@ -156,7 +158,7 @@ def as_collaborator(
     """Find the Host and wait until everybody is there."""
     place = _place(run, settings, Role.COLLABORATOR, purpose)
     logger.info("task %s: meeting %s", run.task_id, place.described)
-    run.ledger = place.ledger
+    run.ledger, run.simulated = place.ledger, place.simulated
     key = MaskKey()
     hello = Hello(
         (PROTOCOL_VERSION,),

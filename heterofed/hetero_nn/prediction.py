@@ -166,6 +166,9 @@ class _Prediction(Errand):
             )
         return sorted(ids)
 
+    def _wait_for_folder(self) -> float:
+        return self._settings.join_timeout or -1.0
+
     def _open_folder(self, run: Run) -> None:
         super()._open_folder(run)
         run.result.run = self._trained.run.hex()

@@ -28,14 +28,26 @@ class RandomisedResponse:
     Args:
         epsilon: of the label DP, for all rounds together.
         classes: how many there are.
-        secret: 32 bytes that the coins are drawn from; give the same again to resume a run. None
-            draws a new one.
+        secret: 32 bytes that the coins are drawn from. None: a run takes the task's own, which
+            lies in `$HETEROFED_HOME` and is the same in all its runs.
+        label_set: names what the labels are. The same ids answer by other coins under another
+            name, for an epsilon of its own: give one to each where a task is trained on several.
+
+    Attributes:
+        spent: epsilon of all that was told of these labels, with other strengths too.
 
     Raises:
         ConfigError: a setting out of range.
     """
 
-    def __init__(self, epsilon: float, classes: int = 2, *, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        epsilon: float,
+        classes: int = 2,
+        *,
+        secret: bytes | None = None,
+        label_set: str = "labels",
+    ) -> None:
         check_positive("RandomisedResponse epsilon", epsilon, most=50)
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
             raise ConfigError(f"RandomisedResponse classes {classes!r}: give 2 or more")
@@ -43,23 +55,34 @@ class RandomisedResponse:
             raise ConfigError("RandomisedResponse secret: give 32 bytes")
         self.epsilon = float(epsilon)
         self.classes = classes
-        self._given = secret is not None
-        self._secret = secret or secrets.token_bytes(32)
+        self.label_set = label_set
+        self.given = secret is not None
+        self.spent = self.epsilon
+        # Coins of two strengths must not hang together: where their answers differ, they tell.
+        place = repr(("randomised response", label_set, self.epsilon, classes)).encode()
+        self._secret = hmac.digest(secret or secrets.token_bytes(32), place, hashlib.sha256)
 
-    def resumable(self, key: bytes) -> RandomisedResponse:
-        """The same with coins that a resumed run draws again, where no secret was given.
+    def with_secret(self, secret: bytes, *, spent: float = 0.0) -> RandomisedResponse:
+        """The same with coins of this secret.
 
         Args:
-            key: 32 bytes that stay the same when a run goes on, and at this party.
+            secret: 32 bytes.
+            spent: epsilon of what was told of the same labels before, by other coins.
         """
-        if self._given:
-            return self
-        secret = hmac.digest(key, b"randomised response", hashlib.sha256)
-        return RandomisedResponse(self.epsilon, self.classes, secret=secret)
+        settings = {"secret": secret, "label_set": self.label_set}
+        response = RandomisedResponse(self.epsilon, self.classes, **settings)  # type: ignore[arg-type]
+        response.spent += spent
+        return response
 
     def by_lot(self) -> RandomisedResponse:
         """One whose answers say nothing of the labels, for a rehearsal."""
         return RandomisedResponse(1e-9, self.classes)
+
+    @property
+    def coins(self) -> bytes:
+        """What names the coins: the same bytes where the same labels would be turned alike."""
+        named = b"randomised response, the name of its coins %d" % self.classes
+        return hmac.digest(self._secret, named, hashlib.sha256)
 
     @property
     def keeping(self) -> float:

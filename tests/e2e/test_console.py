@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = """
 import sys, threading
 from pathlib import Path
@@ -48,6 +50,62 @@ def test_pipe_gets_lines_alone_and_loads_no_rich(home: Path) -> None:
     assert done.stdout.split()[-1] == "False"
     assert "\x1b" not in done.stderr
     assert done.stderr.count("[ROUND ") == 2
+
+
+STREAMS = {
+    "none": "import sys; sys.stderr = None\n",
+    "all none": "import sys; sys.stderr = sys.stdout = sys.stdin = None\n",
+    "closed": "import sys; sys.stderr.close()\n",
+    "closed later": "",
+    "closed before": "",
+    "gone": "import os, sys; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 2)\n",
+}
+QUIET = """
+import os, sys, threading
+from pathlib import Path
+from heterofed import ConfigError, DataChecker
+from tests.e2e.tiny import TinyCollaborator, TinyHost
+
+class Checker(DataChecker):
+    def verify_data(self):
+        return True, "as they should be"
+
+class Host(TinyHost):
+    def on_round_end(self):
+        if how == "closed later" and self.current_round == 1:
+            sys.stderr.close()
+        assert not os.path.samestat(os.fstat(2), os.stat(self.result.folder / "quality.csv"))
+
+how = sys.argv[1]
+Checker("tiny").execute_verification()
+host, bob = Host(Path("r"), psi_protocol="ecdh"), TinyCollaborator(Path("r"))
+thread = threading.Thread(target=bob.launch_task, args=("tiny",))
+thread.start()
+rounds = host.launch_task("tiny").rounds
+thread.join()
+try:
+    host.launch_task("no/name")
+except ConfigError:
+    Path("rounds").write_text(str(rounds))
+"""
+
+
+@pytest.mark.parametrize("how", STREAMS)
+def test_nothing_needs_a_stderr(home: Path, tmp_path: Path, how: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    shell = 'exec "$@" <&- >&- 2>&-' if how == "closed before" else 'exec "$@" 2>errors'
+    command = [sys.executable, "-c", STREAMS[how] + QUIET, how]
+    subprocess.run(["sh", "-c", shell, "sh", *command], cwd=tmp_path, env=env, check=False)
+    assert (tmp_path / "rounds").exists(), (tmp_path / "errors").read_text()
+    assert (tmp_path / "rounds").read_text() == "2"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["keys", "show", "nobody"], ["task", "list"]])
+def test_the_command_ends_with_its_code_without_streams(home: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "heterofed", *arguments]
+    quiet = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=False)
+    loud = subprocess.run(command, capture_output=True, check=False)
+    assert quiet.returncode == loud.returncode == (0 if "list" in arguments else 2)
 
 
 def _read(terminal: int) -> bytes:

@@ -27,15 +27,17 @@ from heterofed.errors import (
     MissingIdsError,
     MissingPartyError,
     OtherRunError,
-    PSIFailedError,
+    PSILimitError,
     RemoteProtocolError,
     RowCountError,
     RowOrderError,
 )
+from heterofed.files import file_lock, heterofed_home
 from heterofed.hetero_nn import allowance, prediction, serving, trained
 from heterofed.hetero_nn.allowance import Allowance
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
+from heterofed.transport.local import lock_path
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -435,7 +437,7 @@ def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
     with pytest.raises(OtherRunError):
         host.predict("tiny", IDS[16:18], models="best", **bobs)
     assert len(host.predict("tiny", IDS[16:18], **bobs)) == 2  # the other ones took no row
-    with pytest.raises(PSIFailedError):
+    with pytest.raises(PSILimitError):
         host.predict("tiny", IDS[:20], **bobs)  # 12 were asked for, 22 may be on a day
     with pytest.raises(JoinTimeoutError, match="carol"):
         Host(tmp_path, collaborators=ALL, join_timeout=5).predict("tiny", IDS[16:18])
@@ -450,7 +452,7 @@ def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
         (None, 0, "OtherRunError"),
         (2, None, None),
         (None, 2, "served"),
-        (None, 0, "PSIFailedError"),
+        (None, 0, "PSILimitError"),
     ]
     end(server, host)
 
@@ -705,3 +707,36 @@ def test_what_was_predicted_with_is_not_kept_for_training(three: Any) -> None:
     bob._embedding_defence = Decorrelation(0.1)
     predicted(three, IDS[12:32])
     assert guards[0]._inputs == {}
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["two", "one"])
+def test_two_callers_of_predict_take_turns(tmp_path: Path, same: bool) -> None:
+    """From two processes that is as from two schedulers: the folder's lock knows no process."""
+    simulate(Host(tmp_path), [Collaborator(tmp_path)], task_id="tiny")
+    hosts = [Host(tmp_path)] * 2 if same else [Host(tmp_path), Host(tmp_path)]
+    bob, found = Collaborator(tmp_path), dict[int, Any]()
+
+    def ask(number: int) -> None:
+        found[number] = hosts[number].predict("tiny", IDS[20 + number : 30 + number])
+
+    limits = {"max_rows_per_day": 100, "requests": 2}
+    calls = [
+        threading.Thread(target=bob.serve_predictions, args=("tiny",), kwargs=limits),
+        *(threading.Thread(target=ask, args=[number]) for number in range(2)),
+    ]
+    for each in calls:
+        each.start()
+    for each in calls:
+        each.join(60)
+    assert [len(found[number]) for number in range(2)] == [10, 10]
+    assert list(found[1]["id"]) == IDS[21:31]
+
+
+def test_a_second_caller_of_predict_does_not_wait_for_ever(tmp_path: Path) -> None:
+    simulate(Host(tmp_path), [Collaborator(tmp_path)], task_id="tiny")
+    folder = tmp_path / "tiny" / "alice" / "predictions"
+    with (
+        file_lock(lock_path(f"results {folder}", heterofed_home())),
+        pytest.raises(ConfigError, match="raise join_timeout"),
+    ):
+        Host(tmp_path, join_timeout=0.2).predict("tiny", IDS[20:30])

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from heterofed import Batch, TaskResult, simulate
 from heterofed.errors import ConfigError, FeatureError, PeerLostError, TaskAborted
-from heterofed.privacy.dpsgd import DPSGD, most_participations, poisson_batches
+from heterofed.privacy.accountant import gaussian_epsilon
+from heterofed.privacy.dpsgd import DPSGD, joint_noise, most_participations, poisson_batches
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
 from tests.e2e.test_privacy_runs import (
@@ -67,9 +68,14 @@ def test_steps_before_a_checkpoint_within_a_round_count(tmp_path: Path) -> None:
             task_id="tiny",
         )
     host, shop = InLegs(tmp_path), CollaboratorInLegs(tmp_path)
-    simulate(host, [shop], task_id="tiny")
+    simulate(host, [shop], task_id="tiny", resume="auto")
     steps = [each._weights_defence.steps for each in (host, shop) if each._weights_defence]
     assert steps == [-(-TRAIN_IDS // 4)] * 2
+    # The rows of the leg that was repeated were stepped on twice, and that is not taken back.
+    both = joint_noise([1.0, 1.0])
+    for each in (host, shop):
+        told = float(table(each.result, "privacy")[-1]["eps_weights"])
+        assert told == pytest.approx(gaussian_epsilon(2, 1.0, both, 1e-5))
 
 
 def test_poisson_batches_and_legs_are_refused(tmp_path: Path) -> None:

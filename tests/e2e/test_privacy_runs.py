@@ -181,6 +181,24 @@ def test_label_dp_turns_the_same_labels_in_every_round(tmp_path: Path) -> None:
     assert "Batch(features, labels, ids)" in str(outcomes[0])
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_run_that_begins_anew_turns_the_same_labels(seed: int | None, tmp_path: Path) -> None:
+    """A Collaborator that says it holds nothing makes the Host begin anew, as often as it likes."""
+    answers: list[Any] = []
+
+    class Watching(Host):
+        def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+            answers[-1].append(labels.tolist())
+            return super().train_a_batch(feature_projection, labels)
+
+    for number in range(3):
+        answers.append([])
+        results = tmp_path / str(number)  # nor does it help to look elsewhere
+        host = Watching(results, label_dp=RandomisedResponse(0.5), max_rounds=1, seed=seed)
+        trained(host, Collaborator(results))
+    assert answers[0] == answers[1] == answers[2]
+
+
 # -- embeddings ----------------------------------------------------------------------------------
 
 

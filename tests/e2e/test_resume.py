@@ -20,6 +20,7 @@ from torch import nn, optim
 
 from heterofed import TaskResult, register_metrics
 from heterofed import errors as e
+from heterofed import snapshot as snapshots
 from heterofed.checkpoint import CheckpointStore
 from heterofed.events import PartyLost
 from heterofed.party import Party
@@ -177,6 +178,22 @@ def interrupted(folder: Path, hook: str = "iterate_train_feature", at: int = 5) 
     """Leave a run behind that holds the checkpoint of round 2."""
     outcomes = run(host(folder), crashing(TinyCollaborator(folder), hook, at))
     assert isinstance(outcomes[0], e.PeerLostError), outcomes
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b", ".", "x" * 200, ""])
+def test_a_metrics_name_in_a_checkpoint_is_no_path(tmp_path: Path, name: str) -> None:
+    """Whoever can write one could else have any CSV cut or removed."""
+    interrupted(tmp_path)
+    kept = store(tmp_path, "alice")
+    for mark, content in [(mark, kept.load(mark)) for mark in kept.marks()]:
+        snapshot = snapshots.decode(content)
+        snapshot.metrics[name] = (["a"], 0)
+        kept.keep(mark, snapshots.encode(snapshot, proven=True))
+    outside = tmp_path / "evil.csv"
+    outside.write_text("precious")
+    outcome, _ = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert isinstance(outcome, e.CheckpointError)
+    assert outside.read_text() == "precious"
 
 
 def store(folder: Path, party: str) -> CheckpointStore:
