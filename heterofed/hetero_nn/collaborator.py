@@ -70,11 +70,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-<<<<<<< HEAD
             on disk, so that nobody walks through a phone book, and those of unchanged sets once.
             Simulations do not count.
-=======
-            on disk, so that nobody walks through a phone book. Simulations do not count.
         max_releases_per_row: how often features of any one row may leave: in training, in tests,
             predictions and rehearsals of all runs of this task together. One more ends the task
             with a `ReleaseLimitError` before it leaves; None sets no limit.
@@ -82,7 +79,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             for what this party has a defence for; the task ends like that before it is more.
         max_rollbacks: how often a run may go back to the same checkpoint, whoever asks for it:
             each time the same rows are sent again. Counted on disk, over restarts.
->>>>>>> main
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
             the initial weights, and works back from features to raw rows.

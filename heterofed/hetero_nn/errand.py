@@ -56,20 +56,12 @@ class Errand(Scheduler):
 
     def _launch_beside(self, task_id: str) -> TaskResult:
         """Run it, and give the owner its own run back."""
-<<<<<<< HEAD
-        before = self._owner._run
-        try:
-            return self._launch(task_id, "auto")
-        finally:
-            self._owner._run = before
-=======
         with _turn_of(self._owner):
             before = self._owner._run
             try:
-                return self._launch(task_id)
+                return self._launch(task_id, "auto")
             finally:
                 self._owner._run = before
->>>>>>> main
 
     def _results_folder(self, task_id: str) -> Path:
         return super()._results_folder(task_id) / self.FOLDER
