@@ -81,7 +81,7 @@ class HeteroNNHostScheduler(HostHooks):
             all. 0: the task ends at once, and goes on when all are started again.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number, at every party, only to repeat a run: one that others
-            can guess tells them the initial weights.
+            can guess tells them the initial weights. The order of rows then hangs on the task id.
         shuffle: give the train ids in a new agreed order each round.
         early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
