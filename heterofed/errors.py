@@ -225,7 +225,10 @@ class OtherTaskError(JoinRefusedError):
     """
 
     code = "other_task"
-    summary = "the Host runs another task, or one for another purpose; compare the task ids"
+    summary = (
+        "the Host runs another task, or one for another purpose; compare the task ids, and whether"
+        " it trains (launch_task) or predicts (serve_predictions)"
+    )
 
 
 class OtherTermsError(JoinRefusedError):
@@ -563,6 +566,20 @@ class PSIFailedError(TaskFailed):
 
     code = "psi"
     summary = "the private set intersection was refused or went wrong"
+
+
+class PSILimitError(PSIFailedError):
+    """A party has had as many ids intersected as another one allows it, all runs counted together.
+
+    What to do: where so many are expected, raise `max_peer_ids` at the party that ended the task
+    (`max_ids_per_day` for predictions). Runs in which no party's ids have changed count once.
+    """
+
+    code = "psi_limit"
+    summary = (
+        "no more ids are intersected with this party there: its earlier runs, or its predictions of"
+        " today, count against max_peer_ids (max_ids_per_day); have that raised where it is needed"
+    )
 
 
 class HookFailedError(TaskFailed):

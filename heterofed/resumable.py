@@ -154,7 +154,6 @@ class ResumableScheduler(Scheduler):
             name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
         self._keep_checkpoint(run, last=False)
-        run.store.forget_psi()
 
     def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""

@@ -20,6 +20,7 @@ LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
     ["heterofed.files", "heterofed.protocol", "heterofed.tracebacks"],
     [
+        "heterofed.notices",
         "heterofed.outbound",
         "heterofed.plain",
         "heterofed.tensors",
@@ -57,7 +58,7 @@ LAYERS = [
         "heterofed.training",
         "heterofed.wrappers",
     ],
-    ["heterofed.task_file"],
+    ["heterofed.strangers", "heterofed.task_file"],
     ["heterofed.party", "heterofed.place"],
     ["heterofed.agreement", "heterofed.results"],
     ["heterofed.door"],

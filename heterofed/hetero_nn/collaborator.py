@@ -70,7 +70,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-            on disk, so that nobody walks through a phone book. Simulations do not count.
+            on disk, so that nobody walks through a phone book, and those of unchanged sets once.
+            Simulations do not count.
         max_releases_per_row: how often features of any one row may leave: in training, in tests,
             predictions and rehearsals of all runs of this task together. One more ends the task
             with a `ReleaseLimitError` before it leaves; None sets no limit.
@@ -422,7 +423,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What a feature hook yields: as named tensors, checked, and as it was."""
 
         def around(items: Iterable[Any]) -> Iterator[Any]:
-            return ahead(items, self._weights, lambda: bool(in_flight))
+            return ahead(items, self._weights, lambda: bool(in_flight or host.session.staleness))
+
+        (host,) = party_of(run).peers.values()
 
         batches = self._own_batches(
             run,

@@ -98,18 +98,21 @@ def hello(party: str = "bob", mask_key: bytes | None = None) -> m.Hello:
     return m.Hello((1,), "train", task, party, nonce, True, terms=terms, mask_key=mask_key)
 
 
+def domain_of(host: str, collaborator: str) -> bytes:
+    return psi.domain(TASK, f"{host}\0{collaborator}")
+
+
 class LyingCollaborator:
     """Honest up to the phase that a test wants."""
 
     def __init__(self, party: str = "bob") -> None:
-        self.link = connected(party)
+        self.name, self.link = party, connected(party)
         self.link.say(hello(party, MaskKey().public))
         self.welcome, _ = self.link.hear(m.Welcome)
 
-    def intersect(self, bits: int = 2048) -> None:
-        link, run = self.link, self.welcome.run.hex()
-        ids = IDS[:9:-1]
-        with psi.RSASigner(ids, domain=psi.domain(TASK, run), bits=bits) as signer:
+    def intersect(self, bits: int = 2048, ids: Sequence[str] = IDS[:9:-1]) -> None:
+        link = self.link
+        with psi.RSASigner(ids, domain=domain_of("alice", self.name), bits=bits) as signer:
             link.say(m.PsiKey(len(ids)), [signer.public_key()])
             begin, _ = link.hear(m.PsiBegin)
             signer.begin(begin.count)
@@ -182,9 +185,10 @@ class LyingHost:
     def intersect(self, ids: Sequence[str] = tuple(IDS[:50]), claim: bool = True) -> list[str]:
         link = self.link
         key, blob = link.hear(m.PsiKey)
-        with psi.RSARequester(
-            ids, blob, key.count, domain=psi.domain(TASK, self.run.hex())
-        ) as asking:
+        if key.kept:
+            link.say(m.PsiRenew())
+            key, blob = link.hear(m.PsiKey)
+        with psi.RSARequester(ids, blob, key.count, domain=domain_of(self._name, "bob")) as asking:
             link.say(m.PsiBegin(len(ids)))
             for chunk in asking.blinded():
                 link.say(m.PsiBlinded(len(chunk) // asking.value_bytes), [chunk])
