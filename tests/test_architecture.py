@@ -21,6 +21,7 @@ LAYERS = [
     ["heterofed.files", "heterofed.protocol", "heterofed.tracebacks"],
     [
         "heterofed.frozen",
+        "heterofed.notices",
         "heterofed.outbound",
         "heterofed.plain",
         "heterofed.tensors",
@@ -58,7 +59,7 @@ LAYERS = [
         "heterofed.training",
         "heterofed.wrappers",
     ],
-    ["heterofed.task_file", "heterofed.walk"],
+    ["heterofed.strangers", "heterofed.task_file", "heterofed.walk"],
     ["heterofed.party", "heterofed.place"],
     ["heterofed.agreement", "heterofed.results"],
     ["heterofed.door"],

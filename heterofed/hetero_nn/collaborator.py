@@ -423,7 +423,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What a feature hook yields: as named tensors, checked, and as it was."""
 
         def around(items: Iterable[Any]) -> Iterator[Any]:
-            return ahead(items, self._weights, lambda: bool(in_flight))
+            return ahead(items, self._weights, lambda: bool(in_flight or host.session.staleness))
+
+        (host,) = party_of(run).peers.values()
 
         batches = self._own_batches(
             run,

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from heterofed.simulation import simulate_prediction
 from tests.docs.samples import blocks, executed, printed, readme_classes
 from tests.e2e.processes import ROOT
 from tests.e2e.tiny import run
@@ -499,6 +500,28 @@ def test_predict(
     seen.at_the_bank()
     thread.join(30)
     assert served == [2]
+
+
+def test_variable_length(names: Any, play: Any) -> None:
+    """Predictions are those of each row alone, whatever rows it is batched with."""
+    guide: Any = guide_of("variable-length.md", names)
+
+    class Other(guide.SequenceHost):  # type: ignore[misc]
+        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
+            for start in range(0, len(predict_ids), 7):
+                part = [int(each[3:]) for each in predict_ids[start : start + 7]]
+                yield feature_model(names.table[part, :2]), None
+
+    bank, shop, result, _ = play(Other, guide.SequenceCollaborator, max_rounds=6)
+    assert column(result.metrics["test"], "accuracy")[-1] > 0.6
+    short = [f"id-{row}" for row in range(200, 500) if row % 6 < 3]  # none as long as in training
+    mixed = [f"id-{row}" for row in range(200, 500)]
+    scores: dict[str, float] = {}
+    for ids in (mixed, short):
+        done = simulate_prediction(bank, [shop], task_id="tiny", ids=ids)
+        frame = done.results["bank"]
+        for name, score in zip(frame["id"], frame["prediction"], strict=True):
+            assert abs(scores.setdefault(name, score) - score) < 1e-5
 
 
 def test_behind_nat(
