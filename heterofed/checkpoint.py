@@ -65,7 +65,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     run: bytes
     secret: bytes
-    seed: int
+    seed: int | bytes
     key: bytes
     plan: Plan
     split: Split | None = None

@@ -225,7 +225,10 @@ class OtherTaskError(JoinRefusedError):
     """
 
     code = "other_task"
-    summary = "the Host runs another task, or one for another purpose; compare the task ids"
+    summary = (
+        "the Host runs another task, or one for another purpose; compare the task ids, and whether"
+        " it trains (launch_task) or predicts (serve_predictions)"
+    )
 
 
 class OtherTermsError(JoinRefusedError):

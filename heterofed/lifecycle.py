@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import math
-import secrets
 import signal
 import threading
 import time
@@ -51,7 +50,16 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, close_ledger, recall
+from heterofed.runs import (
+    Resume,
+    Run,
+    agreement_of,
+    awaited,
+    close_ledger,
+    drawn_order,
+    drawn_seed,
+    recall,
+)
 from heterofed.settings import Settings, Shown
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
@@ -120,11 +128,12 @@ class Scheduler(ABC):
         folder = self._results_folder(task_id)
         run = self._run = Run(
             task_id,
-            secrets.randbits(63) if settings.seed is None else settings.seed,
+            drawn_seed() if settings.seed is None else settings.seed,
             TaskResult(task_id, settings.feature_key, folder),
             CheckpointStore(folder / "resume"),
             resume,
             Account(settings.feature_key),
+            order=drawn_order(task_id, settings.seed),
         )
         if settings.seed is not None:  # then all that is drawn can be drawn again
             run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()

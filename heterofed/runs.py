@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ class Run:
             before its latest checkpoint; 0 once it has ended.
         complete: whether all parties hold the checkpoint after the last round.
         noise: 32 bytes that this party's noise is drawn from; they stay here, too.
+        order: what its order of rows is drawn from, where it is the Host's.
         futile: how often a party was lost since the last checkpoint.
         begun: runs that were begun since the launch.
         simulated: whether all parties are in one process, so that nothing is given away.
@@ -63,7 +65,7 @@ class Run:
     """
 
     task_id: str
-    seed: int
+    seed: int | bytes
     result: TaskResult
     store: CheckpointStore
     resume: Resume
@@ -88,10 +90,29 @@ class Run:
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     harmless: Harmless = field(default_factory=Harmless)
+    order: int = 0
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     lasting: dict[str, Any] = field(default_factory=dict)
+
+
+def drawn_seed() -> bytes:
+    """A seed of a party's own that nobody can try out."""
+    return secrets.token_bytes(32)
+
+
+def drawn_order(task_id: str, seed: int | None) -> int:
+    """What the Host draws the order of rows from, and tells everybody: nothing of its own seed.
+
+    Args:
+        task_id: of the task.
+        seed: as given to its constructor. Where it is, so that all can be drawn again, the order
+            is the task's.
+    """
+    if seed is None:
+        return secrets.randbits(63)
+    return int.from_bytes(sha256(b"order of " + task_id.encode()).digest()[:8], "big") >> 1
 
 
 def agreement_of(run: Run) -> Agreement:
@@ -191,6 +212,7 @@ def recall(run: Run, seed: int | None) -> None:
             ' with resume="never"'
         )
     run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
+    run.order = record.plan.seed
     run.complete = run.store.finished() is not None
 
 

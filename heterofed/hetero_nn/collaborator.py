@@ -423,7 +423,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What a feature hook yields: as named tensors, checked, and as it was."""
 
         def around(items: Iterable[Any]) -> Iterator[Any]:
-            return ahead(items, self._weights, lambda: bool(in_flight))
+            return ahead(items, self._weights, lambda: bool(in_flight or host.session.staleness))
+
+        (host,) = party_of(run).peers.values()
 
         batches = self._own_batches(
             run,
@@ -483,6 +485,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             )
         self._guard(run)
         return ids
+
+    def _accumulates(self) -> bool:
+        return super()._accumulates() and not _updates_by_default(self)
 
     def _proof(self, run: Run, feed: FeatureFeed, hook: str, batch: Batch) -> bytes | None:
         """The digest of a batch's ids (see `order.py`)."""

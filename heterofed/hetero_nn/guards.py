@@ -383,7 +383,7 @@ class CollaboratorGuard(Guard):
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
-                self._inputs[number] = inputs
+                self._inputs[number] = inputs.clone()  # the hook may use the memory again
         return sent
 
     def leaves(self, batch: Batch, rows: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
@@ -353,7 +352,7 @@ class HostHooks(TrainingScheduler):
             host=self._settings.feature_key,
             collaborators=collaborators,
             max_rounds=self._max_rounds if self._uses_default_end() else 0,
-            seed=stream_seed(self._run.seed, "plan") if self._run else 0,
+            seed=self._run.order if self._run else 0,
             shuffle=self._shuffle,
             checkpoint_batches=self._checkpoint_batches,
             batch_size=self._batch_size or 0,

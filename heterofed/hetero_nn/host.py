@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heterofed.batches import Batch
+from heterofed.batches import Batch, copied_batch
 from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
@@ -81,7 +81,7 @@ class HeteroNNHostScheduler(HostHooks):
             all. 0: the task ends at once, and goes on when all are started again.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number, at every party, only to repeat a run: one that others
-            can guess tells them the initial weights.
+            can guess tells them the initial weights. The order of rows then hangs on the task id.
         shuffle: give the train ids in a new agreed order each round.
         early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
@@ -398,6 +398,7 @@ class HeteroNNHostScheduler(HostHooks):
                         self._seeded_hook("test_a_batch", features, batch.mine.labels)
                     del features  # before the next ones come
                 else:
+                    batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
                     projections.append(batch.projection(party.name))
                     labels.append(batch.mine.labels)
                 for each in batch.theirs:

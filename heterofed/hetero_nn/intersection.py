@@ -24,7 +24,8 @@ from heterofed.errors import (
 )
 from heterofed.hetero_nn.psi_files import kept_tags, signed_for
 from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, is_void, named
-from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import POLL_SECONDS, Party
 from heterofed.peers import Peer
 from heterofed.plain import a_list, as_string
 from heterofed.protocol.messages import (

@@ -138,6 +138,8 @@ def as_host(
                 lambda names: place.settle(make_plan(names)),
                 join_timeout=waits,
                 described=place.described,
+                compare=place.compare,
+                start="run serve_predictions there" if purpose == "predict" else "start them",
                 earlier=earlier,
                 check_keys=check_keys,
             )
@@ -184,6 +186,8 @@ def as_collaborator(
         link_timeout=settings.data_channel_timeout[0],
         join_timeout=patience(run, settings.join_timeout),
         described=place.described,
+        compare=place.compare,
+        diagnose=place.diagnose,
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
     )

@@ -220,7 +220,7 @@ def test_a_whole_party_is_missing(three: Any) -> None:
 
 def test_going_on_without_who_does_not_come(three: Any) -> None:
     host, _ = three
-    with pytest.raises(JoinTimeoutError, match="carol, bob"):
+    with pytest.raises(JoinTimeoutError, match="carol, bob; run serve_predictions there"):
         quick(host).predict("tiny", IDS[:3])
     frame = quick(host).predict("tiny", IDS[:3], missing_party="mean")
     assert list(frame["parties"]) == ["alice"] * 3
