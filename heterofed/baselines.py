@@ -24,6 +24,7 @@ from heterofed.batches import Batch, copied, rows_of
 from heterofed.checkpoint import CheckpointStore
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
+from heterofed.extra_modules import modules_beside
 from heterofed.files import own_folder
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler
 from heterofed.hetero_nn.gather import MASKED_SUM, kept
@@ -347,9 +348,10 @@ class _Baseline:
         return self._host._scalars(run, outcome)
 
     def _test(self) -> None:
-        models = [each._made("feature_model") for each in self._all]
         host = self._host
-        with evaluating(*models, host._made("infer_model")):
+        models = [*(each._made("feature_model") for each in self._all), host._made("infer_model")]
+        beside = [module for each in self._all for module in modules_beside(each, models)]
+        with evaluating(*models, *beside):
             projections, labels = [], []
             for batches in self._batches("test"):
                 projection = self._projection(batches, "iterate_test_feature")

@@ -140,7 +140,7 @@ class Carried:
         try:
             if frozen is None and kind != "value":
                 raise LookupError
-            holder, now = _look(self.roots(), place)
+            holder, now = look(self.roots(), place)
             if kind in ("value", "generator"):
                 _set(holder, place, now, thaw(frozen, now))
             elif kind == "learning":
@@ -168,10 +168,10 @@ class Carried:
                 continue
             if found.place in self._values:
                 if _mark_of(found.value) != self._marks[found.place]:
-                    holder, now = _look(self.roots(), found.place)
+                    holder, now = look(self.roots(), found.place)
                     _set(holder, found.place, now, thaw(self._values[found.place], now))
             elif found.place not in self._marks and found.place.root == "self":
-                holder, _ = _look(self.roots(), found.place)
+                holder, _ = look(self.roots(), found.place)
                 if holder is self.roots()["self"]:
                     delattr(holder, found.place.steps[-1][1])
 
@@ -244,8 +244,12 @@ def _teach(module: nn.Module, frozen: Any) -> None:
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
 
-def _look(roots: Mapping[str, Any], place: Place) -> tuple[Any, Any]:
-    """What holds a place, and what is there now; None where nothing is."""
+def look(roots: Mapping[str, Any], place: Place) -> tuple[Any, Any]:
+    """What holds a place, and what is there now; None where nothing is.
+
+    Raises:
+        AttributeError, LookupError, TypeError: what would hold it is not there either.
+    """
     holder = value = roots[place.root]
     for number, (kind, key) in enumerate(place.steps):
         holder, last = value, number == len(place.steps) - 1

@@ -36,6 +36,7 @@ from heterofed.errors import (
     RollbackLimitError,
 )
 from heterofed.events import Resumed
+from heterofed.extra_modules import EXTRA, extras_of, save_extras
 from heterofed.files import drop_drafts, own_folder
 from heterofed.joint_optimizer import JointOptimizer
 from heterofed.lifecycle import Scheduler
@@ -133,6 +134,8 @@ class ResumableScheduler(Scheduler):
                     run.result.folder / f"{prefix}{name}.pt",
                     functools.partial(torch.save, plain_state(model)),
                 )
+        extras = extras_of(self, [self._made(name) for name in self._MODELS])
+        save_extras(run.result.folder / f"{prefix}{EXTRA}.pt", extras)
         run.result.rounds = run.round
         run.result.best_round = run.state.get("best_round", 0)
 

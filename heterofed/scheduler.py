@@ -31,6 +31,7 @@ from heterofed.errors import ConfigError, TaskFailed
 from heterofed.freshness import Freshness
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
+from heterofed.movement import Movement
 from heterofed.passes import Kind, Pass
 from heterofed.plain import strings
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
@@ -57,6 +58,16 @@ KINDS: dict[str, Kind] = {
     "iterate_predict_feature": "predict",
 }
 """What the rows of a feature hook are for."""
+
+MOVEMENT = "the look at what a round has changed"
+UNMOVED = {
+    "feature_model": "iterate_train_feature has to yield what the model returns, with its graph (no"
+    " torch.no_grad, no detach); the Host's loss has to use these features, and an optimizer made"
+    " of this model's parameters to step",
+    "infer_model": "train_a_batch has to go backward from a loss that uses the model, and"
+    " self.optimizer to step; make_infer_optimizer has to take the parameters of the model that it"
+    " is given",
+}
 
 __all__ = [
     "ConfigError",
@@ -487,6 +498,33 @@ class TrainingScheduler(ResumableScheduler):
         plan, order = plan_of(run), self._round_ids(run)
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
         return order[start : start + rows] if rows else order
+
+    def _watch_movement(self, run: Run) -> None:
+        """Note what the models are before the first step."""
+        if "movement" in run.state:
+            return
+        run.state["movement"] = None
+        with run.harmless(MOVEMENT):
+            models = {name: self._made(name) for name in self._MODELS}
+            if not self._is_feature_trainable:
+                models.pop("feature_model")
+            run.state["movement"] = Movement(models)
+
+    def _tell_unmoved(self, run: Run) -> None:
+        """Warn, after the first round, of models that it has not changed."""
+        movement: Movement | None = run.state.get("movement")
+        run.state["movement"] = None
+        if movement is None:
+            return
+        with run.harmless(MOVEMENT):
+            for name in movement.unmoved():
+                logger.warning(
+                    "no weight of %s changed in round %d: %s", name, run.round, UNMOVED[name]
+                )
+
+    def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
+        self._tell_unmoved(run)
+        super()._close_round(run, best=best, last=last)
 
     def _set_modes(self, training: bool) -> None:
         """Feature model: train mode while training unless frozen, eval otherwise."""

@@ -46,6 +46,7 @@ LAYERS = [
         "heterofed.joint_optimizer",
         "heterofed.labels",
         "heterofed.keys",
+        "heterofed.movement",
     ],
     ["heterofed.console"],
     [
@@ -66,7 +67,7 @@ LAYERS = [
     ["heterofed.rendezvous"],
     ["heterofed.passes"],
     ["heterofed.checker", "heterofed.checkpoint", "heterofed.ledger", "heterofed.snapshot"],
-    ["heterofed.carried", "heterofed.runs"],
+    ["heterofed.carried", "heterofed.extra_modules", "heterofed.runs"],
     ["heterofed.settings"],
     ["heterofed.lifecycle"],
     ["heterofed.privacy"],

@@ -17,6 +17,7 @@ from heterofed.diagnostics import shielded
 from heterofed.endings import BETWEEN, unlawful
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
+from heterofed.extra_modules import modules_beside
 from heterofed.freshness import explaining
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.guards import REPORT, CollaboratorGuard, check_private
@@ -305,6 +306,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """
         party, trainable = party_of(run), self._is_feature_trainable
         self._set_modes(training=True)
+        self._watch_movement(run)
         in_flight: deque[InFlight] = deque()
         guard = self._guard(run)
         with (
@@ -340,10 +342,11 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
     def _test(self, run: Run, host: Peer) -> None:
         """Send the features of each test batch, in eval mode."""
         party, guard = party_of(run), self._guard(run)
+        model = self._made("feature_model")
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
             generators_kept(),
-            evaluating(self._made("feature_model")),
+            evaluating(model, *modules_beside(self, [model])),
         ):
             feed = FeatureFeed(party, host)
             hook, ids = "iterate_test_feature", run.state["test_ids"]

@@ -19,6 +19,7 @@ from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
+from heterofed.extra_modules import modules_beside
 from heterofed.freshness import explaining
 from heterofed.hetero_nn.gather import (
     JointBatch,
@@ -273,6 +274,7 @@ class HeteroNNHostScheduler(HostHooks):
         party = party_of(run)
         guard = self._guard(run)
         self._set_modes(training=True)
+        self._watch_movement(run)
         trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
@@ -383,10 +385,11 @@ class HeteroNNHostScheduler(HostHooks):
         streaming = streams_tests(type(self))
         projections: list[dict[str, Any]] = []
         labels: list[Any] = []
+        models = [self._made(name) for name in self._MODELS]
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
             generators_kept(),
-            evaluating(self._made("feature_model"), self._made("infer_model")),
+            evaluating(*models, *modules_beside(self, models)),
         ):
             party.broadcast(msg.BeginTest(run.round))
             hook = "iterate_test_feature"

@@ -25,6 +25,7 @@ from heterofed.errors import (
     RowCountError,
 )
 from heterofed.events import Callback
+from heterofed.extra_modules import modules_beside
 from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.intersection import match_each
 from heterofed.hetero_nn.meeting import as_host
@@ -41,6 +42,7 @@ from heterofed.hetero_nn.trained import (
     Stand,
     Trained,
     Which,
+    load_beside,
     load_weights,
     read_stands,
     read_trained,
@@ -124,6 +126,7 @@ class _Prediction(Errand):
             model = self._host._made(name)
             if model is not None:
                 load_weights(self._trained, name, model)
+        load_beside(self._trained, self._host)
         take_signature(self._trained, run)
         self._ids = self._wanted()
         self._host._compare_columns(run)
@@ -210,9 +213,10 @@ class _Prediction(Errand):
             )
         for peer in party.peers.values():
             party.take(peer, msg.PredictAccepted)
+        models = [self._host._made(name) for name in ("feature_model", "infer_model")]
         with (
             party.in_phase("predict", round_number=run.round, total=len(ids), unit="rows"),
-            evaluating(self._host._made("feature_model"), self._host._made("infer_model")),
+            evaluating(*models, *modules_beside(self._host, models)),
         ):
             party.broadcast(msg.BeginTest(run.round))
             columns = self._predict(run, ids, present)

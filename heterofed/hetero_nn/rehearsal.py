@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from heterofed.batches import Batch
 from heterofed.errors import SplitMismatchError
 from heterofed.events import Callback
+from heterofed.extra_modules import modules_beside
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
 from heterofed.hetero_nn.errand import Errand
 from heterofed.hetero_nn.feed import FeatureFeed
@@ -129,6 +130,7 @@ class _AtHost(_Rehearsal):
                 party.take(peer, msg.SplitAccepted)
         run.round = 1
         host._set_modes(training=True)
+        models = [host._made(name) for name in host._MODELS]
         began = party.clock()
         with party.in_phase("train", round_number=1, unit="batches"):
             party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
@@ -142,7 +144,7 @@ class _AtHost(_Rehearsal):
             report["seconds_per_round"] = round((party.clock() - began) * batches, 3)
         with (
             party.in_phase("test", round_number=1, unit="batches"),
-            evaluating(host._made("feature_model"), host._made("infer_model")),
+            evaluating(*models, *modules_beside(host, models)),
         ):
             party.broadcast(msg.BeginTest(1))
             for batch in self._first_batch(run, "iterate_test_feature", run.state["test_ids"]):
@@ -250,12 +252,13 @@ class _AtCollaborator(_Rehearsal):
         run.round = 1
         party.take(host, msg.BeginTrain)
         owner._set_modes(training=True)
+        model = owner._made("feature_model")
         with party.in_phase("train", round_number=1, unit="batches"):
             self._send_one(run, "iterate_train_feature", owner._round_ids(run), train=True)
         party.take(host, msg.BeginTest)
         with (
             party.in_phase("test", round_number=1, unit="batches"),
-            evaluating(owner._made("feature_model")),
+            evaluating(model, *modules_beside(owner, [model])),
         ):
             self._send_one(run, "iterate_test_feature", run.state["test_ids"], train=False)
         party.take(host, msg.Finish)

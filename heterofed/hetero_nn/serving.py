@@ -20,13 +20,20 @@ from heterofed.errors import (
     TaskFailed,
 )
 from heterofed.events import Callback, Event, StillWaiting
+from heterofed.extra_modules import modules_beside
 from heterofed.hetero_nn.allowance import Allowance, today
 from heterofed.hetero_nn.errand import Errand, log_request
 from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.rows import check_some
-from heterofed.hetero_nn.trained import Trained, load_weights, read_trained, take_signature
+from heterofed.hetero_nn.trained import (
+    Trained,
+    load_beside,
+    load_weights,
+    read_trained,
+    take_signature,
+)
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
@@ -146,6 +153,7 @@ class _Request(Errand):
         model = self._collaborator._made("feature_model")
         if model is not None:
             load_weights(self._trained, "feature_model", model)
+        load_beside(self._trained, self._collaborator)
 
     def _open_folder(self, run: Run) -> None:
         super()._open_folder(run)
@@ -194,9 +202,10 @@ class _Request(Errand):
         self._agree(run, host, ids)
         party.post(host, msg.PredictAccepted())
         party.take(host, msg.BeginTest)
+        model = self._collaborator._made("feature_model")
         with (
             party.in_phase("predict", round_number=run.round, unit="batches"),
-            evaluating(self._collaborator._made("feature_model")),
+            evaluating(model, *modules_beside(self._collaborator, [model])),
         ):
             self._send(run, host, ids)
         party.take(host, msg.Finish)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError, MissingPartyError
+from heterofed.extra_modules import EXTRA, load_extras
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
 from heterofed.runs import Run
@@ -111,7 +112,7 @@ def take_signature(trained: Trained, run: Run) -> None:
     run.state["signature"] = {} if kept is None else msgspec.to_builtins(kept)
 
 
-def read_weights(trained: Trained, name: str) -> dict[str, Any]:
+def read_weights(trained: Trained, name: str) -> Any:
     """What `torch.save` put into `<name>.pt`.
 
     Raises:
@@ -121,7 +122,7 @@ def read_weights(trained: Trained, name: str) -> dict[str, Any]:
     if not path.exists() and trained.which == "best":
         raise ConfigError(f"{path} is not there; call self.mark_best() in test, or use the last")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from None
     return state
@@ -141,6 +142,16 @@ def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
         raise ConfigError(
             f"{trained.path(name + '.pt')} is of another model than make_{name} makes: {lines[-1]}"
         ) from None
+
+
+def load_beside(trained: Trained, owner: object) -> None:
+    """Give what a scheduler holds beside its models what it had learnt in training.
+
+    Raises:
+        ConfigError: it holds something else in its place, or the file is damaged.
+    """
+    if trained.path(f"{EXTRA}.pt").exists():
+        load_extras(owner, read_weights(trained, EXTRA))
 
 
 # -- the means of features -----------------------------------------------------------------------

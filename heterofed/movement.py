@@ -1,0 +1,60 @@
+"""Whether training has changed a model at all: a half that silently stays as it was made.
+
+`torch.no_grad` around a feature hook, an optimizer of other parameters, a loss that nobody goes
+backward from: PyTorch says nothing of them, and the run would end well. Knows torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+LOOKED_AT = 4096
+"""Numbers of a parameter whose values are compared; the rest is judged by its version."""
+
+
+class Movement:
+    """What models are before some steps, to be compared with what they are afterwards.
+
+    A model whose parameters take no gradient, or have no shape yet, is not judged.
+
+    Args:
+        models: by name.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module | None]) -> None:
+        self._before = {
+            name: [(each, _mark_of(each), _some_of(each)) for each in learning]
+            for name, model in models.items()
+            if model is not None and (learning := _learning(model))
+        }
+
+    def unmoved(self) -> list[str]:
+        """Names of the models of which no parameter has changed."""
+        return [
+            name
+            for name, parameters in self._before.items()
+            if not any(_has_changed(*each) for each in parameters)
+        ]
+
+
+def _learning(model: nn.Module) -> list[Tensor]:
+    parameters = list(model.parameters())
+    if any(nn.parameter.is_lazy(each) for each in parameters):
+        return []
+    return [each for each in parameters if each.requires_grad and each.numel()]
+
+
+def _has_changed(parameter: Tensor, mark: Any, some: Tensor) -> bool:
+    # Versions tell of steps of zero too; changes through `.data` show in the values alone.
+    return _mark_of(parameter) != mark or not _some_of(parameter).equal(some)
+
+
+def _mark_of(parameter: Tensor) -> Any:
+    return parameter.data_ptr(), parameter._version
+
+
+def _some_of(parameter: Tensor) -> Tensor:
+    return parameter.detach().reshape(-1)[:LOOKED_AT].clone()
