@@ -25,6 +25,7 @@ from heterofed import console
 from heterofed import snapshot as snapshots
 from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
+from heterofed.carried import Carried
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
 from heterofed.errors import (
@@ -36,6 +37,7 @@ from heterofed.errors import (
 )
 from heterofed.events import Resumed
 from heterofed.files import drop_drafts, own_folder
+from heterofed.joint_optimizer import JointOptimizer
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import NEVER_CUT, registered_metrics
 from heterofed.protocol.messages import Mark
@@ -52,6 +54,7 @@ from heterofed.runs import (
 from heterofed.settings import ReleaseLimits
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
+from heterofed.walk import roots_of
 from heterofed.wrappers import plain_state
 
 logger = logging.getLogger("heterofed")
@@ -70,7 +73,7 @@ class ResumableScheduler(Scheduler):
     # -- hooks -----------------------------------------------------------------------------
 
     def extra_state(self) -> Any:
-        """Hook: state of yours that belongs in checkpoints: schedules, counters, a best score.
+        """Hook: state of yours that no checkpoint keeps by itself: of other libraries, or files.
 
         Returns:
             Tensors and plain values (numbers, strings, lists, dicts of them), or None.
@@ -112,7 +115,7 @@ class ResumableScheduler(Scheduler):
         return {
             name: thing
             for name, thing in things.items()
-            if isinstance(thing, nn.Module | Optimizer)
+            if isinstance(thing, nn.Module | Optimizer) and not isinstance(thing, JointOptimizer)
         }
 
     def _load_ids(self, run: Run) -> list[str]:
@@ -174,8 +177,6 @@ class ResumableScheduler(Scheduler):
         mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
         # Before the first batch they are as their hooks make them, again and again.
         things = self._stateful() if mark > AT_SPLIT else {}
-        if mark == Mark(1):
-            self._warn_of_untracked(list(things.values()))
         for each in _optimizers(things).values():
             snapshots.make_plain(each)
         snapshot = Snapshot(
@@ -188,6 +189,7 @@ class ResumableScheduler(Scheduler):
             settings=run.state["settings"],
             metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},
+            carried=self._carried(run).keep(gradients=self._accumulates()),
             extra=self._call_hook("extra_state", self.extra_state),
         )
         # One of each kind has to load again before days of training depend on it.
@@ -196,15 +198,23 @@ class ResumableScheduler(Scheduler):
         run.state["proven"].update(things)
         run.futile = 0
 
-    def _warn_of_untracked(self, tracked: list[object]) -> None:
-        if type(self).extra_state is not ResumableScheduler.extra_state:
-            return
-        if names := snapshots.untracked(vars(self), tracked):
-            logger.warning(
-                "no checkpoint keeps the state of %s: return it from extra_state and take it up in"
-                " load_extra_state, else a resumed run is not the same",
-                ", ".join(f"self.{name}" for name in names),
-            )
+    def _carried(self, run: Run) -> Carried:
+        """What the user carries beside the models and optimizers."""
+        if "carried" not in run.state:
+            covered = type(self).extra_state is not ResumableScheduler.extra_state
+            run.state["carried"] = Carried(self._roots, self._known, covered)
+        carried: Carried = run.state["carried"]
+        return carried
+
+    def _known(self) -> list[nn.Module | Optimizer]:
+        return list(self._stateful().values())
+
+    def _roots(self) -> dict[str, Any]:
+        return {**self._stateful(), **roots_of(self)}
+
+    def _accumulates(self) -> bool:
+        """Whether gradients may wait for the step of a later batch."""
+        return True
 
     # -- going on --------------------------------------------------------------------------
 
@@ -293,6 +303,7 @@ class ResumableScheduler(Scheduler):
         things = self._stateful()
         optimizers = _optimizers(things)
         if restarted:
+            self._carried(run).begin()
             snapshots.check_optimizers(optimizers, snapshot.settings)
             for name, each in optimizers.items():
                 snapshots.bring_back_settings(name, each, snapshot.settings[name])
@@ -315,6 +326,7 @@ class ResumableScheduler(Scheduler):
         self._cut_metrics(run, snapshot)
         self._name_best(run, snapshot)
         run.store.drop_after(mark)
+        self._carried(run).put_back(snapshot.carried)
         self._call_hook("load_extra_state", self.load_extra_state, snapshot.extra)
         return snapshot
 

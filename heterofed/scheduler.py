@@ -45,6 +45,7 @@ from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
 from heterofed.tensors import dtype_name, named
 from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
+from heterofed.walk import roots_of
 
 logger = logging.getLogger("heterofed")
 
@@ -318,6 +319,14 @@ class TrainingScheduler(ResumableScheduler):
         with random_stream(seed, *path, *filter(None, (also,))):
             return self._call_hook(hook, call, *args, **kwargs)
 
+    def _accumulates(self) -> bool:
+        return self._weights_defence is None  # which knows no steps that wait
+
+    def _roots(self) -> dict[str, Any]:
+        if self._weights_defence is None:
+            return super()._roots()
+        return roots_of(self)  # what wraps the models and optimizers is ours
+
     def _own_batches(
         self,
         run: Run,
@@ -437,6 +446,7 @@ class TrainingScheduler(ResumableScheduler):
             ids = self._load_ids(run)
             for name in self._makers():
                 self._made(name)
+            self._carried(run).begin()
         return ids
 
     def _split(self, run: Run, common: Iterable[str]) -> SplitPlan:

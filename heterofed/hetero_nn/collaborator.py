@@ -486,6 +486,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         self._guard(run)
         return ids
 
+    def _accumulates(self) -> bool:
+        return super()._accumulates() and not _updates_by_default(self)
+
     def _proof(self, run: Run, feed: FeatureFeed, hook: str, batch: Batch) -> bytes | None:
         """The digest of a batch's ids (see `order.py`)."""
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))

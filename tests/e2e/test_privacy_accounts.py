@@ -78,6 +78,30 @@ def test_steps_before_a_checkpoint_within_a_round_count(tmp_path: Path) -> None:
         assert told == pytest.approx(gaussian_epsilon(2, 1.0, both, 1e-5))
 
 
+def test_a_hook_that_steps_twice_on_a_batch_pays_twice(tmp_path: Path) -> None:
+    class Twice(InLegs):
+        def make_feature_model(self) -> None:  # type: ignore[override]
+            return None
+
+        def make_infer_model(self) -> nn.Module:
+            return nn.Linear(4, 1)
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            for ids in self.batches(train_ids):
+                yield None, torch.tensor([float(int(each[3:]) % 2) for each in ids])
+
+        def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+            super().train_a_batch(feature_projection, labels)
+            return super().train_a_batch(feature_projection, labels)
+
+    host = Twice(tmp_path)
+    simulate(host, [CollaboratorInLegs(tmp_path)], task_id="tiny")
+    assert host._weights_defence is not None
+    assert host._weights_defence.steps == 2 * -(-TRAIN_IDS // 4)
+    told = float(table(host.result, "privacy")[-1]["eps_weights"])
+    assert told >= gaussian_epsilon(2, 1.0, joint_noise([1.0, 1.0]), 1e-5)
+
+
 def test_poisson_batches_and_legs_are_refused(tmp_path: Path) -> None:
     claims = CollaboratorInLegs(tmp_path / "a", weights_defence=private(poisson=True))
     outcomes = run(InLegs(tmp_path / "a"), claims)
