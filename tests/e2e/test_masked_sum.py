@@ -286,7 +286,7 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
 
     class Matching(SumHost):
         batch = 1
-        split_dataset = Whole.split_dataset
+        split_dataset = Whole.split_dataset  # type: ignore[assignment]
 
         def _agree_on_ids(self, run: Run) -> None:
             party = party_of(run)
