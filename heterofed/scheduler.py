@@ -9,7 +9,7 @@ import functools
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -375,7 +375,10 @@ class TrainingScheduler(ResumableScheduler):
             batch = as_batch(item, where, with_labels=with_labels)
             del item
             if fresh is not None and batch.features is not None:
-                fresh.check(named(batch.features, where)[1], number)
+                tensors = named(batch.features, where)[1]
+                fresh.check(tensors, number)
+                self._tell_of_no_graph(run, tensors)
+                del tensors
             self._compare_features(run, batch, hook)
             if self._weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
@@ -499,6 +502,17 @@ class TrainingScheduler(ResumableScheduler):
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
         return order[start : start + rows] if rows else order
 
+    def _tell_of_no_graph(self, run: Run, features: Mapping[str, Tensor]) -> None:
+        if any(each.requires_grad for each in features.values()) or "no graph" in run.state:
+            return
+        if has_weights(self._made("feature_model")):
+            run.state["no graph"] = True
+            logger.warning(
+                "what iterate_train_feature yields has no graph, so this party does not train:"
+                " yield what feature_model returns, not detached, and not computed under"
+                " torch.no_grad, or pass is_feature_trainable=False"
+            )
+
     def _watch_movement(self, run: Run) -> None:
         """Note what the models are before the first step."""
         if "movement" in run.state:
@@ -518,6 +532,8 @@ class TrainingScheduler(ResumableScheduler):
             return
         with run.harmless(MOVEMENT):
             for name in movement.unmoved():
+                if name == "feature_model" and "no graph" in run.state:
+                    continue  # which was told
                 logger.warning(
                     "no weight of %s changed in round %d: %s", name, run.round, UNMOVED[name]
                 )

@@ -443,8 +443,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         for number, batch in enumerate(batches, first):
             layout, tensors = named(batch.features, hook)
             check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)
-            if grad and not any(each.requires_grad for each in tensors.values()):
-                _warn_once(run, "no graph", NO_GRAPH, hook)
             self._guard(run).leaves(batch, len(next(iter(tensors.values()))))
             sent = self._guard(run).outgoing(tensors, number, testing=testing)
             if sent is not tensors:
@@ -506,18 +504,6 @@ def named_gradients(tensors: dict[str, Tensor], gradients: Any) -> dict[str, Ten
     if len(values) != len(tensors):
         raise LocalProtocolError("update_feature_model got other gradients than features")
     return {name: value for name, value in zip(tensors, values, strict=True) if value is not None}
-
-
-NO_GRAPH = (
-    "what %s yields has no graph, so this party does not train: yield what feature_model returns,"
-    " not detached, or pass is_feature_trainable=False"
-)
-
-
-def _warn_once(run: Run, what: str, text: str, *words: str) -> None:
-    if what not in run.state:
-        run.state[what] = True
-        logger.warning(text, *words)
 
 
 def _updates_by_default(scheduler: HeteroNNCollaboratorScheduler) -> bool:

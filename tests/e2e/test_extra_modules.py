@@ -1,4 +1,4 @@
-"""Modules on `self` beside the models that hooks make: served as they were trained, in eval mode."""
+"""Modules on `self` beside the models that hooks make: served as trained, in eval mode."""
 
 from __future__ import annotations
 
