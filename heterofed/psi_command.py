@@ -132,7 +132,7 @@ class _ToFile(PSIScheduler):
 
     table: _Table
 
-    def _keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         run.result.ids = len(common)
         self.table.copy(ids, common)
 
