@@ -688,7 +688,7 @@ def test_row_order_that_is_not_verified(three: Any, caplog: pytest.LogCaptureFix
         caplog.clear()
         predicted(three, IDS[12:20])
         found = [each.getMessage() for each in caplog.records]
-        return [each for each in found if each.startswith("row order not verified")]
+        return [each for each in found if "row order not verified" in each]
 
     bob.__class__ = Silent
     assert ["bob yields no ids" in each for each in warned()] == [True, True]  # bob, and alice

@@ -43,6 +43,7 @@ def test_made_up_ids_are_counted_at_the_host_over_all_meetings(tmp_path: Path, h
         else:
             with pytest.raises(AssertionError, match="psi_limit"):
                 eve.intersect(ids=MADE_UP)
+            eve.link.close()
             outcome = host.outcome()
             assert type(outcome) is e.PSILimitError
             assert "raise max_peer_ids at alice" in str(outcome)
@@ -189,6 +190,7 @@ def test_tags_that_trickle_end_the_task(tmp_path: Path, monkeypatch: pytest.Monk
                 eve.link.pump()
                 if eve.link.lost or eve.link._heard:
                     eve.link.hear(m.PsiMatched)
+    eve.link.close()
     outcome = host.outcome()
     assert type(outcome) is e.PeerTimeoutError
     assert "bob has not made the tags of its 60 ids" in str(outcome)
