@@ -7,6 +7,7 @@ round ends. Without defences everything passes unchanged.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Container, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from heterofed.alignment import keyed_digest
 from heterofed.batches import Batch
 from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
@@ -52,6 +54,8 @@ LEAKAGE = ("party", "attack", "measure", "value", "samples")
 EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
 OURS = frozenset({"train", "leakage", "privacy"})
 """Metrics sets that the loops write themselves."""
+SPLIT = ("train", "test")
+"""What the common ids are split into."""
 
 REPORT = "the leak report"
 """How the log names it where it fails."""
@@ -252,10 +256,8 @@ class HostGuard(Guard):
             )
         party, repeats = party_of(self._run), self._run.lasting.setdefault("repeats", Repeats())
         place = Place(party.phase, peer, self._run.round, party.batch)
-        hidden = repeats.find(place, rows)
-        if hidden is None:
-            hidden = self._defended(self._gradients, peer, rows.clone(), numbers.to(rows.device))
-            repeats.note(place, rows, hidden)
+        defend = functools.partial(self._defended, self._gradients, peer)
+        hidden = repeats.answer(place, rows, lambda: defend(rows.clone(), numbers.to(rows.device)))
         sent = parted(hidden, clean)
         check_finite(sent, "what gradient_defence gave", party.name)
         return sent
@@ -346,6 +348,8 @@ class CollaboratorGuard(Guard):
         self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
         self._name = party_of(run).name
         self._masks: Masks | None = None
+        self._split_by: dict[str, bytes] | None = None
+        self._bound: dict[str, bytes] = {}
         self._watch: RemovableHandle | None = None
         watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
         if model is not None and watching:
@@ -414,8 +418,9 @@ class CollaboratorGuard(Guard):
             return layout, tensors
         if not all(each.is_floating_point() for each in tensors.values()):
             raise FeatureError("a masked sum is of floats: yield no integers or bools as features")
-        if self._masks is None or self._masks.shared is not self._run.mask_secrets:  # met anew
-            self._masks = Masks(self._name, self._run.mask_secrets)
+        shared = self._shared()
+        if self._masks is None or self._masks.shared is not shared:
+            self._masks = Masks(self._name, shared)
         phase = "test" if testing else "train"
         return "tensor", {"": self._masks.mask(joined(tensors), phase, self._run.round, number)}
 
@@ -423,7 +428,21 @@ class CollaboratorGuard(Guard):
         """What compares gradients with the other Collaborators'; None where each has its own."""
         if not self._run.mask_secrets:
             return None
-        return Witness(self._name, plan_of(self._run).collaborators, self._run.mask_secrets)
+        return Witness(self._name, plan_of(self._run).collaborators, self._shared())
+
+    def _shared(self) -> dict[str, bytes]:
+        """What this party shares with each other Collaborator that has split the same ids.
+
+        A Host may claim other ids in common with each of them. The sums of rows of different
+        people, matched otherwise in each run, would tell one party's features apart.
+        """
+        met = self._run.mask_secrets
+        if self._split_by is not met:  # met anew
+            self._split_by, parts = met, [self._run.state[f"{kind}_ids"] for kind in SPLIT]
+            self._bound = {
+                name: functools.reduce(_bound_to, parts, secret) for name, secret in met.items()
+            }
+        return self._bound
 
     def gradients(
         self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
@@ -484,6 +503,10 @@ class _Calls:
             if len(seen) == 1 and len(seen[0]) == rows:
                 return seen[0]
         return None
+
+
+def _bound_to(secret: bytes, ids: list[str]) -> bytes:
+    return keyed_digest(secret, "rows of a masked sum", ids)
 
 
 def _sees_nothing() -> Callable[..., None]:

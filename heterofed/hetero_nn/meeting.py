@@ -205,8 +205,11 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
         raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
-    # Told other plans, or sent back to other checkpoints, they share nothing: no mask comes off.
-    told = agreement.run + msgspec.msgpack.encode((agreement.plan, agreement.resume))
+    # Told other plans or secrets, from which batches are drawn, or sent back to other checkpoints,
+    # they share nothing: no mask comes off.
+    told = agreement.run + msgspec.msgpack.encode(
+        (agreement.plan, agreement.resume, agreement.secret)
+    )
     return {
         other: key.secret_with(
             public, names=(party, other), run=told, identities=place.identities(other)
