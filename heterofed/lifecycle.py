@@ -53,6 +53,7 @@ from heterofed.results import (
 )
 from heterofed.runs import Resume, Run, agreement_of, awaited, recall
 from heterofed.settings import Settings, Shown
+from heterofed.status import status_kept
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
 
@@ -137,8 +138,9 @@ class Scheduler(ABC):
                 mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
             run.ended = ended_run(folder)
+            note = stack.enter_context(status_kept(run, settings))
             recall(run, self._settings.seed)
-            callbacks = (run.result.note, show, *settings.callbacks)
+            callbacks = (run.result.note, note, show, *settings.callbacks)
             while not self._attempt(run, callbacks):
                 pass
             run.result.seconds = time.monotonic() - began

@@ -65,6 +65,7 @@ LAYERS = [
     ["heterofed.checker", "heterofed.checkpoint", "heterofed.snapshot"],
     ["heterofed.runs"],
     ["heterofed.settings"],
+    ["heterofed.status"],
     ["heterofed.lifecycle"],
     ["heterofed.privacy"],
     ["heterofed.resumable"],
