@@ -26,7 +26,8 @@ import psi.errors
 import psi.hashing
 from heterofed import cli, place, wire
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.party import ABORT_LINGER, LEAST_RATE, NOTICE_SECONDS
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import ABORT_LINGER, LEAST_RATE
 from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits, messages
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import torch
 from heterofed.accounting import Account
 from heterofed.agreement import Agreement
 from heterofed.alignment import check_ids
-from heterofed.batches import Batch, rows_of
+from heterofed.batches import Batch, copied, rows_of
 from heterofed.checkpoint import CheckpointStore
 from heterofed.endings import writing
 from heterofed.errors import ConfigError, EmptyIntersectionError, RowCountError
@@ -37,7 +36,7 @@ from heterofed.peers import Timeouts
 from heterofed.privacy.rows import joined
 from heterofed.protocol.states import Role
 from heterofed.results import TaskResult, fresh_folder, write_whole
-from heterofed.runs import Run, plan_of
+from heterofed.runs import Run, drawn_order, drawn_seed, plan_of
 from heterofed.scheduler import TrainingScheduler
 from heterofed.tensors import named, restore
 from heterofed.training import evaluating, sharing_cores
@@ -251,11 +250,12 @@ class _Baseline:
                 seed = each._settings.seed
                 run = Run(
                     self._task_id,
-                    secrets.randbits(63) if seed is None else seed,
+                    drawn_seed() if seed is None else seed,
                     TaskResult(self._task_id, key, folder),
                     CheckpointStore(folder / "resume"),
                     "never",
                     account,
+                    order=drawn_order(self._task_id, seed),
                 )
                 # A party that meets nobody.
                 run.party = Party(key, role, Hub().listen(), timeouts=Timeouts(), account=account)
@@ -356,8 +356,8 @@ class _Baseline:
                 if streams_tests(type(host)):
                     host._seeded_hook("test_a_batch", projection, batches[0].labels)
                 else:
-                    projections.append(projection)
-                    labels.append(batches[0].labels)
+                    projections.append(copied(projection))
+                    labels.append(copied(batches[0].labels))
             if streams_tests(type(host)):
                 host._seeded_hook("end_test")
             else:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from heterofed.errors import FeatureError, IdError
 from heterofed.labels import count_of, may_be_of, sizes_in
@@ -98,3 +102,30 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
     if not sizes:
         raise FeatureError(f"{where}: the labels of a label-only Host must have a length, or ids")
     return sizes[0]
+
+
+def copied_batch(batch: Batch) -> Batch:
+    """The same with memory of its own, for when the next batch may use the same again."""
+    return replace(batch, features=copied(batch.features), labels=copied(batch.labels))
+
+
+def copied(value: Any) -> Any:
+    """The same with tensors and arrays of its own, in dicts, lists and tuples too.
+
+    Args:
+        value: features or labels of any form; objects of other classes stay as they are.
+    """
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, MutableMapping):
+        other = copy.copy(value)
+        for key, each in value.items():
+            other[key] = copied(each)
+        return other
+    if isinstance(value, tuple) and hasattr(value, "_make"):  # a named tuple
+        return value._make(map(copied, value))
+    if type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    return value

@@ -65,7 +65,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     run: bytes
     secret: bytes
-    seed: int
+    seed: int | bytes
     key: bytes
     plan: Plan
     split: Split | None = None
@@ -148,15 +148,6 @@ class CheckpointStore:
         """The parties that said goodbye, once the task is complete; None before."""
         content = self._read("finished")
         return None if content is None else set(msgspec.msgpack.decode(content, type=list[str]))
-
-    @property
-    def psi(self) -> Path:
-        """The folder for what an interrupted intersection goes on from; `psi` says what that is."""
-        return self.folder / "psi"
-
-    def forget_psi(self) -> None:
-        """The intersection is over: nobody needs its key and its tags any more."""
-        shutil.rmtree(self.psi, ignore_errors=True)
 
     def clear(self) -> None:
         """Forget the run: it has ended well."""

@@ -121,8 +121,9 @@ def _forget(record: logging.LogRecord) -> None:
 def _log(event: Event) -> None:
     """The event as a log line, where it is one that people wait for."""
     match event:
-        case StillWaiting(parties, seconds):
-            logger.info("waiting for %s (%.0f s)", ", ".join(parties), seconds)
+        case StillWaiting(parties, seconds, compare):
+            hint = f"; where they are running, compare {compare}" if compare else ""
+            logger.info("waiting for %s (%.0f s)%s", ", ".join(parties), seconds, hint)
         case RoundEnded():
             logger.info("%s", round_line(event))
         case PartyLost(party, seconds):

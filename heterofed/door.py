@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from heterofed.agreement import Earlier, Errand, terms_compared
 from heterofed.errors import PeerLostError
-from heterofed.party import NOTICE_SECONDS, Party
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
 
@@ -67,6 +68,8 @@ class Door:
         if proven is not None and proven != hello.party:
             return "stranger"
         if hello.task != self._task or hello.purpose not in (self._purpose, "check"):
+            if hello.task == self._task:
+                logger.warning("%s came to %s", hello.party, _other(hello.purpose, self._purpose))
             return "other_task"
         if hello.terms != self._terms or hello.purpose == "check":
             return self._compare(party, visitor, hello)
@@ -136,3 +139,12 @@ class Door:
         order = self._names if self._names is not None else sorted(party.peers)
         party.peers = {name: party.peers[name] for name in order if name in party.peers}
         return list(party.peers)
+
+
+_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse"}
+
+
+def _other(theirs: str, ours: str) -> str:
+    """That a party has another purpose than its Host, and what it should call instead."""
+    call = _CALLS.get(ours, "launch_task")
+    return f"{theirs}, and this Host waits for parties that {ours}: call {call} there"

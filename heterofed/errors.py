@@ -32,8 +32,11 @@
     │   │   ├── FeatureError         a hook gave features of a wrong type, shape or dtype
     │   │   └── NonFiniteError       a tensor holds NaN or infinity
     │   ├── ResumeError              the run cannot go on from its checkpoints, or not as it began
+    │   │   └── RollbackLimitError   it has gone back to the same checkpoint too often
     │   ├── CheckpointError          a checkpoint cannot be written or read
     │   ├── ResultsError             a file of the results cannot be written
+    │   ├── LedgerError              a party cannot count what leaves it
+    │   ├── ReleaseLimitError        more would leave a party than it allows
     │   ├── LimitReachedError        a party predicts no more rows today
     │   ├── PSIFailedError           the private set intersection was refused or went wrong
     │   ├── HookFailedError          user code of another party raised
@@ -56,7 +59,7 @@ import traceback
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _NOT_THEIRS = (str(Path(__file__).parent), str(Path(traceback.__file__).parent))
 """This package and the standard library."""
@@ -222,7 +225,10 @@ class OtherTaskError(JoinRefusedError):
     """
 
     code = "other_task"
-    summary = "the Host runs another task, or one for another purpose; compare the task ids"
+    summary = (
+        "the Host runs another task, or one for another purpose; compare the task ids, and whether"
+        " it trains (launch_task) or predicts (serve_predictions)"
+    )
 
 
 class OtherTermsError(JoinRefusedError):
@@ -465,6 +471,20 @@ class ResumeError(TaskFailed):
     )
 
 
+class RollbackLimitError(ResumeError):
+    """A run has gone back to the same checkpoint more often than a party allows, whoever asked.
+
+    What to do: find out which party goes away, and why; then start all parties again, that party
+    with a larger `max_rollbacks`, or all with `resume="never"`.
+    """
+
+    code = "rollbacks"
+    summary = (
+        "the run has gone back to the same checkpoint more often than that party allows"
+        " (max_rollbacks)"
+    )
+
+
 class CheckpointError(TaskFailed):
     """A checkpoint cannot be written or read: disk full, folder gone, file damaged.
 
@@ -486,6 +506,48 @@ class ResultsError(TaskFailed):
     summary = "that party cannot write its results; see its log"
 
 
+class LedgerError(TaskFailed):
+    """A party cannot read or write the file in which it counts what has left it; so nothing leaves.
+
+    What to do: make room on the disk, or bring the file back; the message names it.
+    """
+
+    code = "ledger"
+    summary = "that party cannot count what leaves it; see its log"
+
+
+class ReleaseLimitError(TaskFailed):
+    """More of a row would leave a party than its user allows; nothing of it has left.
+
+    What to do: nothing where enough is enough; else raise `max_releases_per_row` or `max_epsilon`
+    at that party, which holds for all runs of a task together.
+
+    Args:
+        message: the whole story.
+        measure: what is limited: "releases_per_row", or a column of `privacy.csv`.
+        value: what it would have come to.
+        limit: what the user allows.
+        rest: as for any `TaskFailed`.
+    """
+
+    code = "releases"
+    summary = "more of a row would leave that party than its user allows"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        measure: str = "",
+        value: float = 0,
+        limit: float = 0,
+        **rest: Any,
+    ) -> None:
+        super().__init__(message, **rest)
+        self.measure = measure
+        self.value = value
+        self.limit = limit
+
+
 class LimitReachedError(TaskFailed):
     """A party has predicted as many rows today as it allows.
 
@@ -504,6 +566,20 @@ class PSIFailedError(TaskFailed):
 
     code = "psi"
     summary = "the private set intersection was refused or went wrong"
+
+
+class PSILimitError(PSIFailedError):
+    """A party has had as many ids intersected as another one allows it, all runs counted together.
+
+    What to do: where so many are expected, raise `max_peer_ids` at the party that ended the task
+    (`max_ids_per_day` for predictions). Runs in which no party's ids have changed count once.
+    """
+
+    code = "psi_limit"
+    summary = (
+        "no more ids are intersected with this party there: its earlier runs, or its predictions of"
+        " today, count against max_peer_ids (max_ids_per_day); have that raised where it is needed"
+    )
 
 
 class HookFailedError(TaskFailed):

@@ -56,10 +56,15 @@ class PhaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class StillWaiting:
-    """This party has been waiting for `parties` for `seconds`."""
+    """This party has been waiting for `parties` for `seconds`.
+
+    Attributes:
+        compare: what to compare with theirs, where they did not come at all.
+    """
 
     parties: tuple[str, ...]
     seconds: float
+    compare: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ from torch import Tensor
 _WORDS = 624
 """Of a state of the Mersenne Twister, 4 bytes each."""
 
-SEED_BYTES = 8 + 2 * 4 * _WORDS
+_MORE = 24
+"""Bytes more of the seed that Python's generator takes."""
+
+SEED_BYTES = 8 + 2 * 4 * _WORDS + _MORE
 """That `start_generators` needs."""
 
 _STATE = torch.Generator().manual_seed(0).get_state()
@@ -32,11 +35,11 @@ def start_generators(seed: bytes) -> None:
     """Start all of them.
 
     Args:
-        seed: `SEED_BYTES`, any of which makes other numbers: 8 for the generators of Python and of
-            CUDA devices, then the words of torch's and of NumPy's.
+        seed: `SEED_BYTES`, any of which makes other numbers: 8 for the generators of CUDA devices,
+            which take no more, and of Python; the words of torch's and of NumPy's; more for Python.
     """
     start = int.from_bytes(seed[:8], "big") >> 1
-    words = np.frombuffer(seed, "<u4", offset=8)
+    words = np.frombuffer(seed, "<u4", 2 * _WORDS, offset=8)
     if _KNOWN:
         state = _STATE.numpy().view(np.uint64)
         state[0] = start
@@ -47,7 +50,7 @@ def start_generators(seed: bytes) -> None:
     # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
     if _cuda_devices():
         torch.cuda.manual_seed_all(start)
-    random.seed(start)
+    random.seed(int.from_bytes(seed[:8] + seed[-_MORE:], "big"))
     _start_numpy(words[_WORDS:])
 
 

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import math
-import secrets
 import signal
 import threading
 import time
@@ -51,7 +50,16 @@ from heterofed.results import (
     write_outbound,
     write_summary,
 )
-from heterofed.runs import Resume, Run, agreement_of, awaited, recall
+from heterofed.runs import (
+    Resume,
+    Run,
+    agreement_of,
+    awaited,
+    close_ledger,
+    drawn_order,
+    drawn_seed,
+    recall,
+)
 from heterofed.settings import Settings, Shown
 from heterofed.status import status_kept
 from heterofed.tracebacks import RAISED_IN
@@ -121,11 +129,12 @@ class Scheduler(ABC):
         folder = self._results_folder(task_id)
         run = self._run = Run(
             task_id,
-            secrets.randbits(63) if settings.seed is None else settings.seed,
+            drawn_seed() if settings.seed is None else settings.seed,
             TaskResult(task_id, settings.feature_key, folder),
             CheckpointStore(folder / "resume"),
             resume,
             Account(settings.feature_key),
+            order=drawn_order(task_id, settings.seed),
         )
         if settings.seed is not None:  # then all that is drawn can be drawn again
             run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
@@ -137,9 +146,10 @@ class Scheduler(ABC):
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
             stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
+            stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
-            note = stack.enter_context(status_kept(run, settings))
             recall(run, self._settings.seed)
+            note = stack.enter_context(status_kept(run, settings))
             callbacks = (run.result.note, note, show, *settings.callbacks)
             while not self._attempt(run, callbacks):
                 pass
@@ -149,6 +159,7 @@ class Scheduler(ABC):
             }
             _write_account(run)
             write_summary(run.result)
+            close_ledger(run)  # of a simulation it lies in the store
             run.store.clear()
             with run.harmless("the summary"):
                 logger.info("%s", run.result.summary())
@@ -168,8 +179,11 @@ class Scheduler(ABC):
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._open_folder(run)
                 self._perform(run)
+                run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
+            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+                run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
             if isinstance(error, UNHEARD) and self._is_over(run, error):

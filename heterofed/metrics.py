@@ -30,6 +30,9 @@ SET_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", re.ASCII)
 OUR_FILES = frozenset({"comm", "outbound"})
 """CSVs that every run writes at its end, under names that no metrics set may have."""
 
+NEVER_CUT = "privacy"
+"""A metrics set of ours that no rollback cuts: what has left does not come back."""
+
 NO_METRICS = OUR_FILES | {"leakage", "privacy"}
 """CSVs of a results folder that measure the run, not the models."""
 

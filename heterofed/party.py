@@ -21,6 +21,7 @@ from heterofed.errors import (
     TaskFailed,
 )
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
+from heterofed.notices import NOTICE_SECONDS, Notices
 from heterofed.peers import PSI_WAITING, Mail, Peer, Timeouts, holding_limit
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
@@ -29,10 +30,6 @@ from heterofed.visits import VISIT_SECONDS, Visits
 from heterofed.wire import Buffer, encode, payload_size
 
 logger = logging.getLogger("heterofed")
-
-
-NOTICE_SECONDS = 10.0
-"""How often a wait says whom it waits for."""
 
 ABORT_LINGER = 2.0
 """Seconds that a party gives its last words."""
@@ -94,6 +91,7 @@ class Party:
         self._callbacks = list(callbacks)
         self._by_channel: dict[Channel, Peer] = {}
         self._visits = Visits()
+        self._notices = Notices()
 
     # -- who is there ----------------------------------------------------------------------
 
@@ -219,11 +217,14 @@ class Party:
         except TaskFailed as error:
             logger.warning("%s did not hear the goodbye: %s", host.name, error)
 
-    def notice_waiting(self, names: Collection[str], seconds: float) -> None:
-        """Tell the user, and as Host the other peers, whom this party is waiting for."""
+    def notice_waiting(self, names: Collection[str], seconds: float, compare: str = "") -> None:
+        """Tell the user, ever more rarely, and as Host the other peers whom this party is waiting
+        for, and for how long; `compare` as in `StillWaiting`.
+        """
         names = tuple(names)
         behind = next((p.host_waits_for for p in self.peers.values() if p.host_waits_for), None)
-        self.emit(StillWaiting((*names, behind) if behind else names, seconds))
+        if self._notices.due(seconds):
+            self.emit(StillWaiting((*names, behind) if behind else names, seconds, compare))
         if self.role is Role.HOST:
             for peer in self.peers.values():
                 if peer.name not in names and not peer.session.ended:

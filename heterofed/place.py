@@ -8,6 +8,7 @@ that outlives its connections; a Unix socket breaks only when a process ends.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 from abc import ABC, abstractmethod
@@ -20,16 +21,19 @@ from msgspec import structs
 from heterofed import consent
 from heterofed.errors import ConfigError
 from heterofed.files import close_to_others, heterofed_home, private_folder
-from heterofed.keys import Key, fingerprint, load_key
+from heterofed.keys import Key, fingerprint, key_path, load_key
 from heterofed.plan import Plan
 from heterofed.protocol.states import Role
+from heterofed.strangers import Strangers
 from heterofed.task import Purpose, TaskFile, differences, settle, shown_plan, terms_digest
-from heterofed.task_file import load_task, task_path
+from heterofed.task_file import known_tasks, load_task, task_path
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.local import HostLock, local_address, lock_path
+from heterofed.transport.names import HostName
 from heterofed.transport.readmit import ReliableListener
 from heterofed.transport.redial import ReliableConnector
+from heterofed.transport.zeromq.answers import Answer, who_answers
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, raw_key
 
 logger = logging.getLogger("heterofed")
@@ -71,11 +75,16 @@ class Place(ABC):
 
     Attributes:
         described: in words, for messages.
+        compare: what to compare at all parties where somebody does not come, in words.
         terms: the task file's terms in their canonical form; empty without a task file.
     """
 
     described: str
+    compare: str = ""
     terms: bytes = b""
+
+    simulated = False
+    """Whether all parties are in this process, so that nothing is given away."""
 
     @property
     def ledger(self) -> Path:
@@ -91,6 +100,10 @@ class Place(ABC):
     @abstractmethod
     def connect(self) -> Endpoint:
         """A Collaborator's endpoint: one attempt to reach the Host."""
+
+    def diagnose(self) -> str:
+        """Why a handshake with the Host fails, where that is not for its keys; empty otherwise."""
+        return ""
 
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         """Whom the Host waits for.
@@ -148,6 +161,8 @@ def place_of(
     private_folder(home, "tasks", make=False)
     path = task_path(task_id, home)
     if not path.exists():
+        if key_path(party, home).exists():
+            logger.warning("%s", _no_file(task_id, party, home))
         return LocalPlace(task_id, home)
     task = load_task(path)
     digest = terms_digest(task.terms())
@@ -164,6 +179,19 @@ def place_of(
         raise
     consent.record(home, "started", task=task_id, party=party, digest=digest)
     return place
+
+
+def _no_file(task_id: str, party: str, home: Path) -> str:
+    """What to do where a party has keys, and no file of this task."""
+    known = known_tasks(home)
+    near = difflib.get_close_matches(task_id, known, n=1)
+    hint = f"did you mean {near[0]!r}? There" if near else "There"
+    return (
+        f"{party} has a key on this machine, but there is no file of task {task_id!r}, so only"
+        f" parties of the same user on this machine can meet it. If the others are elsewhere, stop,"
+        f" and put the Host's file in place with `heterofed task accept FILE`; {hint} are files of:"
+        f" {', '.join(known) or 'no task'}"
+    )
 
 
 def _check_part(task: TaskFile, task_id: str, party: str, role: Role, purpose: Purpose) -> None:
@@ -188,6 +216,10 @@ class LocalPlace(Place):
     def __init__(self, task_id: str, home: Path) -> None:
         self._home, self._local = home, local_address(task_id, home)
         self.described = "on this machine, as one user: there is no task file of that name"
+        self.compare = (
+            f"the task id ({task_id!r}) and HETEROFED_HOME ({home}) with theirs; parties on other"
+            " machines need the task file (heterofed task accept)"
+        )
 
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
@@ -212,6 +244,12 @@ class TaskPlace(Place):
     def __init__(self, task: TaskFile, party: str, home: Path, *, insecure: bool = False) -> None:
         self.task, self._home = task, home
         self.described = f"at {task.address}"
+        self.compare = (
+            f"the task id ({task.task!r}), the task file and the address ({task.address}) with"
+            f" theirs: run `heterofed task check {task.task}` there"
+        )
+        self.strangers = Strangers(task.task)
+        self._name = HostName(task.address)
         self.terms = task.terms()
         member = task.member(party)
         task.check_usable()
@@ -243,7 +281,7 @@ class TaskPlace(Place):
         keys = None
         if self._key is not None:
             parties = {each.party: each.key or "" for each in self.task.collaborators}
-            keys = ServerKeys(self._key.public, self._key.secret, parties)
+            keys = ServerKeys(self._key.public, self._key.secret, parties, self.strangers.note)
         lock = lock_path(self.task.task, self._home)
         with HostLock(self.task.task, lock), room_for_strangers():
             try:
@@ -262,11 +300,29 @@ class TaskPlace(Place):
             yield ReliableListener(below, first_frames=FIRST_FRAMES)
 
     def connect(self) -> Endpoint:
+        self._name.check()
         keys = None
         if self._key is not None:
             host = self.task.host
             keys = ClientKeys(self._key.public, self._key.secret, host.key or "", host.party)
         return ReliableConnector(lambda: zeromq.connect(self.task.address, keys=keys))
+
+    def diagnose(self) -> str:
+        found, wanted = who_answers(self.task.address), Answer.NULL
+        if self._key is not None:
+            wanted = Answer.CURVE
+        if found in (wanted, Answer.NOBODY):
+            return ""
+        if found in (Answer.CURVE, Answer.NULL):
+            return (
+                f"what answers at {self.task.address} is {found.value}, and by this party's task"
+                f" file it is {wanted.value}; use the same task file at all parties"
+            )
+        return (
+            f"what answers at {self.task.address} is no heterofed Host but {found.value}: compare"
+            " the address and port in the task file with those that the Host listens at; a proxy"
+            " or another server may be there"
+        )
 
     def check_usable(self) -> None:
         self.task.check_usable()

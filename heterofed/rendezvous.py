@@ -26,7 +26,8 @@ from heterofed.errors import (
     TaskFinishedError,
 )
 from heterofed.events import StillWaiting
-from heterofed.party import NOTICE_SECONDS, Party
+from heterofed.notices import NOTICE_SECONDS, Notices
+from heterofed.party import Party
 from heterofed.peers import Peer, Timeouts, waiting_limit
 from heterofed.plan import Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms, Welcome, WelcomeBack
@@ -58,6 +59,8 @@ def gather(
     *,
     join_timeout: float,
     described: str = SAME_USER,
+    compare: str = "",
+    start: str = "start them",
     earlier: Earlier | None = None,
     check_keys: Callable[[Mapping[str, bytes]], object] = lambda _keys: None,
 ) -> Agreement:
@@ -69,6 +72,8 @@ def gather(
         make_plan: called with the Collaborators' keys in task order.
         join_timeout: seconds to wait for them; 0: for ever.
         described: where they meet, for messages.
+        compare: see `StillWaiting`.
+        start: what is to be done at those who do not come.
         earlier: a run of this Host that has not ended; goes on where all others hold it too, with
             a checkpoint in common once it trains.
         check_keys: raises where the Collaborators' masking keys, by feature key, will not do.
@@ -89,12 +94,12 @@ def gather(
                 break
             raise JoinTimeoutError(
                 f"{party.name} waited {now - began:.0f} s in phase join for: {', '.join(missing)};"
-                f" start them with the same task id ({described})",
+                f" {start} with the same task id ({described})",
                 party=party.name,
             )
         if missing and now - noticed >= NOTICE_SECONDS:
             noticed = now
-            party.notice_waiting(missing, now - began)
+            party.notice_waiting(missing, now - began, f"{compare}; {start}" if compare else "")
     names = tuple(door.close(party))
     helds = [peer.held for peer in party.peers.values()]
     agreement = earlier.agreed(helds) if earlier is not None else None
@@ -119,6 +124,8 @@ def join(
     link_timeout: float,
     join_timeout: float,
     described: str = SAME_USER,
+    compare: str = "",
+    diagnose: Callable[[], str] = str,
     objections: Callable[[Plan], list[str]] = lambda _plan: [],
     earlier: Earlier | None = None,
 ) -> tuple[Party, Peer, Agreement]:
@@ -132,6 +139,8 @@ def join(
         join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
             others, and so does this one, if it is longer than an hour.
         described: where they meet, for messages.
+        compare: see `StillWaiting`.
+        diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
 
@@ -146,7 +155,7 @@ def join(
         ResumeError: the Host goes on with a run under another plan than it began with.
     """
     hello = structs.replace(hello, held=earlier.held if earlier else None)
-    began = noticed = time.monotonic()
+    began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
     failed, failing_since = 0, 0.0
     while True:
         party = make_party(open_endpoint())
@@ -162,11 +171,12 @@ def join(
         except HandshakeError as error:
             if not failed:
                 failing_since = time.monotonic()
+                error = explained(error, diagnose)
                 logger.warning("trying again: %s", error)
             failed += 1
             if failed >= HANDSHAKES and time.monotonic() - failing_since >= HANDSHAKE_SECONDS:
                 party.close(0)
-                raise
+                raise explained(error, diagnose) from None
         except PeerLostError:
             failed = 0  # it went away before the task began: look for it again
         except DuplicatePartyError:
@@ -186,10 +196,15 @@ def join(
                 f" not come online; start it with the same task id ({described})",
                 party=party.name,
             )
-        if now - noticed >= NOTICE_SECONDS:
-            noticed = now
-            party.emit(StillWaiting(("the Host",), now - began))
+        if notices.due(now - began):
+            party.emit(StillWaiting(("the Host",), now - began, compare))
         time.sleep(RETRY_SECONDS)
+
+
+def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
+    """The error of a handshake, in other words where its keys are not to blame."""
+    why = diagnose()
+    return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
 
 
 def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:

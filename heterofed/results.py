@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -22,8 +22,12 @@ from heterofed.endings import writing
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
 from heterofed.files import move_aside, own_folder, put_in_place, try_folder
+from heterofed.metrics import NO_METRICS
 from heterofed.outbound import Outbound
 from heterofed.plan import Fusion, PartyName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(slots=True)
@@ -49,7 +53,7 @@ class PhaseCost:
         return name if name is not None and self.waits[name] >= self.seconds / 10 else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class TaskResult:
     """What came of a task at this party.
 
@@ -141,6 +145,52 @@ class TaskResult:
             },
         }
 
+    @property
+    def last(self) -> dict[str, dict[str, float | str]]:
+        """The last row of each metrics set, by name of the set; numbers are numbers."""
+        return {name: rows[-1] for name, rows in self._rows().items() if rows}
+
+    def frame(self, name: str | None = None) -> pd.DataFrame:
+        """A metrics set as a pandas DataFrame, a row per call of `append_metrics_item`.
+
+        Args:
+            name: of the set; None: the only one of the user's, else `train`.
+
+        Raises:
+            ConfigError: there is no such set, or several and no name.
+        """
+        import pandas
+
+        rows = self._rows()
+        own = [each for each in rows if each != "train"]
+        chosen = name or (own[0] if len(own) == 1 else "train")
+        if chosen not in rows or (name is None and len(own) > 1):
+            raise ConfigError(f"frame: there are {', '.join(rows) or 'no metrics'}; name one")
+        return pandas.DataFrame(rows[chosen])
+
+    def _rows(self) -> dict[str, list[dict[str, float | str]]]:
+        """Of the metrics of models, those sets that have a file."""
+        found = {}
+        for name, path in self.metrics.items():
+            if name not in NO_METRICS and path.exists():
+                with path.open(newline="", encoding="utf-8") as file:
+                    found[name] = [
+                        {key: _number(value) for key, value in row.items()}
+                        for row in csv.DictReader(file)
+                    ]
+        return found
+
+    def __repr__(self) -> str:
+        """One line: what ended, and the last metrics."""
+        shown = [
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for row in self.last.values()
+            for key, value in row.items()
+            if key != "round"
+        ]
+        what = f"{self.party}: task {self.task_id}, {self.rounds} rounds in {self.seconds:.1f} s"
+        return f"<{', '.join([what, *shown])}; {self.folder}>"
+
     def summary(self) -> str:
         """A block of lines for people."""
         lines = [f"{self.party}: task {self.task_id} done in {self.seconds:.1f} s"]
@@ -157,6 +207,18 @@ class TaskResult:
         lines += [f"  {each} ({self.metrics.get('leakage', '')})" for each in self.leaks]
         lines += [f"  {path}" for path in (*self.metrics.values(), *self.models.values())]
         return "\n".join(lines)
+
+
+def _number(text: str) -> float | str:
+    """A field of a CSV file as the number that it is of, if any."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def check_name(name: object, what: str) -> str:

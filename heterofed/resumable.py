@@ -21,21 +21,40 @@ from msgspec import structs
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed import console
 from heterofed import snapshot as snapshots
 from heterofed.agreement import AT_SPLIT
 from heterofed.alignment import check_ids, keyed_digest
+from heterofed.carried import Carried
 from heterofed.checkpoint import RunRecord, Split
 from heterofed.endings import writing
-from heterofed.errors import CheckpointError, ConfigError, LocalProtocolError, ResumeError
+from heterofed.errors import (
+    CheckpointError,
+    ConfigError,
+    LocalProtocolError,
+    ResumeError,
+    RollbackLimitError,
+)
 from heterofed.events import Resumed
 from heterofed.files import drop_drafts, own_folder
+from heterofed.joint_optimizer import JointOptimizer
 from heterofed.lifecycle import Scheduler
-from heterofed.metrics import registered_metrics
+from heterofed.metrics import NEVER_CUT, registered_metrics
 from heterofed.protocol.messages import Mark
 from heterofed.results import fresh_folder, write_whole
-from heterofed.runs import Run, agreement_of, begin, goes_on, party_of
+from heterofed.runs import (
+    Run,
+    agreement_of,
+    begin,
+    close_ledger,
+    goes_on,
+    ledger_of,
+    party_of,
+)
+from heterofed.settings import ReleaseLimits
 from heterofed.snapshot import Snapshot
 from heterofed.training import Lazy
+from heterofed.walk import roots_of
 from heterofed.wrappers import plain_state
 
 logger = logging.getLogger("heterofed")
@@ -47,13 +66,14 @@ NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 class ResumableScheduler(Scheduler):
     """Base of the schedulers that have models, and so something to lose."""
 
+    _limits = ReleaseLimits()
     _MODELS: tuple[str, ...] = ()
     """Which of `_makers` are models that the results folder gets."""
 
     # -- hooks -----------------------------------------------------------------------------
 
     def extra_state(self) -> Any:
-        """Hook: state of yours that belongs in checkpoints: schedules, counters, a best score.
+        """Hook: state of yours that no checkpoint keeps by itself: of other libraries, or files.
 
         Returns:
             Tensors and plain values (numbers, strings, lists, dicts of them), or None.
@@ -95,7 +115,7 @@ class ResumableScheduler(Scheduler):
         return {
             name: thing
             for name, thing in things.items()
-            if isinstance(thing, nn.Module | Optimizer)
+            if isinstance(thing, nn.Module | Optimizer) and not isinstance(thing, JointOptimizer)
         }
 
     def _load_ids(self, run: Run) -> list[str]:
@@ -137,7 +157,6 @@ class ResumableScheduler(Scheduler):
             name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
         self._keep_checkpoint(run, last=False)
-        run.store.forget_psi()
 
     def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""
@@ -158,8 +177,6 @@ class ResumableScheduler(Scheduler):
         mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
         # Before the first batch they are as their hooks make them, again and again.
         things = self._stateful() if mark > AT_SPLIT else {}
-        if mark == Mark(1):
-            self._warn_of_untracked(list(things.values()))
         for each in _optimizers(things).values():
             snapshots.make_plain(each)
         snapshot = Snapshot(
@@ -172,6 +189,7 @@ class ResumableScheduler(Scheduler):
             settings=run.state["settings"],
             metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},
+            carried=self._carried(run).keep(gradients=self._accumulates()),
             extra=self._call_hook("extra_state", self.extra_state),
         )
         # One of each kind has to load again before days of training depend on it.
@@ -180,15 +198,23 @@ class ResumableScheduler(Scheduler):
         run.state["proven"].update(things)
         run.futile = 0
 
-    def _warn_of_untracked(self, tracked: list[object]) -> None:
-        if type(self).extra_state is not ResumableScheduler.extra_state:
-            return
-        if names := snapshots.untracked(vars(self), tracked):
-            logger.warning(
-                "no checkpoint keeps the state of %s: return it from extra_state and take it up in"
-                " load_extra_state, else a resumed run is not the same",
-                ", ".join(f"self.{name}" for name in names),
-            )
+    def _carried(self, run: Run) -> Carried:
+        """What the user carries beside the models and optimizers."""
+        if "carried" not in run.state:
+            covered = type(self).extra_state is not ResumableScheduler.extra_state
+            run.state["carried"] = Carried(self._roots, self._known, covered)
+        carried: Carried = run.state["carried"]
+        return carried
+
+    def _known(self) -> list[nn.Module | Optimizer]:
+        return list(self._stateful().values())
+
+    def _roots(self) -> dict[str, Any]:
+        return {**self._stateful(), **roots_of(self)}
+
+    def _accumulates(self) -> bool:
+        """Whether gradients may wait for the step of a later batch."""
+        return True
 
     # -- going on --------------------------------------------------------------------------
 
@@ -199,9 +225,14 @@ class ResumableScheduler(Scheduler):
             drop_drafts(run.result.folder)
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
+                if _record_of(run).split is not None:  # rounds may have begun
+                    self._note_return(run, "its beginning")
                 _start_over(run)
                 self._open_registered_metrics(run)
             return
+        run.begun += 1
+        if run.begun - 1 > self._limits.max_rollbacks:
+            raise self._too_often("has begun anew")
         if run.store.has_checkpoints and run.resume == "never":
             logger.info("a new run begins; the one that had not ended here is moved aside")
         elif run.store.has_checkpoints:
@@ -211,6 +242,7 @@ class ResumableScheduler(Scheduler):
             )
         else:
             run.store.clear()
+        close_ledger(run)  # of a simulation it goes with the store
         fresh_folder(run.result.folder)
         _start_over(run)
         begin(run)
@@ -228,9 +260,30 @@ class ResumableScheduler(Scheduler):
         party = party_of(run)
         with party.in_phase("resume"):
             snapshot = self._put_back(run, mark)
+            if not snapshot.last:  # else nothing is trained again
+                self._note_return(run, console.shown_mark(mark.round, mark.batch))
         party.round = run.round
         party.emit(Resumed(mark.round, mark.batch))
         return snapshot.last
+
+    def _note_return(self, run: Run, where: str) -> None:
+        """Count that the run goes back to a checkpoint, over all restarts of this process.
+
+        Raises:
+            RollbackLimitError: it has done so too often: what is sent twice tells more.
+        """
+        times = ledger_of(run).count(agreement_of(run).run, f"back to {where}")
+        if times > self._limits.max_rollbacks:
+            raise self._too_often(f"was to go back to {where} once more, after {times - 1} times")
+
+    def _too_often(self, what: str) -> RollbackLimitError:
+        return RollbackLimitError(
+            f"the run {what}, and max_rollbacks is {self._limits.max_rollbacks} at"
+            f" {self._settings.shown_name}: each time what was sent before is sent again, which"
+            " tells more of it. Find out in the logs which party goes away, and why; then start"
+            ' all parties again with a larger max_rollbacks here, or with resume="never" for a'
+            " new run"
+        )
 
     def _put_back(self, run: Run, mark: Mark) -> Snapshot:
         """Make this party what it was at a checkpoint."""
@@ -250,6 +303,7 @@ class ResumableScheduler(Scheduler):
         things = self._stateful()
         optimizers = _optimizers(things)
         if restarted:
+            self._carried(run).begin()
             snapshots.check_optimizers(optimizers, snapshot.settings)
             for name, each in optimizers.items():
                 snapshots.bring_back_settings(name, each, snapshot.settings[name])
@@ -272,6 +326,7 @@ class ResumableScheduler(Scheduler):
         self._cut_metrics(run, snapshot)
         self._name_best(run, snapshot)
         run.store.drop_after(mark)
+        self._carried(run).put_back(snapshot.carried)
         self._call_hook("load_extra_state", self.load_extra_state, snapshot.extra)
         return snapshot
 
@@ -282,7 +337,10 @@ class ResumableScheduler(Scheduler):
             if name not in run.metrics:
                 self._open_kept(run, name, keys)
         registered = registered_metrics(type(self))
+        kept = {NEVER_CUT} - registered.keys()
         for name, metrics in run.metrics.items():
+            if name in kept:
+                continue
             keys, size = snapshot.metrics.get(name, ([], 0))
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
                 metrics.cut(size, None if name in registered else keys)

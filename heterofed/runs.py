@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +15,11 @@ from heterofed.agreement import Agreement, Earlier
 from heterofed.checkpoint import CheckpointStore, RunRecord
 from heterofed.diagnostics import Harmless
 from heterofed.errors import LocalProtocolError, ResumeError
+from heterofed.files import heterofed_home, own_folder, private_folder
+from heterofed.ledger import ReleaseLedger
 from heterofed.metrics import Metrics
 from heterofed.party import Party
+from heterofed.passes import Pass
 from heterofed.plan import Plan
 from heterofed.results import TaskResult
 
@@ -41,7 +46,13 @@ class Run:
             before its latest checkpoint; 0 once it has ended.
         complete: whether all parties hold the checkpoint after the last round.
         noise: 32 bytes that this party's noise is drawn from; they stay here, too.
+        order: what its order of rows is drawn from, where it is the Host's.
         futile: how often a party was lost since the last checkpoint.
+        begun: runs that were begun since the launch.
+        simulated: whether all parties are in one process, so that nothing is given away.
+        releases: the count of what has left, once it was asked for; see `ledger_of`.
+        passing: what the feature hook was asked for that yields batches now, or did last.
+        tell: writes what has left so far into the results; nothing where there is nothing to tell.
         mask_secrets: what this party shares with each other Collaborator since they met last,
             where the Host gets only the sum of their features.
         waits: seconds to wait for a party that was lost; 0 before one was.
@@ -54,7 +65,7 @@ class Run:
     """
 
     task_id: str
-    seed: int
+    seed: int | bytes
     result: TaskResult
     store: CheckpointStore
     resume: Resume
@@ -68,16 +79,40 @@ class Run:
     complete: bool = False
     waits: float = 0.0
     futile: int = 0
+    begun: int = 0
+    simulated: bool = False
+    releases: ReleaseLedger | None = None
+    passing: Pass | None = None
+    tell: Callable[[], None] = lambda: None
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
     ledger: Path | None = None
     predicts: bool = False
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     harmless: Harmless = field(default_factory=Harmless)
+    order: int = 0
     round: int = 0
     batch: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     lasting: dict[str, Any] = field(default_factory=dict)
+
+
+def drawn_seed() -> bytes:
+    """A seed of a party's own that nobody can try out."""
+    return secrets.token_bytes(32)
+
+
+def drawn_order(task_id: str, seed: int | None) -> int:
+    """What the Host draws the order of rows from, and tells everybody: nothing of its own seed.
+
+    Args:
+        task_id: of the task.
+        seed: as given to its constructor. Where it is, so that all can be drawn again, the order
+            is the task's.
+    """
+    if seed is None:
+        return secrets.randbits(63)
+    return int.from_bytes(sha256(b"order of " + task_id.encode()).digest()[:8], "big") >> 1
 
 
 def agreement_of(run: Run) -> Agreement:
@@ -97,6 +132,30 @@ def party_of(run: Run) -> Party:
     if run.party is None:
         raise LocalProtocolError("the party was asked for before the parties met")
     return run.party
+
+
+def ledger_of(run: Run) -> ReleaseLedger:
+    """Where it is counted, over all runs of the task, what has left this party.
+
+    A simulation counts for its run alone: nobody else gets anything of it.
+
+    Raises:
+        LedgerError: it cannot be read or written.
+    """
+    if run.releases is None:
+        if run.simulated and run.record is not None:
+            folder = own_folder(run.store.folder / "releases")
+        else:
+            folder = private_folder(run.ledger or heterofed_home(), "releases")
+        run.releases = ReleaseLedger(folder, run.task_id, run.result.party)
+    return run.releases
+
+
+def close_ledger(run: Run) -> None:
+    """Let go of the ledger, until it is asked for again."""
+    if run.releases is not None:
+        run.releases.close()
+        run.releases = None
 
 
 def begin(run: Run) -> None:
@@ -153,6 +212,7 @@ def recall(run: Run, seed: int | None) -> None:
             ' with resume="never"'
         )
     run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
+    run.order = record.plan.seed
     run.complete = run.store.finished() is not None
 
 

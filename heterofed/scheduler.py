@@ -31,6 +31,7 @@ from heterofed.errors import ConfigError, TaskFailed
 from heterofed.freshness import Freshness
 from heterofed.lifecycle import Scheduler
 from heterofed.metrics import register_metrics
+from heterofed.passes import Kind, Pass
 from heterofed.plain import strings
 from heterofed.privacy.dpsgd import DPSGD, Sampling, most_participations, poisson_batches
 from heterofed.privacy.leakage import Effort, check_effort
@@ -44,10 +45,18 @@ from heterofed.snapshot import Snapshot
 from heterofed.streams import random_stream, streamed
 from heterofed.tensors import dtype_name, named
 from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
+from heterofed.walk import roots_of
 
 logger = logging.getLogger("heterofed")
 
 T = TypeVar("T")
+
+KINDS: dict[str, Kind] = {
+    "iterate_train_feature": "train",
+    "iterate_test_feature": "test",
+    "iterate_predict_feature": "predict",
+}
+"""What the rows of a feature hook are for."""
 
 __all__ = [
     "ConfigError",
@@ -201,11 +210,12 @@ class TrainingScheduler(ResumableScheduler):
         agreement = self._run.agreement if self._run else None
         return agreement.plan.batch_size or None if agreement else None
 
-    def batches(self, ids: Sequence[str]) -> Iterator[list[str]]:
+    def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
         """Cut ids into the agreed batches; for use in the feature hooks.
 
         Args:
             ids: as the hook got them.
+            drop_last: leave out the last batch where it is shorter; the same at every party.
 
         Yields:
             Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
@@ -216,7 +226,7 @@ class TrainingScheduler(ResumableScheduler):
         size = plan_of(self._run).batch_size if self._run else 0
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
-        for start in range(0, len(ids), size):
+        for start in range(0, len(ids) - (size - 1) * drop_last, size):
             yield list(ids[start : start + size])
 
     def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
@@ -309,6 +319,14 @@ class TrainingScheduler(ResumableScheduler):
         with random_stream(seed, *path, *filter(None, (also,))):
             return self._call_hook(hook, call, *args, **kwargs)
 
+    def _accumulates(self) -> bool:
+        return self._weights_defence is None  # which knows no steps that wait
+
+    def _roots(self) -> dict[str, Any]:
+        if self._weights_defence is None:
+            return super()._roots()
+        return roots_of(self)  # what wraps the models and optimizers is ours
+
     def _own_batches(
         self,
         run: Run,
@@ -323,6 +341,8 @@ class TrainingScheduler(ResumableScheduler):
         """What a feature hook yields, checked, each batch under its own random stream; `around`
         may do more around each step of the hook; `first` is the number of the first batch.
         """
+        ids = list(ids)
+        run.passing = Pass(KINDS[hook], ids)
         fresh = self._freshness(run, hook) if grad and hook == "iterate_train_feature" else None
         with self._in_hook(hook), fresh.making() if fresh else nullcontext():
             items = getattr(self, hook)(self._made("feature_model"), list(ids))
@@ -426,6 +446,7 @@ class TrainingScheduler(ResumableScheduler):
             ids = self._load_ids(run)
             for name in self._makers():
                 self._made(name)
+            self._carried(run).begin()
         return ids
 
     def _split(self, run: Run, common: Iterable[str]) -> SplitPlan:

@@ -35,6 +35,47 @@ class Shown(Generic[T]):
         return self if instance is None else self._read(instance)
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseLimits:
+    """How much a party's user lets out of a task, over all of its runs together.
+
+    Attributes:
+        max_releases_per_row: releases of any one row; None: any number.
+        max_epsilon: of each column of `privacy.csv` that this party has a defence for; None: any.
+        max_rollbacks: times that a run may go back to the same checkpoint, whoever asks.
+    """
+
+    max_releases_per_row: int | None = None
+    max_epsilon: float | None = None
+    max_rollbacks: int = 10
+
+    def check(self, *, defended: bool) -> None:
+        """Refuse what cannot work.
+
+        Args:
+            defended: whether this party has a defence that an epsilon is told for.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        most, epsilon = self.max_releases_per_row, self.max_epsilon
+        if most is not None and not is_count(most):
+            raise ConfigError(f"max_releases_per_row={most!r}: give a whole number, or None")
+        if not is_count(self.max_rollbacks):
+            raise ConfigError(
+                f"max_rollbacks={self.max_rollbacks!r}: give a whole number from 0 on"
+            )
+        if epsilon is None:
+            return
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not epsilon > 0:
+            raise ConfigError(f"max_epsilon={epsilon!r}: give a number above 0, or None")
+        if not defended:
+            raise ConfigError(
+                f"max_epsilon={epsilon!r} needs a defence that has an epsilon: ClippedGaussian,"
+                " RandomisedResponse or DPSGD; without one it is infinite"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a scheduler's constructor was given that every kind of task needs."""

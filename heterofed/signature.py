@@ -258,7 +258,9 @@ class Reader:
         for name, (dtype, shape) in tensors.items():
             then, width = kept.tensors[name]
             label = f" {name!r}" if name else ""
-            if (width is not None and width != shape) or _kind(dtype) != _kind(then):
+            floating = _kind(then) == _kind("float32")
+            other = width is not None and not same_but_for_length(shape, width, floating=floating)
+            if other or _kind(dtype) != _kind(then):
                 raise FeatureError(
                     f"{hook} of {self._party} yields features{label} of {shape} {dtype} a row, and"
                     f" in training they were {width} {then}; give the half what it was trained on",
@@ -294,6 +296,16 @@ def _some(names: Sequence[str]) -> str:
 def _named(layout: str, tensors: Mapping[str, Any]) -> str:
     names = [name for name in tensors if name]
     return {"none": "nothing"}.get(layout, f"a {layout}") + (f" of {_some(names)}" if names else "")
+
+
+def same_but_for_length(shape: Sequence[int], like: Sequence[int], *, floating: bool) -> bool:
+    """Whether rows of one shape may be of the same features as rows of another.
+
+    Lengths may differ where a row has several dimensions, as [length, width], and in integers and
+    bools, as a mask of [length]. The width of an embedding of floats may not.
+    """
+    has_length = len(like) >= 2 or (len(like) == 1 and not floating)
+    return tuple(shape) == tuple(like) or (has_length and len(shape) == len(like))
 
 
 def _kind(dtype: str) -> str:

@@ -39,6 +39,7 @@ class Snapshot:
             them.
         metrics: of each metrics set its keys, and the bytes of its CSV.
         notes: plain values of the run itself.
+        carried: what the user's objects carry beside those.
         extra: what the user's `extra_state` gave.
     """
 
@@ -51,6 +52,7 @@ class Snapshot:
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, tuple[list[str], int]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    carried: list[Any] = field(default_factory=list)
     extra: Any = None
 
 
@@ -200,24 +202,8 @@ def bring_back_settings(name: str, optimizer: Optimizer, before: Mapping[str, An
             )
 
 
-def untracked(attributes: Mapping[str, object], tracked: list[object]) -> list[str]:
-    """Names of attributes whose state no checkpoint would hold."""
-    kinds = (nn.Module, Optimizer, torch.optim.lr_scheduler.LRScheduler)
-    inside = {id(sub) for each in tracked if isinstance(each, nn.Module) for sub in each.modules()}
-    known = inside | {id(each) for each in tracked}
-    return sorted(
-        name
-        for name, value in attributes.items()
-        if isinstance(value, kinds) and id(value) not in known and _has_state(value)
-    )
-
-
 def _is_lazy(value: object) -> bool:
     return isinstance(value, Tensor) and bool(nn.parameter.is_lazy(value))
-
-
-def _has_state(value: object) -> bool:
-    return not isinstance(value, nn.Module) or bool(value.state_dict())
 
 
 def _differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:

@@ -34,6 +34,7 @@ def keeping_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]
     """Let forwards within the block stay fit for backward whatever becomes of `weights` after.
 
     Saved weights, and views of them, are copied; one that several operations save is copied once.
+    So is memory that torch did not allocate: NumPy writes the next batch into it without a trace.
     Any other saved tensor that is changed in place before backward is an error then, as ever.
 
     Args:
@@ -45,8 +46,11 @@ def keeping_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]
     def pack(saved: Tensor) -> tuple[Tensor, int]:
         if saved.layout is not torch.strided:
             return saved, saved._version
-        start = saved.untyped_storage().data_ptr()
-        if start in storages:
+        storage = saved.untyped_storage()
+        start = storage.data_ptr()
+        if not storage.resizable():
+            saved = saved.clone()
+        elif start in storages:
             form = (start, saved.storage_offset(), saved.shape, saved.stride(), saved.dtype)
             if form not in copies:
                 copies[form] = saved.clone()
@@ -64,7 +68,8 @@ def _unpack(packed: tuple[Tensor, int]) -> Tensor:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace"
             f" operation: a tensor of shape {list(saved.shape)} is at version {saved._version},"
-            f" expected version {version}"
+            f" expected version {version}. With max_staleness a batch is in use until later: give"
+            " each its own memory"
         )
     return saved
 
@@ -77,7 +82,7 @@ def ahead(
     Args:
         items: what a feature hook gives, each with its graph.
         weights: what steps change.
-        in_flight: whether a step is going to happen before the next item's backward.
+        in_flight: whether a step, or another item, may come before the next item's backward.
     """
     iterator = iter(items)
     while True:

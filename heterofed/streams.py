@@ -22,7 +22,7 @@ _GENERATORS = threading.RLock()
 
 
 @contextmanager
-def random_stream(seed: int, *path: str | int) -> Iterator[None]:
+def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
     """Run a block on the random numbers of one stream of the task, and restore what was before.
 
     Every entry into user code runs under a stream named (feature key, hook, round, batch), so a
@@ -74,7 +74,7 @@ def generators_kept() -> Iterator[None]:
 
 
 def streamed(
-    items: Iterable[T], seed: int, *path: str | int, grad: bool = True, first: int = 0
+    items: Iterable[T], seed: int | bytes, *path: str | int, grad: bool = True, first: int = 0
 ) -> Generator[T, None, None]:
     """Iterate user code, each step under the stream (path, batch number), from batch `first` on."""
     iterator = iter(items)

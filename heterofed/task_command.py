@@ -28,8 +28,9 @@ from heterofed.place import TaskPlace
 from heterofed.plan import Plan
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
 from heterofed.protocol.states import Role
-from heterofed.rendezvous import HANDSHAKES, RETRY_SECONDS, knock
+from heterofed.rendezvous import HANDSHAKES, RETRY_SECONDS, explained, knock
 from heterofed.results import check_name, write_whole
+from heterofed.strangers import stranger
 from heterofed.task import (
     KEY_CHARACTERS,
     NOT_AGREED,
@@ -259,12 +260,15 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
             yield f"{task.listens_at} can be listened at"
             door = Door(task_digest(task.task), task.purpose, party, [*names], terms=place.terms)
             host.door = lambda visitor, hello: door.judge(host, visitor, hello)
-            until, said = host.clock() + wait, set[str]()
+            until, said, told = host.clock() + wait, set[str](), 0
             while host.clock() < until and said != names:
                 host.pump(0.5)
                 for name in sorted((door.checked & names) - said):
                     said.add(name)
                     yield f"{name} is there, and has the same terms"
+                for shown in place.strangers.fingerprints[told:]:
+                    told += 1
+                    yield f"REFUSED: {stranger(shown, task.task)}"
         finally:
             host.close()
     if wait and said != names:
@@ -294,10 +298,10 @@ def _ask_host(task: TaskFile, place: TaskPlace, name: str, wait: float) -> bytes
             host = knock(party, hello, LINK_SECONDS)
             if host is not None:
                 return party.take(host, Terms, computing=False).of(Terms).terms
-        except HandshakeError:
+        except HandshakeError as error:
             failed += 1
             if failed == HANDSHAKES:
-                raise
+                raise explained(error, place.diagnose) from None
         except PeerLostError:
             failed = 0
         finally:

@@ -6,9 +6,11 @@ process. Knows nothing of a scheduler but its settings.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from heterofed.tensors import unpack
 from heterofed.transport.base import Channel, Endpoint, Event, Received
 from heterofed.transport.memory import Hub, MemoryEndpoint
 from heterofed.wire import Decoder
+
+logger = logging.getLogger("heterofed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,27 @@ class Network:
             raise cause.error
 
 
+_speaker: ContextVar[str] = ContextVar("heterofed_speaker", default="")
+
+
+@contextmanager
+def speaking(party: str) -> Iterator[None]:
+    """Have log lines of this thread begin with a party's name."""
+
+    def name(record: logging.LogRecord) -> bool:
+        if _speaker.get() == party and not record.getMessage().startswith(party):
+            record.msg = f"{party}: {record.msg}"
+        return True
+
+    token = _speaker.set(party)
+    logger.addFilter(name)
+    try:
+        yield
+    finally:
+        logger.removeFilter(name)
+        _speaker.reset(token)
+
+
 class _Turn:
     """Which party runs. Giving and taking may be repeated: Ctrl-C can come between any two steps,
     also while a party waits for its turn, and what follows must still work.
@@ -125,7 +150,7 @@ class PartyRun:
         settings = self._scheduler._settings
         self._scheduler._settings = replace(settings, place=_MemoryPlace(self, self._network))
         try:
-            with self._turn():
+            with self._turn(), speaking(self.key):
                 self.result = self._work()
         except BaseException as error:  # handed on by raise_first
             self.error = error
@@ -176,6 +201,7 @@ class _MemoryPlace(Place):
     """The network in memory as one party sees it."""
 
     described = "in this simulation"
+    simulated = True
 
     @property
     def ledger(self) -> Path:

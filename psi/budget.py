@@ -1,8 +1,9 @@
-"""How many values this machine has signed for a peer in a task, kept on disk. Knows no keys.
+"""How much this machine has done for a peer in a task, kept on disk. Knows no keys.
 
-Each signed value lets the peer test one guess, so a peer that may start run after run could walk
-through a phone book. The count survives restarts, and is written and synced before the signing
-it counts: a crash in between costs the peer values, never the other way round.
+Each value that a signer signs, and each tag that a requester matches, lets the peer test one guess,
+so a peer that may start run after run could walk through a phone book. The count survives restarts,
+and is written and synced before what it counts: a crash in between costs the peer values, never the
+other way round.
 
 One small file per peer and task in a folder that the caller names; the file's name is a hash, so
 any string is safe. A file that cannot be read is refused, not started over. Whoever can write to
@@ -19,19 +20,36 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from psi.errors import BudgetError
+from psi.errors import BudgetError, LimitError
 from psi.files import file_lock, private_folder, put_in_place
 
 _LOCK_SECONDS = 30
+_SIGNED = "signed values"
 
 
 class Budget:
-    """The count of one peer and task."""
+    """The count of one peer and task.
 
-    def __init__(self, folder: str | os.PathLike[str], *, peer: str, task: str) -> None:
+    Args:
+        folder: where it is kept; made if it is missing.
+        peer: the peer's name.
+        task: the task's name.
+        counts: what it counts, in words; each has a count of its own.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        peer: str,
+        task: str,
+        counts: str = _SIGNED,
+    ) -> None:
         parts = [part.encode("utf-8", "surrogatepass") for part in (peer, task)]
         named = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        self._name = sha256(b"psi-budget" + named).hexdigest()
+        kind = b"" if counts == _SIGNED else counts.encode()
+        self._counts = counts
+        self._name = sha256(b"psi-budget" + kind + named).hexdigest()
         self._path = Path(folder) / f"{self._name}.json"
 
     def spent(self) -> int:
@@ -53,14 +71,14 @@ class Budget:
 
     def require(self, count: int, limit: int) -> None:
         """BudgetError unless `count` more values would stay within `limit`; records nothing."""
-        _within(self.spent(), count, limit)
+        self._within(self.spent(), count, limit)
 
     def spend(self, count: int, limit: int) -> None:
         """Record `count` more values on disk, or BudgetError and nothing recorded."""
         private_folder(self._path.parent)
         with self._locked():
             spent = self.spent()
-            _within(spent, count, limit)
+            self._within(spent, count, limit)
             self._write(spent + count)
 
     @contextlib.contextmanager
@@ -85,10 +103,9 @@ class Budget:
     def _check(self, signed: int) -> str:
         return sha256(f"{self._name}:{signed}".encode()).hexdigest()
 
-
-def _within(spent: int, count: int, limit: int) -> None:
-    if spent + count > limit:
-        raise BudgetError(
-            f"the peer asks for {count} more signed values; "
-            f"{spent} of the {limit} allowed in this task are spent"
-        )
+    def _within(self, spent: int, count: int, limit: int) -> None:
+        if spent + count > limit:
+            raise LimitError(
+                f"the peer asks for {count} more {self._counts}; {spent} of the {limit} allowed in"
+                " this task are spent, in this run and earlier ones"
+            )

@@ -4,7 +4,7 @@ The flow is `psi.requesting`, the function `psi.oprf`. Each id gets a scalar of 
 and used once, so that what is sent is uniform whatever the ids. Answers cannot be verified here
 as RSA's can: a signer that multiplies some values by another scalar loses those matches, and
 would learn from the claims in which position a match was asked. So ids are sent in an order
-drawn for this object alone, and a position means nothing.
+drawn for this run alone, and a position means nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ECDHRequester(Requester[bytes]):
         **common: Unpack[RequesterSettings],
     ) -> None:
         self._random = _random
-        self._shuffle: Shuffle = _shuffle or shuffle
+        self._shuffle = _shuffle
         super().__init__(ids, public_key, peer_count, domain=domain, **common)
 
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
@@ -59,15 +59,20 @@ class ECDHRequester(Requester[bytes]):
         self.backend = find_group().backend
         return POINT_BYTES
 
-    def _order(self, positions: array[int]) -> None:
-        self._shuffle(positions)
+    def _order(self, positions: array[int], random: RandomBytes) -> None:
+        if self._shuffle is not None:
+            self._shuffle(positions)
+        else:
+            shuffle(positions, random)
 
-    def _blind(self, ids: list[str]) -> tuple[bytes, bytes]:
-        def part(ids: Sequence[str]) -> tuple[bytes, bytes]:
-            drawn = self._random(len(ids) * HASH_BYTES)
-            return self._workers.call(oprf.blind, self._labels, ids, drawn)
+    def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, bytes]:
+        drawn = cut(random(len(ids) * HASH_BYTES), HASH_BYTES)
 
-        parts = self._workers.spread(part, ids)
+        def part(rows: Sequence[tuple[str, bytes]]) -> tuple[bytes, bytes]:
+            ids, drawn = zip(*rows, strict=True)
+            return self._workers.call(oprf.blind, self._labels, ids, b"".join(drawn))
+
+        parts = self._workers.spread(part, list(zip(ids, drawn, strict=True)))
         return b"".join(values for values, _ in parts), b"".join(secret for _, secret in parts)
 
     def _unblind(self, sent: OnItsWay[bytes], signed: bytes) -> bytes:
@@ -85,15 +90,15 @@ class ECDHRequester(Requester[bytes]):
         return b"".join(self._workers.spread(part, rows))
 
 
-def shuffle(positions: array[int]) -> None:
-    """Put positions into an order drawn by the system's generator (Fisher and Yates).
+def shuffle(positions: array[int], random: RandomBytes = secrets.token_bytes) -> None:
+    """Put positions into a random order (Fisher and Yates).
 
     Each draw is 64 bits scaled to the range, so within 2^-40 of uniform for 10^7 positions. The
     standard library's shuffle does the same with a call of the system per draw, five times slower.
     """
     at = len(positions)
     while at > 1:
-        for drawn in array("Q", secrets.token_bytes(8 * min(at - 1, _DRAWN))):
+        for drawn in array("Q", random(8 * min(at - 1, _DRAWN))):
             chosen = drawn * at >> 64
             at -= 1
             positions[at], positions[chosen] = positions[chosen], positions[at]

@@ -41,16 +41,21 @@ class ECDHSigner(Signer):
         **common: Unpack[SignerSettings],
     ) -> None:
         super().__init__(ids, [b"ecdh", domain], **common)
-        key = self._former_key
-        if key is None:
-            key = oprf.make_key() if _key is None else _key
-            self._keep_key(key)
-        self._secret: bytes | None = key
+        self._secret: bytes | None = None
+        self._seen: Distinct | None = None
+        self._blob = self._kept_public
+        if self._blob:
+            self.backend = "kept tags"
+            return
+        former = self._former_key
+        key = former or (oprf.make_key() if _key is None else _key)
+        self._secret = key
         self.backend = find_group().backend
         point = find_group().base(key)
         self._labels = oprf.Labels.of(domain, point)
         self._blob = oprf.encode_key(domain, point)
-        self._seen: Distinct | None = None
+        if former is None:
+            self._keep_key(key, self._blob)
 
     def public_key(self) -> bytes:
         """The public point and a check of the domain; 52 bytes."""
@@ -72,15 +77,14 @@ class ECDHSigner(Signer):
         super().close()
         self._seen = None
 
-    def _check(self, blinded: bytes) -> int:
+    def _check(self, blinded: bytes, *, again: bool) -> int:
         if len(blinded) % POINT_BYTES:
             raise ValueRefusedError(
                 f"a chunk of {len(blinded)} bytes; values have {POINT_BYTES} each"
             )
         # Half of an encoding stands for it: two honest ones share it with 2^-80 in 10^7 values.
-        if self._seen is not None and not self._seen.add(
-            [value[:16] for value in cut(blinded, POINT_BYTES)]
-        ):
+        values = [value[:16] for value in cut(blinded, POINT_BYTES)]
+        if self._seen is not None and not again and not self._seen.add(values):
             raise ValueRefusedError("a value to sign came twice")
         return len(blinded) // POINT_BYTES
 

@@ -2,7 +2,8 @@
 
 PSIError
 ├── IdsError            this party's own ids cannot be used
-├── BudgetError         the peer asks for more signatures than it may have
+├── BudgetError         the peer asks for more than it may have
+│   └── LimitError      the number that the peer may have is used up
 ├── StateError          this program called a method out of order
 ├── FaultError          this machine computed a wrong signature; nothing of it was sent
 ├── LibraryError        this machine has no library that can compute the protocol
@@ -37,6 +38,10 @@ class BudgetError(PSIError):
 
     What to do: find out why; raise the budget only if the peer's set really is that large.
     """
+
+
+class LimitError(BudgetError):
+    """The peer asks for more than what is left of its limit, over all runs of this task."""
 
 
 class StateError(PSIError):

@@ -14,7 +14,9 @@ The challenges of the key's proof come from the same full-domain hash under anot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256, shake_256
+from itertools import count
 
 from gmpy2 import mpz
 
@@ -34,6 +36,22 @@ def domain(task_id: str, run_id: str) -> bytes:
 def prefixed(*parts: bytes) -> bytes:
     """The parts in a row, each after its length, so that no two lists of parts look the same."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+def stream(seed: bytes, purpose: bytes) -> Callable[[int], bytes]:
+    """A source of random bytes: each call gives the next ones; the same for the same arguments.
+
+    Args:
+        seed: 32 secret bytes.
+        purpose: what the bytes are for; those of two purposes have nothing to do with each other.
+    """
+    calls = count()
+
+    def draw(size: int) -> bytes:
+        number = next(calls).to_bytes(8, "big")
+        return shake_256(prefixed(b"psi-stream", seed, purpose, number)).digest(size)
+
+    return draw
 
 
 class RunHash:

@@ -34,13 +34,26 @@ class Journal:
         kind: what the frames are for; part of the file's name.
         peer: the peer's name.
         task: the task's name.
+        suffix: of the file's name.
+
+    Attributes:
+        known: whether the file was there when it was opened, and belonged to what it is bound to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], kind: str, *, peer: str, task: str) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        kind: str,
+        *,
+        peer: str,
+        task: str,
+        suffix: str = ".psi",
+    ) -> None:
         parts = [part.encode("utf-8", "surrogatepass") for part in (peer, task)]
         name = sha256(f"psi-{kind}".encode() + prefixed(*parts)).hexdigest()
-        self.path = Path(folder) / f"{name}.psi"
+        self.path = Path(folder) / f"{name}{suffix}"
         self._salt = self._last = b""
+        self.known = False
         self._file: int | None = None
         self._appending = Lock()
         self._end: weakref.finalize[..., Journal] | None = None
@@ -54,7 +67,10 @@ class Journal:
         self._salt = os.pread(file, _SALT, 0)
         self._last = self._digest(prefixed(*bound))
         end = _SALT + _DIGEST
-        if size < end or os.pread(file, _DIGEST, _SALT) != self._last:
+        self.known = size >= end and os.pread(file, _DIGEST, _SALT) == self._last
+        if self.known and os.utime in os.supports_fd:
+            os.utime(file)  # so that its age says when it was last of use
+        if not self.known:
             self._salt = os.urandom(_SALT)
             self._last = self._digest(prefixed(*bound))
             os.ftruncate(file, 0)
@@ -65,6 +81,11 @@ class Journal:
             yield frame
         os.ftruncate(file, end)
         os.lseek(file, end, os.SEEK_SET)
+
+    @property
+    def seed(self) -> bytes:
+        """32 secret bytes, the same for as long as the file belongs to the same."""
+        return blake2b(b"seed", digest_size=32, key=self._salt).digest()
 
     def append(self, frame: bytes, *, sync: bool = True) -> None:
         """Put a frame on disk, whole or not at all; with `sync` it also outlives the machine."""

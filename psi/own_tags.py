@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Condition, Thread
+from threading import Condition
 
 from psi.ids import OwnIds
+from psi.parallel import shared_pool
 
 Compute = Callable[[list[str]], bytes]
 Deliver = Callable[[Sequence[int], bytes], None]
@@ -44,18 +45,17 @@ class OwnTags:
         self._aside = 0
         self._stopping = False
         self._changed = Condition()
-        needed = min(workers, -(-len(todo) // slice_ids))
-        self._threads = [
-            Thread(target=self._run, name=f"psi-tags-{i}", daemon=True) for i in range(needed)
-        ]
+        self._needed = min(workers, -(-len(todo) // slice_ids))
+        self._running = 0  # workers that have not ended
         self._started = False
 
     def start(self) -> None:
         """Begin; a second call changes nothing."""
         if not self._started:
             self._started = True
-            for thread in self._threads:
-                thread.start()
+            self._running = self._needed
+            for _ in range(self._needed):
+                self._submit()
 
     @contextmanager
     def step_aside(self) -> Iterator[None]:
@@ -85,8 +85,7 @@ class OwnTags:
     def wait(self) -> None:
         """Return once all are made; begins if nobody did. Raises what a thread raised."""
         self.start()
-        for thread in self._threads:
-            thread.join()
+        self._join()
         if self._failure is not None:
             raise self._failure
 
@@ -95,24 +94,44 @@ class OwnTags:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._started:
-            for thread in self._threads:
-                thread.join()
+        self._join()
+
+    def _join(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)
+
+    def _submit(self) -> None:
+        """Have one slice made; where the program is ending, no more of them are."""
+        try:
+            shared_pool().submit(self._run)
+        except RuntimeError as failure:
+            self._end(failure)
 
     def _run(self) -> None:
+        """Make one slice, and have another one made: a program that ends waits for no more."""
         try:
-            while (positions := self._next()) is not None:
-                pairs = self._compute(self._ids.pick(positions))
-                with self._changed:
-                    self._deliver(positions, pairs)
-                    self._done += len(positions)
-                    if self._done == len(self._ids):
-                        self._changed.notify_all()
-        except BaseException as failure:  # handed to the thread that waits
+            positions = self._next()
+            if positions is None:
+                self._end()
+                return
+            pairs = self._compute(self._ids.pick(positions))
             with self._changed:
+                self._deliver(positions, pairs)
+                self._done += len(positions)
+                if self._done == len(self._ids):
+                    self._changed.notify_all()
+        except BaseException as failure:  # handed to the thread that waits
+            self._end(failure)
+        else:
+            self._submit()
+
+    def _end(self, failure: BaseException | None = None) -> None:
+        with self._changed:
+            self._running -= 1
+            if failure is not None:
                 self._failure = self._failure or failure
                 self._stopping = True
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _next(self) -> Sequence[int] | None:
         with self._changed:

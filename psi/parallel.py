@@ -3,19 +3,24 @@
 Threads are the default: the work inside releases the interpreter lock, and nothing has to be
 copied. Any `concurrent.futures.Executor` may do the heavy part instead (processes, a cluster);
 then each thread here only waits for one call at a time.
+
+The threads are those of one pool for the whole process. GMP's Python binding keeps caches for each
+thread that are never freed, so a pool for each call would grow a process that lives for months.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from functools import cache
 from typing import ParamSpec, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
+_MOST_THREADS = 256  # of the pool, which makes one only where none is idle
 _WORTH_A_THREAD = 16  # below this many items per thread, starting it costs more than it saves
 
 
@@ -33,6 +38,19 @@ def worker_count(workers: int | None) -> int:
     if workers < 1:
         raise ValueError("workers must be at least 1")
     return workers
+
+
+@cache
+def shared_pool() -> ThreadPoolExecutor:
+    """The threads of this process that compute for all its runs.
+
+    What runs there must not wait for what is queued there: all threads might wait.
+    """
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="psi")
+
+
+if hasattr(os, "register_at_fork"):  # a child process has the pool, but not its threads
+    os.register_at_fork(after_in_child=shared_pool.cache_clear)
 
 
 class Workers:
@@ -82,6 +100,9 @@ def spread(
     slices = [items[at : at + size] for at in range(0, len(items), size)]
     if len(slices) < 2:
         return [work(part) for part in slices]
-    with ThreadPoolExecutor(len(slices) - 1, thread_name_prefix="psi") as pool:
-        others = [pool.submit(work, part) for part in slices[1:]]
-        return [work(slices[0]), *(other.result() for other in others)]
+    others = [shared_pool().submit(work, part) for part in slices[1:]]
+    try:
+        first = work(slices[0])
+    finally:
+        wait(others)
+    return [first, *(other.result() for other in others)]

@@ -22,14 +22,19 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from hashlib import sha256
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from psi.arithmetic import RandomBytes
 from psi.errors import CountError, IdsError, StateError, ValueRefusedError
 from psi.hashing import TAG_BYTES
 from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
 from psi.resume import Resume
 from psi.side import Side
 from psi.signing import MAX_CHUNK, packed, unpacked
+
+if TYPE_CHECKING:
+    from psi.budget import Budget
 
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES
@@ -58,14 +63,21 @@ class Requester(Side, ABC, Generic[Secret]):
         executor: does the work elsewhere where that is heavy (ECDH); ids and blindings travel
             to it.
         chunk_ids: ids per chunk, cut to what fits in 1 MiB.
-        max_peer_ids: the most ids the signer may announce, since their tags take room here.
+        max_peer_ids: the most ids the signer may announce, since their tags take room here; with
+            `budget`, the most tags ever matched for this peer, over all its runs.
+        budget: counts on disk the tags that are matched: each lets the peer test one guess. The
+            same tags again under the same key count once, with `resume`.
         bucket_ids: more ids than this are kept in files instead of in memory.
         scratch: the folder for those files; None for the system's.
-        resume: keeps results on disk, so that an interrupted run continues.
+        resume: keeps results on disk, so that an interrupted run continues, and a later one with
+            the same ids and the same key; blinding is then drawn from a seed in its file.
     """
 
     backend: str
     """What computes."""
+
+    _random: RandomBytes
+    """Where blinding comes from without `resume`."""
 
     value_bytes: int
     """Width of each blinded and each signed value."""
@@ -83,6 +95,7 @@ class Requester(Side, ABC, Generic[Secret]):
         max_peer_ids: int = 100_000_000,
         bucket_ids: int = BUCKET_IDS,
         scratch: str | os.PathLike[str] | None = None,
+        budget: Budget | None = None,
         resume: Resume | None = None,
     ) -> None:
         super().__init__(ids, workers, executor, bucket_ids, scratch)
@@ -100,24 +113,32 @@ class Requester(Side, ABC, Generic[Secret]):
         self._results = Records(_PAIR + _INDEX, most, self._scratch)
         self._peer_tags = Distinct(most, self._scratch)
         self._found: Records | None = None
-        self._resume = resume
+        self._budget, self._limit, self._resume = budget, max_peer_ids, resume
+        self._tags_digest = sha256()
         self._todo = self._take_up(public_key, domain)
+        if budget is not None and not (resume and resume.tagged):
+            budget.require(peer_count, max_peer_ids)
 
     @abstractmethod
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
         """Keep the peer's key, or `KeyRefusedError`; gives the width of a value."""
 
     @abstractmethod
-    def _order(self, positions: array[int]) -> None:
+    def _order(self, positions: array[int], random: RandomBytes) -> None:
         """Put the positions of the ids into the order in which they are sent."""
 
     @abstractmethod
-    def _blind(self, ids: list[str]) -> tuple[bytes, Secret]:
+    def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, Secret]:
         """The blinded values of ids, and what unblinds the answers."""
 
     @abstractmethod
     def _unblind(self, sent: OnItsWay[Secret], signed: bytes) -> bytes:
         """Tag and match proof of each id, one after the other; refuses bad answers."""
+
+    @property
+    def known(self) -> bool:
+        """Whether an earlier object was there with the same key and the same ids."""
+        return self._resume is not None and self._resume.known
 
     @property
     def resumed(self) -> int:
@@ -165,6 +186,7 @@ class Requester(Side, ABC, Generic[Secret]):
             raise CountError(f"{total} tags came where {self._peer_count} were announced")
         if not self._peer_tags.add(came):
             raise ValueRefusedError("a tag came twice")
+        self._tags_digest.update(tags)
 
     def intersection(self) -> list[str]:
         """The own ids that the signer holds too, in their own order."""
@@ -208,7 +230,7 @@ class Requester(Side, ABC, Generic[Secret]):
         for at in range(0, len(self._todo), self._chunk_ids):
             positions = self._todo[at : at + self._chunk_ids]
             ids = self._ids.pick(positions)
-            values, secret = self._blind(ids)
+            values, secret = self._blind(ids, self._source(positions.tobytes()))
             self._on_their_way.append(OnItsWay(positions, ids, secret))
             yield values
 
@@ -217,11 +239,26 @@ class Requester(Side, ABC, Generic[Secret]):
         if len(self._results) != self.count or len(self._peer_tags) != self._peer_count:
             raise StateError("intersection was asked for before all signatures and tags came")
         if self._found is None:
+            self._accept_tags()
             self._found = self._join()
         for records in self._found.in_buckets():
             records.sort()
             for record in records:
                 yield int.from_bytes(record[:_INDEX], "big"), record[_INDEX:]
+
+    def _source(self, purpose: bytes) -> RandomBytes:
+        """Random bytes for the chunk of just these positions: no two chunks share any."""
+        return self._random if self._resume is None else self._resume.random(purpose)
+
+    def _accept_tags(self) -> None:
+        """Count the tags before anything of the match is known, or refuse them."""
+        digest, resume = self._tags_digest.digest(), self._resume
+        if resume is not None:
+            resume.check_tags(digest)
+        if self._budget is not None and not (resume and resume.tagged):
+            self._budget.spend(self._peer_count, self._limit)
+        if resume is not None:
+            resume.note_tags(digest)
 
     def _join(self) -> Records:
         count = self.count
@@ -253,9 +290,9 @@ class Requester(Side, ABC, Generic[Secret]):
                 for record in records:
                     have[int.from_bytes(record[_PAIR:], "big")] = 1
                 self._results.add(records)
-        todo = array("Q", (position for position in range(self.count) if not have[position]))
-        self._order(todo)
-        return todo
+        order = array("Q", range(self.count))
+        self._order(order, self._source(b"order"))
+        return array("Q", (position for position in order if not have[position]))
 
 
 def _all_in(wanted: int, found: int) -> None:

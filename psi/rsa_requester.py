@@ -1,7 +1,7 @@
 """RSA blind signatures as a set intersection: the party that asks.
 
-The flow is `psi.requesting`; here is what RSA adds. Blinding is uniform in Z_n*, fresh from the
-system's generator for each id, kept in memory until its answer is unblinded and nowhere else.
+The flow is `psi.requesting`; here is what RSA adds. Blinding is uniform in Z_n*, of its own for
+each id, and kept in memory until its answer is unblinded.
 Every answer is verified, s^e = H(id), one by one: batch verification would let a signer slip in
 factors of small order, which it can choose.
 """
@@ -62,11 +62,12 @@ class RSARequester(Requester[Unblinding]):
         self._key, self._hash = read_key(public_key, domain, *self._allowed_bits)
         return self._key.width
 
-    def _order(self, positions: array[int]) -> None:
+    def _order(self, positions: array[int], random: RandomBytes) -> None:
         """As they are: every answer is verified, so the order tells the signer nothing."""
 
-    def _blind(self, ids: list[str]) -> tuple[bytes, Unblinding]:
-        parts = self._workers.spread(self._blind_part, ids)
+    def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, Unblinding]:
+        units = zip(ids, *random_units(len(ids), self._key.n, random), strict=True)
+        parts = self._workers.spread(self._blind_part, list(units))
         return b"".join(values for values, _ in parts), [each for _, part in parts for each in part]
 
     def _unblind(self, sent: OnItsWay[Unblinding], signed: bytes) -> bytes:
@@ -74,13 +75,13 @@ class RSARequester(Requester[Unblinding]):
         pairs = list(zip(values, sent.secret, strict=True))
         return b"".join(self._workers.spread(self._unblind_part, pairs))
 
-    def _blind_part(self, ids: Sequence[str]) -> tuple[bytes, Unblinding]:
+    def _blind_part(self, drawn: Sequence[tuple[str, mpz, mpz]]) -> tuple[bytes, Unblinding]:
         n = self._key.n
+        ids, blinding, unblinding = zip(*drawn, strict=True)
         hashes = [self._hash.of_id(text) for text in ids]
         if not all_units(hashes, n):
             # A factor of n, just above what the key's proof covers, would show through r^e.
             raise KeyRefusedError("the modulus has small factors")
-        blinding, unblinding = random_units(len(ids), n, self._random)
         masks = powers(blinding, E, n)
         values = (value * mask % n for value, mask in zip(hashes, masks, strict=True))
         return join(values, self._key.width), list(zip(hashes, unblinding, strict=True))

@@ -33,4 +33,5 @@ class RequesterSettings(PartySettings, total=False):
     """See `psi.requesting.Requester`."""
 
     chunk_ids: int
+    budget: Budget | None
     resume: Resume | None

@@ -11,6 +11,8 @@ The order of calls, each of which takes or gives what travels:
     close()                     forget the key
 
 With `kept` a restarted signer continues too: `begin(count, done)` then says what the requester has.
+A chunk that was signed of late comes again where its answer was lost, to the last byte. Its
+signatures are those that the requester has a right to: they say nothing new and count once.
 
 Everything from the peer is checked before it is used, and counted before it is signed. After an
 error that blames the peer the object is of no further use: close it.
@@ -21,12 +23,22 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from psi.errors import BudgetError, CountError, ProofError, StateError, ValueRefusedError
+from psi.errors import (
+    BudgetError,
+    CountError,
+    LimitError,
+    ProofError,
+    StateError,
+    ValueRefusedError,
+)
 from psi.hashing import TAG_BYTES
+from psi.kept import RECENT_CHUNKS
 from psi.own_tags import OwnTags
 from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
 from psi.side import Side
@@ -59,7 +71,7 @@ class Signer(Side, ABC):
     """
 
     backend: str
-    """What computes with the secret."""
+    """What computes with the secret; "kept tags" where nothing is left to compute."""
 
     def __init__(
         self,
@@ -83,6 +95,8 @@ class Signer(Side, ABC):
         self._announced: int | None = None
         self._signed = 0  # of the announced ones
         self._signed_in_all = 0  # in this run, with what was signed again
+        self._recent: deque[bytes] = deque(maxlen=RECENT_CHUNKS) if kept is None else kept.recent
+        self._lost: set[bytes] = set()  # chunks whose answers the requester may not have heard
         self._proofs: Distinct | None = None
         self._index_of_match: dict[bytes, int] = {}
         self._closed = False
@@ -101,8 +115,13 @@ class Signer(Side, ABC):
         """Tag and match proof of each id, one after the other."""
 
     @abstractmethod
-    def _check(self, blinded: bytes) -> int:
-        """The number of values in a chunk, or `ValueRefusedError`; nothing is signed yet."""
+    def _check(self, blinded: bytes, *, again: bool) -> int:
+        """The number of values in a chunk, or `ValueRefusedError`; nothing is signed yet.
+
+        Args:
+            blinded: the chunk.
+            again: whether it has been checked and signed before.
+        """
 
     @abstractmethod
     def _sign(self, blinded: bytes) -> bytes:
@@ -111,6 +130,11 @@ class Signer(Side, ABC):
     @abstractmethod
     def _forget(self) -> None:
         """Drop the key."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the key is one of an earlier object, and not made by this one."""
+        return self._kept is not None and self._kept.kept
 
     def precompute(self) -> None:
         """Start on the own tags in the background; returns at once."""
@@ -141,11 +165,12 @@ class Signer(Side, ABC):
         if count < 0:
             raise CountError("a negative number of ids was announced")
         if count > self._limit:
-            raise BudgetError(f"the peer announced {count} ids; allowed: {self._limit}")
+            raise LimitError(f"the peer announced {count} ids; allowed: {self._limit}")
         if self._budget is not None:
             if self._kept is not None:
                 self._signed_in_all = self._kept.signed_before(self._budget.spent())
-            self._budget.require(max(0, count - done), self._limit)
+            # What is asked again as it was costs nothing; what is not, `sign` counts.
+            self._budget.require(max(0, count - max(done, self._signed_in_all)), self._limit)
         self._announced = count
         self._go_on_from(done)
 
@@ -158,22 +183,28 @@ class Signer(Side, ABC):
             raise BudgetError("the tags have left, so nothing more is signed; begin a new run")
         if not blinded:
             raise ValueRefusedError("a chunk without values")
-        values = self._check(blinded)
+        digest = sha256(blinded).digest()
+        again = digest in self._lost
+        values = self._check(blinded, again=again)
         total = self._signed + values
         if total > self._announced:
             raise CountError(f"{total} values to sign where {self._announced} were announced")
-        if self._budget is not None:
-            self._budget.spend(values, self._limit)
+        if again:
+            self._lost.remove(digest)
+        else:
+            if self._budget is not None:
+                self._budget.spend(values, self._limit)
+            self._note_signed(digest)
+            self._signed_in_all += values
         self._signed = total
-        self._signed_in_all += values
         with self._own.step_aside():
             return self._sign(blinded)
 
     def resume(self, done: int) -> None:
         """The requester was restarted and has the results of `done` values: it asks for the rest.
 
-        What was signed and lost on the way is signed again, up to `RESIGN_VALUES` in a run:
-        each of those lets the peer test one more guess. The budget counts them again.
+        Of what was signed and lost on the way, other values than before are signed up to
+        `RESIGN_VALUES` in a run: each of those lets the peer test one more guess, and counts.
         """
         self._require_open()
         if self._announced is None or self._proofs is not None:
@@ -267,10 +298,21 @@ class Signer(Side, ABC):
         key = self._kept.open([*bound, *whose], take)
         return key, array("Q", (position for position, one in enumerate(have) if not one))
 
-    def _keep_key(self, key: bytes) -> None:
+    def _keep_key(self, key: bytes, public: bytes) -> None:
         """To be called by a subclass with a new key."""
         if self._kept is not None:
-            self._kept.begin(key)
+            self._kept.begin(key, public)
+
+    @property
+    def _kept_public(self) -> bytes:
+        """The public key of an earlier object whose tags have left; else empty."""
+        return self._kept.public if self._kept is not None and self._kept.tags_out else b""
+
+    def _note_signed(self, digest: bytes) -> None:
+        if self._kept is not None:
+            self._kept.note_signed(digest)
+        else:
+            self._recent.append(digest)
 
     def _go_on_from(self, done: int) -> None:
         again = self._kept is not None and self._kept.reuse  # then runs are not told apart
@@ -283,6 +325,7 @@ class Signer(Side, ABC):
                 f" {RESIGN_VALUES}; begin a new run"
             )
         self._signed = done
+        self._lost = set(self._recent)
 
     def _deliver(self, positions: Sequence[int], pairs: bytes) -> None:
         records = [

@@ -31,9 +31,9 @@ from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.leakage import Budget, Effort
 from heterofed.protocol import messages as msg
 from heterofed.results import TaskResult
-from heterofed.runs import Run, agreement_of, earlier, party_of, plan_of
+from heterofed.runs import Run, agreement_of, earlier, ledger_of, party_of, plan_of
 from heterofed.scheduler import TrainingScheduler
-from heterofed.settings import Settings
+from heterofed.settings import ReleaseLimits, Settings
 from heterofed.staleness import ahead
 from heterofed.streams import generators_kept
 from heterofed.tensors import Layout, check_finite, named, restore
@@ -70,7 +70,15 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             a byte while one message is moving).
         is_feature_trainable: False freezes this party's feature model: no gradient travels.
         max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-            on disk, so that nobody walks through a phone book. Simulations do not count.
+            on disk, so that nobody walks through a phone book, and those of unchanged sets once.
+            Simulations do not count.
+        max_releases_per_row: how often features of any one row may leave: in training, in tests,
+            predictions and rehearsals of all runs of this task together. One more ends the task
+            with a `ReleaseLimitError` before it leaves; None sets no limit.
+        max_epsilon: most that `eps_embeddings` or `eps_weights` may come to, in all runs together,
+            for what this party has a defence for; the task ends like that before it is more.
+        max_rollbacks: how often a run may go back to the same checkpoint, whoever asks for it:
+            each time the same rows are sent again. Counted on disk, over restarts.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
             the initial weights, and works back from features to raw rows.
@@ -97,6 +105,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         is_feature_trainable: bool = True,
         *,
         max_peer_ids: int = 10_000_000,
+        max_releases_per_row: int | None = None,
+        max_epsilon: float | None = None,
+        max_rollbacks: int = 10,
         embedding_defence: ClippedGaussian | Decorrelation | None = None,
         weights_defence: DPSGD | None = None,
         leak_report: Effort = "sample",
@@ -120,6 +131,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         )
         self._is_feature_trainable = is_feature_trainable
         self._max_peer_ids = max_peer_ids
+        self._limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
         self._embedding_defence = embedding_defence
         self._weights_defence = weights_defence
         self._leak_report = leak_report
@@ -192,6 +204,16 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
 
         return rehearse(self, task_id)
 
+    def validate_context(self) -> None:
+        """Hook: check settings before anything else; call `super().validate_context()`.
+
+        Raises:
+            ConfigError: a setting of the constructor cannot work.
+        """
+        super().validate_context()
+        noisy = isinstance(self._embedding_defence, ClippedGaussian)
+        self._limits.check(defended=noisy or self._weights_defence is not None)
+
     # -- the loop --------------------------------------------------------------------------
 
     def _perform(self, run: Run) -> None:
@@ -202,6 +224,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             party.phase = BETWEEN
             match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
+                    self._count_rounds(run, host, first)
                     run.round, run.state["staleness"] = number, steps
                     self._train_a_leg(run, host, first)
                 case msg.Checkpoint(batch=number):
@@ -257,6 +280,21 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 )
             self._keep_split(run, len(common))
             party.post(host, msg.SplitAccepted())
+
+    def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
+        """Hold the rounds that begin, over rollbacks and restarts, against those of the plan.
+
+        Raises:
+            RemoteProtocolError: there are more than an honest Host would ever need.
+        """
+        most = plan_of(run).max_rounds
+        if first or not most:
+            return
+        begun, allowed = ledger_of(run).count(agreement_of(run).run, "rounds"), 2 * most
+        allowed += self._limits.max_rollbacks
+        if begun > allowed:
+            what = f"has begun {begun} rounds in a run of {most}, those repeated counted too"
+            raise unlawful(host.name, "train", what)
 
     def _train_a_leg(self, run: Run, host: Peer, first: int) -> None:
         """Send the features of each train batch, from the first on; step on what comes back.
@@ -315,7 +353,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 del tensors, batch
             feed.end()
             feed.settle()
-        guard.tested()
 
     def _keep_batch(self, run: Run, host: Peer, number: int) -> None:
         party = party_of(run)
@@ -386,7 +423,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What a feature hook yields: as named tensors, checked, and as it was."""
 
         def around(items: Iterable[Any]) -> Iterator[Any]:
-            return ahead(items, self._weights, lambda: bool(in_flight))
+            return ahead(items, self._weights, lambda: bool(in_flight or host.session.staleness))
+
+        (host,) = party_of(run).peers.values()
 
         batches = self._own_batches(
             run,
@@ -403,6 +442,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)
             if grad and not any(each.requires_grad for each in tensors.values()):
                 _warn_once(run, "no graph", NO_GRAPH, hook)
+            self._guard(run).leaves(batch, len(next(iter(tensors.values()))))
             sent = self._guard(run).outgoing(tensors, number, testing=testing)
             if sent is not tensors:
                 batch = replace(batch, features=restore(layout, sent))  # noqa: PLW2901
@@ -423,7 +463,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 self._open_metrics,
                 registered_metrics(type(self)),
                 self._seeded,
-                weights=self._weights_defence,
+                weights=self._weights_defence if self._is_feature_trainable else None,
+                limits=self._limits,
                 embeddings=self._embedding_defence,
                 model=self._made("feature_model"),
             )
@@ -444,6 +485,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             )
         self._guard(run)
         return ids
+
+    def _accumulates(self) -> bool:
+        return super()._accumulates() and not _updates_by_default(self)
 
     def _proof(self, run: Run, feed: FeatureFeed, hook: str, batch: Batch) -> bytes | None:
         """The digest of a batch's ids (see `order.py`)."""

@@ -59,7 +59,7 @@ class Errand(Scheduler):
         with _turn_of(self._owner):
             before = self._owner._run
             try:
-                return self._launch(task_id)
+                return self._launch(task_id, "auto")
             finally:
                 self._owner._run = before
 

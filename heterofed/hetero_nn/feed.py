@@ -104,7 +104,7 @@ class FeatureFeed:
             NonFiniteError: they hold NaN or infinity.
             RemoteProtocolError: features are summed, and another Collaborator got other gradients.
         """
-        number, done, seen = self._done, False, b""
+        number, done, seen = self._done, False, sha256()
         while not done:
             mail = self._early.popleft() if self._early else self._take_answer()
             done = isinstance(mail.message, BatchDone) or mail.of(Gradients).done
@@ -112,7 +112,7 @@ class FeatureFeed:
             if isinstance(mail.message, BatchDone):
                 break
             if self._witness is not None:
-                seen = sha256(repr(mail.of(Gradients).tensors).encode() + mail.payload).digest()
+                seen = sha256(repr(mail.of(Gradients).tensors).encode() + mail.payload)
             with self._party.encoding(self._host, "received"):
                 gradients = unpack(
                     mail.of(Gradients).tensors,
@@ -123,7 +123,9 @@ class FeatureFeed:
                 check_finite(gradients, "the gradient of the features", self._host.name)
             yield gradients
         if self._witness is not None:
-            self._compare(self._witness, number, seen)
+            # Nor may steps be as many behind at one party, and at another not.
+            seen.update(self._host.session.staleness.to_bytes(8, "big"))
+            self._compare(self._witness, number, seen.digest())
 
     def end(self) -> None:
         """Announce that this was all."""

@@ -7,6 +7,7 @@ round ends. Without defences everything passes unchanged.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Container, Mapping
@@ -15,11 +16,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from heterofed.alignment import keyed_digest
 from heterofed.batches import Batch
 from heterofed.diagnostics import Harmless, shielded
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.files import heterofed_home
-from heterofed.metrics import Metrics
+from heterofed.hetero_nn.releases import EmbeddingReleases, GradientReleases, Releases
+from heterofed.ledger import Totals
+from heterofed.metrics import NEVER_CUT, Metrics
 from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
@@ -40,7 +44,8 @@ from heterofed.privacy.noise import Noise, drawn_from
 from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.witness import Witness
-from heterofed.runs import Run, party_of, plan_of
+from heterofed.runs import Run, agreement_of, party_of, plan_of
+from heterofed.settings import ReleaseLimits
 from heterofed.tensors import Layout, check_finite
 
 logger = logging.getLogger("heterofed")
@@ -49,6 +54,8 @@ LEAKAGE = ("party", "attack", "measure", "value", "samples")
 EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
 OURS = frozenset({"train", "leakage", "privacy"})
 """Metrics sets that the loops write themselves."""
+SPLIT = ("train", "test")
+"""What the common ids are split into."""
 
 REPORT = "the leak report"
 """How the log names it where it fails."""
@@ -71,6 +78,7 @@ class Guard:
         opens: makes a metrics set.
         users: names of metrics sets that the user registered; they stay the user's.
         weights: DP-SGD of this party, where there is one.
+        releases: counts what leaves, before it does.
     """
 
     def __init__(
@@ -81,8 +89,13 @@ class Guard:
         opens: _Opens,
         users: Container[str],
         weights: DPSGD | None,
+        releases: Releases,
     ) -> None:
         self.budget = budget
+        self._releases = releases
+        resumed = agreement_of(run).resume is not None  # perhaps after a kill, which told nothing
+        self._told: Totals | None = None if resumed else releases.totals
+        run.tell = self.tell
         self._run = run
         self._report = report
         self._opens = opens
@@ -95,7 +108,7 @@ class Guard:
 
     @property
     def _counts(self) -> dict[str, int]:
-        """What epsilons are told from; kept in checkpoints."""
+        """Steps that the weights at hand have made; kept in checkpoints."""
         counts: dict[str, int] = self._run.state.setdefault("privacy", {})
         return counts
 
@@ -104,19 +117,27 @@ class Guard:
         party = party_of(self._run)
         return Noise(self._run.noise, party.phase, peer, self._run.round, party.batch)
 
-    def end_round(self, epsilons: Mapping[str, float]) -> None:
-        """Write what was measured in this round, and the epsilons so far."""
+    def end_round(self) -> None:
+        """Write what was measured in this round, and the epsilons of all that has left so far."""
         with self._run.harmless(REPORT):
             self._write(self._report.end_round() or [])
-        told = dict.fromkeys(EPSILONS, math.nan) | dict(epsilons)
-        if self._weights is not None:
-            told["eps_weights"] = self._weights.epsilon(self._run.round)
         self.note_counts()
-        if "privacy" not in self._users and not all(map(math.isnan, told.values())):
-            self._opened("privacy", EPSILONS).append_metrics_item(told)
+        self._told = None
+        self.tell()
+
+    def tell(self) -> None:
+        """Write the epsilons of all that has left, where something has since they were written."""
+        if self._told == self._releases.totals:
+            return
+        self._told = self._releases.totals
+        told = self._releases.epsilons()
+        if told and NEVER_CUT not in self._users:
+            row = dict.fromkeys(EPSILONS, math.nan) | told
+            self._opened(NEVER_CUT, EPSILONS).append_metrics_item(row)
 
     def note_counts(self) -> None:
-        """A checkpoint is about to be written, which keeps what epsilons are told from."""
+        """A checkpoint is about to be written: what was stepped so far is charged before."""
+        self._releases.settle()
         if self._weights is not None:
             self._counts["steps"] = self._weights.steps
 
@@ -127,6 +148,7 @@ class Guard:
 
     def end(self) -> None:
         """Run the attacks that take longer, and say the worst in plain words."""
+        self.tell()
         with self._run.harmless(REPORT):
             self._write(self._report.at_end() or [])
         with self._run.harmless(REPORT):
@@ -143,7 +165,9 @@ class Guard:
 
     def _opened(self, name: str, keys: tuple[str, ...]) -> Metrics:
         if name not in self._run.metrics:
-            self._opens(self._run, name, keys).cut(0)  # what lies there no checkpoint knows of
+            opened = self._opens(self._run, name, keys)
+            if name != NEVER_CUT:
+                opened.cut(0)  # what lies there no checkpoint knows of
         return self._run.metrics[name]
 
 
@@ -159,6 +183,8 @@ class HostGuard(Guard):
         weights: DP-SGD of the Host.
         gradients: defence of what is sent to each Collaborator.
         labels: randomised response.
+        limits: of what may leave.
+        each: gradients of a row that leave for one batch.
     """
 
     def __init__(
@@ -172,22 +198,31 @@ class HostGuard(Guard):
         weights: DPSGD | None,
         gradients: GradientDefence | None,
         labels: RandomisedResponse | None,
+        limits: ReleaseLimits,
+        each: int = 1,
     ) -> None:
+        if labels is not None:
+            labels = _with_coins(run, labels)
+        self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
-        super().__init__(run, budget, self._leaks, opens, users, weights)
+        super().__init__(run, budget, self._leaks, opens, users, weights, self._gradient_releases)
         self._stream = stream
         self._gradients = gradients
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
-        if labels is not None:
-            labels = self._with_coins(labels)
         self._labels = labels
 
-    def _with_coins(self, labels: RandomisedResponse) -> RandomisedResponse:
-        run = self._run
-        if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
-            return labels.by_lot()
-        ledger, party = run.ledger or heterofed_home(), party_of(run).name
-        return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)
+    def steps(self, batch: Batch, rows: int, *, listening: bool) -> None:
+        """A batch is about to be trained on; what leaves of it is counted before.
+
+        Args:
+            batch: of the Host.
+            rows: that it has.
+            listening: whether anybody gets gradients.
+
+        Raises:
+            ReleaseLimitError: more would have left than the user allows.
+        """
+        self._gradient_releases.steps(batch.ids, rows, listening=listening)
 
     def labels(self, batch: Batch) -> Any:
         """The labels to train on.
@@ -221,10 +256,8 @@ class HostGuard(Guard):
             )
         party, repeats = party_of(self._run), self._run.lasting.setdefault("repeats", Repeats())
         place = Place(party.phase, peer, self._run.round, party.batch)
-        hidden = repeats.find(place, rows)
-        if hidden is None:
-            hidden = self._defended(self._gradients, peer, rows.clone(), numbers.to(rows.device))
-            repeats.note(place, rows, hidden)
+        defend = functools.partial(self._defended, self._gradients, peer)
+        hidden = repeats.answer(place, rows, lambda: defend(rows.clone(), numbers.to(rows.device)))
         sent = parted(hidden, clean)
         check_finite(sent, "what gradient_defence gave", party.name)
         return sent
@@ -268,12 +301,12 @@ class HostGuard(Guard):
             rows = [_some(each, most) for each in (sent, clean, used)]
             self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
 
-    def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
-        """See `Guard.end_round`."""
-        told = dict(epsilons or {})
-        if self._labels is not None:
-            told["eps_labels"] = self._labels.spent
-        super().end_round(told)
+
+def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:
+    if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+        return labels.by_lot()
+    ledger, party = run.ledger or heterofed_home(), party_of(run).name
+    return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)
 
 
 class CollaboratorGuard(Guard):
@@ -288,6 +321,7 @@ class CollaboratorGuard(Guard):
         weights: DP-SGD of this party.
         embeddings: defence of what is sent to the Host.
         model: the feature model; what it is called with is what the embeddings are made of.
+        limits: of what may leave.
     """
 
     def __init__(
@@ -301,9 +335,12 @@ class CollaboratorGuard(Guard):
         weights: DPSGD | None,
         embeddings: ClippedGaussian | Decorrelation | None,
         model: nn.Module | None,
+        limits: ReleaseLimits,
     ) -> None:
+        noise = embeddings if isinstance(embeddings, ClippedGaussian) else None
+        releases = EmbeddingReleases(run, limits, weights, noise)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
-        super().__init__(run, budget, self._leaks, opens, users, weights)
+        super().__init__(run, budget, self._leaks, opens, users, weights, releases)
         self._stream = stream
         self._defence = embeddings
         self._calls = _Calls(run.harmless)
@@ -311,6 +348,8 @@ class CollaboratorGuard(Guard):
         self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
         self._name = party_of(run).name
         self._masks: Masks | None = None
+        self._split_by: dict[str, bytes] | None = None
+        self._bound: dict[str, bytes] = {}
         self._watch: RemovableHandle | None = None
         watching = budget.effort != "off" or isinstance(embeddings, Decorrelation)
         if model is not None and watching:
@@ -348,8 +387,16 @@ class CollaboratorGuard(Guard):
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
-                self._inputs[number] = inputs
+                self._inputs[number] = inputs.clone()  # the hook may use the memory again
         return sent
+
+    def leaves(self, batch: Batch, rows: int) -> None:
+        """A batch of features is about to leave: it is counted before.
+
+        Raises:
+            ReleaseLimitError: more would have left than the user allows.
+        """
+        self._releases.leaves(batch.ids, rows)
 
     def note(self) -> None:
         """Measure what `outgoing` gave last, now that it has been sent; never raises."""
@@ -371,8 +418,9 @@ class CollaboratorGuard(Guard):
             return layout, tensors
         if not all(each.is_floating_point() for each in tensors.values()):
             raise FeatureError("a masked sum is of floats: yield no integers or bools as features")
-        if self._masks is None or self._masks.shared is not self._run.mask_secrets:  # met anew
-            self._masks = Masks(self._name, self._run.mask_secrets)
+        shared = self._shared()
+        if self._masks is None or self._masks.shared is not shared:
+            self._masks = Masks(self._name, shared)
         phase = "test" if testing else "train"
         return "tensor", {"": self._masks.mask(joined(tensors), phase, self._run.round, number)}
 
@@ -380,7 +428,21 @@ class CollaboratorGuard(Guard):
         """What compares gradients with the other Collaborators'; None where each has its own."""
         if not self._run.mask_secrets:
             return None
-        return Witness(self._name, plan_of(self._run).collaborators, self._run.mask_secrets)
+        return Witness(self._name, plan_of(self._run).collaborators, self._shared())
+
+    def _shared(self) -> dict[str, bytes]:
+        """What this party shares with each other Collaborator that has split the same ids.
+
+        A Host may claim other ids in common with each of them. The sums of rows of different
+        people, matched otherwise in each run, would tell one party's features apart.
+        """
+        met = self._run.mask_secrets
+        if self._split_by is not met:  # met anew
+            self._split_by, parts = met, [self._run.state[f"{kind}_ids"] for kind in SPLIT]
+            self._bound = {
+                name: functools.reduce(_bound_to, parts, secret) for name, secret in met.items()
+            }
+        return self._bound
 
     def gradients(
         self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
@@ -410,25 +472,6 @@ class CollaboratorGuard(Guard):
     def forget(self, number: int) -> None:
         """The batch is stepped on."""
         self._inputs.pop(number, None)
-
-    def tested(self) -> None:
-        """All test rows were sent once more."""
-        most = self._run.state.pop("most in test", 1)
-        self._counts["tests"] = self._counts.get("tests", 0) + most
-
-    def end_round(self, epsilons: Mapping[str, float] | None = None) -> None:
-        """See `Guard.end_round`. A row is sent in every round, or in every test; where batches are
-        drawn, the row that counts is in each round the one that was drawn most often.
-        """
-        told = dict(epsilons or {})
-        most = self._run.state.pop("most in train", 1)
-        sent = self._counts.get("sent", self._run.round - 1) + most
-        self._counts["sent"] = sent
-        if isinstance(self._defence, ClippedGaussian):
-            apart = set(self._run.state["train_ids"]).isdisjoint(self._run.state["test_ids"])
-            counts = sent, self._counts.get("tests", 0)
-            told["eps_embeddings"] = self._defence.epsilon(max(counts) if apart else sum(counts))
-        super().end_round(told)
 
 
 class _Calls:
@@ -460,6 +503,10 @@ class _Calls:
             if len(seen) == 1 and len(seen[0]) == rows:
                 return seen[0]
         return None
+
+
+def _bound_to(secret: bytes, ids: list[str]) -> bytes:
+    return keyed_digest(secret, "rows of a masked sum", ids)
 
 
 def _sees_nothing() -> Callable[..., None]:

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.alignment import stream_seed
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.meeting import check_collaborators, check_psi
@@ -25,7 +24,7 @@ from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.scheduler import TrainingScheduler
-from heterofed.settings import Settings, Shown, check_flag, check_seconds, is_count
+from heterofed.settings import ReleaseLimits, Settings, Shown, check_flag, check_seconds, is_count
 from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
 
 
@@ -60,6 +59,9 @@ class HostHooks(TrainingScheduler):
         gradient_defence: GradientDefence | None = None,
         label_dp: RandomisedResponse | None = None,
         weights_defence: DPSGD | None = None,
+        max_releases_per_row: int | None = None,
+        max_epsilon: float | None = None,
+        max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",
         psi_protocol: PSIProtocol = "rsa",
@@ -103,6 +105,7 @@ class HostHooks(TrainingScheduler):
         self._psi_protocol = psi_protocol
         self._psi_bits = psi_bits
         self._max_peer_ids = max_peer_ids
+        self._limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -223,6 +226,8 @@ class HostHooks(TrainingScheduler):
         check_collaborators(self._collaborators, self._settings.feature_key)
 
     def _check_privacy(self) -> None:
+        defended = self._label_dp is not None or self._weights_defence is not None
+        self._limits.check(defended=defended)
         if self._fusion not in get_args(Fusion):
             raise ConfigError(f"fusion={self._fusion!r}: give one of {get_args(Fusion)}")
         if self._fusion == "masked_sum" and (self._collaborators == 1 or self._early_gradients):
@@ -347,7 +352,7 @@ class HostHooks(TrainingScheduler):
             host=self._settings.feature_key,
             collaborators=collaborators,
             max_rounds=self._max_rounds if self._uses_default_end() else 0,
-            seed=stream_seed(self._run.seed, "plan") if self._run else 0,
+            seed=self._run.order if self._run else 0,
             shuffle=self._shuffle,
             checkpoint_batches=self._checkpoint_batches,
             batch_size=self._batch_size or 0,

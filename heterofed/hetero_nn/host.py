@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heterofed.batches import Batch
+from heterofed.batches import Batch, copied_batch
 from heterofed.diagnostics import shielded
 from heterofed.endings import lost
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
@@ -81,7 +81,7 @@ class HeteroNNHostScheduler(HostHooks):
             all. 0: the task ends at once, and goes on when all are started again.
         seed: start of this party's random streams (initial weights, dropout); it stays here. None
             draws a secret one. Give a number, at every party, only to repeat a run: one that others
-            can guess tells them the initial weights.
+            can guess tells them the initial weights. The order of rows then hangs on the task id.
         shuffle: give the train ids in a new agreed order each round.
         early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
             the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
@@ -110,13 +110,21 @@ class HeteroNNHostScheduler(HostHooks):
         label_dp: turns some labels before training: `RandomisedResponse(epsilon)`. Needs
             `Batch(features, labels, ids)` from `iterate_train_feature`.
         weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
+        max_releases_per_row: how often gradients of any one row may leave in all runs of this task
+            together, early ones too; those of one batch for several Collaborators count once. One
+            more ends the task with a `ReleaseLimitError` before it leaves; None sets no limit.
+        max_epsilon: most that `eps_labels` or `eps_weights` may come to, in all runs together, for
+            what this party has a defence for; the task ends like that before it is more.
+        max_rollbacks: how often a run may go back to the same checkpoint, whoever asks for it:
+            each time the same rows are sent again. Counted on disk, over restarts.
         loss_reduction: whether `train_a_batch` takes the "mean" or the "sum" of its loss over the
             rows; agreed where a party trains by DP-SGD. Models that mix rows are refused then.
         leak_report: "sample" measures what the gradients give away, in at most 3 % of the time;
             "full" measures every batch; "off" nothing. Written to `leakage.csv`.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
-        max_peer_ids: most ids that any party, this one too, may have intersected.
+        max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
+            in all runs of a task together, those of unchanged sets counted once.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """
@@ -338,6 +346,8 @@ class HeteroNNHostScheduler(HostHooks):
         with run.harmless(REPORT):
             seen = [guard.measured_part(each.tensors) for each in batch.theirs]
         labels = guard.labels(batch.mine)
+        listening = any(each.peer.session.trainable for each in batch.theirs)
+        guard.steps(batch.mine, batch.theirs[0].rows, listening=listening)
         rows = {each.peer.name: each.rows for each in batch.theirs}
         projection = batch.projection(party.name, self._kept_rows(run, number, rows))
         covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
@@ -388,6 +398,7 @@ class HeteroNNHostScheduler(HostHooks):
                         self._seeded_hook("test_a_batch", features, batch.mine.labels)
                     del features  # before the next ones come
                 else:
+                    batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
                     projections.append(batch.projection(party.name))
                     labels.append(batch.mine.labels)
                 for each in batch.theirs:
@@ -487,6 +498,8 @@ class HeteroNNHostScheduler(HostHooks):
                 weights=self._weights_defence,
                 gradients=self._gradient_defence,
                 labels=self._label_dp,
+                limits=self._limits,
+                each=1 + self._early_gradients,
             )
         guard: HostGuard = run.state["guard"]
         return guard

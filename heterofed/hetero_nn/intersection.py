@@ -6,6 +6,7 @@ The cryptography is in `psi`; here, and for the Host in `request`, its bytes are
 from __future__ import annotations
 
 import errno
+import logging
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,9 +22,10 @@ from heterofed.errors import (
     IdError,
     PSIFailedError,
 )
-from heterofed.files import heterofed_home, private_folder
-from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, named
-from heterofed.party import NOTICE_SECONDS, POLL_SECONDS, Party
+from heterofed.hetero_nn.psi_files import kept_tags, signed_for
+from heterofed.hetero_nn.request import TAG_BYTES, Request, domain_of, is_void, named
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import POLL_SECONDS, Party
 from heterofed.peers import Peer
 from heterofed.plain import a_list, as_string
 from heterofed.protocol.messages import (
@@ -31,6 +33,7 @@ from heterofed.protocol.messages import (
     PsiBlinded,
     PsiKey,
     PsiMatched,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -38,7 +41,12 @@ from heterofed.protocol.messages import (
 )
 from heterofed.runs import Run, party_of, plan_of
 
+logger = logging.getLogger("heterofed")
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+TINY = 0.1
+"""Of the smallest set: where fewer ids are in common, something is probably wrong with them."""
 
 OVER = (PSIFailedError, DataError, ConfigError)
 """After these no intersection goes on; after a lost party or an interruption it does."""
@@ -73,12 +81,12 @@ def intersect_as_host(run: Run, ids: Iterable[str]) -> list[str]:
 
 
 def intersect_as_collaborator(
-    run: Run, host: Peer, ids: Iterable[str], *, max_peer_ids: int, may_be_empty: bool = False
+    run: Run, host: Peer, ids: Iterable[str], *, max_peer_ids: int, predicts: bool = False
 ) -> list[str]:
     """The ids that every party has, in the order of `ids`; see `common_as_collaborator`."""
     own = own_ids(ids)
     return own.pick(
-        common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, may_be_empty=may_be_empty)
+        common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts)
     )
 
 
@@ -96,6 +104,8 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
         common = _common(len(ids), [request.matches for request in requests])
+        sizes = [len(ids), *(request.peer_count for request in requests)]
+        _tell(len(common), len(ids), min(sizes))
         if not common:
             raise EmptyIntersectionError(
                 f"{party.name} has {len(ids)} ids and none of them is common to all parties;"
@@ -123,7 +133,7 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
     party, own = party_of(run), own_ids(ids)
     _check_count(run, len(own))
     total = len(own) * len(party.peers)
-    with party.in_phase("psi", total=total, unit="ids"), _signed(run, own) as requests:
+    with party.in_phase("psi", total=total, unit="ids"), _signed(run, own, kept=False) as requests:
         found = {request.name: request.matches for request in requests}
         if only_common and found:
             found = dict.fromkeys(found, _common(len(own), list(found.values())))
@@ -133,11 +143,11 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
 
 
 @contextmanager
-def _signed(run: Run, ids: psi.OwnIds) -> Iterator[list[Request]]:
+def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Request]]:
     """Have every Collaborator sign `ids`, and take its tags."""
-    party = party_of(run)
-    with _kept(run), ExitStack() as stack:
-        requests = [stack.enter_context(Request(run, peer, ids)) for peer in party.peers.values()]
+    peers = party_of(run).peers.values()
+    with _files_named(), ExitStack() as stack:
+        requests = [stack.enter_context(Request(run, peer, ids, kept=kept)) for peer in peers]
         for request in requests:
             request.announce()
         done = sum(request.answered for request in requests)
@@ -146,7 +156,7 @@ def _signed(run: Run, ids: psi.OwnIds) -> Iterator[list[Request]]:
                 request.ask()
             for request in requests:
                 done += request.take_signed()
-            party.progress(done)
+            party_of(run).progress(done)
         for request in requests:
             request.take_tags()
         yield requests
@@ -162,7 +172,7 @@ def _common(count: int, found: Sequence[array[int]]) -> array[int]:
 
 
 def common_as_collaborator(
-    run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int, may_be_empty: bool = False
+    run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int, predicts: bool = False
 ) -> array[int]:
     """Take part in the Host's intersection; gives the common ids' positions among `ids`, in order.
 
@@ -172,7 +182,8 @@ def common_as_collaborator(
         ids: own ids.
         max_peer_ids: how many ids the Host may have signed in all runs of this task together; it
             is counted on disk before each signature.
-        may_be_empty: no common id is no error.
+        predicts: for a prediction. No common id is no error then, and nothing is kept for later:
+            the key is never on disk.
 
     Raises:
         PSIFailedError: a check failed, the Host asks for more than it may have, there are more
@@ -188,36 +199,64 @@ def common_as_collaborator(
             f"{party.name} cannot take part: {error}; or let {host.name} choose psi_protocol='rsa'",
             party=party.name,
         ) from error
-    with party.in_phase("psi", unit="ids"), _kept(run), named(host):
-        # A name that the connection does not prove is the Host's own word: it may change any day.
-        asker = host.channel.party or ""
-        bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
-        with psi.signer(
-            plan.psi_protocol,
-            ids,
-            **bits,
-            domain=domain_of(run),
-            budget=psi.Budget(
-                private_folder(run.ledger or heterofed_home(), "budgets"),
-                peer=asker,
-                task=run.account_of_ids or run.task_id,
-            ),
-            max_peer_ids=max_peer_ids,
-            kept=psi.KeptKey(run.store.psi, peer=host.name, task=run.task_id),
-        ) as signer:
-            run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}
-            party.post(host, PsiKey(len(ids)), [signer.public_key()])
-            signer.precompute()
-            _answer(party, host, signer)
-            common = signer.positions()
-        if not common and not may_be_empty:
+    setting = "max_ids_per_day" if predicts else "max_peer_ids"
+    with (
+        party.in_phase("psi", unit="ids"),
+        _files_named(),
+        named(host, party.name, setting),
+        _signer(run, host, ids, max_peer_ids, kept=not predicts) as (signer, begin),
+    ):
+        _answer(party, host, signer, begin)
+        common = signer.positions()
+        _tell(len(common), len(ids), min(begin.count, len(ids)), expected=predicts)
+        if not common and not predicts:
             raise EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
     return common
 
 
-def _answer(party: Party, host: Peer, signer: psi.Signer) -> None:
+@contextmanager
+def _signer(
+    run: Run, host: Peer, ids: psi.OwnIds, max_peer_ids: int, *, kept: bool
+) -> Iterator[tuple[psi.Signer, PsiBegin]]:
+    """A signer whose key the Host takes, an earlier one or a new one; and what the Host asks."""
+    party, plan = party_of(run), plan_of(run)
+    keeps = kept_tags(run, host) if kept else None
+    with ExitStack() as stack:
+
+        def propose() -> psi.Signer:
+            bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
+            signer = psi.signer(
+                plan.psi_protocol,
+                ids,
+                **bits,
+                domain=domain_of(run, party.name),
+                budget=signed_for(run, host),
+                max_peer_ids=max_peer_ids,
+                kept=keeps,
+            )
+            stack.enter_context(signer)
+            run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}
+            party.post(host, PsiKey(len(ids), signer.kept), [signer.public_key()])
+            return signer
+
+        try:
+            signer = propose()
+            mail = party.take(host, PsiBegin, PsiRenew)
+            if keeps is not None and isinstance(mail.message, PsiRenew):
+                signer.close()
+                keeps.discard()
+                signer = propose()
+                mail = party.take(host, PsiBegin)
+            yield signer, mail.of(PsiBegin)
+        except PSIFailedError as error:
+            stack.close()
+            if keeps is not None and is_void(error, host.name, party.name):
+                keeps.discard()
+            raise
+
+
+def _answer(party: Party, host: Peer, signer: psi.Signer, begin: PsiBegin) -> None:
     """Sign what the Host sends, send own tags, take its claims."""
-    begin = party.take(host, PsiBegin).of(PsiBegin)
     signer.begin(begin.count, begin.done)
     signed = begin.done
     while signed < begin.count:
@@ -227,6 +266,7 @@ def _answer(party: Party, host: Peer, signer: psi.Signer) -> None:
             raise endings.lost(host.name, party.phase, host.lost)
         values = mail.of(PsiBlinded).values
         party.post(host, PsiSigned(values), [signer.sign(bytes(mail.payload))])
+        signer.precompute()  # not before something was counted: it may cost hours of computing
         signed += values
         party.progress(signed, begin.count)
     party.take(host, PsiUnblinded)  # once the tags have left, a restarted Host can ask no more
@@ -245,18 +285,32 @@ def _answer(party: Party, host: Peer, signer: psi.Signer) -> None:
         signer.add_proofs(bytes(mail.payload))
 
 
+def _tell(common: int, own: int, smallest: int, *, expected: bool = False) -> None:
+    """Say how many ids are in common, and what may be wrong where they are few."""
+    logger.info("psi: %d ids in common, of %d here (%s %%)", common, own, _percent(common, own))
+    if common < TINY * smallest and not expected:
+        logger.warning(
+            "psi: few ids are in common: %s %% of the smallest set's. Compare how the parties write"
+            " them (leading zeros, spaces, case, numbers with a decimal point, another hash or"
+            " salt), and whether they mean the same people and the same time",
+            _percent(common, smallest),
+        )
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.0f}" if share >= 1 or not part else f"{share:.2g}"
+
+
 @contextmanager
-def _kept(run: Run) -> Iterator[None]:
-    """Keep on disk what the intersection goes on from, unless it is over for good."""
+def _files_named() -> Iterator[None]:
+    """Say which file cannot be written or read; what was kept goes on once it can."""
     try:
         yield
-    except OVER:
-        run.store.forget_psi()
-        raise
     except OSError as error:
         remedy = "make room there" if error.errno in _FULL else "mend that"
         raise CheckpointError(
-            f"the intersection cannot go on: {error.filename or run.store.psi}:"
+            f"the intersection cannot go on: {error.filename or 'a file of it'}:"
             f" {error.strerror or error}; {remedy} and start all parties again: they go on"
         ) from error
 

@@ -95,8 +95,9 @@ def as_host(
     With `partial`, whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
-    logger.info("task %s: meeting %s", run.task_id, place.described)
     run.ledger = place.ledger
+    logger.info("task %s: meeting %s", run.task_id, place.described)
+    run.ledger, run.simulated = place.ledger, place.simulated
     expected = place.expected(expected, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
@@ -137,6 +138,8 @@ def as_host(
                 lambda names: place.settle(make_plan(names)),
                 join_timeout=waits,
                 described=place.described,
+                compare=place.compare,
+                start="run serve_predictions there" if purpose == "predict" else "start them",
                 earlier=earlier,
                 check_keys=check_keys,
             )
@@ -157,7 +160,7 @@ def as_collaborator(
     """Find the Host and wait until everybody is there."""
     place = _place(run, settings, Role.COLLABORATOR, purpose)
     logger.info("task %s: meeting %s", run.task_id, place.described)
-    run.ledger = place.ledger
+    run.ledger, run.simulated = place.ledger, place.simulated
     key = MaskKey()
     hello = Hello(
         (PROTOCOL_VERSION,),
@@ -183,6 +186,8 @@ def as_collaborator(
         link_timeout=settings.data_channel_timeout[0],
         join_timeout=patience(run, settings.join_timeout),
         described=place.described,
+        compare=place.compare,
+        diagnose=place.diagnose,
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
     )
@@ -200,8 +205,11 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
         raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
-    # Told other plans, or sent back to other checkpoints, they share nothing: no mask comes off.
-    told = agreement.run + msgspec.msgpack.encode((agreement.plan, agreement.resume))
+    # Told other plans or secrets, from which batches are drawn, or sent back to other checkpoints,
+    # they share nothing: no mask comes off.
+    told = agreement.run + msgspec.msgpack.encode(
+        (agreement.plan, agreement.resume, agreement.secret)
+    )
     return {
         other: key.secret_with(
             public, names=(party, other), run=told, identities=place.identities(other)

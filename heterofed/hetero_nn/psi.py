@@ -115,7 +115,8 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
             way can read and change everything. For experiments on a network of your own.
         psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
         psi_bits: size of the RSA keys, 2048, 3072 or 4096.
-        max_peer_ids: most ids that any party, this one too, may have intersected.
+        max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
+            in all runs of a task together, those of unchanged sets counted once.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
     """
@@ -207,7 +208,8 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         name: shown in logs and used for the results folder; the feature key by default.
         ids: this party's ids, any iterable (see `psi.column` for files), unless a subclass defines
             `load_local_ids`.
-        max_peer_ids: ids that the initiator may have intersected in all runs of a task together.
+        max_peer_ids: ids that the initiator may have intersected in all runs of a task together,
+            those of unchanged sets counted once.
         schedule_timeout: longest silence (s) of the initiator before its plan is known.
         data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
         join_timeout: seconds to wait for the initiator to come online; 0: for ever.

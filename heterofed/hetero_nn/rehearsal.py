@@ -10,10 +10,13 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor, nn
+
+from heterofed.batches import Batch
 from heterofed.errors import SplitMismatchError
 from heterofed.events import Callback
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
@@ -63,6 +66,38 @@ class _Rehearsal(Errand):
                 self._owner._made(name)
         return ids
 
+    def _last_batch(self, run: Run, rows: int) -> Iterator[Batch]:
+        """The last batch of a round, where it will have one row, a model of this party has
+        BatchNorm, which refuses that, and the hook does not leave it out; nothing is sent of it.
+        """
+        owner, ids = self._owner, self._owner._round_ids(run)
+        if rows < 2 or len(ids) % rows != 1 or "sampling" in run.state:
+            return
+        models = [owner._made(name) for name in owner._MODELS]
+        parts = [part for model in models if model is not None for part in model.modules()]
+        if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts):
+            return
+        trains, hook = owner._is_feature_trainable, "iterate_train_feature"
+        labelled = isinstance(owner, HeteroNNHostScheduler)
+        try:
+            yield from itertools.islice(
+                owner._own_batches(run, hook, ids[-1:], grad=trains, with_labels=labelled), 1
+            )
+        except Exception as error:
+            error.add_note(
+                f"heterofed: the last batch of a round has one row ({len(ids)} train ids in batches"
+                f" of {rows}); leave it out (drop_last) at every party, or take another batch size"
+            )
+            raise
+
+
+def _first_row(features: Any) -> Any:
+    if isinstance(features, Tensor):
+        return features[:1].detach()
+    if isinstance(features, Mapping):
+        return {name: _first_row(each) for name, each in features.items()}
+    return tuple(map(_first_row, features))
+
 
 class _AtHost(_Rehearsal):
     def __init__(self, host: HeteroNNHostScheduler) -> None:
@@ -99,7 +134,9 @@ class _AtHost(_Rehearsal):
             party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
             for batch in self._first_batch(run, "iterate_train_feature", host._round_ids(run)):
                 report = self._report(run, batch)
+                form = batch.projection(party.name)
                 host._step(run, 0, batch)
+                self._try_last(run, report["rows"], form)
         if report["rows"]:  # an empty batch (of Poisson sampling) tells nothing of time
             batches = math.ceil(len(run.state["train_ids"]) / report["rows"])
             report["seconds_per_round"] = round((party.clock() - began) * batches, 3)
@@ -117,6 +154,16 @@ class _AtHost(_Rehearsal):
         run.result.rehearsal = report
         for key, value in report.items():
             logger.info("rehearsal: %s: %s", key, value)
+
+    def _try_last(self, run: Run, rows: int, form: dict[str, Any]) -> None:
+        """Train on one row where the last batch of a round will have one; others' features are
+        those of the first batch.
+        """
+        for batch in self._last_batch(run, rows):
+            projection = {name: _first_row(each) for name, each in form.items()}
+            if batch.features is not None:
+                projection[self._settings.feature_key] = batch.features
+            self._host._seeded_hook("train_a_batch", projection, batch.labels)
 
     def _first_batch(self, run: Run, hook: str, ids: Sequence[str]) -> Iterator[JointBatch]:
         host = self._host
@@ -228,5 +275,8 @@ class _AtCollaborator(_Rehearsal):
             feed.send(*masked, owner._proof(run, feed, hook, batch))
             if learns:
                 owner._update(run, feed, InFlight(0, layout, tensors, batch.features))
+            if train:
+                rows = len(next(iter(tensors.values())))
+                list(self._last_batch(run, rows))
         feed.end()
         feed.settle()

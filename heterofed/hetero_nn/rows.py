@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heterofed.batches import Batch, rows_of
 from heterofed.errors import FeatureError, RowCountError, RowOrderError
+from heterofed.hetero_nn.lengths import may_follow, one_after_another, tells_lengths
 from heterofed.hetero_nn.order import RowOrder
 from heterofed.hetero_nn.trained import Stand
 from heterofed.party import Party
@@ -74,7 +75,11 @@ class RowStream:
         check_finite(tensors, "the features", self._peer.name)
         self._check_like_training(message.layout, tensors)
         if self._count:
-            tensors = {name: torch.cat([self._held[name], each]) for name, each in tensors.items()}
+            most, peer = self._peer.session.max_batch_bytes, self._peer.name
+            tensors = {
+                name: one_after_another(self._held[name], each, most, peer)
+                for name, each in tensors.items()
+            }
         self._held = tensors
         done = msg.BatchDone(self._party.round, self._batches, stepped=False)
         self._party.post(self._peer, done)
@@ -89,15 +94,19 @@ class RowStream:
                 f" than in training, where they were a {stand.layout} of {len(stand.means)}",
                 party=name,
             )
+        masked = tells_lengths(tensors)
         for key, tensor in tensors.items():
-            # What had no one shape in training still needs one among the rows that wait here.
-            like = stand.means[key] if stand.means[key] is not None else self._held_row(key)
-            if like is not None and (tensor.shape[1:], tensor.dtype) != (like.shape, like.dtype):
-                raise FeatureError(
-                    f"{name} sent features {key!r} of {list(tensor.shape[1:])} {tensor.dtype} a"
-                    f" row, and {list(like.shape)} {like.dtype} before or in training",
-                    party=name,
-                )
+            mean, held = stand.means[key], self._held_row(key)
+            # Rows that wait here go into one tensor with these: padded, where a mask comes along.
+            alike = held is None or masked or tensor.shape[1:] == held.shape
+            for like in (each for each in (mean, held) if each is not None):
+                if not (alike and may_follow(tensor, tuple(like.shape), like.dtype)):
+                    raise FeatureError(
+                        f"{name} sent features {key!r} of {list(tensor.shape[1:])} {tensor.dtype} a"
+                        f" row, and {list(like.shape)} {like.dtype} before or in training; where"
+                        " lengths differ yield a mask beside them, or batches of the Host's rows",
+                        party=name,
+                    )
 
     def _held_row(self, key: str) -> Tensor | None:
         return self._held[key][0] if self._count else None
@@ -205,7 +214,7 @@ def _predictions(value: object) -> Tensor:
             "predict_a_batch must return a tensor or a dict of tensors, not a"
             f" {type(value).__name__}"
         )
-    tensor = value.detach().cpu().resolve_conj().resolve_neg()
+    tensor = value.detach().cpu().clone().resolve_conj().resolve_neg()  # it may be used again
     small = tensor.is_floating_point() and tensor.dtype not in (
         torch.float16,
         torch.float32,

@@ -188,7 +188,7 @@ class _Request(Errand):
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
-                run, host, self._ids, max_peer_ids=self._max_ids_per_day, may_be_empty=True
+                run, host, self._ids, max_peer_ids=self._max_ids_per_day, predicts=True
             )
         )
         self._agree(run, host, ids)

@@ -176,7 +176,7 @@ class Stand:
         """
         filled = {}
         for name, mean in self.means.items():
-            if mean is None:
+            if mean is None or (name in tensors and tensors[name].shape[1:] != mean.shape):
                 raise MissingPartyError(
                     f"nothing can stand for rows that {party} does not have: its features had no"
                     f" one shape in training, or more than {MAX_ROW} numbers a row",

@@ -43,7 +43,22 @@ def gaussian_epsilon(releases: int, sensitivity: float, std: float, delta: float
         return 0.0
     if std <= 0:
         return math.inf
-    mu = math.sqrt(releases) * sensitivity / std
+    return composed_epsilon(releases * (sensitivity / std) ** 2, delta)
+
+
+def composed_epsilon(squared: float, delta: float) -> float:
+    """Epsilon of Gaussian releases of which the squared mus add up to this.
+
+    Args:
+        squared: sum of (sensitivity / std)^2 over all releases; infinity where one had no noise.
+        delta: the chance that is given away, above 0 and below 1.
+
+    Returns:
+        Epsilon, to three digits upwards.
+    """
+    if squared == 0 or math.isinf(squared):
+        return squared
+    mu = math.sqrt(squared)
     high = 1.0
     while gaussian_delta(high, mu) > delta:
         high *= 2

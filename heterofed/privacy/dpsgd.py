@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError, NonFiniteError
 from heterofed.plan import LossReduction
-from heterofed.privacy.accountant import gaussian_epsilon
+from heterofed.privacy.accountant import composed_epsilon, gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
 from heterofed.privacy.noise import SECRET_BYTES, Noise, added, widest
 from heterofed.tensors import is_finite
@@ -147,9 +147,7 @@ class DPSGD:
             return 0.0
         if not self.poisson:
             return gaussian_epsilon(rounds, 1.0, self._joint, self._delta)
-        if self.rows is None:
-            raise ConfigError("DPSGD: give rows; without a run there is no split to take them from")
-        return sampled_epsilon(self._joint, self.batch_size / self.rows, self.steps, self._delta)
+        return sampled_epsilon(*self.draw(self.steps), self._delta)
 
     def epsilon_where_batches_are_known(self, participations: int) -> float:
         """For who also knows whose rows were in which batch, as the Host does.
@@ -158,6 +156,28 @@ class DPSGD:
             participations: batches that one person was in; see `most_participations`.
         """
         return gaussian_epsilon(participations, 1.0, self._joint, self._delta)
+
+    @property
+    def delta(self) -> float:
+        """Of the (epsilon, delta) that is told."""
+        return self._delta
+
+    @property
+    def squared_mu(self) -> float:
+        """What one step that a row is in adds to the sum of `accountant.composed_epsilon`, where
+        it is known who is in a batch.
+        """
+        return 1 / self._joint**2
+
+    def draw(self, steps: int) -> tuple[float, float, int]:
+        """Noise multiplier of all parties together, chance to be in a batch, and steps.
+
+        Raises:
+            ConfigError: nobody knows of how many rows batches are drawn.
+        """
+        if self.rows is None:
+            raise ConfigError("DPSGD: give rows; without a run there is no split to take them from")
+        return self._joint, self.batch_size / self.rows, steps
 
     def take_rows(self, train_ids: int) -> None:
         """Learn how many train ids there are.
@@ -240,8 +260,24 @@ def joint_noise(noise_multipliers: Sequence[float]) -> float:
 
 def sampled_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
     """Epsilon of DP-SGD with Poisson sampling, by Renyi DP (Mironov, Talwar and Zhang 2019)."""
+    return weights_epsilon([(noise_multiplier, rate, steps)], 0.0, delta)
+
+
+def weights_epsilon(
+    draws: Sequence[tuple[float, float, int]], squared: float, delta: float
+) -> float:
+    """Epsilon of all that a party trained by DP-SGD, one run after another.
+
+    Args:
+        draws: noise multiplier, rate and steps where batches were drawn (see `sampled_epsilon`).
+        squared: sum of squared mus where it is known who was in a batch.
+        delta: of the (epsilon, delta) that is told.
+    """
+    if not draws:
+        return composed_epsilon(squared, delta)
+    known = [(1 / math.sqrt(squared), 1.0, 1)] if squared else []
     accountant = _opacus().accountants.RDPAccountant()
-    accountant.history = [(noise_multiplier, rate, steps)]
+    accountant.history = [*draws, *known]
     with warnings.catch_warnings():  # the best order at the end of the range: a looser bound
         warnings.filterwarnings("ignore", message="Optimal order is the")
         return float(accountant.get_epsilon(delta))

@@ -44,6 +44,11 @@ class ClippedGaussian:
         std = self.clip * self.noise_multiplier
         return added(clipped, std * normal(clipped, clipped, std), std).to(rows.dtype)
 
+    @property
+    def squared_mu(self) -> float:
+        """What one release of a row adds to the sum of `accountant.composed_epsilon`."""
+        return (2 / self.noise_multiplier) ** 2
+
     def epsilon(self, releases: int) -> float:
         """Of one person's row against any other row in its place, after so many releases of it.
 

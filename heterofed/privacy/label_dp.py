@@ -79,6 +79,12 @@ class RandomisedResponse:
         return RandomisedResponse(1e-9, self.classes)
 
     @property
+    def coins(self) -> bytes:
+        """What names the coins: the same bytes where the same labels would be turned alike."""
+        named = b"randomised response, the name of its coins %d" % self.classes
+        return hmac.digest(self._secret, named, hashlib.sha256)
+
+    @property
     def keeping(self) -> float:
         """The chance that a label stays as it is."""
         return 1 - self._turning

@@ -269,7 +269,8 @@ class LabelLeaks:
         if allowed:
             self._measure(*batch)
         else:  # so that a short run has at least one of each party
-            batch = (party, sent.clone(), clean.clone(), numbers)  # whoever's memory they are in
+            # Whoever's memory they are in.
+            batch = (party, sent.clone(), clean.clone(), numbers.clone())
             self._waiting = [each for each in self._waiting if each[0] != party] + [batch]
 
     def end_round(self) -> list[Leak]:

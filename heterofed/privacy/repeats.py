@@ -2,15 +2,18 @@
 
 A Collaborator may make all go back to a checkpoint and send its features again, moved in their last
 digits. Were noise drawn anew for such gradients, a few repeats would average it away; were the same
-noise added to them, the difference of two answers would be without noise. So where gradients have
-moved by less than their noise hides, what was sent is sent again, bit for bit: as answers are kept
-in surveys that are repeated (Ding, Kulkarni and Yekhanin, NIPS 2017).
+noise added to them, the difference of two answers would be without noise. So where a row's gradient
+has moved by less than its noise hides, what was sent is sent again, bit for bit, whatever became of
+the other rows: as answers are kept in surveys that are repeated (Ding, Kulkarni and Yekhanin, NIPS
+2017).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 NEAR = 1 / 8
@@ -36,22 +39,42 @@ class Repeats:
         self._kept: dict[Place, list[tuple[Tensor, Tensor]]] = {}
         self._bytes = 0
 
-    def find(self, place: Place, rows: Tensor) -> Tensor | None:
-        """What was sent there for gradients like these; None where nothing was.
+    def answer(self, place: Place, rows: Tensor, hide: Callable[[], Tensor]) -> Tensor:
+        """What to send there: of rows that were answered before, the same again.
+
+        Row by row: were all hidden anew where one has moved, a peer could move a row that it does
+        not care for, and average the answers about all others.
 
         Args:
             place: of the batch.
             rows: its gradients, [rows, d].
+            hide: gives what to send of them, where there are some that were not answered.
         """
-        plain = rows.detach().cpu().double()
-        for clean, sent in self._kept.get(place, ()):
-            if clean.shape == plain.shape and _near(plain, clean.double(), sent.double()):
-                return sent.to(rows)
-        return None
+        clean = rows.detach().cpu().clone()
+        if place not in self._kept:
+            first = hide()
+            self._note(place, clean, first.detach().cpu().clone())
+            return first
+        known, sent = self._known(place, clean)
+        if not bool(known.all()):
+            sent = torch.where(known[:, None], sent, hide().detach().to(sent))
+            self._note(place, clean, sent)
+        return sent.to(rows)
 
-    def note(self, place: Place, rows: Tensor, sent: Tensor) -> None:
+    def _known(self, place: Place, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows were answered before, and how; in `clean` they become what they were then."""
+        plain, sent = clean.double(), torch.zeros_like(clean)
+        known = torch.zeros(len(clean), dtype=torch.bool)
+        for before, answer in self._kept[place]:
+            if before.shape == clean.shape:
+                same = ~known & _near(plain, before.double(), answer.double())
+                clean[same], sent[same] = before[same], answer[same].to(sent)
+                known |= same
+        return known, sent
+
+    def _note(self, place: Place, rows: Tensor, sent: Tensor) -> None:
         """Keep what was sent for these gradients."""
-        pair = rows.detach().cpu().clone(), sent.detach().cpu().clone()
+        pair = rows, sent
         self._kept.setdefault(place, []).append(pair)
         self._bytes += _size(pair)
         # No checkpoint is older than the one before the last.
@@ -64,11 +87,11 @@ class Repeats:
         self._bytes -= sum(map(_size, self._kept.pop(place)))
 
 
-def _near(rows: Tensor, clean: Tensor, sent: Tensor) -> bool:
-    if rows.numel() == 0:
-        return True
+def _near(rows: Tensor, clean: Tensor, sent: Tensor) -> Tensor:
+    """Which rows have moved by less than the noise of a usual row of that batch hides."""
     noise = (sent - clean).square().sum(1).mean().sqrt()
-    return bool((rows - clean).square().sum(1).amax().sqrt() <= NEAR * noise)
+    near: Tensor = (rows - clean).square().sum(1).sqrt() <= NEAR * noise
+    return near
 
 
 def _size(pair: tuple[Tensor, Tensor]) -> int:

@@ -53,7 +53,10 @@ class Witness:
         """
         for name, tag in zip(self._others, tags, strict=True):
             if not hmac.compare_digest(tag, self._tag(name, name, round_number, batch, seen)):
-                what = f"sent {name} other gradients of a masked sum than {self._party}"
+                what = (
+                    f"sent {name} other gradients of a masked sum than {self._party}, or had it"
+                    " split other ids"
+                )
                 raise unlawful(host, f"train, round {round_number}, batch {batch}", what)
 
     def _tag(self, other: str, sees: str, round_number: int, batch: int, seen: bytes) -> bytes:

@@ -171,9 +171,17 @@ class Waiting(Message, frozen=True):
 
 
 class PsiKey(Message, frozen=True):
-    """C to H: how many ids I have; the payload is my public key and its proof."""
+    """C to H: how many ids I have; the payload is my public key and its proof.
+
+    With `kept` it is the key of an earlier meeting, whose results the Host may have.
+    """
 
     count: Count
+    kept: bool = False
+
+
+class PsiRenew(Message, frozen=True):
+    """H to C: I have nothing that belongs to that key; make another one."""
 
 
 class PsiBegin(Message, frozen=True):
@@ -393,6 +401,7 @@ AnyMessage = (
     | WelcomeBack
     | Waiting
     | PsiKey
+    | PsiRenew
     | PsiBegin
     | PsiBlinded
     | PsiSigned

@@ -45,6 +45,7 @@ from heterofed.protocol.messages import (
     PsiBlinded,
     PsiKey,
     PsiMatched,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -220,6 +221,10 @@ class Session:
             case PsiKey():
                 _require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
+                _require(not (message.kept and psi.renewed), "an old key where a new one is due")
+            case PsiRenew():
+                _no_payload(size)
+                _require(psi.kept, "its key is a new one")
             case PsiBegin():
                 _no_payload(size)
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
@@ -363,7 +368,9 @@ class Session:
                     self._batches = _BatchCounts(message.mark.batch)
                 self._kept = self._trained = message.mark.batch
             case PsiKey():
-                psi.to_tag = message.count
+                psi.to_tag, psi.kept = message.count, message.kept
+            case PsiRenew():
+                psi.renewed = True
             case PsiBegin():
                 psi.asked, psi.to_sign = message.count, message.count - message.done
             case PsiBlinded():
@@ -466,6 +473,7 @@ class _PsiCounts:
         self.asked = self.to_sign = self.to_tag = 0
         self.blinded = self.signed = self.tagged = self.tags = self.matched = 0
         self.width = 0
+        self.kept = self.renewed = False
         self.unsigned: deque[tuple[int, int]] = deque()
 
     def check_values(self, values: int, size: int) -> None:

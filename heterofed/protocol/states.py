@@ -29,6 +29,7 @@ from heterofed.protocol.messages import (
     PsiBlinded,
     PsiKey,
     PsiMatched,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -104,7 +105,10 @@ TABLE: Table = {
         (_H, Terms): State.CLOSED,
     },
     State.PSI: {(_C, PsiKey): State.PSI_KEYED},
-    State.PSI_KEYED: {(_H, PsiBegin): State.PSI_SIGNING},
+    State.PSI_KEYED: {
+        (_H, PsiRenew): State.PSI,  # once, where the key was of an earlier meeting
+        (_H, PsiBegin): State.PSI_SIGNING,
+    },
     State.PSI_SIGNING: {
         (_H, PsiBlinded): State.PSI_SIGNING,
         (_C, PsiSigned): State.PSI_SIGNING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import traceback
@@ -23,6 +24,7 @@ from heterofed import (
 )
 from heterofed import errors as e
 from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, TaskEnded
+from heterofed.notices import Notices
 from heterofed.tensors import pack
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
 
@@ -708,6 +710,7 @@ def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heterofed.rendezvous.NOTICE_SECONDS", 0.5)
+    monkeypatch.setattr("heterofed.party.Notices", functools.partial(Notices, 0.5))
     events: list[Any] = []
     host = TinyHost(tmp_path, join_timeout=2, collaborators=["carol"], callbacks=[events.append])
     run(host)

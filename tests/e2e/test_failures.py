@@ -126,8 +126,9 @@ def test_other_batch_count(short: str, tmp_path: Path) -> None:
     def drop_last(scheduler: Any) -> None:
         original = scheduler.iterate_train_feature
 
-        def iterate(*args: Any) -> Iterator[Any]:
-            yield from list(original(*args))[:-1]
+        def iterate(feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            whole = (len(train_ids) - 1) // scheduler.batch * scheduler.batch
+            yield from original(feature_model, train_ids[:whole])
 
         scheduler.iterate_train_feature = iterate
 

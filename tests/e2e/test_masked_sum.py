@@ -19,6 +19,7 @@ from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
 from heterofed.files import heterofed_home
 from heterofed.hetero_nn import host as host_module
 from heterofed.hetero_nn import meeting
+from heterofed.hetero_nn.intersection import _signed, own_ids
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.place import LocalPlace
@@ -27,9 +28,10 @@ from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.privacy.masking import Masks, masked_sum
 from heterofed.privacy.witness import Witness
-from heterofed.protocol.messages import BatchDone, Mark, SeenByOthers
-from heterofed.runs import party_of
-from tests.e2e.tiny import TinyCollaborator, TinyHost, run
+from heterofed.protocol.messages import BatchDone, Mark, SeenByOthers, SplitAccepted
+from heterofed.runs import Run, party_of
+from heterofed.staleness import Probe
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -171,7 +173,9 @@ def test_features_that_cannot_be_summed(tmp_path: Path) -> None:
         assert {each.party for each in outcomes} == {odd}
 
 
-@pytest.mark.parametrize("told", [{"plan": {"seed": 5}}, {"resume": Mark(1)}])
+@pytest.mark.parametrize(
+    "told", [{"plan": {"seed": 5}}, {"resume": Mark(1)}, {"secret": bytes([1] * 32)}]
+)
 def test_who_was_told_something_else_shares_no_mask(told: dict[str, Any]) -> None:
     """One party that goes back further than the others would change the sum alone."""
     keys = {name: MaskKey() for name in ("bob", "carol")}
@@ -263,6 +267,67 @@ def test_unequal_gradients_end_the_task_before_a_step(
     assert all(each.startswith("alice sent ") for each in told)
     bad = 2 if cheat is low_bits else 0
     assert not [batch for batch in steps if batch is None or batch >= bad]
+
+
+class Whole(TinyCollaborator):
+    """Splits as many ids as there are for training as for testing, whatever their names."""
+
+    batch = 1
+
+    def split_dataset(self, ids: Any) -> Any:
+        return sorted(ids)[:12], sorted(ids)[12:]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
+    trains: bool, tmp_path: Path
+) -> None:
+    """Sums of rows of different people, matched otherwise in the next run, tell them apart."""
+
+    class Matching(SumHost):
+        batch = 1
+        split_dataset = Whole.split_dataset  # type: ignore[assignment]
+
+        def _agree_on_ids(self, run: Run) -> None:
+            party = party_of(run)
+            with party.in_phase("psi"), _signed(run, own_ids(self._prepare(run))) as requests:
+                for number, request in enumerate(requests):
+                    found = request.matches[number::2][:18]
+                    request.claim(found)
+                    split = self._split(run, [IDS[:50][each] for each in found])
+                    party.post(party.peers[request.name], split)
+            for peer in party.peers.values():
+                party.take(peer, SplitAccepted)
+            self._keep_split(run, 18)
+
+    host = Matching(tmp_path, fusion="masked_sum", collaborators=["bob", "carol"])
+    others = [Whole(tmp_path, name, is_feature_trainable=trains) for name in ("bob", "carol")]
+    outcomes = run(host, *others)
+    assert host.seen
+    assert min(float(each.abs().amax()) for each in host.seen) > 1e3  # features are small
+    if trains:
+        assert any("split other ids" in str(each) for each in outcomes[1:]), outcomes
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_a_host_that_has_one_party_step_later_is_noticed(
+    lies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else features of one with newer weights are added to those of another with older ones."""
+    honest = Party.post
+
+    def post(self: Party, peer: Any, message: Any, *args: Any, **settings: Any) -> None:
+        if isinstance(message, BatchDone) and message.staleness and peer.name == "carol" and lies:
+            message = structs.replace(message, staleness=2)
+        honest(self, peer, message, *args, **settings)
+
+    monkeypatch.setattr(Party, "post", post)
+    monkeypatch.setattr(host_module, "PROBE_BATCHES", 2)
+    monkeypatch.setattr(Probe, "choose", lambda _: 1)
+    _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness="auto")
+    ended = [isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes]
+    assert ended == [lies] * 4, outcomes
+    assert any("alice sent " in str(each) for each in outcomes[1:]) == lies, outcomes
 
 
 Forge = Callable[[SeenByOthers, dict[int, SeenByOthers]], SeenByOthers]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from heterofed import Batch, TaskResult, simulate
 from heterofed.errors import ConfigError, FeatureError, PeerLostError, TaskAborted
-from heterofed.privacy.dpsgd import DPSGD, most_participations, poisson_batches
+from heterofed.privacy.accountant import gaussian_epsilon
+from heterofed.privacy.dpsgd import DPSGD, joint_noise, most_participations, poisson_batches
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
 from tests.e2e.test_privacy_runs import (
@@ -67,9 +68,38 @@ def test_steps_before_a_checkpoint_within_a_round_count(tmp_path: Path) -> None:
             task_id="tiny",
         )
     host, shop = InLegs(tmp_path), CollaboratorInLegs(tmp_path)
-    simulate(host, [shop], task_id="tiny")
+    simulate(host, [shop], task_id="tiny", resume="auto")
     steps = [each._weights_defence.steps for each in (host, shop) if each._weights_defence]
     assert steps == [-(-TRAIN_IDS // 4)] * 2
+    # The rows of the leg that was repeated were stepped on twice, and that is not taken back.
+    both = joint_noise([1.0, 1.0])
+    for each in (host, shop):
+        told = float(table(each.result, "privacy")[-1]["eps_weights"])
+        assert told == pytest.approx(gaussian_epsilon(2, 1.0, both, 1e-5))
+
+
+def test_a_hook_that_steps_twice_on_a_batch_pays_twice(tmp_path: Path) -> None:
+    class Twice(InLegs):
+        def make_feature_model(self) -> None:  # type: ignore[override]
+            return None
+
+        def make_infer_model(self) -> nn.Module:
+            return nn.Linear(4, 1)
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+            for ids in self.batches(train_ids):
+                yield None, torch.tensor([float(int(each[3:]) % 2) for each in ids])
+
+        def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
+            super().train_a_batch(feature_projection, labels)
+            return super().train_a_batch(feature_projection, labels)
+
+    host = Twice(tmp_path)
+    simulate(host, [CollaboratorInLegs(tmp_path)], task_id="tiny")
+    assert host._weights_defence is not None
+    assert host._weights_defence.steps == 2 * -(-TRAIN_IDS // 4)
+    told = float(table(host.result, "privacy")[-1]["eps_weights"])
+    assert told >= gaussian_epsilon(2, 1.0, joint_noise([1.0, 1.0]), 1e-5)
 
 
 def test_poisson_batches_and_legs_are_refused(tmp_path: Path) -> None:

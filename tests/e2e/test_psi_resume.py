@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -13,9 +12,10 @@ import pytest
 import psi
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.hetero_nn.psi_files import TAGS
 from heterofed.hetero_nn.request import CHUNK_IDS, CHUNKS_AHEAD, Request
 from heterofed.party import Party
-from heterofed.protocol.messages import PsiBegin, PsiBlinded, PsiSigned, PsiTags
+from heterofed.protocol.messages import PsiBegin, PsiBlinded, PsiKey, PsiRenew, PsiSigned, PsiTags
 from psi import Requester, Signer
 from psi.signing import RESIGN_VALUES
 from tests.e2e.processes import Parties
@@ -49,10 +49,6 @@ setattr(kind, name, dies)
 main()
 """
 """The command, killed after so many chunks were unblinded, or signed (and not sent)."""
-
-
-def state(out: Path, role: str) -> Path:
-    return out.with_name(f".{out.name}.heterofed") / "t" / role / "resume" / "psi"
 
 
 class Commands:
@@ -90,12 +86,13 @@ class Commands:
         assert [each.wait() for each in again] == [0, 0], [each.output for each in again]
         for out in self.outs.values():
             assert out.read_text().splitlines() == self.common
-        assert not [*self.folder.glob(".*")]  # the key is gone
+        assert not [*self.folder.glob(".*")]
 
-    def spent(self) -> int:
-        (budget,) = (self._parties.home / "budgets").glob("*.json")
-        signed: int = json.loads(budget.read_text())["signed"]
-        return signed
+    def spent(self) -> tuple[int, int]:
+        """Values signed at the collaborator, tags matched at the initiator."""
+        folder = self._parties.home / "budgets"
+        signed = psi.Budget(folder, peer="", task="t").spent()
+        return signed, psi.Budget(folder, peer="", task="t", counts=TAGS).spent()
 
 
 @VICTIMS
@@ -103,12 +100,12 @@ def test_a_killed_command_goes_on(victim: str, parties: Parties, tmp_path: Path)
     ids = 8 * CHUNK_IDS
     commands = Commands(parties, tmp_path, "ecdh", ids, ids)
     commands.kill(victim, lives=3)
-    for role, out in commands.outs.items():
-        kept = [*state(out, role).glob("*")]
-        assert kept
-        assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+    folder = parties.home / "intersections"
+    assert {path.suffix for path in folder.iterdir()} == {".psi", ".key"}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
     commands.finish()
-    assert ids <= commands.spent() <= ids + CHUNKS_AHEAD * CHUNK_IDS
+    assert commands.spent() == (ids, ids)  # what was lost on the way came again as it was
+    assert {path.suffix for path in folder.iterdir()} == {".psi"}  # the secret key is gone
 
 
 @pytest.mark.slow
@@ -123,7 +120,7 @@ def test_however_often_it_is_killed(
     for _ in range(kills):
         commands.kill(victim, lives=2)
     commands.finish()
-    assert ids <= commands.spent() <= ids + kills * CHUNKS_AHEAD * CHUNK_IDS
+    assert commands.spent() == (ids, 1000)
 
 
 class Spy:
@@ -151,14 +148,11 @@ def test_training_does_not_repeat_an_intersection_that_was_complete(
     first = run(crashing(TinyHost(tmp_path), "split_dataset", 1), TinyCollaborator(tmp_path))
     assert isinstance(first[1], e.PeerLostError)
     assert len(spy.of(PsiBlinded)) == 1
-    kept = [path.name for path in tmp_path.glob("**/resume/psi/*")]
-    assert len(kept) == 2
     results = run(TinyHost(tmp_path), TinyCollaborator(tmp_path))
     assert not any(isinstance(each, BaseException) for each in results), results
     assert len(spy.of(PsiBlinded)) == 1
     begun = spy.of(PsiBegin)
     assert [each.done for each in begun] == [0, begun[0].count]
-    assert not [*tmp_path.glob("**/*.psi")]
 
 
 def psi_parties(folder: Path, **settings: Any) -> list[Any]:
@@ -242,21 +236,22 @@ def test_who_does_not_wish_to_go_on_begins_anew(
 
 
 @pytest.mark.usefixtures("home")
-def test_other_ids_are_not_signed_once_the_tags_are_out(tmp_path: Path) -> None:
+def test_other_ids_are_not_signed_once_the_tags_are_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = psi_parties(tmp_path)
     crashing(first[0], "_keep", 1)
     run(*first)
-    others = run(*psi_parties(tmp_path, ids=["7", "60"]))
-    assert all(isinstance(each, e.PSIFailedError) for each in others), others
-    assert "begin a new run" in str(others[1])
-    assert run(*psi_parties(tmp_path, ids=["7", "60"])) == [["60"]] * 2  # a new run
+    spy = Spy(monkeypatch)
+    assert run(*psi_parties(tmp_path, ids=["7", "60"])) == [["60"]] * 2
+    assert [each.kept for each in spy.of(PsiKey)] == [True, False]  # under another key
+    assert len(spy.of(PsiRenew)) == 1
 
 
-@pytest.mark.usefixtures("home")
-def test_nothing_is_kept_of_an_intersection_that_failed(tmp_path: Path) -> None:
+def test_no_key_is_left_of_an_intersection_that_was_in_vain(tmp_path: Path, home: Path) -> None:
     outcomes = run(*psi_parties(tmp_path, ids=["none", "of", "theirs"]))
     assert all(isinstance(each, e.EmptyIntersectionError) for each in outcomes), outcomes
-    assert not [*tmp_path.glob("**/*.psi")]
+    assert not [*home.glob("intersections/*.key")]
 
 
 @pytest.mark.usefixtures("home")
@@ -303,7 +298,6 @@ def test_nothing_is_signed_for_a_peer_that_is_gone(
     assert len(signed) == 1
 
 
-@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -312,7 +306,7 @@ def test_nothing_is_signed_for_a_peer_that_is_gone(
     ],
 )
 def test_files_that_fail_are_named(
-    error: OSError, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: OSError, says: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then nothing is forgotten: started again, the parties go on."""
 
@@ -325,5 +319,5 @@ def test_files_that_fail_are_named(
     assert type(at_answerer) is e.CheckpointError
     assert says in str(at_answerer)
     assert isinstance(at_asker, e.CheckpointError)
-    assert [*tmp_path.glob("**/*.psi")]
+    assert [*home.glob("intersections/*.key")]
     assert run(*psi_parties(tmp_path)) == [COMMON] * 2

@@ -236,19 +236,42 @@ def test_other_kind_of_task(tmp_path: Path) -> None:
 
 
 def test_budget_holds_over_runs(tmp_path: Path) -> None:
-    def once() -> list[Any]:
+    def once(ids: str = "abcdef") -> list[Any]:
         return run(
-            RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), results_dir=tmp_path),
+            RSAPSIInitiatorScheduler("asker", ids=list(ids), results_dir=tmp_path),
             RSAPSICollaboratorScheduler(
                 "answerer", ids=list("defghi"), max_peer_ids=13, results_dir=tmp_path
             ),
         )
 
-    assert once() == once() == [list("def")] * 2
-    at_asker, at_answerer = once()
-    assert type(at_answerer) is e.PSIFailedError
-    assert isinstance(at_asker, e.PSIFailedError)
+    assert once() == once("fedcba") == [list("def")] * 2
+    at_asker, at_answerer = once("abcdez")
+    assert type(at_answerer) is e.PSILimitError
+    assert "raise max_peer_ids at answerer" in str(at_answerer)
+    assert "12 of the 13 allowed in this task are spent" in str(at_answerer)
+    assert isinstance(at_asker, e.PSILimitError)
     assert isinstance(at_asker, e.TaskAborted)
+    assert "count against max_peer_ids" in str(at_asker)
+    assert "trust" not in f"{at_asker}{at_answerer}"
+
+
+def test_the_same_ids_count_once_in_however_many_runs(tmp_path: Path) -> None:
+    """The eleventh honest run needs nothing of what the first one has used up."""
+
+    def once(**changed: Any) -> list[Any]:
+        shared: dict[str, Any] = {"results_dir": tmp_path, "max_peer_ids": 6}
+        answerer: dict[str, Any] = {"ids": list("defghi"), **changed}
+        return run(
+            RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), **shared),
+            RSAPSICollaboratorScheduler("answerer", **shared, **answerer),
+        )
+
+    for _ in range(11):
+        assert once() == [list("def")] * 2
+    at_asker, at_answerer = once(ids=list("defghz"))  # one made-up id, tested under another key
+    assert type(at_asker) is e.PSILimitError
+    assert "asks for 6 more ids to be tested here; 6 of the 6" in str(at_asker)
+    assert isinstance(at_answerer, e.PSILimitError)
 
 
 @pytest.mark.parametrize("number", [2, 5, 16])
@@ -282,3 +305,39 @@ def test_one_of_many_fails_and_all_learn_of_it(tmp_path: Path) -> None:
     for other in (outcomes[0], outcomes[1], outcomes[3]):
         assert isinstance(other, e.HookFailedError), repr(other)
         assert str(other).startswith("c2 ended the task in phase train, round 1")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "line"),
+    [
+        ("defghi", "psi: 3 ids in common, of 6 here (50 %)"),
+        ("abcdef", "psi: 6 ids in common, of 6 here (100 %)"),
+        ("f" + "".join(map(chr, range(200, 300))), "psi: 1 ids in common, of 6 here (17 %)"),
+    ],
+)
+def test_how_many_are_common_is_said(
+    theirs: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heterofed")
+    run(
+        RSAPSIInitiatorScheduler("asker", ids=list("abcdef"), results_dir=tmp_path),
+        RSAPSICollaboratorScheduler("answerer", ids=list(theirs), results_dir=tmp_path),
+    )
+    said = [each for each in caplog.messages if "in common" in each]
+    assert line in said
+    assert len(said) == 2  # one at each party, and no warning
+
+
+def test_few_common_ids_are_warned_of_at_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heterofed")
+    mine, theirs = [str(i) for i in range(100)], [f"{i}.0" for i in range(200)] + ["7"]
+    run(
+        RSAPSIInitiatorScheduler("asker", ids=mine, results_dir=tmp_path),
+        RSAPSICollaboratorScheduler("answerer", ids=theirs, results_dir=tmp_path),
+    )
+    warned = [each for each in caplog.messages if "few ids are in common: 1 %" in each]
+    assert len(warned) == 2
+    assert all("leading zeros" in each for each in warned)
+    assert "psi: 1 ids in common, of 201 here (0.5 %)" in caplog.messages

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from heterofed import simulate
 from heterofed.errors import OtherTaskError, RowCountError
@@ -120,3 +121,41 @@ def test_features_that_only_a_sum_shows_stay_masked(tmp_path: Path) -> None:
     open_values = {int(each) for some in made for each in (some.double() * 2**32).flatten()}
     assert not open_values & set(values.tolist())
     assert done.results["alice"].rehearsal["shapes"]["masked_sum"] == [BATCH, 4]
+
+
+@pytest.mark.parametrize("where", ["host", "collaborator", "infer"])
+def test_a_last_batch_of_one_row(where: str, tmp_path: Path) -> None:
+    def norm(width: int) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(width), nn.BatchNorm1d(width))
+
+    class Halves:
+        """33 train ids in batches of 16."""
+
+        drop_last = False
+
+        def split_dataset(self, id_intersection: set[str]) -> Any:
+            ids = list(id_intersection)
+            return set(ids[:33]), set(ids[33:])
+
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            if self.drop_last:
+                train_ids = train_ids[: len(train_ids) // 16 * 16]
+            yield from super().iterate_train_feature(feature_model, train_ids)  # type: ignore[misc]
+
+    class Host(Halves, TinyHost):
+        def make_feature_model(self) -> nn.Module:
+            return norm(3) if where == "host" else super().make_feature_model()
+
+        def make_infer_model(self) -> nn.Module:
+            return norm(1) if where == "infer" else super().make_infer_model()
+
+    class Collaborator(Halves, TinyCollaborator):
+        def make_feature_model(self) -> nn.Module:
+            return norm(4) if where == "collaborator" else super().make_feature_model()
+
+    host, bob = Host(tmp_path), Collaborator(tmp_path)
+    with pytest.raises(ValueError, match="more than 1 value per channel") as caught:
+        simulate(host, [bob], task_id="tiny", rehearse=True)
+    assert any("drop_last" in note for note in caught.value.__notes__) or where == "infer"
+    host.drop_last = bob.drop_last = True
+    simulate(host, [bob], task_id="tiny", rehearse=True)

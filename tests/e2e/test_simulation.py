@@ -250,3 +250,71 @@ def test_a_party_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
         simulate(TinyHost(tmp_path, join_timeout=0), [Early(tmp_path)], task_id="tiny")
     with pytest.raises(JoinTimeoutError):
         TinyHost(tmp_path, join_timeout=0.1).launch_task("tiny")
+
+
+def test_a_failed_run_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    """A simulation begins anew: other code, another seed, another learning rate."""
+
+    class Falls(TinyHost):
+        def on_round_end(self) -> None:
+            if self.current_round == 2:
+                raise RuntimeError("a typo")
+
+    def weights(folder: Path, seed: int) -> Any:
+        host = TinyHost(folder, max_rounds=3, seed=seed)
+        done = simulate(host, [TinyCollaborator(folder)], task_id="cell")
+        assert done.results["alice"].rounds == 3
+        return host.infer_model.state_dict()
+
+    with pytest.raises(RuntimeError, match="a typo"):
+        simulate(
+            Falls(tmp_path / "a", max_rounds=3), [TinyCollaborator(tmp_path / "a")], task_id="cell"
+        )
+    for seed in (0, 7):
+        again, fresh = weights(tmp_path / "a", seed), weights(tmp_path / f"fresh{seed}", seed)
+        assert all(torch.equal(again[name], fresh[name]) for name in fresh)
+    with pytest.raises(RuntimeError, match="a typo"):
+        simulate(
+            Falls(tmp_path / "b", max_rounds=3), [TinyCollaborator(tmp_path / "b")], task_id="cell"
+        )
+    host = TinyHost(tmp_path / "b", max_rounds=3)
+    simulate(host, [TinyCollaborator(tmp_path / "b")], task_id="cell", resume="require")
+    fresh = weights(tmp_path / "c", 0)
+    assert all(torch.equal(host.infer_model.state_dict()[name], fresh[name]) for name in fresh)
+
+
+def test_results_are_short_and_hold_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="heterofed"):
+        done = simulate(TinyHost(tmp_path), [TinyCollaborator(tmp_path)], task_id="short")
+    result = done.results["alice"]
+    assert len(repr(result).splitlines()) == 1
+    assert 0 <= result.last["quality"]["accuracy"] <= 1
+    assert result.last["quality"]["round"] == 2
+    assert list(result.frame()["accuracy"])[-1] == result.last["quality"]["accuracy"]
+    assert list(result.frame("train")["round"]) == [1, 2]
+    with pytest.raises(ConfigError, match="name one"):
+        result.frame("nothing")
+    assert all(each.startswith(("alice", "bob")) for each in caplog.messages)
+    assert {each.split(":")[0] for each in caplog.messages} == {"alice", "bob"}
+
+
+def test_batches_may_leave_out_a_shorter_last_one(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Host(TinyHost):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for ids in self.batches(train_ids, drop_last=True):
+                seen.append(len(ids))
+                yield from super().iterate_train_feature(feature_model, ids)
+
+    class Collaborator(TinyCollaborator):
+        def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
+            for ids in self.batches(train_ids, drop_last=True):
+                yield from super().iterate_train_feature(feature_model, ids)
+
+    host = Host(tmp_path, batch_size=16, max_rounds=1)
+    simulate(host, [Collaborator(tmp_path)], task_id="drop")
+    left = len(host.train_ids) // 16
+    assert seen == [16] * left + [16] * (len(host.test_ids) // 16)

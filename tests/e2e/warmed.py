@@ -145,7 +145,7 @@ def become(wish: Mapping[str, Any]) -> None:
         sys.argv, sys.path[0] = rest, wish["cwd"]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
-        sys.argv, sys.path[0] = ["-c", *rest[1:]], wish["cwd"]
+        sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
         sys.modules["__main__"] = main = ModuleType("__main__")
         exec(compile(rest[0], "<string>", "exec"), vars(main))
     else:

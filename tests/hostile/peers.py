@@ -98,18 +98,21 @@ def hello(party: str = "bob", mask_key: bytes | None = None) -> m.Hello:
     return m.Hello((1,), "train", task, party, nonce, True, terms=terms, mask_key=mask_key)
 
 
+def domain_of(host: str, collaborator: str) -> bytes:
+    return psi.domain(TASK, f"{host}\0{collaborator}")
+
+
 class LyingCollaborator:
     """Honest up to the phase that a test wants."""
 
     def __init__(self, party: str = "bob") -> None:
-        self.link = connected(party)
+        self.name, self.link = party, connected(party)
         self.link.say(hello(party, MaskKey().public))
         self.welcome, _ = self.link.hear(m.Welcome)
 
-    def intersect(self, bits: int = 2048) -> None:
-        link, run = self.link, self.welcome.run.hex()
-        ids = IDS[:9:-1]
-        with psi.RSASigner(ids, domain=psi.domain(TASK, run), bits=bits) as signer:
+    def intersect(self, bits: int = 2048, ids: Sequence[str] = IDS[:9:-1]) -> None:
+        link = self.link
+        with psi.RSASigner(ids, domain=domain_of("alice", self.name), bits=bits) as signer:
             link.say(m.PsiKey(len(ids)), [signer.public_key()])
             begin, _ = link.hear(m.PsiBegin)
             signer.begin(begin.count)
@@ -149,7 +152,8 @@ class LyingHost:
         self.run, self.secret = secrets.token_bytes(16), secrets.token_bytes(32)
         self.link: Link
 
-    def welcome(self) -> LyingHost:
+    def met(self) -> m.Hello:
+        """What the first party says that comes."""
         deadline = time.monotonic() + 20
         first: Received | None = None
         while first is None and time.monotonic() < deadline:
@@ -162,10 +166,18 @@ class LyingHost:
         said = Decoder(lambda _message, _size: None).feed(first.frame)
         assert said is not None
         assert isinstance(said[0], m.Hello)
-        told = {"host": self._name, "collaborators": (said[0].party,), "max_rounds": 2}
-        plan = Plan(**{**told, **self._plan})
+        return said[0]
+
+    def plan_for(self, said: m.Hello) -> Plan:
+        """The plan with that party."""
+        told = {"host": self._name, "collaborators": (said.party,), "max_rounds": 2}
+        return Plan(**{**told, **self._plan})
+
+    def welcome(self) -> LyingHost:
+        said = self.met()
+        plan = self.plan_for(said)
         keys = {name: MaskKey().public for name in plan.collaborators}
-        keys[said[0].party] = said[0].mask_key or b""
+        keys[said.party] = said.mask_key or b""
         relayed = tuple(keys.values()) if plan.fusion == "masked_sum" else ()
         self.link.say(m.Welcome(1, self.run, self.secret, plan, relayed))
         return self
@@ -173,9 +185,10 @@ class LyingHost:
     def intersect(self, ids: Sequence[str] = tuple(IDS[:50]), claim: bool = True) -> list[str]:
         link = self.link
         key, blob = link.hear(m.PsiKey)
-        with psi.RSARequester(
-            ids, blob, key.count, domain=psi.domain(TASK, self.run.hex())
-        ) as asking:
+        if key.kept:
+            link.say(m.PsiRenew())
+            key, blob = link.hear(m.PsiKey)
+        with psi.RSARequester(ids, blob, key.count, domain=domain_of(self._name, "bob")) as asking:
             link.say(m.PsiBegin(len(ids)))
             for chunk in asking.blinded():
                 link.say(m.PsiBlinded(len(chunk) // asking.value_bytes), [chunk])

@@ -18,7 +18,8 @@ import pytest
 from heterofed import TaskResult, peers, rendezvous
 from heterofed import errors as e
 from heterofed import task as task_module
-from heterofed.party import LEAST_RATE, NOTICE_SECONDS, Party
+from heterofed.notices import NOTICE_SECONDS
+from heterofed.party import LEAST_RATE, Party
 from heterofed.peers import Mail, Peer, Timeouts, holding_limit, waiting_limit
 from heterofed.plan import Plan
 from heterofed.protocol import messages as m

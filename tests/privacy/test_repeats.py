@@ -15,6 +15,21 @@ from heterofed.privacy.repeats import Place, Repeats
 HERE = Place("train", "bob", 1, 0)
 
 
+class Answering:
+    """Repeats that say which rows were hidden anew."""
+
+    def __init__(self, **noise: float) -> None:
+        self.repeats, self.noise = Repeats(), noise.get("noise", 1.0)
+        self.drawn = 0
+
+    def __call__(self, rows: Tensor, place: Place = HERE) -> Tensor:
+        return self.repeats.answer(place, rows, lambda: self.hide(rows))
+
+    def hide(self, rows: Tensor) -> Tensor:
+        self.drawn += 1
+        return rows + self.noise * self.drawn  # of length 2 for rows of four numbers
+
+
 def gradients(size: float = 1.0) -> Tensor:
     torch.manual_seed(0)
     return size * torch.randn(32, 4)
@@ -26,70 +41,98 @@ def test_what_moved_less_than_its_noise_is_sent_again(moved: float, size: float)
     """Whatever is moved, and however often: averaging gains nothing."""
     clean, labels, repeats = gradients(size), torch.arange(32) % 2, Repeats()
     sent = IsotropicGaussian(1.0)(clean, labels)
-    repeats.note(HERE, clean, sent)
+    assert torch.equal(repeats.answer(HERE, clean, lambda: sent), sent)
     for _ in range(20):
         again = clean + moved * size * torch.randn_like(clean).sign()
-        assert torch.equal(repeats.find(HERE, again), sent)  # type: ignore[arg-type]
+        assert torch.equal(repeats.answer(HERE, again, lambda: sent + size), sent)
 
 
 def test_what_moved_more_is_another_thing() -> None:
     """The same answer would tell less than there is to learn; the same noise would tell all."""
-    clean, repeats = gradients(), Repeats()
-    repeats.note(HERE, clean, clean + 1.0)  # of length 2
+    clean, answer = gradients(), Answering()
+    first = answer(clean)
     moved = clean.clone()
-    moved[3, 1] += 0.26
-    assert repeats.find(HERE, moved) is None
-    moved[3, 1] -= 0.02
-    assert repeats.find(HERE, moved) is not None
-    repeats.note(HERE, clean + 5, clean + 9)
-    assert torch.equal(repeats.find(HERE, clean), clean + 1.0)  # type: ignore[arg-type]
-    assert torch.equal(repeats.find(HERE, clean + 5), clean + 9)  # type: ignore[arg-type]
-    for other in (HERE._replace(peer="eve"), HERE._replace(round=2), HERE._replace(batch=1)):
-        assert repeats.find(other, clean) is None
-    assert repeats.find(HERE, clean[:5]) is None
+    moved[3, 1] += 0.24
+    assert torch.equal(answer(moved), first)
+    assert answer.drawn == 1
+    assert torch.equal(answer(clean + 5), clean + 5 + 2)
+    assert torch.equal(answer(clean), first)
+    assert torch.equal(answer(clean + 5), clean + 5 + 2)
+    assert answer.drawn == 2
+    others = (HERE._replace(peer="eve"), HERE._replace(round=2), HERE._replace(batch=1))
+    for number, other in enumerate(others, 3):
+        assert torch.equal(answer(clean, other), clean + number)
+    answer(clean[:5])
+    assert answer.drawn == 6
+
+
+def test_rows_that_did_not_move_are_answered_as_before_whatever_others_do() -> None:
+    """Else one row that is given up would buy new noise for all others, to average."""
+    clean, answer = gradients(), Answering()
+    first, moved = answer(clean), clean.clone()
+    for number in range(1, 20):
+        moved[3] = clean[3] + number
+        sent = answer(moved)
+        assert answer.drawn == number + 1
+        assert torch.equal(sent[3], moved[3] + answer.drawn)
+        assert torch.equal(sent[torch.arange(32) != 3], first[torch.arange(32) != 3])
+    assert torch.equal(answer(clean), first)
+
+
+def test_small_steps_do_not_lead_away_from_the_first_answer_unseen() -> None:
+    clean, answer = gradients(), Answering()
+    first, moved = answer(clean), clean.clone()
+    moved[3] += 50  # so that each answer is kept
+    moved[5, 0] += 0.24
+    assert torch.equal(answer(moved)[5], first[5])
+    moved[3] += 50
+    moved[5, 0] += 0.24
+    assert not torch.equal(answer(moved)[5], first[5])
 
 
 def test_nothing_to_hide_is_no_reason_to_send_something_else() -> None:
-    repeats, clean = Repeats(), gradients()
-    repeats.note(HERE, clean, clean)
-    assert repeats.find(HERE, clean) is not None
-    assert repeats.find(HERE, clean + 1e-6) is None
-    repeats.note(HERE._replace(batch=1), clean[:0], clean[:0])
-    assert len(repeats.find(HERE._replace(batch=1), clean[:0])) == 0  # type: ignore[arg-type]
+    answer, clean = Answering(noise=0.0), gradients()
+    for rows in (clean, clean, clean + 1e-6):
+        assert torch.equal(answer(rows), rows)
+    assert answer.drawn == 2
+    for _ in range(2):
+        assert len(answer(clean[:0], HERE._replace(batch=1))) == 0
+    assert answer.drawn == 3
 
 
 def test_rounds_that_nobody_goes_back_to_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    repeats, clean = Repeats(), gradients()
-    for number in (1, 2, 3):
-        repeats.note(HERE._replace(round=number), clean, clean)
-    assert [repeats.find(HERE._replace(round=number), clean) is None for number in (1, 2, 3)] == [
-        True,
-        False,
-        False,
-    ]
+    answer, clean = Answering(), gradients()
+
+    def forgotten(*places: Place) -> list[bool]:
+        return [place not in answer.repeats._kept for place in places]
+
+    rounds = [HERE._replace(round=number) for number in (1, 2, 3)]
+    for place in rounds:
+        answer(clean, place)
+    assert forgotten(*rounds) == [True, False, False]
     monkeypatch.setattr(module, "MAX_BYTES", 3 * 2 * clean.nbytes)
-    for batch in range(1, 5):
-        repeats.note(HERE._replace(round=3, batch=batch), clean, clean)
-    kept = [
-        repeats.find(HERE._replace(round=3, batch=each), clean) is not None for each in range(5)
-    ]
-    assert kept == [False, False, True, True, True]
+    batches = [HERE._replace(round=3, batch=batch) for batch in range(5)]
+    for place in batches[1:]:
+        answer(clean, place)
+    assert forgotten(*batches) == [True, True, False, False, False]
 
 
-def test_averaging_repeats_gains_nothing() -> None:
+@pytest.mark.parametrize("given_up", [0, 1, 20])
+def test_averaging_repeats_gains_nothing(given_up: int) -> None:
     """Twenty answers with low bits moved: independent noise would be a fifth of itself."""
     repeats = Repeats()
     labels = torch.arange(200) % 2
     torch.manual_seed(0)
     clean = torch.where(labels == 1, -0.8, 0.2)[:, None] * torch.tensor([3.0, 4.0])
     answers = []
-    for _ in range(20):
+    for number in range(20):
         moved = clean * (1 + 1e-6 * torch.randn(200, 1))
-        sent = repeats.find(HERE, moved)
-        if sent is None:
+        moved[:given_up] *= 1 + 50 * number
+
+        def hide(rows: Tensor = moved) -> Tensor:
             with drawn_from(Noise(bytes(32), *HERE)):
-                sent = Marvell(power=4.0)(moved, labels)
-            repeats.note(HERE, moved, sent)
-        answers.append(sent)
-    noise = torch.stack(answers).mean(0) - clean
-    assert noise.norm() > 0.9 * (answers[0] - clean).norm()
+                return Marvell(power=4.0)(rows, labels)
+
+        answers.append(repeats.answer(HERE, moved, hide)[given_up:])
+    noise = torch.stack(answers).mean(0) - clean[given_up:]
+    assert noise.norm() > 0.9 * (answers[0] - clean[given_up:]).norm()

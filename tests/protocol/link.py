@@ -31,6 +31,7 @@ from heterofed.protocol.messages import (
     PsiBlinded,
     PsiKey,
     PsiMatched,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -150,6 +151,8 @@ BYE = Line(C, Bye())
 ABORT = Abort("internal", "train", "shop", 1, 0, (1, 2))
 WAITING = Line(H, Waiting("shop"))
 KEY = Line(C, PsiKey(4), 500)
+OLD_KEY = Line(C, PsiKey(4, kept=True), 500)
+RENEW = Line(H, PsiRenew())
 BEGIN = Line(H, PsiBegin(7, 2))
 SPLIT_PLAN = Line(H, SplitPlan(bytes(32), bytes(32), 2, 1))
 ACCEPTED = Line(C, SplitAccepted())
@@ -172,7 +175,7 @@ def end(count: int, *, number: int = 1) -> Line:
 
 
 GREETING = (hello(), welcome())
-SIGNING = (KEY, BEGIN, blinded(3), signed(3), blinded(2), signed(2))
+SIGNING = (OLD_KEY, RENEW, KEY, BEGIN, blinded(3), signed(3), blinded(2), signed(2))
 UNBLINDED = Line(H, PsiUnblinded())
 TAGGED = Line(C, PsiTagged(3))
 MATCHING = (UNBLINDED, TAGGED, tags(3), tags(1), matched(2, last=False), matched(1, last=True))

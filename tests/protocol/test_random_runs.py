@@ -25,6 +25,7 @@ from heterofed.protocol.messages import (
     PsiBegin,
     PsiBlinded,
     PsiKey,
+    PsiRenew,
     PsiSigned,
     PsiTagged,
     PsiTags,
@@ -133,6 +134,7 @@ class HostScript:
         self.job, self.random = job, job.random
         self.unasked = self.unsigned = job.host_ids
         self.tags_to_come = 0
+        self.old_key = False
         self.unmatched = job.common
         self.todo = list(job.schedule)
         self.waiting: deque[tuple[TensorSpec, ...]] = deque()
@@ -143,8 +145,8 @@ class HostScript:
 
     def hear(self, message: Message) -> None:
         match message:
-            case PsiKey(count=count):
-                self.tags_to_come = count
+            case PsiKey(count=count, kept=kept):
+                self.tags_to_come, self.old_key = count, kept
             case PsiSigned(values=values):
                 self.unsigned -= values
             case PsiTags(values=values):
@@ -164,6 +166,8 @@ class HostScript:
                 if self.job.resumed is not None:
                     return welcome_back(self.job.resumed, self.job.plan)
                 return welcome(self.job.plan)
+            case State.PSI_KEYED if self.old_key and self.random.random() < 0.5:
+                return Line(H, PsiRenew())
             case State.PSI_KEYED:
                 done = self.random.randint(0, self.job.host_ids)
                 self.unasked -= done
@@ -243,6 +247,7 @@ class CollaboratorScript:
         self.unsigned: deque[int] = deque()
         self.untagged = job.shop_ids
         self.made = 0
+        self.keyed = self.renewed = False
         self.batches = self.sent = self.number = self.asked = 0
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
         self.unseen: deque[int] = deque()
@@ -278,7 +283,10 @@ class CollaboratorScript:
                 held = [] if self.job.resumed is None else [self.job.resumed]
                 return hello(*held, trainable=self.job.trainable, purpose=self.job.purpose)
             case State.PSI:
-                return Line(C, PsiKey(self.job.shop_ids), 500)
+                self.renewed |= self.keyed  # it was asked for another key
+                self.keyed = True
+                old = not self.renewed and self.random.random() < 0.3
+                return Line(C, PsiKey(self.job.shop_ids, old), 500)
             case State.PSI_SIGNING if self.unsigned:
                 chunk = self.unsigned.popleft()
                 self.to_sign -= chunk

@@ -108,13 +108,13 @@ def test_recorded_before_signed_and_nothing_recorded_for_refused_values(
             signing.sign(wire(0))
         assert budget.spent() == 0
         seen: list[int] = []
-        right = signing._secret.power_d
+        right = signing._backend().power_d
 
         def watch(chunk: bytes) -> bytes:
             seen.append(budget.spent())
             return right(chunk)
 
-        monkeypatch.setattr(signing._secret, "power_d", watch)
+        monkeypatch.setattr(signing._backend(), "power_d", watch)
         signing.sign(wire(2, 3))
         assert seen == [2]
 

@@ -138,13 +138,13 @@ def test_signing_for_the_peer_puts_the_own_tags_aside(monkeypatch: pytest.Monkey
     with signer(["x"]) as signing:
         signing.begin(1)
         seen: list[int] = []
-        right = signing._secret.power_d
+        right = signing._backend().power_d
 
         def watch(chunk: bytes) -> bytes:
             seen.append(signing._own._aside)
             return right(chunk)
 
-        monkeypatch.setattr(signing._secret, "power_d", watch)
+        monkeypatch.setattr(signing._backend(), "power_d", watch)
         signing.sign((2).to_bytes(WIDTH, "big"))
         list(signing.tags())
         assert seen == [1, 0]
@@ -165,13 +165,13 @@ def test_close_interrupts_the_background_and_refuses_everything_after() -> None:
         with pytest.raises(StateError, match="closed"):
             call()
     with pytest.raises(StateError, match="closed"):
-        signing._secret.power_d(bytes(WIDTH))
+        signing._backend().power_d(bytes(WIDTH))
 
 
 def test_a_failure_in_the_background_comes_out_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     with signer(["x"]) as signing:
-        right = signing._secret.power_d
-        monkeypatch.setattr(signing._secret, "power_d", lambda chunk: right(chunk)[:-1] + b"\0")
+        right = signing._backend().power_d
+        monkeypatch.setattr(signing._backend(), "power_d", lambda chunk: right(chunk)[:-1] + b"\0")
         signing.begin(0)
         with pytest.raises(FaultError):
             signing.tags()

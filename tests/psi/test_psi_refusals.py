@@ -186,13 +186,13 @@ def test_a_faulty_signature_is_never_released(
     with signer(["c"], workers=workers) as signing:
         asking = requester([str(i) for i in range(40)], signing)
         signing.begin(40)
-        right = signing._secret.power_d
+        right = signing._backend().power_d
 
         def slips(chunk: bytes) -> bytes:
             out = right(chunk)
             return out[:-1] + bytes([out[-1] ^ 1])
 
-        monkeypatch.setattr(signing._secret, "power_d", slips)
+        monkeypatch.setattr(signing._backend(), "power_d", slips)
         with pytest.raises(FaultError):
             signing.sign(b"".join(asking.blinded()))
 

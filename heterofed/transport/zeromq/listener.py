@@ -73,7 +73,7 @@ class Listener(ZmqEndpoint):
                 self._names = {key: party for party, key in keys.parties.items()}
                 self._share = min(PARTY_SHARE, max_channels)
                 # Before bind: a domain without a running handler lets strangers in.
-                self._zap = ZapHandler(self._context, frozenset(self._names))
+                self._zap = ZapHandler(self._context, keys)
                 self._socket.setsockopt(zmq.CURVE_SERVER, 1)
                 self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
                 self._socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())

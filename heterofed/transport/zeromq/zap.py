@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import zmq
@@ -39,11 +39,16 @@ class ServerKeys:
         public: own public key (40 characters, Z85).
         secret: own secret key (40 characters, Z85).
         parties: party name to that party's public key.
+        refused: told of each other key that comes, and of the address that it comes from, by a
+            thread of its own.
     """
 
     public: str
     secret: str = field(repr=False)
     parties: Mapping[str, str]
+    refused: Callable[[str, str], object] = field(
+        default=lambda _key, _address: None, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_pair(self.public, self.secret)
@@ -111,8 +116,8 @@ def check_key(key: str, what: str) -> None:
 class ZapHandler:
     """Answers libzmq's questions about newcomers in one context, until `stop`."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: frozenset[str]) -> None:
-        self._admission = Admission(allowed)
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys) -> None:
+        self._admission = Admission(frozenset(keys.parties.values()), keys.refused)
         self._requests = context.socket(zmq.REP)
         self._stopping = context.socket(zmq.PAIR)
         self._stopper = context.socket(zmq.PAIR)
@@ -145,10 +150,19 @@ class ZapHandler:
 
 
 class Admission:
-    """Who gets in: the listed keys, each so many times a minute."""
+    """Who gets in: the listed keys, each so many times a minute.
 
-    def __init__(self, allowed: frozenset[str]) -> None:
-        self._allowed = allowed
+    Args:
+        allowed: public keys, in Z85.
+        refused: see `ServerKeys`.
+    """
+
+    def __init__(
+        self,
+        allowed: frozenset[str],
+        refused: Callable[[str, str], object] = lambda _key, _address: None,
+    ) -> None:
+        self._allowed, self._refused = allowed, refused
         self._visits = Visits()
 
     def answer(self, request: list[bytes], now: float) -> list[bytes]:
@@ -160,9 +174,11 @@ class Admission:
             and request[2] == DOMAIN
             and request[5] == b"CURVE"
             and len(request[6]) == 32
-            and (key := z85.encode(request[6]).decode()) in self._allowed
-            and self._visits.allow(key, now)
         ):
-            return [b"1.0", request_id, b"200", b"", key.encode(), b""]
+            key = z85.encode(request[6]).decode()
+            if key not in self._allowed:
+                self._refused(key, request[3].decode("ascii", "replace"))
+            elif self._visits.allow(key, now):
+                return [b"1.0", request_id, b"200", b"", key.encode(), b""]
         logger.debug("a connection was turned away: an unknown key, or one that comes too often")
         return [b"1.0", request_id, b"400", b"", b"", b""]

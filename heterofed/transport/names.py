@@ -1,0 +1,64 @@
+"""Whether the name in an address is known here: libzmq itself only says that nobody answers."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+from heterofed.errors import ConfigError
+
+logger = logging.getLogger("heterofed")
+
+PATIENCE_SECONDS = 30.0
+"""How long a name server may be out of reach."""
+
+
+class HostName:
+    """The host of an address, asked for until it was found.
+
+    Args:
+        address: `tcp://HOST:PORT`.
+        clock: seconds that only go up.
+    """
+
+    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._address, self._clock = address, clock
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._host, self._port = host.strip("[]"), port
+        self._found = False
+        self._failing_since: float | None = None
+
+    def check(self) -> None:
+        """Ask the system for the name.
+
+        Raises:
+            ConfigError: there is no such name, or nobody could be asked for `PATIENCE_SECONDS`.
+        """
+        if self._found:
+            return
+        try:
+            socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            self._failed(error)
+        except UnicodeError:
+            raise ConfigError(f"{self._told('it is no name')}") from None
+        else:
+            self._found = True
+
+    def _failed(self, error: socket.gaierror) -> None:
+        told, now = self._told(error.strerror or "no such name"), self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        if error.errno != socket.EAI_AGAIN or now - self._failing_since >= PATIENCE_SECONDS:
+            raise ConfigError(told) from None
+        if now == self._failing_since:
+            logger.warning("%s; trying for %.0f s", told, PATIENCE_SECONDS)
+
+    def _told(self, why: str) -> str:
+        return (
+            f"the Host's name {self._host!r} cannot be resolved on this machine ({why}): compare"
+            f" the address in the task file ({self._address}) with the Host's, or look at the DNS"
+            " of this machine"
+        )
