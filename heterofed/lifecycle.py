@@ -62,6 +62,7 @@ from heterofed.runs import (
     recall,
 )
 from heterofed.settings import Settings, Shown
+from heterofed.status import status_kept
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
 
@@ -153,7 +154,8 @@ class Scheduler(ABC):
             stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._heterofed_settings.seed)
-            callbacks = (run.result.note, show, *settings.callbacks)
+            note = stack.enter_context(status_kept(run, settings))
+            callbacks = (run.result.note, note, show, *settings.callbacks)
             while not self._heterofed_attempt(run, callbacks):
                 pass
             run.result.seconds = time.monotonic() - began

@@ -6,7 +6,6 @@ so that a file may be larger than memory.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import shutil
@@ -105,9 +104,8 @@ def run_psi(
     try:
         scheduler.launch_task(task, resume="never" if fresh else "auto")
     except BaseException:
-        for empty in (folder / task, folder):
-            with contextlib.suppress(OSError):
-                empty.rmdir()
+        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
     result = scheduler.result

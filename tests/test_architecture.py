@@ -68,6 +68,7 @@ LAYERS = [
     ["heterofed.checker", "heterofed.checkpoint", "heterofed.ledger", "heterofed.snapshot"],
     ["heterofed.carried", "heterofed.runs"],
     ["heterofed.settings"],
+    ["heterofed.status"],
     ["heterofed.lifecycle"],
     ["heterofed.privacy"],
     ["heterofed.resumable"],

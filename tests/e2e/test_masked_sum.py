@@ -288,17 +288,20 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
         batch = 1
         split_dataset = Whole.split_dataset  # type: ignore[assignment]
 
-        def _agree_on_ids(self, run: Run) -> None:
+        def _heterofed_agree_on_ids(self, run: Run) -> None:
             party = party_of(run)
-            with party.in_phase("psi"), _signed(run, own_ids(self._prepare(run))) as requests:
+            with (
+                party.in_phase("psi"),
+                _signed(run, own_ids(self._heterofed_prepare(run))) as requests,
+            ):
                 for number, request in enumerate(requests):
                     found = request.matches[number::2][:18]
                     request.claim(found)
-                    split = self._split(run, [IDS[:50][each] for each in found])
+                    split = self._heterofed_split(run, [IDS[:50][each] for each in found])
                     party.post(party.peers[request.name], split)
             for peer in party.peers.values():
                 party.take(peer, SplitAccepted)
-            self._keep_split(run, 18)
+            self._heterofed_keep_split(run, 18)
 
     host = Matching(tmp_path, fusion="masked_sum", collaborators=["bob", "carol"])
     others = [Whole(tmp_path, name, is_feature_trainable=trains) for name in ("bob", "carol")]
