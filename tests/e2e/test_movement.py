@@ -99,7 +99,7 @@ def nothing_wrong(parties: Parties) -> None:
 
 
 def frozen_by_setting(parties: Parties) -> None:
-    parties[1]._is_feature_trainable = False
+    parties[1]._heterofed_is_feature_trainable = False
 
 
 CASES: dict[Callable[[Parties], None], set[str]] = {
