@@ -26,7 +26,13 @@ from heterofed.hetero_nn.feed import FeatureFeed
 from heterofed.hetero_nn.intersection import intersect_as_collaborator
 from heterofed.hetero_nn.meeting import as_collaborator
 from heterofed.hetero_nn.rows import check_some
-from heterofed.hetero_nn.trained import Trained, load_weights, read_trained, take_signature
+from heterofed.hetero_nn.trained import (
+    Trained,
+    load_weights,
+    read_trained,
+    take_signature,
+    trained_here,
+)
 from heterofed.party import Party
 from heterofed.peers import Peer
 from heterofed.protocol import messages as msg
@@ -121,7 +127,7 @@ class _Request(Errand):
         run = self._run
         if run is None:
             return
-        self._trained = read_trained(run.result.folder.parent)
+        self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': features that only a sum"
