@@ -22,9 +22,9 @@ def without() -> None:
     """Parties write no checkpoint."""
     from heterofed.resumable import ResumableScheduler
 
-    if not hasattr(ResumableScheduler, "_keep_checkpoint"):
+    if not hasattr(ResumableScheduler, "_heterofed_keep_checkpoint"):
         raise SystemExit("there is no _keep_checkpoint: this bench measures nothing")
-    ResumableScheduler._keep_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
+    ResumableScheduler._heterofed_keep_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def figures(

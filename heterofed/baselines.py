@@ -86,13 +86,17 @@ def compare(
     """
     modes = check_modes(modes)
     check_comparable(host)
-    folder = host._results_folder(task_id)
+    folder = host._heterofed_results_folder(task_id)
     if not (folder / "summary.json").exists():
         raise ConfigError(f"{folder} holds no run that has ended well; run the task first")
     fresh_folder(folder / FOLDER)
     done = Comparison()
     found = {"joint": _metrics_in(folder)}
-    joint = host._run if host._run and host._run.result.folder == folder else None
+    joint = (
+        host._heterofed_run
+        if host._heterofed_run and host._heterofed_run.result.folder == folder
+        else None
+    )
     secret = joint.agreement.secret if joint and joint.agreement else bytes(32)
     for mode in modes:
         baseline = _Baseline(host, collaborators, task_id, folder / FOLDER / mode, mode, secret)
@@ -123,7 +127,7 @@ def check_comparable(host: HeteroNNHostScheduler) -> None:
     Raises:
         ConfigError: the joint run trains on labels that nobody else can know.
     """
-    if host._label_dp is not None:
+    if host._heterofed_label_dp is not None:
         raise ConfigError(
             "baselines: label_dp turns labels by coins of the joint run alone, so a baseline would"
             " train on other labels; compare runs without it"
@@ -216,38 +220,40 @@ class _Baseline:
                 for one in self._runs.values():
                     one.round += 1
                 recorded = [self._step(*each) for each in enumerate(self._batches("train"))]
-                self._host._record_training(run, recorded)
-                tested = self._host._is_test_due(run.round)
+                self._host._heterofed_record_training(run, recorded)
+                tested = self._host._heterofed_is_test_due(run.round)
                 if tested:
                     self._test()
-                finished = self._host._is_finished()
+                finished = self._host._heterofed_is_finished()
                 if finished and not tested:
                     self._test()
                 for each in self._all:
-                    each._call_hook("on_round_end", each.on_round_end)
+                    each._heterofed_call_hook("on_round_end", each.on_round_end)
             for each in self._all:
-                each._save_models(self._runs[each._settings.feature_key])
+                each._heterofed_save_models(self._runs[each._heterofed_settings.feature_key])
             for other in self._others:
                 run.result.models |= {
-                    f"{other._settings.feature_key} {name}": path
-                    for name, path in self._runs[other._settings.feature_key].result.models.items()
+                    f"{other._heterofed_settings.feature_key} {name}": path
+                    for name, path in self._runs[
+                        other._heterofed_settings.feature_key
+                    ].result.models.items()
                 }
             return run.result
 
     @contextmanager
     def _begun(self) -> Iterator[Run]:
         """Give every scheduler a run of its own, and take it away after."""
-        before = {each: each._run for each in self._all}
-        keys = [each._settings.feature_key for each in self._others]
+        before = {each: each._heterofed_run for each in self._all}
+        keys = [each._heterofed_settings.feature_key for each in self._others]
         with ExitStack() as stack:
             for each in self._all:
-                key = each._settings.feature_key
+                key = each._heterofed_settings.feature_key
                 folder = self._folder if each is self._host else self._folder / key
                 with writing(folder):
                     own_folder(folder)
                 role = Role.HOST if each is self._host else Role.COLLABORATOR
                 account = Account(key)
-                seed = each._settings.seed
+                seed = each._heterofed_settings.seed
                 run = Run(
                     self._task_id,
                     drawn_seed() if seed is None else seed,
@@ -260,42 +266,50 @@ class _Baseline:
                 # A party that meets nobody.
                 run.party = Party(key, role, Hub().listen(), timeouts=Timeouts(), account=account)
                 stack.callback(run.party.close, 0)
-                each._run = self._runs[key] = run
-            plan = self._host._make_plan(tuple(keys))
+                each._heterofed_run = self._runs[key] = run
+            plan = self._host._heterofed_make_plan(tuple(keys))
             for run in self._runs.values():
                 run.agreement = Agreement(plan, bytes(16), self._secret)
-            host = self._runs[self._host._settings.feature_key]
-            self._host._open_registered_metrics(host)
+            host = self._runs[self._host._heterofed_settings.feature_key]
+            self._host._heterofed_open_registered_metrics(host)
             try:
                 yield host
             finally:
                 for each, run_before in before.items():
-                    each._run = run_before
+                    each._heterofed_run = run_before
 
     def _split(self) -> None:
         sets = []
         for each in self._all:
-            sets.append(set(check_ids(each._call_hook("load_local_ids", each.load_local_ids))))
-            for name in each._makers():
-                each._made(name)
+            sets.append(
+                set(check_ids(each._heterofed_call_hook("load_local_ids", each.load_local_ids)))
+            )
+            for name in each._heterofed_makers():
+                each._heterofed_made(name)
         common = set.intersection(*sets)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")
         for each in self._all:
-            each._split(self._runs[each._settings.feature_key], common)
+            each._heterofed_split(self._runs[each._heterofed_settings.feature_key], common)
 
     def _batches(self, kind: Literal["train", "test"]) -> Iterator[list[Batch]]:
         """Every party's batch of the same rows; the Host's first."""
         hook, training = f"iterate_{kind}_feature", kind == "train"
         streams = []
         for each in self._all:
-            run = self._runs[each._settings.feature_key]
+            run = self._runs[each._heterofed_settings.feature_key]
             if training:
-                each._set_modes(training=True)
+                each._heterofed_set_modes(training=True)
             is_host = each is self._host
-            learns = training and each._is_feature_trainable and (is_host or self._mode == "pooled")
-            ids = each._round_ids(run) if training else run.state["test_ids"]
-            streams.append(each._own_batches(run, hook, ids, grad=learns, with_labels=is_host))
+            learns = (
+                training
+                and each._heterofed_is_feature_trainable
+                and (is_host or self._mode == "pooled")
+            )
+            ids = each._heterofed_round_ids(run) if training else run.state["test_ids"]
+            streams.append(
+                each._heterofed_own_batches(run, hook, ids, grad=learns, with_labels=is_host)
+            )
         for batches in zip(*streams, strict=True):
             own, *theirs = batches
             rows = {rows_of(batch, hook) for batch in theirs}
@@ -309,11 +323,11 @@ class _Baseline:
     ) -> dict[str, Any]:
         """What `train_a_batch`, or in a test `test`, would get; `number` is of a train batch."""
         own, *theirs = batches
-        run = self._runs[self._host._settings.feature_key]
+        run = self._runs[self._host._heterofed_settings.feature_key]
         projection: dict[str, Any] = (
             {} if own.features is None else {run.result.party: own.features}
         )
-        names = [other._settings.feature_key for other in self._others]
+        names = [other._heterofed_settings.feature_key for other in self._others]
         parts = {n: named(each.features, hook) for n, each in zip(names, theirs, strict=True)}
         if self._mode == "local":
             parts = {
@@ -324,7 +338,7 @@ class _Baseline:
         if plan_of(run).fusion == "masked_sum":
             return projection | {MASKED_SUM: sum(joined(tensors) for _, tensors in parts.values())}
         rows = {name: rows_of(each, hook) for name, each in zip(names, theirs, strict=True)}
-        keep = None if number is None else self._host._kept_rows(run, number, rows)
+        keep = None if number is None else self._host._heterofed_kept_rows(run, number, rows)
         for name, (layout, tensors) in parts.items():
             projection[name] = restore(
                 layout, tensors if keep is None else kept(tensors, keep[name])
@@ -333,34 +347,34 @@ class _Baseline:
 
     def _step(self, number: int, batches: Sequence[Batch]) -> dict[str, float]:
         optimizers = [
-            other._made("feature_optimizer")
+            other._heterofed_made("feature_optimizer")
             for other in self._others
-            if self._mode == "pooled" and other._is_feature_trainable
+            if self._mode == "pooled" and other._heterofed_is_feature_trainable
         ]
         for optimizer in optimizers:
             optimizer.zero_grad()
-        run = self._runs[self._host._settings.feature_key]
+        run = self._runs[self._host._heterofed_settings.feature_key]
         projection = self._projection(batches, "iterate_train_feature", number)
-        outcome = self._host._seeded_hook("train_a_batch", projection, batches[0].labels)
+        outcome = self._host._heterofed_seeded_hook("train_a_batch", projection, batches[0].labels)
         for optimizer in optimizers:
             optimizer.step()
-        return self._host._scalars(run, outcome)
+        return self._host._heterofed_scalars(run, outcome)
 
     def _test(self) -> None:
-        models = [each._made("feature_model") for each in self._all]
+        models = [each._heterofed_made("feature_model") for each in self._all]
         host = self._host
-        with evaluating(*models, host._made("infer_model")):
+        with evaluating(*models, host._heterofed_made("infer_model")):
             projections, labels = [], []
             for batches in self._batches("test"):
                 projection = self._projection(batches, "iterate_test_feature")
                 if streams_tests(type(host)):
-                    host._seeded_hook("test_a_batch", projection, batches[0].labels)
+                    host._heterofed_seeded_hook("test_a_batch", projection, batches[0].labels)
                 else:
                     projections.append(copied(projection))
                     labels.append(copied(batches[0].labels))
             if streams_tests(type(host)):
-                host._seeded_hook("end_test")
+                host._heterofed_seeded_hook("end_test")
             else:
-                host._seeded_hook(
+                host._heterofed_seeded_hook(
                     "test", batched_feature_projections=projections, batched_labels=labels
                 )

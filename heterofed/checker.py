@@ -12,11 +12,13 @@ import multiprocessing
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 from heterofed import console
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home, private_folder, read
 from heterofed.plain import as_bool
+from heterofed.reserved import refuse_reserved
 from heterofed.results import check_name, write_whole
 
 logger = logging.getLogger("heterofed")
@@ -30,7 +32,11 @@ class DataChecker(ABC):
     """
 
     def __init__(self, task_id: str) -> None:
-        self.task_id = check_name(task_id, "task_id")
+        self.task_id = self._heterofed_task_id = check_name(task_id, "task_id")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_reserved(cls)
 
     @abstractmethod
     def verify_data(self) -> bool | tuple[bool, str]:
@@ -47,12 +53,12 @@ class DataChecker(ABC):
         """
         refuse_reimported_main()
         with console.attached():
-            passed = self._verify()
-            _keep(self.task_id, passed)
-            logger.info("data check for task %s: %s", self.task_id, _word(passed))
+            passed = self._heterofed_verify()
+            _keep(self._heterofed_task_id, passed)
+            logger.info("data check for task %s: %s", self._heterofed_task_id, _word(passed))
         return passed
 
-    def _verify(self) -> bool:
+    def _heterofed_verify(self) -> bool:
         try:
             answer = self.verify_data()
         except Exception:

@@ -46,11 +46,11 @@ def fake_peer(
         ConfigError: no batch size, or one that is none.
     """
     is_host = isinstance(beside, HeteroNNHostScheduler)
-    agreed = beside._batch_size if isinstance(beside, HeteroNNHostScheduler) else None
+    agreed = beside._heterofed_batch_size if isinstance(beside, HeteroNNHostScheduler) else None
     rows = batch_size or agreed
     if rows is None or not is_count(rows, least=1):
         raise ConfigError(f"batch_size={batch_size!r}: give the rows of your own batches")
-    settings = {"results_dir": beside._settings.results_dir, **settings}
+    settings = {"results_dir": beside._heterofed_settings.results_dir, **settings}
     if is_host:
         return _FakeCollaborator(beside, feature_key, rows, shape, settings)
     return _FakeHost(beside, feature_key, rows, shape, {"max_rounds": 1, **settings})

@@ -162,6 +162,7 @@ def put_in_place(
     *,
     anywhere: bool = False,
     new: bool = False,
+    sync: bool = True,
 ) -> Path:
     """Write a file so that it appears whole or not at all; gives its path.
 
@@ -170,6 +171,7 @@ def put_in_place(
         write: gets the open file.
         anywhere: the user chose the folder, so that it may be a link or another user's.
         new: nothing may lie there yet.
+        sync: whether it must be on disk then; else only a power cut can take it.
 
     Raises:
         ConfigError: the folder is a link or belongs to another user.
@@ -181,12 +183,14 @@ def put_in_place(
         try:
             with _created(draft, folder) as file:
                 write(file)
-                _sync(file)
+                if sync:
+                    _sync(file)
             if new:
                 os.link(draft, there, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
             else:
                 os.replace(draft, there, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
-            folder.sync()
+            if sync:
+                folder.sync()
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft, dir_fd=folder.handle)

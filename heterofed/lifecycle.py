@@ -1,6 +1,6 @@
 """The life of a task at one party, whatever the task does: settings, launch, ending, result.
 
-Knows no torch and no phase; the schedulers fill in `_meet` and `_perform`.
+Knows no torch and no phase; the schedulers fill in `_heterofed_meet` and `_heterofed_perform`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from heterofed.hook_calls import arguments, check_hooks
 from heterofed.metrics import Metrics, registered_metrics
 from heterofed.party import ABORT_LINGER, Party
 from heterofed.peers import Timeouts
+from heterofed.reserved import refuse_reserved
 from heterofed.results import (
     TaskResult,
     check_name,
@@ -61,6 +62,7 @@ from heterofed.runs import (
     recall,
 )
 from heterofed.settings import Settings, Shown
+from heterofed.status import status_kept
 from heterofed.tracebacks import RAISED_IN
 from heterofed.transport.local import lock_path
 
@@ -89,8 +91,12 @@ MOST_FUTILE = 50
 class Scheduler(ABC):
     """Base of all schedulers: one party's part in one kind of task."""
 
-    _settings: Settings
-    _run: Run | None = None
+    _heterofed_settings: Settings
+    _heterofed_run: Run | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_reserved(cls)
 
     @abstractmethod
     def launch_task(self, task_id: str) -> Any:
@@ -110,23 +116,23 @@ class Scheduler(ABC):
         Raises:
             ConfigError: a setting of the constructor cannot work.
         """
-        self._settings.check()
+        self._heterofed_settings.check()
 
-    def _launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
+    def _heterofed_launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
         """Run the task from the checks to the summary; see the schedulers' `launch_task`."""
         with console.attached() as show:
-            return self._launch_shown(task_id, resume, show)
+            return self._heterofed_launch_shown(task_id, resume, show)
 
-    def _launch_shown(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
+    def _heterofed_launch_shown(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
         refuse_reimported_main()
         check_name(task_id, "task_id")
         if resume not in get_args(Resume):
             raise ConfigError(f"resume={resume!r}: give {', '.join(get_args(Resume))}")
-        settings = self._settings
+        settings = self._heterofed_settings
         settings.check_names()
         began = time.monotonic()
-        folder = self._results_folder(task_id)
-        run = self._run = Run(
+        folder = self._heterofed_results_folder(task_id)
+        run = self._heterofed_run = Run(
             task_id,
             drawn_seed() if settings.seed is None else settings.seed,
             TaskResult(task_id, settings.feature_key, folder),
@@ -139,17 +145,18 @@ class Scheduler(ABC):
             run.noise = hashlib.sha256(f"noise {settings.seed}".encode()).digest()
         with ExitStack() as stack:
             stack.enter_context(sigterm_as_exit())
-            self._check_hooks()
-            self._call_hook("validate_context", self.validate_context)
+            self._heterofed_check_hooks()
+            self._heterofed_call_hook("validate_context", self.validate_context)
             check_writable(folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
-            stack.enter_context(_folder_lock(folder, self._wait_for_folder()))
+            stack.enter_context(_folder_lock(folder, self._heterofed_wait_for_folder()))
             stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
-            recall(run, self._settings.seed)
-            callbacks = (run.result.note, show, *settings.callbacks)
-            while not self._attempt(run, callbacks):
+            recall(run, self._heterofed_settings.seed)
+            note = stack.enter_context(status_kept(run, settings))
+            callbacks = (run.result.note, note, show, *settings.callbacks)
+            while not self._heterofed_attempt(run, callbacks):
                 pass
             run.result.seconds = time.monotonic() - began
             run.result.metrics |= {
@@ -163,31 +170,33 @@ class Scheduler(ABC):
                 logger.info("%s", run.result.summary())
         return run.result
 
-    def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
+    def _heterofed_attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
         """Meet the others and do the task; False where a party is gone and may come back."""
         run.party, linger = None, ABORT_LINGER
         if run.complete:
-            self._settle(run)
+            self._heterofed_settle(run)
             if not awaited(run):
                 return True
         try:
-            with self._meet(run, callbacks) as party:
+            with self._heterofed_meet(run, callbacks) as party:
                 run.party = party
                 agreed = agreement_of(run)
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
-                self._open_folder(run)
-                self._perform(run)
+                self._heterofed_open_folder(run)
+                self._heterofed_perform(run)
                 run.tell()
                 party.emit(TaskEnded())
         except BaseException as error:
             with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
                 run.tell()
-            if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
+            if isinstance(error, PeerLostError | PeerTimeoutError) and self._heterofed_waits_for(
+                run, error
+            ):
                 return False
-            if isinstance(error, UNHEARD) and self._is_over(run, error):
+            if isinstance(error, UNHEARD) and self._heterofed_is_over(run, error):
                 return True
             try:
-                self._end_badly(run, error)
+                self._heterofed_end_badly(run, error)
             except KeyboardInterrupt:  # a second Ctrl-C: at once
                 linger = 0.0
             raise
@@ -198,17 +207,17 @@ class Scheduler(ABC):
                 run.party.close(linger)
         return True
 
-    def _is_over(self, run: Run, error: TaskFailed) -> bool:
+    def _heterofed_is_over(self, run: Run, error: TaskFailed) -> bool:
         """Whether the run has ended well all the same; completes this party's part where it has."""
         if isinstance(error, TaskFinishedError) and run.party is None and run.record:
             if not run.complete:  # else it was settled before they met
-                self._settle(run)
+                self._heterofed_settle(run)
             return True
         if run.complete:
             logger.warning("not all parties have heard that the task is complete: %s", error)
         return run.complete
 
-    def _waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
+    def _heterofed_waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
         """Whether this party waits for one that is gone; then it tells the others to do so too."""
         if run.party is None or run.agreement is None or not run.agreement.plan.wait_for_peers:
             return False
@@ -216,7 +225,7 @@ class Scheduler(ABC):
         if run.futile > MOST_FUTILE:
             error.add_note(f"heterofed: given up after {MOST_FUTILE} losses without a checkpoint")
             return False
-        own = self._settings.join_timeout or math.inf
+        own = self._heterofed_settings.join_timeout or math.inf
         run.waits = min(run.agreement.plan.wait_for_peers, own)
         logger.warning("%s", error.happened or error)
         run.party.emit(PartyLost(error.party or "a party", run.waits))
@@ -229,7 +238,7 @@ class Scheduler(ABC):
         Raises:
             ConfigError: there is none, or the task has not begun.
         """
-        metrics = self._run.metrics if self._run else {}
+        metrics = self._heterofed_run.metrics if self._heterofed_run else {}
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none (metrics open when the task begins)"
             raise ConfigError(f"no metrics set {name!r} is registered; there are: {known}")
@@ -238,107 +247,111 @@ class Scheduler(ABC):
     @Shown
     def result(self) -> TaskResult:
         """What came of the last task so far; raises ConfigError before the first."""
-        if self._run is None:
+        if self._heterofed_run is None:
             raise ConfigError("result: no task was launched yet")
-        return self._run.result
+        return self._heterofed_run.result
 
     @Shown
     def feature_key(self) -> str:
         """This party's key in the task."""
-        return self._settings.feature_key
+        return self._heterofed_settings.feature_key
 
     @Shown
     def name(self) -> str | None:
         """What logs and the results folder call this party, where that was given."""
-        return self._settings.name
+        return self._heterofed_settings.name
 
     @Shown
     def schedule_timeout(self) -> float:
         """As given to the constructor, in seconds."""
-        return self._settings.schedule_timeout
+        return self._heterofed_settings.schedule_timeout
 
     @Shown
     def data_channel_timeout(self) -> tuple[float, float]:
         """As given to the constructor, in seconds."""
-        return self._settings.data_channel_timeout
+        return self._heterofed_settings.data_channel_timeout
 
     @Shown
     def task_id(self) -> str | None:
         """Id of the task that runs or ran last; None before."""
-        return self._run.task_id if self._run else None
+        return self._heterofed_run.task_id if self._heterofed_run else None
 
     @Shown
     def current_round(self) -> int:
         """Round that runs or ended last, from 1; 0 before the first."""
-        return self._run.round if self._run else 0
+        return self._heterofed_run.round if self._heterofed_run else 0
 
     # -- for the kinds of schedulers -------------------------------------------------------
 
     @abstractmethod
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         """Find the other parties; sets `run.agreement`. The party is closed by `launch_task`."""
         yield  # type: ignore[misc]
 
-    def _wait_for_folder(self) -> float:
+    def _heterofed_wait_for_folder(self) -> float:
         """Seconds to wait for another process that writes to the results folder; -1: for ever."""
         return 0.0
 
-    def _results_folder(self, task_id: str) -> Path:
-        settings = self._settings
+    def _heterofed_results_folder(self, task_id: str) -> Path:
+        settings = self._heterofed_settings
         return settings.results_dir.absolute() / task_id / settings.shown_name
 
-    def _open_folder(self, run: Run) -> None:
+    def _heterofed_open_folder(self, run: Run) -> None:
         """Make the results folder for what was agreed on: a new run, unless it goes on."""
         fresh_folder(run.result.folder)
-        self._open_registered_metrics(run)
+        self._heterofed_open_registered_metrics(run)
 
-    def _settle(self, run: Run) -> None:
+    def _heterofed_settle(self, run: Run) -> None:
         """Complete this party's part of a run that all others have ended."""
         raise TaskFinishedError(party=run.result.party)
 
     @abstractmethod
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
-    def _check_hooks(self) -> None:
+    def _heterofed_check_hooks(self) -> None:
         """Check that every hook can be called as it will be."""
         check_hooks(self)
 
-    def _timeouts(self, calculation: float = 300.0) -> Timeouts:
+    def _heterofed_timeouts(self, calculation: float = 300.0) -> Timeouts:
         return Timeouts(
-            calculation, self._settings.schedule_timeout, self._settings.data_channel_timeout[1]
+            calculation,
+            self._heterofed_settings.schedule_timeout,
+            self._heterofed_settings.data_channel_timeout[1],
         )
 
-    def _open_registered_metrics(self, run: Run) -> None:
+    def _heterofed_open_registered_metrics(self, run: Run) -> None:
         for name, keys in registered_metrics(type(self)).items():
-            self._open_metrics(run, name, keys)
+            self._heterofed_open_metrics(run, name, keys)
 
-    def _open_metrics(self, run: Run, name: str, keys: Sequence[str]) -> Metrics:
+    def _heterofed_open_metrics(self, run: Run, name: str, keys: Sequence[str]) -> Metrics:
         run.metrics[name] = Metrics(name, keys, run.result.folder, lambda: run.round)
         return run.metrics[name]
 
-    def _call_hook(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def _heterofed_call_hook(
+        self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any
+    ) -> T:
         args, kwargs = arguments(call, args, kwargs)
-        with self._in_hook(hook):
+        with self._heterofed_in_hook(hook):
             return call(*args, **kwargs)
 
     @contextmanager
-    def _in_hook(self, hook: str) -> Iterator[None]:
+    def _heterofed_in_hook(self, hook: str) -> Iterator[None]:
         """Count user code as this party's work, and mark what it raises: that comes out unchanged,
         with a note of where.
         """
-        party = self._run.party if self._run is not None else None
+        party = self._heterofed_run.party if self._heterofed_run is not None else None
         try:
             with party.computing() if party is not None else contextlib.nullcontext():
                 yield
         except Exception as error:
-            if self._run is not None and not isinstance(error, HeteroFedError):
-                self._run.failed_hook = hook
-                error.add_note(f"{RAISED_IN}{hook} of {self._settings.shown_name}")
+            if self._heterofed_run is not None and not isinstance(error, HeteroFedError):
+                self._heterofed_run.failed_hook = hook
+                error.add_note(f"{RAISED_IN}{hook} of {self._heterofed_settings.shown_name}")
             raise
 
-    def _end_badly(self, run: Run, error: BaseException) -> None:
+    def _heterofed_end_badly(self, run: Run, error: BaseException) -> None:
         """Tell every party why the task ended, and the user where."""
         party = run.party
         if party is None:
@@ -346,7 +359,7 @@ class Scheduler(ABC):
         if isinstance(error, LocalProtocolError):
             logger.error("a bug in heterofed: %s", error)
         where = endings.where(party.phase, party.round, party.batch)
-        error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
+        error.add_note(f"heterofed: party {self._heterofed_settings.shown_name}, {where}")
         party.abort(error, endings.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
         with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):

@@ -6,7 +6,6 @@ so that a file may be larger than memory.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import shutil
@@ -105,9 +104,8 @@ def run_psi(
     try:
         scheduler.launch_task(task, resume="never" if fresh else "auto")
     except BaseException:
-        for empty in (folder / task, folder):
-            with contextlib.suppress(OSError):
-                empty.rmdir()
+        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
     result = scheduler.result
@@ -132,7 +130,7 @@ class _ToFile(PSIScheduler):
 
     table: _Table
 
-    def _keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         run.result.ids = len(common)
         self.table.copy(ids, common)
 

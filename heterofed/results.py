@@ -261,6 +261,7 @@ def fresh_folder(folder: Path) -> None:
         ConfigError: it cannot be made.
     """
     try:
+        (folder / STATUS).unlink(missing_ok=True)  # it is of this launch, and written anew
         move_aside(folder)
         own_folder(folder)
     except OSError as error:
@@ -306,7 +307,7 @@ def write_outbound(result: TaskResult, outbound: Outbound) -> Path:
     return write_whole(path, lambda file: file.write(table))
 
 
-SUMMARY = "summary.json"
+SUMMARY, STATUS = "summary.json", "status.json"
 
 
 def write_summary(result: TaskResult) -> Path:

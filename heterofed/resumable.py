@@ -66,9 +66,9 @@ NOTES = ("staleness", "recorded", "means", "privacy", "signature")
 class ResumableScheduler(Scheduler):
     """Base of the schedulers that have models, and so something to lose."""
 
-    _limits = ReleaseLimits()
-    _MODELS: tuple[str, ...] = ()
-    """Which of `_makers` are models that the results folder gets."""
+    _heterofed_limits = ReleaseLimits()
+    _heterofed_models: tuple[str, ...] = ()
+    """Which of `_heterofed_makers` are models that the results folder gets."""
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -93,41 +93,41 @@ class ResumableScheduler(Scheduler):
     # -- models and optimizers -------------------------------------------------------------
 
     @abstractmethod
-    def _makers(self) -> dict[str, Callable[[], Any]]:
+    def _heterofed_makers(self) -> dict[str, Callable[[], Any]]:
         """How each model and optimizer of this role is made, by name."""
 
-    def _made(self, name: str) -> Any:
+    def _heterofed_made(self, name: str) -> Any:
         """A model or optimizer of this run, made on first use.
 
         Raises:
             ConfigError: no run has begun.
         """
-        if self._run is None:
+        if self._heterofed_run is None:
             raise ConfigError(f"{name} is made when a task is launched; there is none yet")
-        made: dict[str, Lazy] = self._run.state.setdefault("made", {})
+        made: dict[str, Lazy] = self._heterofed_run.state.setdefault("made", {})
         if name not in made:
-            made[name] = Lazy(self._makers()[name])
+            made[name] = Lazy(self._heterofed_makers()[name])
         return made[name]()
 
-    def _stateful(self) -> dict[str, nn.Module | Optimizer]:
+    def _heterofed_stateful(self) -> dict[str, nn.Module | Optimizer]:
         """The models and optimizers of this run that there are, made where they were not."""
-        things = {name: self._made(name) for name in self._makers()}
+        things = {name: self._heterofed_made(name) for name in self._heterofed_makers()}
         return {
             name: thing
             for name, thing in things.items()
             if isinstance(thing, nn.Module | Optimizer) and not isinstance(thing, JointOptimizer)
         }
 
-    def _load_ids(self, run: Run) -> list[str]:
+    def _heterofed_load_ids(self, run: Run) -> list[str]:
         """Own ids; what a checkpoint binds them by is noted."""
-        ids = check_ids(self._call_hook("load_local_ids", self.load_local_ids))
+        ids = check_ids(self._heterofed_call_hook("load_local_ids", self.load_local_ids))
         run.state["own"] = (len(ids), keyed_digest(_record_of(run).key, "own ids", sorted(ids)))
         return ids
 
-    def _save_models(self, run: Run, prefix: str = "") -> None:
+    def _heterofed_save_models(self, run: Run, prefix: str = "") -> None:
         """Write each model's `state_dict` to `<prefix><name>.pt`, whole or not at all."""
-        for name in self._MODELS:
-            model = self._made(name)
+        for name in self._heterofed_models:
+            model = self._heterofed_made(name)
             if model is not None:
                 run.result.models[prefix + name] = write_whole(
                     run.result.folder / f"{prefix}{name}.pt",
@@ -138,7 +138,7 @@ class ResumableScheduler(Scheduler):
 
     # -- keeping ---------------------------------------------------------------------------
 
-    def _keep_split(self, run: Run, common: int) -> None:
+    def _heterofed_keep_split(self, run: Run, common: int) -> None:
         """Keep what was agreed about ids, and the checkpoint that the first round begins from."""
         count, digest = run.state["own"]
         split = Split(
@@ -150,25 +150,25 @@ class ResumableScheduler(Scheduler):
         )
         run.record = structs.replace(_record_of(run), split=split)
         run.store.begin(run.record)
-        optimizers = _optimizers(self._stateful())
+        optimizers = _optimizers(self._heterofed_stateful())
         for each in optimizers.values():
             snapshots.make_plain(each)
         run.state["settings"] = {
             name: snapshots.settings_of(each) for name, each in optimizers.items()
         }
-        self._keep_checkpoint(run, last=False)
+        self._heterofed_keep_checkpoint(run, last=False)
 
-    def _close_round(self, run: Run, *, best: bool, last: bool) -> None:
+    def _heterofed_close_round(self, run: Run, *, best: bool, last: bool) -> None:
         """What every party does when a round and its test are over."""
         if best:
             with writing(run.result.folder):
-                self._save_models(run, prefix="best_")
-                run.state["best_digest"] = _digest_of(self._best_files(run))
+                self._heterofed_save_models(run, prefix="best_")
+                run.state["best_digest"] = _digest_of(self._heterofed_best_files(run))
             run.state["best_round"] = run.round
-        self._call_hook("on_round_end", self.on_round_end)
-        self._keep_checkpoint(run, last=last)
+        self._heterofed_call_hook("on_round_end", self.on_round_end)
+        self._heterofed_keep_checkpoint(run, last=last)
 
-    def _keep_checkpoint(self, run: Run, *, last: bool) -> None:
+    def _heterofed_keep_checkpoint(self, run: Run, *, last: bool) -> None:
         """Write the checkpoint after this round.
 
         Raises:
@@ -176,7 +176,7 @@ class ResumableScheduler(Scheduler):
         """
         mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
         # Before the first batch they are as their hooks make them, again and again.
-        things = self._stateful() if mark > AT_SPLIT else {}
+        things = self._heterofed_stateful() if mark > AT_SPLIT else {}
         for each in _optimizers(things).values():
             snapshots.make_plain(each)
         snapshot = Snapshot(
@@ -189,8 +189,8 @@ class ResumableScheduler(Scheduler):
             settings=run.state["settings"],
             metrics={name: (list(csv.keys), csv.size) for name, csv in run.metrics.items()},
             notes={name: run.state[name] for name in NOTES if name in run.state},
-            carried=self._carried(run).keep(gradients=self._accumulates()),
-            extra=self._call_hook("extra_state", self.extra_state),
+            carried=self._heterofed_carried(run).keep(gradients=self._heterofed_accumulates()),
+            extra=self._heterofed_call_hook("extra_state", self.extra_state),
         )
         # One of each kind has to load again before days of training depend on it.
         proven = things.keys() <= run.state.setdefault("proven", set()) and mark > AT_SPLIT
@@ -198,27 +198,27 @@ class ResumableScheduler(Scheduler):
         run.state["proven"].update(things)
         run.futile = 0
 
-    def _carried(self, run: Run) -> Carried:
+    def _heterofed_carried(self, run: Run) -> Carried:
         """What the user carries beside the models and optimizers."""
         if "carried" not in run.state:
             covered = type(self).extra_state is not ResumableScheduler.extra_state
-            run.state["carried"] = Carried(self._roots, self._known, covered)
+            run.state["carried"] = Carried(self._heterofed_roots, self._heterofed_known, covered)
         carried: Carried = run.state["carried"]
         return carried
 
-    def _known(self) -> list[nn.Module | Optimizer]:
-        return list(self._stateful().values())
+    def _heterofed_known(self) -> list[nn.Module | Optimizer]:
+        return list(self._heterofed_stateful().values())
 
-    def _roots(self) -> dict[str, Any]:
-        return {**self._stateful(), **roots_of(self)}
+    def _heterofed_roots(self) -> dict[str, Any]:
+        return {**self._heterofed_stateful(), **roots_of(self)}
 
-    def _accumulates(self) -> bool:
+    def _heterofed_accumulates(self) -> bool:
         """Whether gradients may wait for the step of a later batch."""
         return True
 
     # -- going on --------------------------------------------------------------------------
 
-    def _open_folder(self, run: Run) -> None:
+    def _heterofed_open_folder(self, run: Run) -> None:
         if goes_on(run):
             with writing(run.result.folder):
                 own_folder(run.result.folder)
@@ -226,13 +226,13 @@ class ResumableScheduler(Scheduler):
             drop_drafts(run.store.folder)
             if agreement_of(run).resume is None:
                 if _record_of(run).split is not None:  # rounds may have begun
-                    self._note_return(run, "its beginning")
+                    self._heterofed_note_return(run, "its beginning")
                 _start_over(run)
-                self._open_registered_metrics(run)
+                self._heterofed_open_registered_metrics(run)
             return
         run.begun += 1
-        if run.begun - 1 > self._limits.max_rollbacks:
-            raise self._too_often("has begun anew")
+        if run.begun - 1 > self._heterofed_limits.max_rollbacks:
+            raise self._heterofed_too_often("has begun anew")
         if run.store.has_checkpoints and run.resume == "never":
             logger.info("a new run begins; the one that had not ended here is moved aside")
         elif run.store.has_checkpoints:
@@ -246,9 +246,9 @@ class ResumableScheduler(Scheduler):
         fresh_folder(run.result.folder)
         _start_over(run)
         begin(run)
-        self._open_registered_metrics(run)
+        self._heterofed_open_registered_metrics(run)
 
-    def _take_up(self, run: Run) -> bool:
+    def _heterofed_take_up(self, run: Run) -> bool:
         """Go on from the checkpoint that everybody holds; gives whether its round was the last.
 
         Raises:
@@ -259,39 +259,41 @@ class ResumableScheduler(Scheduler):
             raise LocalProtocolError("there is no checkpoint to go on from")
         party = party_of(run)
         with party.in_phase("resume"):
-            snapshot = self._put_back(run, mark)
+            snapshot = self._heterofed_put_back(run, mark)
             if not snapshot.last:  # else nothing is trained again
-                self._note_return(run, console.shown_mark(mark.round, mark.batch))
+                self._heterofed_note_return(run, console.shown_mark(mark.round, mark.batch))
         party.round = run.round
         party.emit(Resumed(mark.round, mark.batch))
         return snapshot.last
 
-    def _note_return(self, run: Run, where: str) -> None:
+    def _heterofed_note_return(self, run: Run, where: str) -> None:
         """Count that the run goes back to a checkpoint, over all restarts of this process.
 
         Raises:
             RollbackLimitError: it has done so too often: what is sent twice tells more.
         """
         times = ledger_of(run).count(agreement_of(run).run, f"back to {where}")
-        if times > self._limits.max_rollbacks:
-            raise self._too_often(f"was to go back to {where} once more, after {times - 1} times")
+        if times > self._heterofed_limits.max_rollbacks:
+            raise self._heterofed_too_often(
+                f"was to go back to {where} once more, after {times - 1} times"
+            )
 
-    def _too_often(self, what: str) -> RollbackLimitError:
+    def _heterofed_too_often(self, what: str) -> RollbackLimitError:
         return RollbackLimitError(
-            f"the run {what}, and max_rollbacks is {self._limits.max_rollbacks} at"
-            f" {self._settings.shown_name}: each time what was sent before is sent again, which"
-            " tells more of it. Find out in the logs which party goes away, and why; then start"
-            ' all parties again with a larger max_rollbacks here, or with resume="never" for a'
-            " new run"
+            f"the run {what}, and max_rollbacks is {self._heterofed_limits.max_rollbacks} at"
+            f" {self._heterofed_settings.shown_name}: each time what was sent before is sent"
+            " again, which tells more of it. Find out in the logs which party goes away, and why;"
+            " then start all parties again with a larger max_rollbacks here, or with"
+            ' resume="never" for a new run'
         )
 
-    def _put_back(self, run: Run, mark: Mark) -> Snapshot:
+    def _heterofed_put_back(self, run: Run, mark: Mark) -> Snapshot:
         """Make this party what it was at a checkpoint."""
         split = _record_of(run).split
         if split is None:
             raise LocalProtocolError("a checkpoint without a split")
         if "own" not in run.state:
-            self._load_ids(run)
+            self._heterofed_load_ids(run)
             _check_own_ids(run, split)
         snapshot = snapshots.decode(run.store.load(mark))
         restarted = "settings" not in run.state
@@ -300,10 +302,10 @@ class ResumableScheduler(Scheduler):
             guard.close()
         if mark == AT_SPLIT:
             run.state.pop("made", None)
-        things = self._stateful()
+        things = self._heterofed_stateful()
         optimizers = _optimizers(things)
         if restarted:
-            self._carried(run).begin()
+            self._heterofed_carried(run).begin()
             snapshots.check_optimizers(optimizers, snapshot.settings)
             for name, each in optimizers.items():
                 snapshots.bring_back_settings(name, each, snapshot.settings[name])
@@ -323,19 +325,19 @@ class ResumableScheduler(Scheduler):
             **snapshot.notes,
         }
         run.state.pop("best", None)
-        self._cut_metrics(run, snapshot)
-        self._name_best(run, snapshot)
+        self._heterofed_cut_metrics(run, snapshot)
+        self._heterofed_name_best(run, snapshot)
         run.store.drop_after(mark)
-        self._carried(run).put_back(snapshot.carried)
-        self._call_hook("load_extra_state", self.load_extra_state, snapshot.extra)
+        self._heterofed_carried(run).put_back(snapshot.carried)
+        self._heterofed_call_hook("load_extra_state", self.load_extra_state, snapshot.extra)
         return snapshot
 
-    def _cut_metrics(self, run: Run, snapshot: Snapshot) -> None:
+    def _heterofed_cut_metrics(self, run: Run, snapshot: Snapshot) -> None:
         """Drop the rows of rounds that will be trained again."""
-        self._open_registered_metrics(run)
+        self._heterofed_open_registered_metrics(run)
         for name, (keys, _) in snapshot.metrics.items():
             if name not in run.metrics:
-                self._open_kept(run, name, keys)
+                self._heterofed_open_kept(run, name, keys)
         registered = registered_metrics(type(self))
         kept = {NEVER_CUT} - registered.keys()
         for name, metrics in run.metrics.items():
@@ -345,24 +347,24 @@ class ResumableScheduler(Scheduler):
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
                 metrics.cut(size, None if name in registered else keys)
 
-    def _open_kept(self, run: Run, name: str, keys: Sequence[str]) -> None:
+    def _heterofed_open_kept(self, run: Run, name: str, keys: Sequence[str]) -> None:
         """Open a metrics set of which only the checkpoint knows."""
         try:
-            self._open_metrics(run, name, keys)
+            self._heterofed_open_metrics(run, name, keys)
         except ConfigError as error:
             raise CheckpointError(
                 f"a checkpoint in {run.store.folder} was changed ({error}); bring back the one that"
                 ' was written, or start all parties with resume="never"'
             ) from None
 
-    def _best_files(self, run: Run) -> list[Path]:
+    def _heterofed_best_files(self, run: Run) -> list[Path]:
         """What `mark_best` had written."""
-        paths = [run.result.folder / f"best_{name}.pt" for name in self._MODELS]
+        paths = [run.result.folder / f"best_{name}.pt" for name in self._heterofed_models]
         return [path for path in paths if path.exists()]
 
-    def _name_best(self, run: Run, snapshot: Snapshot) -> None:
+    def _heterofed_name_best(self, run: Run, snapshot: Snapshot) -> None:
         """Name the weights of the best round; those of a round that does not count any more go."""
-        files = self._best_files(run)
+        files = self._heterofed_best_files(run)
         if snapshot.best and _digest_of(files) == snapshot.best_digest:
             run.result.models |= {path.stem: path for path in files}
             return
@@ -377,10 +379,10 @@ class ResumableScheduler(Scheduler):
             path.unlink(missing_ok=True)
         run.state |= {"best_round": 0, "best_digest": ""}
 
-    def _settle(self, run: Run) -> None:
+    def _heterofed_settle(self, run: Run) -> None:
         """Complete this party's part of a run whose last checkpoint all parties hold."""
         mark = max(run.store.marks(), default=None)
-        snapshot = None if mark is None else self._put_back(run, mark)
+        snapshot = None if mark is None else self._heterofed_put_back(run, mark)
         if snapshot is None or not snapshot.last:
             raise ResumeError(
                 f"the run in {run.result.folder} has ended at the other parties, and its last"
@@ -389,7 +391,7 @@ class ResumableScheduler(Scheduler):
         run.complete = True
         record = _record_of(run)
         run.result.run, run.result.fusion = record.run.hex(), record.plan.fusion
-        self._save_models(run)
+        self._heterofed_save_models(run)
         logger.info("the run had ended: its final models are in %s", run.result.folder)
 
 

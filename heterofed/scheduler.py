@@ -71,9 +71,9 @@ __all__ = [
 class TrainingScheduler(ResumableScheduler):
     """Base of the two schedulers of split training."""
 
-    _is_feature_trainable: bool = True
-    _leak_report: Effort = "sample"
-    _weights_defence: DPSGD | None = None
+    _heterofed_is_feature_trainable: bool = True
+    _heterofed_leak_report: Effort = "sample"
+    _heterofed_weights_defence: DPSGD | None = None
 
     def launch_task(
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
@@ -97,10 +97,14 @@ class TrainingScheduler(ResumableScheduler):
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
             Exception: a hook of this party raised; unchanged, with a note of where.
         """
-        return self._rehearse(task_id) if rehearse else self._launch(task_id, resume)
+        return (
+            self._heterofed_rehearse(task_id)
+            if rehearse
+            else self._heterofed_launch(task_id, resume)
+        )
 
     @abstractmethod
-    def _rehearse(self, task_id: str) -> TaskResult:
+    def _heterofed_rehearse(self, task_id: str) -> TaskResult:
         """One batch from end to end."""
 
     # -- hooks -----------------------------------------------------------------------------
@@ -112,8 +116,8 @@ class TrainingScheduler(ResumableScheduler):
             ConfigError: a setting of the constructor cannot work.
         """
         super().validate_context()
-        check_flag("is_feature_trainable", self._is_feature_trainable)
-        check_effort(self._leak_report)
+        check_flag("is_feature_trainable", self._heterofed_is_feature_trainable)
+        check_effort(self._heterofed_leak_report)
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
@@ -182,32 +186,32 @@ class TrainingScheduler(ResumableScheduler):
     @Shown
     def is_feature_trainable(self) -> bool:
         """As given to the constructor."""
-        return self._is_feature_trainable
+        return self._heterofed_is_feature_trainable
 
     @Shown
     def feature_model(self) -> Any:
         """This party's feature model; made on first use in a run."""
-        return self._made("feature_model")
+        return self._heterofed_made("feature_model")
 
     @Shown
     def feature_optimizer(self) -> Any:
         """The feature model's optimizer; None at a frozen party."""
-        return self._made("feature_optimizer")
+        return self._heterofed_made("feature_optimizer")
 
     @Shown
     def train_ids(self) -> list[str]:
         """Train ids, sorted; empty before the split."""
-        return self._run.state.get("train_ids", []) if self._run else []
+        return self._heterofed_run.state.get("train_ids", []) if self._heterofed_run else []
 
     @Shown
     def test_ids(self) -> list[str]:
         """Test ids, sorted; empty before the split."""
-        return self._run.state.get("test_ids", []) if self._run else []
+        return self._heterofed_run.state.get("test_ids", []) if self._heterofed_run else []
 
     @Shown
     def batch_size(self) -> int | None:
         """Rows of an agreed batch; None before the parties met, or where none was agreed."""
-        agreement = self._run.agreement if self._run else None
+        agreement = self._heterofed_run.agreement if self._heterofed_run else None
         return agreement.plan.batch_size or None if agreement else None
 
     def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
@@ -223,7 +227,7 @@ class TrainingScheduler(ResumableScheduler):
         Raises:
             ConfigError: the Host was given no batch_size.
         """
-        size = plan_of(self._run).batch_size if self._run else 0
+        size = plan_of(self._heterofed_run).batch_size if self._heterofed_run else 0
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
         for start in range(0, len(ids) - (size - 1) * drop_last, size):
@@ -242,7 +246,7 @@ class TrainingScheduler(ResumableScheduler):
             ConfigError: there is no round; or the Host writes checkpoints within rounds, for which
                 a hook gets a part of the train ids at a time.
         """
-        run = self._run
+        run = self._heterofed_run
         if run is None or run.agreement is None:
             raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
         if run.agreement.plan.checkpoint_batches:
@@ -259,37 +263,39 @@ class TrainingScheduler(ResumableScheduler):
 
     # -- for the loops ---------------------------------------------------------------------
 
-    def _makers(self) -> dict[str, Callable[[], Any]]:
+    def _heterofed_makers(self) -> dict[str, Callable[[], Any]]:
         """How each model and optimizer of this role is made, by name."""
         return {
-            "feature_model": self._make_feature_model,
-            "feature_optimizer": self._make_feature_optimizer,
+            "feature_model": self._heterofed_make_feature_model,
+            "feature_optimizer": self._heterofed_make_feature_optimizer,
         }
 
-    def _make_feature_model(self) -> nn.Module | None:
-        model = check_model(self._seeded_hook("make_feature_model"), "make_feature_model")
-        return self._private_model(model) if self._is_feature_trainable else model
+    def _heterofed_make_feature_model(self) -> nn.Module | None:
+        model = check_model(self._heterofed_seeded_hook("make_feature_model"), "make_feature_model")
+        return (
+            self._heterofed_private_model(model) if self._heterofed_is_feature_trainable else model
+        )
 
-    def _private_model(self, model: nn.Module | None) -> nn.Module | None:
+    def _heterofed_private_model(self, model: nn.Module | None) -> nn.Module | None:
         """The model, as DP-SGD needs it where this party trains by it."""
-        if self._weights_defence is None or model is None:
+        if self._heterofed_weights_defence is None or model is None:
             return model
-        return self._weights_defence.model(model)
+        return self._heterofed_weights_defence.model(model)
 
-    def _private_optimizer(
+    def _heterofed_private_optimizer(
         self, optimizer: Optimizer, *, parts: int = 1, counts: bool = True
     ) -> Optimizer:
         """The optimizer, wrapped where this party trains by DP-SGD."""
-        if self._weights_defence is None:
+        if self._heterofed_weights_defence is None:
             return optimizer
-        return self._weights_defence.optimizer(optimizer, parts=parts, counts=counts)
+        return self._heterofed_weights_defence.optimizer(optimizer, parts=parts, counts=counts)
 
-    def _make_feature_optimizer(self) -> Optimizer | None:
-        model = self._made("feature_model")
-        if model is None or not self._is_feature_trainable:
+    def _heterofed_make_feature_optimizer(self) -> Optimizer | None:
+        model = self._heterofed_made("feature_model")
+        if model is None or not self._heterofed_is_feature_trainable:
             return None
-        hook, parts = "make_feature_optimizer", self._parts()
-        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        hook, parts = "make_feature_optimizer", self._heterofed_parts()
+        made = optimizer_of(model, functools.partial(self._heterofed_seeded_hook, hook))
         optimizer = check_optimizer(made, hook)
         if optimizer is None and not has_weights(model):
             return None
@@ -298,36 +304,36 @@ class TrainingScheduler(ResumableScheduler):
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
-        return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
+        return self._heterofed_private_optimizer(optimizer, parts=parts, counts=parts == 1)
 
-    def _parts(self) -> int:
+    def _heterofed_parts(self) -> int:
         """Optimizers of this party that step together, where its feature model has one."""
         return 1
 
-    def _seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
+    def _heterofed_seeded_hook(self, hook: str, *args: Any, **kwargs: Any) -> Any:
         """Call a hook under its own random stream of this round and batch."""
-        return self._seeded(hook, getattr(self, hook), *args, **kwargs)
+        return self._heterofed_seeded(hook, getattr(self, hook), *args, **kwargs)
 
-    def _seeded(
+    def _heterofed_seeded(
         self, hook: str, call: Callable[..., T], *args: Any, also: str = "", **kwargs: Any
     ) -> T:
         """Call what stands for a hook as the hook would be called; `also` names its stream too."""
-        run = self._run
+        run = self._heterofed_run
         seed = run.seed if run else 0
         batch = (run.party.batch if run and run.party else None) or 0
-        path = (self._settings.feature_key, hook, run.round if run else 0, batch)
+        path = (self._heterofed_settings.feature_key, hook, run.round if run else 0, batch)
         with random_stream(seed, *path, *filter(None, (also,))):
-            return self._call_hook(hook, call, *args, **kwargs)
+            return self._heterofed_call_hook(hook, call, *args, **kwargs)
 
-    def _accumulates(self) -> bool:
-        return self._weights_defence is None  # which knows no steps that wait
+    def _heterofed_accumulates(self) -> bool:
+        return self._heterofed_weights_defence is None  # which knows no steps that wait
 
-    def _roots(self) -> dict[str, Any]:
-        if self._weights_defence is None:
-            return super()._roots()
+    def _heterofed_roots(self) -> dict[str, Any]:
+        if self._heterofed_weights_defence is None:
+            return super()._heterofed_roots()
         return roots_of(self)  # what wraps the models and optimizers is ours
 
-    def _own_batches(
+    def _heterofed_own_batches(
         self,
         run: Run,
         hook: str,
@@ -343,20 +349,24 @@ class TrainingScheduler(ResumableScheduler):
         """
         ids = list(ids)
         run.passing = Pass(KINDS[hook], ids)
-        fresh = self._freshness(run, hook) if grad and hook == "iterate_train_feature" else None
-        with self._in_hook(hook), fresh.making() if fresh else nullcontext():
-            items = getattr(self, hook)(self._made("feature_model"), list(ids))
+        fresh = (
+            self._heterofed_freshness(run, hook)
+            if grad and hook == "iterate_train_feature"
+            else None
+        )
+        with self._heterofed_in_hook(hook), fresh.making() if fresh else nullcontext():
+            items = getattr(self, hook)(self._heterofed_made("feature_model"), list(ids))
             if not hasattr(items, "__next__"):
                 if not hasattr(items, "__iter__"):
                     raise ConfigError(f"{hook} must be a generator; it returned no iterable")
                 items = iter(items)
             items = around(items) if around is not None else items
-        path = (self._settings.feature_key, hook, run.round)
+        path = (self._heterofed_settings.feature_key, hook, run.round)
         stepping = streamed(items, run.seed, *path, grad=grad, first=first)
-        where = f"{hook} of {self._settings.shown_name}"
+        where = f"{hook} of {self._heterofed_settings.shown_name}"
         for number in itertools.count(first):
             party_of(run).batch = number
-            with self._in_hook(hook), fresh.making() if fresh else nullcontext():
+            with self._heterofed_in_hook(hook), fresh.making() if fresh else nullcontext():
                 try:
                     item = next(stepping)
                 except StopIteration:
@@ -365,22 +375,27 @@ class TrainingScheduler(ResumableScheduler):
             del item
             if fresh is not None and batch.features is not None:
                 fresh.check(named(batch.features, where)[1], number)
-            self._compare_features(run, batch, hook)
-            if self._weights_defence is not None and hook == "iterate_train_feature":
+            self._heterofed_compare_features(run, batch, hook)
+            if self._heterofed_weights_defence is not None and hook == "iterate_train_feature":
                 when, drawn = run.state.get("sampling", (0, None))
                 drawn = drawn if when == run.round else None
-                self._weights_defence.check_sampling(drawn, number, rows_of(batch, where))
+                self._heterofed_weights_defence.check_sampling(drawn, number, rows_of(batch, where))
             yield batch
             del batch  # before the next one is made
 
-    def _freshness(self, run: Run, hook: str) -> Freshness:
-        name = f"{hook} of {self._settings.shown_name}"
-        fresh: Freshness = run.state.setdefault("freshness", Freshness(name, self._weights))
+    def _heterofed_freshness(self, run: Run, hook: str) -> Freshness:
+        name = f"{hook} of {self._heterofed_settings.shown_name}"
+        fresh: Freshness = run.state.setdefault(
+            "freshness", Freshness(name, self._heterofed_weights)
+        )
         return fresh
 
-    def _weights(self) -> Iterator[Tensor]:
+    def _heterofed_weights(self) -> Iterator[Tensor]:
         """What a step on its features changes: all that its model or optimizer holds."""
-        model, optimizer = self._made("feature_model"), self._made("feature_optimizer")
+        model, optimizer = (
+            self._heterofed_made("feature_model"),
+            self._heterofed_made("feature_optimizer"),
+        )
         yield from model.parameters() if model is not None else ()
         for group in optimizer.param_groups if optimizer is not None else ():
             yield from group["params"]
@@ -388,27 +403,27 @@ class TrainingScheduler(ResumableScheduler):
     # -- what the half is fed --------------------------------------------------------------
 
     @contextmanager
-    def _in_hook(self, hook: str) -> Iterator[None]:
-        with super()._in_hook(hook):
-            if self._run is None:
+    def _heterofed_in_hook(self, hook: str) -> Iterator[None]:
+        with super()._heterofed_in_hook(hook):
+            if self._heterofed_run is None:
                 yield
                 return
-            with self._reader(self._run).reading():
+            with self._heterofed_reader(self._heterofed_run).reading():
                 yield
 
-    def _reader(self, run: Run) -> Reader:
+    def _heterofed_reader(self, run: Run) -> Reader:
         """This party's half as it reads its rows in this run."""
         reader: Reader | None = run.state.get("reader")
         if reader is None:
             kept = msgspec.convert(run.state.get("signature", {}), Signature)
             ids = run.state.get("train_ids", ())
-            name = self._settings.shown_name
+            name = self._heterofed_settings.shown_name
             reader = run.state["reader"] = Reader(kept, name, ids, trains=not run.predicts)
         return reader
 
-    def _compare_features(self, run: Run, batch: Batch, hook: str) -> None:
+    def _heterofed_compare_features(self, run: Run, batch: Batch, hook: str) -> None:
         """Note in training what the half yields; before it serves the first row, compare."""
-        reader = self._reader(run)
+        reader = self._heterofed_reader(run)
         if run.predicts:
             reader.compare_frames(_frames_of(self))
         elif hook != "iterate_train_feature":
@@ -417,46 +432,48 @@ class TrainingScheduler(ResumableScheduler):
         kinds = {name: (dtype_name(each), list(each.shape[1:])) for name, each in tensors.items()}
         reader.compare_features(layout, kinds, hook)
 
-    def _compare_columns(self, run: Run) -> None:
-        columns = self._call_hook("feature_columns", self.feature_columns)
+    def _heterofed_compare_columns(self, run: Run) -> None:
+        columns = self._heterofed_call_hook("feature_columns", self.feature_columns)
         names = None if columns is None else strings(columns, "feature_columns")
-        self._reader(run).compare_columns(names)
+        self._heterofed_reader(run).compare_columns(names)
 
-    def _keep_checkpoint(self, run: Run, *, last: bool) -> None:
-        run.state["signature"] = msgspec.to_builtins(self._reader(run).signature)
-        super()._keep_checkpoint(run, last=last)
+    def _heterofed_keep_checkpoint(self, run: Run, *, last: bool) -> None:
+        run.state["signature"] = msgspec.to_builtins(self._heterofed_reader(run).signature)
+        super()._heterofed_keep_checkpoint(run, last=last)
 
-    def _put_back(self, run: Run, mark: Mark) -> Snapshot:
-        snapshot = super()._put_back(run, mark)
+    def _heterofed_put_back(self, run: Run, mark: Mark) -> Snapshot:
+        snapshot = super()._heterofed_put_back(run, mark)
         run.state.pop("reader", None)  # of what was trained since then
         return snapshot
 
-    def _save_models(self, run: Run, prefix: str = "") -> None:
-        super()._save_models(run, prefix)
-        reader = self._reader(run)
+    def _heterofed_save_models(self, run: Run, prefix: str = "") -> None:
+        super()._heterofed_save_models(run, prefix)
+        reader = self._heterofed_reader(run)
         reader.compare_frames(_frames_of(self))
         text = msgspec.json.format(msgspec.json.encode(reader.signature), indent=2)
         write_whole(run.result.folder / SIGNATURE, lambda file: file.write(text))
 
     # -- ids -------------------------------------------------------------------------------
 
-    def _prepare(self, run: Run) -> list[str]:
+    def _heterofed_prepare(self, run: Run) -> list[str]:
         """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
         with party_of(run).in_phase("prepare"):
-            ids = self._load_ids(run)
-            for name in self._makers():
-                self._made(name)
-            self._carried(run).begin()
+            ids = self._heterofed_load_ids(run)
+            for name in self._heterofed_makers():
+                self._heterofed_made(name)
+            self._heterofed_carried(run).begin()
         return ids
 
-    def _split(self, run: Run, common: Iterable[str]) -> SplitPlan:
+    def _heterofed_split(self, run: Run, common: Iterable[str]) -> SplitPlan:
         """Split the common ids; gives the digests by which the parties compare their splits."""
         common = SortedIdSet(common)
-        train, test = check_split(self._call_hook("split_dataset", self.split_dataset, common))
+        train, test = check_split(
+            self._heterofed_call_hook("split_dataset", self.split_dataset, common)
+        )
         if not common.issuperset(train) or not common.issuperset(test):
             logger.info("split_dataset returned names that are not ids of the intersection")
-        if self._weights_defence is not None:
-            self._weights_defence.take_rows(len(train))
+        if self._heterofed_weights_defence is not None:
+            self._heterofed_weights_defence.take_rows(len(train))
         if twice := len(set(train) & set(test)):
             logger.warning(
                 "%d of the %d test ids are train ids too: the test is of rows that were trained on",
@@ -466,7 +483,7 @@ class TrainingScheduler(ResumableScheduler):
         run.result.ids = len(common)
         run.state["train_ids"], run.state["test_ids"] = train, test
         run.state.pop("reader", None)  # made before the train ids were known
-        self._compare_columns(run)
+        self._heterofed_compare_columns(run)
         agreement = run.agreement
         secret = agreement.secret if agreement else b""
         return SplitPlan(
@@ -476,23 +493,23 @@ class TrainingScheduler(ResumableScheduler):
             len(test),
         )
 
-    def _round_ids(self, run: Run) -> list[str]:
+    def _heterofed_round_ids(self, run: Run) -> list[str]:
         plan = plan_of(run)
         return round_order(
             run.state["train_ids"], seed=plan.seed, round_number=run.round, shuffle=plan.shuffle
         )
 
-    def _leg(self, run: Run, first: int) -> list[str]:
+    def _heterofed_leg(self, run: Run, first: int) -> list[str]:
         """The train ids from batch `first` of this round on, as far as its next checkpoint."""
-        plan, order = plan_of(run), self._round_ids(run)
+        plan, order = plan_of(run), self._heterofed_round_ids(run)
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
         return order[start : start + rows] if rows else order
 
-    def _set_modes(self, training: bool) -> None:
+    def _heterofed_set_modes(self, training: bool) -> None:
         """Feature model: train mode while training unless frozen, eval otherwise."""
-        model = self._made("feature_model")
+        model = self._heterofed_made("feature_model")
         if model is not None:
-            model.train(training and self._is_feature_trainable)
+            model.train(training and self._heterofed_is_feature_trainable)
 
 
 def _frames_of(owner: object) -> dict[str, list[str]]:

@@ -120,7 +120,10 @@ def simulate_prediction(
         Exception: what ended the prediction, at the party where it began.
     """
     _check(host, collaborators, latency_ms, mbit)
-    settings = {"parties": [each._settings.feature_key for each in collaborators], **settings}
+    settings = {
+        "parties": [each._heterofed_settings.feature_key for each in collaborators],
+        **settings,
+    }
     serve = functools.partial(serve_predictions, max_rows_per_day=2**62, requests=1)
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     return _together(
@@ -163,12 +166,15 @@ def _check(
     parties = [host, *collaborators]
     if not collaborators or not all(isinstance(each, Scheduler) for each in parties):
         raise ConfigError("simulate takes a Host's scheduler and a list of Collaborators'")
-    if not hasattr(host, "_collaborators"):
+    if not hasattr(host, "_heterofed_collaborators"):
         raise ConfigError(f"the first party must be the Host, not a {type(host).__name__}")
-    if any(hasattr(each, "_collaborators") for each in collaborators):
+    if any(hasattr(each, "_heterofed_collaborators") for each in collaborators):
         raise ConfigError("there is one Host in a task; give the others as Collaborators")
-    keys = [each._settings.feature_key for each in parties]
-    folders = [(each._settings.results_dir, each._settings.shown_name) for each in parties]
+    keys = [each._heterofed_settings.feature_key for each in parties]
+    folders = [
+        (each._heterofed_settings.results_dir, each._heterofed_settings.shown_name)
+        for each in parties
+    ]
     if len(set(keys)) != len(keys) or len(set(folders)) != len(folders):
         raise ConfigError(f"give every party a feature key and a name of its own: {keys}")
     for name, number in (("latency_ms", latency_ms), ("mbit", 1.0 if mbit is None else mbit)):
@@ -178,14 +184,14 @@ def _check(
 
 
 def _in_task_order(host: Any, collaborators: Sequence[Scheduler]) -> list[Scheduler]:
-    by_name = {each._settings.feature_key: each for each in collaborators}
-    expected = host._collaborators
+    by_name = {each._heterofed_settings.feature_key: each for each in collaborators}
+    expected = host._heterofed_collaborators
     return [by_name[name] for name in (sorted(by_name) if is_count(expected) else expected)]
 
 
 def _check_expected(host: Any, collaborators: Sequence[Scheduler]) -> None:
-    expected = host._collaborators
-    names = [each._settings.feature_key for each in collaborators]
+    expected = host._heterofed_collaborators
+    names = [each._heterofed_settings.feature_key for each in collaborators]
     if (expected if is_count(expected) else sorted(expected)) not in (len(names), sorted(names)):
         raise ConfigError(
             f"the Host waits for collaborators={expected!r}, and simulate was given {names}"

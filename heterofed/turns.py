@@ -137,7 +137,7 @@ class PartyRun:
         *,
         is_host: bool = False,
     ) -> None:
-        self.key = scheduler._settings.feature_key
+        self.key = scheduler._heterofed_settings.feature_key
         self.result: Any = None
         self.error: BaseException | None = None
         self.received: list[Crossing] = []
@@ -147,15 +147,17 @@ class PartyRun:
 
     def __call__(self) -> None:
         """Run the party to its end."""
-        settings = self._scheduler._settings
-        self._scheduler._settings = replace(settings, place=_MemoryPlace(self, self._network))
+        settings = self._scheduler._heterofed_settings
+        self._scheduler._heterofed_settings = replace(
+            settings, place=_MemoryPlace(self, self._network)
+        )
         try:
             with self._turn(), speaking(self.key):
                 self.result = self._work()
         except BaseException as error:  # handed on by raise_first
             self.error = error
         finally:
-            self._scheduler._settings = settings
+            self._scheduler._heterofed_settings = settings
             self._network.ended.append(self)
             if self._is_host:
                 self._network.listens.set()
@@ -189,7 +191,7 @@ class PartyRun:
         Raises:
             JoinTimeoutError: one has ended before the task began.
         """
-        run = self._scheduler._run
+        run = self._scheduler._heterofed_run
         if not self._is_host or (run and run.party and run.party.phase != "join"):
             return
         for other in self._network.ended:

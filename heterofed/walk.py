@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.frozen import FUNCTIONS, GENERATORS, MAPPINGS, SCALARS, SEQUENCES
+from heterofed.reserved import PREFIX
 from heterofed.wrappers import inner_of
 
 Step = tuple[Literal["attr", "key", "cell"], Any]
@@ -112,7 +113,7 @@ class _Walk:
                 of_class = isinstance(root, type) and (key.startswith("__") or callable(value))
                 # A hook that was replaced on the object is code, as a method is.
                 is_hook = isinstance(value, FUNCTIONS) and hasattr(type(root), key)
-                if not (of_class or is_hook):
+                if not (of_class or is_hook or key.startswith(PREFIX)):
                     self.visit(place.then("attr", key), value)
 
     def visit(self, place: Place, value: Any) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module may import modules of its own layer's packages and of layers below.
 LAYERS = [
     ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
-    ["heterofed.files", "heterofed.protocol", "heterofed.tracebacks"],
+    ["heterofed.files", "heterofed.protocol", "heterofed.reserved", "heterofed.tracebacks"],
     [
         "heterofed.frozen",
         "heterofed.notices",
@@ -68,6 +68,7 @@ LAYERS = [
     ["heterofed.checker", "heterofed.checkpoint", "heterofed.ledger", "heterofed.snapshot"],
     ["heterofed.carried", "heterofed.runs"],
     ["heterofed.settings"],
+    ["heterofed.status"],
     ["heterofed.lifecycle"],
     ["heterofed.privacy"],
     ["heterofed.resumable"],

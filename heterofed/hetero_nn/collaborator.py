@@ -94,7 +94,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         callbacks: get every event of the task (see `heterofed.events`).
     """
 
-    _MODELS = ("feature_model",)
+    _heterofed_models = ("feature_model",)
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._settings = Settings(
+        self._heterofed_settings = Settings(
             feature_key=feature_key,
             name=name,
             schedule_timeout=schedule_timeout,
@@ -129,12 +129,12 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             callbacks=tuple(callbacks),
             seed=seed,
         )
-        self._is_feature_trainable = is_feature_trainable
-        self._max_peer_ids = max_peer_ids
-        self._limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
-        self._embedding_defence = embedding_defence
-        self._weights_defence = weights_defence
-        self._leak_report = leak_report
+        self._heterofed_is_feature_trainable = is_feature_trainable
+        self._heterofed_max_peer_ids = max_peer_ids
+        self._heterofed_limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
+        self._heterofed_embedding_defence = embedding_defence
+        self._heterofed_weights_defence = weights_defence
+        self._heterofed_leak_report = leak_report
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -149,8 +149,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         backward runs while the Host is still busy with its own half.
         """
         tensors = named(features, "iterate_train_feature")[1]
-        self._backward(tensors, named_gradients(tensors, gradients))
-        self._made("feature_optimizer").step()
+        self._heterofed_backward(tensors, named_gradients(tensors, gradients))
+        self._heterofed_made("feature_optimizer").step()
 
     def serve_predictions(
         self,
@@ -199,7 +199,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             requests=requests,
         )
 
-    def _rehearse(self, task_id: str) -> TaskResult:
+    def _heterofed_rehearse(self, task_id: str) -> TaskResult:
         from heterofed.hetero_nn.rehearsal import rehearse
 
         return rehearse(self, task_id)
@@ -211,77 +211,77 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             ConfigError: a setting of the constructor cannot work.
         """
         super().validate_context()
-        noisy = isinstance(self._embedding_defence, ClippedGaussian)
-        self._limits.check(defended=noisy or self._weights_defence is not None)
+        noisy = isinstance(self._heterofed_embedding_defence, ClippedGaussian)
+        self._heterofed_limits.check(defended=noisy or self._heterofed_weights_defence is not None)
 
     # -- the loop --------------------------------------------------------------------------
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party = party_of(run)
         (host,) = party.peers.values()
-        expected = self._begin(run, host)
+        expected = self._heterofed_begin(run, host)
         while True:
             party.phase = BETWEEN
             match party.take(host, *expected).message:
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
-                    self._count_rounds(run, host, first)
+                    self._heterofed_count_rounds(run, host, first)
                     run.round, run.state["staleness"] = number, steps
-                    self._train_a_leg(run, host, first)
+                    self._heterofed_train_a_leg(run, host, first)
                 case msg.Checkpoint(batch=number):
-                    self._keep_batch(run, host, number)
+                    self._heterofed_keep_batch(run, host, number)
                 case msg.BeginTest():
-                    self._test(run, host)
+                    self._heterofed_test(run, host)
                 case msg.RoundEnd(best=best, last=last):
-                    self._end_round(run, host, best=best, last=last)
+                    self._heterofed_end_round(run, host, best=best, last=last)
                 case _:
                     break
-        self._finish(run, host)
+        self._heterofed_finish(run, host)
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_collaborator(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 callbacks,
                 purpose="train",
-                timeouts=self._timeouts(),
-                trainable=self._is_feature_trainable,
+                timeouts=self._heterofed_timeouts(),
+                trainable=self._heterofed_is_feature_trainable,
                 earlier=earlier(run),
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
+    def _heterofed_begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
         """Come to where the rounds begin, or go on; gives what the Host may say from there on."""
         agreement = agreement_of(run)
-        if agreement.resume is not None and self._take_up(run):
+        if agreement.resume is not None and self._heterofed_take_up(run):
             return (msg.Finish,)
         if agreement.plan.fusion == "masked_sum" and not agreement.mask_keys:
             raise unlawful(host.name, "join", "sent no masking keys for a run that trains")
         if agreement.resume is None:
-            self._agree_on_ids(run, host)
+            self._heterofed_agree_on_ids(run, host)
         return WHAT_COMES
 
-    def _agree_on_ids(self, run: Run, host: Peer) -> None:
+    def _heterofed_agree_on_ids(self, run: Run, host: Peer) -> None:
         party = party_of(run)
         common = intersect_as_collaborator(
-            run, host, self._prepare(run), max_peer_ids=self._max_peer_ids
+            run, host, self._heterofed_prepare(run), max_peer_ids=self._heterofed_max_peer_ids
         )
         with party.in_phase("split"):
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
-            mine = self._split(run, common)
+            mine = self._heterofed_split(run, common)
             if mine != theirs:
                 raise SplitMismatchError(
                     f"split_dataset gave {mine.train_count} train and {mine.test_count} test ids at"
                     f" {party.name}, {theirs.train_count} and {theirs.test_count} at {host.name},"
                     " or others of the same number; use the same function at every party"
                 )
-            self._keep_split(run, len(common))
+            self._heterofed_keep_split(run, len(common))
             party.post(host, msg.SplitAccepted())
 
-    def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
+    def _heterofed_count_rounds(self, run: Run, host: Peer, first: int) -> None:
         """Hold the rounds that begin, over rollbacks and restarts, against those of the plan.
 
         Raises:
@@ -291,34 +291,34 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         if first or not most:
             return
         begun, allowed = ledger_of(run).count(agreement_of(run).run, "rounds"), 2 * most
-        allowed += self._limits.max_rollbacks
+        allowed += self._heterofed_limits.max_rollbacks
         if begun > allowed:
             what = f"has begun {begun} rounds in a run of {most}, those repeated counted too"
             raise unlawful(host.name, "train", what)
 
-    def _train_a_leg(self, run: Run, host: Peer, first: int) -> None:
+    def _heterofed_train_a_leg(self, run: Run, host: Peer, first: int) -> None:
         """Send the features of each train batch, from the first on; step on what comes back.
 
         The step on batch b comes after the features of batch b + staleness, whenever its gradients
         came: which weights a forward uses is a matter of numbers, not of time. All steps are made
         when the round, or its leg up to a checkpoint, ends.
         """
-        party, trainable = party_of(run), self._is_feature_trainable
-        self._set_modes(training=True)
+        party, trainable = party_of(run), self._heterofed_is_feature_trainable
+        self._heterofed_set_modes(training=True)
         in_flight: deque[InFlight] = deque()
-        guard = self._guard(run)
+        guard = self._heterofed_guard(run)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
         ):
             guard.budget.start()
             feed = FeatureFeed(party, host, first, guard.witness() if trainable else None)
-            hook, ids = "iterate_train_feature", self._leg(run, first)
-            batches = self._features(
+            hook, ids = "iterate_train_feature", self._heterofed_leg(run, first)
+            batches = self._heterofed_features(
                 run, hook, ids, grad=trainable, in_flight=in_flight, first=first
             )
             for layout, tensors, batch in batches:
-                proof = self._proof(run, feed, hook, batch)
+                proof = self._heterofed_proof(run, feed, hook, batch)
                 if trainable:
                     in_flight.append(InFlight(feed.number, layout, tensors, batch.features))
                 feed.send(*guard.masked(layout, tensors, feed.number, testing=False), proof)
@@ -326,55 +326,55 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                     guard.note()  # while the Host works
                 del tensors, batch  # before the next ones are made
                 while len(in_flight) > host.session.staleness:
-                    self._update(run, feed, in_flight.popleft())
+                    self._heterofed_update(run, feed, in_flight.popleft())
             if not feed.compares:
                 feed.end()
             while in_flight:
-                self._update(run, feed, in_flight.popleft())
+                self._heterofed_update(run, feed, in_flight.popleft())
             if feed.compares:  # once all gradients were
                 feed.end()
             feed.settle()
             guard.budget.stop()
         run.state["staleness"] = host.session.staleness
 
-    def _test(self, run: Run, host: Peer) -> None:
+    def _heterofed_test(self, run: Run, host: Peer) -> None:
         """Send the features of each test batch, in eval mode."""
-        party, guard = party_of(run), self._guard(run)
+        party, guard = party_of(run), self._heterofed_guard(run)
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
             generators_kept(),
-            evaluating(self._made("feature_model")),
+            evaluating(self._heterofed_made("feature_model")),
         ):
             feed = FeatureFeed(party, host)
             hook, ids = "iterate_test_feature", run.state["test_ids"]
-            for layout, tensors, batch in self._features(run, hook, ids, grad=False):
-                proof = self._proof(run, feed, hook, batch)
+            for layout, tensors, batch in self._heterofed_features(run, hook, ids, grad=False):
+                proof = self._heterofed_proof(run, feed, hook, batch)
                 feed.send(*guard.masked(layout, tensors, feed.number, testing=True), proof)
                 del tensors, batch
             feed.end()
             feed.settle()
 
-    def _keep_batch(self, run: Run, host: Peer, number: int) -> None:
+    def _heterofed_keep_batch(self, run: Run, host: Peer, number: int) -> None:
         party = party_of(run)
         with party.in_phase("checkpoint", round_number=run.round):
             run.batch = number
-            self._guard(run).note_counts()
-            self._keep_checkpoint(run, last=False)
+            self._heterofed_guard(run).note_counts()
+            self._heterofed_keep_checkpoint(run, last=False)
             party.post(host, msg.CheckpointHeld(run.round, number))
 
-    def _end_round(self, run: Run, host: Peer, *, best: bool, last: bool) -> None:
+    def _heterofed_end_round(self, run: Run, host: Peer, *, best: bool, last: bool) -> None:
         party = party_of(run)
         with party.in_phase("checkpoint", round_number=run.round):
             run.batch = 0
-            self._guard(run).end_round()
-            self._close_round(run, best=best, last=last)
+            self._heterofed_guard(run).end_round()
+            self._heterofed_close_round(run, best=best, last=last)
             party.post(host, msg.CheckpointHeld(run.round))
 
-    def _finish(self, run: Run, host: Peer) -> None:
+    def _heterofed_finish(self, run: Run, host: Peer) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run)
-            self._guard(run).end()
+            self._heterofed_save_models(run)
+            self._heterofed_guard(run).end()
             run.store.note_finished()
             run.complete = True
             party.leave(host)
@@ -383,9 +383,9 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
 
     # -- within ----------------------------------------------------------------------------
 
-    def _update(self, run: Run, feed: FeatureFeed, batch: InFlight) -> None:
+    def _heterofed_update(self, run: Run, feed: FeatureFeed, batch: InFlight) -> None:
         """Step on the gradients that count; backward begins with the first that come."""
-        guard = self._guard(run)
+        guard = self._heterofed_guard(run)
         party_of(run).batch = batch.number
         last: dict[str, Tensor] = {}
         hook, at_once = "update_feature_model", _updates_by_default(self)
@@ -393,24 +393,26 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             last = guard.gradients(batch.number, batch.tensors, came)
             if at_once and last:
                 with explaining("iterate_train_feature"):
-                    self._seeded(hook, self._backward, batch.tensors, last, retain=True)
+                    self._heterofed_seeded(
+                        hook, self._heterofed_backward, batch.tensors, last, retain=True
+                    )
         guard.forget(batch.number)
         if not last:
             return
         if at_once:
-            self._call_hook(hook, self._made("feature_optimizer").step)
+            self._heterofed_call_hook(hook, self._heterofed_made("feature_optimizer").step)
         else:
             arranged = gradients_like(batch.layout, batch.tensors, last)
             with explaining("iterate_train_feature"):
-                self._seeded_hook(hook, batch.features, arranged)
+                self._heterofed_seeded_hook(hook, batch.features, arranged)
 
-    def _backward(
+    def _heterofed_backward(
         self, tensors: dict[str, Tensor], gradients: dict[str, Tensor], *, retain: bool = False
     ) -> None:
-        self._made("feature_optimizer").zero_grad()
+        self._heterofed_made("feature_optimizer").zero_grad()
         backward(tensors, gradients, retain=retain)
 
-    def _features(
+    def _heterofed_features(
         self,
         run: Run,
         hook: str,
@@ -423,11 +425,13 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         """What a feature hook yields: as named tensors, checked, and as it was."""
 
         def around(items: Iterable[Any]) -> Iterator[Any]:
-            return ahead(items, self._weights, lambda: bool(in_flight or host.session.staleness))
+            return ahead(
+                items, self._heterofed_weights, lambda: bool(in_flight or host.session.staleness)
+            )
 
         (host,) = party_of(run).peers.values()
 
-        batches = self._own_batches(
+        batches = self._heterofed_own_batches(
             run,
             hook,
             ids,
@@ -439,57 +443,64 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         testing = hook != "iterate_train_feature"
         for number, batch in enumerate(batches, first):
             layout, tensors = named(batch.features, hook)
-            check_finite(tensors, f"what {hook} yielded", self._settings.feature_key)
+            check_finite(tensors, f"what {hook} yielded", self._heterofed_settings.feature_key)
             if grad and not any(each.requires_grad for each in tensors.values()):
                 _warn_once(run, "no graph", NO_GRAPH, hook)
-            self._guard(run).leaves(batch, len(next(iter(tensors.values()))))
-            sent = self._guard(run).outgoing(tensors, number, testing=testing)
+            self._heterofed_guard(run).leaves(batch, len(next(iter(tensors.values()))))
+            sent = self._heterofed_guard(run).outgoing(tensors, number, testing=testing)
             if sent is not tensors:
                 batch = replace(batch, features=restore(layout, sent))  # noqa: PLW2901
             tensors = sent
             yield layout, tensors, batch
             del tensors, sent, batch
 
-    def _guard(self, run: Run) -> CollaboratorGuard:
+    def _heterofed_guard(self, run: Run) -> CollaboratorGuard:
         """What stands between training and the wire; made once the parties have met."""
         if "guard" not in run.state:
-            models = [self._made(name) for name in self._MODELS]
-            trains = self._is_feature_trainable
+            models = [self._heterofed_made(name) for name in self._heterofed_models]
+            trains = self._heterofed_is_feature_trainable
             if not run.predicts:
-                check_private(run, self._weights_defence, models, trains=trains)
+                check_private(run, self._heterofed_weights_defence, models, trains=trains)
             run.state["guard"] = CollaboratorGuard(
                 run,
-                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
-                self._open_metrics,
+                shielded(lambda: Budget(self._heterofed_leak_report), REPORT, run.harmless),
+                self._heterofed_open_metrics,
                 registered_metrics(type(self)),
-                self._seeded,
-                weights=self._weights_defence if self._is_feature_trainable else None,
-                limits=self._limits,
-                embeddings=self._embedding_defence,
-                model=self._made("feature_model"),
+                self._heterofed_seeded,
+                weights=self._heterofed_weights_defence
+                if self._heterofed_is_feature_trainable
+                else None,
+                limits=self._heterofed_limits,
+                embeddings=self._heterofed_embedding_defence,
+                model=self._heterofed_made("feature_model"),
             )
         guard: CollaboratorGuard = run.state["guard"]
         return guard
 
-    def _prepare(self, run: Run) -> list[str]:
-        ids = super()._prepare(run)
-        if self._is_feature_trainable and self._made("feature_model") is None:
+    def _heterofed_prepare(self, run: Run) -> list[str]:
+        ids = super()._heterofed_prepare(run)
+        if self._heterofed_is_feature_trainable and self._heterofed_made("feature_model") is None:
             raise ConfigError(
                 "make_feature_model returned None, but this party's features are trainable: is a"
                 " return missing? Else pass is_feature_trainable=False"
             )
-        if self._is_feature_trainable and self._made("feature_optimizer") is None:
+        if (
+            self._heterofed_is_feature_trainable
+            and self._heterofed_made("feature_optimizer") is None
+        ):
             raise ConfigError(
                 "this party's feature model has no weights to train: pass"
                 " is_feature_trainable=False"
             )
-        self._guard(run)
+        self._heterofed_guard(run)
         return ids
 
-    def _accumulates(self) -> bool:
-        return super()._accumulates() and not _updates_by_default(self)
+    def _heterofed_accumulates(self) -> bool:
+        return super()._heterofed_accumulates() and not _updates_by_default(self)
 
-    def _proof(self, run: Run, feed: FeatureFeed, hook: str, batch: Batch) -> bytes | None:
+    def _heterofed_proof(
+        self, run: Run, feed: FeatureFeed, hook: str, batch: Batch
+    ) -> bytes | None:
         """The digest of a batch's ids (see `order.py`)."""
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
         return order.proof(batch.ids, feed.number, rows_of(batch, hook), hook)

@@ -41,36 +41,36 @@ class Errand(Scheduler):
     def __init__(self, owner: TrainingScheduler) -> None:
         super().__init__()
         self._owner = owner
-        self._settings = owner._settings
+        self._heterofed_settings = owner._heterofed_settings
 
     def load_local_ids(self) -> Iterable[str]:
         return self._owner.load_local_ids()
 
-    def _check_hooks(self) -> None:
+    def _heterofed_check_hooks(self) -> None:
         check_hooks(self._owner)
 
     def validate_context(self) -> None:
         """What cannot work shows here, before anybody is waited for."""
-        self._owner._run = self._run
+        self._owner._heterofed_run = self._heterofed_run
         self._owner.validate_context()
 
     def _launch_beside(self, task_id: str) -> TaskResult:
         """Run it, and give the owner its own run back."""
         with _turn_of(self._owner):
-            before = self._owner._run
+            before = self._owner._heterofed_run
             try:
-                return self._launch(task_id, "auto")
+                return self._heterofed_launch(task_id, "auto")
             finally:
-                self._owner._run = before
+                self._owner._heterofed_run = before
 
-    def _results_folder(self, task_id: str) -> Path:
-        return super()._results_folder(task_id) / self.FOLDER
+    def _heterofed_results_folder(self, task_id: str) -> Path:
+        return super()._heterofed_results_folder(task_id) / self.FOLDER
 
-    def _open_folder(self, run: Run) -> None:
+    def _heterofed_open_folder(self, run: Run) -> None:
         with writing(run.result.folder):
             own_folder(run.result.folder)
 
-    def _waits_for(self, run: Run, error: TaskFailed) -> bool:  # noqa: ARG002
+    def _heterofed_waits_for(self, run: Run, error: TaskFailed) -> bool:  # noqa: ARG002
         return False  # nothing is lost that could not be asked for again
 
 

@@ -71,7 +71,7 @@ class HostHooks(TrainingScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._settings = Settings(
+        self._heterofed_settings = Settings(
             feature_key=feature_key,
             name=name,
             schedule_timeout=schedule_timeout,
@@ -82,30 +82,30 @@ class HostHooks(TrainingScheduler):
             callbacks=tuple(callbacks),
             seed=seed,
         )
-        self._max_rounds = max_rounds
-        self._calculation_timeout = calculation_timeout
-        self._log_rounds = log_rounds
-        self._is_feature_trainable = is_feature_trainable
-        self._collaborators = collaborators
-        self._wait_for_peers = wait_for_peers
-        self._shuffle = shuffle
-        self._early_gradients = early_gradients
-        self._batch_size = batch_size
-        self._checkpoint_batches = checkpoint_batches
-        self._compress_features = compress_features
-        self._compress_gradients = compress_gradients
-        self._party_dropout = party_dropout
-        self._max_staleness = max_staleness
-        self._fusion = fusion
-        self._gradient_defence = gradient_defence
-        self._label_dp = label_dp
-        self._weights_defence = weights_defence
-        self._loss_reduction = loss_reduction
-        self._leak_report = leak_report
-        self._psi_protocol = psi_protocol
-        self._psi_bits = psi_bits
-        self._max_peer_ids = max_peer_ids
-        self._limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
+        self._heterofed_max_rounds = max_rounds
+        self._heterofed_calculation_timeout = calculation_timeout
+        self._heterofed_log_rounds = log_rounds
+        self._heterofed_is_feature_trainable = is_feature_trainable
+        self._heterofed_collaborators = collaborators
+        self._heterofed_wait_for_peers = wait_for_peers
+        self._heterofed_shuffle = shuffle
+        self._heterofed_early_gradients = early_gradients
+        self._heterofed_batch_size = batch_size
+        self._heterofed_checkpoint_batches = checkpoint_batches
+        self._heterofed_compress_features = compress_features
+        self._heterofed_compress_gradients = compress_gradients
+        self._heterofed_party_dropout = party_dropout
+        self._heterofed_max_staleness = max_staleness
+        self._heterofed_fusion = fusion
+        self._heterofed_gradient_defence = gradient_defence
+        self._heterofed_label_dp = label_dp
+        self._heterofed_weights_defence = weights_defence
+        self._heterofed_loss_reduction = loss_reduction
+        self._heterofed_leak_report = leak_report
+        self._heterofed_psi_protocol = psi_protocol
+        self._heterofed_psi_bits = psi_bits
+        self._heterofed_max_peer_ids = max_peer_ids
+        self._heterofed_limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -191,65 +191,85 @@ class HostHooks(TrainingScheduler):
             ConfigError: a setting of the constructor cannot work.
         """
         super().validate_context()
-        check_seconds("calculation_timeout", self._calculation_timeout)
-        check_seconds("wait_for_peers", self._wait_for_peers)
-        check_flag("shuffle", self._shuffle)
-        check_flag("early_gradients", self._early_gradients)
-        if self._uses_default_end() and not is_count(self._max_rounds, least=1):
+        check_seconds("calculation_timeout", self._heterofed_calculation_timeout)
+        check_seconds("wait_for_peers", self._heterofed_wait_for_peers)
+        check_flag("shuffle", self._heterofed_shuffle)
+        check_flag("early_gradients", self._heterofed_early_gradients)
+        if self._heterofed_uses_default_end() and not is_count(self._heterofed_max_rounds, least=1):
             raise ConfigError(
-                f"max_rounds={self._max_rounds!r}: give a whole number of rounds from 1 on, or"
-                " define is_task_finished"
+                f"max_rounds={self._heterofed_max_rounds!r}: give a whole number of rounds from 1"
+                " on, or define is_task_finished"
             )
-        if not is_count(self._log_rounds):
-            raise ConfigError(f"log_rounds={self._log_rounds!r}: give 0 or a number of rounds")
-        check_staleness(self._max_staleness)
-        check_compression("compress_features", self._compress_features)
-        check_compression("compress_gradients", self._compress_gradients)
-        if self._batch_size is not None and not (
-            is_count(self._batch_size, least=1) and self._batch_size <= 2**31
+        if not is_count(self._heterofed_log_rounds):
+            raise ConfigError(
+                f"log_rounds={self._heterofed_log_rounds!r}: give 0 or a number of rounds"
+            )
+        check_staleness(self._heterofed_max_staleness)
+        check_compression("compress_features", self._heterofed_compress_features)
+        check_compression("compress_gradients", self._heterofed_compress_gradients)
+        if self._heterofed_batch_size is not None and not (
+            is_count(self._heterofed_batch_size, least=1) and self._heterofed_batch_size <= 2**31
         ):
-            raise ConfigError(f"batch_size={self._batch_size!r}: give a number of rows, or None")
-        if not is_count(self._checkpoint_batches) or self._checkpoint_batches > 2**31:
             raise ConfigError(
-                f"checkpoint_batches={self._checkpoint_batches!r}: give 0 or a number of batches"
+                f"batch_size={self._heterofed_batch_size!r}: give a number of rows, or None"
             )
-        if self._checkpoint_batches and not self._batch_size:
+        if (
+            not is_count(self._heterofed_checkpoint_batches)
+            or self._heterofed_checkpoint_batches > 2**31
+        ):
+            raise ConfigError(
+                f"checkpoint_batches={self._heterofed_checkpoint_batches!r}: give 0 or a number of"
+                " batches"
+            )
+        if self._heterofed_checkpoint_batches and not self._heterofed_batch_size:
             raise ConfigError(
                 "checkpoint_batches needs batch_size: give it, and use self.batches in the hooks"
             )
-        if isinstance(self._party_dropout, bool) or not 0 <= self._party_dropout < 1:
+        if (
+            isinstance(self._heterofed_party_dropout, bool)
+            or not 0 <= self._heterofed_party_dropout < 1
+        ):
             raise ConfigError(
-                f"party_dropout={self._party_dropout!r}: give a probability from 0 to below 1"
+                f"party_dropout={self._heterofed_party_dropout!r}: give a probability from 0 to"
+                " below 1"
             )
-        self._check_privacy()
-        check_psi(self._psi_protocol, self._psi_bits, self._max_peer_ids)
-        check_collaborators(self._collaborators, self._settings.feature_key)
+        self._heterofed_check_privacy()
+        check_psi(
+            self._heterofed_psi_protocol, self._heterofed_psi_bits, self._heterofed_max_peer_ids
+        )
+        check_collaborators(self._heterofed_collaborators, self._heterofed_settings.feature_key)
 
-    def _check_privacy(self) -> None:
-        defended = self._label_dp is not None or self._weights_defence is not None
-        self._limits.check(defended=defended)
-        if self._fusion not in get_args(Fusion):
-            raise ConfigError(f"fusion={self._fusion!r}: give one of {get_args(Fusion)}")
-        if self._fusion == "masked_sum" and (self._collaborators == 1 or self._early_gradients):
+    def _heterofed_check_privacy(self) -> None:
+        defended = (
+            self._heterofed_label_dp is not None or self._heterofed_weights_defence is not None
+        )
+        self._heterofed_limits.check(defended=defended)
+        if self._heterofed_fusion not in get_args(Fusion):
+            raise ConfigError(f"fusion={self._heterofed_fusion!r}: give one of {get_args(Fusion)}")
+        if self._heterofed_fusion == "masked_sum" and (
+            self._heterofed_collaborators == 1 or self._heterofed_early_gradients
+        ):
             raise ConfigError(
                 "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
                 " features), and no early_gradients"
             )
-        if self._fusion == "masked_sum" and self._party_dropout:
+        if self._heterofed_fusion == "masked_sum" and self._heterofed_party_dropout:
             raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
-        if self._loss_reduction not in {None, *get_args(LossReduction)}:
-            raise ConfigError(f"loss_reduction={self._loss_reduction!r}: give 'mean' or 'sum'")
-        if self._weights_defence is not None and self._loss_reduction is None:
+        if self._heterofed_loss_reduction not in {None, *get_args(LossReduction)}:
+            raise ConfigError(
+                f"loss_reduction={self._heterofed_loss_reduction!r}: give 'mean' or 'sum'"
+            )
+        if self._heterofed_weights_defence is not None and self._heterofed_loss_reduction is None:
             raise ConfigError(
                 "weights_defence needs loss_reduction: say whether train_a_batch takes the mean or"
                 " the sum of its loss over the rows"
             )
-        if self._loss_reduction is not None and self._early_gradients:
+        if self._heterofed_loss_reduction is not None and self._heterofed_early_gradients:
             raise ConfigError(
                 "loss_reduction (for DP-SGD) and early_gradients: a second backward, where"
                 " train_a_batch changes gradients, would count each sample twice; give one of them"
             )
-        if self._gradient_defence is not None and self._early_gradients:
+        if self._heterofed_gradient_defence is not None and self._heterofed_early_gradients:
             raise ConfigError(
                 "gradient_defence and early_gradients: early ones travel before the defence; give"
                 " one of the two"
@@ -260,34 +280,34 @@ class HostHooks(TrainingScheduler):
     @Shown
     def max_rounds(self) -> int:
         """As given to the constructor."""
-        return self._max_rounds
+        return self._heterofed_max_rounds
 
     @Shown
     def log_rounds(self) -> int:
         """As given to the constructor."""
-        return self._log_rounds
+        return self._heterofed_log_rounds
 
     @Shown
     def calculation_timeout(self) -> float:
         """As given to the constructor, in seconds."""
-        return self._calculation_timeout
+        return self._heterofed_calculation_timeout
 
     @Shown
     def infer_model(self) -> Any:
         """The model on top of the fused features; made on first use in a run."""
-        return self._made("infer_model")
+        return self._heterofed_made("infer_model")
 
     @Shown
     def infer_optimizer(self) -> Any:
         """The infer model's optimizer."""
-        return self._made("infer_optimizer")
+        return self._heterofed_made("infer_optimizer")
 
     @Shown
     def optimizer(self) -> JointOptimizer:
         """All optimizers of the Host as one `torch.optim.Optimizer`; its `zero_grad` clears the
         gradients of received features too.
         """
-        optimizer: JointOptimizer = self._made("optimizer")
+        optimizer: JointOptimizer = self._heterofed_made("optimizer")
         return optimizer
 
     def mark_best(self) -> None:
@@ -296,38 +316,44 @@ class HostHooks(TrainingScheduler):
         Raises:
             ConfigError: no round is running.
         """
-        if self._run is None or self._run.round == 0:
+        if self._heterofed_run is None or self._heterofed_run.round == 0:
             raise ConfigError("mark_best: there is no round yet; call it in test")
-        self._run.state["best"] = True
+        self._heterofed_run.state["best"] = True
 
     def _is_reach_max_rounds(self) -> bool:
-        return self._run is not None and self._run.round >= self._max_rounds
+        return (
+            self._heterofed_run is not None
+            and self._heterofed_run.round >= self._heterofed_max_rounds
+        )
 
     # -- within ----------------------------------------------------------------------------
 
-    def _makers(self) -> dict[str, Callable[[], Any]]:
-        return super()._makers() | {
-            "infer_model": self._make_infer_model,
-            "infer_optimizer": self._make_infer_optimizer,
+    def _heterofed_makers(self) -> dict[str, Callable[[], Any]]:
+        return super()._heterofed_makers() | {
+            "infer_model": self._heterofed_make_infer_model,
+            "infer_optimizer": self._heterofed_make_infer_optimizer,
             "optimizer": lambda: JointOptimizer(
                 [
                     each
-                    for each in (self._made("infer_optimizer"), self._made("feature_optimizer"))
+                    for each in (
+                        self._heterofed_made("infer_optimizer"),
+                        self._heterofed_made("feature_optimizer"),
+                    )
                     if each is not None
                 ]
             ),
         }
 
-    def _make_infer_model(self) -> nn.Module | None:
-        model = check_model(self._seeded_hook("make_infer_model"), "make_infer_model")
-        return self._private_model(model) if has_weights(model) else model
+    def _heterofed_make_infer_model(self) -> nn.Module | None:
+        model = check_model(self._heterofed_seeded_hook("make_infer_model"), "make_infer_model")
+        return self._heterofed_private_model(model) if has_weights(model) else model
 
-    def _make_infer_optimizer(self) -> Optimizer | None:
-        model = self._made("infer_model")
+    def _heterofed_make_infer_optimizer(self) -> Optimizer | None:
+        model = self._heterofed_made("infer_model")
         if model is None:
             return None
         hook = "make_infer_optimizer"
-        made = optimizer_of(model, functools.partial(self._seeded_hook, hook))
+        made = optimizer_of(model, functools.partial(self._heterofed_seeded_hook, hook))
         optimizer = check_optimizer(made, hook)
         if optimizer is None:
             if any(each.requires_grad for each in model.parameters()):
@@ -336,43 +362,43 @@ class HostHooks(TrainingScheduler):
                     " optimizer, or freeze them by requires_grad_(False)"
                 )
             return None
-        parts = 1 if self._made("feature_optimizer") is None else self._parts()
-        return self._private_optimizer(optimizer, parts=parts)
+        parts = 1 if self._heterofed_made("feature_optimizer") is None else self._heterofed_parts()
+        return self._heterofed_private_optimizer(optimizer, parts=parts)
 
-    def _set_modes(self, training: bool) -> None:
-        super()._set_modes(training)
-        if (model := self._made("infer_model")) is not None:
+    def _heterofed_set_modes(self, training: bool) -> None:
+        super()._heterofed_set_modes(training)
+        if (model := self._heterofed_made("infer_model")) is not None:
             model.train(training)
 
-    def _parts(self) -> int:
-        return 1 + has_weights(self._made("infer_model"))
+    def _heterofed_parts(self) -> int:
+        return 1 + has_weights(self._heterofed_made("infer_model"))
 
-    def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
+    def _heterofed_make_plan(self, collaborators: tuple[str, ...]) -> Plan:
         return Plan(
-            host=self._settings.feature_key,
+            host=self._heterofed_settings.feature_key,
             collaborators=collaborators,
-            max_rounds=self._max_rounds if self._uses_default_end() else 0,
-            seed=self._run.order if self._run else 0,
-            shuffle=self._shuffle,
-            checkpoint_batches=self._checkpoint_batches,
-            batch_size=self._batch_size or 0,
-            compress_features=self._compress_features or "none",
-            compress_gradients=self._compress_gradients or "none",
-            loss_reduction=self._loss_reduction,
-            fusion=self._fusion,
-            max_staleness=self._max_staleness,
-            calculation_timeout=float(self._calculation_timeout),
-            schedule_timeout=float(self._settings.schedule_timeout),
-            wait_for_peers=float(self._wait_for_peers),
-            psi_protocol=self._psi_protocol,
-            psi_bits=self._psi_bits,
-            max_peer_ids=self._max_peer_ids,
+            max_rounds=self._heterofed_max_rounds if self._heterofed_uses_default_end() else 0,
+            seed=self._heterofed_run.order if self._heterofed_run else 0,
+            shuffle=self._heterofed_shuffle,
+            checkpoint_batches=self._heterofed_checkpoint_batches,
+            batch_size=self._heterofed_batch_size or 0,
+            compress_features=self._heterofed_compress_features or "none",
+            compress_gradients=self._heterofed_compress_gradients or "none",
+            loss_reduction=self._heterofed_loss_reduction,
+            fusion=self._heterofed_fusion,
+            max_staleness=self._heterofed_max_staleness,
+            calculation_timeout=float(self._heterofed_calculation_timeout),
+            schedule_timeout=float(self._heterofed_settings.schedule_timeout),
+            wait_for_peers=float(self._heterofed_wait_for_peers),
+            psi_protocol=self._heterofed_psi_protocol,
+            psi_bits=self._heterofed_psi_bits,
+            max_peer_ids=self._heterofed_max_peer_ids,
         )
 
-    def _predicts(self) -> bool:
+    def _heterofed_predicts(self) -> bool:
         return type(self).predict_a_batch is not HostHooks.predict_a_batch
 
-    def _uses_default_end(self) -> bool:
+    def _heterofed_uses_default_end(self) -> bool:
         return type(self).is_task_finished is HostHooks.is_task_finished
 
 

@@ -129,7 +129,7 @@ class HeteroNNHostScheduler(HostHooks):
         callbacks: get every event of the task (see `heterofed.events`).
     """
 
-    _MODELS = ("feature_model", "infer_model")
+    _heterofed_models = ("feature_model", "infer_model")
 
     def predict(
         self,
@@ -179,147 +179,153 @@ class HeteroNNHostScheduler(HostHooks):
             parties=parties,
         )
 
-    def _rehearse(self, task_id: str) -> TaskResult:
+    def _heterofed_rehearse(self, task_id: str) -> TaskResult:
         from heterofed.hetero_nn.rehearsal import rehearse
 
         return rehearse(self, task_id)
 
     # -- the loop --------------------------------------------------------------------------
 
-    def _perform(self, run: Run) -> None:
-        finished = self._begin(run)
+    def _heterofed_perform(self, run: Run) -> None:
+        finished = self._heterofed_begin(run)
         while not finished:
             if not run.batch:
                 run.round += 1
             began = time.monotonic()
-            loss = self._train_a_round(run)
-            tested = self._is_test_due(run.round)
+            loss = self._heterofed_train_a_round(run)
+            tested = self._heterofed_is_test_due(run.round)
             if tested:
-                self._test(run)
-            finished = self._is_finished()
+                self._heterofed_test(run)
+            finished = self._heterofed_is_finished()
             if finished and not tested:
-                self._test(run)
-            self._end_round(run, loss, time.monotonic() - began, last=finished)
-        self._finish(run)
+                self._heterofed_test(run)
+            self._heterofed_end_round(run, loss, time.monotonic() - began, last=finished)
+        self._heterofed_finish(run)
 
-    def _is_finished(self) -> bool:
+    def _heterofed_is_finished(self) -> bool:
         hook = "is_task_finished"
-        return as_truth(self._call_hook(hook, self.is_task_finished), hook)
+        return as_truth(self._heterofed_call_hook(hook, self.is_task_finished), hook)
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_host(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 callbacks,
                 purpose="train",
-                expected=self._collaborators,
-                timeouts=self._timeouts(self._calculation_timeout),
-                make_plan=self._make_plan,
+                expected=self._heterofed_collaborators,
+                timeouts=self._heterofed_timeouts(self._heterofed_calculation_timeout),
+                make_plan=self._heterofed_make_plan,
                 earlier=earlier(run),
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _begin(self, run: Run) -> bool:
+    def _heterofed_begin(self, run: Run) -> bool:
         """Come to where the rounds begin, or go on; gives whether all of them are done."""
         if agreement_of(run).resume is not None:
-            return self._take_up(run)
-        self._agree_on_ids(run)
+            return self._heterofed_take_up(run)
+        self._heterofed_agree_on_ids(run)
         return False
 
-    def _agree_on_ids(self, run: Run) -> None:
+    def _heterofed_agree_on_ids(self, run: Run) -> None:
         party = party_of(run)
-        common = intersect_as_host(run, self._prepare(run))
+        common = intersect_as_host(run, self._heterofed_prepare(run))
         with party.in_phase("split"):
-            party.broadcast(self._split(run, common))
+            party.broadcast(self._heterofed_split(run, common))
             for peer in party.peers.values():
                 party.take(peer, msg.SplitAccepted)
-            self._keep_split(run, len(common))
+            self._heterofed_keep_split(run, len(common))
 
-    def _train_a_round(self, run: Run) -> float | None:
+    def _heterofed_train_a_round(self, run: Run) -> float | None:
         """One pass over the train ids, or what is left of it; gives the mean loss."""
         recorded: list[dict[str, float]] = run.state.setdefault("recorded", [])
         probe, first, plan = Probe(), run.batch, plan_of(run)
         while True:
-            trained = self._train_a_leg(run, first, probe, recorded)
+            trained = self._heterofed_train_a_leg(run, first, probe, recorded)
             if not trained:
                 raise FeatureError(
                     f"iterate_train_feature gave no batch in round {run.round}: it has to begin"
                     " anew in each round"
                 )
             first += plan.checkpoint_batches
-            if not plan.checkpoint_batches or not self._leg(run, first):
+            if not plan.checkpoint_batches or not self._heterofed_leg(run, first):
                 break
             if trained != first:
                 raise ConfigError(
                     f"iterate_train_feature gave {trained} batches where {first} were due: with"
                     " checkpoint_batches its batches are those of self.batches(train_ids)"
                 )
-            self._keep_batch(run, first)
-        self._staleness_from(run, PROBE_BATCHES, probe)  # the round may have had fewer batches
+            self._heterofed_keep_batch(run, first)
+        self._heterofed_staleness_from(
+            run, PROBE_BATCHES, probe
+        )  # the round may have had fewer batches
         run.batch = 0
         FeatureMeans(run.state.pop("means"), run.harmless).save(run.result.folder / MEANS)
-        return self._record_training(run, run.state.pop("recorded"))
+        return self._heterofed_record_training(run, run.state.pop("recorded"))
 
-    def _train_a_leg(
+    def _heterofed_train_a_leg(
         self, run: Run, first: int, probe: Probe, recorded: list[dict[str, float]]
     ) -> int:
         """Train on the batches from the first on, as far as the next checkpoint within the round;
         gives how many batches of the round are trained.
         """
         party = party_of(run)
-        guard = self._guard(run)
-        self._set_modes(training=True)
+        guard = self._heterofed_guard(run)
+        self._heterofed_set_modes(training=True)
         trained, means = first, FeatureMeans(run.state.setdefault("means", {}), run.harmless)
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
         ):
             guard.budget.start()
-            party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(run, first), first))
+            party.broadcast(
+                msg.BeginTrain(run.round, self._heterofed_staleness_at_start(run, first), first)
+            )
             hook = "iterate_train_feature"
-            own = self._own_batches(
+            own = self._heterofed_own_batches(
                 run,
                 hook,
-                self._leg(run, first),
-                grad=self._is_feature_trainable,
+                self._heterofed_leg(run, first),
+                grad=self._heterofed_is_feature_trainable,
                 with_labels=True,
                 first=first,
             )
-            for number, batch in enumerate(self._joint_batches(run, own, hook, first), first):
+            for number, batch in enumerate(
+                self._heterofed_joint_batches(run, own, hook, first), first
+            ):
                 worked = party.account.compute + party.account.encode
                 probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
                 trained = number + 1
-                steps = self._staleness_from(run, trained, probe)
+                steps = self._heterofed_staleness_from(run, trained, probe)
                 for each in batch.theirs:
                     means.add(each.peer.name, each.layout, each.tensors)
-                recorded.append(self._step(run, number, batch, steps))
+                recorded.append(self._heterofed_step(run, number, batch, steps))
                 party.progress(trained)
             guard.budget.stop()
         return trained
 
-    def _keep_batch(self, run: Run, number: int) -> None:
+    def _heterofed_keep_batch(self, run: Run, number: int) -> None:
         """A checkpoint within the round, before batch `number`."""
         party = party_of(run)
         with party.in_phase("checkpoint", round_number=run.round):
             party.broadcast(msg.Checkpoint(run.round, number))
             run.batch = number
-            self._guard(run).note_counts()
-            self._keep_checkpoint(run, last=False)
+            self._heterofed_guard(run).note_counts()
+            self._heterofed_keep_checkpoint(run, last=False)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
 
-    def _staleness_at_start(self, run: Run, first: int) -> int:
+    def _heterofed_staleness_at_start(self, run: Run, first: int) -> int:
         """Of a round. Where it is chosen the first round begins exactly, also when repeated."""
         agreed = plan_of(run).max_staleness
         if agreed != "auto":
             return agreed
         return run.state.get("staleness", 0) if (run.round, first) > (1, 0) else 0
 
-    def _staleness_from(self, run: Run, number: int, probe: Probe) -> int | None:
+    def _heterofed_staleness_from(self, run: Run, number: int, probe: Probe) -> int | None:
         """What is to be announced before batch `number`: the choice, once it is due."""
         if plan_of(run).max_staleness != "auto" or (run.round, number) != (1, PROBE_BATCHES):
             return None
@@ -329,16 +335,18 @@ class HeteroNNHostScheduler(HostHooks):
         chosen: int = run.state["staleness"]
         return chosen
 
-    def _step(
+    def _heterofed_step(
         self, run: Run, number: int, batch: JointBatch, staleness: int | None = None
     ) -> dict[str, float]:
         """Train on one batch, send gradients back; gives the scalars to record."""
-        party, guard = party_of(run), self._guard(run)
+        party, guard = party_of(run), self._heterofed_guard(run)
         watched = []
         sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
         for each, leaves in leaves_of(batch):
             early = None
-            if self._early_gradients and not each.peer.session.staleness:  # else nobody waits
+            if (
+                self._heterofed_early_gradients and not each.peer.session.staleness
+            ):  # else nobody waits
                 send = functools.partial(_send_gradients, party, each.peer, number)
                 early = EarlyGradients(leaves, send)
             watched.append((each, leaves, early))
@@ -349,10 +357,10 @@ class HeteroNNHostScheduler(HostHooks):
         listening = any(each.peer.session.trainable for each in batch.theirs)
         guard.steps(batch.mine, batch.theirs[0].rows, listening=listening)
         rows = {each.peer.name: each.rows for each in batch.theirs}
-        projection = batch.projection(party.name, self._kept_rows(run, number, rows))
-        covered = self._made("optimizer").covering([leaves for _, leaves, _ in watched])
+        projection = batch.projection(party.name, self._heterofed_kept_rows(run, number, rows))
+        covered = self._heterofed_made("optimizer").covering([leaves for _, leaves, _ in watched])
         with telling_what_came(projection), explaining("iterate_train_feature"), covered:
-            outcome = self._seeded_hook("train_a_batch", projection, labels)
+            outcome = self._heterofed_seeded_hook("train_a_batch", projection, labels)
         gradients: dict[str, Tensor] = {}
         defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
@@ -372,13 +380,13 @@ class HeteroNNHostScheduler(HostHooks):
         for (each, gradients, defended), part in zip(sent, seen, strict=True):
             with run.harmless(REPORT):  # while the others work
                 guard.note(each.peer.name, gradients, defended, batch.mine.labels, part)
-        return self._scalars(run, outcome)
+        return self._heterofed_scalars(run, outcome)
 
-    def _scalars(self, run: Run, outcome: object) -> dict[str, float]:
+    def _heterofed_scalars(self, run: Run, outcome: object) -> dict[str, float]:
         """What `train_a_batch` returned, as numbers by name."""
         return scalars_of(outcome, run.state.setdefault("no numbers", set()))
 
-    def _test(self, run: Run) -> None:
+    def _heterofed_test(self, run: Run) -> None:
         party = party_of(run)
         streaming = streams_tests(type(self))
         projections: list[dict[str, Any]] = []
@@ -386,16 +394,18 @@ class HeteroNNHostScheduler(HostHooks):
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
             generators_kept(),
-            evaluating(self._made("feature_model"), self._made("infer_model")),
+            evaluating(self._heterofed_made("feature_model"), self._heterofed_made("infer_model")),
         ):
             party.broadcast(msg.BeginTest(run.round))
             hook = "iterate_test_feature"
-            own = self._own_batches(run, hook, run.state["test_ids"], grad=False, with_labels=True)
-            for number, batch in enumerate(self._joint_batches(run, own, hook)):
+            own = self._heterofed_own_batches(
+                run, hook, run.state["test_ids"], grad=False, with_labels=True
+            )
+            for number, batch in enumerate(self._heterofed_joint_batches(run, own, hook)):
                 if streaming:
                     features = batch.projection(party.name)
                     with telling_what_came(features):
-                        self._seeded_hook("test_a_batch", features, batch.mine.labels)
+                        self._heterofed_seeded_hook("test_a_batch", features, batch.mine.labels)
                     del features  # before the next ones come
                 else:
                     batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
@@ -405,20 +415,22 @@ class HeteroNNHostScheduler(HostHooks):
                     party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
                 party.progress(number + 1)
             if streaming:
-                self._seeded_hook("end_test")
+                self._heterofed_seeded_hook("end_test")
             else:
                 with telling_what_came(projections[0] if projections else {}):
-                    self._seeded_hook(
+                    self._heterofed_seeded_hook(
                         "test", batched_feature_projections=projections, batched_labels=labels
                     )
 
-    def _end_round(self, run: Run, loss: float | None, seconds: float, *, last: bool) -> None:
+    def _heterofed_end_round(
+        self, run: Run, loss: float | None, seconds: float, *, last: bool
+    ) -> None:
         party = party_of(run)
         best = bool(run.state.pop("best", False))
         with party.in_phase("checkpoint", round_number=run.round):
             party.broadcast(msg.RoundEnd(run.round, best, last))
-            self._guard(run).end_round()
-            self._close_round(run, best=best, last=last)
+            self._heterofed_guard(run).end_round()
+            self._heterofed_close_round(run, best=best, last=last)
             for peer in party.peers.values():
                 party.take(peer, msg.CheckpointHeld)
         measured: dict[str, float] = {}
@@ -430,13 +442,15 @@ class HeteroNNHostScheduler(HostHooks):
                 for key, value in metrics.last_of(run.round).items()
                 if isinstance(value, int | float)
             }
-        party.emit(RoundEnded(run.round, max(self._max_rounds, 0), seconds, loss, measured))
+        party.emit(
+            RoundEnded(run.round, max(self._heterofed_max_rounds, 0), seconds, loss, measured)
+        )
 
-    def _finish(self, run: Run) -> None:
+    def _heterofed_finish(self, run: Run) -> None:
         party = party_of(run)
         with party.in_phase("finish"):
-            self._save_models(run)
-            self._guard(run).end()
+            self._heterofed_save_models(run)
+            self._heterofed_guard(run).end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
             run.complete = True
@@ -451,23 +465,26 @@ class HeteroNNHostScheduler(HostHooks):
         if plan_of(run).wait_for_peers and (names := awaited(run)):
             raise lost(names[0], "finish", "no goodbye")
 
-    def _kept_rows(
+    def _heterofed_kept_rows(
         self, run: Run, number: int, rows: Mapping[str, int]
     ) -> dict[str, Tensor] | None:
         """Which of so many rows of each Collaborator are not dropped (`party_dropout`)."""
-        if not self._party_dropout:
+        if not self._heterofed_party_dropout:
             return None
-        path = (self._settings.feature_key, "party_dropout", run.round, number)
+        path = (self._heterofed_settings.feature_key, "party_dropout", run.round, number)
         with random_stream(run.seed, *path):
-            return {name: torch.rand(count) >= self._party_dropout for name, count in rows.items()}
+            return {
+                name: torch.rand(count) >= self._heterofed_party_dropout
+                for name, count in rows.items()
+            }
 
-    def _save_models(self, run: Run, prefix: str = "") -> None:
-        super()._save_models(run, prefix)
+    def _heterofed_save_models(self, run: Run, prefix: str = "") -> None:
+        super()._heterofed_save_models(run, prefix)
         if prefix:
             means = (run.result.folder / MEANS).read_bytes()
             write_whole(run.result.folder / f"{prefix}{MEANS}", lambda file: file.write(means))
 
-    def _joint_batches(
+    def _heterofed_joint_batches(
         self, run: Run, own: Iterator[Batch], hook: str, first: int = 0
     ) -> Iterator[JointBatch]:
         party, plan, relay = party_of(run), plan_of(run), None
@@ -477,48 +494,50 @@ class HeteroNNHostScheduler(HostHooks):
                     "fusion='masked_sum': all Collaborators must train, or all be frozen"
                 )
             relay = TagRelay(party, plan.collaborators)
-        order, model = self._row_order(run), self._made("infer_model")
+        order, model = self._heterofed_row_order(run), self._heterofed_made("infer_model")
         return joint_batches(party, own, hook, model, order, first, relay=relay)
 
-    def _row_order(self, run: Run) -> RowOrder:
+    def _heterofed_row_order(self, run: Run) -> RowOrder:
         order: RowOrder = run.state.setdefault("order", RowOrder(run, self))
         return order
 
-    def _guard(self, run: Run) -> HostGuard:
+    def _heterofed_guard(self, run: Run) -> HostGuard:
         """What stands between training and the wire; made once the parties have met."""
         if "guard" not in run.state:
-            models = [self._made(name) for name in self._MODELS]
-            check_private(run, self._weights_defence, models)
+            models = [self._heterofed_made(name) for name in self._heterofed_models]
+            check_private(run, self._heterofed_weights_defence, models)
             run.state["guard"] = HostGuard(
                 run,
-                shielded(lambda: Budget(self._leak_report), REPORT, run.harmless),
-                self._open_metrics,
+                shielded(lambda: Budget(self._heterofed_leak_report), REPORT, run.harmless),
+                self._heterofed_open_metrics,
                 registered_metrics(type(self)),
-                self._seeded,
-                weights=self._weights_defence,
-                gradients=self._gradient_defence,
-                labels=self._label_dp,
-                limits=self._limits,
-                each=1 + self._early_gradients,
+                self._heterofed_seeded,
+                weights=self._heterofed_weights_defence,
+                gradients=self._heterofed_gradient_defence,
+                labels=self._heterofed_label_dp,
+                limits=self._heterofed_limits,
+                each=1 + self._heterofed_early_gradients,
             )
         guard: HostGuard = run.state["guard"]
         return guard
 
-    def _prepare(self, run: Run) -> list[str]:
-        ids = super()._prepare(run)
-        self._guard(run)
+    def _heterofed_prepare(self, run: Run) -> list[str]:
+        ids = super()._heterofed_prepare(run)
+        self._heterofed_guard(run)
         return ids
 
-    def _is_test_due(self, round_number: int) -> bool:
-        every = self._log_rounds
+    def _heterofed_is_test_due(self, round_number: int) -> bool:
+        every = self._heterofed_log_rounds
         return round_number == 1 or (every > 0 and round_number % every == 0)
 
-    def _record_training(self, run: Run, recorded: list[dict[str, float]]) -> float | None:
+    def _heterofed_record_training(
+        self, run: Run, recorded: list[dict[str, float]]
+    ) -> float | None:
         """Append this round's means to `train.csv`; gives the mean of `loss`."""
         means = means_of(recorded)
         if means and "train" not in registered_metrics(type(self)):  # else the name is the user's
             if "train" not in run.metrics:
-                self._open_metrics(run, "train", list(means)).cut(0)
+                self._heterofed_open_metrics(run, "train", list(means)).cut(0)
             table = run.metrics["train"]
             table.widen(means)
             table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)

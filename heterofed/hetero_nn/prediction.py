@@ -105,15 +105,15 @@ class _Prediction(Errand):
 
     def validate_context(self) -> None:
         super().validate_context()
-        run = self._run
+        run = self._heterofed_run
         if self._missing not in ("error", "mean", "zero"):
             raise ConfigError(f"missing_party={self._missing!r}: give 'error', 'mean' or 'zero'")
-        if not self._host._predicts():
+        if not self._host._heterofed_predicts():
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
         if run is None:
             return
         self._trained = trained_here(run, self._models)
-        if "masked_sum" in (self._trained.fusion, self._host._fusion):
+        if "masked_sum" in (self._trained.fusion, self._host._heterofed_fusion):
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': batches need not agree in"
                 " a prediction, so the features would travel unmasked; measure the model in `test`"
@@ -121,12 +121,12 @@ class _Prediction(Errand):
         self._stands = self._expected(read_stands(self._trained))
         run.round = run.result.rounds = self._trained.rounds
         for name in ("feature_model", "infer_model"):
-            model = self._host._made(name)
+            model = self._host._heterofed_made(name)
             if model is not None:
                 load_weights(self._trained, name, model)
         take_signature(self._trained, run)
-        self._ids = self._wanted()
-        self._host._compare_columns(run)
+        self._heterofed_ids = self._wanted()
+        self._host._heterofed_compare_columns(run)
 
     def _expected(self, stands: dict[str, Stand]) -> dict[str, Stand]:
         """What stands for each Collaborator of the training, once it is clear who must come.
@@ -151,11 +151,11 @@ class _Prediction(Errand):
 
     def _wanted(self) -> list[str]:
         """The ids to predict, sorted; all of them are this party's own."""
-        own = set(check_ids(self._call_hook("load_local_ids", self._host.load_local_ids)))
+        own = set(check_ids(self._heterofed_call_hook("load_local_ids", self._host.load_local_ids)))
         hook = "load_predict_ids"
         asked = self._asked
         ids = (
-            check_ids(self._call_hook(hook, self._host.load_predict_ids), hook)
+            check_ids(self._heterofed_call_hook(hook, self._host.load_predict_ids), hook)
             if asked is None
             else check_ids(asked, "the ids given to predict")
         )
@@ -166,34 +166,34 @@ class _Prediction(Errand):
             )
         return sorted(ids)
 
-    def _wait_for_folder(self) -> float:
-        return self._settings.join_timeout or -1.0
+    def _heterofed_wait_for_folder(self) -> float:
+        return self._heterofed_settings.join_timeout or -1.0
 
-    def _open_folder(self, run: Run) -> None:
-        super()._open_folder(run)
+    def _heterofed_open_folder(self, run: Run) -> None:
+        super()._heterofed_open_folder(run)
         run.result.run = self._trained.run.hex()
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_host(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 callbacks,
                 purpose="predict",
                 expected=self._comes,
-                timeouts=self._timeouts(self._host._calculation_timeout),
-                make_plan=self._host._make_plan,
+                timeouts=self._heterofed_timeouts(self._host._heterofed_calculation_timeout),
+                make_plan=self._host._heterofed_make_plan,
                 partial=self._missing != "error",
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party = party_of(run)
         matched = self._match(run)
-        ids = self._ids
+        ids = self._heterofed_ids
         if self._missing == "error":
             common = set(ids).intersection(*matched.values())
             ids = [each for each in ids if each in common]
@@ -212,7 +212,10 @@ class _Prediction(Errand):
             party.take(peer, msg.PredictAccepted)
         with (
             party.in_phase("predict", round_number=run.round, total=len(ids), unit="rows"),
-            evaluating(self._host._made("feature_model"), self._host._made("infer_model")),
+            evaluating(
+                self._host._heterofed_made("feature_model"),
+                self._host._heterofed_made("infer_model"),
+            ),
         ):
             party.broadcast(msg.BeginTest(run.round))
             columns = self._predict(run, ids, present)
@@ -229,17 +232,18 @@ class _Prediction(Errand):
         Raises:
             MissingPartyError: not all have all of them, where nothing may stand for a row.
         """
-        if not self._ids:
+        if not self._heterofed_ids:
             return {}
-        matched = match_each(run, self._ids, only_common=self._missing == "error")
+        matched = match_each(run, self._heterofed_ids, only_common=self._missing == "error")
         if self._missing == "error" and self._asked is not None:
             least, at = min((len(has), name) for name, has in matched.items())
-            if least < len(self._ids):
+            asked = len(self._heterofed_ids)
+            if least < asked:
                 raise MissingPartyError(
-                    f"{len(self._ids) - least} of the {len(self._ids)} ids to predict are not at"
-                    f" all parties; leave them out, or give missing_party='zero' or 'mean'",
+                    f"{asked - least} of the {asked} ids to predict are not at all parties; leave"
+                    " them out, or give missing_party='zero' or 'mean'",
                     party=at,
-                    numbers=(len(self._ids) - least, len(self._ids)),
+                    numbers=(asked - least, asked),
                 )
         return matched
 
@@ -261,7 +265,9 @@ class _Prediction(Errand):
         }
         hook, place = "iterate_predict_feature", 0
         parts: list[dict[str, Tensor]] = []
-        for batch in host._own_batches(run, hook, ids, grad=False, with_labels=None) if ids else ():
+        for batch in (
+            host._heterofed_own_batches(run, hook, ids, grad=False, with_labels=None) if ids else ()
+        ):
             rows = rows_in(batch, hook)
             check_own(party, batch, ids[place : place + rows], rows, place, len(ids))
             if batch.ids is None:
@@ -271,7 +277,7 @@ class _Prediction(Errand):
                 name: self._features_of(name, streams, present, slice(place, place + rows), own)
                 for name in self._stands
             }
-            outcome = host._seeded_hook("predict_a_batch", own | theirs)
+            outcome = host._heterofed_seeded_hook("predict_a_batch", own | theirs)
             columns = as_columns(outcome, rows)
             if parts:
                 check_same_columns(parts[0], columns, len(parts))
@@ -300,7 +306,7 @@ class _Prediction(Errand):
     ) -> Any:
         """A party's features of some rows, with what stands for those that it does not have."""
         stand = self._stands[name]
-        device = device_of({}, self._host._made("infer_model"))
+        device = device_of({}, self._host._heterofed_made("infer_model"))
         for each in own.values():
             if isinstance(each, Tensor):
                 device = each.device
@@ -324,7 +330,7 @@ class _Prediction(Errand):
     ) -> pd.DataFrame:
         pandas = need_pandas()
         there = {name: present[name] for name in self._stands if name in present}
-        parties = who_had(self._settings.feature_key, there, len(ids))
+        parties = who_had(self._heterofed_settings.feature_key, there, len(ids))
         frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:
             asked = check_ids(self._asked, "ids")

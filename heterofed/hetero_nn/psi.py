@@ -37,7 +37,7 @@ from heterofed.settings import Settings, check_seconds
 class PSIScheduler(Scheduler):
     """What both roles share: ids in, `intersection.csv` out."""
 
-    _ids: Iterable[str] | None
+    _heterofed_ids: Iterable[str] | None
 
     def load_local_ids(self) -> Iterable[str]:
         """Hook: this party's ids; by default those given to the constructor.
@@ -45,9 +45,9 @@ class PSIScheduler(Scheduler):
         Returns:
             Any iterable of unique strings, at least one: many are read as they are needed.
         """
-        if self._ids is None:
+        if self._heterofed_ids is None:
             raise ConfigError("give the constructor ids=..., or define load_local_ids")
-        return self._ids
+        return self._heterofed_ids
 
     def launch_task(self, task_id: str, resume: Resume = "auto") -> list[str]:
         """Run the task in this process until it ends.
@@ -65,36 +65,36 @@ class PSIScheduler(Scheduler):
             ConfigError: something at this party cannot work; nothing was done.
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
         """
-        self._common: list[str] = []
-        self._launch(task_id, resume)
-        return self._common
+        self._heterofed_common: list[str] = []
+        self._heterofed_launch(task_id, resume)
+        return self._heterofed_common
 
-    def _open_folder(self, run: Run) -> None:
+    def _heterofed_open_folder(self, run: Run) -> None:
         if not goes_on(run):
             run.store.clear()
-            super()._open_folder(run)
+            super()._heterofed_open_folder(run)
             begin(run)
 
-    def _end_badly(self, run: Run, error: BaseException) -> None:
+    def _heterofed_end_badly(self, run: Run, error: BaseException) -> None:
         if isinstance(error, OVER):
             run.store.clear()
-        super()._end_badly(run, error)
+        super()._heterofed_end_badly(run, error)
 
-    def _own_ids(self, run: Run) -> psi.OwnIds:
+    def _heterofed_own_ids(self, run: Run) -> psi.OwnIds:
         with party_of(run).in_phase("prepare"):
-            return own_ids(self._call_hook("load_local_ids", self.load_local_ids))
+            return own_ids(self._heterofed_call_hook("load_local_ids", self.load_local_ids))
 
-    def _keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         """Do with the result what this task is for; `common` holds positions among `ids`."""
         run.result.ids = len(common)
-        self._common = sorted(ids.pick(common))
+        self._heterofed_common = sorted(ids.pick(common))
         run.result.metrics["intersection"] = write_whole(
-            run.result.folder / "intersection.csv", self._write_common
+            run.result.folder / "intersection.csv", self._heterofed_write_common
         )
 
-    def _write_common(self, file: BinaryIO) -> None:
+    def _heterofed_write_common(self, file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        csv.writer(text).writerows([["id"], *([each] for each in self._common)])
+        csv.writer(text).writerows([["id"], *([each] for each in self._heterofed_common)])
         text.detach()  # flushes; whoever opened the file closes it
 
 
@@ -140,7 +140,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._settings = Settings(
+        self._heterofed_settings = Settings(
             feature_key=feature_key,
             name=name,
             schedule_timeout=schedule_timeout,
@@ -150,50 +150,52 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
         )
-        self._ids = ids
-        self._collaborators = collaborators
-        self._calculation_timeout = calculation_timeout
-        self._psi_protocol = psi_protocol
-        self._psi_bits = psi_bits
-        self._max_peer_ids = max_peer_ids
+        self._heterofed_ids = ids
+        self._heterofed_collaborators = collaborators
+        self._heterofed_calculation_timeout = calculation_timeout
+        self._heterofed_psi_protocol = psi_protocol
+        self._heterofed_psi_bits = psi_bits
+        self._heterofed_max_peer_ids = max_peer_ids
 
     def validate_context(self) -> None:
         """Hook: check settings before anything else; call `super().validate_context()`."""
         super().validate_context()
-        check_seconds("calculation_timeout", self._calculation_timeout)
-        check_psi(self._psi_protocol, self._psi_bits, self._max_peer_ids)
-        check_collaborators(self._collaborators, self._settings.feature_key)
+        check_seconds("calculation_timeout", self._heterofed_calculation_timeout)
+        check_psi(
+            self._heterofed_psi_protocol, self._heterofed_psi_bits, self._heterofed_max_peer_ids
+        )
+        check_collaborators(self._heterofed_collaborators, self._heterofed_settings.feature_key)
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         run.ended = None  # whoever missed the result may have it found again
         with as_host(
             run,
-            self._settings,
+            self._heterofed_settings,
             callbacks,
             purpose="psi",
-            expected=self._collaborators,
-            timeouts=self._timeouts(self._calculation_timeout),
-            make_plan=self._make_plan,
+            expected=self._heterofed_collaborators,
+            timeouts=self._heterofed_timeouts(self._heterofed_calculation_timeout),
+            make_plan=self._heterofed_make_plan,
             earlier=earlier(run),
         ) as party:
             yield party
 
-    def _make_plan(self, collaborators: tuple[str, ...]) -> Plan:
+    def _heterofed_make_plan(self, collaborators: tuple[str, ...]) -> Plan:
         return Plan(
-            host=self._settings.feature_key,
+            host=self._heterofed_settings.feature_key,
             collaborators=collaborators,
-            calculation_timeout=float(self._calculation_timeout),
-            schedule_timeout=float(self._settings.schedule_timeout),
-            psi_protocol=self._psi_protocol,
-            psi_bits=self._psi_bits,
-            max_peer_ids=self._max_peer_ids,
+            calculation_timeout=float(self._heterofed_calculation_timeout),
+            schedule_timeout=float(self._heterofed_settings.schedule_timeout),
+            psi_protocol=self._heterofed_psi_protocol,
+            psi_bits=self._heterofed_psi_bits,
+            max_peer_ids=self._heterofed_max_peer_ids,
         )
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party = party_of(run)
-        ids = self._own_ids(run)
-        self._keep(run, ids, common_as_host(run, ids))
+        ids = self._heterofed_own_ids(run)
+        self._heterofed_keep(run, ids, common_as_host(run, ids))
         with party.in_phase("finish"):
             party.broadcast(Finish(0))
             for peer in list(party.peers.values()):
@@ -234,7 +236,7 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._settings = Settings(
+        self._heterofed_settings = Settings(
             feature_key=feature_key,
             name=name,
             schedule_timeout=schedule_timeout,
@@ -244,28 +246,30 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
         )
-        self._ids = ids
-        self._max_peer_ids = max_peer_ids
+        self._heterofed_ids = ids
+        self._heterofed_max_peer_ids = max_peer_ids
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with as_collaborator(
             run,
-            self._settings,
+            self._heterofed_settings,
             callbacks,
             purpose="psi",
-            timeouts=self._timeouts(),
+            timeouts=self._heterofed_timeouts(),
             trainable=False,
             earlier=earlier(run),
         ) as party:
             yield party
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party = party_of(run)
         (initiator,) = party.peers.values()
-        ids = self._own_ids(run)
-        common = common_as_collaborator(run, initiator, ids, max_peer_ids=self._max_peer_ids)
-        self._keep(run, ids, common)
+        ids = self._heterofed_own_ids(run)
+        common = common_as_collaborator(
+            run, initiator, ids, max_peer_ids=self._heterofed_max_peer_ids
+        )
+        self._heterofed_keep(run, ids, common)
         party.take(initiator, Finish)
         with party.in_phase("finish"):
             party.leave(initiator)

@@ -58,30 +58,33 @@ class _Rehearsal(Errand):
     def launch_task(self, task_id: str) -> TaskResult:
         return self._launch_beside(task_id)
 
-    def _ids(self, run: Run) -> Iterable[str]:
+    def _heterofed_ids(self, run: Run) -> Iterable[str]:
         """Own ids; models and optimizers are made, so that what is wrong with them shows here."""
         with party_of(run).in_phase("prepare"):
-            ids = self._call_hook("load_local_ids", self._owner.load_local_ids)
-            for name in self._owner._makers():
-                self._owner._made(name)
+            ids = self._heterofed_call_hook("load_local_ids", self._owner.load_local_ids)
+            for name in self._owner._heterofed_makers():
+                self._owner._heterofed_made(name)
         return ids
 
     def _last_batch(self, run: Run, rows: int) -> Iterator[Batch]:
         """The last batch of a round, where it will have one row, a model of this party has
         BatchNorm, which refuses that, and the hook does not leave it out; nothing is sent of it.
         """
-        owner, ids = self._owner, self._owner._round_ids(run)
+        owner, ids = self._owner, self._owner._heterofed_round_ids(run)
         if rows < 2 or len(ids) % rows != 1 or "sampling" in run.state:
             return
-        models = [owner._made(name) for name in owner._MODELS]
+        models = [owner._heterofed_made(name) for name in owner._heterofed_models]
         parts = [part for model in models if model is not None for part in model.modules()]
         if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts):
             return
-        trains, hook = owner._is_feature_trainable, "iterate_train_feature"
+        trains, hook = owner._heterofed_is_feature_trainable, "iterate_train_feature"
         labelled = isinstance(owner, HeteroNNHostScheduler)
         try:
             yield from itertools.islice(
-                owner._own_batches(run, hook, ids[-1:], grad=trains, with_labels=labelled), 1
+                owner._heterofed_own_batches(
+                    run, hook, ids[-1:], grad=trains, with_labels=labelled
+                ),
+                1,
             )
         except Exception as error:
             error.add_note(
@@ -105,48 +108,50 @@ class _AtHost(_Rehearsal):
         self._host = host
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_host(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 callbacks,
                 purpose="rehearse",
-                expected=self._host._collaborators,
-                timeouts=self._timeouts(self._host._calculation_timeout),
-                make_plan=self._host._make_plan,
+                expected=self._host._heterofed_collaborators,
+                timeouts=self._heterofed_timeouts(self._host._heterofed_calculation_timeout),
+                make_plan=self._host._heterofed_make_plan,
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party, host = party_of(run), self._host
-        common = intersect_as_host(run, self._ids(run))
+        common = intersect_as_host(run, self._heterofed_ids(run))
         with party.in_phase("split"):
-            party.broadcast(host._split(run, common))
+            party.broadcast(host._heterofed_split(run, common))
             for peer in party.peers.values():
                 party.take(peer, msg.SplitAccepted)
         run.round = 1
-        host._set_modes(training=True)
+        host._heterofed_set_modes(training=True)
         began = party.clock()
         with party.in_phase("train", round_number=1, unit="batches"):
-            party.broadcast(msg.BeginTrain(1, host._staleness_at_start(run, 0)))
-            for batch in self._first_batch(run, "iterate_train_feature", host._round_ids(run)):
+            party.broadcast(msg.BeginTrain(1, host._heterofed_staleness_at_start(run, 0)))
+            for batch in self._first_batch(
+                run, "iterate_train_feature", host._heterofed_round_ids(run)
+            ):
                 report = self._report(run, batch)
                 form = batch.projection(party.name)
-                host._step(run, 0, batch)
+                host._heterofed_step(run, 0, batch)
                 self._try_last(run, report["rows"], form)
         if report["rows"]:  # an empty batch (of Poisson sampling) tells nothing of time
             batches = math.ceil(len(run.state["train_ids"]) / report["rows"])
             report["seconds_per_round"] = round((party.clock() - began) * batches, 3)
         with (
             party.in_phase("test", round_number=1, unit="batches"),
-            evaluating(host._made("feature_model"), host._made("infer_model")),
+            evaluating(host._heterofed_made("feature_model"), host._heterofed_made("infer_model")),
         ):
             party.broadcast(msg.BeginTest(1))
             for batch in self._first_batch(run, "iterate_test_feature", run.state["test_ids"]):
-                self._test(party, batch)
+                self._heterofed_test(party, batch)
         with party.in_phase("finish"):
             party.broadcast(msg.Finish(1))
             for peer in list(party.peers.values()):
@@ -162,18 +167,20 @@ class _AtHost(_Rehearsal):
         for batch in self._last_batch(run, rows):
             projection = {name: _first_row(each) for name, each in form.items()}
             if batch.features is not None:
-                projection[self._settings.feature_key] = batch.features
-            self._host._seeded_hook("train_a_batch", projection, batch.labels)
+                projection[self._heterofed_settings.feature_key] = batch.features
+            self._host._heterofed_seeded_hook("train_a_batch", projection, batch.labels)
 
     def _first_batch(self, run: Run, hook: str, ids: Sequence[str]) -> Iterator[JointBatch]:
         host = self._host
-        own = host._own_batches(run, hook, ids, grad=host._is_feature_trainable, with_labels=True)
-        yield from host._joint_batches(run, itertools.islice(own, 1), hook)
+        own = host._heterofed_own_batches(
+            run, hook, ids, grad=host._heterofed_is_feature_trainable, with_labels=True
+        )
+        yield from host._heterofed_joint_batches(run, itertools.islice(own, 1), hook)
 
     def _report(self, run: Run, batch: JointBatch) -> dict[str, Any]:
         """What a user wants to see before a long run."""
         shapes: dict[str, Any] = {}
-        for name, features in batch.projection(self._settings.feature_key).items():
+        for name, features in batch.projection(self._heterofed_settings.feature_key).items():
             tensors = named(features, name)[1]
             shapes[name] = {key: list(each.shape) for key, each in tensors.items()}
             if list(shapes[name]) == [""]:
@@ -192,13 +199,13 @@ class _AtHost(_Rehearsal):
             "classes": dict(classes) if len(classes) <= MOST_CLASSES else {},
         }
 
-    def _test(self, party: Party, batch: JointBatch) -> None:
+    def _heterofed_test(self, party: Party, batch: JointBatch) -> None:
         host, projection = self._host, batch.projection(party.name)
         if streams_tests(type(host)):
-            host._seeded_hook("test_a_batch", projection, batch.mine.labels)
-            host._seeded_hook("end_test")
+            host._heterofed_seeded_hook("test_a_batch", projection, batch.mine.labels)
+            host._heterofed_seeded_hook("end_test")
         else:
-            host._seeded_hook(
+            host._heterofed_seeded_hook(
                 "test",
                 batched_feature_projections=[projection],
                 batched_labels=[batch.mine.labels],
@@ -206,11 +213,11 @@ class _AtHost(_Rehearsal):
         for each in batch.theirs:
             party.post(each.peer, msg.BatchDone(1, 0, stepped=False))
 
-    def _open_folder(self, run: Run) -> None:
-        super()._open_folder(run)
+    def _heterofed_open_folder(self, run: Run) -> None:
+        super()._heterofed_open_folder(run)
         for path in run.result.folder.glob("*.csv"):
             path.unlink()  # of an earlier rehearsal
-        self._host._open_registered_metrics(run)
+        self._host._heterofed_open_registered_metrics(run)
 
 
 class _AtCollaborator(_Rehearsal):
@@ -219,29 +226,29 @@ class _AtCollaborator(_Rehearsal):
         self._collaborator = collaborator
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_collaborator(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 callbacks,
                 purpose="rehearse",
-                timeouts=self._timeouts(),
-                trainable=self._collaborator._is_feature_trainable,
+                timeouts=self._heterofed_timeouts(),
+                trainable=self._collaborator._heterofed_is_feature_trainable,
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         party, owner = party_of(run), self._collaborator
         (host,) = party.peers.values()
         common = intersect_as_collaborator(
-            run, host, self._ids(run), max_peer_ids=owner._max_peer_ids
+            run, host, self._heterofed_ids(run), max_peer_ids=owner._heterofed_max_peer_ids
         )
         with party.in_phase("split"):
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
-            if owner._split(run, common) != theirs:
+            if owner._heterofed_split(run, common) != theirs:
                 raise SplitMismatchError(
                     f"split_dataset gives other ids at {party.name} than at {host.name}; use the"
                     " same function at every party"
@@ -249,13 +256,15 @@ class _AtCollaborator(_Rehearsal):
             party.post(host, msg.SplitAccepted())
         run.round = 1
         party.take(host, msg.BeginTrain)
-        owner._set_modes(training=True)
+        owner._heterofed_set_modes(training=True)
         with party.in_phase("train", round_number=1, unit="batches"):
-            self._send_one(run, "iterate_train_feature", owner._round_ids(run), train=True)
+            self._send_one(
+                run, "iterate_train_feature", owner._heterofed_round_ids(run), train=True
+            )
         party.take(host, msg.BeginTest)
         with (
             party.in_phase("test", round_number=1, unit="batches"),
-            evaluating(owner._made("feature_model")),
+            evaluating(owner._heterofed_made("feature_model")),
         ):
             self._send_one(run, "iterate_test_feature", run.state["test_ids"], train=False)
         party.take(host, msg.Finish)
@@ -266,15 +275,19 @@ class _AtCollaborator(_Rehearsal):
         """The features of the first batch, and in training the step on its gradients."""
         party, owner = party_of(run), self._collaborator
         (host,) = party.peers.values()
-        learns = train and owner._is_feature_trainable
-        feed = FeatureFeed(party, host, witness=owner._guard(run).witness() if learns else None)
+        learns = train and owner._heterofed_is_feature_trainable
+        feed = FeatureFeed(
+            party, host, witness=owner._heterofed_guard(run).witness() if learns else None
+        )
         for layout, tensors, batch in itertools.islice(
-            owner._features(run, hook, ids, grad=learns), 1
+            owner._heterofed_features(run, hook, ids, grad=learns), 1
         ):
-            masked = owner._guard(run).masked(layout, tensors, feed.number, testing=not train)
-            feed.send(*masked, owner._proof(run, feed, hook, batch))
+            masked = owner._heterofed_guard(run).masked(
+                layout, tensors, feed.number, testing=not train
+            )
+            feed.send(*masked, owner._heterofed_proof(run, feed, hook, batch))
             if learns:
-                owner._update(run, feed, InFlight(0, layout, tensors, batch.features))
+                owner._heterofed_update(run, feed, InFlight(0, layout, tensors, batch.features))
             if train:
                 rows = len(next(iter(tensors.values())))
                 list(self._last_batch(run, rows))

@@ -61,7 +61,7 @@ def serve(
     requests: int = 0,
 ) -> int:
     """See `HeteroNNCollaboratorScheduler.serve_predictions`."""
-    most_ids = collaborator._max_peer_ids if max_ids_per_day is None else max_ids_per_day
+    most_ids = collaborator._heterofed_max_peer_ids if max_ids_per_day is None else max_ids_per_day
     for name, value in (
         ("max_rows_per_day", max_rows_per_day),
         ("max_ids_per_day", most_ids),
@@ -115,7 +115,9 @@ class _Request(Errand):
 
     def is_to_blame(self, error: Exception) -> bool:
         """Whether the request may have caused an error: by its ids, or by its plan."""
-        hook_failed = self._run is not None and self._run.failed_hook is not None
+        hook_failed = (
+            self._heterofed_run is not None and self._heterofed_run.failed_hook is not None
+        )
         return self._met and (hook_failed or isinstance(error, HeteroFedError))
 
     def launch_task(self, task_id: str) -> int:
@@ -124,7 +126,7 @@ class _Request(Errand):
 
     def validate_context(self) -> None:
         super().validate_context()
-        run = self._run
+        run = self._heterofed_run
         if run is None:
             return
         self._trained = trained_here(run)
@@ -137,10 +139,14 @@ class _Request(Errand):
         run.predicts = True
         self._load()
         take_signature(self._trained, run)
-        ids = check_ids(self._call_hook("load_local_ids", self._collaborator.load_local_ids))
-        self._collaborator._compare_columns(run)
-        self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
-        if not self._ids:
+        ids = check_ids(
+            self._heterofed_call_hook("load_local_ids", self._collaborator.load_local_ids)
+        )
+        self._collaborator._heterofed_compare_columns(run)
+        self._heterofed_ids = sorted(
+            ids if self._allowed is None else self._allowed.intersection(ids)
+        )
+        if not self._heterofed_ids:
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
 
     def _load(self) -> None:
@@ -149,30 +155,30 @@ class _Request(Errand):
         Raises:
             ConfigError: they are not there, or of another model.
         """
-        model = self._collaborator._made("feature_model")
+        model = self._collaborator._heterofed_made("feature_model")
         if model is not None:
             load_weights(self._trained, "feature_model", model)
 
-    def _open_folder(self, run: Run) -> None:
-        super()._open_folder(run)
+    def _heterofed_open_folder(self, run: Run) -> None:
+        super()._heterofed_open_folder(run)
         run.result.run = self._trained.run.hex()
 
     @contextmanager
-    def _meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
         with (
             as_collaborator(
                 run,
-                self._settings,
+                self._heterofed_settings,
                 [_patient(each) for each in callbacks],
                 purpose="predict",
-                timeouts=self._timeouts(),
+                timeouts=self._heterofed_timeouts(),
                 trainable=False,
             ) as party,
             sharing_cores(1 + len(plan_of(run).collaborators)),
         ):
             yield party
 
-    def _perform(self, run: Run) -> None:
+    def _heterofed_perform(self, run: Run) -> None:
         (host,) = party_of(run).peers.values()
         self._met = True
         try:
@@ -194,7 +200,7 @@ class _Request(Errand):
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
-                run, host, self._ids, max_peer_ids=self._max_ids_per_day, predicts=True
+                run, host, self._heterofed_ids, max_peer_ids=self._max_ids_per_day, predicts=True
             )
         )
         self._agree(run, host, ids)
@@ -202,7 +208,7 @@ class _Request(Errand):
         party.take(host, msg.BeginTest)
         with (
             party.in_phase("predict", round_number=run.round, unit="batches"),
-            evaluating(self._collaborator._made("feature_model")),
+            evaluating(self._collaborator._heterofed_made("feature_model")),
         ):
             self._send(run, host, ids)
         party.take(host, msg.Finish)
@@ -240,10 +246,10 @@ class _Request(Errand):
         party, owner, hook = party_of(run), self._collaborator, "iterate_predict_feature"
         feed = FeatureFeed(party, host)
         if ids:
-            for layout, tensors, batch in owner._features(run, hook, ids, grad=False):
+            for layout, tensors, batch in owner._heterofed_features(run, hook, ids, grad=False):
                 rows = check_some(len(next(iter(tensors.values()))), hook)
                 self._sending = True
-                feed.send(layout, tensors, owner._proof(run, feed, hook, batch))
+                feed.send(layout, tensors, owner._heterofed_proof(run, feed, hook, batch))
                 self._sent += rows
         if self._sent != len(ids):
             raise RowCountError(

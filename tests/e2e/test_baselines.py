@@ -44,7 +44,7 @@ class Host(TinyHost):
 def test_modes_beside_each_other(tmp_path: Path) -> None:
     host, bob = Host(tmp_path, max_rounds=3), TinyCollaborator(tmp_path)
     carol = TinyCollaborator(tmp_path, "carol", seed=3)
-    host._collaborators = ["carol", "bob"]
+    host._heterofed_collaborators = ["carol", "bob"]
     done = simulate(host, [bob, carol], task_id="tiny", baselines=["pooled", "local"])
     assert done.comparison is not None
     assert host.result.rounds == 3

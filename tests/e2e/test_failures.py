@@ -273,7 +273,7 @@ def test_host_alone(tmp_path: Path) -> None:
     (outcome,) = run(TinyHost(tmp_path, join_timeout=1.5))
     assert type(outcome) is e.JoinTimeoutError
     assert "1 more Collaborator" in str(outcome)
-    assert not (tmp_path / "tiny").exists()
+    assert [each.name for each in (tmp_path / "tiny").glob("*/*")] == ["status.json"]
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_collaborator_alone(tmp_path: Path) -> None:
     (outcome,) = run(TinyCollaborator(tmp_path, join_timeout=1.5))
     assert type(outcome) is e.JoinTimeoutError
     assert "the Host" in str(outcome)
-    assert not (tmp_path / "tiny").exists()
+    assert [each.name for each in (tmp_path / "tiny").glob("*/*")] == ["status.json"]
 
 
 def test_stranger_is_turned_away(tmp_path: Path) -> None:

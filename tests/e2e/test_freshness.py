@@ -242,7 +242,7 @@ def test_frozen_parties_may_compute_ahead(tmp_path: Path) -> None:
     class Frozen(Collaborator):
         def __init__(self, folder: Path) -> None:
             super().__init__(folder, a_list)
-            self._is_feature_trainable = False
+            self._heterofed_is_feature_trainable = False
 
     simulate(Host(tmp_path, as_asked), [Frozen(tmp_path)], task_id="fresh")
 

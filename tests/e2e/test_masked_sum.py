@@ -100,16 +100,16 @@ def test_a_party_that_is_back_masks_with_new_keys(tmp_path: Path) -> None:
     """A batch is masked once; after a new meeting the secrets, and so the masks, are others."""
     _, others, outcomes = play(tmp_path, fusion="masked_sum", max_rounds=1)
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    first = dict(others[0]._run.mask_secrets)  # type: ignore[union-attr]
+    first = dict(others[0]._heterofed_run.mask_secrets)  # type: ignore[union-attr]
     _, others, outcomes = play(tmp_path, fusion="masked_sum", max_rounds=1)
-    second = others[0]._run.mask_secrets  # type: ignore[union-attr]
+    second = others[0]._heterofed_run.mask_secrets  # type: ignore[union-attr]
     assert first.keys() == second.keys() == {"carol", "dave"}
     assert not set(first.values()) & set(second.values())
 
 
 def test_all_parties_share_their_secrets_in_pairs(tmp_path: Path) -> None:
     _, others, _ = play(tmp_path, fusion="masked_sum", max_rounds=1)
-    secrets = {each.feature_key: each._run.mask_secrets for each in others}  # type: ignore[union-attr]
+    secrets = {each.feature_key: each._heterofed_run.mask_secrets for each in others}  # type: ignore[union-attr]
     assert secrets["bob"]["carol"] == secrets["carol"]["bob"]
     assert len({value for each in secrets.values() for value in each.values()}) == 3
 
@@ -252,14 +252,14 @@ def test_unequal_gradients_end_the_task_before_a_step(
             party.post(peer, BatchDone(party.round, number, stepped=True), patient=False)
 
     monkeypatch.setattr(host_module, "_send_gradients", send)
-    step = HeteroNNCollaboratorScheduler._call_hook
+    step = HeteroNNCollaboratorScheduler._heterofed_call_hook
 
     def counted(self: Any, hook: str, *args: Any, **kwargs: Any) -> Any:
         if hook == "update_feature_model" and getattr(args[0], "__name__", "") == "step":
             steps.append(party_of(self._run).batch)
         return step(self, hook, *args, **kwargs)
 
-    monkeypatch.setattr(HeteroNNCollaboratorScheduler, "_call_hook", counted)
+    monkeypatch.setattr(HeteroNNCollaboratorScheduler, "_heterofed_call_hook", counted)
     _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness=staleness)
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
     told = [str(each) for each in outcomes[1:] if "other gradients of a masked sum" in str(each)]
@@ -288,17 +288,20 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
         batch = 1
         split_dataset = Whole.split_dataset  # type: ignore[assignment]
 
-        def _agree_on_ids(self, run: Run) -> None:
+        def _heterofed_agree_on_ids(self, run: Run) -> None:
             party = party_of(run)
-            with party.in_phase("psi"), _signed(run, own_ids(self._prepare(run))) as requests:
+            with (
+                party.in_phase("psi"),
+                _signed(run, own_ids(self._heterofed_prepare(run))) as requests,
+            ):
                 for number, request in enumerate(requests):
                     found = request.matches[number::2][:18]
                     request.claim(found)
-                    split = self._split(run, [IDS[:50][each] for each in found])
+                    split = self._heterofed_split(run, [IDS[:50][each] for each in found])
                     party.post(party.peers[request.name], split)
             for peer in party.peers.values():
                 party.take(peer, SplitAccepted)
-            self._keep_split(run, 18)
+            self._heterofed_keep_split(run, 18)
 
     host = Matching(tmp_path, fusion="masked_sum", collaborators=["bob", "carol"])
     others = [Whole(tmp_path, name, is_feature_trainable=trains) for name in ("bob", "carol")]
@@ -390,4 +393,4 @@ def test_equal_gradients_are_found_to_be_equal(settings: dict[str, Any], tmp_pat
     """Noise, too, is the same for all: else they would average it away together."""
     _, others, outcomes = play(tmp_path, fusion="masked_sum", **settings)
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    assert all(each._run.result.rounds == 2 for each in others)  # type: ignore[union-attr]
+    assert all(each._heterofed_run.result.rounds == 2 for each in others)  # type: ignore[union-attr]

@@ -192,7 +192,10 @@ def test_rows_that_a_party_lacks(three: Any, tmp_path: Path) -> None:
                 there = party.feature_model(rows(ids[place : place + 1], 3, 7))
                 own = host.feature_model(rows(ids[place : place + 1], 2, 0))
                 stand = stands[salt]["means"][""][None]
-                features = {party._settings.feature_key: there, salt: stand * (missing == "mean")}
+                features = {
+                    party._heterofed_settings.feature_key: there,
+                    salt: stand * (missing == "mean"),
+                }
                 want = host.score({"alice": own, **{key: features[key] for key in ALL}})
             assert frame["prediction"][place] == pytest.approx(want.item(), abs=1e-6)
 
@@ -241,7 +244,7 @@ def test_nobody_is_left_out_unless_something_stands_for_them(three: Any) -> None
 
 
 def quick(host: Host) -> Host:
-    return Host(host._settings.results_dir, collaborators=ALL, join_timeout=2)
+    return Host(host._heterofed_settings.results_dir, collaborators=ALL, join_timeout=2)
 
 
 def test_party_dropout_zeroes_rows_in_training(tmp_path: Path) -> None:
@@ -562,7 +565,7 @@ def test_features_that_only_a_sum_shows_are_not_predicted_with(
     tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
     monkeypatch.setattr(prediction, "read_trained", tells)
     monkeypatch.setattr(serving, "read_trained", tells)
-    separate._make_plan = summing._make_plan  # type: ignore[method-assign]
+    separate._heterofed_make_plan = summing._heterofed_make_plan  # type: ignore[method-assign]
     with pytest.raises(RemoteProtocolError, match="masked_sum"):
         simulate_prediction(separate, parties, task_id="tiny", ids=IDS[12:20])
 
@@ -700,11 +703,11 @@ def test_what_was_predicted_with_is_not_kept_for_training(three: Any) -> None:
     class Looking(Collaborator):
         def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
             yield from super().iterate_predict_feature(feature_model, predict_ids)
-            guards.append(self._run.state["guard"])  # type: ignore[union-attr]
+            guards.append(self._heterofed_run.state["guard"])  # type: ignore[union-attr]
 
     _, (_, bob) = three
     bob.__class__ = Looking
-    bob._embedding_defence = Decorrelation(0.1)
+    bob._heterofed_embedding_defence = Decorrelation(0.1)
     predicted(three, IDS[12:32])
     assert guards[0]._inputs == {}
 

@@ -44,8 +44,8 @@ def crashing(scheduler: Any, hook: str, at: int) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == at:
-            scheduler._run.party.close(0)
-            scheduler._run.party.abort = lambda *_: None
+            scheduler._heterofed_run.party.close(0)
+            scheduler._heterofed_run.party.abort = lambda *_: None
             raise CrashError
         return original(*args, **kwargs)
 
@@ -343,10 +343,12 @@ def test_how_long_to_wait_may_change(
     interrupted(tmp_path)
     bob = TinyCollaborator(tmp_path)
     assert_same(run(host(tmp_path, **longer), bob), undisturbed)
-    assert bob._run is not None
-    assert bob._run.agreement is not None
+    assert bob._heterofed_run is not None
+    assert bob._heterofed_run.agreement is not None
     ((name, seconds),) = longer.items()
-    assert getattr(bob._run.agreement.plan, name) == seconds  # what the Host has now holds
+    assert (
+        getattr(bob._heterofed_run.agreement.plan, name) == seconds
+    )  # what the Host has now holds
 
 
 def test_other_optimizer_settings_are_pointed_out(
@@ -628,9 +630,9 @@ class Legs(TinyHost):
             yield feature_model(tiny_rows(ids, 2, 0)), labels
 
     def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
-        assert self._run is not None
-        assert self._run.party is not None
-        self.seen.append((self.current_round, self._run.party.batch or 0))
+        assert self._heterofed_run is not None
+        assert self._heterofed_run.party is not None
+        self.seen.append((self.current_round, self._heterofed_run.party.batch or 0))
         return super().train_a_batch(feature_projection, labels)
 
 
@@ -716,7 +718,7 @@ def test_who_flaps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     class Flaps(TinyCollaborator):
         def iterate_train_feature(self, *_: Any) -> Iterator[Any]:
             attempts.append(1)
-            self._run.party.close(0)  # type: ignore[union-attr]
+            self._heterofed_run.party.close(0)  # type: ignore[union-attr]
             yield from super().iterate_train_feature(*_)
 
     outcomes = run(host(tmp_path, wait_for_peers=30), Flaps(tmp_path))
@@ -735,13 +737,13 @@ def die_before(scheduler: Any, method: str) -> Any:
 def test_host_killed_after_the_last_checkpoint(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
-    run(die_before(host(tmp_path), "_finish"), TinyCollaborator(tmp_path))
+    run(die_before(host(tmp_path), "_heterofed_finish"), TinyCollaborator(tmp_path))
     assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
 
 
 def test_killed_between_finish_and_goodbye(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
     bob = TinyCollaborator(tmp_path)
-    die_before(bob, "_save_models")
+    die_before(bob, "_heterofed_save_models")
     at_host, at_bob = run(host(tmp_path), bob)
     assert isinstance(at_host, TaskResult)  # its own part is complete
     assert isinstance(at_bob, CrashError)
@@ -757,7 +759,7 @@ def test_a_host_that_waits_hears_the_last_goodbye(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
     bob = TinyCollaborator(tmp_path)
-    die_before(bob, "_save_models")
+    die_before(bob, "_heterofed_save_models")
     original = bob.launch_task
 
     def launch(task: str) -> Any:
@@ -884,7 +886,7 @@ def test_who_came_to_say_goodbye_joins_no_new_run(
 def test_who_never_says_goodbye_costs_only_the_wait(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
-    bob = die_before(TinyCollaborator(tmp_path), "_save_models")
+    bob = die_before(TinyCollaborator(tmp_path), "_heterofed_save_models")
     at_host, _ = run(host(tmp_path, wait_for_peers=2), bob)
     assert isinstance(at_host, TaskResult)
     assert rows(at_host) == undisturbed[1]
@@ -894,7 +896,7 @@ def test_who_never_says_goodbye_costs_only_the_wait(
 def test_one_of_several_is_lost_before_its_goodbye(fusion: str, tmp_path: Path) -> None:
     whole = run(*both(tmp_path / "whole", fusion=fusion), task="whole")
     parties = both(tmp_path, fusion=fusion, wait_for_peers=60)
-    bob = die_before(parties[1], "_save_models")
+    bob = die_before(parties[1], "_heterofed_save_models")
     original = bob.launch_task
 
     def launch(task: str) -> Any:

@@ -42,7 +42,11 @@ def test_an_honest_run_goes_on(office: Path, tmp_path: Path, parties: Parties) -
     bob = TinyCollaborator(tmp_path)
     honest = [Victim(host), Victim(bob)]
     deadline = time.monotonic() + 60
-    while bob._run is None or bob._run.party is None or bob._run.party.phase != "train":
+    while (
+        bob._heterofed_run is None
+        or bob._heterofed_run.party is None
+        or bob._heterofed_run.party.phase != "train"
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     before = resident()  # of parties that work, so that what their libraries take is in it

@@ -155,7 +155,7 @@ def test_one_that_comes_again_and_again_is_there_once(
         open_links.append(link)
         link.say(said)
         link.pump()
-    party = scheduler._run.party
+    party = scheduler._heterofed_run.party
     newest = open_links[-1]
     deadline = time.monotonic() + 20
     while not all(each.lost for each in open_links[:-1]) and time.monotonic() < deadline:
@@ -249,7 +249,7 @@ def test_one_that_vanishes_holds_up_no_other_goodbye(tmp_path: Path) -> None:
             time.sleep(1)
 
     class Vanishes(TinyCollaborator):
-        def _finish(self, run: Any, host: Any) -> None:
+        def _heterofed_finish(self, run: Any, host: Any) -> None:
             run.party.close(0)
             raise RuntimeError("gone")
 

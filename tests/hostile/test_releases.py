@@ -159,7 +159,7 @@ class Vanishing(Collaborator):
 
     def update_feature_model(self, features: Any, gradients: Any) -> None:
         self.kept.append((features.detach().clone(), gradients.clone()))
-        self._run.party.close(0)  # type: ignore[union-attr]
+        self._heterofed_run.party.close(0)  # type: ignore[union-attr]
 
 
 def test_a_collaborator_that_vanishes_is_bounded(tmp_path: Path, ledgers: Path) -> None:

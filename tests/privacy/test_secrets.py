@@ -81,8 +81,8 @@ def test_plans_do_not_hang_on_the_hosts_seed(seed: int | None, tmp_path: Path) -
         host: Any = TinyHost(folder, seed=given, max_rounds=1, shuffle=True)
         outcomes = run(host, TinyCollaborator(folder, seed=given))
         assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-        told.append(plan_of(host._run).seed)
-        seeds.append(host._run.seed)
+        told.append(plan_of(host._heterofed_run).seed)
+        seeds.append(host._heterofed_run.seed)
     assert seeds[0] != seeds[1]
     assert (told[0] == told[1]) == (seed is not None)
     assert all(isinstance(each, bytes) == (seed is None) for each in seeds)
