@@ -63,6 +63,7 @@ def _kept(path: Path) -> tuple[bytes, list[tuple[str, float, int]]] | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
             f"{path}, from which label_dp draws its coins, is damaged, or none of yours: bring back"
-            " a copy of it; if you remove it, each label is told once more, at its epsilon again"
+            " a copy of it; if you remove it, each label is told a second time, at its epsilon"
+            " again"
         ) from None
     return secret, used
