@@ -16,7 +16,7 @@ from typing import Any
 
 from heterofed import console
 from heterofed.errors import ConfigError
-from heterofed.files import heterofed_home, private_folder
+from heterofed.files import heterofed_home, private_folder, read
 from heterofed.plain import as_bool
 from heterofed.reserved import refuse_reserved
 from heterofed.results import check_name, write_whole
@@ -74,7 +74,7 @@ class DataChecker(ABC):
 def mention_verdict(task_id: str) -> None:
     """Say in the log how the last check for this task, in this working directory, ended."""
     try:
-        kept = json.loads(_place(task_id).read_text())
+        kept = json.loads(read(_place(task_id)))
         passed, when = bool(kept["passed"]), str(kept["when"])
     except (OSError, ValueError, KeyError, TypeError):
         return  # no check was made, or its note is unreadable: it is advisory

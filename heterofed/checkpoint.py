@@ -19,7 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from heterofed.errors import CheckpointError
-from heterofed.files import own_folder, put_in_place
+from heterofed.files import own_folder, put_in_place, read
 from heterofed.plan import Plan
 from heterofed.protocol.messages import Mark
 
@@ -176,7 +176,7 @@ class CheckpointStore:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            raw = (self.folder / name).read_bytes()
+            raw = read(self.folder / name)
         except FileNotFoundError:
             return None
         except OSError as error:

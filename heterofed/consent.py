@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from heterofed.errors import ConfigError
-from heterofed.files import append, private_folder, put_in_place
+from heterofed.files import append, private_folder, put_in_place, read
 
 Deed = Literal["accepted", "refused", "started"]
 
@@ -48,7 +48,7 @@ def refuse(home: Path, task: str, party: str, digest: str, why: str) -> None:
 def has_accepted(home: Path, task: str, party: str, digest: str) -> bool:
     """Whether a party agreed to exactly these terms of a task."""
     try:
-        kept = json.loads(_place(home, task, party, make=False).read_text(encoding="utf-8"))
+        kept = json.loads(read(_place(home, task, party, make=False)))
     except (OSError, ValueError):
         return False
     return isinstance(kept, dict) and kept.get("terms") == digest

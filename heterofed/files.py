@@ -223,6 +223,18 @@ def truncate(path: Path, size: int) -> None:
         _sync(file)
 
 
+def read(path: Path) -> bytes:
+    """The content of a file of ours.
+
+    Raises:
+        OSError: it is not there, cannot be read, or is a link, no plain file, or another user's.
+    """
+    handle = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        _check_plain(handle, path)
+        return file.read()
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file to be written bit by bit, such as another process's output; it must not be there yet.
@@ -396,17 +408,22 @@ def _existing(path: Path, folder: _Folder, flags: int) -> BinaryIO:
     flags |= _CREATE & ~os.O_CREAT | _NO_WAIT
     handle = os.open(folder.place(path.name), flags, 0o600, dir_fd=folder.handle)
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
+        _check_plain(handle, path)
         if os.name == "posix":
-            if found.st_uid != os.geteuid():
-                raise PermissionError(errno.EPERM, "it belongs to another user", os.fspath(path))
             os.fchmod(handle, 0o600)
         return os.fdopen(handle, "ab")
     except BaseException:
         os.close(handle)
         raise
+
+
+def _check_plain(handle: int, path: Path) -> None:
+    """OSError where an open file is none of ours."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
+    if os.name == "posix" and found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", os.fspath(path))
 
 
 def _sync(file: BinaryIO) -> None:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from heterofed.errors import ColumnError, ConfigError, FeatureError
+from heterofed.files import read
 
 SIGNATURE = "signature.json"
 
@@ -86,7 +87,7 @@ def read_signature(folder: Path) -> Signature | None:
     """
     path = folder / SIGNATURE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Signature)
+        return msgspec.json.decode(read(path), type=Signature)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

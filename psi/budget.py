@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from psi.errors import BudgetError, LimitError
-from psi.files import file_lock, private_folder, put_in_place
+from psi.files import file_lock, private_folder, put_in_place, read
 
 _LOCK_SECONDS = 30
 _SIGNED = "signed values"
@@ -55,7 +55,7 @@ class Budget:
     def spent(self) -> int:
         """Values signed so far, over all runs."""
         try:
-            raw = self._path.read_bytes()
+            raw = read(self._path)
         except FileNotFoundError:
             return 0
         # A half-written or edited file must not count as nothing signed.

@@ -80,6 +80,18 @@ def open_private(path: Path, *, new: bool = False) -> int:
     return open_private(path, new=True)
 
 
+def read(path: Path) -> bytes:
+    """The content of a file of ours; an `OSError` where it is a link or no plain file."""
+    file = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(file, "rb") as opened, naming(path):
+        if os.name == "posix":
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
+            _refuse_foreign(found, path)
+        return opened.read()
+
+
 def put_in_place(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all, and outlives the machine."""
     draft = path.with_name(f".{secrets.token_hex(8)}.new")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heterofed.alignment import keyed_digest
 from heterofed.errors import LimitReachedError
-from heterofed.files import file_lock, heterofed_home, private_folder
+from heterofed.files import file_lock, heterofed_home, private_folder, read
 from heterofed.results import write_whole
 
 LOCK_SECONDS = 30.0
@@ -67,12 +67,12 @@ class Allowance:
 
     def _counted(self) -> tuple[str | None, int]:
         """The last day and its rows. What cannot be read may have been all, on any day."""
-        if not self._place.exists():
-            return "", 0
         try:
-            kept = json.loads(self._place.read_text())
+            kept = json.loads(read(self._place))
             return str(kept["day"]), int(kept["rows"])
-        except (ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return "", 0
+        except (OSError, ValueError, KeyError, TypeError):
             return None, self._limit
 
 

@@ -45,8 +45,8 @@ from heterofed.hetero_nn.trained import (
     load_beside,
     load_weights,
     read_stands,
-    read_trained,
     take_signature,
+    trained_here,
 )
 from heterofed.party import Party
 from heterofed.protocol import messages as msg
@@ -114,7 +114,7 @@ class _Prediction(Errand):
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
         if run is None:
             return
-        self._trained = read_trained(run.result.folder.parent, self._models)
+        self._trained = trained_here(run, self._models)
         if "masked_sum" in (self._trained.fusion, self._host._heterofed_fusion):
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': batches need not agree in"

@@ -33,6 +33,7 @@ from heterofed.hetero_nn.trained import (
     load_weights,
     read_trained,
     take_signature,
+    trained_here,
 )
 from heterofed.party import Party
 from heterofed.peers import Peer
@@ -130,7 +131,7 @@ class _Request(Errand):
         run = self._heterofed_run
         if run is None:
             return
-        self._trained = read_trained(run.result.folder.parent)
+        self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': features that only a sum"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.extra_modules import EXTRA, load_extras
+from heterofed.files import own_folder
 from heterofed.plan import Fusion
 from heterofed.results import SUMMARY, write_whole
 from heterofed.runs import Run
@@ -91,6 +92,19 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
     if len(run) != 16 or found.rounds < 1:
         raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
     return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
+
+
+def trained_here(run: Run, which: Which = "last") -> Trained:
+    """What the finished run left whose results folder is above that of this one.
+
+    Raises:
+        ConfigError: no run has ended well there, or the folder is a link or another user's: where
+            others may exchange it, they could have their own model served.
+    """
+    folder = run.result.folder.parent
+    if folder.is_dir():
+        own_folder(folder)
+    return read_trained(folder, which)
 
 
 def take_signature(trained: Trained, run: Run) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from heterofed.alignment import keyed_digest
 from heterofed.errors import ConfigError
-from heterofed.files import file_lock, private_folder, put_in_place
+from heterofed.files import file_lock, private_folder, put_in_place, read
 from heterofed.privacy.label_dp import RandomisedResponse
 
 LOCK_SECONDS = 30.0
@@ -41,7 +41,7 @@ def with_kept_coins(
     digest = keyed_digest(b"", "label coins", [task_id, party]).hex()[:32]
     path = folder / f"{digest}.json"
     with file_lock(path.with_suffix(".json.lock"), timeout=LOCK_SECONDS):
-        secret, used = _read(path) if path.exists() else (start, [])
+        secret, used = _kept(path) or (start, [])
         strength = (response.label_set, response.epsilon, response.classes)
         if strength not in used:
             used.append(strength)
@@ -51,16 +51,19 @@ def with_kept_coins(
     return response.with_secret(secret, spent=sum(epsilon for _, epsilon, _ in before))
 
 
-def _read(path: Path) -> tuple[bytes, list[tuple[str, float, int]]]:
+def _kept(path: Path) -> tuple[bytes, list[tuple[str, float, int]]] | None:
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(read(path))
         secret = bytes.fromhex(kept["secret"])
         used = [(str(name), float(each), int(classes)) for name, each, classes in kept["used"]]
         if len(secret) != 32:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path}, from which label_dp draws its coins, is damaged: bring back a copy of it; if"
-            " you remove it, each label is told a second time, at its epsilon again"
+            f"{path}, from which label_dp draws its coins, is damaged, or none of yours: bring back"
+            " a copy of it; if you remove it, each label is told a second time, at its epsilon"
+            " again"
         ) from None
     return secret, used

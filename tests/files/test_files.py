@@ -10,14 +10,31 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from heterofed import files, keys
-from heterofed.errors import ConfigError, ResultsError
+from heterofed import consent, files, keys
+from heterofed.alignment import keyed_digest
+from heterofed.checkpoint import CheckpointStore
+from heterofed.errors import (
+    CheckpointError,
+    ConfigError,
+    LedgerError,
+    LimitReachedError,
+    ResultsError,
+)
 from heterofed.files import heterofed_home, private_folder, put_in_place
+from heterofed.hetero_nn.allowance import Allowance
+from heterofed.hetero_nn.trained import trained_here
+from heterofed.ledger import ReleaseLedger
+from heterofed.ledger import _digest as ledger_of
 from heterofed.metrics import Metrics
+from heterofed.privacy.coins import with_kept_coins
+from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.results import fresh_folder, write_whole
+from heterofed.signature import SIGNATURE, read_signature
 from psi import files as psi_files
 from psi.budget import Budget
 from psi.journal import Journal
@@ -242,6 +259,87 @@ def test_a_planted_pipe_stops_nobody(home: Path, writer: str) -> None:
     os.mkfifo(home / "planted")
     with contextlib.suppress(OSError):
         WRITERS[writer](home / "planted")
+
+
+READERS: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
+    "file": lambda home: (home / "a", lambda: files.read(home / "a")),
+    "psi file": lambda home: (home / "a", lambda: psi_files.read(home / "a")),
+    "key": lambda home: (keys.key_path("a", home), lambda: keys.load_key("a", home)),
+    "budget": lambda home: (
+        Budget(home / "b", peer="p", task="t")._path,
+        lambda: Budget(home / "b", peer="p", task="t").spend(1, 9),
+    ),
+    "ledger": lambda home: (
+        home / "releases" / f"{ledger_of('t', 'a').hex()[:32]}.sqlite",
+        lambda: ReleaseLedger(private_folder(home, "releases"), "t", "a"),
+    ),
+    "rows a day": lambda home: (
+        Allowance("t", "a", 9, home)._place,
+        lambda: Allowance("t", "a", 9, home).take(1),
+    ),
+    "coins": lambda home: (
+        home / "coins" / f"{keyed_digest(b'', 'label coins', ['t', 'a']).hex()[:32]}.json",
+        lambda: with_kept_coins(RandomisedResponse(1.0), home, "t", "a", bytes(32)),
+    ),
+    "consent": lambda home: (
+        home / "tasks" / "accepted" / "t@a.json",
+        lambda: 1 / consent.has_accepted(home, "t", "a", "0"),
+    ),
+    "record": lambda home: (home / "run", lambda: CheckpointStore(home).record()),
+    "columns": lambda home: (home / SIGNATURE, lambda: read_signature(home)),
+}
+"""What decides by what it reads of itself: where that lies, and how it is read."""
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe", "theirs", "folder"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_others_have_planted_is_not_read(
+    reader: str, planted: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = READERS[reader](home)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if planted == "link":
+        (home / "theirs").write_text('{"terms": "0", "day": "", "rows": 0}')
+        path.symlink_to(home / "theirs")
+    elif planted == "pipe":
+        os.mkfifo(path, 0o600)
+    elif planted == "folder":
+        path.mkdir()
+    else:
+        path.write_text('{"terms": "0", "day": "", "rows": 0}')
+        path.chmod(0o600)
+        real = os.fstat
+
+        def fstat(handle: int) -> Any:
+            found = real(handle)
+            if not stat.S_ISREG(found.st_mode):
+                return found
+            return SimpleNamespace(st_mode=found.st_mode, st_uid=STRANGER, st_size=found.st_size)
+
+        monkeypatch.setattr(os, "fstat", fstat)
+        if reader in ("budget", "coins", "rows a day"):  # their lock is another user's, too
+            monkeypatch.setattr("filelock.FileLock.acquire", lambda self: contextlib.nullcontext())
+            monkeypatch.setattr("filelock.FileLock.release", lambda self: None)
+    with pytest.raises((ConfigError, LedgerError, LimitReachedError, CheckpointError, OSError,
+                        ZeroDivisionError)):  # fmt: skip
+        read()
+
+
+def test_models_of_a_folder_that_was_exchanged_are_not_served(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Any = SimpleNamespace(result=SimpleNamespace(folder=home / "bob" / "predictions"))
+    (home / "theirs").mkdir()
+    (home / "bob").symlink_to(home / "theirs")
+    with pytest.raises(ConfigError, match=r"not a link.*results_dir"):
+        trained_here(run)
+    (home / "bob").unlink()
+    (home / "bob").mkdir()
+    with pytest.raises(ConfigError, match="no run that has ended well"):
+        trained_here(run)
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    with pytest.raises(ConfigError, match="another user"):
+        trained_here(run)
 
 
 def test_results_do_not_go_through_a_linked_folder(home: Path) -> None:
