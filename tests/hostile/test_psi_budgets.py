@@ -13,7 +13,7 @@ import pytest
 import psi
 import psi.oprf
 from heterofed import errors as e
-from heterofed.hetero_nn.psi_files import TAGS
+from heterofed.intersection.storage import TAGS
 from heterofed.protocol import messages as m
 from psi.rsa_signer import RSASigner
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
@@ -174,7 +174,7 @@ def test_tags_are_not_made_for_who_asks_nothing(
 
 def test_tags_that_trickle_end_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each notice is progress, and there may be millions of them."""
-    monkeypatch.setattr("heterofed.hetero_nn.request.TAGS_PER_SECOND", 1000)
+    monkeypatch.setattr("heterofed.intersection.request.TAGS_PER_SECOND", 1000)
     host, eve = Victim(TinyHost(tmp_path, calculation_timeout=1)), LyingCollaborator()
     with psi.RSASigner(IDS, domain=domain_of("alice", "bob")) as signer:
         eve.link.say(m.PsiKey(len(IDS)), [signer.public_key()])
