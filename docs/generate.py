@@ -37,7 +37,7 @@ from heterofed.transport import flow_control, zeromq
 from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS
 from heterofed.transport.reliable import listener as readmit
 from heterofed.transport.zeromq import limiter, listener
-from psi import keys
+from psi.rsa import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python -m docs.generate"

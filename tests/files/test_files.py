@@ -36,9 +36,9 @@ from heterofed.privacy.ledger import _digest as ledger_of
 from heterofed.reporting.results import fresh_folder, write_whole
 from heterofed.runs.artifacts import trained_here
 from heterofed.runs.checkpoint_store import CheckpointStore
-from psi import files as psi_files
-from psi.budget import Budget
-from psi.journal import Journal
+from psi.storage import files as psi_files
+from psi.storage.budget import Budget
+from psi.storage.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 12345678

@@ -1,10 +1,10 @@
 """The ECDH protocol's requester: blinds points, unblinds the products.
 
-The flow is `psi.requesting`, the function `psi.oprf`. Each id gets a scalar of its own, uniform
-and used once, so that what is sent is uniform whatever the ids. Answers cannot be verified here
-as RSA's can: a signer that multiplies some values by another scalar loses those matches, and
-would learn from the claims in which position a match was asked. So ids are sent in an order
-drawn for this run alone, and a position means nothing.
+The flow is `psi.requesting`, the function `psi.ecdh.oprf`. Each id gets a scalar of its own,
+uniform and used once, so that what is sent is uniform whatever the ids. Answers cannot be verified
+here as RSA's can: a signer that multiplies some values by another scalar loses those matches, and
+would learn from the claims in which position a match was asked. So ids are sent in an order drawn
+for this run alone, and a position means nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Unpack
 
-from psi import oprf
 from psi.arithmetic import RandomBytes
+from psi.ecdh import oprf
+from psi.ecdh.group import HASH_BYTES, POINT_BYTES, find_group
 from psi.errors import SignatureError
-from psi.group import HASH_BYTES, POINT_BYTES, find_group
-from psi.records import cut
 from psi.requesting import OnItsWay, Requester
 from psi.settings import RequesterSettings
+from psi.storage.spill import cut
 
 _DRAWN = 8192  # random numbers taken from the system at a time
 Shuffle = Callable[["array[int]"], None]

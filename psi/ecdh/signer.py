@@ -1,7 +1,7 @@
 """The ECDH protocol's signer: multiplies by the secret scalar of one run.
 
-The flow is `psi.signing`, the function `psi.oprf`. Refused: encodings that are not canonical, the
-identity (ristretto255 has no other small-order element), values that come twice. With honest
+The flow is `psi.signing`, the function `psi.ecdh.oprf`. Refused: encodings that are not canonical,
+the identity (ristretto255 has no other small-order element), values that come twice. With honest
 blinding a repeat does not happen in 2^-250; past `bucket_ids` values it is found before the tags.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from psi import oprf
+from psi.ecdh import oprf
+from psi.ecdh.group import POINT_BYTES, find_group
 from psi.errors import StateError, ValueRefusedError
-from psi.group import POINT_BYTES, find_group
-from psi.records import Distinct, cut
 from psi.settings import SignerSettings
 from psi.signing import Signer
+from psi.storage.spill import Distinct, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

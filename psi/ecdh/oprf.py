@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from hashlib import sha256, shake_256
 
 from psi.arithmetic import inverses
-from psi.errors import FaultError, KeyRefusedError, SignatureError, ValueRefusedError
-from psi.group import (
+from psi.ecdh.group import (
     HASH_BYTES,
     ORDER,
     POINT_BYTES,
@@ -30,6 +29,7 @@ from psi.group import (
     scalar,
     scalars_from,
 )
+from psi.errors import FaultError, KeyRefusedError, SignatureError, ValueRefusedError
 from psi.hashing import TAG_BYTES, prefixed
 
 _VERSION = b"psi-ecdh-1"

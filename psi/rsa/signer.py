@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Unpack
 from gmpy2 import mpz
 
 from psi.arithmetic import all_units, join, split
-from psi.backends import open_backend
-from psi.backends.encoding import from_der, to_der
 from psi.errors import StateError, ValueRefusedError
 from psi.hashing import RunHash
-from psi.keys import PublicKey, encode_key, make_key, sign_each, sign_own
+from psi.rsa.backends import open_backend
+from psi.rsa.backends.encoding import from_der, to_der
+from psi.rsa.keys import PublicKey, encode_key, make_key, sign_each, sign_own
 from psi.settings import SignerSettings
 from psi.signing import Signer
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from psi.backends import Backend
+    from psi.rsa.backends import Backend
 
 
 class RSASigner(Signer):

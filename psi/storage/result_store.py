@@ -1,10 +1,11 @@
 """What a requester keeps on disk: for a run that was interrupted, and for later ones.
 
-The file (`psi.journal`) is bound to the signer's key, the run's domain and the own ids in their
-order. It holds tags, match proofs and a seed that blinding is drawn from, never an id: who can read
-it could claim matches under that key and unblind what was sent, as long as the signer answers. A
-signer that comes with the same key is asked for what is missing alone, by the same bytes as before,
-and has to send the same tags as before: so nothing new is learnt, and nothing counts twice.
+The file (`psi.storage.journal`) is bound to the signer's key, the run's domain and the own ids in
+their order. It holds tags, match proofs and a seed that blinding is drawn from, never an id: who
+can read it could claim matches under that key and unblind what was sent, as long as the signer
+answers. A signer that comes with the same key is asked for what is missing alone, by the same bytes
+as before, and has to send the same tags as before: so nothing new is learnt, and nothing counts
+twice.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from psi.arithmetic import RandomBytes
 from psi.errors import ValueRefusedError
 from psi.hashing import stream
-from psi.journal import Journal
-from psi.records import cut
+from psi.storage.journal import Journal
+from psi.storage.spill import cut
 
 _DIGEST = 32  # of all tags; records are multiples of 40 bytes
 

@@ -15,8 +15,8 @@ signer's own half of the work is saved, and this is what it costs:
 - Who reads the file can test any guess against the recorded bytes of every run under this key.
 
 So it is for one named peer, needs a budget, and both sides must give the same domain each time.
-The files (`psi.journal`, mode 0600) are bound to protocol, domain and the own ids in their order:
-once any of these changes, they are removed and another key is made.
+The files (`psi.storage.journal`, mode 0600) are bound to protocol, domain and the own ids in their
+order: once any of these changes, they are removed and another key is made.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 
-from psi.journal import Journal
-from psi.records import cut
+from psi.storage.journal import Journal
+from psi.storage.spill import cut
 
 _PUBLIC, _SPENT, _OWN, _TAGS_OUT, _SIGNED = b"P", b"S", b"O", b"T", b"C"
 _DIGEST = 32

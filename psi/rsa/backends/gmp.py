@@ -38,7 +38,7 @@ class GMPBackend:
         self._closed = False
 
     def power_d(self, chunk: bytes) -> bytes:
-        """See `psi.backends.Backend`."""
+        """See `psi.rsa.backends.Backend`."""
         if self._closed:
             raise StateError("the key was closed")
         n, results = self._n, []

@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from psi.errors import BudgetError, LimitError
-from psi.files import file_lock, private_folder, put_in_place, read
+from psi.storage.files import file_lock, private_folder, put_in_place, read
 
 _LOCK_SECONDS = 30
 _SIGNED = "signed values"

@@ -17,8 +17,8 @@ from gmpy2 import mpz
 
 from psi.arithmetic import RandomBytes, all_units, join, powers, random_units, split
 from psi.errors import KeyRefusedError, SignatureError, ValueRefusedError
-from psi.keys import MAX_BITS, MIN_BITS, E, read_key
 from psi.requesting import OnItsWay, Requester
+from psi.rsa.keys import MAX_BITS, MIN_BITS, E, read_key
 from psi.settings import RequesterSettings
 
 Unblinding = list[tuple[mpz, mpz]]

@@ -37,7 +37,7 @@ from psi.hashing import RunHash
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from psi.backends import Backend
+    from psi.rsa.backends import Backend
 
 E = 65537
 MIN_BITS, MAX_BITS = 2048, 4096

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from psi.backends.encoding import to_der
 from psi.errors import FaultError, StateError
+from psi.rsa.backends.encoding import to_der
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -128,7 +128,7 @@ class OpenSSLBackend:
             self._idle.put(_Key(library, der))
 
     def power_d(self, chunk: bytes) -> bytes:
-        """See `psi.backends.Backend`."""
+        """See `psi.rsa.backends.Backend`."""
         key = self._idle.get()
         try:
             if key is None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from psi.backends.encoding import from_der, to_der
 from psi.errors import StateError
+from psi.rsa.backends.encoding import from_der, to_der
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from psi.backends import Backend
-    from psi.parallel import Workers
+    from psi.rsa.backends import Backend
+    from psi.workers import Workers
 
 
 class ExecutorBackend:
@@ -29,7 +29,7 @@ class ExecutorBackend:
         here.close()
 
     def power_d(self, chunk: bytes) -> bytes:
-        """See `psi.backends.Backend`."""
+        """See `psi.rsa.backends.Backend`."""
         if self._der is None:
             raise StateError("the key was closed")
         return self._workers.call(power_d, self._der, self._there, chunk)
@@ -46,6 +46,6 @@ def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _backend(der: bytes, name: str | None) -> Backend:
-    from psi.backends import open_here
+    from psi.rsa.backends import open_here
 
     return open_here(from_der(der), 1, name)

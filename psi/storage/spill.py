@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from psi.errors import naming
-from psi.files import nameless_file
+from psi.storage.files import nameless_file
 
 BUCKET_IDS = 1_000_000
 """Up to so many records are held in memory; beyond, buckets of about this size are on disk."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from threading import Lock
 
 from psi.errors import StateError, naming
-from psi.files import open_private, private_folder
 from psi.hashing import prefixed
+from psi.storage.files import open_private, private_folder
 
 _SALT = 32
 _DIGEST = 16

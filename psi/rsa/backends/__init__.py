@@ -6,9 +6,9 @@ Two ways, with the same bytes as result:
     gmpy2     CRT with GMP's constant-time exponentiation and base blinding; about four times
               slower; works wherever this package can be installed.
 
-Either may run behind an executor, where `psi.backends.elsewhere` opens it.
+Either may run behind an executor, where `psi.rsa.backends.elsewhere` opens it.
 
-Callers check every result against the public exponent themselves (`psi.keys`): libcrypto also
+Callers check every result against the public exponent themselves (`psi.rsa.keys`): libcrypto also
 does so inside its CRT code, but that is not in its documented contract.
 """
 
@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from psi.backends import gmp, openssl
+from psi.rsa.backends import gmp, openssl
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from psi.parallel import Workers
+    from psi.workers import Workers
 
 
 class Backend(Protocol):
@@ -44,7 +44,7 @@ def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) 
     here = open_here(key, workers.count, name)
     if not workers.elsewhere:
         return here
-    from psi.backends.elsewhere import ExecutorBackend
+    from psi.rsa.backends.elsewhere import ExecutorBackend
 
     return ExecutorBackend(key, workers, here)
 

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from itertools import chain, islice, pairwise
 
 from psi.errors import IdsError, naming
-from psi.records import BUCKET_IDS, Records, Scratch
+from psi.storage.spill import BUCKET_IDS, Records, Scratch
 
 _SHOWN = 10  # positions named in a message
 _BLOCK = 8192  # ids handled at a time where they stream
