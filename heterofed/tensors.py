@@ -57,7 +57,8 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
         if not isinstance(name, str) or len(name) > 128 or not name.isprintable():
             raise FeatureError(f"{where} yielded a dict whose keys are not short, plain strings")
         if not isinstance(tensor, Tensor):
-            raise FeatureError(f"{label}: a {type(tensor).__name__} is not a tensor")
+            hint = "; ids go into Batch(features, ids=...)" if _are_strings(tensor) else ""
+            raise FeatureError(f"{label} is not a tensor but of type {type(tensor).__name__}{hint}")
         if dtype_name(tensor) not in ITEM_BYTES:
             raise FeatureError(
                 f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
@@ -70,6 +71,10 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
     if len(rows) != 1:
         raise FeatureError(f"{where} yielded tensors of unequal row counts {sorted(rows)}")
     return layout, tensors
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
 
 
 def dtype_name(tensor: Tensor) -> str:
