@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heterofed.endings import writing
 from heterofed.errors import ConfigError
-from heterofed.files import append, put_in_place, truncate
+from heterofed.files import append, put_in_place, truncate, writing
 
 logger = logging.getLogger("heterofed")
 

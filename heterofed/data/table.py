@@ -18,9 +18,9 @@ from torch import Tensor
 from heterofed.data.ids import Positions
 from heterofed.data.indexed import Rows
 from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
+from heterofed.data.signature import current_reader
 from heterofed.errors import ColumnError, ConfigError, IdError
-from heterofed.signature import current_reader
-from heterofed.tracebacks import plain_endings
+from heterofed.reporting.tracebacks import plain_endings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from heterofed import Batch, ConfigError, DataChecker, simulate, simulate_prediction
-from heterofed.alignment import check_ids, check_split
-from heterofed.batches import as_batch
+from heterofed.compute.alignment import check_ids, check_split
+from heterofed.compute.batch import as_batch
+from heterofed.compute.plain import as_truth
 from heterofed.data import IndexedDataset
 from heterofed.errors import FeatureError, IdError
-from heterofed.hetero_nn.intersection import own_ids
-from heterofed.hetero_nn.rows import as_columns, check_same_columns
-from heterofed.plain import as_truth
-from heterofed.snapshot import Snapshot, encode
+from heterofed.hetero_nn.predict.rows import as_columns, check_same_columns
+from heterofed.intersection.host import own_ids
+from heterofed.runs.snapshot import Snapshot, encode
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -211,7 +211,7 @@ def test_rounds_that_are_repeated_count_against_those_of_the_plan(
     shop = TinyCollaborator(tmp_path, max_rollbacks=0)
     bob, host = Victim(shop), Returning(max_rounds=2)
     begun = iter([5])  # as after many returns
-    monkeypatch.setattr("heterofed.ledger.ReleaseLedger.count", lambda *_: next(begun))
+    monkeypatch.setattr("heterofed.privacy.ledger.ReleaseLedger.count", lambda *_: next(begun))
     host.welcome().to_train()
     outcome = bob.outcome()
     host.close()
