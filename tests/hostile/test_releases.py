@@ -108,7 +108,9 @@ def test_a_round_is_tested_and_ended_as_a_whole(
 ) -> None:
     """Else a Host could have one party of a sum tested with older weights than another."""
     bob = Victim(TinyCollaborator(tmp_path, is_feature_trainable=False))
-    parties = {"collaborators": ("bob", "carol")} if fusion == "masked_sum" else {}
+    parties: dict[str, Any] = {}
+    if fusion == "masked_sum":
+        parties = {"collaborators": ("bob", "carol")}
     host = Returning(checkpoint_batches=1, batch_size=16, fusion=fusion, **parties)
     host.welcome().to_train()
     host.take_batches()
