@@ -58,6 +58,10 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
             raise FeatureError(f"{where} yielded a dict whose keys are not short, plain strings")
         if not isinstance(tensor, Tensor):
             raise FeatureError(f"{label} is not a tensor but {_kind_of(tensor)}")
+        if dtype_name(tensor) not in ITEM_BYTES:
+            raise FeatureError(
+                f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
+            )
         if tensor.layout is not torch.strided:
             raise FeatureError(f"{label}: a sparse tensor cannot travel; use its to_dense()")
         if not 1 <= tensor.dim() <= 16:
