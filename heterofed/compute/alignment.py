@@ -59,8 +59,8 @@ def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
         positions = [p for p, each in enumerate(listed) if each in repeated]
         shown = ", ".join(map(str, positions[:6])) + (", ..." if len(positions) > 6 else "")
         raise IdError(
-            f"{what} returned {len(repeated)} ids more than once (positions {shown});"
-            " ids must be unique"
+            f"{what} gave {len(repeated)} id{'s' * (len(repeated) > 1)} more than once"
+            f" (positions {shown}); ids must be unique"
         )
     return listed
 

@@ -50,8 +50,9 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     elif with_labels is not False:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise FeatureError(
-                f"{where} must yield (features, labels) or Batch(features, labels), not a"
+                f"{where} must yield (features, labels) or Batch(features, labels, ids), not a"
                 f" {type(item).__name__}"
+                + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
             )
         batch = Batch(item[0], item[1])
     else:

@@ -57,7 +57,7 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
         if not isinstance(name, str) or len(name) > 128 or not name.isprintable():
             raise FeatureError(f"{where} yielded a dict whose keys are not short, plain strings")
         if not isinstance(tensor, Tensor):
-            raise FeatureError(f"{label}: a {type(tensor).__name__} is not a tensor")
+            raise FeatureError(f"{label} is not a tensor but {_kind_of(tensor)}")
         if dtype_name(tensor) not in ITEM_BYTES:
             raise FeatureError(
                 f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
@@ -70,6 +70,12 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
     if len(rows) != 1:
         raise FeatureError(f"{where} yielded tensors of unequal row counts {sorted(rows)}")
     return layout, tensors
+
+
+def _kind_of(value: object) -> str:
+    ids = isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
+    hint = "; ids go into Batch(features, ids=...)" if ids else ""
+    return f"of type {type(value).__name__}{hint}"
 
 
 def dtype_name(tensor: Tensor) -> str:

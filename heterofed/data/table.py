@@ -419,7 +419,8 @@ def _numbers(
     if words:
         raise ColumnError(
             f"features must be numbers ({'; '.join(words)}): encode such columns"
-            " (pandas.get_dummies) or leave them out of columns=..."
+            " (pandas.get_dummies; pandas.to_numeric for numbers that were read as text) or leave"
+            " them out of columns=..."
         )
     holes = [str(each) for each in used if each.missing]
     if holes and missing == "error":

@@ -221,6 +221,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         party = party_of(run)
         (host,) = party.peers.values()
         expected = self._heterofed_begin(run, host)
+        next_leg = run.batch
         while True:
             party.phase = BETWEEN
             match party.take(host, *expected).message:
@@ -228,11 +229,14 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                     self._heterofed_count_rounds(run, host, first)
                     run.round, run.state["staleness"] = number, steps
                     self._heterofed_train_a_leg(run, host, first)
+                    next_leg = first + plan_of(run).checkpoint_batches
                 case msg.Checkpoint(batch=number):
                     self._heterofed_keep_batch(run, host, number)
                 case msg.BeginTest():
+                    self._heterofed_check_round_trained(run, host, next_leg)
                     self._heterofed_test(run, host)
                 case msg.RoundEnd(best=best, last=last):
+                    self._heterofed_check_round_trained(run, host, next_leg)
                     self._heterofed_end_round(run, host, best=best, last=last)
                 case _:
                     break
@@ -296,6 +300,18 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         if begun > allowed:
             what = f"has begun {begun} rounds in a run of {most}, those repeated counted too"
             raise unlawful(host.name, "train", what)
+
+    def _heterofed_check_round_trained(self, run: Run, host: Peer, next_leg: int) -> None:
+        """Check that no leg of the round is left, before its test or its end.
+
+        Where features are summed, all have to be tested with the weights of the same batch.
+
+        Raises:
+            RemoteProtocolError: batches from `next_leg` on are still to be trained.
+        """
+        if plan_of(run).checkpoint_batches and self._heterofed_leg(run, next_leg):
+            what = f"has a round tested or ended of which {next_leg} batches are trained, not all"
+            raise unlawful(host.name, f"train, round {run.round}", what)
 
     def _heterofed_train_a_leg(self, run: Run, host: Peer, first: int) -> None:
         """Send the features of each train batch, from the first on; step on what comes back.
