@@ -301,9 +301,9 @@ class Chaos:
 
     def _open_task(self, task: str) -> Relay:
         """A task file that leads through a relay, keys, and everybody's consent."""
+        from heterofed.cli.task import accept_task, new_task
         from heterofed.files import heterofed_home
-        from heterofed.keys import key_path, load_key, new_key
-        from heterofed.task_command import accept_task, new_task
+        from heterofed.identity.keys import key_path, load_key, new_key
 
         home = heterofed_home()
         for name in self._names:

@@ -20,7 +20,7 @@ ROUND = ("train", "test", "checkpoint")
 
 def without() -> None:
     """Parties write no checkpoint."""
-    from heterofed.resumable import ResumableScheduler
+    from heterofed.runs.checkpointing import ResumableScheduler
 
     if not hasattr(ResumableScheduler, "_heterofed_keep_checkpoint"):
         raise SystemExit("there is no _keep_checkpoint: this bench measures nothing")

@@ -197,7 +197,7 @@ class Parties:
             relay: makes a relay from (target, listen) addresses, to go through; None: directly.
             seed: of both parties.
         """
-        from heterofed.transport.local import local_address
+        from heterofed.rendezvous.local import local_address
 
         task = f"bench-{secrets.token_hex(4)}"
         other = "collaborator" if relay is None else "away"

@@ -121,9 +121,9 @@ def _run_party(args: argparse.Namespace) -> None:
 
 def _open_task(task: str, rounds: int) -> None:
     """Keys, a task file, and consent."""
+    from heterofed.cli.task import accept_task, new_task
     from heterofed.files import heterofed_home
-    from heterofed.keys import key_path, load_key, new_key
-    from heterofed.task_command import accept_task, new_task
+    from heterofed.identity.keys import key_path, load_key, new_key
 
     home = heterofed_home()
     for name in (HOST, COLLABORATOR):

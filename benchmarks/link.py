@@ -14,15 +14,15 @@ from benchmarks import in_turns
 
 def without() -> None:
     """Parties talk over bare connections."""
-    from heterofed import place
+    from heterofed.rendezvous import backend
 
     for name, bare in (
         ("ReliableListener", lambda below, **_: below),
         ("ReliableConnector", lambda dial: dial()),
     ):
-        if not hasattr(place, name):
-            raise SystemExit(f"heterofed.place has no {name}: this bench measures nothing")
-        setattr(place, name, bare)
+        if not hasattr(backend, name):
+            raise SystemExit(f"rendezvous.backend has no {name}: this bench measures nothing")
+        setattr(backend, name, bare)
 
 
 def figures(

@@ -43,12 +43,7 @@ from heterofed.privacy.input_attacks import (
     distance_correlation,
     ridge_reconstruction,
 )
-from heterofed.privacy.label_attacks import (
-    cosine_leak,
-    model_completion,
-    norm_leak,
-    spectral_leak,
-)
+from heterofed.privacy.label_attacks import cosine_leak, model_completion, norm_leak, spectral_leak
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.marvell import Marvell
 from heterofed.privacy.scores import auc, folded

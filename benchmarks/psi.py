@@ -32,7 +32,7 @@ from threading import Thread
 from typing import Any
 
 from benchmarks.psi_peers import run_peer
-from psi.parallel import usable_cores
+from psi.workers import usable_cores
 
 IN_FLIGHT = 8  # chunks on their way at once
 SPEED_SECONDS = 2

@@ -24,18 +24,20 @@ from msgspec import inspect as types
 import heterofed.errors
 import psi.errors
 import psi.hashing
-from heterofed import cli, place, wire
+from heterofed.cli import app
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.notices import NOTICE_SECONDS
-from heterofed.party import ABORT_LINGER, LEAST_RATE
-from heterofed.plan import MAX_PARTIES, Plan
-from heterofed.protocol import limits, messages
+from heterofed.messaging.notices import NOTICE_SECONDS
+from heterofed.messaging.party import ABORT_LINGER, LEAST_RATE
+from heterofed.protocol import codec, limits, messages
+from heterofed.protocol.plan import MAX_PARTIES, Plan
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
-from heterofed.settings import Shown
-from heterofed.transport import flow, readmit, zeromq
-from heterofed.transport.zeromq import doorman, listener
-from heterofed.visits import VISIT_SECONDS, VISITS
-from psi import keys
+from heterofed.rendezvous import backend
+from heterofed.runs.settings import Shown
+from heterofed.transport import flow_control, zeromq
+from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS
+from heterofed.transport.reliable import listener as readmit
+from heterofed.transport.zeromq import limiter, listener
+from psi.rsa import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python -m docs.generate"
@@ -274,14 +276,14 @@ def protocol_limits() -> str:
         "bytes of one tag or match proof": limits.TAG_BYTES,
         "chunks of blinded values without an answer": limits.PSI_WINDOW,
         "Collaborators of one task, at most": MAX_PARTIES,
-        "frames that a sender may be ahead of its reader": flow.WINDOW,
+        "frames that a sender may be ahead of its reader": flow_control.WINDOW,
         "seconds between heartbeats": int(beat.interval),
         "seconds without any answer until a link is dead": int(beat.timeout),
         "seconds that a handshake may take at the Host": int(listener.HANDSHAKE_SECONDS),
         "seconds that a connection may take to say its Hello": int(VISIT_SECONDS),
-        "TCP connections that have said nothing yet, at most": doorman.MAX_SILENT,
-        "bytes that such a one may bring (on Linux)": place.FIRST_BYTES,
-        "bytes that libzmq may hold of another one (on Linux)": doorman.MAX_BEHIND,
+        "TCP connections that have said nothing yet, at most": limiter.MAX_SILENT,
+        "bytes that such a one may bring (on Linux)": backend.FIRST_BYTES,
+        "bytes that libzmq may hold of another one (on Linux)": limiter.MAX_BEHIND,
         "connections of one party at a time": listener.PARTY_SHARE,
         "links of one party at a time": readmit.PARTY_LINKS,
         "bytes of a peer's mail that was not taken, before the plan": limits.most_waiting(None),
@@ -312,7 +314,7 @@ def phase_limits() -> str:
 
 def wire_format() -> str:
     """The layout of a message, from the module that implements it."""
-    return "```text\n" + "\n".join(indented_blocks(doc(wire))) + "\n```"
+    return "```text\n" + "\n".join(indented_blocks(doc(codec))) + "\n```"
 
 
 def psi_parameters() -> str:
@@ -383,6 +385,17 @@ def module_table(package: str) -> str:
         name = ".".join(part for part in parts[1:] if part != "__init__") or package
         rows.append([f"`{name}`", rule, ", ".join([*ours, *psi_parts]), ", ".join(others)])
     return table(["module", "its rule", "imports of ours", "of others"], iter(rows))
+
+
+def package_table() -> str:
+    """Each package, and the rule that its first line says."""
+    rows = []
+    for path in module_files():
+        if path.name == "__init__.py" and len(path.relative_to(ROOT).parts) > 2:
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            rule = " ".join(said.split("\n\n")[0].split())
+            rows.append([f"`{path.relative_to(ROOT).parent.as_posix()}/`", rule])
+    return table(["package", "its rule"], iter(rows))
 
 
 def _top(module: str) -> str:
@@ -574,18 +587,18 @@ def _shown(host: type, collaborator: type) -> Iterator[tuple[str, str]]:
 
 def cli_page() -> str:
     """`docs/reference/cli.md`."""
-    lines = [WHOLE_FILE, "", "# The `heterofed` command", "", doc(cli.cli.callback), ""]
-    codes = re.search(r"Exit codes: (.*)\.$", doc(cli), re.MULTILINE)
+    lines = [WHOLE_FILE, "", "# The `heterofed` command", "", doc(app.cli.callback), ""]
+    codes = re.search(r"Exit codes: (.*)\.$", doc(app), re.MULTILINE)
     if codes is None:
-        raise ValueError("the docstring of heterofed.cli says nothing of exit codes")
+        raise ValueError("the docstring of heterofed.cli.app says nothing of exit codes")
     lines += [
         "## Exit codes",
         "",
         table(["code", "meaning"], (each.split(" ", 1) for each in codes[1].split("; "))),
         "",
-        *_options(cli.cli),
+        *_options(app.cli),
     ]
-    for name, command in _commands("heterofed", cli.cli):
+    for name, command in _commands("heterofed", app.cli):
         lines += [f"## {name}", "", doc(command.callback), "", *_options(command)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -627,6 +640,7 @@ PIECES: dict[str, Callable[[], str]] = {
     "phase-limits": phase_limits,
     "wire-format": wire_format,
     "psi-parameters": psi_parameters,
+    "packages": package_table,
     "modules-heterofed": lambda: module_table("heterofed"),
     "modules-psi": lambda: module_table("psi"),
     "readme-start": lambda: readme_section("", "index.md"),

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from heterofed._version import __version__
 
 if TYPE_CHECKING:
-    from heterofed.batches import Batch
-    from heterofed.checker import DataChecker
+    from heterofed.compute.batch import Batch
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
-    from heterofed.fakes import fake_peer
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
-    from heterofed.results import TaskResult
-    from heterofed.simulation import simulate, simulate_prediction
+    from heterofed.reporting.results import TaskResult
+    from heterofed.runs.data_check import DataChecker
+    from heterofed.simulation.fake_peer import fake_peer
+    from heterofed.simulation.simulate import simulate, simulate_prediction
 
 logger = logging.getLogger("heterofed")
 
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "Batch": "heterofed.batches",
+    "Batch": "heterofed.compute.batch",
     "ConfigError": "heterofed.errors",
-    "DataChecker": "heterofed.checker",
+    "DataChecker": "heterofed.runs.data_check",
     "HeteroFedError": "heterofed.errors",
     "HeteroNNCollaboratorScheduler": "heterofed.hetero_nn",
     "HeteroNNHostScheduler": "heterofed.hetero_nn",
     "TaskAborted": "heterofed.errors",
     "TaskFailed": "heterofed.errors",
-    "TaskResult": "heterofed.results",
-    "fake_peer": "heterofed.fakes",
+    "TaskResult": "heterofed.reporting.results",
+    "fake_peer": "heterofed.simulation.fake_peer",
     "register_metrics": "heterofed.metrics",
-    "simulate": "heterofed.simulation",
-    "simulate_prediction": "heterofed.simulation",
+    "simulate": "heterofed.simulation.simulate",
+    "simulate_prediction": "heterofed.simulation.simulate",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m heterofed` is the `heterofed` command."""
 
-from heterofed.cli import main
+from heterofed.cli.app import main
 
 main()

@@ -14,14 +14,13 @@ from msgspec import to_builtins
 from torch import Tensor, nn
 
 from heterofed._version import __version__
-from heterofed.endings import writing
+from heterofed.compute.wrappers import unwrapped
+from heterofed.data.signature import read_signature
 from heterofed.errors import ConfigError
-from heterofed.files import make_folder
-from heterofed.hetero_nn.trained import Trained, Which, read_trained, read_weights
+from heterofed.files import make_folder, writing
 from heterofed.metrics import last_rows
-from heterofed.results import check_writable, write_whole
-from heterofed.signature import read_signature
-from heterofed.wrappers import unwrapped
+from heterofed.reporting.results import check_writable, write_whole
+from heterofed.runs.artifacts import Trained, Which, read_trained, read_weights
 
 CARD = "card.json"
 HALVES = ("feature_model", "infer_model")

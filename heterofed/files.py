@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import platformdirs
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, ResultsError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -429,3 +429,19 @@ def _check_plain(handle: int, path: Path) -> None:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says, where `path` is written in this block, into an error of ours.
+
+    Raises:
+        ResultsError: naming the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"{path} cannot be written ({error.strerror or error}); make room there and start"
+            " again: a task goes on from the last checkpoint that all parties hold"
+        ) from error

@@ -8,15 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from heterofed.endings import writing
 from heterofed.errors import ConfigError
-from heterofed.files import append, put_in_place, truncate
+from heterofed.files import append, put_in_place, truncate, writing
 
 logger = logging.getLogger("heterofed")
 
@@ -188,8 +187,8 @@ class Metrics:
         """Append one row and write it.
 
         Args:
-            item: exactly the registered keys; values are numbers, strings, 0-d tensors or NumPy
-                scalars.
+            item: exactly the registered keys; values are numbers, strings, tensors or arrays of one
+                number.
 
         Raises:
             ConfigError: other keys, or a value that is none of these.
@@ -242,7 +241,7 @@ def _round_of(row: Mapping[str, str]) -> float:
 
 
 def as_scalar(value: object, what: str) -> Scalar:
-    """A plain number (or string) from a number, 0-d tensor or NumPy scalar.
+    """A plain number (or string) from a number, or from an array (of any library) of one.
 
     Raises:
         ConfigError: the value is something else; the message names `what`.
@@ -250,13 +249,16 @@ def as_scalar(value: object, what: str) -> Scalar:
     if isinstance(value, bool | int | float | str):
         return value
     item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:
-        value = item()
+    if callable(item):
+        with suppress(Exception):  # it holds several numbers, or none
+            value = item()
     if isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, numbers.Real):
-        return float(value)
-    raise ConfigError(f"{what}: a {type(value).__name__} is not a number or 0-d tensor")
+    if (number := as_float(value)) is not None:
+        return number
+    shape = getattr(value, "shape", None)
+    form = type(value).__name__ + ("" if shape is None else f" of shape {list(shape)}")
+    raise ConfigError(f"{what}: a {form} is not a number, nor an array of one number")
 
 
 def as_float(value: object) -> float | None:

@@ -33,19 +33,19 @@ from psi.errors import (
 )
 
 if TYPE_CHECKING:
-    from psi.budget import Budget
-    from psi.ecdh_requester import ECDHRequester
-    from psi.ecdh_signer import ECDHSigner
+    from psi.ecdh.requester import ECDHRequester
+    from psi.ecdh.signer import ECDHSigner
     from psi.hashing import domain
-    from psi.ids import OwnIds
-    from psi.kept import KeptKey
     from psi.protocols import Protocol, check_protocol, intersect, requester, signer
     from psi.requesting import Requester
-    from psi.resume import Resume
-    from psi.rsa_requester import RSARequester
-    from psi.rsa_signer import RSASigner
+    from psi.rsa.requester import RSARequester
+    from psi.rsa.signer import RSASigner
     from psi.signing import Signer
     from psi.sources import column
+    from psi.storage.budget import Budget
+    from psi.storage.id_list import OwnIds
+    from psi.storage.key_store import KeptKey
+    from psi.storage.result_store import Resume
 
 __all__ = [
     "Budget",
@@ -81,16 +81,16 @@ __all__ = [
 ]
 
 _LATE = {
-    "Budget": "psi.budget",
-    "ECDHRequester": "psi.ecdh_requester",
-    "ECDHSigner": "psi.ecdh_signer",
-    "KeptKey": "psi.kept",
-    "OwnIds": "psi.ids",
+    "Budget": "psi.storage.budget",
+    "ECDHRequester": "psi.ecdh.requester",
+    "ECDHSigner": "psi.ecdh.signer",
+    "KeptKey": "psi.storage.key_store",
+    "OwnIds": "psi.storage.id_list",
     "Protocol": "psi.protocols",
-    "RSARequester": "psi.rsa_requester",
-    "RSASigner": "psi.rsa_signer",
+    "RSARequester": "psi.rsa.requester",
+    "RSASigner": "psi.rsa.signer",
     "Requester": "psi.requesting",
-    "Resume": "psi.resume",
+    "Resume": "psi.storage.result_store",
     "Signer": "psi.signing",
     "check_protocol": "psi.protocols",
     "column": "psi.sources",

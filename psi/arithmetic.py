@@ -3,7 +3,7 @@
 Nothing here is constant-time and nothing needs to be: exponents are the public e, and the bases
 are values the peer sees anyway, or r, or s after it was unblinded. The running time of a modular
 multiplication on fresh uniform numbers tells a peer across a network nothing about an id.
-Secret exponents live in `psi.backends`.
+Secret exponents live in `psi.rsa.backends`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Condition
 
-from psi.ids import OwnIds
-from psi.parallel import shared_pool
+from psi.storage.id_list import OwnIds
+from psi.workers import shared_pool
 
 Compute = Callable[[list[str]], bytes]
 Deliver = Callable[[Sequence[int], bytes], None]

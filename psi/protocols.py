@@ -22,7 +22,7 @@ def check_protocol(protocol: Protocol) -> None:
         LibraryError: it lacks a library.
     """
     if protocol == "ecdh":
-        from psi.group import find_group
+        from psi.ecdh.group import find_group
 
         find_group()
 
@@ -30,11 +30,11 @@ def check_protocol(protocol: Protocol) -> None:
 def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
     """The signer of "rsa" or "ecdh": `RSASigner` or `ECDHSigner`, with the same arguments."""
     if protocol == "rsa":
-        from psi.rsa_signer import RSASigner
+        from psi.rsa.signer import RSASigner
 
         return RSASigner(ids, **settings)
     if protocol == "ecdh":
-        from psi.ecdh_signer import ECDHSigner
+        from psi.ecdh.signer import ECDHSigner
 
         return ECDHSigner(ids, **settings)
     raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
@@ -45,11 +45,11 @@ def requester(
 ) -> Requester[Any]:
     """The requester of "rsa" or "ecdh": `RSARequester` or `ECDHRequester`, same arguments."""
     if protocol == "rsa":
-        from psi.rsa_requester import RSARequester
+        from psi.rsa.requester import RSARequester
 
         return RSARequester(ids, public_key, peer_count, **settings)
     if protocol == "ecdh":
-        from psi.ecdh_requester import ECDHRequester
+        from psi.ecdh.requester import ECDHRequester
 
         return ECDHRequester(ids, public_key, peer_count, **settings)
     raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")

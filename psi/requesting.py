@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from psi.arithmetic import RandomBytes
 from psi.errors import CountError, IdsError, StateError, ValueRefusedError
 from psi.hashing import TAG_BYTES
-from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
-from psi.resume import Resume
 from psi.side import Side
 from psi.signing import MAX_CHUNK, packed, unpacked
+from psi.storage.result_store import Resume
+from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order
 
 if TYPE_CHECKING:
-    from psi.budget import Budget
+    from psi.storage.budget import Budget
 
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES

@@ -7,9 +7,9 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from psi.budget import Budget
-    from psi.kept import KeptKey
-    from psi.resume import Resume
+    from psi.storage.budget import Budget
+    from psi.storage.key_store import KeptKey
+    from psi.storage.result_store import Resume
 
 
 class PartySettings(TypedDict, total=False):

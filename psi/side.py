@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Self
 
-from psi.ids import OwnIds
-from psi.parallel import Workers
-from psi.records import Scratch
+from psi.storage.id_list import OwnIds
+from psi.storage.spill import Scratch
+from psi.workers import Workers
 
 
 class Side:

@@ -38,14 +38,14 @@ from psi.errors import (
     ValueRefusedError,
 )
 from psi.hashing import TAG_BYTES
-from psi.kept import RECENT_CHUNKS
 from psi.own_tags import OwnTags
-from psi.records import BUCKET_IDS, Distinct, Records, cut, in_order
 from psi.side import Side
+from psi.storage.key_store import RECENT_CHUNKS
+from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order
 
 if TYPE_CHECKING:
-    from psi.budget import Budget
-    from psi.kept import KeptKey
+    from psi.storage.budget import Budget
+    from psi.storage.key_store import KeptKey
 
 MAX_CHUNK = 1 << 20  # bytes; the longest chunk either side sends
 RESIGN_VALUES = 16_384  # values that may be signed again in a run, for restarted requesters

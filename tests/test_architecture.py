@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,71 +16,20 @@ import psi
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A module may import modules of its own layer's packages and of layers below.
+# A module may import from its own package and from packages of the layers below.
 LAYERS = [
-    ["heterofed._version", "heterofed.diagnostics", "heterofed.errors", "heterofed.plan"],
-    ["heterofed.files", "heterofed.protocol", "heterofed.reserved", "heterofed.tracebacks"],
-    [
-        "heterofed.frozen",
-        "heterofed.notices",
-        "heterofed.outbound",
-        "heterofed.plain",
-        "heterofed.tensors",
-        "heterofed.visits",
-        "heterofed.wire",
-    ],
-    [
-        "heterofed.accounting",
-        "heterofed.alignment",
-        "heterofed.events",
-        "heterofed.hook_calls",
-        "heterofed.leaves",
-        "heterofed.signature",
-        "heterofed.transport",
-    ],
-    [
-        "heterofed.bars",
-        "heterofed.consent",
-        "heterofed.endings",
-        "heterofed.freshness",
-        "heterofed.generators",
-        "heterofed.joint_optimizer",
-        "heterofed.labels",
-        "heterofed.keys",
-        "heterofed.movement",
-    ],
-    ["heterofed.console"],
-    [
-        "heterofed.data",
-        "heterofed.metrics",
-        "heterofed.batches",
-        "heterofed.peers",
-        "heterofed.staleness",
-        "heterofed.streams",
-        "heterofed.task",
-        "heterofed.training",
-        "heterofed.wrappers",
-    ],
-    ["heterofed.strangers", "heterofed.task_file", "heterofed.walk"],
-    ["heterofed.party", "heterofed.place"],
-    ["heterofed.agreement", "heterofed.results"],
-    ["heterofed.door"],
-    ["heterofed.rendezvous"],
-    ["heterofed.passes"],
-    ["heterofed.checker", "heterofed.checkpoint", "heterofed.ledger", "heterofed.snapshot"],
-    ["heterofed.carried", "heterofed.runs"],
-    ["heterofed.extra_modules", "heterofed.settings"],
-    ["heterofed.status"],
-    ["heterofed.lifecycle"],
-    ["heterofed.privacy"],
-    ["heterofed.resumable"],
-    ["heterofed.scheduler"],
+    ["heterofed._version", "heterofed.errors"],
+    ["heterofed.events", "heterofed.files", "heterofed.protocol"],
+    ["heterofed.compute", "heterofed.metrics", "heterofed.transport"],
+    ["heterofed.reporting"],
+    ["heterofed.identity", "heterofed.messaging"],
+    ["heterofed.privacy", "heterofed.rendezvous"],
+    ["heterofed.data"],
+    ["heterofed.runs"],
+    ["heterofed.export", "heterofed.intersection", "heterofed.scheduler", "heterofed.streams"],
     ["heterofed.hetero_nn"],
-    ["heterofed.baselines", "heterofed.export", "heterofed.fakes"],
-    ["heterofed.turns"],
     ["heterofed.simulation"],
-    ["heterofed.demo", "heterofed.psi_command", "heterofed.task_command"],
-    ["heterofed.cli_trust"],
+    ["heterofed.baselines"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
@@ -89,15 +39,15 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
-    "rich": ["heterofed/bars"],
+    "rich": ["heterofed/reporting/progress"],
     "click": ["heterofed/cli", "docs/generate"],
 }
 NO_TORCH = [
-    "heterofed.party",
-    "heterofed.lifecycle",
+    "heterofed.messaging.party",
+    "heterofed.runs.lifecycle",
     "heterofed.cli",
     "heterofed.hetero_nn.psi",
-    "heterofed.psi_command",
+    "heterofed.cli.psi",
     "heterofed.protocol",
     "psi",
 ]
@@ -146,6 +96,32 @@ def test_imports_point_downward(path: Path) -> None:
         assert other < own, f"{module} imports {imported}, which is not below it"
 
 
+def test_no_circle_when_modules_load() -> None:
+    """Imports within functions, and those for type checkers, do not count: they run later."""
+    paths = {name_of(path): path for path in [*modules("heterofed"), *modules("psi")]}
+    below = {
+        module: {
+            f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in paths else node.module
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        & paths.keys()
+        for module, path in paths.items()
+    }
+    while leaves := [module for module, needed in below.items() if not needed & below.keys()]:
+        for module in leaves:
+            del below[module]
+    assert not below, f"these import each other: {sorted(below)}"
+
+
+@pytest.mark.parametrize(
+    "package", sorted({each.parent for each in modules("heterofed")}), ids=lambda each: each.name
+)
+def test_every_package_says_its_rule(package: Path) -> None:
+    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text())), package
+
+
 @pytest.mark.parametrize("path", modules("psi"), ids=name_of)
 def test_psi_stands_alone(path: Path) -> None:
     for imported in imports(path):
@@ -179,7 +155,7 @@ def test_importing_has_no_side_effects(tmp_path: Path) -> None:
     code = (
         "import logging, os, sys\n"
         "before = dict(os.environ)\n"
-        "import heterofed, heterofed.hetero_nn, heterofed.cli\n"
+        "import heterofed, heterofed.hetero_nn, heterofed.cli.app\n"
         "assert dict(os.environ) == before\n"
         "assert not logging.getLogger('heterofed').handlers and not logging.root.handlers\n"
         "assert os.listdir('.') == [], os.listdir('.')\n"
@@ -242,11 +218,11 @@ def is_path(node: ast.expr) -> bool:
 @pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
 def test_one_place_makes_files(path: Path) -> None:
     """All others call it: there is no other way to a mode, or past a link that was planted."""
-    if path.relative_to(ROOT).as_posix() in ("heterofed/files.py", "psi/files.py"):
+    if path.relative_to(ROOT).as_posix() in ("heterofed/files.py", "psi/storage/files.py"):
         return
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     found = [f"line {each.lineno}: {ast.unparse(each)}" for each in calls if makes_a_file(each)]
-    assert not found, f"{path}: use heterofed.files (in psi: psi.files): {found}"
+    assert not found, f"{path}: use heterofed.files (in psi: psi.storage.files): {found}"
 
 
 @pytest.mark.parametrize(
@@ -270,3 +246,15 @@ def test_the_rule_on_files_finds(code: str) -> None:
     call = ast.parse(code, mode="eval").body
     assert isinstance(call, ast.Call)
     assert makes_a_file(call)
+
+
+def test_the_page_sends_readers_to_files_that_there_are() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("## Where a change goes") : page.index("## Modules of")]
+    named = re.findall(r"`([a-z_/]+(?:\.py|/))`", table)
+    assert len(named) > 25
+    assert [
+        each
+        for each in named
+        if not (ROOT / each).exists() and not (ROOT / "heterofed" / each).exists()
+    ] == []

@@ -10,12 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody calls it F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn, optim
 
-from heterofed import (
-    Batch,
-    HeteroNNCollaboratorScheduler,
-    HeteroNNHostScheduler,
-    register_metrics,
-)
+from heterofed import Batch, HeteroNNCollaboratorScheduler, HeteroNNHostScheduler, register_metrics
 from heterofed.data import VerticalTable
 
 BATCH = 64

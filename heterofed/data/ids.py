@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from heterofed.alignment import check_ids
+from heterofed.compute.alignment import check_ids
 from heterofed.errors import ConfigError, MissingIdsError
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from heterofed.data.ids import Positions
 from heterofed.data.indexed import Rows
 from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
+from heterofed.data.signature import current_reader
 from heterofed.errors import ColumnError, ConfigError, IdError
-from heterofed.signature import current_reader
-from heterofed.tracebacks import plain_endings
+from heterofed.reporting.tracebacks import plain_endings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -419,7 +419,8 @@ def _numbers(
     if words:
         raise ColumnError(
             f"features must be numbers ({'; '.join(words)}): encode such columns"
-            " (pandas.get_dummies) or leave them out of columns=..."
+            " (pandas.get_dummies; pandas.to_numeric for numbers that were read as text) or leave"
+            " them out of columns=..."
         )
     holes = [str(each) for each in used if each.missing]
     if holes and missing == "error":

@@ -12,33 +12,33 @@ from typing import Any
 
 from torch import Tensor
 
-from heterofed.batches import Batch, rows_of
-from heterofed.diagnostics import shielded
-from heterofed.endings import BETWEEN, unlawful
+from heterofed.compute.autograd import backward, evaluating, gradients_like, sharing_cores
+from heterofed.compute.batch import Batch, rows_of
+from heterofed.compute.freshness import explaining
+from heterofed.compute.staleness import ahead
+from heterofed.compute.streams import generators_kept
+from heterofed.compute.tensors import Layout, check_finite, named, restore
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
-from heterofed.extra_modules import modules_beside
-from heterofed.freshness import explaining
-from heterofed.hetero_nn.feed import FeatureFeed
-from heterofed.hetero_nn.guards import REPORT, CollaboratorGuard, check_private
-from heterofed.hetero_nn.intersection import intersect_as_collaborator
-from heterofed.hetero_nn.meeting import as_collaborator
-from heterofed.hetero_nn.order import RowOrder
+from heterofed.hetero_nn.train.feature_sender import FeatureFeed
+from heterofed.hetero_nn.train.privacy_guard import REPORT, CollaboratorGuard, check_private
+from heterofed.hetero_nn.train.row_order import RowOrder
+from heterofed.hetero_nn.training_scheduler import TrainingScheduler
+from heterofed.intersection.host import intersect_as_collaborator
+from heterofed.messaging.aborts import BETWEEN, unlawful
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
-from heterofed.party import Party
-from heterofed.peers import Peer
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.leakage import Budget, Effort
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult
-from heterofed.runs import Run, agreement_of, earlier, ledger_of, party_of, plan_of
-from heterofed.scheduler import TrainingScheduler
-from heterofed.settings import ReleaseLimits, Settings
-from heterofed.staleness import ahead
-from heterofed.streams import generators_kept
-from heterofed.tensors import Layout, check_finite, named, restore
-from heterofed.training import backward, evaluating, gradients_like, sharing_cores
+from heterofed.reporting.diagnostics import shielded
+from heterofed.reporting.results import TaskResult
+from heterofed.runs.connect import as_collaborator
+from heterofed.runs.extra_modules import modules_beside
+from heterofed.runs.run import Run, agreement_of, earlier, ledger_of, party_of, plan_of
+from heterofed.runs.settings import ReleaseLimits, Settings
 
 logger = logging.getLogger("heterofed")
 
@@ -189,7 +189,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             JoinTimeoutError, LimitReachedError, OtherRunError, TaskFailed: only where `requests`
                 is given.
         """
-        from heterofed.hetero_nn.serving import serve
+        from heterofed.hetero_nn.predict.collaborator import serve
 
         return serve(
             self,
@@ -201,7 +201,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         )
 
     def _heterofed_rehearse(self, task_id: str) -> TaskResult:
-        from heterofed.hetero_nn.rehearsal import rehearse
+        from heterofed.hetero_nn.train.dry_run import rehearse
 
         return rehearse(self, task_id)
 
@@ -221,6 +221,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         party = party_of(run)
         (host,) = party.peers.values()
         expected = self._heterofed_begin(run, host)
+        next_leg = run.batch
         while True:
             party.phase = BETWEEN
             match party.take(host, *expected).message:
@@ -228,11 +229,14 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                     self._heterofed_count_rounds(run, host, first)
                     run.round, run.state["staleness"] = number, steps
                     self._heterofed_train_a_leg(run, host, first)
+                    next_leg = first + plan_of(run).checkpoint_batches
                 case msg.Checkpoint(batch=number):
                     self._heterofed_keep_batch(run, host, number)
                 case msg.BeginTest():
+                    self._heterofed_check_round_trained(run, host, next_leg)
                     self._heterofed_test(run, host)
                 case msg.RoundEnd(best=best, last=last):
+                    self._heterofed_check_round_trained(run, host, next_leg)
                     self._heterofed_end_round(run, host, best=best, last=last)
                 case _:
                     break
@@ -296,6 +300,18 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         if begun > allowed:
             what = f"has begun {begun} rounds in a run of {most}, those repeated counted too"
             raise unlawful(host.name, "train", what)
+
+    def _heterofed_check_round_trained(self, run: Run, host: Peer, next_leg: int) -> None:
+        """Check that no leg of the round is left, before its test or its end.
+
+        Where features are summed, all have to be tested with the weights of the same batch.
+
+        Raises:
+            RemoteProtocolError: batches from `next_leg` on are still to be trained.
+        """
+        if plan_of(run).checkpoint_batches and self._heterofed_leg(run, next_leg):
+            what = f"has a round tested or ended of which {next_leg} batches are trained, not all"
+            raise unlawful(host.name, f"train, round {run.round}", what)
 
     def _heterofed_train_a_leg(self, run: Run, host: Peer, first: int) -> None:
         """Send the features of each train batch, from the first on; step on what comes back.

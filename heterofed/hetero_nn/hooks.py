@@ -14,18 +14,33 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed.compute.autograd import check_model, check_optimizer, has_weights, optimizer_of
+from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.hetero_nn.meeting import check_collaborators, check_psi
-from heterofed.joint_optimizer import JointOptimizer
-from heterofed.plan import MAX_STALENESS, Coding, Fusion, KeyBits, LossReduction, Plan, PSIProtocol
+from heterofed.hetero_nn.training_scheduler import TrainingScheduler
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
-from heterofed.scheduler import TrainingScheduler
-from heterofed.settings import ReleaseLimits, Settings, Shown, check_flag, check_seconds, is_count
-from heterofed.training import check_model, check_optimizer, has_weights, optimizer_of
+from heterofed.protocol.plan import (
+    MAX_STALENESS,
+    Coding,
+    Fusion,
+    KeyBits,
+    LossReduction,
+    Plan,
+    PSIProtocol,
+)
+from heterofed.runs.connect import check_collaborators, check_psi
+from heterofed.runs.settings import (
+    ReleaseLimits,
+    Settings,
+    Shown,
+    check_flag,
+    check_seconds,
+    is_count,
+)
 
 
 class HostHooks(TrainingScheduler):

@@ -14,46 +14,46 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from heterofed.batches import Batch, copied_batch
-from heterofed.diagnostics import shielded
-from heterofed.endings import lost
+from heterofed.compute.autograd import evaluating, sharing_cores
+from heterofed.compute.batch import Batch, copied_batch
+from heterofed.compute.freshness import explaining
+from heterofed.compute.leaves import EarlyGradients
+from heterofed.compute.plain import as_truth
+from heterofed.compute.staleness import PROBE_BATCHES, Probe
+from heterofed.compute.streams import generators_kept, random_stream
+from heterofed.compute.tensors import check_finite, pack
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
-from heterofed.extra_modules import modules_beside
-from heterofed.freshness import explaining
-from heterofed.hetero_nn.gather import (
+from heterofed.hetero_nn.hooks import HostHooks, streams_tests
+from heterofed.hetero_nn.train.gradient_relay import TagRelay
+from heterofed.hetero_nn.train.joint_batch import (
     JointBatch,
     Received,
     joint_batches,
     leaves_of,
     telling_what_came,
 )
-from heterofed.hetero_nn.guards import OURS, REPORT, HostGuard, check_private
-from heterofed.hetero_nn.hooks import HostHooks, streams_tests
-from heterofed.hetero_nn.intersection import intersect_as_host
-from heterofed.hetero_nn.meeting import as_host
-from heterofed.hetero_nn.order import RowOrder
-from heterofed.hetero_nn.recording import means_of, scalars_of
-from heterofed.hetero_nn.relay import TagRelay
-from heterofed.hetero_nn.trained import MEANS, FeatureMeans, Which
-from heterofed.leaves import EarlyGradients
+from heterofed.hetero_nn.train.privacy_guard import OURS, REPORT, HostGuard, check_private
+from heterofed.hetero_nn.train.recording import means_of, scalars_of
+from heterofed.hetero_nn.train.row_order import RowOrder
+from heterofed.intersection.host import intersect_as_host
+from heterofed.messaging.aborts import lost
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
-from heterofed.party import Party
-from heterofed.peers import Peer
-from heterofed.plain import as_truth
 from heterofed.privacy.leakage import Budget
 from heterofed.protocol import messages as msg
-from heterofed.results import TaskResult, write_whole
-from heterofed.runs import Run, agreement_of, awaited, earlier, party_of, plan_of
-from heterofed.staleness import PROBE_BATCHES, Probe
-from heterofed.streams import generators_kept, random_stream
-from heterofed.tensors import check_finite, pack
-from heterofed.training import evaluating, sharing_cores
+from heterofed.reporting.diagnostics import shielded
+from heterofed.reporting.results import TaskResult, write_whole
+from heterofed.runs.artifacts import MEANS, FeatureMeans, Which
+from heterofed.runs.connect import as_host
+from heterofed.runs.extra_modules import modules_beside
+from heterofed.runs.run import Run, agreement_of, awaited, earlier, party_of, plan_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from heterofed.hetero_nn.prediction import Missing
+    from heterofed.hetero_nn.predict.host import Missing
 
 logger = logging.getLogger("heterofed")
 
@@ -169,7 +169,7 @@ class HeteroNNHostScheduler(HostHooks):
             OtherRunError: the models of a party are not of the same run.
             TaskFailed: the prediction could not go on.
         """
-        from heterofed.hetero_nn.prediction import predict
+        from heterofed.hetero_nn.predict.host import predict
 
         return predict(
             self,
@@ -181,7 +181,7 @@ class HeteroNNHostScheduler(HostHooks):
         )
 
     def _heterofed_rehearse(self, task_id: str) -> TaskResult:
-        from heterofed.hetero_nn.rehearsal import rehearse
+        from heterofed.hetero_nn.train.dry_run import rehearse
 
         return rehearse(self, task_id)
 

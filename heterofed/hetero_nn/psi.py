@@ -13,25 +13,15 @@ from typing import BinaryIO
 import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.hetero_nn.intersection import (
-    OVER,
-    common_as_collaborator,
-    common_as_host,
-    own_ids,
-)
-from heterofed.hetero_nn.meeting import (
-    as_collaborator,
-    as_host,
-    check_collaborators,
-    check_psi,
-)
-from heterofed.lifecycle import Scheduler
-from heterofed.party import Party
-from heterofed.plan import KeyBits, Plan, PSIProtocol
+from heterofed.intersection.host import OVER, common_as_collaborator, common_as_host, own_ids
+from heterofed.messaging.party import Party
 from heterofed.protocol.messages import Finish
-from heterofed.results import write_whole
-from heterofed.runs import Resume, Run, begin, earlier, goes_on, party_of
-from heterofed.settings import Settings, check_seconds
+from heterofed.protocol.plan import KeyBits, Plan, PSIProtocol
+from heterofed.reporting.results import write_whole
+from heterofed.runs.connect import as_collaborator, as_host, check_collaborators, check_psi
+from heterofed.runs.lifecycle import Scheduler
+from heterofed.runs.run import Resume, Run, begin, earlier, goes_on, party_of
+from heterofed.runs.settings import Settings, check_seconds
 
 
 class PSIScheduler(Scheduler):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from heterofed.alignment import keyed_digest
+from heterofed.compute.alignment import keyed_digest
 from heterofed.errors import ConfigError
 from heterofed.files import file_lock, private_folder, put_in_place, read
 from heterofed.privacy.label_dp import RandomisedResponse

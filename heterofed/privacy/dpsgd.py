@@ -26,12 +26,12 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from heterofed.compute.tensors import is_finite
 from heterofed.errors import ConfigError, NonFiniteError
-from heterofed.plan import LossReduction
 from heterofed.privacy.accountant import composed_epsilon, gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
 from heterofed.privacy.noise import SECRET_BYTES, Noise, added, widest
-from heterofed.tensors import is_finite
+from heterofed.protocol.plan import LossReduction
 
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer

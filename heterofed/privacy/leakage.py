@@ -17,7 +17,6 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from heterofed.diagnostics import Harmless
 from heterofed.errors import ConfigError
 from heterofed.privacy.input_attacks import (
     decoder_reconstruction,
@@ -33,6 +32,7 @@ from heterofed.privacy.label_attacks import (
     spectral_leak,
 )
 from heterofed.privacy.scores import folded
+from heterofed.reporting.diagnostics import Harmless
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from heterofed.endings import unlawful
 from heterofed.errors import RemoteProtocolError
+from heterofed.messaging.aborts import unlawful
 
 KEY_BYTES = 32
 

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
-from heterofed.endings import unlawful
+from heterofed.messaging.aborts import unlawful
 
 
 class Witness:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heterofed.plan import MAX_STALENESS, Plan
+from heterofed.protocol.plan import MAX_STALENESS, Plan
 from heterofed.protocol.states import ENDED, State
 
 MAX_FRAME_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heterofed.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
+from heterofed.protocol.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
 
 PROTOCOL_VERSION = 1
 

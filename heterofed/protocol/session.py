@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolError
-from heterofed.plan import Coding, Plan
 from heterofed.protocol.limits import (
     AHEAD_BYTES,
     MAX_ANSWERS,
@@ -57,6 +56,7 @@ from heterofed.protocol.messages import (
     Welcome,
     WelcomeBack,
 )
+from heterofed.protocol.plan import Coding, Plan
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
 
 MAX_SPAN = 1 << 40

@@ -25,7 +25,7 @@ from heterofed.transport.base import (
     Opened,
     Received,
 )
-from heterofed.transport.flow import MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
+from heterofed.transport.flow_control import MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
 
 
 class Hub:

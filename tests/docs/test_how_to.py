@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heterofed.simulation import simulate_prediction
+from heterofed.simulation.simulate import simulate_prediction
 from tests.docs.samples import blocks, executed, printed, readme_classes
 from tests.e2e.processes import ROOT
 from tests.e2e.tiny import run

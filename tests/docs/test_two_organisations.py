@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from heterofed.keys import fingerprint
+from heterofed.identity.keys import fingerprint
 from tests.docs.samples import README, blocks, written
 from tests.e2e.processes import ROOT, Parties, PartyProcess
 from tests.trust.offices import free_port
@@ -39,7 +39,7 @@ class Organisation:
     def start(self, command: list[str]) -> PartyProcess:
         program, *arguments = command
         if program == "heterofed":
-            run = "sys.argv.insert(0, 'heterofed'); from heterofed.cli import main; main()"
+            run = "sys.argv.insert(0, 'heterofed'); from heterofed.cli.app import main; main()"
         else:
             assert program == "python"
             run = "runpy.run_path(sys.argv[0], run_name='__main__')"

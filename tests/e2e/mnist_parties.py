@@ -20,7 +20,7 @@ from examples.mnist_split.collaborator import MnistCollaborator
 from examples.mnist_split.data import load_halves
 from examples.mnist_split.host import MnistHost
 from examples.mnist_split.nets import HalfNet, TopNet
-from heterofed.streams import random_stream
+from heterofed.compute.streams import random_stream
 
 SEED, ROUNDS, BATCH = 11, 2, 128
 LIMIT = (1000, 200)  # the last train batch has 104 rows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from heterofed import Batch, ConfigError, register_metrics, simulate
-from heterofed.baselines import compare, plot
 from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.simulation.baselines import compare, plot
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from heterofed.cli.psi import _Table, run_psi
 from heterofed.errors import ConfigError, IdError
-from heterofed.psi_command import _Table, run_psi
 from psi import OwnIds
 from tests.e2e.processes import ROOT, Parties
 from tests.psi.helpers import no_libsodium

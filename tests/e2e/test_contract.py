@@ -15,17 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from heterofed import (
-    Batch,
-    ConfigError,
-    DataChecker,
-    HeteroNNHostScheduler,
-    register_metrics,
-)
+from heterofed import Batch, ConfigError, DataChecker, HeteroNNHostScheduler, register_metrics
 from heterofed import errors as e
+from heterofed.compute.tensors import pack
 from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, TaskEnded
-from heterofed.notices import Notices
-from heterofed.tensors import pack
+from heterofed.messaging.notices import Notices
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -626,12 +620,11 @@ def test_optimizer_covers_infer_and_own_feature_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hook", "says"),
     [
-        ("make_infer_model", "infer model"),
-        ("make_infer_optimizer", "needs one"),
+        ("make_infer_optimizer", "the infer model has weights"),
         ("make_feature_optimizer", "is_feature_trainable=False"),
     ],
 )
-def test_none_where_a_model_or_optimizer_is_needed(hook: str, says: str, tmp_path: Path) -> None:
+def test_none_where_an_optimizer_is_needed(hook: str, says: str, tmp_path: Path) -> None:
     host: Any = TinyHost(tmp_path)
     setattr(host, hook, lambda *_: None)
     at_host, _ = run(host, TinyCollaborator(tmp_path))
@@ -709,8 +702,8 @@ def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.rendezvous.NOTICE_SECONDS", 0.5)
-    monkeypatch.setattr("heterofed.party.Notices", functools.partial(Notices, 0.5))
+    monkeypatch.setattr("heterofed.rendezvous.join.NOTICE_SECONDS", 0.5)
+    monkeypatch.setattr("heterofed.messaging.party.Notices", functools.partial(Notices, 0.5))
     events: list[Any] = []
     host = TinyHost(tmp_path, join_timeout=2, collaborators=["carol"], callbacks=[events.append])
     run(host)

@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import nn, optim
 
-from heterofed import TaskResult, accounting, bars, console, lifecycle, outbound, results
-from heterofed.hetero_nn import gather, guards, trained
+from heterofed import TaskResult
+from heterofed.hetero_nn.train import joint_batch, privacy_guard
 from heterofed.metrics import Metrics
 from heterofed.privacy import input_attacks, label_attacks, leakage
+from heterofed.reporting import console, costs, egress, progress, results
+from heterofed.runs import artifacts, lifecycle
 from tests.e2e.test_resume import weights
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 
@@ -51,8 +53,8 @@ def _is_code(member: object) -> bool:
 
 
 ENTRY_POINTS: list[tuple[Any, str]] = [
-    *methods(accounting.Account),
-    *methods(outbound.Outbound),
+    *methods(costs.Account),
+    *methods(egress.Outbound),
     *methods(leakage.Budget),
     *methods(leakage.LabelLeaks),
     *methods(leakage.InputLeaks),
@@ -61,12 +63,12 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (leakage, "worst_of"),
     *[(leakage, name) for _, name in functions(label_attacks) if hasattr(leakage, name)],
     *[(leakage, name) for _, name in functions(input_attacks) if hasattr(leakage, name)],
-    (guards, "worst_of"),
-    (guards, "_some"),
-    (guards.HostGuard, "note"),
-    (guards.HostGuard, "measured_part"),
-    (guards.CollaboratorGuard, "note"),
-    (trained, "_sum_of_rows"),
+    (privacy_guard, "worst_of"),
+    (privacy_guard, "_some"),
+    (privacy_guard.HostGuard, "note"),
+    (privacy_guard.HostGuard, "measured_part"),
+    (privacy_guard.CollaboratorGuard, "note"),
+    (artifacts, "_sum_of_rows"),
     (lifecycle, "write_costs"),
     (lifecycle, "write_outbound"),
     (lifecycle, "mention_verdict"),
@@ -162,7 +164,7 @@ def test_faults_at_all_entry_points_at_once(
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize(("owner", "name"), methods(bars.Bars), ids=str)
+@pytest.mark.parametrize(("owner", "name"), methods(progress.Bars), ids=str)
 def test_a_fault_of_the_bar(
     owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -366,16 +368,16 @@ def test_what_cannot_be_written_is_a_missing_file(
 
 
 def test_what_protects_still_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards.HostGuard, "outgoing", fail)
+    monkeypatch.setattr(privacy_guard.HostGuard, "outgoing", fail)
     at_host, at_bob = run(*parties(tmp_path))
     assert type(at_host) is InjectedError
     assert isinstance(at_bob, BaseException)
     monkeypatch.undo()
-    monkeypatch.setattr(guards.Guard, "note_counts", fail)
+    monkeypatch.setattr(privacy_guard.Guard, "note_counts", fail)
     assert type(run(*parties(tmp_path), task="counts")[0]) is InjectedError
 
 
 def test_gather_notes_nothing_where_it_cannot() -> None:
-    with pytest.raises(KeyError) as caught, gather.telling_what_came({"a": object()}):
+    with pytest.raises(KeyError) as caught, joint_batch.telling_what_came({"a": object()}):
         raise KeyError("mine")
     assert caught.value.args == ("mine",)

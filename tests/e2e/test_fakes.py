@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from heterofed import ConfigError, fake_peer, simulate
-from heterofed.fakes import random_columns
 from heterofed.protocol.messages import Features
+from heterofed.simulation.fake_peer import random_columns
 from tests.e2e.tiny import BATCH, TinyCollaborator, TinyHost
 
 pytestmark = pytest.mark.usefixtures("home")

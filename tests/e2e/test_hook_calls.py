@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from heterofed import ConfigError, HeteroNNCollaboratorScheduler, HeteroNNHostScheduler, simulate
-from heterofed.hook_calls import BY_NAME, GENERATORS, HOOKS, check_hooks
+from heterofed.runs.hook_calls import BY_NAME, GENERATORS, HOOKS, check_hooks
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from heterofed import ConfigError, simulate
-from heterofed.joint_optimizer import JointOptimizer
+from heterofed.compute.joint_optimizer import JointOptimizer
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")

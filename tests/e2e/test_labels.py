@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heterofed import Batch, simulate
-from heterofed.batches import rows_of
+from heterofed.compute.batch import rows_of
 from heterofed.errors import FeatureError, RowCountError
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 

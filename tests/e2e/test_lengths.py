@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heterofed.errors import FeatureError
-from heterofed.hetero_nn.lengths import may_follow, one_after_another
+from heterofed.hetero_nn.train.lengths import may_follow, one_after_another
 
 
 def test_shorter_rows_get_zeros_at_the_end() -> None:

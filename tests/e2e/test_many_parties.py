@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from examples.mnist_split.data import load_halves, split_ids
-from heterofed import (
-    Batch,
-    HeteroNNCollaboratorScheduler,
-    HeteroNNHostScheduler,
-    register_metrics,
-)
+from heterofed import Batch, HeteroNNCollaboratorScheduler, HeteroNNHostScheduler, register_metrics
 from tests.e2e.tiny import run
 
 PARTIES = 16

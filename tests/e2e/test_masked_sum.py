@@ -14,23 +14,23 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from heterofed import HeteroNNCollaboratorScheduler
-from heterofed.agreement import Agreement
+from heterofed.compute.staleness import Probe
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
 from heterofed.files import heterofed_home
 from heterofed.hetero_nn import host as host_module
-from heterofed.hetero_nn import meeting
-from heterofed.hetero_nn.intersection import _signed, own_ids
-from heterofed.party import Party
-from heterofed.peers import Peer
-from heterofed.place import LocalPlace
-from heterofed.plan import Plan
+from heterofed.intersection.host import _signed, own_ids
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
 from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.privacy.masking import Masks, masked_sum
 from heterofed.privacy.witness import Witness
 from heterofed.protocol.messages import BatchDone, Mark, SeenByOthers, SplitAccepted
-from heterofed.runs import Run, party_of
-from heterofed.staleness import Probe
+from heterofed.protocol.plan import Plan
+from heterofed.rendezvous.agreement import Agreement
+from heterofed.rendezvous.backend import LocalPlace
+from heterofed.runs import connect
+from heterofed.runs.run import Run, party_of
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -76,7 +76,7 @@ def test_a_masked_sum_trains_as_an_open_one(
         came.extend(parts)
         return masked_sum(parts, dtype)
 
-    monkeypatch.setattr("heterofed.hetero_nn.gather.masked_sum", recording)
+    monkeypatch.setattr("heterofed.hetero_nn.train.joint_batch.masked_sum", recording)
     trained, seen = [], []
     for fusion in ("separate", "masked_sum"):
         host, others, outcomes = play(tmp_path / fusion, fusion=fusion)
@@ -117,10 +117,10 @@ def test_all_parties_share_their_secrets_in_pairs(tmp_path: Path) -> None:
 def test_a_host_that_relays_other_keys_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heterofed import rendezvous
+    from heterofed.rendezvous import join
 
     monkeypatch.setattr(
-        rendezvous, "_mask_keys", lambda _, plan, __: (MaskKey().public,) * len(plan.collaborators)
+        join, "_mask_keys", lambda _, plan, __: (MaskKey().public,) * len(plan.collaborators)
     )
     _, _, outcomes = play(tmp_path, fusion="masked_sum")
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes[1:])
@@ -150,7 +150,7 @@ def test_a_host_that_goes_on_without_keys_gets_no_features(
         original(self, peer, message, *args, **kwargs)
 
     monkeypatch.setattr(Party, "post", post)
-    monkeypatch.setattr("heterofed.rendezvous._mask_keys", lambda *_: ())
+    monkeypatch.setattr("heterofed.rendezvous.join._mask_keys", lambda *_: ())
     outcomes = run(*parties(SumHost))
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
     assert any("sent no masking keys" in str(each) for each in outcomes[1:])
@@ -186,7 +186,7 @@ def test_who_was_told_something_else_shares_no_mask(told: dict[str, Any]) -> Non
 
     def shared(name: str, agreement: Agreement) -> bytes:
         place: Any = LocalPlace("tiny", heterofed_home())
-        (secret,) = meeting._mask_secrets(name, keys[name], agreement, place).values()
+        (secret,) = connect._mask_secrets(name, keys[name], agreement, place).values()
         return secret
 
     assert shared("bob", agreed) == shared("carol", agreed)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from heterofed import simulate
-from heterofed.movement import Movement
+from heterofed.compute.movement import Movement
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
 Parties = tuple[Any, Any]

@@ -12,8 +12,8 @@ import torch
 
 from heterofed import ConfigError, DataChecker, TaskResult, simulate
 from heterofed.hetero_nn import psi as psi_tasks
-from heterofed.reserved import PREFIX
-from heterofed.settings import Shown
+from heterofed.runs.reserved import PREFIX
+from heterofed.runs.settings import Shown
 from tests.e2e.test_resume import weights
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 

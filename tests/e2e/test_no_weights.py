@@ -12,7 +12,7 @@ from torch import Tensor, nn, optim
 
 from heterofed import ConfigError, simulate
 from heterofed.privacy.dpsgd import DPSGD
-from heterofed.simulation import simulate_prediction
+from heterofed.simulation.simulate import simulate_prediction
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 
 pytestmark = pytest.mark.usefixtures("home")

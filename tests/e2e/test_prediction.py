@@ -33,11 +33,14 @@ from heterofed.errors import (
     RowOrderError,
 )
 from heterofed.files import file_lock, heterofed_home
-from heterofed.hetero_nn import allowance, prediction, serving, trained
-from heterofed.hetero_nn.allowance import Allowance
+from heterofed.hetero_nn.predict import collaborator as serving
+from heterofed.hetero_nn.predict import host as prediction
+from heterofed.hetero_nn.predict import quota
+from heterofed.hetero_nn.predict.quota import Allowance
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
-from heterofed.transport.local import lock_path
+from heterofed.rendezvous.local import lock_path
+from heterofed.runs import artifacts
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -106,7 +109,7 @@ def predicted(three: Any, ids: Any = None, **settings: Any) -> Any:
 def test_predictions_are_the_last_tests_outputs(three: Any, tmp_path: Path) -> None:
     host, _ = three
     ids = host.test_ids[::-1]
-    trained = (tmp_path / "tiny/alice/summary.json").read_text()
+    artifacts = (tmp_path / "tiny/alice/summary.json").read_text()
     fresh = (Host(tmp_path, collaborators=ALL), [Carol(tmp_path), Collaborator(tmp_path)])
     frame = predicted(fresh, ids)
     assert list(frame.columns) == ["id", "prediction", "parties"]
@@ -114,8 +117,8 @@ def test_predictions_are_the_last_tests_outputs(three: Any, tmp_path: Path) -> N
     # Batches of another size: the same numbers but for the order of additions.
     np.testing.assert_allclose(frame["prediction"], host.last.flip(0).numpy(), rtol=0, atol=1e-6)
     assert set(frame["parties"]) == {"alice+carol+bob"}
-    assert (tmp_path / "tiny/alice/summary.json").read_text() == trained
-    run = json.loads(trained)["run"]
+    assert (tmp_path / "tiny/alice/summary.json").read_text() == artifacts
+    run = json.loads(artifacts)["run"]
     for party, rows_key in (("alice", "parties"), ("bob", "host"), ("carol", "host")):
         log = (tmp_path / f"tiny/{party}/predictions/log.jsonl").read_text()
         line, *ended = map(json.loads, log.splitlines())
@@ -365,7 +368,7 @@ def test_rows_are_given_back_to_the_day_that_they_were_taken_from(
     rows.give_back()
     rows.give_back()  # there is nothing left to give
     rows.take(10)
-    monkeypatch.setattr(allowance, "today", lambda: "2999-01-01")
+    monkeypatch.setattr(quota, "today", lambda: "2999-01-01")
     Allowance("other", "carol", 10).take(9)
     rows.give_back()
     with pytest.raises(LimitReachedError, match="9 were predicted today"):
@@ -561,7 +564,7 @@ def test_features_that_only_a_sum_shows_are_not_predicted_with(
     with pytest.raises(ConfigError, match="masked_sum"):
         parties[0].serve_predictions("tiny", max_rows_per_day=9)
     # A Host that asks all the same, of Collaborators whose summary does not tell.
-    read = trained.read_trained
+    read = artifacts.read_trained
     tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
     monkeypatch.setattr(prediction, "read_trained", tells)
     monkeypatch.setattr(serving, "read_trained", tells)

@@ -14,7 +14,7 @@ from heterofed import simulate
 from heterofed.errors import NonFiniteError, PeerLostError
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import IsotropicGaussian
-from heterofed.runs import party_of
+from heterofed.runs.run import party_of
 from tests.e2e.test_resume import CrashError, crashing
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 

@@ -12,9 +12,9 @@ import pytest
 import psi
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-from heterofed.hetero_nn.psi_files import TAGS
-from heterofed.hetero_nn.request import CHUNK_IDS, CHUNKS_AHEAD, Request
-from heterofed.party import Party
+from heterofed.intersection.request import CHUNK_IDS, CHUNKS_AHEAD, Request
+from heterofed.intersection.storage import TAGS
+from heterofed.messaging.party import Party
 from heterofed.protocol.messages import PsiBegin, PsiBlinded, PsiKey, PsiRenew, PsiSigned, PsiTags
 from psi import Requester, Signer
 from psi.signing import RESIGN_VALUES
@@ -27,7 +27,7 @@ VICTIMS = pytest.mark.parametrize("victim", ["initiator", "collaborator"])
 
 MORTAL = """
 import os, signal, sys, time
-from heterofed.cli import main
+from heterofed.cli.app import main
 from psi.requesting import Requester
 from psi.signing import Signer
 

@@ -13,10 +13,10 @@ import pytest
 import psi
 from heterofed import ConfigError
 from heterofed import errors as e
-from heterofed.hetero_nn import intersection
-from heterofed.hetero_nn.intersection import own_ids
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-from heterofed.party import Party
+from heterofed.intersection import host as intersection
+from heterofed.intersection.host import own_ids
+from heterofed.messaging.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.psi.helpers import no_libsodium
 

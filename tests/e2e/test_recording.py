@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from heterofed import simulate
-from heterofed.metrics import Metrics
+from heterofed import ConfigError, simulate
+from heterofed.metrics import Metrics, as_scalar
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -61,6 +61,14 @@ NUMBERS = [
 def test_numbers_of_any_library_are_recorded(tmp_path: Path) -> None:
     table = trained(tmp_path, lambda n: NUMBERS[n % len(NUMBERS)], max_rounds=5)
     assert list(table["loss"]) == [1.0] * 5
+
+
+def test_metrics_take_numbers_of_any_library() -> None:
+    assert [as_scalar(each, "it") for each in NUMBERS] == [1.0] * len(NUMBERS)
+    assert as_scalar(np.str_("text"), "it") == "text"
+    for several in (torch.ones(2), np.ones(0), [1.0], None, 1j, pd.Series([1, 2])):
+        with pytest.raises(ConfigError, match=r"it: a .* is not a number, nor an array of one"):
+            as_scalar(several, "it")
 
 
 def test_what_is_no_number_is_told_once_and_left_out(

@@ -20,11 +20,11 @@ from torch import nn, optim
 
 from heterofed import TaskResult, register_metrics
 from heterofed import errors as e
-from heterofed import snapshot as snapshots
-from heterofed.checkpoint import CheckpointStore
 from heterofed.events import PartyLost
-from heterofed.party import Party
+from heterofed.messaging.party import Party
 from heterofed.protocol.messages import Mark
+from heterofed.runs import snapshot as snapshots
+from heterofed.runs.checkpoint_store import CheckpointStore
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 from tests.e2e.tiny import rows as tiny_rows
@@ -600,7 +600,7 @@ def test_drafts_of_a_killed_write_go(tmp_path: Path) -> None:
     interrupted(tmp_path)
     code = (
         "import os, sys, pathlib\n"
-        "from heterofed.results import write_whole\n"
+        "from heterofed.reporting.results import write_whole\n"
         "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
         "write_whole(pathlib.Path(sys.argv[1]), lambda file: file.write(bytes(1000)))\n"
     )
@@ -712,7 +712,7 @@ def test_legs_need_the_agreed_batches(tmp_path: Path) -> None:
 
 
 def test_who_flaps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.lifecycle.MOST_FUTILE", 3)
+    monkeypatch.setattr("heterofed.runs.lifecycle.MOST_FUTILE", 3)
     attempts = []
 
     class Flaps(TinyCollaborator):
@@ -799,7 +799,7 @@ def both(folder: Path, **settings: Any) -> list[Any]:
 
 
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.runs.FAREWELL_SECONDS", 2.0)
+    monkeypatch.setattr("heterofed.runs.run.FAREWELL_SECONDS", 2.0)
 
 
 def settled(*folders: Path) -> Any:

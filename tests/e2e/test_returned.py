@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,14 +18,15 @@ import pytest
 import torch
 
 from heterofed import Batch, ConfigError, DataChecker, simulate, simulate_prediction
-from heterofed.alignment import check_ids, check_split
-from heterofed.batches import as_batch
+from heterofed.compute.alignment import check_ids, check_split
+from heterofed.compute.batch import as_batch
+from heterofed.compute.plain import as_truth
+from heterofed.compute.tensors import named
 from heterofed.data import IndexedDataset
 from heterofed.errors import FeatureError, IdError
-from heterofed.hetero_nn.intersection import own_ids
-from heterofed.hetero_nn.rows import as_columns, check_same_columns
-from heterofed.plain import as_truth
-from heterofed.snapshot import Snapshot, encode
+from heterofed.hetero_nn.predict.rows import as_columns, check_same_columns
+from heterofed.intersection.host import own_ids
+from heterofed.runs.snapshot import Snapshot, encode
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -323,3 +325,21 @@ def test_test_ids_among_the_train_ids_are_mentioned(
     with caplog.at_level(logging.WARNING, logger="heterofed"):
         simulate(host, [bob], task_id="twice")
     assert "7 of the 7 test ids are train ids too" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("features", "says"),
+    [
+        ((torch.ones(2, 1), ["a", "b"]), "ids go into Batch(features, ids=...)"),
+        ({"n": 3}, "tensor 'n' is not a tensor but of type int"),
+        ((torch.ones(2), (torch.ones(2),)), "tensor '1' is not a tensor but of type tuple"),
+    ],
+)
+def test_what_stands_beside_features_is_named(features: Any, says: str) -> None:
+    with pytest.raises(FeatureError, match=re.escape(says)):
+        named(features, "the hook")
+
+
+def test_a_tuple_of_three_is_told_where_ids_go() -> None:
+    with pytest.raises(FeatureError, match=r"Batch\(features, labels, ids\), not a tuple of 3"):
+        as_batch((torch.ones(2, 1), torch.ones(2), ["a", "b"]), "the hook", with_labels=True)

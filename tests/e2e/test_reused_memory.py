@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from heterofed import Batch, simulate
-from heterofed.batches import copied
-from heterofed.simulation import simulate_prediction
+from heterofed.compute.batch import copied
+from heterofed.simulation.simulate import simulate_prediction
 from tests.e2e.tiny import BATCH, TinyCollaborator, TinyHost, rows
 
 pytestmark = pytest.mark.usefixtures("home")

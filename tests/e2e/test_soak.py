@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from heterofed.simulation import simulate
+from heterofed.simulation.simulate import simulate
 from tests.e2e.test_prediction import ALL, Collaborator, Host, predicted
 from tests.e2e.tiny import IDS
 

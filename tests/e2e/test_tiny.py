@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from heterofed import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.alignment import default_split
+from heterofed.compute.alignment import default_split
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
 COMMON = IDS[10:50]

@@ -86,7 +86,10 @@ def test_what_a_hook_raises_has_the_frames_of_its_user(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_shown_whole_and_a_hook_of_the_users_stays(tmp_path: Path) -> None:
-    bug = "from heterofed.simulation import _together\nsimulate(TinyHost(results), 7, task_id='x')"
+    bug = (
+        "from heterofed.simulation.simulate import _together\n"
+        "simulate(TinyHost(results), 7, task_id='x')"
+    )
     _, shown = script(bug, tmp_path)
     assert "Traceback" in shown
     assert str(ROOT / "heterofed") in shown

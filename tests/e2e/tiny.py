@@ -26,8 +26,8 @@ from heterofed import (
     TaskResult,
     register_metrics,
 )
-from heterofed.lifecycle import Scheduler
-from heterofed.party import Party
+from heterofed.messaging.party import Party
+from heterofed.runs.lifecycle import Scheduler
 
 IDS = [f"id-{number:03}" for number in range(60)]
 BATCH = 16

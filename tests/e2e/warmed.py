@@ -22,7 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PRELOADED = ("torch", "torch._dynamo", "pandas", "heterofed.hetero_nn.host", "heterofed.simulation")
+PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "pandas",
+    "heterofed.hetero_nn.host",
+    "heterofed.simulation.simulate",
+)
 
 COLD = ("PYTHON", "OMP_", "MKL_", "LD_", "TORCH")
 """Variables that an interpreter reads when it starts begin so."""

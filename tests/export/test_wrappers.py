@@ -13,8 +13,8 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from heterofed import simulate
+from heterofed.compute.wrappers import plain_state, state_for, unwrapped
 from heterofed.export import export, export_onnx
-from heterofed.wrappers import plain_state, state_for, unwrapped
 from tests.e2e.test_resume import crashing, weights
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from heterofed import consent, files, keys
-from heterofed.alignment import keyed_digest
-from heterofed.checkpoint import CheckpointStore
+from heterofed import files
+from heterofed.compute.alignment import keyed_digest
+from heterofed.data.signature import SIGNATURE, read_signature
 from heterofed.errors import (
     CheckpointError,
     ConfigError,
@@ -26,18 +26,19 @@ from heterofed.errors import (
     ResultsError,
 )
 from heterofed.files import heterofed_home, private_folder, put_in_place
-from heterofed.hetero_nn.allowance import Allowance
-from heterofed.hetero_nn.trained import trained_here
-from heterofed.ledger import ReleaseLedger
-from heterofed.ledger import _digest as ledger_of
+from heterofed.hetero_nn.predict.quota import Allowance
+from heterofed.identity import consent, keys
 from heterofed.metrics import Metrics
 from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.label_dp import RandomisedResponse
-from heterofed.results import fresh_folder, write_whole
-from heterofed.signature import SIGNATURE, read_signature
-from psi import files as psi_files
-from psi.budget import Budget
-from psi.journal import Journal
+from heterofed.privacy.ledger import ReleaseLedger
+from heterofed.privacy.ledger import _digest as ledger_of
+from heterofed.reporting.results import fresh_folder, write_whole
+from heterofed.runs.artifacts import trained_here
+from heterofed.runs.checkpoint_store import CheckpointStore
+from psi.storage import files as psi_files
+from psi.storage.budget import Budget
+from psi.storage.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 12345678

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from heterofed import Batch, DataChecker, simulate, simulate_prediction
-from heterofed.baselines import plot
 from heterofed.export import export
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.simulation.baselines import plot
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
 from tests.trust.offices import free_port
 
@@ -111,10 +111,10 @@ def exported(work: Path, watch: Watch) -> None:
 
 
 def commands(work: Path, watch: Watch) -> None:
+    from heterofed.cli.psi import run_psi
+    from heterofed.cli.task import accept_task, new_task
     from heterofed.files import heterofed_home
-    from heterofed.keys import new_key, rotate_key
-    from heterofed.psi_command import run_psi
-    from heterofed.task_command import accept_task, new_task
+    from heterofed.identity.keys import new_key, rotate_key
 
     del watch
     home = heterofed_home()

@@ -12,17 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from heterofed import wire
 from heterofed.errors import RemoteProtocolError
-from heterofed.protocol import messages, session
+from heterofed.identity.task_terms import shown_terms
+from heterofed.protocol import codec, messages, session
 from heterofed.protocol.limits import MAX_FRAME_BYTES
 from heterofed.protocol.states import ENDED, TABLE, Role, State
-from heterofed.task import shown_terms
 from tests.protocol.link import HONEST_RUN, link_in
 
 SESSIONS = {(role, state): link_in(state).ends[role] for role in Role for state in State}
 PLACES = list(SESSIONS)
-SAMPLES = [b"".join(map(bytes, wire.encode(line.message))) for line in HONEST_RUN]
+SAMPLES = [b"".join(map(bytes, codec.encode(line.message))) for line in HONEST_RUN]
 LEGAL = {
     (role, state): [
         line
@@ -134,7 +133,7 @@ def lawful(read: Reader, hearing: session.Session) -> bytes:
     if not lines:
         return mutated(read)
     line = lines[read.byte() % len(lines)]
-    frame = bytearray(b"".join(map(bytes, wire.encode(line.message, [bytes(line.size)]))))
+    frame = bytearray(b"".join(map(bytes, codec.encode(line.message, [bytes(line.size)]))))
     if read.byte() % 2:
         frame[(read.byte() << 8 | read.byte()) % len(frame)] ^= read.byte()
     return bytes(frame)
@@ -164,7 +163,7 @@ def say(data: bytes) -> int:
     place = PLACES[read.byte() % len(PLACES)]
     hearing = clone(SESSIONS[place])
     let_in = 0
-    decoder = wire.Decoder(hearing.admit, lambda: hearing.limits.header)
+    decoder = codec.Decoder(hearing.admit, lambda: hearing.limits.header)
     for frame in frames(read, hearing):
         try:
             complete = decoder.feed(frame)

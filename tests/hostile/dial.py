@@ -11,7 +11,7 @@ import select
 import sys
 
 from heterofed.transport.base import Lost
-from heterofed.transport.redial import ReliableConnector
+from heterofed.transport.reliable.connector import ReliableConnector
 from heterofed.transport.zeromq import connect
 from heterofed.transport.zeromq.zap import ClientKeys
 

@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 
-from heterofed.agreement import task_digest
 from heterofed.errors import HeteroFedError
 from heterofed.files import heterofed_home
-from heterofed.place import TaskPlace
+from heterofed.identity.task_file import load_task, task_path
+from heterofed.protocol.codec import encode
 from heterofed.protocol.messages import Hello
-from heterofed.task_file import load_task, task_path
-from heterofed.wire import encode
+from heterofed.rendezvous.agreement import task_digest
+from heterofed.rendezvous.backend import TaskPlace
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 

@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 import torch
 
 import psi
-from heterofed.agreement import task_digest
-from heterofed.alignment import default_split, keyed_digest
+from heterofed.compute.alignment import default_split, keyed_digest
+from heterofed.compute.tensors import pack
 from heterofed.files import heterofed_home
-from heterofed.place import LocalPlace, Place, TaskPlace
-from heterofed.plan import Plan
+from heterofed.identity.task_file import load_task, task_path
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol import messages as m
-from heterofed.task_file import load_task, task_path
-from heterofed.tensors import pack
+from heterofed.protocol.codec import Decoder, encode
+from heterofed.protocol.plan import Plan
+from heterofed.rendezvous.agreement import task_digest
+from heterofed.rendezvous.backend import LocalPlace, Place, TaskPlace
 from heterofed.transport.base import Buffer, Channel, Endpoint, Lost, Opened, Received
-from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import IDS
 
 TASK = "tiny"

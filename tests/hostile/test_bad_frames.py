@@ -17,11 +17,11 @@ import zmq
 
 from heterofed import TaskResult
 from heterofed import errors as e
-from heterofed.keys import load_key
+from heterofed.compute.tensors import pack
+from heterofed.identity.keys import load_key
+from heterofed.identity.task_file import load_task, task_path
 from heterofed.protocol import messages as m
-from heterofed.task_file import load_task, task_path
-from heterofed.tensors import pack
-from heterofed.wire import encode
+from heterofed.protocol.codec import encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, LyingCollaborator, Victim, connected, hello
 

@@ -16,10 +16,10 @@ import pytest
 import zmq
 
 from heterofed.transport.base import Endpoint, Received
-from heterofed.transport.greeting import Hello
-from heterofed.transport.reliable import GRACE_SECONDS
-from heterofed.transport.zeromq import doorman
-from heterofed.transport.zeromq.doorman import MAX_SILENT, Doorman
+from heterofed.transport.reliable.handshake import Hello
+from heterofed.transport.reliable.link import GRACE_SECONDS
+from heterofed.transport.zeromq import limiter
+from heterofed.transport.zeromq.limiter import MAX_SILENT, Doorman
 from tests.hostile.flood import GREETING
 from tests.hostile.peers import place
 from tests.hostile.test_bad_frames import dealer
@@ -101,7 +101,7 @@ def test_half_a_command_takes_no_room(door: Endpoint) -> None:
 def test_whoever_is_let_in_must_say_something(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doorman, "VISIT_SECONDS", 1.0)
+    monkeypatch.setattr(limiter, "VISIT_SECONDS", 1.0)
     with (
         dealer(offices) as silent,
         dealer(offices) as honest,
@@ -118,7 +118,7 @@ def test_whoever_is_let_in_must_say_something(
 def test_a_message_of_endless_parts_ends_its_connection(
     first: bool, door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doorman, "MAX_BEHIND", 24 << 20)
+    monkeypatch.setattr(limiter, "MAX_BEHIND", 24 << 20)
     before, most = resident(), 0
     with dealer(offices) as peer, end_of(peer) as ended:
         if not first:
@@ -160,7 +160,7 @@ def test_newcomers_are_kept_few_frames_of(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody polls, as where a hook computes: a thread reads, and sends away who says too much."""
-    monkeypatch.setattr(doorman, "LEAVE_SECONDS", 0.5)
+    monkeypatch.setattr(limiter, "LEAVE_SECONDS", 0.5)
     with dealer(offices) as peer, end_of(peer) as ended:
         peer.send(Hello(bytes(16), False, 0, 0).encode())
         assert peer.poll(20_000)
@@ -197,7 +197,7 @@ def test_a_descriptor_that_is_anothers_is_let_alone(alone: Doorman, tmp_path: Pa
     for fd in (other.fileno(), out.fileno(), accepted.fileno(), file.fileno(), ours.fileno(),
                closed, came.fileno()):  # fmt: skip
         with alone._lock:
-            alone._seats[fd] = doorman._Seat("", None)
+            alone._seats[fd] = limiter._Seat("", None)
             alone._close(fd)
     file.write("x")
     file.close()
@@ -211,9 +211,9 @@ def test_a_descriptor_that_is_anothers_is_let_alone(alone: Doorman, tmp_path: Pa
 
 def test_a_crowd_from_one_address_keeps_no_other_one_out(alone: Doorman) -> None:
     with alone._lock:
-        alone._seats[10**6] = doorman._Seat("192.0.2.1", 1e12)
+        alone._seats[10**6] = limiter._Seat("192.0.2.1", 1e12)
         for fd in range(10**6 + 1, 10**6 + MAX_SILENT + 30):
-            alone._seats[fd] = doorman._Seat("198.51.100.7", 1e12)
+            alone._seats[fd] = limiter._Seat("198.51.100.7", 1e12)
         going = list(alone._surplus(0.0))
         alone._seats.clear()
     assert going == list(range(10**6 + 1, 10**6 + 31))
@@ -225,7 +225,7 @@ def test_whoever_was_heard_may_stay_until_it_is_left(alone: Doorman) -> None:
 
     now = time.monotonic()
     with alone._lock:
-        alone._seats[10**6] = doorman._Seat("", now + 1)
+        alone._seats[10**6] = limiter._Seat("", now + 1)
         assert list(alone._surplus(now + 1)) == [10**6]
     alone.heard(10**6, Reads())
     with alone._lock:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from heterofed.keys import load_key
+from heterofed.identity.keys import load_key
 from heterofed.transport import zeromq
 from heterofed.transport.base import Lost, LostReason, Opened, Received
 from heterofed.transport.zeromq.zap import ClientKeys

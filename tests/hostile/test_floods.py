@@ -11,12 +11,12 @@ import pytest
 from zmq.utils import z85
 
 from heterofed import TaskResult
-from heterofed.party import Party
-from heterofed.peers import Timeouts
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Timeouts
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Event, Opened
+from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS, Visits
 from heterofed.transport.zeromq.zap import DOMAIN, Admission, new_key_pair
-from heterofed.visits import VISIT_SECONDS, VISITS, Visits
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, slow_batches
 from tests.hostile.peers import TASK, Victim, place

@@ -14,9 +14,9 @@ from torch import nn
 
 from heterofed import TaskResult
 from heterofed import errors as e
+from heterofed.compute.streams import random_stream
 from heterofed.events import PhaseEnded
 from heterofed.protocol import messages as m
-from heterofed.streams import random_stream
 from tests.e2e.test_masked_sum import SumHost
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches
 from tests.hostile.peers import LyingCollaborator, LyingHost, Victim, connected, hello

@@ -21,8 +21,8 @@ from random import Random
 import pytest
 
 from heterofed import TaskResult
-from heterofed.keys import load_key
-from heterofed.task_file import load_task, task_path
+from heterofed.identity.keys import load_key
+from heterofed.identity.task_file import load_task, task_path
 from heterofed.transport.zeromq import listen
 from heterofed.transport.zeromq.routes import was_made
 from heterofed.transport.zeromq.zap import new_key_pair

@@ -13,11 +13,12 @@ import pytest
 import torch
 import zmq
 
-from heterofed import TaskResult, rendezvous
+from heterofed import TaskResult
 from heterofed import errors as e
-from heterofed.keys import load_key
-from heterofed.task_command import accept_task
-from heterofed.task_file import load_task, task_path
+from heterofed.cli.task import accept_task
+from heterofed.identity.keys import load_key
+from heterofed.identity.task_file import load_task, task_path
+from heterofed.rendezvous import join
 from heterofed.transport.base import Opened, Received
 from heterofed.transport.zeromq import connect, listen
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, new_key_pair
@@ -179,7 +180,7 @@ def test_a_false_host_hears_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It listens where alice should, without keys, with passwords, or with keys of its own."""
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_SECONDS", 1.0)
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as false:
         false.setsockopt(zmq.LINGER, 0)
         if mechanism == "plain":

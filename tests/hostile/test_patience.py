@@ -15,19 +15,21 @@ from typing import Any
 
 import pytest
 
-from heterofed import TaskResult, peers, rendezvous
+from heterofed import TaskResult
 from heterofed import errors as e
-from heterofed import task as task_module
-from heterofed.notices import NOTICE_SECONDS
-from heterofed.party import LEAST_RATE, Party
-from heterofed.peers import Mail, Peer, Timeouts, holding_limit, waiting_limit
-from heterofed.plan import Plan
+from heterofed.cli.task import accept_task
+from heterofed.identity import task_terms as task_module
+from heterofed.identity.task_file import load_task, task_path
+from heterofed.messaging import peer as peers
+from heterofed.messaging.notices import NOTICE_SECONDS
+from heterofed.messaging.party import LEAST_RATE, Party
+from heterofed.messaging.peer import Mail, Peer, Timeouts, holding_limit, waiting_limit
 from heterofed.protocol import messages as m
+from heterofed.protocol.codec import Decoder, encode
+from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
-from heterofed.task_command import accept_task
-from heterofed.task_file import load_task, task_path
+from heterofed.rendezvous import join
 from heterofed.transport.base import Buffer, Channel, Endpoint, Event, Received
-from heterofed.wire import Decoder, encode
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.hostile.peers import TASK, LyingHost, Victim, connected, hello
 from tests.hostile.test_floods import Now, Silent
@@ -58,7 +60,7 @@ def test_a_host_that_waits_for_ever(
 def test_a_host_that_waits_for_ever_in_the_join(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "JOIN_WAITING", 1.0)
+    monkeypatch.setattr(join, "JOIN_WAITING", 1.0)
     bob, host = Victim(TinyCollaborator(tmp_path, join_timeout=2)), LyingHost()
     monkeypatch.setattr(host, "run", None)
     deadline = time.monotonic() + 20
@@ -352,7 +354,7 @@ def test_something_that_accepts_before_the_host_is_up(
 def test_handshakes_that_go_on_failing(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_SECONDS", 1.0)
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
     server = socket.create_server(("127.0.0.1", port_of(office)))
     threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
     began = time.monotonic()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import psi
-import psi.oprf
+import psi.ecdh.oprf
 from heterofed import errors as e
-from heterofed.hetero_nn.psi_files import TAGS
+from heterofed.intersection.storage import TAGS
 from heterofed.protocol import messages as m
-from psi.rsa_signer import RSASigner
+from psi.rsa.signer import RSASigner
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 from tests.hostile.peers import LyingCollaborator, LyingHost, Victim, domain_of
 
@@ -56,7 +56,7 @@ def test_other_tags_under_the_same_key_are_refused(tmp_path: Path) -> None:
     budget = psi.Budget(tmp_path, peer="eve", task="t", counts=TAGS)
 
     def ask(tags: list[str]) -> list[str]:
-        key = psi.oprf.make_key() if not keys else keys[0]
+        key = psi.ecdh.oprf.make_key() if not keys else keys[0]
         keys.append(key)
         with psi.ECDHSigner(tags, domain=run_domain, _key=key) as signer:
             asking = psi.requester(
@@ -174,7 +174,7 @@ def test_tags_are_not_made_for_who_asks_nothing(
 
 def test_tags_that_trickle_end_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each notice is progress, and there may be millions of them."""
-    monkeypatch.setattr("heterofed.hetero_nn.request.TAGS_PER_SECOND", 1000)
+    monkeypatch.setattr("heterofed.intersection.request.TAGS_PER_SECOND", 1000)
     host, eve = Victim(TinyHost(tmp_path, calculation_timeout=1)), LyingCollaborator()
     with psi.RSASigner(IDS, domain=domain_of("alice", "bob")) as signer:
         eve.link.say(m.PsiKey(len(IDS)), [signer.public_key()])

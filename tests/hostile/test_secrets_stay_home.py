@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from heterofed import TaskResult
-from heterofed.keys import load_key, new_key
-from heterofed.outbound import COLUMNS, HOLDS
+from heterofed.cli.task import accept_task
+from heterofed.identity.keys import load_key, new_key
+from heterofed.identity.task_file import load_task, task_path
 from heterofed.protocol.messages import MESSAGE_TYPES
-from heterofed.task_command import accept_task
-from heterofed.task_file import load_task, task_path
+from heterofed.reporting.egress import COLUMNS, HOLDS
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.hostile.middle import Middle
 from tests.hostile.peers import TASK
@@ -211,7 +211,7 @@ def test_what_left_is_on_record_where_the_task_fails(office: Path, tmp_path: Pat
 
 
 def test_a_run_that_goes_on_adds_to_its_record(tmp_path: Path) -> None:
-    from heterofed.outbound import Outbound
+    from heterofed.reporting.egress import Outbound
 
     path = tmp_path / "outbound.csv"
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_a_run_that_goes_on_adds_to_its_record(tmp_path: Path) -> None:
 
 
 def test_only_greetings_are_not_worth_a_file() -> None:
-    from heterofed.outbound import GREETINGS, Outbound
+    from heterofed.reporting.egress import GREETINGS, Outbound
 
     mine = Outbound()
     for kind in GREETINGS:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from heterofed import TaskResult, rendezvous
+from heterofed import TaskResult
 from heterofed import errors as e
-from heterofed.keys import load_key
+from heterofed.identity.keys import load_key
+from heterofed.identity.task_file import load_task, task_path
 from heterofed.protocol import messages as m
-from heterofed.task_file import load_task, task_path
+from heterofed.rendezvous import join
 from heterofed.transport import zeromq
 from heterofed.transport.base import Lost, LostReason, Opened
 from heterofed.transport.zeromq.zap import ClientKeys, new_key_pair
@@ -46,7 +47,7 @@ def knock(home: Path, keys: ClientKeys | None, message: m.Message) -> list[LostR
 
 
 def _frames(message: m.Message) -> list[Any]:
-    from heterofed.wire import encode
+    from heterofed.protocol.codec import encode
 
     return encode(message)
 
@@ -138,14 +139,14 @@ def test_other_task_purpose_version_and_terms(
 def test_an_insecure_party_meets_nobody_with_keys(
     offices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_SECONDS", 1.0)
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
     host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"], join_timeout=10))
     path = task_path(TASK, offices)
     keep = path.read_text()
     wait_for_host(offices)
     lines = [line for line in keep.splitlines() if not line.startswith("key = ")]
     path.write_text("\n".join(lines))
-    from heterofed.task_command import accept_task
+    from heterofed.cli.task import accept_task
 
     accept_task(TASK, "bob", lambda _terms, _party: True)
     outcome = Victim(TinyCollaborator(tmp_path, "bob", insecure=True)).outcome()

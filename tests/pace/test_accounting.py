@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heterofed.accounting import COLUMNS, Account, shares
 from heterofed.events import Event, PhaseEnded
+from heterofed.reporting.costs import COLUMNS, Account, shares
 from tests.e2e.processes import parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heterofed.transport.base import MAX_FRAME_BYTES
-from heterofed.transport.flow import WINDOW
+from heterofed.transport.flow_control import WINDOW
 from tests.e2e.processes import Parties
 from tests.pace.big_parties import BATCH_MB
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from heterofed import ConfigError
+from heterofed.compute.tensors import dtype_name, pack, unpack
 from heterofed.errors import NonFiniteError, RemoteProtocolError
-from heterofed.plan import Coding, Plan
 from heterofed.protocol.messages import ITEM_BYTES
+from heterofed.protocol.plan import Coding, Plan
 from heterofed.protocol.states import State
-from heterofed.tensors import dtype_name, pack, unpack
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.protocol.link import PREPARED, Link, begin_train, features, gradients, hello, welcome
 from tests.protocol.link import tensor as spec

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from heterofed.plan import Coding
-from heterofed.tensors import pack, unpack
+from heterofed.compute.tensors import pack, unpack
+from heterofed.protocol.plan import Coding
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

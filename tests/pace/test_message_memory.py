@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from heterofed.diagnostics import Harmless
-from heterofed.hetero_nn.trained import MAX_ROW, FeatureMeans, Trained, read_stands
-from heterofed.plan import Plan
+from heterofed.compute.tensors import is_finite
 from heterofed.protocol import messages as m
-from heterofed.tensors import is_finite
+from heterofed.protocol.plan import Plan
+from heterofed.reporting.diagnostics import Harmless
+from heterofed.runs.artifacts import MAX_ROW, FeatureMeans, Trained, read_stands
 from tests.e2e.processes import Parties
 from tests.hostile.peers import TASK, LyingCollaborator
 

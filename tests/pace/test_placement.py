@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heterofed.tensors import pack, unpack
-from heterofed.training import device_of, gradients_like
+from heterofed.compute.autograd import device_of, gradients_like
+from heterofed.compute.tensors import pack, unpack
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 

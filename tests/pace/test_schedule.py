@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from heterofed import ConfigError
-from heterofed.alignment import default_split
-from heterofed.staleness import PROBE_BATCHES, Probe
-from heterofed.streams import random_stream
+from heterofed.compute.alignment import default_split
+from heterofed.compute.staleness import PROBE_BATCHES, Probe
+from heterofed.compute.streams import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from heterofed.staleness import MOST_CHOSEN, Probe, keeping_weights
+from heterofed.compute.staleness import MOST_CHOSEN, Probe, keeping_weights
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.5, foreach=False),

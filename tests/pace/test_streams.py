@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.random import mtrand
 
-from heterofed import generators
-from heterofed.generators import SEED_BYTES, RandomState, start_generators
-from heterofed.streams import generators_kept, random_stream
+from heterofed.compute import rng
+from heterofed.compute.rng import SEED_BYTES, RandomState, start_generators
+from heterofed.compute.streams import generators_kept, random_stream
 
 
 def drawn() -> tuple[float, float, float]:
@@ -106,11 +106,11 @@ def test_numpy_starts_alike_however_its_words_are_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seed = random.Random(2).randbytes(SEED_BYTES)
-    assert generators._NUMPY_WORDS is not None
+    assert rng._NUMPY_WORDS is not None
     np.random.randn()  # has another half
     start_generators(seed)
     in_place = [np.random.randn(), np.random.rand()]
-    monkeypatch.setattr(generators, "_NUMPY_WORDS", None)
+    monkeypatch.setattr(rng, "_NUMPY_WORDS", None)
     np.random.randn()
     start_generators(seed)
     assert in_place == [np.random.randn(), np.random.rand()]

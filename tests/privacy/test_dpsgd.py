@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heterofed.errors import ConfigError, NonFiniteError
-from heterofed.plan import LossReduction
 from heterofed.privacy.accountant import gaussian_epsilon
 from heterofed.privacy.dpsgd import (
     DPSGD,
@@ -24,6 +23,7 @@ from heterofed.privacy.dpsgd import (
     sampled_epsilon,
 )
 from heterofed.privacy.noise import grid
+from heterofed.protocol.plan import LossReduction
 
 
 def private(noise: float = 1.0, clip: float = 1.0, **settings: Any) -> DPSGD:

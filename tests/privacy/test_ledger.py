@@ -13,9 +13,9 @@ import pytest
 
 from heterofed.errors import ConfigError, LedgerError
 from heterofed.files import private_folder
-from heterofed.ledger import Cost, ReleaseLedger, Shared, Totals
-from heterofed.passes import NOBODY, Pass
-from heterofed.settings import ReleaseLimits
+from heterofed.privacy.ledger import Cost, ReleaseLedger, Shared, Totals
+from heterofed.privacy.passes import NOBODY, Pass
+from heterofed.runs.settings import ReleaseLimits
 
 IDS = [f"id-{number}" for number in range(7)]
 

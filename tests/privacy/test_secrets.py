@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heterofed.runs import drawn_order, drawn_seed, plan_of
+from heterofed.runs.run import drawn_order, drawn_seed, plan_of
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -18,10 +18,10 @@ BITS = {"token_bytes": 8, "urandom": 8, "token_hex": 8, "token_urlsafe": 8, "ran
 """Bits for each unit that a function is asked for."""
 
 NO_SECRETS = {
-    ("heterofed/demo.py", "token_hex"): "names a task",
+    ("heterofed/cli/demo.py", "token_hex"): "names a task",
     ("heterofed/files.py", "token_hex"): "names a draft, which must not be there yet",
-    ("psi/files.py", "token_hex"): "names a draft, which must not be there yet",
-    ("heterofed/runs.py", "randbits"): "the order of rows, which all are told",
+    ("psi/storage/files.py", "token_hex"): "names a draft, which must not be there yet",
+    ("heterofed/runs/run.py", "randbits"): "the order of rows, which all are told",
     ("heterofed/transport/zeromq/routes.py", "randbits"): "as much as libc takes",
 }
 

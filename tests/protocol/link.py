@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
-from heterofed.plan import Plan
 from heterofed.protocol.messages import (
     Abort,
     BatchDone,
@@ -45,6 +44,7 @@ from heterofed.protocol.messages import (
     Welcome,
     WelcomeBack,
 )
+from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from heterofed.errors import RemoteProtocolError
-from heterofed.plan import MAX_PARTIES, Plan
 from heterofed.protocol import limits
+from heterofed.protocol.codec import Decoder, encode
 from heterofed.protocol.messages import Abort, Hello, Terms, Waiting, Welcome
+from heterofed.protocol.plan import MAX_PARTIES, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import ENDED, Role, State
-from heterofed.wire import Decoder, encode
 
 from .link import HONEST_RUN, Link
 

@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from heterofed.plan import Plan
 from heterofed.protocol.messages import (
     Abort,
     BatchDone,
@@ -36,6 +35,7 @@ from heterofed.protocol.messages import (
     Terms,
     Welcome,
 )
+from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import TABLE, Role, State
 

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
-from heterofed.plan import Plan
 from heterofed.protocol.limits import AHEAD_BYTES, PSI_WINDOW
 from heterofed.protocol.messages import (
     MESSAGE_TYPES,
@@ -37,6 +36,7 @@ from heterofed.protocol.messages import (
     Waiting,
     WelcomeBack,
 )
+from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import ENDED, TABLE, Role, State
 

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from heterofed import wire
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.protocol import codec
+from heterofed.protocol.codec import Buffer, Decoder, encode, payload_size
 from heterofed.protocol.limits import MAX_FRAME_BYTES, MAX_HEADER_BYTES
 from heterofed.protocol.messages import (
     MESSAGE_TYPES,
@@ -35,7 +36,6 @@ from heterofed.protocol.messages import (
     Welcome,
 )
 from heterofed.protocol.states import Role, State
-from heterofed.wire import Buffer, Decoder, encode, payload_size
 
 from .link import HONEST_RUN, PLAN, H, Line, Link, link_in, tensor, welcome
 
@@ -576,7 +576,7 @@ def test_mutated_mail_never_breaks_a_session() -> None:
                     assert session.state is state
 
 
-@pytest.mark.parametrize("module", ["heterofed.protocol.session", "heterofed.wire"])
+@pytest.mark.parametrize("module", ["heterofed.protocol.session", "heterofed.protocol.codec"])
 def test_loads_neither_torch_nor_zmq(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'zmq', 'numpy'}} & set(sys.modules)))"
     ran = subprocess.run(
@@ -586,7 +586,7 @@ def test_loads_neither_torch_nor_zmq(module: str) -> None:
 
 
 def test_the_format_is_the_one_that_the_module_draws() -> None:
-    assert wire.__doc__ is not None
+    assert codec.__doc__ is not None
     frame = bytes(encode(PsiBlinded(2), [b"abcd"])[0])
     header = bytes.fromhex("92 aa 5073 6942 6c69 6e64 6564 02")
     assert frame == b"HF\x01\x00" + b"\x0d\0\0\0" + b"\x04\0\0\0\0\0\0\0" + header + b"abcd"

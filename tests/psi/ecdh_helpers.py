@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from psi import ECDHRequester, ECDHSigner
-from psi.group import scalar
+from psi.ecdh.group import scalar
 from tests.psi.helpers import RUN
 
 KEY = 0x123456789ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789ABCDE

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from psi import Requester, RSARequester, RSASigner, Signer, domain
-from psi.group import find_group
+from psi.ecdh.group import find_group
 from tests.psi import make_vectors, reference
 
 RUN = domain("task", "run")
@@ -98,5 +98,5 @@ def no_libsodium(patch: pytest.MonkeyPatch) -> None:
         raise OSError("no libsodium was found")
 
     for place in ("_system", "_bundled"):
-        patch.setattr(f"psi.group.{place}", gone)
-    patch.setattr("psi.group.find_group", find_group.__wrapped__)
+        patch.setattr(f"psi.ecdh.group.{place}", gone)
+    patch.setattr("psi.ecdh.group.find_group", find_group.__wrapped__)

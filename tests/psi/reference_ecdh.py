@@ -1,6 +1,6 @@
 """A second, slow ECDH protocol to compare with: RFC 9496 in plain integers, no libsodium.
 
-Written from the RFC and from the docstrings of `psi.oprf`. Not constant time, not for use.
+Written from the RFC and from the docstrings of `psi.ecdh.oprf`. Not constant time, not for use.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from psi import arithmetic
-from psi.backends import open_here, openssl
 from psi.errors import FaultError, StateError
 from psi.hashing import RunHash
-from psi.parallel import spread, usable_cores, worker_count
+from psi.rsa.backends import open_here, openssl
+from psi.workers import spread, usable_cores, worker_count
 from tests.psi.helpers import RUN, WIDTH, shared_key, weak_key, wire
 
 N = weak_key().n

@@ -139,7 +139,7 @@ def test_a_count_that_another_process_holds_is_named(
     budget = Budget(tmp_path, peer="h", task="t")
     budget.spend(1, limit=9)
     (lock,) = tmp_path.glob("*.lock")
-    monkeypatch.setattr("psi.budget._LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("psi.storage.budget._LOCK_SECONDS", 0.01)
     with FileLock(lock), pytest.raises(TimeoutError, match="another process has held") as caught:
         budget.spend(1, limit=9)
     assert caught.value.filename == str(lock)

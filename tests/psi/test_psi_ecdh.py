@@ -21,8 +21,8 @@ from psi import (
     StateError,
     ValueRefusedError,
 )
-from psi.ecdh_requester import shuffle
-from psi.group import ORDER, POINT_BYTES, Group, PointRefusedError, find_group, scalar
+from psi.ecdh.group import ORDER, POINT_BYTES, Group, PointRefusedError, find_group, scalar
+from psi.ecdh.requester import shuffle
 from tests.psi import reference_ecdh as reference
 from tests.psi.ecdh_helpers import KEY, pieces, requester, signer
 from tests.psi.helpers import RUN, exchange
@@ -82,7 +82,7 @@ def test_no_library_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         pass
 
-    monkeypatch.setattr("psi.group._system", Old)
+    monkeypatch.setattr("psi.ecdh.group._system", Old)
     with pytest.raises(OSError, match="needs libsodium"):
         find_group.__wrapped__("system")
     assert isinstance(find_group.__wrapped__(), Group)  # the bundled one

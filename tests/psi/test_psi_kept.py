@@ -25,8 +25,8 @@ from psi import (
     requester,
 )
 from psi import signer as signer_of
-from psi.journal import Journal
 from psi.signing import RESIGN_VALUES
+from psi.storage.journal import Journal
 from tests.psi import helpers
 
 RUN = helpers.RUN

@@ -10,7 +10,7 @@ import pytest
 
 from psi import KeyRefusedError, RSARequester
 from psi.hashing import RunHash
-from psi.keys import CHALLENGES, E, read_key
+from psi.rsa.keys import CHALLENGES, E, read_key
 from tests.psi import reference
 from tests.psi.helpers import RUN, WIDTH, signer, weak_key
 

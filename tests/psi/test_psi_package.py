@@ -41,7 +41,7 @@ def test_import_is_light_and_the_package_stands_alone() -> None:
     code = (
         "import sys, psi; heavy = {'gmpy2', 'cryptography', 'filelock', 'ctypes'};"
         "late = heavy & set(sys.modules);"
-        "assert not late, late; import psi.rsa_signer, psi.ecdh_requester, psi.budget;"
+        "assert not late, late; import psi.rsa.signer, psi.ecdh.requester, psi.storage.budget;"
         "bad = {'torch', 'zmq', 'heterofed', 'numpy'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, timeout=60)

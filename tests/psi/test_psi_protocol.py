@@ -42,8 +42,8 @@ def test_chunks_stay_under_one_mebibyte() -> None:
         chunks = requester(ids, signing, chunk_ids=10**9).blinded()
         assert len(next(chunks)) == 1 << 20
         assert len(next(requester(ids, signing).blinded())) == 2048 * WIDTH
-    from psi.records import Records, Scratch, in_order
     from psi.signing import packed
+    from psi.storage.spill import Records, Scratch, in_order
 
     tags = [i.to_bytes(16, "big") for i in reversed(range(70_000))]
     records = Records(16, len(tags), Scratch(), in_order)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from psi import Signer
-from psi.parallel import shared_pool
+from psi.workers import shared_pool
 from tests.psi.helpers import exchange, requester, signer
 
 SOAK = """

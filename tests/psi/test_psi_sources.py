@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import psi
 from psi import CountError, IdsError, ProofError, ValueRefusedError, column
-from psi.ids import OwnIds
-from psi.records import Distinct, Records, Scratch, in_order
+from psi.storage.id_list import OwnIds
+from psi.storage.spill import Distinct, Records, Scratch, in_order
 from tests.psi import ecdh_helpers as ecdh
 from tests.psi import helpers as rsa
 

@@ -24,8 +24,8 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.memory import Hub
-from heterofed.transport.readmit import ReliableListener
-from heterofed.transport.redial import Connection, ReliableConnector
+from heterofed.transport.reliable.connector import Connection, ReliableConnector
+from heterofed.transport.reliable.listener import ReliableListener
 from heterofed.transport.zeromq import Heartbeat, connect, listen
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys, new_key_pair
 

@@ -17,14 +17,14 @@ import pytest
 
 from benchmarks.relay import Relay
 from heterofed.errors import ConfigError
-from heterofed.transport import links as links_module
 from heterofed.transport.base import Lost, LostReason, Opened, Received
-from heterofed.transport.flow import WINDOW
-from heterofed.transport.greeting import Hello
+from heterofed.transport.flow_control import WINDOW
 from heterofed.transport.memory import Hub
-from heterofed.transport.readmit import PARTY_LINKS, ReliableListener
-from heterofed.transport.redial import ReliableConnector
-from heterofed.transport.reliable import GRACE_SECONDS
+from heterofed.transport.reliable import endpoint as links_module
+from heterofed.transport.reliable.connector import ReliableConnector
+from heterofed.transport.reliable.handshake import Hello
+from heterofed.transport.reliable.link import GRACE_SECONDS
+from heterofed.transport.reliable.listener import PARTY_LINKS, ReliableListener
 from heterofed.transport.zeromq import Heartbeat, connect, listen
 from heterofed.transport.zeromq.zap import ClientKeys
 from tests.transport.rigs import FAST, PARTIES, Keyring, Party, connected, pump

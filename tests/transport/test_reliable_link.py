@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 
 from heterofed.errors import ChannelOverflowError, LinkError
 from heterofed.transport.base import MAX_FRAME_BYTES, Buffer
-from heterofed.transport.flow import ACK_EVERY, WINDOW
-from heterofed.transport.greeting import Hello, Refusal, encode_refusal
-from heterofed.transport.reliable import (
-    BEAT_SECONDS,
-    GRACE_SECONDS,
-    RETURN_SECONDS,
-    Link,
-)
+from heterofed.transport.flow_control import ACK_EVERY, WINDOW
+from heterofed.transport.reliable.handshake import Hello, Refusal, encode_refusal
+from heterofed.transport.reliable.link import BEAT_SECONDS, GRACE_SECONDS, RETURN_SECONDS, Link
 
 TOKEN = bytes(range(16))
 

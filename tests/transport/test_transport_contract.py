@@ -11,7 +11,7 @@ import pytest
 
 from heterofed.errors import ChannelClosedError, ChannelOverflowError
 from heterofed.transport.base import MAX_FRAME_BYTES, Lost, LostReason, Opened, Received
-from heterofed.transport.flow import MAX_EVENTS, WINDOW
+from heterofed.transport.flow_control import MAX_EVENTS, WINDOW
 from tests.transport.rigs import PARTIES, Rig, pump
 
 ENDED = {LostReason.CLOSED, LostReason.DISCONNECTED}

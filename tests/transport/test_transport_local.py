@@ -10,13 +10,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from heterofed.errors import ConfigError
-from heterofed.transport import local
-from heterofed.transport.local import (
-    MAX_PATH_BYTES,
-    HostLock,
-    local_address,
-    lock_path,
-)
+from heterofed.rendezvous import local
+from heterofed.rendezvous.local import MAX_PATH_BYTES, HostLock, local_address, lock_path
 from heterofed.transport.zeromq import connect, listen
 from tests.transport.rigs import Party, connected, pump, start_python
 
@@ -63,7 +58,7 @@ def test_a_second_host_is_refused_by_name_until_the_first_is_done(home: Path) ->
 HOST = """
 import sys
 from pathlib import Path
-from heterofed.transport.local import HostLock, local_address
+from heterofed.rendezvous.local import HostLock, local_address
 from heterofed.transport.zeromq import listen
 
 place = local_address("task", Path(sys.argv[1]))

@@ -18,7 +18,7 @@ import zmq
 from benchmarks.relay import Relay
 from heterofed.errors import ConfigError
 from heterofed.transport.base import MAX_FRAME_BYTES, LostReason
-from heterofed.transport.flow import WINDOW
+from heterofed.transport.flow_control import WINDOW
 from heterofed.transport.zeromq import Heartbeat, connect, listen
 from heterofed.transport.zeromq import connector as connecting
 from heterofed.transport.zeromq import listener as listening

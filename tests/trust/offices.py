@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from heterofed import cli
-from heterofed.keys import new_key
-from heterofed.task_command import accept_task, new_task
+from heterofed.cli import app
+from heterofed.cli.task import accept_task, new_task
+from heterofed.identity.keys import new_key
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -57,7 +57,7 @@ class Command:
         """Run it; gives its exit code."""
         self._monkeypatch.setattr("sys.argv", ["heterofed", *arguments])
         try:
-            cli.main()
+            app.main()
             code = 0
         except SystemExit as ended:
             code = int(ended.code or 0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heterofed.errors import ConfigError
-from heterofed.keys import Key, fingerprint, key_path, load_key, new_key, rotate_key
+from heterofed.identity.keys import Key, fingerprint, key_path, load_key, new_key, rotate_key
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.trust.offices import Command
 

@@ -15,11 +15,11 @@ import pytest
 
 from heterofed import TaskResult
 from heterofed import errors as e
+from heterofed.cli.task import accept_task, new_task
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-from heterofed.keys import load_key, new_key, rotate_key
-from heterofed.place import TaskPlace
-from heterofed.task_command import accept_task, new_task
-from heterofed.task_file import load_task, task_path
+from heterofed.identity.keys import load_key, new_key, rotate_key
+from heterofed.identity.task_file import load_task, task_path
+from heterofed.rendezvous.backend import TaskPlace
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 from tests.trust.offices import Command, free_port, open_offices

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from heterofed.errors import ConfigError, MissingPartyError
-from heterofed.place import TaskPlace
-from heterofed.task_file import load_task
+from heterofed.identity.task_file import load_task
+from heterofed.rendezvous.backend import TaskPlace
 from tests.e2e.test_prediction import ALL, Carol, Collaborator, Host, Serving, end
 from tests.e2e.tiny import IDS, run
 from tests.trust.offices import open_offices

@@ -13,13 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heterofed import consent
+from heterofed.cli.task import accept_task
 from heterofed.errors import ConfigError
-from heterofed.keys import load_key, new_key
-from heterofed.plan import Plan
-from heterofed.task import NOT_AGREED, agreed_fields, differences, settle, shown_terms, terms_digest
-from heterofed.task_command import accept_task
-from heterofed.task_file import check_task, known_tasks, load_task, render, task_path
+from heterofed.identity import consent
+from heterofed.identity.keys import load_key, new_key
+from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
+from heterofed.identity.task_terms import (
+    NOT_AGREED,
+    agreed_fields,
+    differences,
+    settle,
+    shown_terms,
+    terms_digest,
+)
+from heterofed.protocol.plan import Plan
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.trust.offices import Command, free_port, open_offices
 from tests.trust.test_keys import tree

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from heterofed import errors as e
-from heterofed import place as places
 from heterofed.events import StillWaiting
-from heterofed.keys import fingerprint, load_key, new_key, rotate_key
-from heterofed.notices import Notices
-from heterofed.place import LocalPlace, place_of
+from heterofed.identity.keys import fingerprint, load_key, new_key, rotate_key
+from heterofed.identity.task_file import load_task, task_path
+from heterofed.messaging.notices import Notices
 from heterofed.protocol.states import Role
-from heterofed.strangers import LINES_A_MINUTE, MAX_KEPT, Strangers
-from heterofed.task_file import load_task, task_path
+from heterofed.rendezvous import backend as places
+from heterofed.rendezvous.backend import LocalPlace, place_of
+from heterofed.rendezvous.strangers import LINES_A_MINUTE, MAX_KEPT, Strangers
 from heterofed.transport import zeromq
 from heterofed.transport.names import PATIENCE_SECONDS, HostName
 from heterofed.transport.zeromq.answers import Answer, who_answers
@@ -61,8 +61,8 @@ def test_waiting_lines_name_what_to_compare(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("heterofed.rendezvous.NOTICE_SECONDS", 0.2)
-    monkeypatch.setattr("heterofed.party.Notices", functools.partial(Notices, 0.2))
+    monkeypatch.setattr("heterofed.rendezvous.join.NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr("heterofed.messaging.party.Notices", functools.partial(Notices, 0.2))
     events: list[Any] = []
     kind: Any = TinyHost if role is Role.HOST else TinyCollaborator
     scheduler = kind(tmp_path, join_timeout=2, callbacks=[events.append])

@@ -24,7 +24,7 @@ from heterofed.transport.base import (
     Opened,
     Received,
 )
-from heterofed.transport.flow import ACK_EVERY, MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
+from heterofed.transport.flow_control import ACK_EVERY, MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
 from heterofed.transport.zeromq.routes import seed_libc
 from heterofed.transport.zeromq.zap import DOMAIN
 

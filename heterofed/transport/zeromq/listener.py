@@ -10,7 +10,7 @@ import zmq
 
 from heterofed.errors import ConfigError
 from heterofed.transport.base import LostReason
-from heterofed.transport.zeromq import doorman
+from heterofed.transport.zeromq import limiter
 from heterofed.transport.zeromq.endpoint import (
     CLOSED,
     FULL,
@@ -59,14 +59,14 @@ class Listener(ZmqEndpoint):
         self._share = max_channels
         self._names: dict[str, str] | None = None
         self._zap: ZapHandler | None = None
-        self._doorman: doorman.Doorman | None = None
+        self._doorman: limiter.Doorman | None = None
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if address.startswith("ipc:"):  # strangers cannot get at it
             self._watch(zmq.EVENT_DISCONNECTED)
         else:
-            self._socket.monitor(MONITOR, doorman.EVENTS)
-            self._doorman = doorman.Doorman(self._context, MONITOR, first_bytes)
-            self._watch(zmq.EVENT_DISCONNECTED, doorman.FORWARD)
+            self._socket.monitor(MONITOR, limiter.EVENTS)
+            self._doorman = limiter.Doorman(self._context, MONITOR, first_bytes)
+            self._watch(zmq.EVENT_DISCONNECTED, limiter.FORWARD)
         try:
             if keys is not None:
                 require_curve()

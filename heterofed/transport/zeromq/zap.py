@@ -16,7 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from heterofed.errors import ConfigError
-from heterofed.visits import Visits
+from heterofed.transport.rate_limit import Visits
 
 logger = logging.getLogger("heterofed")
 

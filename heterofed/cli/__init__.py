@@ -1,0 +1,5 @@
+"""The `heterofed` command."""
+
+from heterofed.cli.app import main
+
+__all__ = ["main"]

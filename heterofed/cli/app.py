@@ -1,0 +1,176 @@
+"""The `heterofed` command.
+
+Exit codes: 0 done; 1 the task failed; 2 wrong usage or settings; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from heterofed._version import __version__
+from heterofed.cli import trust
+from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.files import fill_standard_streams
+from heterofed.protocol.plan import MAX_PEER_IDS
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="heterofed")
+def cli() -> None:
+    """Vertical split learning between parties that hold different columns."""
+
+
+@cli.command()
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Rounds (epochs) to train.",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Where MNIST lies; it is fetched there if it does not.",
+)
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("heterofed_runs"),
+    show_default=True,
+    help="Parent of the results folder.",
+)
+@click.option(
+    "--limit",
+    type=(click.IntRange(min=1), click.IntRange(min=1)),
+    metavar="TRAIN TEST",
+    help="Use only so many images.",
+)
+@click.option(
+    "--baseline",
+    metavar="MODES",
+    default="",
+    help="Train for comparison too: local (the Host alone), pooled (one model), or local,pooled.",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
+def demo(
+    rounds: int,
+    data: Path,
+    results: Path,
+    limit: tuple[int, int] | None,
+    baseline: str,
+    as_json: bool,
+) -> None:
+    """Train the split-MNIST example in two processes on this machine."""
+    from heterofed.cli.demo import run_demo
+
+    modes = [mode.strip() for mode in baseline.split(",") if mode.strip()]
+    outcome = run_demo(rounds=rounds, data=data, results=results, limit=limit, baselines=modes)
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        click.echo(
+            f"test accuracy {outcome['accuracy']:.4f} after {outcome['rounds']} rounds,"
+            f" {outcome['total_seconds']:.1f} s in all\n{outcome['metrics_csv']}"
+        )
+        for mode, accuracy in outcome.get("baselines", {}).items():
+            click.echo(f"{mode}: test accuracy {accuracy:.4f}")
+        if "plot" in outcome:
+            click.echo(outcome["plot"])
+
+
+@cli.command()
+@click.option("--task", required=True, help="Task id, the same at every party.")
+@click.option(
+    "--role",
+    type=click.Choice(["initiator", "collaborator"]),
+    required=True,
+    help="The initiator asks, chooses the protocol and learns the matches first; one per task.",
+)
+@click.option(
+    "--ids",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="CSV, TSV or Parquet file with --column, or a text file with one id a line.",
+)
+@click.option("--column", help="Column that holds the ids; not of a text file.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Gets your own rows whose id all parties have, in the order of your file.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["rsa", "ecdh"]),
+    default="rsa",
+    show_default=True,
+    help="How to intersect; the initiator's choice.",
+)
+@click.option(
+    "--max-peer-ids",
+    type=click.IntRange(min=1, max=MAX_PEER_IDS),
+    default=10_000_000,
+    show_default=True,
+    help="At the initiator: most ids of any party. At a collaborator: ids that the initiator may"
+    " have intersected in all runs of the task together.",
+)
+@click.option("--party", help="Your key in the task; the role by default.")
+@click.option(
+    "--parties",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="At the initiator: collaborators to wait for.",
+)
+@click.option(
+    "--join-timeout",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds to wait for the others; 0: for ever.",
+)
+@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
+def psi(column: str | None, as_json: bool, **options: Any) -> None:
+    """Find which of your ids the other parties have too, and show them no others."""
+    from heterofed.cli.psi import run_psi
+
+    outcome = run_psi(id_column=column, **options)
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        click.echo(f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}")
+
+
+cli.add_command(trust.keys)
+cli.add_command(trust.task)
+
+
+def main() -> None:
+    """Run the command; errors become one sentence and an exit code."""
+    fill_standard_streams()
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        if sys.stderr is not None:
+            error.show()
+        sys.exit(EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except HeteroFedError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)

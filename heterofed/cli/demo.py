@@ -1,0 +1,151 @@
+"""`heterofed demo`: the MNIST example as two real processes, watched from a third.
+
+Knows how to start the example's scripts and read what they leave in their results folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from heterofed.errors import ConfigError, TaskFailed
+from heterofed.files import new_file, own_folder
+from heterofed.reporting.results import check_writable
+from heterofed.runs.lifecycle import sigterm_as_exit
+
+HOST, COLLABORATOR = "demo_host", "demo_collaborator"
+BASELINES = ("local", "pooled")
+FAREWELL_SECONDS = 10.0
+STDERR = 2
+
+
+def run_demo(
+    *,
+    rounds: int,
+    data: Path,
+    results: Path,
+    limit: tuple[int, int] | None,
+    baselines: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run the example to its end.
+
+    Args:
+        rounds: to train.
+        data: where MNIST lies, or is put.
+        results: parent of the task's results folder.
+        limit: (train, test) images to use; None for all 70,000.
+        baselines: what to train afterwards for comparison: `local`, `pooled`.
+
+    Returns:
+        accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
+        total_seconds, bytes_sent, bytes_received, metrics_csv, models; with baselines also
+        `baselines` (the accuracy of each), modes_csv and plot.
+
+    Raises:
+        ConfigError: the example is not here.
+        TaskFailed: one of the processes failed.
+    """
+    if unknown := set(baselines) - set(BASELINES):
+        raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
+    if baselines and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("the plot of baselines needs matplotlib: pip install matplotlib")
+    if importlib.util.find_spec("examples") is None:
+        raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
+    began = time.monotonic()
+    results = results.absolute()
+    task = f"demo-{secrets.token_hex(3)}"
+    folder = results / task
+    check_writable(folder)
+    own_folder(folder)
+    common = ["--task", task, "--data", str(data), "--results", str(results)]
+    if limit:
+        common += ["--limit", *map(str, limit)]
+    log = folder / f"{COLLABORATOR}.log"
+    with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
+        children.append(_start("collaborator", common, output))
+        children.append(_start("host", [*common, "--rounds", str(rounds)], None))
+        codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
+    if codes["c"]:
+        with contextlib.suppress(AttributeError, ValueError):  # there is no stderr
+            sys.stderr.write(log.read_text()[-4000:])
+    if any(codes.values()):
+        raise TaskFailed(
+            f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
+            f" see above and {log}"
+        )
+    outcome = _outcome(folder / HOST, time.monotonic() - began)
+    if baselines:
+        modes = ["--rounds", str(rounds), "--modes", *baselines]
+        with sigterm_as_exit(), _ended_with_us() as children:
+            children.append(_start("baselines", [*common, *modes], None))
+            if code := children[0].wait():
+                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
+        outcome |= _compared(folder / HOST / "baselines", baselines)
+    return outcome
+
+
+def _start(script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"examples.mnist_split.{script}", *arguments]
+    return subprocess.Popen(  # noqa: S603 - our own scripts, no shell
+        command, stdin=subprocess.DEVNULL, stdout=output or STDERR, stderr=output
+    )
+
+
+@contextlib.contextmanager
+def _ended_with_us() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Leave no child behind: each is asked to end, and killed if it does not."""
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        yield children
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in children:
+            try:
+                child.wait(FAREWELL_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _compared(folder: Path, baselines: Sequence[str]) -> dict[str, Any]:
+    table = folder / "test.csv"
+    with table.open(newline="") as file:
+        accuracy = {row["mode"]: float(row["accuracy"]) for row in csv.DictReader(file)}
+    return {
+        "baselines": {mode: accuracy[mode] for mode in baselines},
+        "modes_csv": str(table),
+        "plot": str(folder / "modes.png"),
+    }
+
+
+def _outcome(folder: Path, seconds: float) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text())
+    metrics_csv = Path(summary["metrics"]["test"])
+    with metrics_csv.open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    phases = summary["phases"]
+    return {
+        "accuracy": float(last["accuracy"]),
+        "rounds": summary["rounds"],
+        "ids": summary["ids"],
+        "psi_seconds": phases["psi"]["seconds"],
+        "train_seconds": phases["train"]["seconds"],
+        "test_seconds": phases["test"]["seconds"],
+        "total_seconds": round(seconds, 3),
+        "bytes_sent": summary["bytes_sent"],
+        "bytes_received": summary["bytes_received"],
+        "metrics_csv": str(metrics_csv),
+        "models": summary["models"],
+    }

@@ -1,0 +1,219 @@
+"""`heterofed psi`: the ids of a file intersected with another party's; own matching rows come out.
+
+Knows files and the PSI schedulers; reading ids from a column is `psi.column`'s work. Rows stream,
+so that a file may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
+
+import psi
+from heterofed.errors import ConfigError, IdError
+from heterofed.hetero_nn.psi import (
+    PSIScheduler,
+    RSAPSICollaboratorScheduler,
+    RSAPSIInitiatorScheduler,
+)
+from heterofed.intersection.host import own_ids
+from heterofed.protocol.plan import PSIProtocol
+from heterofed.reporting.results import check_writable, write_whole
+from heterofed.runs.run import Run
+from psi.sources import csv_rows, delimiter_of
+
+Role = Literal["initiator", "collaborator"]
+Row = TypeVar("Row")
+Marked = Iterator[tuple[str, int]]
+"""Own ids, and whether all parties have them."""
+
+
+def run_psi(
+    *,
+    task: str,
+    role: Role,
+    party: str | None,
+    parties: int,
+    ids: Path,
+    id_column: str | None,
+    protocol: PSIProtocol,
+    max_peer_ids: int,
+    out: Path,
+    join_timeout: float,
+    fresh: bool,
+) -> dict[str, Any]:
+    """Run one party of a PSI task over files.
+
+    What an interrupted run goes on from is kept in a hidden folder beside `out` until it has ended.
+
+    Args:
+        task: task id, the same at every party.
+        role: the initiator asks and sets the protocol; collaborators answer.
+        party: this party's key; the role by default.
+        parties: at the initiator, how many collaborators to wait for.
+        ids: CSV, TSV or Parquet file (with `id_column`), or text file, one id a line.
+        id_column: the column that holds the ids; None for a text file.
+        protocol: at the initiator, how to intersect.
+        max_peer_ids: at the initiator, most ids of any party; at a collaborator, how many ids the
+            initiator may have intersected in all runs of the task together.
+        out: gets this party's own rows whose id all parties have, in their order.
+        join_timeout: seconds to wait for the others.
+        fresh: whether to begin anew where an interrupted run could go on.
+
+    Returns:
+        task, party, protocol, backend (what computed this party's part), ids, matched, seconds,
+        psi_seconds, ids_per_second, bytes_sent, bytes_received, out.
+
+    Raises:
+        ConfigError: a file cannot be read or written; nothing was done.
+        TaskFailed: the task could not go on.
+    """
+    out = out.absolute()
+    check_writable(out.parent)
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give a file")
+    if out.exists() and out.samefile(ids):
+        raise ConfigError(f"--out {out} is the file with the ids; give another one")
+    if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
+    try:
+        own = own_ids(
+            psi.column(ids, id_column), f"column {id_column}" if id_column else "its lines"
+        )
+    except OSError as error:  # of this file, or of those that many ids are kept in
+        where = error.filename or ids
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"the ids cannot be read or kept: {where}: {reason}") from None
+    except (IdError, psi.IdsError) as error:
+        raise ConfigError(f"the ids in {ids} cannot be used: {error}") from None
+    table = _Table(ids, id_column, out)
+    folder = out.with_name(f".{out.name}.heterofed")
+    given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
+    given["max_peer_ids"] = max_peer_ids
+    scheduler: _Initiator | _Collaborator
+    if role == "initiator":
+        scheduler = _Initiator(party or role, collaborators=parties, psi_protocol=protocol, **given)
+    else:
+        scheduler = _Collaborator(party or role, **given)
+    scheduler.table = table
+    try:
+        scheduler.launch_task(task, resume="never" if fresh else "auto")
+    except BaseException:
+        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+    result = scheduler.result
+    seconds = result.phases["psi"].seconds
+    return {
+        "task": task,
+        "party": result.party,
+        **result.psi,
+        "ids": len(own),
+        "matched": result.ids,
+        "seconds": round(result.seconds, 3),
+        "psi_seconds": round(seconds, 3),
+        "ids_per_second": round(len(own) / seconds) if seconds else None,
+        "bytes_sent": result.bytes_sent,
+        "bytes_received": result.bytes_received,
+        "out": str(out),
+    }
+
+
+class _ToFile(PSIScheduler):
+    """Writes own matching rows instead of a list of ids."""
+
+    table: _Table
+
+    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+        run.result.ids = len(common)
+        self.table.copy(ids, common)
+
+
+class _Initiator(_ToFile, RSAPSIInitiatorScheduler):
+    pass
+
+
+class _Collaborator(_ToFile, RSAPSICollaboratorScheduler):
+    pass
+
+
+class _Table:
+    """A file with rows that have ids, of which some are copied to another one."""
+
+    def __init__(self, source: Path, id_column: str | None, out: Path) -> None:
+        self._source, self._id_column, self._out = source, id_column, out
+
+    def copy(self, ids: psi.OwnIds, common: array[int]) -> None:
+        """Write the rows at the positions `common`, in their order and in the source's format."""
+        marks = bytearray(len(ids))
+        for position in common:
+            marks[position] = 1
+        marked = zip(ids, marks, strict=True)
+
+        def write(target: BinaryIO) -> None:
+            try:
+                if self._source.suffix.lower() == ".parquet":
+                    self._copy_parquet(marked, target)
+                elif self._id_column is None:
+                    self._copy_text(marked, target)
+                else:
+                    self._copy_csv(self._id_column, marked, target)
+            except psi.IdsError:  # it could be read before
+                self._changed()
+            if next(marked, None) is not None:
+                self._changed()
+
+        write_whole(self._out, write, anywhere=True)
+
+    def _copy_text(self, marked: Marked, target: BinaryIO) -> None:
+        text = io.TextIOWrapper(target, encoding="utf-8", newline="")
+        lines = psi.column(self._source)
+        text.writelines(f"{line}\n" for line in self._chosen(lines, lambda line: line, marked))
+        text.detach()  # flushes; whoever opened the target closes it
+
+    def _copy_csv(self, id_column: str, marked: Marked, target: BinaryIO) -> None:
+        text = io.TextIOWrapper(target, encoding="utf-8", newline="")
+        rows = csv_rows(self._source)
+        header = next(rows, [])
+        if header.count(id_column) != 1:
+            self._changed()
+        place = header.index(id_column)
+        copy = csv.writer(text, delimiter=delimiter_of(self._source), lineterminator="\n")
+        copy.writerow(header)
+        chosen = self._chosen(rows, lambda row: "".join(row[place : place + 1]), marked)
+        copy.writerows(chosen)
+        text.detach()
+
+    def _copy_parquet(self, marked: Marked, target: BinaryIO) -> None:
+        from pyarrow import parquet
+
+        with (
+            parquet.ParquetFile(self._source) as file,
+            parquet.ParquetWriter(target, file.schema_arrow) as writer,
+        ):
+            place = file.schema_arrow.names.index(self._id_column)
+            for batch in file.iter_batches():
+                rows: Iterator[tuple[int, str]] = enumerate(batch.column(place).to_pylist())
+                chosen = [at for at, _ in self._chosen(rows, lambda row: row[1], marked)]
+                if chosen:
+                    writer.write_batch(batch.take(chosen))
+
+    def _chosen(
+        self, rows: Iterable[Row], id_of: Callable[[Row], str], marked: Marked
+    ) -> Iterator[Row]:
+        """The marked rows; all of them have to be those that the ids were read from."""
+        for row in rows:
+            own, wanted = next(marked, (None, 0))
+            if id_of(row) != own:
+                self._changed()
+            if wanted:
+                yield row
+
+    def _changed(self) -> NoReturn:
+        raise IdError(f"{self._source} was changed while the task ran; run it again")

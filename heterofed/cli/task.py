@@ -1,0 +1,315 @@
+"""`heterofed task`: make, check and accept task files.
+
+Knows files, keys and the network of one check; what it prints is the command line's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heterofed.errors import ConfigError, HandshakeError, JoinTimeoutError, PeerLostError
+from heterofed.files import heterofed_home, private_folder
+from heterofed.identity import consent
+from heterofed.identity.keys import key_path, load_key
+from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
+from heterofed.identity.task_terms import (
+    KEY_CHARACTERS,
+    NOT_AGREED,
+    Purpose,
+    TaskFile,
+    differences,
+    shown_terms,
+    terms_digest,
+)
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Timeouts
+from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
+from heterofed.protocol.plan import Plan
+from heterofed.protocol.states import Role
+from heterofed.rendezvous.admission import Door
+from heterofed.rendezvous.agreement import task_digest
+from heterofed.rendezvous.backend import TaskPlace
+from heterofed.rendezvous.join import HANDSHAKES, RETRY_SECONDS, explained, knock
+from heterofed.rendezvous.strangers import stranger
+from heterofed.reporting.results import check_name, write_whole
+
+LINK_SECONDS = 10.0
+
+
+def new_task(
+    task: str,
+    *,
+    host: str,
+    address: str,
+    collaborators: Sequence[str],
+    bind: str | None = None,
+    purpose: Purpose = "train",
+    expires: date | None = None,
+    plan: Sequence[str] = (),
+    keyless: bool = False,
+) -> Path:
+    """Write the file of a new task; gives its path.
+
+    Args:
+        task: its id.
+        host: the Host, whose key must be on this machine.
+        address: where Collaborators reach it.
+        collaborators: `PARTY=PUBKEY` each; `PARTY` alone in a task without keys.
+        bind: where the Host listens, where that is another address.
+        purpose: what the task is for.
+        expires: last day on which it may run.
+        plan: `FIELD=VALUE` each, fields of `Plan`.
+        keyless: whether to do without keys.
+
+    Raises:
+        ConfigError: something in it cannot be; nothing was written.
+    """
+    home = heterofed_home()
+    check_name(task, "task id")
+    path = task_path(task, home)
+    if path.exists():
+        raise ConfigError(
+            f"there is a file of task {task!r} already ({path}): edit or remove it, or take another"
+            " task id"
+        )
+    check_name(host, "--host")
+    if expires and expires < (today := datetime.now(UTC).date()):
+        raise ConfigError(f"--expires {expires}: that day has passed (it is {today}, UTC)")
+    raw: dict[str, Any] = {
+        "task": task,
+        "address": address,
+        "purpose": purpose,
+        "host": {"party": host} if keyless else {"party": host, "key": load_key(host, home).public},
+        "collaborators": [_member(each, keyless) for each in collaborators],
+        "plan": dict(_setting(each) for each in plan),
+    }
+    raw |= {"bind": bind} if bind else {}
+    raw |= {"expires": expires} if expires else {}
+    _keep(check_task(raw, "the new task"), path)
+    return path
+
+
+def accept_task(
+    source: str, party: str | None, agrees: Callable[[dict[str, str], str], bool]
+) -> tuple[TaskFile, str]:
+    """Note a Collaborator's consent to a task, and put its file in place.
+
+    Args:
+        source: a task id, or the path of a task file.
+        party: which party agrees; None: the one whose key is on this machine.
+        agrees: asked with the terms, and with whose consent it is.
+
+    Returns:
+        The task, and the party.
+
+    Raises:
+        ConfigError: the file, the keys or the answer do not allow it.
+    """
+    home = heterofed_home()
+    task = find_task(source)
+    party = party or own_party(task)
+    if task.member(party) is task.host:
+        raise ConfigError(
+            f"{party} is the Host of task {task.task!r}: its own file needs no consent"
+        )
+    terms = task.terms()
+    TaskPlace(task, party, home, insecure=True)
+    if not agrees(shown_terms(terms), party):
+        consent.refuse(home, task.task, party, terms_digest(terms), "the user said no")
+        raise ConfigError(f"{party} did not accept task {task.task!r}; nothing will be sent")
+    path = task_path(task.task, home)
+    if path.exists():  # what this party revoked stays revoked
+        revoked = dict.fromkeys([*task.revoked, *load_task(path).revoked])
+        task = msgspec.structs.replace(task, revoked=tuple(revoked))
+    _keep(task, path)
+    consent.accept(home, task.task, party, terms_digest(terms))
+    return task, party
+
+
+def check_task_file(source: str, party: str | None, wait: float) -> Iterator[str]:
+    """Check a task file as far as this party can; yields what was found good, a line each.
+
+    Args:
+        source: a task id, or the path of a task file.
+        party: as whom; None: the party whose key is on this machine.
+        wait: seconds that a Host waits for the Collaborators' checks, or a Collaborator for the
+            Host to answer.
+
+    Raises:
+        ConfigError: the file, the keys or the terms are not as they must be.
+        JoinTimeoutError: nobody answered.
+    """
+    home = heterofed_home()
+    task = find_task(source)
+    yield f"the file is well-formed; its terms are {terms_digest(task.terms())[:16]}"
+    party = party or own_party(task)
+    place = TaskPlace(task, party, home, insecure=True)
+    yield f"{party}'s key is the one in the file" if not task.is_keyless else "NO KEYS: insecure"
+    if task.member(party) is task.host:
+        yield from _check_as_host(task, place, party, wait)
+        return
+    digest = terms_digest(task.terms())
+    agreed = consent.has_accepted(home, task.task, party, digest)
+    yield f"{party} has {'accepted' if agreed else 'NOT YET accepted'} these terms"
+    theirs = _ask_host(task, place, party, wait)
+    try:
+        differ = differences(shown_terms(place.terms), shown_terms(theirs))
+    except ValueError:
+        differ = ["the Host's terms cannot be read"]
+    if differ or theirs != place.terms:
+        raise ConfigError(
+            f"the files differ: {'; '.join(differ) or 'not in a field'}; agree on one and accept it"
+        )
+    yield f"the Host answers at {task.address}, and has the same terms"
+
+
+def find_task(source: str) -> TaskFile:
+    """The task of this id, or in the file of this path.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+    """
+    home = heterofed_home()
+    if source.endswith(".toml") or "/" in source:
+        return load_task(Path(source))
+    check_name(source, "task id")
+    path = task_path(source, home)
+    if not path.exists():
+        known = known_tasks(home)
+        near = difflib.get_close_matches(source, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise ConfigError(f"there is no file of task {source!r} ({path}); {hint}")
+    return load_task(path)
+
+
+def own_party(task: TaskFile) -> str:
+    """The party of a task whose key is on this machine.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    home = heterofed_home()
+    mine = [each.party for each in task.members if key_path(each.party, home).exists()]
+    if len(mine) == 1:
+        return mine[0]
+    names = ", ".join(each.party for each in task.members)
+    why = f"there are several here ({', '.join(mine)})" if mine else "there is none here"
+    raise ConfigError(
+        f"which party of task {task.task!r} is this? Of the keys of {names} {why}; say it with"
+        " --party, or make a key with `heterofed keys new`"
+    )
+
+
+# -- within ----------------------------------------------------------------------------------------
+
+
+def _keep(task: TaskFile, path: Path) -> None:
+    private_folder(heterofed_home(), "tasks")
+    write_whole(path, lambda file: file.write(render(task).encode()))
+
+
+def _member(given: str, keyless: bool) -> dict[str, str]:
+    party, equals, key = given.partition("=")
+    check_name(party, "--collaborator")
+    if bool(equals) == keyless:
+        raise ConfigError(
+            f"--collaborator {given!r}: give "
+            + ("PARTY alone, since the task has no keys" if keyless else "PARTY=PUBKEY")
+        )
+    if equals and len(key) != KEY_CHARACTERS:
+        raise ConfigError(
+            f"--collaborator {party}=...: that key has {len(key)} characters, and a public key has"
+            f" {KEY_CHARACTERS}; put PARTY=PUBKEY in single quotes, since keys hold characters that"
+            " a shell takes for its own"
+        )
+    return {"party": party, "key": key} if equals else {"party": party}
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    """`FIELD=VALUE` with the value as its field's type."""
+    name, equals, text = given.partition("=")
+    fields = {each.name: each for each in msgspec.structs.fields(Plan)}
+    known = [each for each in fields if each not in NOT_AGREED]
+    if not equals or name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(f"--plan {given!r}: give FIELD=VALUE with a field of the plan; {remedy}")
+    kind = fields[name].type
+    with contextlib.suppress(msgspec.MsgspecError):
+        return name, msgspec.to_builtins(msgspec.json.decode(text, type=kind))
+    try:
+        return name, msgspec.to_builtins(msgspec.convert(text, kind))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--plan {given!r}: {error}; give another value") from None
+
+
+def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) -> Iterator[str]:
+    names = {each.party for each in task.collaborators}
+    with place.listen() as endpoint:
+        host = Party(party, Role.HOST, endpoint, timeouts=Timeouts())
+        try:
+            yield f"{task.listens_at} can be listened at"
+            door = Door(task_digest(task.task), task.purpose, party, [*names], terms=place.terms)
+            host.door = lambda visitor, hello: door.judge(host, visitor, hello)
+            until, said, told = host.clock() + wait, set[str](), 0
+            while host.clock() < until and said != names:
+                host.pump(0.5)
+                for name in sorted((door.checked & names) - said):
+                    said.add(name)
+                    yield f"{name} is there, and has the same terms"
+                for shown in place.strangers.fingerprints[told:]:
+                    told += 1
+                    yield f"REFUSED: {stranger(shown, task.task)}"
+        finally:
+            host.close()
+    if wait and said != names:
+        raise JoinTimeoutError(
+            f"no check came from {', '.join(sorted(names - said))} in {wait:.0f} s: have them run"
+            f" `heterofed task check {task.task}`",
+            party=party,
+        )
+
+
+def _ask_host(task: TaskFile, place: TaskPlace, name: str, wait: float) -> bytes:
+    """The Host's terms."""
+    hello = Hello(
+        (PROTOCOL_VERSION,),
+        "check",
+        task_digest(task.task),
+        name,
+        secrets.token_bytes(16),
+        trainable=False,
+        terms=place.terms,
+    )
+    deadline = time.monotonic() + wait
+    failed = 0
+    while True:
+        party = Party(name, Role.COLLABORATOR, place.connect(), timeouts=Timeouts())
+        try:
+            host = knock(party, hello, LINK_SECONDS)
+            if host is not None:
+                return party.take(host, Terms, computing=False).of(Terms).terms
+        except HandshakeError as error:
+            failed += 1
+            if failed == HANDSHAKES:
+                raise explained(error, place.diagnose) from None
+        except PeerLostError:
+            failed = 0
+        finally:
+            party.close(0)
+        if time.monotonic() > deadline:
+            raise JoinTimeoutError(
+                f"nobody answers at {task.address}: start the Host's script, or `heterofed task"
+                f" check {task.task} --wait 60` there; if it runs, compare address and firewall",
+                party=name,
+            )
+        time.sleep(RETRY_SECONDS)

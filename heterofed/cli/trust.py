@@ -1,0 +1,206 @@
+"""The groups `heterofed keys` and `heterofed task`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from heterofed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from heterofed.identity.keys import Key
+
+NAME_OF_TASK = "TASK|FILE"
+
+
+@click.group()
+def keys() -> None:
+    """Make and show this party's keys."""
+
+
+@keys.command("new")
+@click.argument("party")
+def keys_new(party: str) -> None:
+    """Make a key pair; prints the public key and its fingerprint.
+
+    The private key stays in a file that only you can read; the others get the public one.
+    """
+    from heterofed.identity.keys import new_key
+
+    _show(new_key, party)
+
+
+@keys.command("show")
+@click.argument("party")
+def keys_show(party: str) -> None:
+    """Print the public key (first line) and its fingerprint (second line), to compare by phone."""
+    from heterofed.identity.keys import load_key
+
+    _show(load_key, party)
+
+
+@keys.command("rotate")
+@click.argument("party")
+def keys_rotate(party: str) -> None:
+    """Put a new key pair in the place of the old one, which is gone then.
+
+    Task files that list the old key do not work any more: have the new one listed in them.
+    """
+    from heterofed.identity.keys import rotate_key
+
+    _show(rotate_key, party)
+
+
+def _show(get: Callable[[str, Path], Key], party: str) -> None:
+    from heterofed.files import heterofed_home
+    from heterofed.reporting.results import check_name
+
+    key = get(check_name(party, "party"), heterofed_home())
+    click.echo(f"{key.public}\n{key.fingerprint}")
+
+
+@click.group()
+def task() -> None:
+    """Make, check and accept task files: what the parties of a task agree on."""
+
+
+@task.command("new")
+@click.argument("task_id", metavar="TASK")
+@click.option("--host", required=True, help="The Host's feature key; its key must be here.")
+@click.option("--address", required=True, help="Where Collaborators reach it: tcp://HOST:PORT.")
+@click.option(
+    "--collaborator",
+    "collaborators",
+    required=True,
+    multiple=True,
+    metavar="PARTY=PUBKEY",
+    help="A Collaborator and its public key; once for each, in task order.",
+)
+@click.option("--bind", help="Where the Host listens, where that is another address (NAT).")
+@click.option(
+    "--purpose",
+    type=click.Choice(["train", "psi"]),
+    default="train",
+    show_default=True,
+    help="Train a model, or only intersect ids.",
+)
+@click.option(
+    "--plan",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="An agreed setting, such as max_rounds=5 or psi_protocol=ecdh.",
+)
+@click.option(
+    "--expires",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Last day (UTC) on which the task may run.",
+)
+@click.option("--insecure", is_flag=True, help="Do without keys; give --collaborator PARTY.")
+def task_new(
+    task_id: str,
+    host: str,
+    address: str,
+    collaborators: tuple[str, ...],
+    bind: str | None,
+    purpose: str,
+    plan: tuple[str, ...],
+    expires: datetime | None,
+    insecure: bool,
+) -> None:
+    """Write the file of a new task, at the Host; send it to the Collaborators."""
+    from heterofed.cli.task import new_task
+
+    path = new_task(
+        task_id,
+        host=host,
+        address=address,
+        collaborators=collaborators,
+        bind=bind,
+        purpose="psi" if purpose == "psi" else "train",
+        expires=expires.date() if expires else None,
+        plan=plan,
+        keyless=insecure,
+    )
+    click.echo(path)
+
+
+@task.command("show")
+@click.argument("source", metavar=NAME_OF_TASK)
+def task_show(source: str) -> None:
+    """Print what the parties of a task agree on, field by field."""
+    from heterofed.cli.task import find_task
+    from heterofed.identity.task_terms import shown_terms
+
+    found = find_task(source)
+    _print_fields(
+        shown_terms(found.terms())
+        | {"address": found.address}
+        | ({"bind": found.bind} if found.bind else {})
+        | {"revoked keys": str(len(found.revoked))}
+    )
+
+
+@task.command("check")
+@click.argument("source", metavar=NAME_OF_TASK)
+@click.option("--party", help="As whom; by default the party whose key is on this machine.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    help="Seconds: a Host waits so long for the checks of all others (0 by default), a Collaborator"
+    " for the Host to answer (10 by default).",
+)
+def task_check(source: str, party: str | None, wait: float | None) -> None:
+    """Check keys and address, and that all have the same terms; touches no data."""
+    from heterofed.cli.task import check_task_file, find_task, own_party
+
+    found = find_task(source)
+    is_host = (party or own_party(found)) == found.host.party
+    for line in check_task_file(source, party, wait if wait is not None else 0 if is_host else 10):
+        click.echo(line)
+
+
+@task.command("list")
+def task_list() -> None:
+    """Print the tasks whose files are on this machine: id, purpose, Host, address."""
+    from heterofed.files import heterofed_home
+    from heterofed.identity.task_file import known_tasks, load_task, task_path
+
+    home = heterofed_home()
+    for name in known_tasks(home):
+        try:
+            found = load_task(task_path(name, home))
+            click.echo(f"{name}\t{found.purpose}\t{found.host.party}\t{found.address}")
+        except ConfigError as error:
+            click.echo(f"{name}\tcannot be used: {error}")
+
+
+@task.command("accept")
+@click.argument("source", metavar=NAME_OF_TASK)
+@click.option("--party", help="As whom; by default the party whose key is on this machine.")
+@click.option("--yes", is_flag=True, help="Agree without being asked.")
+def task_accept(source: str, party: str | None, yes: bool) -> None:
+    """Look at what the Host asks for, and agree to it, at a Collaborator.
+
+    No id leaves before that. Consent holds for these terms only: it lapses where the file changes.
+    """
+    from heterofed.cli.task import accept_task
+
+    def agrees(terms: dict[str, str], who: str) -> bool:
+        _print_fields(terms)
+        if not yes and not (sys.stdin and sys.stdin.isatty()):
+            raise ConfigError("nobody is there to be asked; look at the terms, then say --yes")
+        return yes or click.confirm(f"Does {who} agree?")
+
+    found, who = accept_task(source, party, agrees)
+    click.echo(f"{who} has accepted task {found.task}")
+
+
+def _print_fields(fields: dict[str, str]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}  {value}")

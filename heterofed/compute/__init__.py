@@ -1,0 +1,1 @@
+"""Tensors of one party: batches, gradients, random streams, staleness. It knows no peer."""

@@ -1,0 +1,90 @@
+"""Random streams: each entry into user code draws numbers of its own, whatever happens in between.
+
+Knows torch; no sockets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from heterofed.compute.rng import SEED_BYTES, RandomState, start_generators
+
+T = TypeVar("T")
+
+_GENERATORS = threading.RLock()
+"""Held while a stream runs: parties that share a process share its global generators too."""
+
+
+@contextmanager
+def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
+    """Run a block on the random numbers of one stream of the task, and restore what was before.
+
+    Every entry into user code runs under a stream named (feature key, hook, round, batch), so a
+    split run draws the same dropout masks as a joined model that uses the same streams, whatever
+    happens in between and in whichever process. Covers the global generators of torch (CPU and
+    CUDA), NumPy and Python.
+
+    Args:
+        seed: of the party.
+        path: names of the stream.
+    """
+    start = hashlib.shake_256(repr((seed, *path)).encode()).digest(SEED_BYTES)
+    with _GENERATORS:
+        before = None if _depth.kept and _depth.streams == 0 else RandomState.now()
+        _depth.streams += 1
+        try:
+            start_generators(start)
+            yield
+        finally:
+            _depth.streams -= 1
+            if before is not None:
+                before.restore()
+
+
+class _Depth(threading.local):
+    """How many streams this thread is in, and whether `generators_kept` is around them."""
+
+    streams = 0
+    kept = False
+
+
+_depth = _Depth()
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restore the generators at the end of the block, so that not each stream in it has to: that
+    takes longer than everything else that heterofed does for a batch.
+    """
+    with _GENERATORS:
+        before = RandomState.now()
+    _depth.kept = True
+    try:
+        yield
+    finally:
+        _depth.kept = False
+        with _GENERATORS:
+            before.restore()
+
+
+def streamed(
+    items: Iterable[T], seed: int | bytes, *path: str | int, grad: bool = True, first: int = 0
+) -> Generator[T, None, None]:
+    """Iterate user code, each step under the stream (path, batch number), from batch `first` on."""
+    iterator = iter(items)
+    batch = first
+    while True:
+        with random_stream(seed, *path, batch), torch.set_grad_enabled(grad):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+        del item  # before the next one is made
+        batch += 1

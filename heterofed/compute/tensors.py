@@ -1,0 +1,255 @@
+"""Named tensors <-> specs and buffers. Knows torch and the dtypes that may travel; no sockets.
+
+Buffers are row-major and little-endian. Outgoing ones refer to the tensor's own memory where it
+is contiguous and on the CPU; incoming tensors share the memory of the received payload. Coded ones
+are rounded: to float16 or bfloat16, or to int8 after one float32 scale per row.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heterofed.errors import FeatureError, NonFiniteError, RemoteProtocolError
+from heterofed.protocol.messages import GRADIENT_DTYPES, ITEM_BYTES, TensorSpec
+from heterofed.protocol.plan import Coding
+
+Features: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+Layout: TypeAlias = Literal["tensor", "tuple", "dict"]
+
+if sys.byteorder != "little":
+    raise ImportError("heterofed sends tensors in little-endian order and runs on such machines")
+
+
+def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
+    """Give every tensor of what a hook yielded its name, and check that it may travel.
+
+    Args:
+        features: a tensor, a non-empty tuple (or list) or a non-empty dict of tensors.
+        where: names the hook in error messages.
+
+    Raises:
+        FeatureError: anything else, or unequal first dimensions, or a dtype that cannot travel.
+    """
+    layout: Layout
+    tensors: dict[str, Tensor]
+    if isinstance(features, Tensor):
+        layout, tensors = "tensor", {"": features}
+    elif isinstance(features, Mapping):
+        layout, tensors = "dict", dict(features)
+    elif isinstance(features, tuple | list):
+        layout, tensors = "tuple", {str(i): each for i, each in enumerate(features)}
+    else:
+        raise FeatureError(
+            f"{where} yielded a {type(features).__name__} as features; yield a tensor, or a tuple"
+            " or dict of tensors"
+        )
+    if not 0 < len(tensors) <= 256:
+        raise FeatureError(f"{where} yielded {len(tensors)} tensors; 1 to 256 can travel")
+    for name, tensor in tensors.items():
+        label = f"{where}, tensor {name!r}" if name else where
+        if not isinstance(name, str) or len(name) > 128 or not name.isprintable():
+            raise FeatureError(f"{where} yielded a dict whose keys are not short, plain strings")
+        if not isinstance(tensor, Tensor):
+            raise FeatureError(f"{label} is not a tensor but {_kind_of(tensor)}")
+        if dtype_name(tensor) not in ITEM_BYTES:
+            raise FeatureError(
+                f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
+            )
+        if tensor.layout is not torch.strided:
+            raise FeatureError(f"{label}: a sparse tensor cannot travel; use its to_dense()")
+        if not 1 <= tensor.dim() <= 16:
+            raise FeatureError(f"{label}: {tensor.dim()} dimensions; the first must be the rows")
+    rows = {len(tensor) for tensor in tensors.values()}
+    if len(rows) != 1:
+        raise FeatureError(f"{where} yielded tensors of unequal row counts {sorted(rows)}")
+    return layout, tensors
+
+
+def _kind_of(value: object) -> str:
+    ids = isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
+    hint = "; ids go into Batch(features, ids=...)" if ids else ""
+    return f"of type {type(value).__name__}{hint}"
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Name of a tensor's dtype without the module: `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def takes_gradient(tensor: Tensor) -> bool:
+    """Whether gradients of this dtype travel."""
+    return dtype_name(tensor) in GRADIENT_DTYPES
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        NonFiniteError: naming `what` and `party`.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            label = f" {name!r}" if name else ""
+            raise NonFiniteError(
+                f"{what}{label} at {party} holds NaN or infinity; lower the learning rate, clip"
+                " gradients, or look for missing values in the data",
+                party=party,
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating tensor holds neither NaN nor infinity; makes no copy of it."""
+    plain = tensor.detach()
+    wide = torch.float64 if plain.dtype == torch.float64 else torch.float32
+    parts = torch.split(plain.reshape(-1), 1 << 20)
+    # On the CPU torch makes a wider copy of half-precision numbers before it adds them up.
+    added = parts if plain.dtype != wide and plain.device.type == "cpu" else (plain,)
+    if all(math.isfinite(part.sum(dtype=wide).item()) for part in added):
+        return True  # a sum keeps every NaN and infinity
+    return all(bool(torch.isfinite(part).all()) for part in parts)
+
+
+def pack(
+    tensors: Mapping[str, Tensor], coding: Coding = "none", party: str = ""
+) -> tuple[tuple[TensorSpec, ...], list[memoryview]]:
+    """Describe tensors and give their bytes; no copy of contiguous CPU tensors that are not coded.
+
+    Args:
+        tensors: by name; of dtypes that may travel.
+        coding: how floating ones travel.
+        party: whose they are, for errors.
+
+    Raises:
+        NonFiniteError: a value is too large for the coding.
+    """
+    specs, buffers = [], []
+    for name, tensor in tensors.items():
+        spec = TensorSpec(name, dtype_name(tensor), tuple(tensor.shape))  # type: ignore[arg-type]
+        specs.append(spec)
+        parts = [tensor.detach()]
+        if spec.is_coded(coding):
+            parts = _code(parts[0], coding)
+            # The last part may be int8, which is finite by itself.
+            if not is_finite(parts[0]):
+                raise NonFiniteError(
+                    f"a tensor of {party} holds values too large to travel as {coding}; compress by"
+                    " bf16, or not at all",
+                    party=party,
+                )
+        buffers += [_bytes_of(part) for part in parts]
+    return tuple(specs), buffers
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return _to_host(tensor.contiguous()).reshape(-1).view(torch.uint8).numpy().data
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A tensor in main memory: itself, or a copy through page-locked memory, which is faster."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor)
+
+
+def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
+    """A floating tensor in the parts in which it travels."""
+    if coding == "fp16":
+        return [tensor.to(torch.float16)]
+    if coding == "bf16":
+        return [tensor.to(torch.bfloat16)]
+    rows = tensor.reshape(len(tensor), -1).float()
+    scales = rows.abs().amax(dim=1) / 127
+    tiny = torch.finfo(torch.float32).tiny
+    steps = rows / scales.clamp_min(tiny).unsqueeze(1)
+    scales[scales < tiny] = 0  # rows of zeros, or of numbers too small to be told from them
+    return [scales, steps.round_().clamp_(-127, 127).to(torch.int8)]
+
+
+def unpack(
+    specs: Sequence[TensorSpec],
+    payload: bytearray,
+    party: str,
+    device: torch.device | None = None,
+    coding: Coding = "none",
+) -> dict[str, Tensor]:
+    """Build tensors over a received payload; the inverse of `pack`.
+
+    Args:
+        specs: already checked by the session against the payload's length.
+        payload: the tensors' bytes, one after another.
+        party: who sent it, for errors.
+        device: where the tensors should live; None leaves them on the CPU.
+        coding: how floating ones travelled.
+
+    Raises:
+        RemoteProtocolError: the payload does not hold what the specs say.
+    """
+    if sum(spec.coded_bytes(coding) for spec in specs) != len(payload):
+        raise RemoteProtocolError(
+            f"{party} sent tensors of other sizes than their specs say", party=party
+        )
+    tensors: dict[str, Tensor] = {}
+    rest = memoryview(payload)
+    for spec in specs:
+        size = spec.coded_bytes(coding)
+        tensors[spec.name] = _decoded(spec, rest[:size], party, device, coding)
+        rest = rest[size:]
+    return tensors
+
+
+def _decoded(
+    spec: TensorSpec, part: memoryview, party: str, device: torch.device | None, coding: Coding
+) -> Tensor:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if spec.nbytes == 0:
+        return torch.empty(spec.shape, dtype=dtype, device=device)
+    if not spec.is_coded(coding):
+        if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
+            raise RemoteProtocolError(
+                f"{party} sent a boolean tensor with items other than 0 and 1", party=party
+            )
+        return _from_bytes(part, dtype, device).reshape(spec.shape)
+    if coding != "int8":
+        half = torch.float16 if coding == "fp16" else torch.bfloat16
+        return _from_bytes(part, half, device).to(dtype).reshape(spec.shape)
+    rows = spec.shape[0]
+    scales = _from_bytes(part[: 4 * rows], torch.float32, None)
+    if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
+        raise RemoteProtocolError(
+            f"{party} sent a compressed tensor whose scales are not numbers from 0 on", party=party
+        )
+    if np.frombuffer(part[4 * rows :], np.int8).min() < -127:
+        raise RemoteProtocolError(
+            f"{party} sent a compressed tensor with items outside of -127 to 127", party=party
+        )
+    steps = _from_bytes(part[4 * rows :], torch.int8, device).reshape(rows, -1)
+    values = steps.float().mul_(scales.to(steps.device).unsqueeze(1))
+    return values.to(dtype).reshape(spec.shape)
+
+
+def _from_bytes(part: memoryview, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    """A flat tensor over these bytes, or a copy of them on another device."""
+    tensor = torch.frombuffer(part, dtype=torch.uint8)
+    if tensor.data_ptr() % dtype.itemsize:
+        tensor = tensor.clone()  # torch wants items at multiples of their size
+    tensor = tensor.view(dtype)
+    if device is None or device.type != "cuda":
+        return tensor if device is None else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def restore(layout: Layout, tensors: Mapping[str, Tensor]) -> Features:
+    """Put named tensors back into the form in which the hook yielded them."""
+    if layout == "tensor" and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if layout == "tuple":
+        return tuple(tensors.values())
+    return dict(tensors)

@@ -1,0 +1,1 @@
+"""Joint predictions: the Host asks for rows, the Collaborators answer within their quotas."""

@@ -1,0 +1,245 @@
+"""One batch of every party at the Host: received, checked to be the same rows, made tensors."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heterofed.compute.autograd import device_of
+from heterofed.compute.batch import Batch, rows_of
+from heterofed.compute.leaves import Leaves
+from heterofed.compute.tensors import Layout, check_finite, named, restore, unpack
+from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
+from heterofed.hetero_nn.train.gradient_relay import TagRelay
+from heterofed.hetero_nn.train.row_order import RowOrder
+from heterofed.messaging.aborts import unlawful
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Mail, Peer
+from heterofed.privacy.masking import masked_sum
+from heterofed.protocol.messages import EndOfFeatures, Features
+
+MASKED_SUM = "masked_sum"
+"""Stands for all Collaborators in a projection, where the Host gets only their sum."""
+
+
+@dataclass(slots=True)
+class Received:
+    """Features of one batch of one Collaborator.
+
+    Attributes:
+        lent: what user code gets of the tensors in training, where gradients travel back.
+        work: seconds that they took of what can do one batch at a time: the party itself (as it
+            says), or the link.
+    """
+
+    peer: Peer
+    layout: Layout
+    tensors: dict[str, Tensor]
+    work: float = 0.0
+    lent: dict[str, Tensor] | None = None
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What user code gets, by tensor name."""
+        return self.tensors if self.lent is None else self.lent
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return len(next(iter(self.tensors.values())))
+
+
+@dataclass(slots=True)
+class JointBatch:
+    """The same rows at all parties: the Host's own batch and what the others sent."""
+
+    mine: Batch
+    theirs: list[Received]
+    sums: bool = False
+
+    def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Features by feature key: the Host's first, unless label-only, then in task order.
+
+        Where the Host gets only their sum, that stands under `MASKED_SUM`.
+
+        Args:
+            host: the Host's feature key.
+            keep: by feature key, which rows stay; the features of others are zero.
+        """
+        projection = {} if self.mine.features is None else {host: self.mine.features}
+        if self.sums:
+            return projection | {MASKED_SUM: self.theirs[0].given[""]}
+        for each in self.theirs:
+            tensors = each.given
+            if keep is not None:
+                tensors = kept(tensors, keep[each.peer.name])
+            projection[each.peer.name] = restore(each.layout, tensors)
+        return projection
+
+    def release(self) -> None:
+        """Let go of the tensors, whoever else still holds this object: the next ones may be big."""
+        self.mine = Batch(None)
+        for each in self.theirs:
+            each.tensors.clear()
+            each.lent = None
+        self.theirs.clear()
+
+
+@contextmanager
+def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
+    """Add a note to what user code raises in this block: the form of each party's features, which
+    may not be what it expects.
+    """
+    given = dict(projection)  # user code may change it
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):  # user code may have changed more than that
+            if given and not isinstance(error, HeteroFedError):
+                forms = (f"{name}: {form_of(features)}" for name, features in given.items())
+                error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
+        raise
+
+
+def form_of(features: Any) -> str:
+    """Names, dtypes and shapes of features, no values."""
+    tensors = named(features, "features")[1]
+    each = (f"{name} {of.dtype} {list(of.shape)}".strip() for name, of in tensors.items())
+    return ", ".join(each).replace("torch.", "")
+
+
+def joint_batches(
+    party: Party,
+    own: Iterator[Batch],
+    hook: str,
+    model: nn.Module | None,
+    order: RowOrder,
+    first: int = 0,
+    *,
+    relay: TagRelay | None = None,
+) -> Iterator[JointBatch]:
+    """The Host's own batches beside those of all Collaborators, in step.
+
+    Args:
+        party: the Host.
+        own: the Host's own batches.
+        hook: where they come from, for messages.
+        model: whose device a label-only Host's batches go to.
+        order: compares the rows' ids.
+        first: number of the first batch.
+        relay: where what comes is masked and only the sum can be read: of what the Collaborators
+            tell each other of it.
+
+    Raises:
+        BatchCountError, RowCountError: naming the party and both counts, before the batch is used.
+        RowOrderError: a party's rows are of other ids, or in another order.
+        NonFiniteError: a party sent NaN or infinity.
+    """
+    for number in itertools.count(first):
+        mine = next(own, None)  # before waiting: the others compute theirs at the same time
+        mails = (relay or party).take_all(Features, EndOfFeatures)
+        _check_counts(party, mine, mails, number)
+        if mine is None:
+            party.batch = None
+            return
+        rows = rows_of(mine, hook, _rows_elsewhere(mails))
+        features = {} if mine.features is None else named(mine.features, hook)[1]
+        check_finite(features, f"what {hook} yielded", party.name)
+        device = device_of(features, model)
+        proof = order.proof(mine.ids, number, rows, hook)
+        joint = JointBatch(mine, [])
+        del mine, features
+        for peer in party.peers.values():
+            mail = mails.pop(peer.name)
+            message = mail.of(Features)
+            if message.rows != rows:
+                raise RowCountError(
+                    f"batch {number} of round {party.round} has {message.rows} rows at"
+                    f" {peer.name} and {rows} at {party.name}; use the same batch size everywhere",
+                    party=peer.name,
+                    numbers=(message.rows, rows),
+                )
+            order.compare(proof, message.ids, peer.name, number)
+            joint.theirs.append(_unpacked(party, peer, mail, device))
+            del mail
+        yield summed(joint, party.phase) if relay else joint
+        joint.release()
+
+
+def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
+    return next((mail.of(Features).rows for mail in mails.values()), None)
+
+
+def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None) -> Received:
+    message = mail.of(Features)
+    with party.encoding(peer, "received"):
+        coding = peer.session.feature_coding
+        tensors = unpack(message.tensors, mail.payload, peer.name, device, coding)
+        check_finite(tensors, "the features", peer.name)
+    party.account.reported(party.phase, peer.name, message.busy / 1e6)
+    work = max(message.busy / 1e6, mail.moving)
+    return Received(peer, message.layout, tensors, work)
+
+
+def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
+    """Tensors whose rows that are not kept (bool, [rows]) are zero."""
+    return {
+        name: each.masked_fill(~keep.to(each.device).reshape(-1, *[1] * (each.dim() - 1)), 0)
+        for name, each in tensors.items()
+    }
+
+
+def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
+    """Make what was received leaves of the graph; where it is one sum, all share that leaf."""
+    shared: Leaves | None = None
+    pairs = []
+    for each in batch.theirs:
+        leaves = shared or Leaves(each.tensors, trainable=each.peer.session.trainable)
+        shared = leaves if batch.sums else None
+        each.lent = leaves.lent
+        pairs.append((each, leaves))
+    return pairs
+
+
+def summed(batch: JointBatch, phase: str) -> JointBatch:
+    """Put the sum of all masked features in the place of each: one tensor, one leaf.
+
+    Raises:
+        RemoteProtocolError: they are not of one shape; it names the first party whose shape is not
+            that of most.
+    """
+    shapes = {each.peer.name: tuple(each.tensors[""].shape) for each in batch.theirs}
+    ((usual, _count),) = Counter(shapes.values()).most_common(1)  # of equals the first that came
+    for name, shape in shapes.items():
+        if shape != usual:
+            what = f"sent masked features of shape {list(shape)}, others of {list(usual)}"
+            raise unlawful(name, phase, f"{what}: a sum is of one shape at all parties")
+    total = masked_sum([each.tensors[""] for each in batch.theirs], torch.get_default_dtype())
+    for each in batch.theirs:
+        each.layout, each.tensors = "tensor", {"": total}
+    batch.sums = True
+    return batch
+
+
+def _check_counts(party: Party, mine: Batch | None, mails: dict[str, Mail], number: int) -> None:
+    """Whether all parties have a batch of this number, or none has."""
+    for name, mail in mails.items():
+        ended = isinstance(mail.message, EndOfFeatures)
+        if ended == (mine is None):
+            continue
+        theirs, ours = (number, number + 1) if ended else (number + 1, number)
+        more = party.name if ended else name
+        raise BatchCountError(
+            f"round {party.round} has {theirs} batches at {name} and {ours} at {party.name}"
+            f" ({more} has at least that many); use the same batch size, and treat the last batch"
+            " alike",
+            party=name,
+            numbers=(theirs, ours),
+        )

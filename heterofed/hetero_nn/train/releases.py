@@ -1,0 +1,241 @@
+"""What a run charges to the ledger before anything of a row leaves, and the epsilons of it.
+
+The loops say that a batch is about to leave; what that costs, and whether this party's user allows
+it, is said here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from heterofed.errors import ReleaseLimitError
+from heterofed.privacy.accountant import composed_epsilon
+from heterofed.privacy.dpsgd import DPSGD, Sampling, weights_epsilon
+from heterofed.privacy.embedding_defences import ClippedGaussian
+from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.ledger import Cost, Shared, Totals
+from heterofed.privacy.passes import Pass
+from heterofed.runs.run import Run, ledger_of, party_of
+from heterofed.runs.settings import ReleaseLimits
+
+ANY = ""
+"""Stands for any set of labels."""
+
+UNTURNED = ANY, b"labels as they are", math.inf
+"""What labels count for that were not turned."""
+
+
+class Releases:
+    """What one party of a run lets out.
+
+    Args:
+        run: which has met its parties.
+        limits: of this party's user.
+        weights: DP-SGD of this party, where it trains by it.
+    """
+
+    def __init__(self, run: Run, limits: ReleaseLimits, weights: DPSGD | None) -> None:
+        self._run = run
+        self._limits = limits
+        self._weights = weights
+        self._passing: Pass | None = None
+        self._steps_before = self._steps_paid = 0
+        self.totals: Totals = ledger_of(run).totals()
+
+    def leaves(self, ids: Sequence[str] | None, rows: int) -> None:
+        """A batch is about to leave: count it, where its pass has not paid for it.
+
+        Args:
+            ids: of its rows, where the hook tells them.
+            rows: that it has.
+
+        Raises:
+            ReleaseLimitError: more would have left than this party's user allows.
+            LedgerError: it cannot be counted.
+        """
+        passing = self._run.passing
+        if passing is None:
+            return
+        self.settle()
+        steps = 0
+        if passing is not self._passing:
+            self._passing = passing
+            self._steps_before = self._weights.steps if self._weights else 0
+            self._steps_paid = steps = self._steps_drawn(passing)
+        most: int = self._run.state.pop(f"most in {passing.kind}", 1)  # times that a row was drawn
+        for charged, times in passing.takes(_names(ids), rows, most):
+            self._charge(passing, charged, self._cost(passing) * times, steps)
+            steps = 0
+
+    def settle(self) -> None:
+        """Charge steps of DP-SGD beyond one for each batch; what they changed has not left yet."""
+        if self._weights is None or self._passing is None or self._passing.kind != "train":
+            return
+        made, drawn = self._weights.steps - self._steps_before, self._weights.poisson
+        paid = max(self._steps_paid, self._passing.batches)
+        if made > paid:
+            times = math.ceil((made - paid) / max(1, self._passing.batches))
+            cost = Cost(weights=0.0 if drawn else self._weights.squared_mu * times)
+            self._charge(self._passing, self._passing.ids, cost, made - paid if drawn else 0)
+            self._steps_paid = made
+
+    def epsilons(self, totals: Totals | None = None) -> dict[str, float]:
+        """Of what has left, by column of `privacy.csv`, where this party has a defence for it."""
+        totals = totals or self.totals
+        told = self._own_epsilons(totals)
+        if self._weights is not None:
+            told["eps_weights"] = weights_epsilon(
+                totals.draws, totals.most.weights, self._weights.delta
+            )
+        return told
+
+    # -- for the roles -----------------------------------------------------------------------
+
+    def _cost(self, passing: Pass) -> Cost:
+        """What one release of a row costs."""
+        raise NotImplementedError
+
+    def _shared(self) -> tuple[str, bytes, float] | None:
+        """Which labels are released, their coins and their epsilon."""
+        return None
+
+    def _own_epsilons(self, totals: Totals) -> dict[str, float]:
+        raise NotImplementedError
+
+    def _weights_cost(self, passing: Pass) -> float:
+        """Of one step, where it is known who is in a batch."""
+        if self._weights is None or passing.kind != "train" or self._weights.poisson:
+            return 0.0
+        return self._weights.squared_mu
+
+    # -- within ------------------------------------------------------------------------------
+
+    def _charge(self, passing: Pass, ids: Sequence[str], cost: Cost, steps: int) -> None:
+        whole: list[str] = self._run.state.get(f"{passing.kind}_ids", [])
+        if ids is passing.ids and len(ids) == len(whole):
+            ids = whole  # the same, in the order that the ledger knows
+        draw = self._weights.draw(steps) if self._weights and steps else None
+        shared = Shared(draw, self._shared())
+        if cost == Cost() and shared == Shared():
+            return  # a round at whose end nobody gets anything
+        ledger = ledger_of(self._run)
+        ledger.charge(passing.kind, ids, cost, shared, self._check)
+        self.totals = ledger.totals()
+
+    def _steps_drawn(self, passing: Pass) -> int:
+        """Batches that were drawn for this round, where this party trains on such by DP-SGD."""
+        if self._weights is None or not self._weights.poisson or passing.kind != "train":
+            return 0
+        drawn: Sampling | None = self._run.state.get("sampling", (0, None))[1]
+        return len(drawn.sizes) if drawn else 0
+
+    def _check(self, totals: Totals) -> None:
+        """Hold what would have left against the limits of this party's user."""
+        limits = self._limits
+        if limits.max_releases_per_row is not None:
+            self._within("releases_per_row", totals.most.sent, limits.max_releases_per_row)
+        if limits.max_epsilon is not None:
+            for measure, epsilon in self.epsilons(totals).items():
+                self._within(measure, epsilon, limits.max_epsilon)
+
+    def _within(self, measure: str, value: float, limit: float) -> None:
+        if value <= limit:
+            return
+        party = party_of(self._run)
+        setting = "max_releases_per_row" if measure == "releases_per_row" else "max_epsilon"
+        raise ReleaseLimitError(
+            f"{measure} of {party.name} would come to {value:.6g}, over all runs of this task, and"
+            f" {setting} is {limit:g}; nothing of this has left. What was trained so far is in the"
+            " last checkpoint; raise the limit only if you mean to tell more",
+            party=party.name,
+            measure=measure,
+            value=value,
+            limit=limit,
+        )
+
+
+def _names(ids: object) -> list[str] | None:
+    """Ids of a batch; None where they name nobody, which is refused where they are compared."""
+    if isinstance(ids, str) or not isinstance(ids, Sequence):
+        return None
+    return list(ids) if all(isinstance(each, str) for each in ids) else None
+
+
+class EmbeddingReleases(Releases):
+    """What a Collaborator lets out: embeddings, and by them the weights that made them.
+
+    Args:
+        run: which has met its parties.
+        limits: of this party's user.
+        weights: DP-SGD of this party, where it trains by it.
+        noise: on the embeddings, where there is some.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        limits: ReleaseLimits,
+        weights: DPSGD | None,
+        noise: ClippedGaussian | None,
+    ) -> None:
+        self._noise = noise
+        super().__init__(run, limits, weights)
+
+    def _cost(self, passing: Pass) -> Cost:
+        squared = self._noise.squared_mu if self._noise else math.inf
+        return Cost(1, squared, self._weights_cost(passing))
+
+    def _own_epsilons(self, totals: Totals) -> dict[str, float]:
+        if self._noise is None:
+            return {}
+        return {"eps_embeddings": composed_epsilon(totals.most.embeddings, self._noise.delta)}
+
+
+class GradientReleases(Releases):
+    """What a Host lets out: gradients, and by them the labels.
+
+    Args:
+        run: which has met its parties.
+        limits: of this party's user.
+        weights: DP-SGD of this party, where it trains by it.
+        labels: how labels are turned, where they are.
+        each: how many gradients of a row leave for one batch.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        limits: ReleaseLimits,
+        weights: DPSGD | None,
+        labels: RandomisedResponse | None,
+        each: int,
+    ) -> None:
+        self._labels = labels
+        self._each = each
+        self._listening = True
+        super().__init__(run, limits, weights)
+
+    def steps(self, ids: Sequence[str] | None, rows: int, *, listening: bool) -> None:
+        """A batch is about to be trained on, and its gradients leave where somebody is listening.
+
+        Raises:
+            ReleaseLimitError, LedgerError: see `Releases.leaves`.
+        """
+        self._listening = listening
+        self.leaves(ids, rows)
+
+    def _cost(self, passing: Pass) -> Cost:
+        return Cost(self._each * self._listening, 0.0, self._weights_cost(passing))
+
+    def _shared(self) -> tuple[str, bytes, float] | None:
+        if not self._listening:
+            return None
+        labels = self._labels
+        return (labels.label_set, labels.coins, labels.epsilon) if labels else UNTURNED
+
+    def _own_epsilons(self, totals: Totals) -> dict[str, float]:
+        if self._labels is None:
+            return {}
+        mine = (ANY, self._labels.label_set)
+        return {"eps_labels": math.fsum(each for name, each in totals.labels if name in mine)}

@@ -1,0 +1,119 @@
+"""Proof that all parties' rows of a batch are of the same ids, in the same order.
+
+Each party's hook hands on the ids that it read beside its rows; a keyed digest of them travels with
+the features, and the Host compares it with that of its own rows. Ids never travel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from heterofed.compute.alignment import keyed_digest
+from heterofed.errors import FeatureError, RowOrderError
+from heterofed.runs.run import Run, agreement_of, party_of
+
+logger = logging.getLogger("heterofed")
+
+
+class RowOrder:
+    """The row order of one run, at one party.
+
+    Args:
+        run: which has met its parties; its secret keys the digests.
+        owner: this party's scheduler, to look for data loaders that shuffle.
+    """
+
+    def __init__(self, run: Run, owner: object) -> None:
+        self._run = run
+        self._owner = owner
+        self._warned = False
+
+    def proof(self, ids: object, number: int, rows: int, where: str) -> bytes | None:
+        """The digest of a batch's ids; None, with one warning per run, where the hook gave none.
+
+        Args:
+            ids: one per row, as loaded from the data.
+            number: of the batch.
+            rows: of the batch.
+            where: names the hook.
+
+        Raises:
+            FeatureError: the ids are not one string per row.
+        """
+        if ids is None:
+            self.unproven()
+            return None
+        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
+            raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
+        plain = set(map(type, ids)) <= {str} or all(isinstance(each, str) for each in ids)
+        if len(ids) != rows or not plain:
+            raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
+        purpose = f"rows {party_of(self._run).phase} {party_of(self._run).round} {number}"
+        return keyed_digest(agreement_of(self._run).secret, purpose, ids)
+
+    def unproven(self) -> None:
+        """Warn, once per run, that this party's rows come without ids."""
+        self._warn(party_of(self._run).name, shuffling_loaders(self._owner))
+
+    def compare(self, mine: bytes | None, theirs: bytes | None, peer: str, number: int) -> None:
+        """At the Host: refuse a batch whose rows are others at `peer`.
+
+        Raises:
+            RowOrderError: naming party, round and batch; before the batch is used.
+        """
+        if mine is None:
+            return
+        if theirs is None:
+            self._warn(peer, [])
+        elif mine != theirs:
+            party = party_of(self._run)
+            raise RowOrderError(
+                f"batch {number} of round {party.round} has other rows at {peer} than at"
+                f" {party.name}, or in another order; read rows in the order of the ids that"
+                " the hook is given, and do not shuffle or sort them",
+                party=peer,
+                batch=number,
+            )
+
+    def _warn(self, party: str, loaders: Sequence[str]) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        if loaders:
+            logger.warning(
+                "row order not verified, and %s shuffles by itself: its rows are of other people"
+                " than the other parties'; read rows in the order of the ids that the hook is given"
+                " (heterofed.data.IndexedDataset does), and yield Batch(..., ids=...)",
+                ", ".join(f"self.{name}" for name in loaders),
+            )
+        else:
+            logger.warning(
+                "row order not verified: %s yields no ids; yield a Batch with ids=..., the ids as"
+                " loaded from the data beside the rows",
+                party,
+            )
+
+
+def shuffling_loaders(owner: object) -> list[str]:
+    """Attributes that are data loaders with a random order of their own."""
+    attributes: dict[str, Any] = vars(owner)
+    return [
+        name
+        for name, value in attributes.items()
+        if isinstance(value, DataLoader) and (_draws(value.sampler) or _draws(value.batch_sampler))
+    ]
+
+
+def _draws(sampler: object) -> bool:
+    """Whether a sampler, or the one that a batch sampler cuts up, draws its order."""
+    drawing = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    return isinstance(sampler, drawing) or isinstance(getattr(sampler, "sampler", None), drawing)

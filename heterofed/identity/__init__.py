@@ -1,0 +1,1 @@
+"""Who a party is and what it consented to: keys, task files and their terms, consents."""

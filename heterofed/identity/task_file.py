@@ -1,0 +1,178 @@
+"""Task files on disk: where they lie, how they are read, checked and written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heterofed.errors import ConfigError
+from heterofed.identity.task_terms import (
+    MAX_TERMS_BYTES,
+    NOT_AGREED,
+    Member,
+    TaskFile,
+    agreed_fields,
+)
+from heterofed.protocol.plan import Plan
+from heterofed.transport.zeromq.zap import check_key
+
+MAX_FILE_BYTES = 1 << 18
+
+_HOST = r"(?:[A-Za-z0-9_.\-]+|\[[0-9A-Fa-f:.%a-z]+\])"
+_ADDRESS = re.compile(rf"tcp://{_HOST}:(\d{{1,5}})", re.ASCII)
+_BIND = re.compile(rf"tcp://(?:\*|{_HOST}):(\d{{1,5}})", re.ASCII)
+
+
+def task_path(task: str, home: Path) -> Path:
+    """Where the file of a task lies, or would lie."""
+    return home / "tasks" / f"{task}.toml"
+
+
+def known_tasks(home: Path) -> list[str]:
+    """Names of the tasks that there are files of."""
+    return sorted(path.stem for path in (home / "tasks").glob("*.toml"))
+
+
+def load_task(path: Path) -> TaskFile:
+    """Read and check a task file.
+
+    Raises:
+        ConfigError: it cannot be read or used; it names the field.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"the task file {path} cannot be read ({error.strerror}): give a task id, or the path"
+            " of a task file"
+        ) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"the task file {path} is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        raw = msgspec.toml.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"the task file {path} is no TOML: {error}; mend that line") from None
+    return check_task(raw, str(path))
+
+
+def check_task(raw: dict[str, Any], where: str) -> TaskFile:
+    """Make a task file of what TOML holds.
+
+    Raises:
+        ConfigError: naming `where` and the field.
+    """
+    for unknown, known, table in _unknown_fields(raw):
+        near = difflib.get_close_matches(unknown, known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown field {unknown!r} in {table}; {remedy}")
+    try:
+        task = msgspec.convert(raw, TaskFile)
+        task.make_plan()
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}; mend that field") from None
+    _check_members(task, where)
+    _check_addresses(task, where)
+    if len(task.terms()) > MAX_TERMS_BYTES:
+        raise ConfigError(f"{where}: its terms are longer than {MAX_TERMS_BYTES} bytes")
+    return task
+
+
+def _unknown_fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+    plan = [name for name in Plan.__struct_fields__ if name not in NOT_AGREED]
+    members = raw.get("collaborators")
+    tables: list[tuple[str, object, list[str]]] = [
+        ("the file", raw, list(TaskFile.__struct_fields__)),
+        ("[host]", raw.get("host"), list(Member.__struct_fields__)),
+        *(
+            ("[[collaborators]]", each, list(Member.__struct_fields__))
+            for each in (members if isinstance(members, list) else [])
+        ),
+        ("[plan]", raw.get("plan"), plan),
+    ]
+    for name, table, known in tables:
+        if isinstance(table, dict):
+            yield from ((each, known, name) for each in table if each not in known)
+
+
+def _check_members(task: TaskFile, where: str) -> None:
+    for what, values in (
+        ("party", [each.party for each in task.members]),
+        ("key", [each.key for each in task.members if each.key]),
+    ):
+        if len(set(values)) != len(values):
+            raise ConfigError(f"{where}: two parties have the same {what}; each needs its own")
+    for each in task.members:
+        if each.key is not None:
+            check_key(each.key, f"{where}: the key of {each.party}")
+        elif not task.is_keyless:
+            raise ConfigError(
+                f"{where}: {each.party} has no key; ask {each.party} for the first line of"
+                f" `heterofed keys show {each.party}`"
+            )
+
+
+def _check_addresses(task: TaskFile, where: str) -> None:
+    forms = [("address", task.address, _ADDRESS, "tcp://bank.example:7300")]
+    if task.bind is not None:
+        forms.append(("bind", task.bind, _BIND, "tcp://*:7300"))
+    for name, value, form, example in forms:
+        found = form.fullmatch(value)
+        if found is None or not 0 < int(found[1]) < 65536:
+            raise ConfigError(f"{where}: {name} {value!r} is no address such as {example}")
+
+
+def render(task: TaskFile) -> str:
+    """The text of a task file, with the plan in full."""
+    lines = [
+        "# A task of heterofed: what its parties agreed on. Nothing in it is secret.",
+        *_rows(
+            format=task.format,
+            task=task.task,
+            purpose=task.purpose,
+            expires=task.expires,
+        ),
+        "",
+        "# Where Collaborators reach the Host, and where that differs, where it listens.",
+        *_rows(address=task.address, bind=task.bind),
+        "",
+        "# Public keys that you no longer trust; a task that needs one of them does not start.",
+        *_rows(revoked=list(task.revoked)),
+        "",
+        "[host]",
+        *_rows(**msgspec.structs.asdict(task.host)),
+        *(
+            line
+            for each in task.collaborators
+            for line in ("", "[[collaborators]]", *_rows(**msgspec.structs.asdict(each)))
+        ),
+        "",
+        "[plan]",
+        *_rows(**agreed_fields(task.make_plan())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(**fields: Any) -> Iterable[str]:
+    """Fields as TOML; those that are None are left out."""
+    return [f"{name} = {_toml(value)}" for name, value in fields.items() if value is not None]
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            # JSON's escapes are TOML's too.
+            return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return f"[{', '.join(_toml(each) for each in value)}]"
+        case dict():
+            return f"{{ {', '.join(f'{name} = {_toml(each)}' for name, each in value.items())} }}"
+        case _:
+            return str(value)

@@ -1,0 +1,1 @@
+"""The PSI phase over the protocol, at the Host and at a Collaborator; it loads no torch."""

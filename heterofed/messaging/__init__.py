@@ -1,0 +1,1 @@
+"""Messages to and from peers: sending, waiting, deadlines, and how a task is aborted."""

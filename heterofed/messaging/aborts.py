@@ -1,0 +1,136 @@
+"""How tasks end early: from what happened to the error that a user reads, and to the Abort that
+the other parties get, and back. Pure functions; texts of exceptions never travel.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from heterofed.errors import (
+    HandshakeError,
+    InternalError,
+    LocalProtocolError,
+    PeerLostError,
+    PeerTimeoutError,
+    RemoteProtocolError,
+    TaskFailed,
+    aborted,
+)
+from heterofed.protocol.codec import Buffer, encode
+from heterofed.protocol.messages import Abort
+from heterofed.transport.base import LostReason
+
+BETWEEN = "between phases"
+"""Where a Collaborator is while the Host says what comes next."""
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+"""The exit code of a party that was asked to stop."""
+
+
+def lost(party: str, phase: str, reason: str) -> PeerLostError:
+    """The connection to `party` broke, or never stood."""
+    if reason == LostReason.HANDSHAKE_FAILED:
+        return HandshakeError(
+            f"the handshake with {party} failed {during(phase)}: it does not know this party's"
+            " key, or has another key than the task file says; compare both files with `heterofed"
+            " keys show`",
+            party=party,
+        )
+    happened = f"lost the connection to {party} {during(phase)} ({reason})"
+    return PeerLostError(
+        f"{happened}: its process ended or the network broke; see its log, then start all parties"
+        " again",
+        party=party,
+        happened=happened,
+    )
+
+
+def silent(party: str, phase: str, seconds: float, what: str) -> PeerTimeoutError:
+    """`party` is connected and has, for so long, done `what`."""
+    happened = f"{party} has {what} for {seconds:.0f} s {during(phase)}, though it is connected"
+    return PeerTimeoutError(
+        f"{happened}; if its hooks need that long, raise calculation_timeout at the Host",
+        party=party,
+        happened=happened,
+    )
+
+
+def during(phase: str) -> str:
+    """Where in the task, for a sentence: `in phase train`, or `between phases`."""
+    return phase if phase == BETWEEN else f"in phase {phase}"
+
+
+def cause(error: BaseException) -> str:
+    """What ended a task that is no error of ours: `Ctrl-C`, `SIGTERM`, else its type."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(error, SystemExit):
+        return "SIGTERM" if error.code == SIGTERM_EXIT else "sys.exit"
+    return type(error).__name__
+
+
+def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
+    """`party` did `what`, which the protocol does not allow."""
+    return RemoteProtocolError(
+        f"{party} {what} ({where(phase, 0, None)}); run the same version of heterofed at every"
+        " party, and do not trust a party where it stays",
+        party=party,
+    )
+
+
+def told(abort: Abort, party: str) -> TaskFailed:
+    """What a party raises that was told of the end; `party` is whom it believes to be the cause."""
+    kind = aborted(abort.code)
+    numbers = abort.numbers if len(abort.numbers) == 2 else (0, 0)
+    return kind(
+        f"{party} ended the task{where(abort.phase, abort.round, abort.batch, ' in ')}:"
+        f" {kind.summary.format(*numbers)}",
+        party=party,
+        phase=abort.phase,
+        round=abort.round,
+        batch=abort.batch,
+        numbers=abort.numbers,
+    )
+
+
+def where(phase: str, round_number: int, batch: int | None, lead: str = "") -> str:
+    """`phase train, round 2, batch 17`, as far as each is known, after `lead`."""
+    parts = [phase if phase == BETWEEN else f"phase {phase}"] if phase else []
+    parts += [f"round {round_number}"] if round_number else []
+    parts += [f"batch {batch}"] if batch is not None else []
+    if phase == BETWEEN and lead:
+        lead = " "
+    return lead + ", ".join(parts) if parts else ""
+
+
+def abort_frames(
+    error: BaseException, code: str, here: tuple[str, str, int, int | None]
+) -> tuple[Abort, list[Buffer]]:
+    """The last words to the other parties.
+
+    Args:
+        error: what ended the task; what it knows of party and place goes before `here`.
+        code: see `abort_code`.
+        here: this party's name, phase, round and batch.
+    """
+    party, phase, round_number, batch = here
+    if isinstance(error, TaskFailed):
+        party, phase = error.party or party, error.phase or phase
+        round_number = error.round or round_number
+        batch = error.batch if error.batch is not None else batch
+    numbers = error.numbers[:2] if isinstance(error, TaskFailed) else ()
+    abort = Abort(code, phase, party, round_number, batch, numbers)
+    try:
+        return abort, encode(abort)
+    except LocalProtocolError:  # a name or number that cannot travel
+        abort = Abort(InternalError.code, "", here[0])
+        return abort, encode(abort)
+
+
+def abort_code(error: BaseException, failed_hook: str | None) -> str:
+    """The code by which the other parties learn what ended the task."""
+    if isinstance(error, TaskFailed):
+        return error.code
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted"
+    return "hook" if failed_hook else InternalError.code

@@ -1,0 +1,150 @@
+"""Whom a Host lets in, and when everybody is there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from heterofed.errors import PeerLostError
+from heterofed.messaging.notices import NOTICE_SECONDS
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
+from heterofed.rendezvous.agreement import Earlier, Errand, terms_compared
+
+logger = logging.getLogger("heterofed")
+
+
+class Door:
+    """The Host's: whom it lets in, and when everybody is there.
+
+    Args:
+        task: digest of the task id.
+        purpose: what the task is for.
+        host: the Host's own feature key.
+        expected: the Collaborators' feature keys, or how many of them.
+        terms: those of the Host's task file; empty without one.
+        ended: the run that this Host has ended last; whoever still holds a part of it is told so.
+        going_on: the run that waits for a party to come back, or is complete and waits for
+            goodbyes; others would throw it away.
+        partial: once `join_timeout` has passed, go on with whoever is there.
+        check_usable: raises where a key or the task has expired by now.
+    """
+
+    def __init__(
+        self,
+        task: bytes,
+        purpose: Errand,
+        host: str,
+        expected: Sequence[str] | int,
+        *,
+        terms: bytes = b"",
+        ended: bytes | None = None,
+        going_on: Earlier | None = None,
+        partial: bool = False,
+        check_usable: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.partial = partial
+        self._check_usable = check_usable
+        self._shown_at: dict[str | None, float] = {}
+        self._task, self._purpose, self._host = task, purpose, host
+        self._terms, self._ended, self._going_on = terms, ended, going_on
+        self._names = None if isinstance(expected, int) else list(expected)
+        self._count = expected if isinstance(expected, int) else len(expected)
+        self._closed = False
+        self.checked: set[str] = set()
+
+    def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
+        """The code of a refusal, or None to let the visitor in.
+
+        Raises:
+            ConfigError: a key or the task has expired since the Host was started.
+        """
+        proven = visitor.channel.party
+        if PROTOCOL_VERSION not in hello.versions:
+            return "other_version"
+        if proven is not None and proven != hello.party:
+            return "stranger"
+        if hello.task != self._task or hello.purpose not in (self._purpose, "check"):
+            if hello.task == self._task:
+                logger.warning("%s came to %s", hello.party, _other(hello.purpose, self._purpose))
+            return "other_task"
+        if hello.terms != self._terms or hello.purpose == "check":
+            return self._compare(party, visitor, hello)
+        if hello.held is not None and hello.held.run == self._ended:
+            return "finished"
+        if self._going_on is not None and self._going_on.complete:
+            return self._judge_leaving(party, hello, self._going_on)
+        if self._names is not None and hello.party not in self._names:
+            return "stranger"
+        if self._going_on is not None and self._going_on.common([hello.held]) is None:
+            return "resume"
+        if self._closed:
+            return "duplicate_party"
+        self._make_way(party, hello)
+        if hello.party in party.peers or hello.party == self._host or self.is_complete(party):
+            return "duplicate_party"
+        self._check_usable()
+        visitor.incarnation = hello.incarnation
+        return None
+
+    def _make_way(self, party: Party, hello: Hello) -> None:
+        """One process is there once: its newest connection is the living one."""
+        older = party.peers.get(hello.party)
+        if older is not None and older.incarnation == hello.incarnation:
+            party.forget(older)
+
+    def _judge_leaving(self, party: Party, hello: Hello, run: Earlier) -> str | None:
+        """As `judge`, of a complete run: only goodbyes are awaited, of who holds its last mark."""
+        if hello.party not in run.agreement.plan.collaborators:
+            return "stranger"
+        awaited = self._names is None or hello.party in self._names
+        if not awaited or run.common([hello.held]) != run.marks[-1]:
+            return "finished"
+        return "duplicate_party" if self._closed or hello.party in party.peers else None
+
+    def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
+        """Show the visitor the Host's terms; what differs goes to the Host's log."""
+        with contextlib.suppress(PeerLostError):
+            # Not patient: whoever was not let in holds nobody up.
+            party.post(visitor, Terms(self._terms), patient=False)
+        if hello.terms == self._terms:
+            self.checked.add(hello.party)
+            logger.info("%s has the same terms", hello.party)
+        elif party.clock() - self._shown_at.get(visitor.channel.party, -math.inf) > NOTICE_SECONDS:
+            self._shown_at[visitor.channel.party] = party.clock()
+            logger.warning(
+                "the task file of %s differs: %s",
+                hello.party,
+                terms_compared(self._terms, hello.terms),
+            )
+        return "other_terms"  # nobody hears it: Terms were the last word
+
+    def is_complete(self, party: Party) -> bool:
+        """Whether everybody is there."""
+        return len(party.peers) == self._count
+
+    def missing(self, party: Party) -> list[str]:
+        """Whom the Host still waits for, in words."""
+        if self._names is not None:
+            return [name for name in self._names if name not in party.peers]
+        lacking = self._count - len(party.peers)
+        return [f"{lacking} more Collaborator{'s' if lacking > 1 else ''}"] if lacking else []
+
+    def close(self, party: Party) -> list[str]:
+        """Let nobody in from here on; gives the parties in task order."""
+        self._closed = True
+        order = self._names if self._names is not None else sorted(party.peers)
+        party.peers = {name: party.peers[name] for name in order if name in party.peers}
+        return list(party.peers)
+
+
+_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse"}
+
+
+def _other(theirs: str, ours: str) -> str:
+    """That a party has another purpose than its Host, and what it should call instead."""
+    call = _CALLS.get(ours, "launch_task")
+    return f"{theirs}, and this Host waits for parties that {ours}: call {call} there"

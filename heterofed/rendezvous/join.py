@@ -1,0 +1,297 @@
+"""How the parties of a task find each other: the Host gathers, a Collaborator joins.
+
+Whoever starts first waits, and says for whom. Ends when everybody holds the Host's plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from msgspec import structs
+
+from heterofed.errors import (
+    DuplicatePartyError,
+    HandshakeError,
+    JoinTimeoutError,
+    OtherTermsError,
+    OtherVersionError,
+    PeerLostError,
+    TaskFinishedError,
+)
+from heterofed.events import StillWaiting
+from heterofed.messaging.aborts import abort_code, unlawful
+from heterofed.messaging.notices import NOTICE_SECONDS, Notices
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer, Timeouts, waiting_limit
+from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms, Welcome, WelcomeBack
+from heterofed.protocol.plan import Plan
+from heterofed.rendezvous.admission import Door
+from heterofed.rendezvous.agreement import (
+    AT_SPLIT,
+    Agreement,
+    Earlier,
+    check_same_plan,
+    terms_compared,
+)
+from heterofed.transport.base import Endpoint
+
+logger = logging.getLogger("heterofed")
+
+RETRY_SECONDS = 0.3
+
+HANDSHAKES, HANDSHAKE_SECONDS = 3, 15.0
+"""How many handshakes in a row fail, and for how long, until the keys are to blame: something in
+front of a Host that is not up yet may accept connections, and close them.
+"""
+
+JOIN_WAITING = 3600.0
+"""How long a Host may wait for others, at least, as far as a Collaborator is concerned."""
+
+NOTICED_SECONDS = 30.0
+"""By when a Host has noticed that a connection is dead, and lets that party in again."""
+
+
+SAME_USER = "on this machine, as one user: there is no task file of that name"
+
+
+def gather(
+    party: Party,
+    door: Door,
+    make_plan: Callable[[tuple[str, ...]], Plan],
+    *,
+    join_timeout: float,
+    described: str = SAME_USER,
+    compare: str = "",
+    start: str = "start them",
+    earlier: Earlier | None = None,
+    check_keys: Callable[[Mapping[str, bytes]], object] = lambda _keys: None,
+) -> Agreement:
+    """Host: wait until everybody is there, then announce the plan.
+
+    Args:
+        party: the Host.
+        door: whom to let in.
+        make_plan: called with the Collaborators' keys in task order.
+        join_timeout: seconds to wait for them; 0: for ever.
+        described: where they meet, for messages.
+        compare: see `StillWaiting`.
+        start: what is to be done at those who do not come.
+        earlier: a run of this Host that has not ended; goes on where all others hold it too, with
+            a checkpoint in common once it trains.
+        check_keys: raises where the Collaborators' masking keys, by feature key, will not do.
+
+    Raises:
+        JoinTimeoutError: naming who is missing.
+        RemoteProtocolError: a Collaborator sent no masking key that will do, and one is needed.
+    """
+    party.door = lambda visitor, hello: door.judge(party, visitor, hello)
+    began = noticed = party.clock()
+    while not door.is_complete(party):
+        party.pump(0.5)
+        now = party.clock()
+        missing = door.missing(party)
+        if missing and join_timeout and now - began > join_timeout:
+            if door.partial:
+                logger.warning("going on without %s", ", ".join(missing))
+                break
+            raise JoinTimeoutError(
+                f"{party.name} waited {now - began:.0f} s in phase join for: {', '.join(missing)};"
+                f" {start} with the same task id ({described})",
+                party=party.name,
+            )
+        if missing and now - noticed >= NOTICE_SECONDS:
+            noticed = now
+            party.notice_waiting(missing, now - began, f"{compare}; {start}" if compare else "")
+    names = tuple(door.close(party))
+    helds = [peer.held for peer in party.peers.values()]
+    agreement = earlier.agreed(helds) if earlier is not None else None
+    if agreement is None:
+        agreement = Agreement(make_plan(names), secrets.token_bytes(16), secrets.token_bytes(32))
+    # A complete run masks nothing any more, and not all of its parties are here.
+    complete = earlier is not None and earlier.complete
+    keys = () if complete else _mask_keys(party, agreement.plan, check_keys)
+    common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
+    if agreement.resume is None:
+        party.broadcast(Welcome(*common, keys))
+    else:
+        party.broadcast(WelcomeBack(*common, agreement.resume, keys))
+    return agreement
+
+
+def join(
+    open_endpoint: Callable[[], Endpoint],
+    make_party: Callable[[Endpoint], Party],
+    hello: Hello,
+    *,
+    link_timeout: float,
+    join_timeout: float,
+    described: str = SAME_USER,
+    compare: str = "",
+    diagnose: Callable[[], str] = str,
+    objections: Callable[[Plan], list[str]] = lambda _plan: [],
+    earlier: Earlier | None = None,
+) -> tuple[Party, Peer, Agreement]:
+    """Collaborator: find the Host, say Hello and wait until everybody is there.
+
+    Args:
+        open_endpoint: opens one connection towards the Host; each attempt is a new one.
+        make_party: makes this party over it.
+        hello: what to say.
+        link_timeout: seconds for one connection to be established.
+        join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
+            others, and so does this one, if it is longer than an hour.
+        described: where they meet, for messages.
+        compare: see `StillWaiting`.
+        diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
+        objections: in what a plan is not what this party agreed to.
+        earlier: what this party holds of a run that has not ended.
+
+    Returns:
+        This party, the Host as its peer, and what was agreed. The caller closes the party.
+
+    Raises:
+        JoinTimeoutError: the Host did not come online.
+        JoinRefusedError: the Host turned this party away.
+        HandshakeError: one side does not know the other's key.
+        RemoteProtocolError: the Host's plan is not what was agreed.
+        ResumeError: the Host goes on with a run under another plan than it began with.
+    """
+    hello = structs.replace(hello, held=earlier.held if earlier else None)
+    began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
+    failed, failing_since = 0, 0.0
+    while True:
+        party = make_party(open_endpoint())
+        try:
+            host = knock(party, hello, link_timeout)
+            if host is not None:
+                # Long, so that a Host may wait for others longer than this party looks for it.
+                waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
+                party.timeouts = replace(party.timeouts, waiting=waiting)
+                with party.in_phase("join"):
+                    agreement = _be_welcomed(party, host, hello.terms, objections)
+                    return party, host, _going_on(agreement, earlier)
+        except HandshakeError as error:
+            if not failed:
+                failing_since = time.monotonic()
+                error = explained(error, diagnose)
+                logger.warning("trying again: %s", error)
+            failed += 1
+            if failed >= HANDSHAKES and time.monotonic() - failing_since >= HANDSHAKE_SECONDS:
+                party.close(0)
+                raise explained(error, diagnose) from None
+        except PeerLostError:
+            failed = 0  # it went away before the task began: look for it again
+        except DuplicatePartyError:
+            # Of a run that is going on: the Host has not noticed yet that we were gone.
+            if earlier is None or time.monotonic() - began > NOTICED_SECONDS:
+                party.close(0)
+                raise
+        except BaseException as error:
+            party.abort(error, abort_code(error, None))
+            party.close()
+            raise
+        party.close(0)
+        now = time.monotonic()
+        if join_timeout and now - began > join_timeout:
+            raise JoinTimeoutError(
+                f"{party.name} waited {now - began:.0f} s in phase join for the Host, which did"
+                f" not come online; start it with the same task id ({described})",
+                party=party.name,
+            )
+        if notices.due(now - began):
+            party.emit(StillWaiting(("the Host",), now - began, compare))
+        time.sleep(RETRY_SECONDS)
+
+
+def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
+    """The error of a handshake, in other words where its keys are not to blame."""
+    why = diagnose()
+    return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
+
+
+def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
+    """Wait for the link and say Hello; None where nobody answered in time."""
+    deadline = party.clock() + link_timeout
+    while not party.visitors:
+        party.pump(min(0.5, link_timeout))
+        if party.clock() > deadline:
+            return None
+    host = next(iter(party.visitors.values()))
+    party.admit(host, "the Host")
+    party.post(host, hello)
+    return host
+
+
+def _be_welcomed(
+    party: Party, host: Peer, terms: bytes, objections: Callable[[Plan], list[str]]
+) -> Agreement:
+    """Wait for the Welcome; the Host says every few seconds whom it still waits for."""
+    # The Host shows every few seconds that it is alive, and runs no user code meanwhile.
+    patience = max(party.timeouts.schedule, 3 * NOTICE_SECONDS)
+    party.timeouts = replace(party.timeouts, schedule=patience)
+    mail = party.take(host, Welcome, WelcomeBack, Terms, computing=False)
+    welcome = mail.message
+    if isinstance(welcome, Terms):
+        raise OtherTermsError(
+            f"the task file of {party.name} differs from the Host's:"
+            f" {terms_compared(terms, welcome.terms)}; agree on one file and accept it anew"
+            " (heterofed task accept)",
+            party=party.name,
+        )
+    if not isinstance(welcome, Welcome | WelcomeBack) or welcome.version != PROTOCOL_VERSION:
+        raise OtherVersionError(party=party.name)
+    keys = [welcome.plan.host, *welcome.plan.collaborators]
+    if party.name not in keys[1:] or len(set(keys)) != len(keys):
+        raise unlawful("the Host", "join", "announced a plan in which this party has no place")
+    if differ := objections(welcome.plan):
+        raise unlawful("the Host", "join", f"announced another plan: {'; '.join(differ)}")
+    del party.peers["the Host"]
+    party.admit(host, welcome.plan.host)
+    party.timeouts = Timeouts(
+        calculation=welcome.plan.calculation_timeout,
+        schedule=welcome.plan.schedule_timeout,
+        moving=party.timeouts.moving,
+        waiting=waiting_limit(welcome.plan),
+    )
+    resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
+    wanted = {len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0}
+    if resume is not None:
+        wanted.add(0)  # where only goodbyes are left; a Collaborator trains on nothing without them
+    if len(welcome.mask_keys) not in wanted:
+        raise unlawful("the Host", "join", "sent other masking keys than the plan needs")
+    return Agreement(welcome.plan, welcome.run, welcome.secret, resume, welcome.mask_keys)
+
+
+def _mask_keys(
+    party: Party, plan: Plan, check: Callable[[Mapping[str, bytes]], object]
+) -> tuple[bytes, ...]:
+    """What the Host relays: the Collaborators' keys, in the plan's order."""
+    if plan.fusion != "masked_sum":
+        return ()
+    keys = {}
+    for name in plan.collaborators:
+        key = party.peers[name].mask_key
+        if key is None:
+            raise unlawful(name, "join", "sent no masking key")
+        keys[name] = key
+    check(keys)
+    return tuple(keys.values())
+
+
+def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
+    """Check that the Host's welcome fits what this party holds of the run, and give it back."""
+    if earlier is not None and earlier.agreement.run == agreement.run:
+        check_same_plan(earlier.agreement.plan, agreement.plan)
+        if earlier.agreement.secret != agreement.secret:
+            raise unlawful("the Host", "join", "goes on with a run under another secret")
+        if agreement.resume is None and any(mark > AT_SPLIT for mark in earlier.marks):
+            raise unlawful("the Host", "join", "begins a run again that has trained already")
+    elif earlier is not None and earlier.complete:
+        raise TaskFinishedError(party=agreement.plan.host)  # this party came to say goodbye
+    elif agreement.resume is not None:
+        raise unlawful("the Host", "join", "goes on with a run that this party never saw")
+    return agreement

@@ -1,0 +1,1 @@
+"""What a run shows and writes for people: log lines, progress, results, costs."""

@@ -1,0 +1,158 @@
+"""How a run looks in a terminal: log lines, a progress bar per phase, a line per round, a summary.
+
+Attached by `launch_task` for as long as it runs, and only where nobody configured logging;
+everything is written to stderr, so that stdout stays the script's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from heterofed.events import (
+    Callback,
+    Event,
+    PartyLost,
+    PhaseEnded,
+    Resumed,
+    RoundEnded,
+    StillWaiting,
+)
+from heterofed.files import fill_standard_streams
+from heterofed.reporting.diagnostics import Harmless
+from heterofed.reporting.tracebacks import plain_endings
+
+if TYPE_CHECKING:
+    from heterofed.reporting.progress import Bars
+
+logger = logging.getLogger("heterofed")
+
+
+OWN = "heterofed console"
+"""The name of the handler that shows log lines where nobody configured logging."""
+
+
+@contextmanager
+def attached() -> Iterator[Callback]:
+    """Show log lines and progress until the end of the block; yields the callback for events."""
+    fill_standard_streams()
+    with plain_endings(), _attached() as show:
+        yield show
+
+
+@contextmanager
+def _attached() -> Iterator[Callback]:
+    harmless = Harmless()
+    level = logger.level
+    bars: Bars | None = None
+    handler: logging.Handler | None = None
+    with harmless("the progress bar"):
+        bars = _bars()
+    with harmless("the console"):
+        handler = _handler(bars)
+
+    def show(event: Event) -> None:
+        if bars is not None:
+            with harmless("the progress bar"):
+                bars(event)
+        with harmless("the console"):
+            _log(event)
+
+    try:
+        yield show
+    finally:
+        if bars is not None:
+            with harmless("the progress bar"):
+                bars.close()
+        if handler is not None:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            with harmless("the console"):
+                handler.close()
+
+
+def shows_errors() -> bool:
+    """Whether what is logged goes where an error that nobody catches is shown anyway."""
+    return any(each.get_name() == OWN for each in logger.handlers)
+
+
+def _bars() -> Bars | None:
+    """Bars for a terminal; parties that are threads beside the first one show lines."""
+    if not _is_terminal() or threading.current_thread() is not threading.main_thread():
+        return None
+    from heterofed.reporting.progress import Bars  # rich takes as long to load as all of ours
+
+    return Bars()
+
+
+def _is_terminal() -> bool:
+    """Whether stderr is one; it may be None or closed, as in services and some notebooks."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def _handler(bars: Bars | None) -> logging.Handler | None:
+    """What shows log lines, attached; None where somebody configured logging."""
+    if logger.hasHandlers():
+        return None
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if bars is not None:
+        handler = bars.log_handler()
+    # By default a line that cannot be written raises where stderr is closed.
+    handler.handleError = _forget  # type: ignore[method-assign]
+    handler.set_name(OWN)
+    logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    return handler
+
+
+def _forget(record: logging.LogRecord) -> None:
+    """What a handler does with a line that it could not write."""
+
+
+def _log(event: Event) -> None:
+    """The event as a log line, where it is one that people wait for."""
+    match event:
+        case StillWaiting(parties, seconds, compare):
+            hint = f"; where they are running, compare {compare}" if compare else ""
+            logger.info("waiting for %s (%.0f s)%s", ", ".join(parties), seconds, hint)
+        case RoundEnded():
+            logger.info("%s", round_line(event))
+        case PartyLost(party, seconds):
+            logger.warning("%s is gone: waiting up to %.0f s for it to come back", party, seconds)
+        case Resumed():
+            logger.info("going on from %s", shown_mark(event.round, event.batch))
+        case PhaseEnded(phase="prepare" | "psi"):
+            logger.info("%s: %.1f s", event.phase, event.seconds)
+        case _:
+            pass
+
+
+def round_line(event: RoundEnded) -> str:
+    """`[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`."""
+    of = f"/{event.rounds}" if event.rounds else ""
+    shown = [] if event.loss is None else [f"loss {event.loss:.4f}"]
+    for key, value in event.metrics.items():
+        if key not in ("round", "loss") or (key == "loss" and event.loss is None):
+            shown.append(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
+    return f"[ROUND {event.round}{of}] " + "  ".join([*shown, f"{event.seconds:.1f} s"])
+
+
+def shown_mark(round_number: int, batch: int) -> str:
+    """Where a checkpoint stands: `the split`, `round 3`, `round 4, batch 200`."""
+    if batch:
+        return f"round {round_number + 1}, batch {batch}"
+    return f"round {round_number}" if round_number else "the split"
+
+
+def megabytes(count: int) -> str:
+    """A byte count for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,159 @@
+"""What a scheduler's constructor is given, checked; and what users may read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from heterofed.errors import ConfigError
+from heterofed.events import Callback
+from heterofed.rendezvous.backend import Place
+from heterofed.reporting.results import check_name
+
+T = TypeVar("T")
+
+
+class Shown(Generic[T]):
+    """A value of ours that users may read as an attribute, and may shadow with one of their own.
+
+    Not a property: a subclass that assigns the name gets its own value and disturbs nothing,
+    since we never read these names ourselves.
+    """
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Shown[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> T | Shown[T]:
+        """The value, or on the class this object itself."""
+        return self if instance is None else self._read(instance)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLimits:
+    """How much a party's user lets out of a task, over all of its runs together.
+
+    Attributes:
+        max_releases_per_row: releases of any one row; None: any number.
+        max_epsilon: of each column of `privacy.csv` that this party has a defence for; None: any.
+        max_rollbacks: times that a run may go back to the same checkpoint, whoever asks.
+    """
+
+    max_releases_per_row: int | None = None
+    max_epsilon: float | None = None
+    max_rollbacks: int = 10
+
+    def check(self, *, defended: bool) -> None:
+        """Refuse what cannot work.
+
+        Args:
+            defended: whether this party has a defence that an epsilon is told for.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        most, epsilon = self.max_releases_per_row, self.max_epsilon
+        if most is not None and not is_count(most):
+            raise ConfigError(f"max_releases_per_row={most!r}: give a whole number, or None")
+        if not is_count(self.max_rollbacks):
+            raise ConfigError(
+                f"max_rollbacks={self.max_rollbacks!r}: give a whole number from 0 on"
+            )
+        if epsilon is None:
+            return
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not epsilon > 0:
+            raise ConfigError(f"max_epsilon={epsilon!r}: give a number above 0, or None")
+        if not defended:
+            raise ConfigError(
+                f"max_epsilon={epsilon!r} needs a defence that has an epsilon: ClippedGaussian,"
+                " RandomisedResponse or DPSGD; without one it is infinite"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a scheduler's constructor was given that every kind of task needs."""
+
+    feature_key: str
+    name: str | None
+    schedule_timeout: float
+    data_channel_timeout: tuple[float, float]
+    join_timeout: float
+    results_dir: Path
+    callbacks: tuple[Callback, ...]
+    seed: int | None = None
+    insecure: bool = False
+    place: Place | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """What logs and the results folder call this party."""
+        return self.name or self.feature_key
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        self.check_names()
+        check_seconds("schedule_timeout", self.schedule_timeout, least=0.001)
+        both = self.data_channel_timeout
+        if not isinstance(both, tuple | list) or len(both) != 2:
+            raise ConfigError(
+                f"data_channel_timeout={both!r}: give two numbers of seconds (link, byte)"
+            )
+        for seconds in both:
+            check_seconds("data_channel_timeout", seconds, least=0.001)
+        check_seconds("join_timeout", self.join_timeout)
+        if self.seed is not None and not (is_count(self.seed) and self.seed < 2**63):
+            raise ConfigError(
+                f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
+            )
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
+
+    def check_names(self) -> None:
+        """Refuse what cannot name a party, or its results folder.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        check_name(self.feature_key, "feature_key")
+        check_name(self.shown_name, "name")
+
+
+def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
+    """Refuse what is not a number of seconds.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not least <= seconds <= 10 * 365 * 86_400
+    ):
+        raise ConfigError(f"{name}={seconds!r}: give a number of seconds from {least:g} on")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: give True or False")
+
+
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether a setting is a whole number from `least` on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

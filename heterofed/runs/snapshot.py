@@ -1,0 +1,250 @@
+"""A party's models, optimizers and user state as bytes, and back into the same objects.
+
+Loaded with `weights_only`, so a file can hold tensors and plain values and nothing that runs.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from heterofed.compute.wrappers import plain_state, state_for
+from heterofed.errors import CheckpointError, ConfigError, ResumeError
+
+logger = logging.getLogger("heterofed")
+
+LOADABLE = "tensors and plain values (numbers, strings, lists, dicts)"
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What is to be known of one party after a round.
+
+    Attributes:
+        round, batch: after how many whole rounds, and batches of the next one.
+        last: whether no round comes after it.
+        best: the round that `mark_best` marked last; 0: none.
+        states: `state_dict` of each model and optimizer, by name.
+        best_digest: of the files that hold the weights of the best round.
+        settings: of each optimizer its class, and its groups' hyperparameters as its hook made
+            them.
+        metrics: of each metrics set its keys, and the bytes of its CSV.
+        notes: plain values of the run itself.
+        carried: what the user's objects carry beside those.
+        extra: what the user's `extra_state` gave.
+    """
+
+    round: int
+    batch: int = 0
+    last: bool = False
+    best: int = 0
+    best_digest: str = ""
+    states: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    carried: list[Any] = field(default_factory=list)
+    extra: Any = None
+
+
+def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
+    """Turn a snapshot into bytes.
+
+    Args:
+        snapshot: scalars of NumPy in it are turned into plain numbers.
+        proven: whether one of the same models and optimizers was found to load again; else this one
+            is tried, before anything depends on it.
+
+    Raises:
+        ConfigError: `extra_state`, or the state of an optimizer or model, holds something other
+            than tensors and plain values.
+    """
+    whole = {name: plain(getattr(snapshot, name)) for name in Snapshot.__slots__}
+    extra = _saved_if_it_can_be(whole.pop("extra"))
+    if not _loads(extra):
+        raise ConfigError(f"extra_state must give {LOADABLE}: nothing else can be loaded safely")
+    content = _saved(whole | {"extra": extra})
+    if not proven and not _loads(content):
+        named = whole["settings"] | whole["states"]
+        culprits = [name for name, each in named.items() if not _loads(_saved(each))]
+        raise ConfigError(
+            f"the state of {', '.join(culprits) or 'this run'} cannot be kept: it must hold"
+            f" {LOADABLE}, since nothing else can be loaded safely; look at what its hook gives it"
+        )
+    return content
+
+
+def decode(content: bytes) -> Snapshot:
+    """The inverse of `encode`.
+
+    Raises:
+        CheckpointError: these are not the bytes of a snapshot.
+    """
+    try:
+        whole = _loaded(content)
+        return Snapshot(**(whole | {"extra": _loaded(whole["extra"])}))
+    except Exception as error:
+        raise CheckpointError(
+            "a checkpoint is intact but cannot be read by this version of heterofed and torch; go"
+            ' on with those that wrote it, or start all parties with resume="never"'
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """The same with scalars of NumPy, which no checkpoint could be loaded with, as numbers."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if type(value) in (dict, OrderedDict):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(each) for each in value)
+    return value
+
+
+def state_of(thing: nn.Module | Optimizer) -> dict[str, Any]:
+    """Its `state_dict`, without parameters that have no shape yet: nothing is known of them."""
+    state = plain_state(thing) if isinstance(thing, nn.Module) else thing.state_dict()
+    return {name: each for name, each in state.items() if not _is_lazy(each)}
+
+
+def make_plain(optimizer: Optimizer) -> None:
+    """Turn the hyperparameters into what a checkpoint holds, so that every run steps with those."""
+    for group in optimizer.param_groups:
+        group.update({key: plain(each) for key, each in group.items() if key != "params"})
+
+
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The class, and of each parameter group everything but the parameters."""
+    groups = [
+        {key: plain(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    return {"class": type(optimizer).__name__, "groups": groups}
+
+
+def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load a saved state into a model or optimizer.
+
+    Raises:
+        ResumeError: the model has other tensors than when it was saved; names them.
+    """
+    if isinstance(thing, nn.Module):
+        saved = state_for(thing, saved)
+        differences = list(_differences(thing.state_dict(), saved))
+        if differences:
+            raise ResumeError(
+                f"{name} is not the one of the checkpoint: {'; '.join(differences[:5])}; make the"
+                ' same model as when the run began, or start all parties with resume="never"'
+            )
+    try:
+        if isinstance(thing, nn.Module):
+            thing.load_state_dict(dict(saved), strict=False)  # what has no shape yet is not there
+        else:
+            thing.load_state_dict(dict(saved))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ResumeError(
+            f"{name} cannot take up the state of the checkpoint; make the same one as when the run"
+            ' began, or start all parties with resume="never"'
+        ) from error
+
+
+def check_optimizers(now: Mapping[str, Optimizer], before: Mapping[str, Any]) -> None:
+    """Check that there are the same optimizers as when the run began.
+
+    Raises:
+        ResumeError: naming both.
+    """
+    changed = []
+    for name in sorted(now.keys() | before.keys()):
+        here = settings_of(now[name]) if name in now else None
+        then = before.get(name)
+        was, is_ = (each["class"] if each else "none" for each in (then, here))
+        if was != is_:
+            changed.append(f"{name} was {was} and is {is_}")
+        elif here and then and (keys := _keys(here) ^ _keys(then)):
+            changed.append(f"{name}, a {is_}, had not the same settings: {', '.join(sorted(keys))}")
+    if changed:
+        raise ResumeError(
+            f"the run that waits here began otherwise: {'; '.join(changed)}; give the optimizers"
+            ' and is_feature_trainable that it began with, or start all parties with resume="never"'
+        )
+
+
+def _keys(settings: Mapping[str, Any]) -> set[str]:
+    return {key for group in settings["groups"] for key in group}
+
+
+def bring_back_settings(name: str, optimizer: Optimizer, before: Mapping[str, Any]) -> None:
+    """Give an optimizer the hyperparameters that the run began with; tell of those it overrules."""
+    made = settings_of(optimizer)["groups"]
+    for index, (now, then) in enumerate(zip(made, before["groups"], strict=False)):
+        optimizer.param_groups[index].update(then)
+        changed = [
+            f"{key} {then.get(key)!r} (now {value!r})"
+            for key, value in now.items()
+            if key in then and repr(then[key]) != repr(value)
+        ]
+        if changed:
+            logger.warning(
+                "%s, group %d: the run goes on with the settings it began with: %s",
+                name,
+                index,
+                ", ".join(changed),
+            )
+
+
+def _is_lazy(value: object) -> bool:
+    return isinstance(value, Tensor) and bool(nn.parameter.is_lazy(value))
+
+
+def _differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(now.keys() | saved.keys()):
+        if name not in saved:
+            if not _is_lazy(now[name]):
+                yield f"{name} is new"
+        elif name not in now:
+            yield f"{name} is missing"
+        elif isinstance(now[name], Tensor) and isinstance(saved[name], Tensor):
+            if _is_lazy(now[name]):
+                continue
+            here, there = now[name], saved[name]
+            if (here.shape, here.dtype) != (there.shape, there.dtype):
+                yield (
+                    f"{name} is {list(here.shape)} {here.dtype}, then {list(there.shape)}"
+                    f" {there.dtype}"
+                )
+
+
+def _saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _saved_if_it_can_be(value: object) -> bytes:
+    """The same; empty for what cannot be written at all, such as a lock or a generator."""
+    try:
+        return _saved(value)
+    except Exception:  # whatever pickle says about it
+        return b""
+
+
+def _loads(content: bytes) -> bool:
+    try:
+        _loaded(content)
+    except Exception:  # whatever torch says about it
+        return False
+    return True
+
+
+def _loaded(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -1,0 +1,194 @@
+"""`status.json` in the results folder: how the last launch stands, from its first second on.
+
+It is written anew with each phase and round, so that it is right even where the process is killed:
+then it still says `running`, of a process that is not there any more. No id, label, key or seed is
+in it, and no text of an error that is not ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heterofed._version import __version__
+from heterofed.errors import HeteroFedError
+from heterofed.events import (
+    Callback,
+    Event,
+    PartyLost,
+    PhaseBegan,
+    PhaseEnded,
+    Progressed,
+    Resumed,
+    RoundEnded,
+    StillWaiting,
+)
+from heterofed.files import own_folder, put_in_place
+from heterofed.messaging.aborts import cause
+from heterofed.reporting.results import STATUS
+from heterofed.runs.run import Run
+from heterofed.runs.settings import Settings
+
+PROGRESS_SECONDS = 5.0
+"""Between two notes of how far a phase is."""
+
+SECRET = frozenset({"seed"})
+"""Fields of a plan that stay out of it."""
+
+LIBRARIES = ("torch", "numpy", "pandas", "zmq")
+
+
+class Status:
+    """The file of one launch; a callback for its events.
+
+    Args:
+        run: of the launch; what it holds is looked up each time.
+        settings: this party's own.
+    """
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self._run, self._settings = run, _shown(settings)
+        self._began, self._noted = _now(), 0.0
+        self._state = "running"
+        self._ended: str | None = None
+        self._error: dict[str, Any] | None = None
+        self._phase, self._round = "", 0
+        self._done: int | None = None
+        self._total: int | None = None
+        self._waits_for: list[str] = []
+        self._metrics: dict[str, Any] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in; most are written at once."""
+        match event:
+            case Progressed(done, total):
+                self._done, self._total = done, total
+                if time.monotonic() - self._noted < PROGRESS_SECONDS:
+                    return
+            case PhaseBegan():
+                self._phase, self._round = event.phase, event.round or self._round
+                self._done, self._total, self._waits_for = None, event.total, []
+            case StillWaiting(parties):
+                self._waits_for = list(parties)
+            case PartyLost(party):
+                self._waits_for = [party]
+            case Resumed():
+                self._round = event.round
+            case RoundEnded():
+                self._round = event.round
+                self._metrics = {key: _plain(value) for key, value in event.metrics.items()}
+                if event.loss is not None:
+                    self._metrics.setdefault("loss", _plain(event.loss))
+            case PhaseEnded():
+                return  # the next one begins at once
+            case _:
+                return
+        self.write()
+
+    def end(self, error: BaseException | None) -> None:
+        """Note how the launch has ended, and by which error, where that was early."""
+        self._ended, self._waits_for = _now(), []
+        self._state = "finished"
+        if error is not None:
+            self._state = "failed" if isinstance(error, Exception) else "interrupted"
+            self._error = {
+                "type": cause(error),
+                "message": str(error) if isinstance(error, HeteroFedError) else None,
+                "hook": self._run.failed_hook,
+            }
+        self.write(sync=True)
+
+    def write(self, *, sync: bool = False) -> None:
+        """Write the file; without `sync` it may be older after a power cut, not after a kill."""
+        self._noted = time.monotonic()
+        text = json.dumps(self._content(), indent=2).encode()
+        put_in_place(self._run.result.folder / STATUS, lambda file: file.write(text), sync=sync)
+
+    def _content(self) -> dict[str, Any]:
+        result, agreement = self._run.result, self._run.agreement
+        plan = {} if agreement is None else msgspec.to_builtins(agreement.plan)
+        return {
+            "state": self._state,
+            "phase": self._phase,
+            "round": self._round,
+            "done": self._done,
+            "total": self._total,
+            "waiting_for": self._waits_for,
+            "error": self._error,
+            "task_id": result.task_id,
+            "party": result.party,
+            "run": result.run,
+            "process": os.getpid(),
+            "started": self._began,
+            "updated": _now(),
+            "ended": self._ended,
+            "metrics": self._metrics,
+            "versions": _versions(),
+            "settings": self._settings,
+            "plan": {key: value for key, value in plan.items() if key not in SECRET},
+        }
+
+
+@contextmanager
+def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
+    """Keep the file from the beginning of the block until after its end, however it ends.
+
+    Yields:
+        The callback for events. Where the file cannot be written the task goes on.
+    """
+    status = Status(run, settings)
+
+    def note(event: Event) -> None:
+        with run.harmless(STATUS):
+            status(event)
+
+    with run.harmless(STATUS):
+        own_folder(run.result.folder)
+        status.write()
+    try:
+        yield note
+    except BaseException as error:
+        with run.harmless(STATUS):
+            status.end(error)
+        raise
+    with run.harmless(STATUS):
+        status.end(None)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _plain(value: object) -> object:
+    """A number as JSON has it; others have no NaN and no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _versions() -> dict[str, str]:
+    """Of what is loaded; nothing is loaded for it."""
+    found = {"heterofed": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        if (module := sys.modules.get(name)) is not None:
+            found[name] = str(getattr(module, "__version__", ""))
+    return found
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    """A party's own settings, of those that are plain values."""
+    found = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in found.items()
+        if name not in SECRET and isinstance(value, str | int | float | Path | None)
+    }

@@ -1,0 +1,337 @@
+"""State that a user carries beside the models and optimizers of a run: kept in checkpoints too.
+
+A learnt parameter on `self`, a schedule, a moving average in a dict, a counter, gradients that wait
+for the next step: `walk` finds them, here they are kept and put back. Constants are not kept: what
+is neither a tensor nor has changed since the run began is as the script makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from heterofed.compute.wrappers import plain_names, plain_state
+from heterofed.errors import ConfigError, ResumeError
+from heterofed.runs import snapshot as snapshots
+from heterofed.runs.frozen_values import CannotFreezeError, freeze, thaw
+from heterofed.runs.object_walk import Found, Place, walk
+
+logger = logging.getLogger("heterofed")
+
+LARGE = 1 << 22
+"""Bytes from which on a value is looked at by identity and version, not by what it holds."""
+MOST_ARRAYS = 256
+"""Of a container that is kept though it did not change; more are rather rows than state."""
+MOST_NEW = 1 << 28
+"""Bytes of what came up after the run began and is kept; more is rather data than state."""
+
+REMEDY = (
+    "return its state from extra_state and take it up in load_extra_state (or hold it in a variable"
+    " of the hook, where it does not live longer than a round)"
+)
+
+Roots = Callable[[], Mapping[str, Any]]
+Known = Callable[[], Iterable[nn.Module | Optimizer]]
+
+
+@dataclass(slots=True)
+class Carried:
+    """What one scheduler carries through one run.
+
+    Args:
+        roots: where to look, by name.
+        known: models and optimizers that a checkpoint holds anyway.
+        covered: whether the user keeps state too (`extra_state`), so that what cannot be kept here
+            is left to that.
+    """
+
+    roots: Roots
+    known: Known
+    covered: bool
+    _marks: dict[Place, object] = field(default_factory=dict)
+    _values: dict[Place, Any] = field(default_factory=dict)
+    _iterators: dict[Place, Any] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Note what everything is before the first step.
+
+        Raises:
+            ConfigError: something can neither be kept nor told from a constant; names it.
+        """
+        self._marks.clear()
+        self._values.clear()
+        for found in self._walk():
+            self._begin_with(found)
+
+    def _begin_with(self, found: Found) -> None:
+        if found.kind == "value":
+            self._marks[found.place] = _mark_of(found.value)
+            if size_of(found.value) < LARGE:
+                self._values[found.place] = freeze(found.value)
+        elif found.kind in ("iterator", "state") and not self.covered:
+            try:
+                _frozen(found)
+            except CannotFreezeError as error:
+                raise ConfigError(
+                    f"a run that is interrupted could not go on: no checkpoint can keep"
+                    f" {found.place} ({error}); {REMEDY}"
+                ) from None
+
+    def keep(self, *, gradients: bool) -> list[list[Any]]:
+        """What a checkpoint needs to hold, in plain values and tensors.
+
+        Args:
+            gradients: whether some may wait for a later step.
+        """
+        kept, room = [], MOST_NEW
+        iterators = {}
+        for found in self._walk():
+            if found.kind == "iterator":
+                iterators[found.place] = found.value
+            if found.kind == "value" and not self._changed(found):
+                continue
+            if found.kind == "value" and found.place not in self._marks:
+                room -= size_of(found.value)
+                if room < 0:
+                    self._tell(str(found.place), "it is too large")
+                    continue
+            try:
+                frozen = _frozen(found, gradients=gradients)
+            except CannotFreezeError as error:
+                self._tell(str(found.place), str(error))
+                frozen = None
+            kept.append(
+                [found.place.root, [list(s) for s in found.place.steps], found.kind, frozen]
+            )
+        kept = [each for each in kept if not self._is_over(each, iterators)]
+        self._iterators = iterators
+        return kept
+
+    def _is_over(self, entry: list[Any], iterators: Mapping[Place, int]) -> bool:
+        """Whether it is an iterator that the hooks make anew in each round."""
+        place = _place_of(entry)
+        return (
+            entry[2] == "iterator"
+            and place in self._iterators
+            and self._iterators[place] is not iterators[place]
+        )
+
+    def put_back(self, entries: Iterable[list[Any]]) -> None:
+        """Make everything what it was when `keep` gave these.
+
+        Raises:
+            ResumeError: something could not be kept, or is not there any more; names it.
+        """
+        entries = list(entries)
+        self._go_back({_place_of(each) for each in entries})
+        for each in entries:
+            self._put_back(_place_of(each), each[2], each[3])
+
+    def _put_back(self, place: Place, kind: str, frozen: Any) -> None:
+        try:
+            if frozen is None and kind != "value":
+                raise LookupError
+            holder, now = look(self.roots(), place)
+            if kind in ("value", "generator"):
+                _set(holder, place, now, thaw(frozen, now))
+            elif kind == "learning":
+                _teach(now, frozen)
+            elif isinstance(now, nn.Module | Optimizer):
+                snapshots.put_back(str(place), now, thaw(frozen))
+            else:
+                now.load_state_dict(thaw(frozen))
+        except ResumeError:
+            raise
+        except Exception as error:  # whatever the user's objects say about it
+            if self.covered:
+                return
+            raise ResumeError(
+                f"the run cannot go on as it was: the state of {place} "
+                + ("was not kept" if frozen is None else "finds no place to go")
+                + f" ({type(error).__name__}); make it in __init__ or in a make_ hook, or {REMEDY};"
+                ' or start all parties with resume="never"'
+            ) from None
+
+    def _go_back(self, kept: set[Place]) -> None:
+        """Undo, in the same process, what came after the run began and is not in a checkpoint."""
+        for found in self._walk():
+            if found.kind != "value" or found.place in kept:
+                continue
+            if found.place in self._values:
+                if _mark_of(found.value) != self._marks[found.place]:
+                    holder, now = look(self.roots(), found.place)
+                    _set(holder, found.place, now, thaw(self._values[found.place], now))
+            elif found.place not in self._marks and found.place.root == "self":
+                holder, _ = look(self.roots(), found.place)
+                if holder is self.roots()["self"]:
+                    delattr(holder, found.place.steps[-1][1])
+
+    def _walk(self) -> list[Found]:
+        return walk(self.roots(), self.known())
+
+    def _changed(self, found: Found) -> bool:
+        """Whether a value has to be kept: it changed, or holds tensors, which may be random."""
+        if found.place not in self._marks:
+            return True
+        if size_of(found.value) < LARGE and 0 < sum(1 for _ in _arrays(found.value)) <= MOST_ARRAYS:
+            return True
+        return _mark_of(found.value) != self._marks[found.place]
+
+    def _tell(self, what: str, why: str) -> None:
+        if what not in self._told and not self.covered:
+            self._told.add(what)
+            logger.warning(
+                "no checkpoint keeps the state of %s (%s): %s, else a run that is interrupted does"
+                " not go on as it was",
+                what,
+                why,
+                REMEDY,
+            )
+
+
+def _place_of(entry: list[Any]) -> Place:
+    return Place(entry[0], tuple((step[0], step[1]) for step in entry[1]))
+
+
+def _frozen(found: Found, *, gradients: bool = True) -> Any:
+    value = found.value
+    if found.kind == "iterator":
+        raise CannotFreezeError(f"a {type(value).__name__} does not tell where it stands")
+    if found.kind == "learning":
+        return _learning(value, gradients)
+    if isinstance(value, nn.Module):
+        return freeze({k: v for k, v in plain_state(value).items() if not _is_lazy(v)})
+    if found.kind == "state":
+        try:
+            state = value.state_dict()
+        except Exception as error:  # whatever the user's object says
+            raise CannotFreezeError(f"its state_dict raised {type(error).__name__}") from None
+        return freeze(state, drop_functions=True)
+    return freeze(value)
+
+
+def _is_lazy(value: object) -> bool:
+    return isinstance(value, Tensor) and bool(nn.parameter.is_lazy(value))
+
+
+def _learning(module: nn.Module, gradients: bool) -> Any:
+    names = plain_names(module, [name for name, _ in module.named_parameters()])
+    parameters = {names[k]: v for k, v in module.named_parameters() if not _is_lazy(v)}
+    learns = {name: each.requires_grad for name, each in parameters.items()}
+    pending = {
+        name: each.grad for name, each in parameters.items() if gradients and each.grad is not None
+    }
+    return freeze([learns, pending])
+
+
+def _teach(module: nn.Module, frozen: Any) -> None:
+    learns, pending = thaw(frozen)
+    names = plain_names(module, [name for name, _ in module.named_parameters()])
+    for key, parameter in module.named_parameters():
+        name = names[key]
+        if name in learns:
+            parameter.requires_grad_(learns[name])
+            gradient = pending.get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+
+def look(roots: Mapping[str, Any], place: Place) -> tuple[Any, Any]:
+    """What holds a place, and what is there now; None where nothing is.
+
+    Raises:
+        AttributeError, LookupError, TypeError: what would hold it is not there either.
+    """
+    holder = value = roots[place.root]
+    for number, (kind, key) in enumerate(place.steps):
+        holder, last = value, number == len(place.steps) - 1
+        try:
+            if kind == "attr":
+                value = getattr(holder, key)
+            elif kind == "cell":
+                value = holder.__closure__[key].cell_contents
+            else:
+                value = holder[key]
+        except (AttributeError, LookupError, TypeError):
+            if not last:
+                raise
+            value = None
+    return holder, value
+
+
+def _set(holder: Any, place: Place, now: Any, value: Any) -> None:
+    if value is now:
+        return
+    kind, key = place.steps[-1]
+    if kind == "attr":
+        setattr(holder, key, value)
+    elif kind == "cell":
+        holder.__closure__[key].cell_contents = value
+    else:
+        holder[key] = value
+
+
+def _arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
+    if isinstance(value, Tensor | np.ndarray):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _arrays(each)
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        for each in value:
+            yield from _arrays(each)
+
+
+def size_of(value: Any) -> int:
+    """Bytes, about."""
+    if isinstance(value, Tensor | np.ndarray):
+        return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(map(size_of, value.values())) + 64 * len(value)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return sum(map(size_of, value))
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+def _mark_of(value: Any) -> object:
+    """Differs where the value does: a digest, or of a large one where it lies and its version."""
+    if size_of(value) < LARGE:
+        return _digest(freeze(value))
+    return [
+        (id(each), each.data_ptr(), each._version)
+        if isinstance(each, Tensor)
+        else (
+            id(each),
+            hashlib.blake2b(each.ravel()[:: max(1, each.size >> 12)].tobytes()).digest(),
+        )
+        for each in _arrays(value)
+    ] or (id(value), size_of(value))
+
+
+def _digest(frozen: Any) -> bytes:
+    whole = hashlib.blake2b(digest_size=16)
+
+    def add(part: Any) -> None:
+        if isinstance(part, Tensor):
+            whole.update(f"{part.dtype} {list(part.shape)} {part.layout}".encode())
+            dense = part.to_dense() if part.layout != torch.strided else part
+            raw = dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            whole.update(raw.numpy().tobytes())
+        elif isinstance(part, list):
+            whole.update(b"[")
+            for each in part:
+                add(each)
+            whole.update(b"]")
+        else:
+            whole.update(f"{type(part).__name__} {part!r},".encode(errors="surrogatepass"))
+
+    add(frozen)
+    return whole.digest()

@@ -1,0 +1,198 @@
+"""All parties of a task in one process: the same schedulers over a network in memory."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from heterofed.compute.rng import RandomState
+from heterofed.errors import ConfigError
+from heterofed.files import temporary_folder
+from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
+from heterofed.hetero_nn.predict.collaborator import serve as serve_predictions
+from heterofed.hetero_nn.predict.host import predict as host_predict
+from heterofed.reporting import console
+from heterofed.reporting.tracebacks import plain_endings
+from heterofed.runs.lifecycle import Scheduler
+from heterofed.runs.run import Resume
+from heterofed.runs.settings import is_count
+from heterofed.simulation.baselines import Comparison, Mode, check_comparable, check_modes, compare
+from heterofed.simulation.network import Crossing, Network, PartyRun
+
+
+@dataclass(slots=True)
+class Simulation:
+    """What came of a simulated task.
+
+    Attributes:
+        results: what each party's `launch_task` (or other part) returned, by feature key, the
+            Host's first.
+        received: every message that each party received, in order.
+        comparison: with the baselines, where some were asked for.
+    """
+
+    results: dict[str, Any]
+    received: dict[str, list[Crossing]] = field(repr=False)
+    comparison: Comparison | None = None
+
+
+@plain_endings()
+def simulate(
+    host: Scheduler,
+    collaborators: Sequence[Scheduler],
+    *,
+    task_id: str,
+    latency_ms: float = 0.0,
+    mbit: float | None = None,
+    baselines: Sequence[Mode] = (),
+    rehearse: bool = False,
+    resume: Resume = "never",
+) -> Simulation:
+    """Run a task with all its parties in this process.
+
+    Messages, bytes and weights are those of separate processes, given the same seeds. Results are
+    written where each party would write them. The Host runs on the calling thread.
+
+    Args:
+        host: the Host's scheduler.
+        collaborators: the other parties'.
+        task_id: as for `launch_task`.
+        latency_ms: milliseconds that a frame is under way between the Host and a Collaborator.
+        mbit: megabits per second, in each direction between the Host and each Collaborator; None:
+            no limit. Both make the run take as long as such a link would.
+        baselines: what to train afterwards for comparison: `local`, `pooled` or both (see
+            `heterofed.simulation.baselines`).
+        rehearse: only one batch from end to end, as for `launch_task`.
+        resume: as for `launch_task`, but a simulation begins anew unless it is asked to go on.
+
+    Raises:
+        ConfigError: parties that cannot be in one task; nothing was done.
+        Exception: what ended the task, at the party where it began, with a note that names it.
+    """
+    _check(host, collaborators, latency_ms, mbit)
+    _check_expected(host, collaborators)
+    modes = check_modes(baselines) if baselines else ()
+    if modes:
+        if rehearse:
+            raise ConfigError("baselines are of a run that was trained; a rehearsal has none")
+        if isinstance(host, HeteroNNHostScheduler):
+            check_comparable(host)
+    how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
+    network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
+    done = _together(
+        network,
+        (host, functools.partial(host.launch_task, task_id, **how)),
+        [(each, functools.partial(each.launch_task, task_id, **how)) for each in collaborators],
+    )
+    if modes:
+        parties: Any = (host, _in_task_order(host, collaborators))
+        done.comparison = compare(*parties, task_id=task_id, modes=modes)
+    return done
+
+
+@plain_endings()
+def simulate_prediction(
+    host: HeteroNNHostScheduler,
+    collaborators: Sequence[HeteroNNCollaboratorScheduler],
+    *,
+    task_id: str,
+    ids: Sequence[str] | None = None,
+    latency_ms: float = 0.0,
+    mbit: float | None = None,
+    **settings: Any,
+) -> Simulation:
+    """Predict with all parties in this process, with the models of a finished run.
+
+    Args:
+        host: the Host's scheduler; its result is what `predict` returns.
+        collaborators: the parties that are there; theirs are the numbers of rows.
+        task_id: of the finished task.
+        ids: as for `predict`.
+        latency_ms: as for `simulate`.
+        mbit: as for `simulate`.
+        settings: further arguments of `predict`.
+
+    Raises:
+        ConfigError: parties that cannot be in one task; nothing was done.
+        Exception: what ended the prediction, at the party where it began.
+    """
+    _check(host, collaborators, latency_ms, mbit)
+    settings = {
+        "parties": [each._heterofed_settings.feature_key for each in collaborators],
+        **settings,
+    }
+    serve = functools.partial(serve_predictions, max_rows_per_day=2**62, requests=1)
+    network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
+    return _together(
+        network,
+        (host, lambda: host_predict(host, task_id, ids, **settings)),
+        [(each, functools.partial(serve, each, task_id)) for each in collaborators],
+    )
+
+
+_Work = tuple[Scheduler, Callable[[], Any]]
+
+
+def _together(network: Network, host: _Work, collaborators: Sequence[_Work]) -> Simulation:
+    """Run what each party does."""
+    with console.attached(), temporary_folder() as ledger:
+        network.ledger = ledger
+        runs = [PartyRun(*each, network) for each in collaborators]
+        first = PartyRun(*host, network, is_host=True)
+        network.parties = {run.key: run for run in (first, *runs)}
+        threads = [threading.Thread(target=run, name=run.key, daemon=True) for run in runs]
+        before = RandomState.now()
+        for thread in threads:
+            thread.start()
+        try:
+            first()
+        finally:
+            for thread in threads:
+                thread.join()
+            before.restore()
+    network.raise_first()
+    return Simulation(
+        {key: run.result for key, run in network.parties.items()},
+        {key: run.received for key, run in network.parties.items()},
+    )
+
+
+def _check(
+    host: Scheduler, collaborators: Sequence[Scheduler], latency_ms: float, mbit: float | None
+) -> None:
+    parties = [host, *collaborators]
+    if not collaborators or not all(isinstance(each, Scheduler) for each in parties):
+        raise ConfigError("simulate takes a Host's scheduler and a list of Collaborators'")
+    if not hasattr(host, "_heterofed_collaborators"):
+        raise ConfigError(f"the first party must be the Host, not a {type(host).__name__}")
+    if any(hasattr(each, "_heterofed_collaborators") for each in collaborators):
+        raise ConfigError("there is one Host in a task; give the others as Collaborators")
+    keys = [each._heterofed_settings.feature_key for each in parties]
+    folders = [
+        (each._heterofed_settings.results_dir, each._heterofed_settings.shown_name)
+        for each in parties
+    ]
+    if len(set(keys)) != len(keys) or len(set(folders)) != len(folders):
+        raise ConfigError(f"give every party a feature key and a name of its own: {keys}")
+    for name, number in (("latency_ms", latency_ms), ("mbit", 1.0 if mbit is None else mbit)):
+        least = 0.0 if name == "latency_ms" else 1e-6
+        if isinstance(number, bool) or not isinstance(number, int | float) or number < least:
+            raise ConfigError(f"{name}={number!r}: give a number above 0")
+
+
+def _in_task_order(host: Any, collaborators: Sequence[Scheduler]) -> list[Scheduler]:
+    by_name = {each._heterofed_settings.feature_key: each for each in collaborators}
+    expected = host._heterofed_collaborators
+    return [by_name[name] for name in (sorted(by_name) if is_count(expected) else expected)]
+
+
+def _check_expected(host: Any, collaborators: Sequence[Scheduler]) -> None:
+    expected = host._heterofed_collaborators
+    names = [each._heterofed_settings.feature_key for each in collaborators]
+    if (expected if is_count(expected) else sorted(expected)) not in (len(names), sorted(names)):
+        raise ConfigError(
+            f"the Host waits for collaborators={expected!r}, and simulate was given {names}"
+        )

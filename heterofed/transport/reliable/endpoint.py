@@ -1,0 +1,311 @@
+"""What both sides of the reliable transport do alike: links over the channels of another transport.
+
+A link goes on over the next connection after a cut. Its loss shows only where nothing came back
+within the grace, the peer closed on purpose, or it was started anew. `reliable` has the rules,
+`redial` the connecting side and `readmit` the listening one.
+
+Whoever owns an endpoint may compute for minutes between two calls. A thread of the endpoint's own
+does meanwhile what cannot wait: it answers, acknowledges and dials again. It holds the endpoint's
+lock for moments, and only while the owner is not in there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from heterofed.errors import ChannelClosedError, LinkError
+from heterofed.transport.base import (
+    Buffer,
+    Channel,
+    Endpoint,
+    Event,
+    Lost,
+    LostReason,
+    Opened,
+    Received,
+)
+from heterofed.transport.flow_control import MAX_EVENTS
+from heterofed.transport.reliable.handshake import Refusal
+from heterofed.transport.reliable.link import Link
+
+logger = logging.getLogger("heterofed")
+
+KEEP_SECONDS = 0.5
+"""For so long the owner may be away before the endpoint's thread looks after the links."""
+
+KEEP_TURNS = 16
+"""So often it looks in one go, where there is more each time: what came is better read than held
+below, where nothing tells a peer's window.
+"""
+
+CLOSE_SECONDS = 0.05
+"""How long a wait for last words lasts before deadlines are looked at again."""
+
+FINAL = (LostReason.CLOSED, LostReason.MALFORMED)
+"""Ends of a connection that end its link too."""
+
+_REFUSALS = {Refusal.UNKNOWN: LostReason.FORGOTTEN, Refusal.FULL: LostReason.FULL}
+
+
+class LinkChannel(Channel):
+    """One link. The endpoint does the work."""
+
+    def __init__(
+        self, endpoint: LinkEndpoint, link: Link, party: str | None, token: bytes, now: float
+    ) -> None:
+        self.party = party
+        self.link = link
+        self.token = token
+        self.began_at = now
+        self.inner: Channel | None = None  # the connection that it goes over now
+        self.opened = False
+        self.over = False  # lost or closed
+        self.forgotten = False
+        self._endpoint = endpoint
+
+    def send(self, frames: Iterable[Buffer]) -> None:
+        with self._endpoint.lock:
+            if self.over:
+                raise ChannelClosedError(f"the connection to {self.party or 'a peer'} is gone")
+            self.link.put(frames)
+            self._endpoint.pump(self)
+
+    @property
+    def pending(self) -> int:
+        return self.link.pending
+
+    def close(self) -> None:
+        with self._endpoint.lock:
+            self._endpoint.forget(self)
+
+
+class LinkEndpoint(Endpoint):
+    """What both sides have in common.
+
+    Args:
+        max_pending, grace: see `Link`.
+        clock: seconds that only go up.
+        keep: whether a thread looks after the links while the owner is away.
+    """
+
+    def __init__(
+        self, max_pending: int, grace: float, clock: Callable[[], float], *, keep: bool
+    ) -> None:
+        self.lock = threading.RLock()
+        self._max_pending, self._grace, self._clock = max_pending, grace, clock
+        self._events: deque[Event] = deque()
+        self._deaf = False  # closing: frames are dropped
+        self._open = True
+        self._worked_at = clock()
+        self._broken: BaseException | None = None
+        self._leaving = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="heterofed-link", daemon=True)
+        self._keeps = keep
+
+    # The contract
+
+    def poll(self, timeout: float) -> list[Event]:
+        deadline = self._clock() + timeout
+        while True:
+            with self.lock:
+                self._raise_if_broken()
+                now = self._clock()
+                # What the thread read meanwhile is not waited for.
+                self._turn(0.0 if self._events else max(0.0, min(deadline, self._due(now)) - now))
+                events = self._deliver()
+            if events or self._clock() >= deadline:
+                return events
+
+    def flush(self, timeout: float) -> bool:
+        deadline = self._clock() + timeout
+        while True:
+            with self.lock:
+                self._raise_if_broken()
+                self._turn(0.0)
+                if all(self._is_idle(channel) for channel in self._channels()):
+                    return True
+                now = self._clock()
+                if now >= deadline:
+                    return False
+                self._turn(max(0.0, min(deadline, self._due(now)) - now))
+
+    def close(self, linger: float = 0.0) -> None:
+        with self.lock:
+            if not self._open or self._deaf:
+                return
+            self._deaf = True
+            self._events.clear()
+            self._leaving.set()
+        if self._keeper.is_alive():
+            self._keeper.join(10)
+        with self.lock:
+            deadline = self._clock() + linger
+            try:
+                for channel in self._channels():
+                    channel.link.end()
+                    self.pump(channel)
+                # Gone once the peer has read all, and closed the connection in answer.
+                while self._channels() and (left := deadline - self._clock()) > 0:
+                    self._turn(min(left, CLOSE_SECONDS))
+            finally:
+                for channel in self._channels():
+                    self._end(channel)
+                self._open = False
+                self._shut(max(0.0, deadline - self._clock()))
+
+    # One round of work
+
+    def _turn(self, wait: float) -> bool:
+        """Let the connections work, for at most `wait` seconds of waiting, and go on from there.
+
+        Gives whether anything happened.
+        """
+        if not self._open:
+            time.sleep(wait)
+            return False
+        happened = self._listen(wait)
+        for event in happened:
+            self._happened(event, self._clock())
+        now = self._clock()
+        for channel in self._channels():
+            ends = channel.link.gives_up_at()
+            if ends is not None and now >= ends:
+                self._lose(channel, LostReason.DISCONNECTED)
+        self._tend(now)
+        for channel in self._channels():
+            self.pump(channel)
+        self._worked_at = now
+        return bool(happened)
+
+    def _due(self, now: float) -> float:
+        """When there will be something to do, whatever happens until then."""
+        due = now + 60.0
+        for channel in self._channels():
+            for at in (channel.link.gives_up_at(), channel.link.beats_at()):
+                due = due if at is None else min(due, at)
+        return due
+
+    def _keep(self) -> None:
+        while not self._leaving.wait(KEEP_SECONDS):
+            if not self.lock.acquire(blocking=False):
+                continue  # the owner is in there
+            try:
+                if not self._deaf and self._clock() - self._worked_at >= KEEP_SECONDS:
+                    turns = 1
+                    while self._turn(0.0) and turns < KEEP_TURNS:
+                        turns += 1
+            except BaseException as error:
+                self._broken = error  # the owner's to hear
+                return
+            finally:
+                self.lock.release()
+
+    def _raise_if_broken(self) -> None:
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+
+    def _deliver(self) -> list[Event]:
+        events: list[Event] = []
+        while self._events and len(events) < MAX_EVENTS:
+            event = self._events.popleft()
+            channel = event.channel
+            if isinstance(channel, LinkChannel) and not channel.forgotten:
+                events.append(event)
+                if isinstance(event, Received):
+                    channel.link.take()
+        if events:
+            for channel in self._channels():
+                self.pump(channel)
+        return events
+
+    def pump(self, channel: LinkChannel) -> None:
+        """Give the connection what the link has for it."""
+        if channel.inner is None or channel.over:
+            return
+        if frames := channel.link.outgoing(self._clock()):
+            # A connection whose end is about to be noticed takes nothing; all of it is kept.
+            with contextlib.suppress(ChannelClosedError):
+                channel.inner.send(frames)
+
+    def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
+        """A connection brought something for a link."""
+        link = channel.link
+        try:
+            came = link.feed(frame, now)
+        except LinkError as error:
+            logger.warning("%s: %s", channel.party or "a peer", error)
+            self._lose(channel, LostReason.MALFORMED)
+            return
+        if came is not None and not self._deaf:
+            self._announce(channel)
+            self._events.append(Received(channel, came))
+        elif link.ended:
+            self._lose(channel, LostReason.CLOSED)
+        elif link.refusal is not None:
+            self._lose(channel, _REFUSALS[link.refusal])
+
+    def _announce(self, channel: LinkChannel) -> None:
+        if not channel.opened:
+            channel.opened = True
+            self._events.append(Opened(channel))
+
+    # The end of a link
+
+    def forget(self, channel: LinkChannel) -> None:
+        """Our caller closed the channel."""
+        channel.forgotten = True
+        if not channel.over:
+            self._end(channel)
+
+    def _lose(self, channel: LinkChannel, reason: LostReason) -> None:
+        """Report the end, behind everything that came."""
+        if not channel.over:
+            if self._reports(channel) and not self._deaf:
+                self._events.append(Lost(channel, reason))
+            self._end(channel)
+
+    def _end(self, channel: LinkChannel) -> None:
+        channel.over = True
+        channel.link.drop()
+        if channel.inner is not None:
+            channel.inner.close()
+
+    def _is_idle(self, channel: LinkChannel) -> bool:
+        return channel.inner is not None and channel.link.idle and channel.inner.pending == 0
+
+    @abstractmethod
+    def _channels(self) -> list[LinkChannel]:
+        """Every link that is not over."""
+
+    @abstractmethod
+    def _listen(self, wait: float) -> list[Event]:
+        """Wait for what happens to the connections."""
+
+    @abstractmethod
+    def _happened(self, event: Event, now: float) -> None:
+        """Something did."""
+
+    @abstractmethod
+    def _tend(self, now: float) -> None:
+        """Do what it is time for."""
+
+    @abstractmethod
+    def _reports(self, channel: LinkChannel) -> bool:
+        """Whether the caller has heard of this link, or waits to."""
+
+    @abstractmethod
+    def _shut(self, linger: float) -> None:
+        """Close what is underneath."""
+
+
+def say(inner: Channel, frame: bytes) -> None:
+    """Give a connection a greeting; one that is gone already takes none, and its `Lost` follows."""
+    with contextlib.suppress(ChannelClosedError):
+        inner.send([frame])

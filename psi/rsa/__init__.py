@@ -1,0 +1,1 @@
+"""The protocol by RSA blind signatures: keys with their proofs, and the two roles."""

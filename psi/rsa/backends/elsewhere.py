@@ -1,0 +1,51 @@
+"""Private operations through an executor: the key travels there. Knows nothing of PSI.
+
+Each worker process keeps the last key it was sent, parsed, until another one comes or it ends.
+Give a run an executor only where every machine behind it may see the key of the run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from psi.errors import StateError
+from psi.rsa.backends.encoding import from_der, to_der
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.rsa.backends import Backend
+    from psi.workers import Workers
+
+
+class ExecutorBackend:
+    """Sends each chunk to the executor; the results are the same bytes."""
+
+    def __init__(self, key: RSAPrivateKey, workers: Workers, here: Backend) -> None:
+        self._der: bytes | None = to_der(key)
+        self._workers, self.name = workers, here.name
+        self._there = here.name if here.name == "gmpy2" else None  # else the best one there
+        here.close()
+
+    def power_d(self, chunk: bytes) -> bytes:
+        """See `psi.rsa.backends.Backend`."""
+        if self._der is None:
+            raise StateError("the key was closed")
+        return self._workers.call(power_d, self._der, self._there, chunk)
+
+    def close(self) -> None:
+        """Forget the key here; a worker forgets it when it ends or gets another."""
+        self._der = None
+
+
+def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
+    """What a worker does: x^d for each value in the chunk."""
+    return _backend(der, name).power_d(chunk)
+
+
+@lru_cache(maxsize=1)
+def _backend(der: bytes, name: str | None) -> Backend:
+    from psi.rsa.backends import open_here
+
+    return open_here(from_der(der), 1, name)

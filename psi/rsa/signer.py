@@ -1,0 +1,107 @@
+"""RSA blind signatures (Chaum 1983) as a set intersection (De Cristofaro and Tsudik 2010): signer.
+
+The flow is `psi.signing`; here is what RSA adds. Two values are signed on purpose: 1 and n-1 sign
+to themselves and say nothing. A blinded value may come twice, since it then only takes the place
+of another one in the announced number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from gmpy2 import mpz
+
+from psi.arithmetic import all_units, join, split
+from psi.errors import StateError, ValueRefusedError
+from psi.hashing import RunHash
+from psi.rsa.backends import open_backend
+from psi.rsa.backends.encoding import from_der, to_der
+from psi.rsa.keys import PublicKey, encode_key, make_key, sign_each, sign_own
+from psi.settings import SignerSettings
+from psi.signing import Signer
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from psi.rsa.backends import Backend
+
+
+class RSASigner(Signer):
+    """One run with one requester.
+
+    Args:
+        ids: this party's ids: unique strings, from any iterable.
+        domain: `psi.domain(task, run)`, the same at both parties.
+        bits: size of the key.
+        common: see `psi.signing.Signer`.
+
+    The private arguments are for tests: a ready key, and a backend by name.
+    """
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        *,
+        domain: bytes,
+        bits: int = 2048,
+        _key: RSAPrivateKey | None = None,
+        _backend: str | None = None,
+        **common: Unpack[SignerSettings],
+    ) -> None:
+        super().__init__(ids, [b"rsa", domain, bits.to_bytes(2, "big")], **common)
+        self._secret: Backend | None = None
+        self._blob = self._kept_public
+        if self._blob:
+            self.backend = "kept tags"
+            return
+        former = self._former_key
+        key = from_der(former) if former else make_key(bits) if _key is None else _key
+        self._key = PublicKey(mpz(key.public_key().public_numbers().n), key.key_size)
+        self._hash = RunHash(domain, self._key.n)
+        self._secret = open_backend(key, self._workers, _backend)
+        self.backend = self._secret.name
+        self._blob = encode_key(self._key, self._hash, self._secret)
+        if former is None:
+            self._keep_key(to_der(key), self._blob)
+
+    def public_key(self) -> bytes:
+        """The key with the proof that blinding under it hides; at most 5,130 bytes."""
+        return self._blob
+
+    def _check(self, blinded: bytes, *, again: bool) -> int:  # noqa: ARG002
+        key, width = self._key, self._key.width
+        if len(blinded) % width:
+            raise ValueRefusedError(f"a chunk of {len(blinded)} bytes; values have {width} each")
+        values = split(blinded, width)
+        if not all(0 < value < key.n for value in values):
+            raise ValueRefusedError("a value to sign is not in [1, n)")
+        if not all_units(values, key.n):
+            raise ValueRefusedError("a value to sign shares a factor with n")
+        return len(values)
+
+    def _sign(self, blinded: bytes) -> bytes:
+        key, backend = self._key, self._backend()
+
+        def part(values: Sequence[mpz]) -> bytes:
+            return join(sign_each(backend, values, key), key.width)
+
+        return b"".join(self._workers.spread(part, split(blinded, key.width)))
+
+    def _pairs_of(self, ids: list[str]) -> bytes:
+        hashes = [self._hash.of_id(text) for text in ids]
+        signatures = sign_own(self._backend(), hashes, self._key)
+        width = self._key.width
+        pairs = (self._hash.tag_and_match(s.to_bytes(width, "big")) for s in signatures)
+        return b"".join(tag + match for tag, match in pairs)
+
+    def _backend(self) -> Backend:
+        if self._secret is None:
+            raise StateError("the key is gone: the tags made with it have left")
+        return self._secret
+
+    def _forget(self) -> None:
+        # libcrypto wipes its copies. Short-lived copies that Python made while the key was set
+        # up are freed but cannot be wiped.
+        if self._secret is not None:
+            self._secret.close()

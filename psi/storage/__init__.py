@@ -1,0 +1,1 @@
+"""What an intersection keeps on disk: ids, counts, keys, results; it knows no protocol."""
