@@ -7,12 +7,13 @@ containers, closures and objects of the user's own classes. What libraries keep 
 from __future__ import annotations
 
 import functools
+import itertools
 import site
 import sys
 import sysconfig
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,8 @@ Kind = Literal["value", "generator", "state", "learning", "iterator"]
 OF_A_MODULE = frozenset(vars(nn.Module()))
 OF_AN_OPTIMIZER = frozenset({"state", "param_groups", "defaults", "step", "zero_grad"})
 GLOBALS = "globals"
+MANY = 4096
+"""Values in one container from which on a walk looks at some of them."""
 MOST = 200_000
 """Objects that a walk looks at."""
 
@@ -211,13 +214,16 @@ class _Walk:
         if depth > 50:
             return False
         if kind in MAPPINGS:
-            return all(
-                type(key) in (*SCALARS, tuple) and self._is_plain(each, depth + 1)
-                for key, each in value.items()
-            )
+            keys = all(type(key) in (*SCALARS, tuple) for key in sampled(value))
+            return keys and all(self._is_plain(each, depth + 1) for each in sampled(value.values()))
         if kind in SEQUENCES or kind is deque or hasattr(kind, "_fields"):
-            return all(self._is_plain(each, depth + 1) for each in value)
+            return all(self._is_plain(each, depth + 1) for each in sampled(value))
         return False
+
+
+def sampled(values: Collection[Any]) -> Iterator[Any]:
+    """All of a few values; of many, which are rather rows than state, some."""
+    return itertools.islice(values, 0, None, 1 if len(values) <= MANY else len(values) >> 8)
 
 
 def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:

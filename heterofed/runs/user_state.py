@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,13 @@ from heterofed.compute.wrappers import plain_names, plain_state
 from heterofed.errors import ConfigError, ResumeError
 from heterofed.runs import snapshot as snapshots
 from heterofed.runs.frozen_values import CannotFreezeError, freeze, thaw
-from heterofed.runs.object_walk import Found, Place, walk
+from heterofed.runs.object_walk import MANY, Found, Place, sampled, walk
 
 logger = logging.getLogger("heterofed")
 
 LARGE = 1 << 22
 """Bytes from which on a value is looked at by identity and version, not by what it holds."""
+TEXT = str | bytes | bytearray
 MOST_ARRAYS = 256
 """Of a container that is kept though it did not change; more are rather rows than state."""
 MOST_NEW = 1 << 28
@@ -75,7 +76,7 @@ class Carried:
     def _begin_with(self, found: Found) -> None:
         if found.kind == "value":
             self._marks[found.place] = _mark_of(found.value)
-            if size_of(found.value) < LARGE:
+            if not _is_large(found.value):
                 self._values[found.place] = freeze(found.value)
         elif found.kind in ("iterator", "state") and not self.covered:
             try:
@@ -166,14 +167,23 @@ class Carried:
         for found in self._walk():
             if found.kind != "value" or found.place in kept:
                 continue
-            if found.place in self._values:
+            if found.place in self._marks:
                 if _mark_of(found.value) != self._marks[found.place]:
-                    holder, now = look(self.roots(), found.place)
-                    _set(holder, found.place, now, thaw(self._values[found.place], now))
+                    self._begin_again(found.place)
             elif found.place not in self._marks and found.place.root == "self":
                 holder, _ = look(self.roots(), found.place)
                 if holder is self.roots()["self"]:
                     delattr(holder, found.place.steps[-1][1])
+
+    def _begin_again(self, place: Place) -> None:
+        if place in self._values:
+            holder, now = look(self.roots(), place)
+            _set(holder, place, now, thaw(self._values[place], now))
+        elif not self.covered:
+            raise ResumeError(
+                f"the run cannot go back to before {place} changed, which is too large to be kept"
+                f" twice; {REMEDY}, or start all parties again"
+            )
 
     def _walk(self) -> list[Found]:
         return walk(self.roots(), self.known())
@@ -182,7 +192,7 @@ class Carried:
         """Whether a value has to be kept: it changed, or holds tensors, which may be random."""
         if found.place not in self._marks:
             return True
-        if size_of(found.value) < LARGE and 0 < sum(1 for _ in _arrays(found.value)) <= MOST_ARRAYS:
+        if not _is_large(found.value) and 0 < sum(1 for _ in _arrays(found.value)) <= MOST_ARRAYS:
             return True
         return _mark_of(found.value) != self._marks[found.place]
 
@@ -283,10 +293,10 @@ def _arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
     if isinstance(value, Tensor | np.ndarray):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
+        for each in sampled(value.values()):
             yield from _arrays(each)
-    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        for each in value:
+    elif isinstance(value, Collection) and not isinstance(value, TEXT):
+        for each in sampled(value):
             yield from _arrays(each)
 
 
@@ -294,26 +304,37 @@ def size_of(value: Any) -> int:
     """Bytes, about."""
     if isinstance(value, Tensor | np.ndarray):
         return int(value.nbytes)
-    if isinstance(value, Mapping):
-        return sum(map(size_of, value.values())) + 64 * len(value)
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return sum(map(size_of, value))
-    return len(value) if isinstance(value, str | bytes) else 8
+    if isinstance(value, Collection) and not isinstance(value, TEXT):
+        parts = list(map(size_of, sampled(value.values() if isinstance(value, Mapping) else value)))
+        return int(sum(parts) / max(1, len(parts)) * len(value)) + 64 * len(value)
+    return len(value) if isinstance(value, TEXT) else 8
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is too large, or of too many parts, to be looked at whole."""
+    if size_of(value) >= LARGE:
+        return True
+    if isinstance(value, Tensor | np.ndarray | str | bytes) or not isinstance(value, Collection):
+        return False
+    parts = value.values() if isinstance(value, Mapping) else value
+    return len(value) > MANY or any(map(_is_large, parts))
 
 
 def _mark_of(value: Any) -> object:
-    """Differs where the value does: a digest, or of a large one where it lies and its version."""
-    if size_of(value) < LARGE:
+    """Differs where the value does: a digest, or of a large one where some of it lies, and what
+    that is.
+    """
+    if not _is_large(value):
         return _digest(freeze(value))
-    return [
-        (id(each), each.data_ptr(), each._version)
-        if isinstance(each, Tensor)
-        else (
-            id(each),
-            hashlib.blake2b(each.ravel()[:: max(1, each.size >> 12)].tobytes()).digest(),
-        )
-        for each in _arrays(value)
-    ] or (id(value), size_of(value))
+    if isinstance(value, Tensor):
+        return id(value), value.data_ptr(), value._version
+    if isinstance(value, np.ndarray):
+        some = value.ravel()[:: max(1, value.size >> 12)]
+        return id(value), hashlib.blake2b(some.tobytes()).digest()
+    if isinstance(value, Collection) and not isinstance(value, TEXT):
+        parts = sampled(value.values() if isinstance(value, Mapping) else value)
+        return len(value), [_mark_of(each) for each in parts]
+    return repr(value)
 
 
 def _digest(frozen: Any) -> bytes:
