@@ -5,16 +5,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint audit docs site format clean
+.PHONY: demo test test-long coverage check lint audit docs site format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
 
 test: $(VENV)/.installed lint audit
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+# Sweeps: killed at every point, a fault at every entry, the largest message of every dtype.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m long
+
+# Which lines the tests of `make test` reach; takes a quarter longer.
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 -q -m "not slow and not long"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -387,6 +387,17 @@ def module_table(package: str) -> str:
     return table(["module", "its rule", "imports of ours", "of others"], iter(rows))
 
 
+def package_table() -> str:
+    """Each package, and the rule that its first line says."""
+    rows = []
+    for path in module_files():
+        if path.name == "__init__.py" and len(path.relative_to(ROOT).parts) > 2:
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            rule = " ".join(said.split("\n\n")[0].split())
+            rows.append([f"`{path.relative_to(ROOT).parent.as_posix()}/`", rule])
+    return table(["package", "its rule"], iter(rows))
+
+
 def _top(module: str) -> str:
     return module.partition(".")[0]
 
@@ -629,6 +640,7 @@ PIECES: dict[str, Callable[[], str]] = {
     "phase-limits": phase_limits,
     "wire-format": wire_format,
     "psi-parameters": psi_parameters,
+    "packages": package_table,
     "modules-heterofed": lambda: module_table("heterofed"),
     "modules-psi": lambda: module_table("psi"),
     "readme-start": lambda: readme_section("", "index.md"),

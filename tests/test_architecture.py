@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -245,3 +246,15 @@ def test_the_rule_on_files_finds(code: str) -> None:
     call = ast.parse(code, mode="eval").body
     assert isinstance(call, ast.Call)
     assert makes_a_file(call)
+
+
+def test_the_page_sends_readers_to_files_that_there_are() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("## Where a change goes") : page.index("## Modules of")]
+    named = re.findall(r"`([a-z_/]+(?:\.py|/))`", table)
+    assert len(named) > 25
+    assert [
+        each
+        for each in named
+        if not (ROOT / each).exists() and not (ROOT / "heterofed" / each).exists()
+    ] == []

@@ -189,7 +189,7 @@ class Framed(Collaborator):
 
 
 @pytest.mark.parametrize("declared", [None, ["e", "c", "d"]])
-def test_frames_read_by_hand(declared: Any, tmp_path: Path) -> None:
+def test_feature_columns_of_frames_read_by_hand(declared: Any, tmp_path: Path) -> None:
     data = frame("cde", 2, missing=False).iloc[10:].set_index("id")
     host = Host(tmp_path, host_table(host_frame()))
     bob = Framed(tmp_path, data)

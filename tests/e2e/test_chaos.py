@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.processes import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def bench(*arguments: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def says_failed(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each for each in caplog.messages if "InjectedError" in each]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("owner", "name"), ENTRY_POINTS, ids=lambda each: getattr(each, "__name__", str(each))
 )

@@ -108,7 +108,7 @@ def test_a_killed_command_goes_on(victim: str, parties: Parties, tmp_path: Path)
     assert {path.suffix for path in folder.iterdir()} == {".psi"}  # the secret key is gone
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @VICTIMS
 @PROTOCOLS
 def test_however_often_it_is_killed(

@@ -25,7 +25,7 @@ def taken(folder: Path) -> tuple[int, int, int, int]:
     return memory, threading.active_count(), sum(1 for _ in Path("/proc/self/fd").iterdir()), files
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("home")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells what is taken")
 def test_requests_leave_nothing_behind(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from tests.trust.offices import open_offices
 OPEN_AT_ONCE = 40
 PATIENCE = 0.2  # seconds for an answer, which mostly does not come
 
-many = [60, pytest.param(1200, marks=[pytest.mark.slow, pytest.mark.timeout(580)])]
+many = [60, pytest.param(1200, marks=[pytest.mark.long, pytest.mark.timeout(580)])]
 keyed = pytest.mark.parametrize("keyed", [True, False], ids=["keys", "no keys"])
 
 

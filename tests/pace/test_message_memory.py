@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 
 QUICK = {("bool", "one row"), ("float16", "one row")}
 CASES = [
-    pytest.param(dtype, form, marks=[] if (dtype, form) in QUICK else [pytest.mark.slow])
+    pytest.param(dtype, form, marks=[] if (dtype, form) in QUICK else [pytest.mark.long])
     for dtype in m.ITEM_BYTES
     for form in ("one row", "many rows")
 ]

@@ -96,7 +96,7 @@ def test_unusable_ids(protocol: str, ids: Iterable[str]) -> None:
         side.requester(ids, signing)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("many_ask", [True, False], ids=["1,000,000 ask 1", "1 asks 1,000,000"])
 def test_one_against_a_million(many_ask: bool) -> None:

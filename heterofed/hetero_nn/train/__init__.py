@@ -1,1 +1,1 @@
-"""The training loops of both roles, and what stands between them and the wire."""
+"""What the two training loops are made of: joint batches, feature senders, guards, dry runs."""
