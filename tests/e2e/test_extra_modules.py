@@ -167,7 +167,7 @@ def test_whatever_an_object_holds_the_run_goes_on(tmp_path: Path) -> None:
         host: Any = TinyHost(tmp_path)
         host.cycle = [1]
         host.cycle.append(host.cycle)
-        host.holder = Holder(host)  # type: ignore[arg-type]
+        host.holder = Holder(host)
         host.never_used = nn.LazyLinear(2)
         return host  # type: ignore[no-any-return]
 
