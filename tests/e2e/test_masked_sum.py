@@ -256,7 +256,7 @@ def test_unequal_gradients_end_the_task_before_a_step(
 
     def counted(self: Any, hook: str, *args: Any, **kwargs: Any) -> Any:
         if hook == "update_feature_model" and getattr(args[0], "__name__", "") == "step":
-            steps.append(party_of(self._run).batch)
+            steps.append(party_of(self._heterofed_run).batch)
         return step(self, hook, *args, **kwargs)
 
     monkeypatch.setattr(HeteroNNCollaboratorScheduler, "_heterofed_call_hook", counted)
@@ -287,6 +287,8 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
     class Matching(SumHost):
         batch = 1
         split_dataset = Whole.split_dataset  # type: ignore[assignment]
+
+        __module__ = "heterofed"  # it replaces what is within
 
         def _heterofed_agree_on_ids(self, run: Run) -> None:
             party = party_of(run)

@@ -220,6 +220,8 @@ def test_words_after_the_end_change_nothing(
     office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:
     class Last(TinyCollaborator):
+        __module__ = "heterofed"  # it replaces what is within
+
         def _heterofed_finish(self, run: Any, host: Any) -> None:
             super()._heterofed_finish(run, host)
             for late in (m.Bye(), m.PsiKey(3), m.Abort("hook", "train", "bob")):
