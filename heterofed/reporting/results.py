@@ -17,7 +17,7 @@ import msgspec
 
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
-from heterofed.files import move_aside, own_folder, put_in_place, try_folder, writing
+from heterofed.files import move_aside, own_folder, put_in_place, read, try_folder, writing
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
 from heterofed.reporting.console import megabytes
@@ -325,6 +325,6 @@ class _Ended(msgspec.Struct):
 def ended_run(folder: Path) -> bytes | None:
     """Which run ended well in a results folder; None where none did."""
     try:
-        return bytes.fromhex(msgspec.json.decode((folder / SUMMARY).read_bytes(), type=_Ended).run)
+        return bytes.fromhex(msgspec.json.decode(read(folder / SUMMARY), type=_Ended).run)
     except (OSError, ValueError):
         return None

@@ -19,7 +19,7 @@ from heterofed.compute.wrappers import state_for
 from heterofed.errors import ConfigError
 from heterofed.reporting.results import write_whole
 from heterofed.runs.frozen_values import SCALARS
-from heterofed.runs.object_walk import Place, roots_of, walk
+from heterofed.runs.object_walk import Place, attributes_of, is_users, roots_of, walk
 from heterofed.runs.snapshot import state_of
 from heterofed.runs.user_state import look
 
@@ -27,6 +27,11 @@ logger = logging.getLogger("heterofed")
 
 EXTRA = "extra_modules"
 """Name of the file, without its ending."""
+
+DEEPEST = 4
+"""Containers within containers that are looked into."""
+MOST = 1000
+"""Items of a container of modules; one of more holds rows."""
 
 Extra = nn.Module | Tensor
 
@@ -49,10 +54,9 @@ def extras_of(owner: object, models: Iterable[nn.Module | None]) -> dict[Place, 
 
 
 def modules_beside(owner: object, models: Iterable[nn.Module | None]) -> list[nn.Module]:
-    """The modules among them, and those without weights, such as dropout, on the object itself."""
+    """The modules that an object holds beside its models, those without weights too."""
     inside = {id(sub) for each in models if each is not None for sub in each.modules()}
-    beside = [*extras_of(owner, models).values(), *_within(vars(owner).values())]
-    return [each for each in beside if isinstance(each, nn.Module) and id(each) not in inside]
+    return [each for each in _modules_in(owner, DEEPEST) if id(each) not in inside]
 
 
 def save_extras(path: Path, extras: dict[Place, Extra]) -> None:
@@ -61,6 +65,7 @@ def save_extras(path: Path, extras: dict[Place, Extra]) -> None:
         [place.root, [list(step) for step in place.steps], _state_of(each)]
         for place, each in extras.items()
     ]
+    states = [each for each in states if not isinstance(each[2], dict) or each[2]]
     if states:
         write_whole(path, partial(torch.save, states))
 
@@ -94,25 +99,29 @@ def load_extras(owner: object, states: Iterable[list[Any]]) -> None:
             ) from None
 
 
-def _extras_in(place: Place, value: Any) -> Iterator[tuple[Place, Extra]]:
+def _extras_in(place: Place, value: Any, depth: int = DEEPEST) -> Iterator[tuple[Place, Extra]]:
     if isinstance(value, nn.Module) or (isinstance(value, Tensor) and _learns(value)):
         yield place, value
-    elif isinstance(value, list | tuple | Mapping):
+    elif isinstance(value, list | tuple | Mapping) and depth and len(value) <= MOST:
         for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
             if type(key) in SCALARS:
-                yield from _extras_in(place.then("key", key), each)
+                yield from _extras_in(place.then("key", key), each, depth - 1)
 
 
 def _learns(tensor: Tensor) -> bool:
     return tensor.requires_grad and tensor.is_leaf and not nn.parameter.is_lazy(tensor)
 
 
-def _within(values: Iterable[Any]) -> Iterator[Any]:
-    for each in values:
-        if isinstance(each, list | tuple | dict):
-            yield from _within(each.values() if isinstance(each, dict) else each)
-        else:
-            yield each
+def _modules_in(value: Any, depth: int) -> Iterator[nn.Module]:
+    held: Iterable[Any] = ()
+    if isinstance(value, nn.Module) and depth < DEEPEST:
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        held = () if len(value) > MOST else value.values() if isinstance(value, Mapping) else value
+    elif is_users(type(value)):
+        held = [each for _, each in attributes_of(value)]
+    for each in held if depth else ():
+        yield from _modules_in(each, depth - 1)
 
 
 def _state_of(extra: Extra) -> Any:

@@ -160,3 +160,15 @@ def test_what_is_not_there_any_more_is_told(
 def test_nothing_beside_the_models_is_no_file(tmp_path: Path) -> None:
     done = simulate(TinyHost(tmp_path), [TinyCollaborator(tmp_path)], task_id="beside")
     assert not list(done.results["alice"].folder.glob("*extra*"))
+
+
+def test_whatever_an_object_holds_the_run_goes_on(tmp_path: Path) -> None:
+    def holding() -> TinyHost:
+        host: Any = TinyHost(tmp_path)
+        host.cycle = [1]
+        host.cycle.append(host.cycle)
+        host.holder = Holder(host)
+        host.never_used = nn.LazyLinear(2)
+        return host  # type: ignore[no-any-return]
+
+    simulate(holding(), [TinyCollaborator(tmp_path)], task_id="beside")

@@ -33,7 +33,7 @@ from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.privacy.ledger import _digest as ledger_of
-from heterofed.reporting.results import fresh_folder, write_whole
+from heterofed.reporting.results import SUMMARY, ended_run, fresh_folder, write_whole
 from heterofed.runs.artifacts import trained_here
 from heterofed.runs.checkpoint_store import CheckpointStore
 from psi.storage import files as psi_files
@@ -287,6 +287,7 @@ READERS: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
         lambda: 1 / consent.has_accepted(home, "t", "a", "0"),
     ),
     "record": lambda home: (home / "run", lambda: CheckpointStore(home).record()),
+    "ended run": lambda home: (home / SUMMARY, lambda: 1 / bool(ended_run(home))),
     "columns": lambda home: (home / SIGNATURE, lambda: read_signature(home)),
 }
 """What decides by what it reads of itself: where that lies, and how it is read."""
