@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import heterofed.errors
 from heterofed.errors import HeteroFedError, LocalProtocolError
 
 RAISED_IN = "heterofed: raised in "
 """How the note begins on what a hook raised."""
 
-_OURS = (str(Path(__file__).parent), contextlib.__file__)
+_OURS = (str(Path(heterofed.errors.__file__).parent), contextlib.__file__)
 
 
 @contextmanager

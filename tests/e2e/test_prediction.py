@@ -34,7 +34,6 @@ from heterofed.errors import (
 )
 from heterofed.files import file_lock, heterofed_home
 from heterofed.hetero_nn.predict import collaborator as serving
-from heterofed.hetero_nn.predict import host as prediction
 from heterofed.hetero_nn.predict import quota
 from heterofed.hetero_nn.predict.quota import Allowance
 from heterofed.privacy.dpsgd import DPSGD
@@ -566,7 +565,7 @@ def test_features_that_only_a_sum_shows_are_not_predicted_with(
     # A Host that asks all the same, of Collaborators whose summary does not tell.
     read = artifacts.read_trained
     tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
-    monkeypatch.setattr(prediction, "read_trained", tells)
+    monkeypatch.setattr(artifacts, "read_trained", tells)
     monkeypatch.setattr(serving, "read_trained", tells)
     separate._heterofed_make_plan = summing._heterofed_make_plan  # type: ignore[method-assign]
     with pytest.raises(RemoteProtocolError, match="masked_sum"):
