@@ -58,7 +58,7 @@ ENDLESS = {
     "psi/own_tags.py: self._changed.wait_for(lambda: not self._running)": WORK,
     "heterofed/transport/zeromq/routes.py: router.recv_multipart()": WORK,
     "heterofed/transport/zeromq/answers.py: link.recv(_WHOLE_BYTES - len(said))": (
-        "the socket has a timeout, and few bytes are read"
+        "the socket has what is left of a timeout"
     ),
     "heterofed/cli/demo.py: child.poll()": "looks at a process and does not wait",
     "heterofed/cli/demo.py: "

@@ -337,7 +337,8 @@ def test_host_holds_to_its_plan(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fusion", ["separate", "masked_sum"])
 def test_host_has_a_round_tested_once(fusion: str, tmp_path: Path) -> None:
-    bob = Victim(TinyCollaborator(tmp_path))
+    # One that trains would compare its gradients with carol's, who is not there.
+    bob = Victim(TinyCollaborator(tmp_path, is_feature_trainable=fusion == "separate"))
     host = LyingHost(fusion=fusion, collaborators=("bob", "carol"))
     link = host.welcome().to_train().link
     for batch in range(3):

@@ -171,9 +171,17 @@ def pump(*endpoints: Any, seconds: float = 0.7) -> list[Any]:
 # -- downgrades ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mechanism", ["null", "plain", "curve"])
+@pytest.mark.parametrize(
+    ("mechanism", "says"),
+    [
+        ("null", "a listener without keys"),
+        ("plain", "does not speak ZeroMQ as a Host does"),
+        ("curve", "heterofed keys show"),
+    ],
+)
 def test_a_false_host_hears_nothing(
     mechanism: str,
+    says: str,
     office: Path,
     tmp_path: Path,
     open_links: list[Any],
@@ -197,7 +205,7 @@ def test_a_false_host_hears_nothing(
         bob = Victim(TinyCollaborator(tmp_path, join_timeout=20))
         outcome = bob.outcome(60)
         assert isinstance(outcome, e.HandshakeError)
-        assert "heterofed keys show" in str(outcome)
+        assert says in str(outcome)
         assert false.poll(200) == 0
     secret = load_key("bob", office).secret
     for way in relay.seen.values():

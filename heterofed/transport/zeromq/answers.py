@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from enum import Enum
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01"
@@ -17,7 +18,7 @@ class Answer(Enum):
 
     CURVE = "a listener with keys"
     NULL = "a listener without keys"
-    OTHER = "something that does not speak ZeroMQ"
+    OTHER = "something that does not speak ZeroMQ as a Host does"
     NOTHING = "something that accepts connections and says nothing of its own"
     NOBODY = "nobody"
 
@@ -27,7 +28,7 @@ def who_answers(address: str, timeout: float = 2.0) -> Answer:
 
     Args:
         address: where.
-        timeout: seconds for each step.
+        timeout: seconds to connect, and again for the answer as a whole.
     """
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
@@ -35,7 +36,7 @@ def who_answers(address: str, timeout: float = 2.0) -> Answer:
     except OSError:
         return Answer.NOBODY
     with link:
-        said = _said(link)
+        said = _said(link, timeout)
     if not said:
         return Answer.NOTHING
     mechanism = said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
@@ -43,11 +44,14 @@ def who_answers(address: str, timeout: float = 2.0) -> Answer:
     return Answer[mechanism] if is_zmtp and mechanism in ("CURVE", "NULL") else Answer.OTHER
 
 
-def _said(link: socket.socket) -> bytes:
+def _said(link: socket.socket, timeout: float) -> bytes:
     """What comes after a greeting, as far as another greeting is long."""
-    said = b""
+    said, ends = b"", time.monotonic() + timeout
     with contextlib.suppress(OSError):  # it waits for more, says less, or hangs up
         link.sendall(_GREETING)
-        while len(said) < _WHOLE_BYTES and (more := link.recv(_WHOLE_BYTES - len(said))):
+        while len(said) < _WHOLE_BYTES and (left := ends - time.monotonic()) > 0:
+            link.settimeout(left)
+            if not (more := link.recv(_WHOLE_BYTES - len(said))):
+                break
             said += more
     return said
