@@ -37,7 +37,7 @@ def tested_by(run: Run, peer: Peer) -> psi.Budget:
 
 def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
     """What a Collaborator goes on from with this Host."""
-    kept = psi.KeptKey(_kept(run), peer=host.name, task=_account(run))
+    kept = psi.KeptKey(_kept(run), peer=host.name, task=_account(run, host))
     if run.resume == "never":
         kept.discard()
     return kept
@@ -45,7 +45,7 @@ def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
 
 def kept_results(run: Run, peer: Peer) -> psi.Resume:
     """What a Host goes on from with this Collaborator."""
-    kept = psi.Resume(_kept(run), peer=peer.name, task=_account(run))
+    kept = psi.Resume(_kept(run), peer=peer.name, task=_account(run, peer))
     if run.resume == "never":
         kept.discard()
     return kept
@@ -65,5 +65,8 @@ def _kept(run: Run) -> Path:
     return folder
 
 
-def _account(run: Run) -> str:
-    return f"{run.task_id}\0{party_of(run).name}"
+def _account(run: Run, peer: Peer) -> str:
+    # What was found with a peer whose name is proven is counted, and kept, apart from what was
+    # found with one that only says that name.
+    proof = "proven" if peer.channel.party else ""
+    return f"{run.task_id}\0{party_of(run).name}\0{proof}"
