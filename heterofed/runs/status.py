@@ -7,6 +7,7 @@ in it, and no text of an error that is not ours.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,7 +23,7 @@ from typing import Any
 import msgspec
 
 from heterofed._version import __version__
-from heterofed.errors import HeteroFedError
+from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.events import (
     Callback,
     Event,
@@ -34,7 +35,7 @@ from heterofed.events import (
     RoundEnded,
     StillWaiting,
 )
-from heterofed.files import own_folder, put_in_place
+from heterofed.files import own_folder, put_in_place, read
 from heterofed.messaging.aborts import cause
 from heterofed.reporting.results import STATUS
 from heterofed.runs.run import Run
@@ -144,6 +145,8 @@ class Status:
 def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
     """Keep the file from the beginning of the block until after its end, however it ends.
 
+    Settings that cannot work, refused before anybody was met, leave the folder as it was.
+
     Yields:
         The callback for events. Where the file cannot be written the task goes on.
     """
@@ -153,6 +156,7 @@ def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
         with run.harmless(STATUS):
             status(event)
 
+    before = _Before(run.result.folder)
     with run.harmless(STATUS):
         own_folder(run.result.folder)
         status.write()
@@ -160,10 +164,34 @@ def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
         yield note
     except BaseException as error:
         with run.harmless(STATUS):
-            status.end(error)
+            if isinstance(error, ConfigError) and run.party is None:
+                before.put_back()
+            else:
+                status.end(error)
         raise
     with run.harmless(STATUS):
         status.end(None)
+
+
+class _Before:
+    """What there was of a results folder before a launch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STATUS
+        self._missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        self._content: bytes | None = None
+        with contextlib.suppress(OSError):  # there is none, or it is not ours
+            self._content = read(self._path)
+
+    def put_back(self) -> None:
+        """Undo what the launch has made; folders that something else was written to stay."""
+        if (content := self._content) is not None:
+            put_in_place(self._path, lambda file: file.write(content))
+            return
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for each in self._missing:
+                each.rmdir()
 
 
 def _now() -> str:

@@ -649,11 +649,7 @@ def test_each_idiom(idiom: type[Idiom], tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", ["host", "collaborator"])
 def test_killed_processes(victim: str, parties: Parties, tmp_path: Path) -> None:
     start_over(seed=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HETEROFED_HOME", str(tmp_path / "home"))
-        expected = weights(
-            *done(run(Host(tmp_path, *IDIOMS), Accumulating(tmp_path), task="whole"))
-        )
+    expected = weights(*done(run(Host(tmp_path, *IDIOMS), Accumulating(tmp_path), task="whole")))
     for seed, dying in ((2, victim), (1, "")):
         both = [
             parties.start("-m", MODULE, role, str(tmp_path), str(seed), *["die"] * (role == dying))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from heterofed import simulate
-from heterofed.errors import JoinTimeoutError
+from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.events import Event, PhaseBegan, RoundEnded
 from heterofed.hetero_nn.psi import RSAPSIInitiatorScheduler
 from tests.e2e.processes import Parties
@@ -59,6 +59,21 @@ def test_nobody_came(tmp_path: Path) -> None:
     assert now["error"] == {"type": "JoinTimeoutError", "message": str(outcome), "hook": None}
     run(TinyHost(tmp_path, join_timeout=0.3))
     assert [each.name for each in (tmp_path / "tiny").iterdir()] == ["alice"]  # nothing moved aside
+
+
+def test_settings_that_cannot_work_leave_everything_as_it_was(tmp_path: Path) -> None:
+    def refused() -> None:
+        with pytest.raises(ConfigError, match="collaborators"):
+            TinyHost(tmp_path / "results", collaborators=["alice"]).launch_task("tiny")
+
+    refused()
+    assert not (tmp_path / "results").exists()
+    simulate(
+        TinyHost(tmp_path / "results"), [TinyCollaborator(tmp_path / "results")], task_id="tiny"
+    )
+    before = (tmp_path / "results/tiny/alice/status.json").read_bytes()
+    refused()
+    assert (tmp_path / "results/tiny/alice/status.json").read_bytes() == before
 
 
 def test_a_hook_that_raises_is_named_and_its_text_is_not_kept(tmp_path: Path) -> None:
