@@ -263,7 +263,8 @@ def settle(plan: Plan, task: TaskFile) -> Plan:
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    # One word for what is not set: some fields have "none" as a value, others None.
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 # -- files ---------------------------------------------------------------------------------------

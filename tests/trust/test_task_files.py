@@ -23,6 +23,7 @@ from heterofed.identity.task_terms import (
     agreed_fields,
     differences,
     settle,
+    shown_plan,
     shown_terms,
     terms_digest,
 )
@@ -371,6 +372,12 @@ def test_settings_that_differ_are_named_field_by_field(home: Path) -> None:
         "shuffle is true in the constructor and false in the file",
     ):
         assert said in str(caught.value)
+
+
+def test_what_is_not_set_has_one_word() -> None:
+    shown = shown_plan(Plan(host="alice", collaborators=("bob",)))
+    assert shown["loss_reduction"] == shown["compress_features"] == "none"
+    assert "None" not in shown.values()
 
 
 @given(st.binary(max_size=400))
