@@ -40,7 +40,7 @@ ALONE = {
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
     "rich": ["heterofed/reporting/progress"],
-    "click": ["heterofed/cli", "docs/generate"],
+    "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
 NO_TORCH = [
     "heterofed.messaging.party",
