@@ -241,6 +241,16 @@ class OtherTermsError(JoinRefusedError):
     summary = "the task files differ; agree on one and accept it again (heterofed task accept)"
 
 
+class OtherSettingsError(JoinRefusedError):
+    """The Host announced other agreed settings than this party was given; the message names them.
+
+    What to do: give the same `agreed=` at every party, or leave out what the Host decides.
+    """
+
+    code = "other_settings"
+    summary = "the parties were given different agreed settings; give the same `agreed=` at all"
+
+
 class OtherVersionError(JoinRefusedError):
     """This party and the Host have no version of the protocol in common.
 
