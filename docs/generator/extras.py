@@ -13,6 +13,7 @@ FOR = {
     "onnx": "`heterofed.export`: a trained half as ONNX",
     "plot": "pictures of baselines",
     "parquet": "tables and lists of ids from Parquet files",
+    "table": "`heterofed.tabular`: columns of every kind, metrics, scorecards",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "docs": "building this site",
     "dev": "linters, types and the test suite",
