@@ -5,12 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long coverage check lint audit docs site dist sbom format clean
+# An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
 
-test: $(VENV)/.installed lint audit
+test: $(VENV)/.installed
+	$(MAKE) -j 4 lint audit
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
 # Sweeps: killed at every point, a fault at every entry, the largest message of every dtype.
@@ -21,13 +25,21 @@ test-long: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
 
-check: $(VENV)/.installed lint
+check: $(VENV)/.installed
+	$(MAKE) -j 3 lint
 	$(BIN)/python -m pytest -n 2 -q -m "not slow and not long"
 
-lint: $(VENV)/.installed
+lint: style types stale
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
 	$(BIN)/mypy
+
+# Whether the generated parts of the documentation are up to date.
+stale: $(VENV)/.installed
 	$(BIN)/python -m docs.generate --check
 
 # Known holes of the versions in constraints.txt; says so where no advisory service can be reached.
