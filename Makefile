@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long coverage check lint style types stale audit docs site format clean
+.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
@@ -56,6 +56,16 @@ docs: $(VENV)/.installed
 site: $(VENV)/.installed docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# A wheel and a source archive in dist/, the same to the byte from the same sources.
+dist: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/uvx --quiet twine check --strict dist/*.whl dist/*.tar.gz
+
+# What is in it: a bill of materials of the versions in constraints.txt, for whoever has to approve them.
+sbom: $(VENV)/.installed
+	$(BIN)/uvx --quiet --from cyclonedx-bom cyclonedx-py requirements constraints.txt --output-file sbom.json
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -69,4 +79,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site dist sbom.json
