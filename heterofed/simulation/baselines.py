@@ -289,8 +289,12 @@ class _Baseline:
         common = set.intersection(*sets)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")
+        announced = None
         for each in self._all:
-            each._heterofed_split(self._runs[each._heterofed_settings.feature_key], common)
+            run = self._runs[each._heterofed_settings.feature_key]
+            each._heterofed_split(run, common, announced)
+            if plan_of(run).announced_split:
+                announced = each.train_ids, each.test_ids
 
     def _batches(self, kind: Literal["train", "test"]) -> Iterator[list[Batch]]:
         """Every party's batch of the same rows; the Host's first."""
