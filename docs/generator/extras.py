@@ -19,6 +19,7 @@ FOR = {
     "wandb": "`heterofed.trackers.wandb`",
     "prometheus": "`heterofed.trackers.prometheus`",
     "opentelemetry": "`heterofed.trackers.opentelemetry`",
+    "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "docs": "building this site",
     "dev": "linters, types and the test suite",
