@@ -48,6 +48,8 @@ def read_database(url: str, *, table: str | None, query: str | None) -> tuple[st
     engine, shown = _engine(url)
     try:
         with engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execution_options(postgresql_readonly=True)
             select = query or _select(connection, table or "", shown)
             scratch = Scratch()
             path = scratch.place(".csv")
@@ -64,23 +66,26 @@ def read_database(url: str, *, table: str | None, query: str | None) -> tuple[st
 
 
 def read_duckdb(path: Path, *, table: str | None, query: str | None = None) -> Relation:
-    """A table of a DuckDB file, which is read where it lies.
+    """A table of a DuckDB file, copied to the scratch folder.
 
     Raises:
         ConfigError: it has no such table.
     """
     scratch = Scratch()
-    connection = connect(scratch, large=False)
+    connection = connect(scratch, large=True)
+    ((base,),) = connection.execute("SELECT current_database()").fetchall()
+    cells = f"{quoted(str(base))}.main.cells"
     try:
         connection.execute(f"ATTACH {literal(str(path))} AS given (READ_ONLY)")
         connection.execute("USE given")
-        select = query or "SELECT * FROM " + ".".join(map(quoted, (table or "").split(".")))  # noqa: S608
-        connection.execute(f"CREATE TEMP TABLE cells AS {select}")
+        named = ".".join(map(quoted, (table or "").split(".")))
+        connection.execute(f"CREATE TABLE {cells} AS {query or f'SELECT * FROM {named}'}")
+        connection.execute(f"USE {quoted(str(base))}")
+        connection.execute("DETACH given")
     except need_duckdb().Error as error:
         what = f"table {table!r}" if table else "the query"
         raise ConfigError(f"{path.name}: {what} cannot be read: {_first_line(error)}") from None
-    columns = columns_of(connection, "temp.cells")
-    return Relation(connection, scratch, "temp.cells", "rowid", columns)
+    return Relation(connection, scratch, cells, "rowid", columns_of(connection, cells))
 
 
 def _existing(path: str) -> Path:
@@ -142,9 +147,7 @@ def _as_csv(connection: Connection, select: str) -> Iterator[bytes]:
     from sqlalchemy import text
 
     options: dict[str, Any] = {"stream_results": True, "max_row_buffer": _AT_ONCE}
-    if connection.dialect.name == "postgresql":
-        options["postgresql_readonly"] = True
-    rows = connection.execution_options(**options).execute(text(select.replace(":", "\\:")))
+    rows = connection.execute(text(select.replace(":", "\\:")), execution_options=options)
     block = io.StringIO()
     writer = csv.writer(block, lineterminator="\n")
     writer.writerow(rows.keys())

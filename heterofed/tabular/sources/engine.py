@@ -46,7 +46,7 @@ def need_duckdb() -> Any:
     try:
         import duckdb
     except ImportError:
-        raise ConfigError("reading tables needs DuckDB: pip install 'heterofed[tabular]'") from None
+        raise ConfigError("reading tables needs DuckDB: pip install 'heterofed[table]'") from None
     return duckdb
 
 

@@ -36,10 +36,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_CANDIDATES = (
-    *("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1252", "cp1250", "cp1251"),
-    *("cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "koi8_r"),
-)
+_WIDE = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")
+_NARROW = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r")
 """Encodings that tables are found in, beside Unicode's own."""
 
 
@@ -138,9 +136,11 @@ class PlainText:
         except ImportError:
             raise ConfigError(
                 f"{self._name} is not UTF-8 text: say its encoding, such as gb18030 or latin-1, or"
-                " save it as UTF-8 (to have it found out: pip install 'heterofed[tabular]')"
+                " save it as UTF-8 (to have it found out: pip install 'heterofed[table]')"
             ) from None
-        best = from_bytes(self._telling(), cp_isolation=list(_CANDIDATES)).best()
+        telling = self._telling()
+        likely = _NARROW if _is_narrow(telling) else _WIDE
+        best = from_bytes(telling, cp_isolation=list(likely)).best()
         if best is None:
             raise ConfigError(
                 f"{self._name} is not UTF-8 text and its encoding cannot be found out: say which it"
@@ -222,6 +222,24 @@ def _unpacked(path: Path, packed: str) -> Iterator[bytes]:
     openers = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     with openers[packed](path, "rb") as opened:  # type: ignore[operator]
         yield from _blocks(opened)
+
+
+def _is_narrow(text: bytes) -> bool:
+    """Whether letters beyond ASCII are one byte each: then most of them stand between ASCII ones.
+
+    Characters of two bytes come in rows of words. By itself, a guess at one short word is a toss.
+    """
+    runs = re.findall(rb"[\x80-\xff]+", text)
+    return sum(len(run) == 1 for run in runs) > len(runs) / 2 or _is_alphabetic(text)
+
+
+def _is_alphabetic(text: bytes) -> bool:
+    """Whether it reads as Cyrillic, Greek, Hebrew or Arabic: whole words of one-byte letters.
+
+    Words of two-byte characters have an even number of bytes; of others every second has not.
+    """
+    words = re.findall(rb"(?<![\x40-\xff])[\x80-\xff]{2,}(?![\x40-\xff])", text)
+    return sum(len(word) % 2 for word in words) > len(words) / 4
 
 
 def _blocks(file: IO[bytes] | BinaryIO | io.BufferedIOBase) -> Iterator[bytes]:

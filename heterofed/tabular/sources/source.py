@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heterofed.data.table import need_pandas
 from heterofed.errors import ColumnError
 from heterofed.tabular.kinds import MISSING, Column, converted, pattern_of, plain
 from heterofed.tabular.sources.engine import Scratch, need_duckdb
@@ -139,9 +138,11 @@ class Source:
         return self._checked(self._read(names), 0)
 
     def _read(self, names: list[str]) -> pd.DataFrame:
+        import pandas
+
         parts = [names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE)] or [[]]
         frames = [self._run(part, lambda cursor: cursor.df()) for part in parts]
-        frame: pd.DataFrame = need_pandas().concat(frames, axis=1).set_axis(names, axis=1)
+        frame: pd.DataFrame = pandas.concat(frames, axis=1).set_axis(names, axis=1)
         return frame
 
     def chunks(
