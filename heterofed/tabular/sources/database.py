@@ -79,7 +79,7 @@ def read_duckdb(path: Path, *, table: str | None, query: str | None = None) -> R
         connection.execute(f"ATTACH {literal(str(path))} AS given (READ_ONLY)")
         connection.execute("USE given")
         named = ".".join(map(quoted, (table or "").split(".")))
-        connection.execute(f"CREATE TABLE {cells} AS {query or f'SELECT * FROM {named}'}")
+        connection.execute(f"CREATE TABLE {cells} AS {query or f'SELECT * FROM {named}'}")  # noqa: S608
         connection.execute(f"USE {quoted(str(base))}")
         connection.execute("DETACH given")
     except need_duckdb().Error as error:
