@@ -77,7 +77,8 @@ def test_a_batch_size_is_a_whole_number(size: Any) -> None:
 
 def test_missing_ids_are_counted_and_not_shown() -> None:
     table = VerticalTable(FRAME, id="id", columns=["age"])
-    with pytest.raises(MissingIdsError, match=r"no row for 2 of 3 requested ids \(at posi") as caught:
+    says = r"no row for 2 of 3 requested ids \(at positions 0, 2\)"
+    with pytest.raises(MissingIdsError, match=says) as caught:
         table.rows(["secret", "p1", "other"])
     assert caught.value.numbers == (2, 3)
     assert "secret" not in str(caught.value)
