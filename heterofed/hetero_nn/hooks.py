@@ -97,6 +97,8 @@ class PartyHooks(Scheduler):
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
 
+        Where the Host announces its split (`announce_split`), it is asked at the Host alone.
+
         Args:
             id_intersection: the common ids; iterates in sorted order.
 

@@ -94,6 +94,9 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
             in all runs of a task together, those of unchanged sets counted once.
+        announce_split: ask `split_dataset` at the Host alone, and tell the others which common ids
+            are in which part, and nothing else: for splits by labels, or by columns that only the
+            Host has.
         agreed: settings of a layer above the schedulers that all parties are to go by, strings by
             name, such as how ids are written. The Host announces them with its plan; every party
             reads them as `self.agreed`, from `load_local_ids` on. They are no secrets.
@@ -137,6 +140,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        announce_split: bool = False,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),

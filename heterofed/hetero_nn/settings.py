@@ -73,6 +73,7 @@ class HostSettings(LeadSettings, HalfSettings):
     wait_for_peers: float
     shuffle: bool
     early_gradients: bool
+    announce_split: bool
     batch_size: int | None
     checkpoint_batches: int
     compress_features: Coding | None
@@ -94,6 +95,7 @@ class HostSettings(LeadSettings, HalfSettings):
         check_seconds("wait_for_peers", self.wait_for_peers)
         check_flag("shuffle", self.shuffle)
         check_flag("early_gradients", self.early_gradients)
+        check_flag("announce_split", self.announce_split)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
         check_staleness(self.max_staleness)
@@ -141,6 +143,7 @@ class HostSettings(LeadSettings, HalfSettings):
             fusion=self.fusion,
             max_staleness=self.max_staleness,
             wait_for_peers=float(self.wait_for_peers),
+            announced_split=self.announce_split,
         )
 
     def _check_batches(self) -> None:

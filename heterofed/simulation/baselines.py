@@ -143,7 +143,7 @@ def plot(table: Path, metric: str, path: Path) -> Path:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        raise ConfigError("plots need matplotlib: pip install matplotlib") from None
+        raise ConfigError("plots need an extra: pip install 'heterofed[plot]'") from None
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or metric not in rows[0] or "round" not in rows[0]:

@@ -144,8 +144,11 @@ class Baseline:
         common = set.intersection(*sets)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")
+        announced = None
         for half in self._halves:
-            split(half, common)
+            split(half, common, announced)
+            if half.run.plan.announced_split:
+                announced = half.run.state.train_ids, half.run.state.test_ids
 
     def _train_a_round(self) -> float | None:
         run = self._mine.run

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from heterofed.compute.alignment import SortedIdSet, check_split, keyed_digest
 from heterofed.errors import SplitMismatchError
 from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.train.announced_split import announce_split, announced_split
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import SplitAccepted, SplitPlan
 
 logger = logging.getLogger("heterofed")
 
 
-def split(half: Half[Any], common: Iterable[str]) -> SplitPlan:
+Parts = tuple[Sequence[str], Sequence[str]]
+"""Train and test ids."""
+
+
+def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None) -> SplitPlan:
     """Split the common ids; gives the digests by which the parties compare their splits.
+
+    Args:
+        half: of this party; its run gets the train and test ids.
+        common: ids that all parties have.
+        announced: what the Host has announced; None: the hook of this party is asked.
 
     Raises:
         SplitError: the hook gave something that is no split.
     """
     run, ids = half.run, SortedIdSet(common)
-    train, test = check_split(half.hooks.call("split_dataset", ids))
+    train, test = check_split(announced or half.hooks.call("split_dataset", ids))
     if not ids.issuperset(train) or not ids.issuperset(test):
         logger.info("split_dataset returned names that are not ids of the intersection")
     if half.settings.weights_defence is not None:
@@ -50,9 +60,12 @@ def split_as_host(
     half: Half[Any], common: Iterable[str], keep: Callable[[], None] = lambda: None
 ) -> None:
     """Have every Collaborator split as the Host does; `keep` is called once all have."""
-    party = half.run.party
+    party, state = half.run.party, half.run.state
     with party.in_phase("split"):
-        party.broadcast(split(half, common))
+        digests = split(half, common)
+        if half.run.plan.announced_split:
+            announce_split(party, common, state.train_ids, state.test_ids)
+        party.broadcast(digests)
         for peer in party.peers.values():
             party.take(peer, SplitAccepted)
         keep()
@@ -68,8 +81,10 @@ def split_as_collaborator(
     """
     party = half.run.party
     with party.in_phase("split"):
+        announces = half.run.plan.announced_split
+        announced = announced_split(party, host, common) if announces else None
         theirs = party.take(host, SplitPlan).of(SplitPlan)
-        mine = split(half, common)
+        mine = split(half, common, announced)
         if mine != theirs:
             raise SplitMismatchError(
                 f"split_dataset gave {mine.train_count} train and {mine.test_count} test ids at"
