@@ -13,7 +13,7 @@ class CheckpointPart:
     def note(self, kept: Kept) -> None:
         """Note what is to be kept: a checkpoint is about to be written."""
 
-    def save(self, folder: Path, prefix: str) -> None:
+    def write_beside(self, folder: Path, prefix: str) -> None:
         """Write what goes with the models into the results folder, as `<prefix><name>`."""
 
     def leave(self) -> None:

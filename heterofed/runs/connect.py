@@ -81,19 +81,18 @@ def as_host(
         partial: whether whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
-    expected = settings.collaborators if expected is None else expected
-    expected = place.expected(expected, partial=partial)
+    asked = settings.collaborators if expected is None else expected
+    expected = place.expected(asked, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
         earlier, expected = _same_plan(run, place, earlier, expected, make_plan)
         waits = patience(run, settings.join_timeout, earlier.agreement.plan.wait_for_peers)
+    timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
-        timeouts = settings.timeouts(settings.calculation_timeout)
-        party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
-        run.maybe_party = party
-        going_on = earlier if (run.waits or run.complete) and earlier and earlier.marks else None
+        party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
+        known = earlier if earlier is not None and earlier.marks else None
         door = Door(
             task_digest(run.task_id),
             purpose,
@@ -101,7 +100,7 @@ def as_host(
             expected,
             terms=place.terms,
             ended=run.ended,
-            going_on=going_on,
+            going_on=known if run.waits or run.complete else None,
             partial=partial,
             check_usable=place.check_usable,
         )

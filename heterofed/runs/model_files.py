@@ -56,7 +56,7 @@ class ModelFiles:
         run.result.rounds = run.round
         run.result.best_round = run.state.kept.best_round
         for part in self._parts:
-            part.save(run.result.folder, prefix)
+            part.write_beside(run.result.folder, prefix)
 
     def save_best(self) -> None:
         """Write the models of this round as those of the best one."""

@@ -99,7 +99,7 @@ class SignatureKeeper(CheckpointPart):
         """See `CheckpointPart`."""
         kept.signature = msgspec.to_builtins(self._read().signature)
 
-    def save(self, folder: Path, prefix: str) -> None:  # noqa: ARG002
+    def write_beside(self, folder: Path, prefix: str) -> None:  # noqa: ARG002
         """See `CheckpointPart`: the signature is the same for the best round."""
         reader = self._read()
         reader.compare_frames(_frames_of(self._owner))

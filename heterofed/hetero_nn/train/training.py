@@ -270,7 +270,7 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
 class _BestMeans(CheckpointPart):
     """The means of features go with the models of the best round, too."""
 
-    def save(self, folder: Path, prefix: str) -> None:
+    def write_beside(self, folder: Path, prefix: str) -> None:
         """See `CheckpointPart`."""
         if prefix:
             means = (folder / MEANS).read_bytes()
