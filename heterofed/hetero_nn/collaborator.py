@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from heterofed.events import Callback
-from heterofed.hetero_nn.hooks import CollaboratorHooks, HalfEngine
+from heterofed.hetero_nn.engine import HalfEngine
+from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.collaborator import serve
 from heterofed.hetero_nn.settings import CollaboratorSettings
 from heterofed.hetero_nn.train.dry_run import CollaboratorDryRun

@@ -8,8 +8,8 @@ that belongs to that is behind one attribute.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -19,45 +19,15 @@ from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import named
 from heterofed.errors import ConfigError
-from heterofed.hetero_nn.settings import CollaboratorSettings, HalfSettings, HostSettings
+from heterofed.hetero_nn.engine import HalfEngine
+from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
 from heterofed.privacy.dpsgd import Sampling, most_participations, poisson_batches
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.beside import launch_beside
-from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import Shown
-from heterofed.runs.task import Task
-
-S = TypeVar("S", bound=HalfSettings)
-
-
-class HalfEngine(Engine[S]):
-    """What is behind a scheduler of split training: its settings, its run, and its tasks.
-
-    Args:
-        settings: what the constructor was given.
-        training: makes the task that trains.
-        dry_run: makes the task that tries one batch.
-    """
-
-    def __init__(
-        self, settings: S, training: Callable[[Any], Task], dry_run: Callable[[Any], Task]
-    ) -> None:
-        super().__init__(settings)
-        self.training, self.dry_run = training, dry_run
-
-    def made(self, name: str) -> Any:
-        """A model or optimizer of the run; made on first use.
-
-        Raises:
-            ConfigError: no run has begun.
-        """
-        models = self.run.models if self.run is not None else None
-        if models is None:
-            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
-        return models.made(name)
 
 
 class PartyHooks(Scheduler):
@@ -467,8 +437,3 @@ def _no_test(*_: Any, **__: Any) -> None:
 def half_engine(scheduler: PartyHooks) -> HalfEngine[Any]:
     """What is behind a scheduler of split training, for the parts of heterofed that run it."""
     return scheduler._heterofed
-
-
-def host_settings(host: HostHooks) -> HostSettings:
-    """What a Host's constructor was given."""
-    return host._heterofed.settings

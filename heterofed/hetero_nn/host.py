@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from heterofed.events import Callback
-from heterofed.hetero_nn.hooks import HalfEngine, HostHooks
+from heterofed.hetero_nn.engine import HalfEngine
+from heterofed.hetero_nn.hooks import HostHooks
 from heterofed.hetero_nn.predict.host import Missing, predict
 from heterofed.hetero_nn.settings import HostSettings
 from heterofed.hetero_nn.train.dry_run import HostDryRun

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from heterofed.errors import ConfigError
-from heterofed.files import append, private_folder, put_in_place, read
+from heterofed.files import append_json, private_folder, put_in_place, read
 
 Deed = Literal["accepted", "refused", "started"]
 
@@ -74,7 +74,7 @@ def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: s
         line["why"] = why
     path = private_folder(home) / "audit.log"
     try:
-        append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        append_json(path, line)
     except OSError as error:
         raise ConfigError(
             f"the audit log {path} cannot be written ({error.strerror}): what this party agrees to"

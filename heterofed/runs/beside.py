@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from heterofed.files import append, own_folder, writing
+from heterofed.files import append_json, own_folder, writing
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
@@ -55,4 +54,4 @@ def log_request(run: Run, **what: object) -> None:
     line = {"time": when, "run": run.result.run, **what}
     path = run.result.folder / "log.jsonl"
     with writing(path):
-        append(path, json.dumps(line).encode() + b"\n")
+        append_json(path, line)

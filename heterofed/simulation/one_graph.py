@@ -27,6 +27,7 @@ from heterofed.hetero_nn.hooks import (
 from heterofed.hetero_nn.models import HalfModels, HostModels
 from heterofed.hetero_nn.train.host_loop import HostLoop
 from heterofed.hetero_nn.train.joint_batch import MASKED_SUM, kept
+from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
 from heterofed.hetero_nn.train.recording import record_training, scalars_of
 from heterofed.hetero_nn.train.rounds import go_through_rounds
 from heterofed.hetero_nn.train.split import split
@@ -42,7 +43,6 @@ from heterofed.runs.run import Run, new_run
 from heterofed.transport.memory import Hub
 
 Mode = Literal["local", "pooled"]
-TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
 
 
 class Baseline:

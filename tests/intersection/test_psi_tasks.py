@@ -14,7 +14,7 @@ import psi
 from heterofed import ConfigError
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-from heterofed.intersection import host as intersection
+from heterofed.intersection import collaborator as intersection
 from heterofed.intersection.ids import own_ids
 from heterofed.messaging.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run

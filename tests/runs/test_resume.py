@@ -196,6 +196,18 @@ def test_a_metrics_name_in_a_checkpoint_is_no_path(tmp_path: Path, name: str) ->
     assert outside.read_text() == "precious"
 
 
+def test_a_checkpoint_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(snapshots, "FORMAT", 1)
+        interrupted(tmp_path)
+    outcome, _ = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert isinstance(outcome, e.CheckpointError)
+    assert "format 1" in str(outcome)
+    assert 'resume="never"' in str(outcome)
+
+
 def store(folder: Path, party: str) -> CheckpointStore:
     return CheckpointStore(folder / "tiny" / party / "resume")
 

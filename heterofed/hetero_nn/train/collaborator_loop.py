@@ -26,11 +26,10 @@ from heterofed.hetero_nn.train.dp_checks import check_private
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.guard import REPORT
 from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
 from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
 from heterofed.runs.checkpoint_part import CheckpointPart
-
-TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
 
 
 @dataclass(slots=True)

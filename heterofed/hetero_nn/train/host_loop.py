@@ -35,6 +35,7 @@ from heterofed.hetero_nn.train.joint_batch import (
     telling_what_came,
 )
 from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
 from heterofed.hetero_nn.train.recording import record_training, scalars_of
 from heterofed.hetero_nn.train.test_hooks import TestHooks
 from heterofed.messaging.party import Party
@@ -44,8 +45,6 @@ from heterofed.protocol import messages as msg
 from heterofed.runs.checkpoint_part import CheckpointPart
 
 logger = logging.getLogger("heterofed")
-
-TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
 
 
 class HostLoop(CheckpointPart):

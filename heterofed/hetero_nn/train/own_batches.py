@@ -25,11 +25,11 @@ from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
 
-TRAINS = "iterate_train_feature"
+TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
 
 KINDS: dict[str, Kind] = {
     TRAINS: "train",
-    "iterate_test_feature": "test",
+    TESTS: "test",
     "iterate_predict_feature": "predict",
 }
 """What the rows of a feature hook are for."""
