@@ -14,6 +14,7 @@ FOR = {
     "plot": "pictures of baselines",
     "parquet": "tables and lists of ids from Parquet files",
     "table": "`heterofed.tabular`: columns of every kind, metrics, scorecards",
+    "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "docs": "building this site",
     "dev": "linters, types and the test suite",
