@@ -815,7 +815,7 @@ def both(folder: Path, **settings: Any) -> list[Any]:
 
 
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.runs.run.FAREWELL_SECONDS", 2.0)
+    monkeypatch.setattr("heterofed.runs.unfinished.GOODBYE_SECONDS", 2.0)
 
 
 def settled(*folders: Path) -> Any:
