@@ -27,7 +27,7 @@ from heterofed.errors import (
     TaskFailed,
     TaskFinishedError,
 )
-from heterofed.events import Callback, PartyLost, TaskEnded
+from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER
 from heterofed.reporting import console
@@ -145,6 +145,7 @@ class Lifecycle:
             run.maybe_party = party
             run.result.run, run.result.fusion = run.agreement.run.hex(), run.plan.fusion
             self._task.open_folder(run)
+            party.emit(began(run))
             self._task.perform(run)
             run.tell()
             party.emit(TaskEnded())
@@ -253,3 +254,16 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def began(run: Run) -> TaskBegan:
+    """The event that tells callbacks which task has begun."""
+    plan, result = run.plan, run.result
+    return TaskBegan(
+        run.task_id,
+        result.party,
+        plan.host,
+        plan.collaborators,
+        run.agreement.run.hex(),
+        result.folder,
+    )
