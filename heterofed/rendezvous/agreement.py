@@ -16,7 +16,7 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-Errand: TypeAlias = Purpose | Literal["predict", "rehearse"]
+JoinPurpose: TypeAlias = Purpose | Literal["predict", "rehearse"]
 """What the parties meet for: what the task is for, a prediction with what it trained, or one batch
 of it."""
 
