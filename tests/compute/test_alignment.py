@@ -16,8 +16,10 @@ from heterofed.compute.alignment import (
     check_split,
     default_split,
     keyed_digest,
+    pack_parts,
     round_order,
     stream_seed,
+    unpack_parts,
 )
 from heterofed.errors import EmptySplitError, IdError
 
@@ -126,6 +128,22 @@ def test_ids_stay_in_their_part_when_others_come(ids: list[str], others: list[st
     assert test <= more_test
     assert more_train | more_test == {*ids, *others}
     assert not more_train & more_test
+
+
+def test_parts_are_two_bits_for_each_id() -> None:
+    packed = pack_parts("abcdef", train="aef", test="bf")
+    assert packed == bytes([0b00_00_10_01, 0b00_00_11_01])
+    assert unpack_parts("abcdef", packed) == (["a", "e", "f"], ["b", "f"])
+
+
+@given(st.lists(st.tuples(TEXTS, st.sampled_from(["train", "test", ""])), max_size=12))
+def test_parts_come_back_in_the_order_of_their_ids(told: list[tuple[str, str]]) -> None:
+    parts = dict(told)
+    train = [each for each, part in parts.items() if part == "train"]
+    test = [each for each, part in parts.items() if part == "test"]
+    packed = pack_parts(parts, reversed(train), reversed(test))
+    assert len(packed) == -(-len(parts) // 4)
+    assert unpack_parts(list(parts), packed) == (train, test)
 
 
 def as_described(secret: bytes, purpose: str, ids: list[str]) -> bytes:
