@@ -1,7 +1,7 @@
 """Vertical split learning between organisations that hold different columns about the same people.
 
-Public names load when they are first used: `import heterofed` costs next to nothing, and only what
-needs torch loads it. Importing has no side effects.
+Public names are loaded when they are first used, so `import heterofed` is cheap and imports torch
+only if a name that needs it is used. Importing the package has no side effects.
 """
 
 from __future__ import annotations

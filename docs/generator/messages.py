@@ -40,6 +40,8 @@ def type_text(kind: types.Type) -> str:  # one line per kind of type is easiest 
             )
         case types.VarTupleType(item_type=item, min_length=least, max_length=most):
             return f"list of {least or 0} to {most}: {type_text(item)}"
+        case types.TupleType(item_types=items):
+            return "(" + "; ".join(type_text(each) for each in items) + ")"
         case types.StructType(cls=cls):
             return f"[`{cls.__name__}`](#{cls.__name__.lower()})"
         case types.UnionType(types=kinds):

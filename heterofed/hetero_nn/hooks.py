@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -82,6 +82,7 @@ class HostHooks(TrainingScheduler):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -96,6 +97,7 @@ class HostHooks(TrainingScheduler):
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
             seed=seed,
+            agreed={} if agreed is None else agreed,
         )
         self._heterofed_max_rounds = max_rounds
         self._heterofed_calculation_timeout = calculation_timeout
@@ -408,6 +410,7 @@ class HostHooks(TrainingScheduler):
             psi_protocol=self._heterofed_psi_protocol,
             psi_bits=self._heterofed_psi_bits,
             max_peer_ids=self._heterofed_max_peer_ids,
+            agreed=tuple(sorted(self._heterofed_settings.agreed.items())),
         )
 
     def _heterofed_predicts(self) -> bool:

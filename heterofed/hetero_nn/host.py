@@ -126,6 +126,9 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
             in all runs of a task together, those of unchanged sets counted once.
+        agreed: settings of a layer above the schedulers that all parties are to go by, strings by
+            name, such as how ids are written. The Host announces them with its plan; every party
+            reads them as `self.agreed`, from `load_local_ids` on. They are no secrets.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """

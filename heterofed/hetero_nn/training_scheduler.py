@@ -233,6 +233,12 @@ class TrainingScheduler(ResumableScheduler):
         agreement = self._heterofed_run.agreement if self._heterofed_run else None
         return agreement.plan.batch_size or None if agreement else None
 
+    @Shown
+    def agreed(self) -> dict[str, str]:
+        """Settings that the Host announced; before the parties met, what this party was given."""
+        agreement = self._heterofed_run.agreement if self._heterofed_run else None
+        return dict(agreement.plan.agreed if agreement else self._heterofed_settings.agreed)
+
     def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
         """Cut ids into the agreed batches; for use in the feature hooks.
 
