@@ -30,6 +30,7 @@ LAYERS = [
     ["heterofed.hetero_nn"],
     ["heterofed.simulation"],
     ["heterofed.baselines"],
+    ["heterofed.tabular"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
@@ -39,6 +40,8 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
+    "optuna": ["heterofed/tabular/search"],
+    "sklearn": ["heterofed/tabular/"],
     "rich": ["heterofed/reporting/progress"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
