@@ -234,6 +234,12 @@ class TrainingScheduler(ResumableScheduler):
         return agreement.plan.batch_size or None if agreement else None
 
     @Shown
+    def parties(self) -> tuple[str, ...]:
+        """Feature keys of all parties, the Host's first; empty before they met."""
+        agreement = self._heterofed_run.agreement if self._heterofed_run else None
+        return (agreement.plan.host, *agreement.plan.collaborators) if agreement else ()
+
+    @Shown
     def agreed(self) -> dict[str, str]:
         """Settings that the Host announced; before the parties met, what this party was given."""
         agreement = self._heterofed_run.agreement if self._heterofed_run else None

@@ -9,24 +9,48 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from heterofed.tabular.evaluation import Evaluation, evaluate
-    from heterofed.tabular.objectives import Labels, Objective, read_labels
+from heterofed.errors import ConfigError
 
-__all__ = ["Evaluation", "Labels", "Objective", "evaluate", "read_labels"]
+if TYPE_CHECKING:
+    from heterofed.tabular.collaborator import TabularCollaborator
+    from heterofed.tabular.evaluation import Evaluation, evaluate
+    from heterofed.tabular.host import TabularHost
+    from heterofed.tabular.objectives import Labels, Objective, read_labels
+    from heterofed.tabular.sources import Source, open_source
+
+__all__ = [
+    "Evaluation",
+    "Labels",
+    "Objective",
+    "Source",
+    "TabularCollaborator",
+    "TabularHost",
+    "evaluate",
+    "open_source",
+    "read_labels",
+]
 
 _HOME = {
     "Evaluation": "heterofed.tabular.evaluation",
     "Labels": "heterofed.tabular.objectives",
     "Objective": "heterofed.tabular.objectives",
+    "Source": "heterofed.tabular.sources",
+    "TabularCollaborator": "heterofed.tabular.collaborator",
+    "TabularHost": "heterofed.tabular.host",
     "evaluate": "heterofed.tabular.evaluation",
+    "open_source": "heterofed.tabular.sources",
     "read_labels": "heterofed.tabular.objectives",
 }
 
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        try:
+            return getattr(import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"tables need {error.name}: pip install 'heterofed[tabular]'"
+            ) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
