@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from heterofed._version import __version__
+
+if sys.platform == "win32":  # files are opened by ways that Windows does not have
+    raise ImportError("heterofed runs on Linux and macOS; on Windows install it within WSL 2")
 
 if TYPE_CHECKING:
     from heterofed.compute.batch import Batch

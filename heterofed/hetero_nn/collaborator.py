@@ -20,6 +20,7 @@ from heterofed.compute.streams import generators_kept
 from heterofed.compute.tensors import Layout, check_finite, named, restore
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
+from heterofed.hetero_nn.train.announced_split import announced_split
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.privacy_guard import REPORT, CollaboratorGuard, check_private
 from heterofed.hetero_nn.train.row_order import RowOrder
@@ -279,8 +280,10 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             run, host, self._heterofed_prepare(run), max_peer_ids=self._heterofed_max_peer_ids
         )
         with party.in_phase("split"):
+            announces = plan_of(run).announced_split
+            announced = announced_split(party, host, common) if announces else None
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
-            mine = self._heterofed_split(run, common)
+            mine = self._heterofed_split(run, common, announced)
             if mine != theirs:
                 raise SplitMismatchError(
                     f"split_dataset gave {mine.train_count} train and {mine.test_count} test ids at"

@@ -141,6 +141,8 @@ class TrainingScheduler(ResumableScheduler):
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
 
+        Where the Host announces its split (`announce_split`), it is asked at the Host alone.
+
         Args:
             id_intersection: the common ids; iterates in sorted order.
 
@@ -505,11 +507,18 @@ class TrainingScheduler(ResumableScheduler):
             self._heterofed_made(name)
         self._heterofed_carried(run).begin()
 
-    def _heterofed_split(self, run: Run, common: Iterable[str]) -> SplitPlan:
-        """Split the common ids; gives the digests by which the parties compare their splits."""
+    def _heterofed_split(
+        self,
+        run: Run,
+        common: Iterable[str],
+        announced: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> SplitPlan:
+        """Split the common ids, unless the Host has announced its split; gives the digests by which
+        the parties compare their splits.
+        """
         common = SortedIdSet(common)
         train, test = check_split(
-            self._heterofed_call_hook("split_dataset", self.split_dataset, common)
+            announced or self._heterofed_call_hook("split_dataset", self.split_dataset, common)
         )
         if not common.issuperset(train) or not common.issuperset(test):
             logger.info("split_dataset returned names that are not ids of the intersection")

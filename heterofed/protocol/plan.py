@@ -64,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         psi_bits: size of the RSA keys of the intersection.
         max_peer_ids: most ids that one party may have intersected.
         max_batch_bytes: most bytes of one batch of features or gradients.
+        announced_split: whether the Host announces which common ids are for training and which for
+            tests; else each party splits them by the same function.
         agreed: settings of a layer above (what the task predicts, how ids are written), by name.
             The protocol carries them and never reads them.
     """
@@ -88,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     psi_bits: KeyBits = 2048
     max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
+    announced_split: bool = False
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
 
     @property

@@ -19,7 +19,7 @@ from heterofed.transport.base import Endpoint, Received
 from heterofed.transport.reliable.handshake import Hello
 from heterofed.transport.reliable.link import GRACE_SECONDS
 from heterofed.transport.zeromq import limiter
-from heterofed.transport.zeromq.limiter import MAX_SILENT, Doorman
+from heterofed.transport.zeromq.limiter import MAX_SILENT, ConnectionLimiter
 from tests.adversarial.flood import GREETING
 from tests.adversarial.peers import place
 from tests.adversarial.test_bad_frames import dealer
@@ -172,19 +172,19 @@ def test_newcomers_are_kept_few_frames_of(
     assert len(door._events) < 10  # type: ignore[attr-defined]
 
 
-# -- the doorman alone -----------------------------------------------------------------------------
+# -- the connection limiter alone ------------------------------------------------------------------
 
 
 @pytest.fixture
-def alone() -> Iterator[Doorman]:
+def alone() -> Iterator[ConnectionLimiter]:
     with zmq.Context() as context, context.socket(zmq.PAIR) as monitor:
         monitor.bind("inproc://monitor")
-        found = Doorman(context, "inproc://monitor", 1 << 20)
+        found = ConnectionLimiter(context, "inproc://monitor", 1 << 20)
         yield found
         found.stop()
 
 
-def test_a_descriptor_that_is_anothers_is_let_alone(alone: Doorman, tmp_path: Path) -> None:
+def test_anothers_descriptor_is_left_alone(alone: ConnectionLimiter, tmp_path: Path) -> None:
     ours, theirs = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     alone.port = ours.getsockname()[1]
     other = socket.create_connection(theirs.getsockname())
@@ -197,7 +197,7 @@ def test_a_descriptor_that_is_anothers_is_let_alone(alone: Doorman, tmp_path: Pa
     for fd in (other.fileno(), out.fileno(), accepted.fileno(), file.fileno(), ours.fileno(),
                closed, came.fileno()):  # fmt: skip
         with alone._lock:
-            alone._seats[fd] = limiter._Seat("", None)
+            alone._entries[fd] = limiter._Entry("", None)
             alone._close(fd)
     file.write("x")
     file.close()
@@ -209,23 +209,23 @@ def test_a_descriptor_that_is_anothers_is_let_alone(alone: Doorman, tmp_path: Pa
         each.close()
 
 
-def test_a_crowd_from_one_address_keeps_no_other_one_out(alone: Doorman) -> None:
+def test_a_crowd_from_one_address_keeps_no_other_one_out(alone: ConnectionLimiter) -> None:
     with alone._lock:
-        alone._seats[10**6] = limiter._Seat("192.0.2.1", 1e12)
+        alone._entries[10**6] = limiter._Entry("192.0.2.1", 1e12)
         for fd in range(10**6 + 1, 10**6 + MAX_SILENT + 30):
-            alone._seats[fd] = limiter._Seat("198.51.100.7", 1e12)
+            alone._entries[fd] = limiter._Entry("198.51.100.7", 1e12)
         going = list(alone._surplus(0.0))
-        alone._seats.clear()
+        alone._entries.clear()
     assert going == list(range(10**6 + 1, 10**6 + 31))
 
 
-def test_whoever_was_heard_may_stay_until_it_is_left(alone: Doorman) -> None:
+def test_whoever_was_heard_may_stay_until_it_is_left(alone: ConnectionLimiter) -> None:
     class Reads:
         came = 0
 
     now = time.monotonic()
     with alone._lock:
-        alone._seats[10**6] = limiter._Seat("", now + 1)
+        alone._entries[10**6] = limiter._Entry("", now + 1)
         assert list(alone._surplus(now + 1)) == [10**6]
     alone.heard(10**6, Reads())
     with alone._lock:
@@ -233,4 +233,4 @@ def test_whoever_was_heard_may_stay_until_it_is_left(alone: Doorman) -> None:
     alone.left(10**6)
     with alone._lock:
         assert list(alone._surplus(now + 1000)) == [10**6]
-        alone._seats.clear()
+        alone._entries.clear()
