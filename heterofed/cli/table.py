@@ -158,7 +158,7 @@ _AT_HOST = _options(
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
 @_AT_HOST
 @click.pass_context
-def train(context: click.Context, role: Role, as_json: bool, **options: Any) -> None:
+def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
     """Train a joint model: run this at every party, each with its own TABLE.
 
     TABLE is a CSV or Parquet file, or the address of a database. Columns are prepared by what they
@@ -200,7 +200,7 @@ def train(context: click.Context, role: Role, as_json: bool, **options: Any) -> 
     help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
 )
 @click.pass_context
-def predict(context: click.Context, role: Role, as_json: bool, **options: Any) -> None:
+def predict(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
     """Predict the rows of TABLE that all parties have: run this at every party of the training.
 
     The Host gets the predictions of the best round's models; a Collaborator computes its part of

@@ -296,7 +296,8 @@ class ResumableScheduler(Scheduler):
             guard.close()
         if mark == AT_SPLIT:
             run.state.pop("made", None)
-        run.state |= {"train_ids": split.train, "test_ids": split.test}  # models may be fitted on them
+        # Before the models are made, which may be fitted on them.
+        run.state |= {"train_ids": split.train, "test_ids": split.test}
         things = self._heterofed_stateful()
         optimizers = _optimizers(things)
         if restarted:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,8 +23,10 @@ from heterofed.tabular.objectives.objective import ClassWeights
 from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
+from heterofed.tabular.splits import By
 from heterofed.tabular.table import LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Targets
+from heterofed.tabular.tested import Tested
 
 logger = logging.getLogger("heterofed")
 
@@ -54,6 +57,12 @@ class TabularHost(HeteroNNHostScheduler):
         test: share of the common ids for the test.
         validation: share of the others that stops training early.
         split_seed: another one gives another split.
+        stratify: every class in the same share in each part. Here, and with `group` and `time`, the
+            Host alone splits, and the others learn which ids are in the test part and which are
+            trained on.
+        group: the column of a group whose rows all go into one part, such as a person's.
+        time: the column of a time: the latest rows are for the test.
+        folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
         batch_size: rows of a batch.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
@@ -62,7 +71,6 @@ class TabularHost(HeteroNNHostScheduler):
     Attributes:
         classes_: the classes in the order of their codes; known when the object is made.
         objective: how labels are read and what is learnt.
-        evaluation: of the test rows, by the model of the best round; None before the end of a run.
 
     Raises:
         ConfigError, ColumnError: a setting or the table cannot be; nothing was sent.
@@ -89,6 +97,11 @@ class TabularHost(HeteroNNHostScheduler):
         test: float = 0.2,
         validation: float = 0.1,
         split_seed: int = 0,
+        stratify: bool = False,
+        group: str | None = None,
+        time: str | None = None,
+        folds: int = 0,
+        fold: int = 0,
         batch_size: int = 256,
         width: int = 32,
         hidden: int = 64,
@@ -98,8 +111,15 @@ class TabularHost(HeteroNNHostScheduler):
         schedule: Schedule = "cosine",
         **settings: Any,
     ) -> None:
+        split: By = _split_by(stratify, group, time)
         local = LocalTable(
-            table, ids=ids, label=label or (), weight=weight, columns=columns, prepare=prepare
+            table,
+            ids=ids,
+            label=label or (),
+            weight=weight,
+            split_by=group or time,
+            columns=columns,
+            prepare=prepare,
         )
         self.objective: Objective | None = None
         if label is not None:
@@ -116,29 +136,44 @@ class TabularHost(HeteroNNHostScheduler):
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             schedule=schedule,
+            split=split,
             test=test,
             validation=validation,
             split_seed=split_seed,
+            folds=folds,
+            fold=fold,
         )
         given.check()
-        super().__init__(
-            feature_key,
-            max_rounds=max_rounds,
-            **{
-                "log_rounds": 1,
-                "shuffle": True,
-                "is_feature_trainable": label is not None and local.has_features,
-                "agreed": given.announced(),
-                "batch_size": batch_size,
-            }
-            | settings,
-        )
+        ours: dict[str, Any] = {
+            "max_rounds": max_rounds,
+            "log_rounds": 1,
+            "shuffle": True,
+            "is_feature_trainable": label is not None and local.has_features,
+            "agreed": given.announced(),
+            "batch_size": batch_size,
+            "announce_split": split != "id",
+        }
+        super().__init__(feature_key, **(ours | settings))
         self._class_weights = class_weights
         self._stopping = EarlyStopping(patience)
-        self._tested = torch.zeros(0)
+        self._early = self._tested = torch.zeros(0)
         self._targets: Targets
-        self.evaluation: Evaluation | None = None
+        self._ended: dict[Path, Tested] = {}
         self._party = Party(local, self)
+
+    @property
+    def tested(self) -> Tested | None:
+        """What the test rows have shown; None before the end of a run."""
+        return self.tested_in(self.result.folder) if self.task_id else None
+
+    def tested_in(self, folder: Path) -> Tested | None:
+        """The same of another run of this object, such as a baseline, by its results folder."""
+        return self._ended.get(folder)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How good the model of the best round is on the test rows; None before the run's end."""
+        return None if self.tested is None else self.tested.evaluation
 
     @property
     def classes_(self) -> tuple[Any, ...]:
@@ -168,7 +203,10 @@ class TabularHost(HeteroNNHostScheduler):
         return self._party.table.ids()
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
-        return self._party.parts(id_intersection).pair()
+        parts = self._party.parts(id_intersection)
+        early, (train, looked_at) = set(parts.validation), parts.pair()
+        self._early = torch.tensor([each in early for each in sorted(looked_at)])
+        return train, looked_at
 
     def feature_columns(self) -> list[str]:
         return self._party.columns()
@@ -205,12 +243,11 @@ class TabularHost(HeteroNNHostScheduler):
         return self._party.optimizer(infer_model)
 
     def _fitted_objective(self) -> Objective:
-        """Read labels and weights of the ids of this run; the objective learns from the train rows."""
+        """Read labels and weights of this run's rows; the objective learns from the train rows."""
         if self.objective is None:
             raise ConfigError("this TabularHost was given no label to train on")
-        table, ids = self._party.table, (self.train_ids, self.test_ids)
-        held = self._party.parts({*self.train_ids, *self.test_ids}).validation
-        self._targets = Targets.of(table, self.objective, *ids, held)
+        ids = [*self.train_ids, *self.test_ids]
+        self._targets = Targets.of(self._party.table, self.objective, ids)
         return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
 
     # -- batches ---------------------------------------------------------------------------
@@ -264,26 +301,26 @@ class TabularHost(HeteroNNHostScheduler):
         labels, weights = (
             torch.cat([each[name] for each in batched_labels]) for name in ("label", "weight")
         )
-        held = self._targets.held_out
-        loss = float(self._objective.loss(outputs[held], labels[held], weights[held]))
-        found = self._judged(outputs[held], labels[held], weights[held]).metrics
+        early = self._early
+        loss = float(self._objective.loss(outputs[early], labels[early], weights[early]))
+        found = self._judged(outputs[early], labels[early], weights[early]).metrics
         self._append("validation", {"loss": loss} | dict(itertools.islice(found.items(), 2)))
         if self._stopping.note(loss, self.current_round):
             self.mark_best()
-            self._tested = outputs[~held]
+            self._tested = outputs[~early]
         if self.is_task_finished():
-            self.evaluation = self._judged(self._tested, labels[~held], weights[~held])
-            self._append("test", {"rows": self.evaluation.rows} | self.evaluation.metrics)
+            self._end_test(labels[~early], weights[~early])
 
     def is_task_finished(self) -> bool:
         return self._stopping.is_over(self.current_round) or self._is_reach_max_rounds()
 
     def extra_state(self) -> dict[str, Any]:
-        return {"stopping": self._stopping.state(), "tested": self._tested}
+        kept = {"early": self._early, "tested": self._tested}
+        return {"stopping": self._stopping.state()} | kept
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self._stopping.load(state["stopping"])
-        self._tested = state["tested"]
+        self._early, self._tested = state["early"], state["tested"]
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
         objective = self._objective
@@ -293,6 +330,17 @@ class TabularHost(HeteroNNHostScheduler):
                 f"probability {name}": scores[:, at] for at, name in enumerate(objective.classes)
             }
         return {"probability" if objective.kind == "binary" else "prediction": scores}
+
+    def _end_test(self, labels: Tensor, weights: Tensor) -> None:
+        """Say, and keep, how good the model of the best round is."""
+        found = self._judged(self._tested, labels, weights)
+        self._append("test", {"rows": found.rows} | found.metrics)
+        ids = [each for each, early in zip(self.test_ids, self._early, strict=True) if not early]
+        scores = self._objective.scores(self._tested)
+        known = weights.double().numpy() if self._targets.weighed else None
+        tested = Tested(ids, labels.double().numpy(), scores.double().numpy(), known, found)
+        tested.save(self.result.folder)
+        self._ended[self.result.folder] = tested
 
     def _judged(self, outputs: Tensor, labels: Tensor, weights: Tensor) -> Evaluation:
         objective = self._objective
@@ -314,3 +362,16 @@ class TabularHost(HeteroNNHostScheduler):
         """As the model on top holds it, which knows it in a prediction too."""
         objective: Objective = self.infer_model.plan.objective
         return objective
+
+
+def _split_by(stratify: bool, group: str | None, time: str | None) -> By:
+    """What rows are split by.
+
+    Raises:
+        ConfigError: more than one is asked for.
+    """
+    asked: dict[By, object] = {"label": stratify, "group": group, "time": time}
+    chosen = [name for name, given in asked.items() if given]
+    if len(chosen) > 1:
+        raise ConfigError("split: give one of stratify, group and time")
+    return chosen[0] if chosen else "id"

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from heterofed.tabular.models import Half, HalfPlan, make_optimizer
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
-from heterofed.tabular.splits import Parts, Split
+from heterofed.tabular.splits import Parts
 from heterofed.tabular.table import Batch, LocalTable
 
 
@@ -64,10 +64,11 @@ class Party:
     # -- ids -------------------------------------------------------------------------------
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
-        """Common ids by what they are for; every party computes the same."""
-        given = self.settings
-        split = Split(test=given.test, validation=given.validation, seed=given.split_seed)
-        return split.parts(ids)
+        """Common ids by what they are for: every party computes the same, or the Host alone does
+        by its table.
+        """
+        split, listed = self.settings.as_split, list(ids)
+        return split.parts(listed, None if split.is_public else self.table.split_values(listed))
 
     def columns(self) -> list[str]:
         """Names of the columns that are read; of a model that predicts, in the order in which they

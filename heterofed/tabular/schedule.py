@@ -1,4 +1,4 @@
-"""The learning rate of each batch, from its number alone: a run that goes on needs no memory of it."""
+"""The learning rate of each batch, from its number alone: no checkpoint has to keep it."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from heterofed.errors import ConfigError
 from heterofed.tabular.models.half import Model
+from heterofed.tabular.splits import By, Split
 
 Schedule = Literal["cosine", "one_cycle", "constant"]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -32,8 +33,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         rounds: most rounds over the train rows; the learning rate is planned over them.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
+        split: what decides which rows are for what (see `heterofed.tabular.splits.Split`); where it
+            is not the ids, the Host alone decides, and announces which ids are for what.
         test, validation: shares of the rows: for the final test; of the rest, to stop early.
-        split_seed: another one gives another split.
+        split_seed, folds, fold: as of `Split`.
     """
 
     model: Model = "mlp"
@@ -45,9 +48,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learning_rate: Rate = 2e-3
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = 1e-2
     schedule: Schedule = "cosine"
+    split: By = "id"
     test: Share = 0.2
     validation: Share = 0.1
     split_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    folds: Annotated[int, Meta(ge=0, le=1000)] = 0
+    fold: Annotated[int, Meta(ge=0, le=999)] = 0
 
     def check(self) -> None:
         """Check every value.
@@ -59,6 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             msgspec.convert(msgspec.to_builtins(self), Settings)
         except msgspec.ValidationError as error:
             raise ConfigError(f"settings of the tabular task: {error}") from None
+        self.as_split.check()
+
+    @property
+    def as_split(self) -> Split:
+        """How ids are split."""
+        return Split(
+            by=self.split,
+            test=self.test,
+            validation=self.validation,
+            seed=self.split_seed,
+            folds=self.folds,
+            fold=self.fold,
+        )
 
     def announced(self) -> dict[str, str]:
         """As words by name: what `agreed=` of a Host's scheduler takes."""

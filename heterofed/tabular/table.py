@@ -6,6 +6,7 @@ rows of tensors. Nothing here knows of other parties.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class LocalTable:
         ids: the columns that hold the ids.
         label: columns of the label; a Collaborator has none.
         weight: the column of sample weights.
+        split_by: the column by which rows are split, where it is a group or a time.
         columns: the features; None: all other columns.
         prepare: steps, not fitted; None: those that suit the columns.
 
@@ -61,18 +63,19 @@ class LocalTable:
         ids: str | Sequence[str],
         label: str | Sequence[str] = (),
         weight: str | None = None,
+        split_by: str | None = None,
         columns: Sequence[str] | None = None,
         prepare: Sequence[Step] | None = None,
     ) -> None:
         self.source = location if isinstance(location, Source) else open_source(location)
         self.id_columns, self.label_columns = _names(ids), _names(label)
-        self.weight_column = weight
+        self.weight_column, self.split_column = weight, split_by
         self._columns, self._steps = columns, prepare
-        self.source.must_have([*self.id_columns, *self.label_columns, *_names(weight or ())])
+        self._beside = [*self.id_columns, *self.label_columns, *_names(weight or ())]
+        self.source.must_have([*self._beside, *_names(split_by or ())])
         self._ids: pd.Index[Any] | None = None
         self._found: list[Column] | None = None
-        self._rows: pd.Index[Any] = pd.Index([], dtype=object)
-        self._positions = torch.zeros(0, dtype=torch.long)
+        self._rows: pd.Index[Any] = pd.Index([], dtype="object")
         self._inputs: Inputs | None = None
 
     # -- ids -------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class LocalTable:
                     f"{self.source.name}, row {at + 1}: there is no id in column"
                     f" {self.id_columns[0]!r}; drop the row, or give it one"
                 )
-            self._ids = pd.Index(column.astype(str).str.strip(), dtype=object)
+            self._ids = pd.Index(column.astype(str).str.strip(), dtype="object")
         return self._ids.tolist()
 
     def positions(self, ids: Sequence[str]) -> Any:
@@ -114,15 +117,7 @@ class LocalTable:
             ColumnError: a column that was named is not there.
         """
         if self._found is None:
-            taken = {*self.id_columns, *self.label_columns, *_names(self.weight_column or ())}
-            report = inspect(self.source, ids=self.id_columns, label=self.label_columns)
-            found = {
-                each.name: Column(
-                    name=each.name, kind=each.kind, format=getattr(each, "format", "")
-                )
-                for each in report.columns
-                if each.name not in taken
-            }
+            found = {k: v for k, v in self._all_columns.items() if k not in self._beside}
             if self._columns is not None:
                 self.source.must_have(self._columns)
                 if mixed := [name for name in self._columns if name not in found]:
@@ -130,6 +125,16 @@ class LocalTable:
                 found = {name: found[name] for name in self._columns}
             self._found = list(found.values())
         return self._found
+
+    @functools.cached_property
+    def _all_columns(self) -> dict[str, Column]:
+        """What every column of the table holds."""
+        label = self.label_columns[0] if len(self.label_columns) == 1 else None
+        report = inspect(self.source, ids=self.id_columns, label=label)
+        return {
+            each.name: Column(name=each.name, kind=each.kind, format=each.format)
+            for each in report.columns
+        }
 
     @property
     def has_features(self) -> bool:
@@ -156,7 +161,7 @@ class LocalTable:
             ColumnError: the table has other columns than those of the training, or other values.
         """
         positions = self.positions(ids)
-        self._rows, self._positions = pd.Index(ids, dtype=object), torch.as_tensor(positions)
+        self._rows = pd.Index(list(ids), dtype="object")
         self._inputs = None
         if preparation is not None:
             self.source.must_have(preparation.names)
@@ -191,6 +196,13 @@ class LocalTable:
         frame = self.source.frame(self.label_columns)
         return frame[self.label_columns[0]] if len(self.label_columns) == 1 else frame
 
+    def split_values(self, ids: Sequence[str]) -> Any:
+        """What the rows of some ids are split by: a group, a time, or else their label."""
+        if self.split_column is None:
+            return self.labels(ids)
+        column = self._all_columns[self.split_column]
+        return self.source.typed([column]).take(self.positions(ids))[self.split_column]
+
     def weights(self, ids: Sequence[str]) -> Any:
         """The weight of each of some ids, as it lies; None where there is no such column."""
         if self.weight_column is None:
@@ -206,7 +218,7 @@ def _names(given: str | Sequence[str]) -> list[str]:
 def _found(index: Any, ids: Sequence[str], name: str) -> Any:
     if index is None or not index.is_unique:
         raise ConfigError(f"{name}: ids stand in more than one row; keep one row of each")
-    found = index.get_indexer(pd.Index(ids, dtype=object))
+    found = index.get_indexer(pd.Index(list(ids), dtype="object"))
     if (found < 0).any():
         count = int((found < 0).sum())
         raise MissingIdsError(

@@ -1,4 +1,4 @@
-"""What the Host's model is held to: labels and weights of the rows of one run, and its score so far."""
+"""What the Host's model is held to: labels and weights of a run's rows; the best loss so far."""
 
 from __future__ import annotations
 
@@ -21,35 +21,24 @@ class Targets:
     Attributes:
         labels: as `Labels.encode` gives them.
         weights: [rows]; 1 where the table has none.
-        held_out: which of the rows that are only looked at stop training early, [rows] bool.
         weighed: whether the table has weights.
     """
 
     labels: Tensor
     weights: Tensor
-    held_out: Tensor
     weighed: bool
 
     @classmethod
-    def of(
-        cls,
-        table: LocalTable,
-        objective: Objective,
-        train: Sequence[str],
-        looked_at: Sequence[str],
-        validation: Sequence[str],
-    ) -> Targets:
-        """Read them.
+    def of(cls, table: LocalTable, objective: Objective, ids: Sequence[str]) -> Targets:
+        """Those of some ids, in their order.
 
         Raises:
             ColumnError: a row has no label, or one that is none of the classes, or no weight.
         """
-        ids, early = [*train, *looked_at], set(validation)
         weights = table.weights(ids)
         return cls(
             objective.labels.encode(table.labels(ids)),
             torch.ones(len(ids)) if weights is None else check_weights(weights),
-            torch.tensor([each in early for each in looked_at]),
             weights is not None,
         )
 

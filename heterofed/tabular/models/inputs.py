@@ -124,7 +124,7 @@ class Fields(nn.Module):
         self.codes = nn.ModuleList(Codes(each, width) for each in shape.codes.values())
         self.bags = nn.ModuleList(Tokens(each, width) for each in shape.bags.values())
         for layer in (*self.codes, *self.bags):
-            nn.init.normal_(layer.embeddings.weight, std=1 / width)  # type: ignore[union-attr,arg-type]
+            nn.init.normal_(layer.embeddings.weight, std=1 / width)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The sum of a row's vectors, and the sum of their squares: [rows, width] each."""

@@ -30,7 +30,7 @@ class SparseAdamW(Optimizer):
         super().__init__([*adam.param_groups, *few.param_groups], {})
         self._parts = (adam, few)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
         loss = None if closure is None else closure()
         for at, part in enumerate(self._parts):

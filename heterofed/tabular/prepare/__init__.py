@@ -1,4 +1,4 @@
-"""From a party's columns to tensors: steps that are fitted on its train rows and kept as plain data.
+"""From a party's columns to tensors, by steps fitted on its train rows and kept as plain data.
 
 Knows pandas, NumPy, scikit-learn and torch; nothing of parties, models or files.
 """

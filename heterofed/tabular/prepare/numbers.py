@@ -136,4 +136,5 @@ def _to_normal(column: Array, knots: list[float]) -> Array:
     up = np.interp(column, at, places)
     down = -np.interp(-column, -at[::-1], -places[::-1])
     with np.errstate(invalid="ignore"):
-        return np.clip(ndtri(0.5 * (up + down)), -FURTHEST, FURTHEST)
+        normal: Array = np.clip(ndtri(0.5 * (up + down)), -FURTHEST, FURTHEST)
+    return normal

@@ -50,7 +50,7 @@ class HashText(msgspec.Struct, tag="hash_text"):
             n_features=self.buckets,
             alternate_sign=False,
             ngram_range=(1, 2 if self.pairs else 1),
-            token_pattern=r"(?u)\b\w+\b",
+            token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - no password
         )
         for name in self.names:
             work.bags[name] = Bag.of(vectorizer.transform(words(work.take(name)).fillna("")))
@@ -94,7 +94,7 @@ class Tags(msgspec.Struct, tag="tags"):
             known = codes >= 0
             codes, frame = codes[known], frame[known]
             scale = np.fromiter(largest.values(), np.float64, len(largest))
-            weights = frame["number"].to_numpy() / scale[codes] if len(codes) else []
+            weights = frame["number"].to_numpy() / scale[codes]
             shape = (work.rows, max(1, len(largest)))
             matrix = csr_matrix((weights, (frame["row"].to_numpy(), codes)), shape=shape)
             work.bags[name] = Bag.of(matrix)

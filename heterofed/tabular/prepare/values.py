@@ -1,4 +1,4 @@
-"""Values of a column as one type: numbers, words, dates or truths; None or NaN where one is missing.
+"""Values of a column as one type: numbers, words, dates or truths; None or NaN where one is absent.
 
 Cells come as they stand in a file or a DataFrame: text, numbers, pandas' own missing values.
 """
@@ -62,8 +62,8 @@ def dates(series: pd.Series[Any], name: str) -> Floats:
         plain = _blank_as_missing(series)
     found = pd.to_datetime(plain, errors="coerce", utc=True, format="mixed")
     _refuse(found.isna().to_numpy() & plain.notna().to_numpy(), name, "no date")
-    days = (found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
-    return days.to_numpy(dtype=np.float64, na_value=np.nan)
+    days: pd.Series[float] = (found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    return np.asarray(days, dtype=np.float64)
 
 
 def truths(series: pd.Series[Any], name: str) -> Floats:
