@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from heterofed.tabular.collaborator import TabularCollaborator
     from heterofed.tabular.evaluation import Evaluation, evaluate
     from heterofed.tabular.host import TabularHost
+    from heterofed.tabular.ids import IdRecipe
+    from heterofed.tabular.inspect import TableReport
     from heterofed.tabular.objectives import Labels, Objective, read_labels
     from heterofed.tabular.sources import Source, open_source
 
 __all__ = [
     "Evaluation",
+    "IdRecipe",
     "Labels",
     "Objective",
     "Source",
+    "TableReport",
     "TabularCollaborator",
     "TabularHost",
     "evaluate",
@@ -32,9 +36,11 @@ __all__ = [
 
 _HOME = {
     "Evaluation": "heterofed.tabular.evaluation",
+    "IdRecipe": "heterofed.tabular.ids",
     "Labels": "heterofed.tabular.objectives",
     "Objective": "heterofed.tabular.objectives",
     "Source": "heterofed.tabular.sources",
+    "TableReport": "heterofed.tabular.inspect",
     "TabularCollaborator": "heterofed.tabular.collaborator",
     "TabularHost": "heterofed.tabular.host",
     "evaluate": "heterofed.tabular.evaluation",
@@ -48,9 +54,7 @@ def __getattr__(name: str) -> object:
         try:
             return getattr(import_module(_HOME[name]), name)
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"tables need {error.name}: pip install 'heterofed[tabular]'"
-            ) from None
+            raise ConfigError(f"tables need {error.name}: pip install 'heterofed[table]'") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
