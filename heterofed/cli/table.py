@@ -151,6 +151,17 @@ _AT_HOST = _options(
     "--id", "ids", multiple=True, required=True, help="Column of the ids; several are joined."
 )
 @click.option(
+    "--id-recipe",
+    help="How ids are written, such as integer, text:lower or phone:CN; at the Host for all.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["error", "first", "last", "many"]),
+    default="error",
+    show_default=True,
+    help="Where an id stands in several rows; many only at the Host.",
+)
+@click.option(
     "--column", "columns", multiple=True, help="A column to learn from; else all but ids and label."
 )
 @click.option("--leave-out", multiple=True, help="A column not to learn from.")
@@ -168,6 +179,8 @@ def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) 
 
     if role == "collaborator":
         _refuse(context, [each.name for each in _host_options()], "the Host decides")
+        if options["duplicates"] == "many":
+            raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
     elif not options["label"]:
         raise click.UsageError("the Host needs --label, the column of the label")
     if options["columns"] and options["leave_out"]:

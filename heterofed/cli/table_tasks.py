@@ -24,9 +24,12 @@ class Given(msgspec.Struct):
 
     Attributes:
         ids: columns of the ids.
+        id_recipe, duplicates: how they were read.
     """
 
     ids: list[str]
+    id_recipe: str | None = None
+    duplicates: str = "error"
 
 
 def train(
@@ -38,6 +41,8 @@ def train(
     results: Path,
     join_timeout: float,
     ids: Sequence[str],
+    id_recipe: str | None,
+    duplicates: str,
     columns: Sequence[str],
     leave_out: Sequence[str],
     seed: int | None,
@@ -63,7 +68,8 @@ def train(
     source.must_have([*ids, *label, *columns, *leave_out])
     taken = {*ids, *label, *leave_out, given["weight"]}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
-    common: dict[str, Any] = {"ids": ids, "columns": chosen, "seed": seed}
+    common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
+    common |= {"columns": chosen, "seed": seed}
     common |= {"results_dir": results, "join_timeout": join_timeout}
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
@@ -80,7 +86,7 @@ def train(
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto")
-    kept = msgspec.json.encode(Given(list(ids)))
+    kept = msgspec.json.encode(Given(list(ids), id_recipe, duplicates))
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
     return _trained(result, {} if found is None else found.metrics)
@@ -124,8 +130,10 @@ def predict(
     """
     source = open_source(location)
     name = party or role
-    chosen = list(ids) or _given(results.absolute() / task / name).ids
+    kept = _given(results.absolute() / task / name)
+    chosen = list(ids) or kept.ids
     common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}
+    common |= {"id_recipe": kept.id_recipe, "duplicates": kept.duplicates}
     outcome: dict[str, Any] = {"task": task, "party": name}
     if role == "collaborator":
         collaborator = TabularCollaborator(name, source, **common)

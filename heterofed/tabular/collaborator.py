@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed import Batch, ConfigError, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
 from heterofed.runs.run import Resume
+from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.table import LocalTable, Location
@@ -22,6 +23,10 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         feature_key: this party's unique key in the task; also its identity.
         table: a path, the address of a database, a DataFrame, or what `open_source` gave.
         ids: the column that holds the ids, or several.
+        id_recipe: how the ids here are read, where that is not as the Host announces: the country
+            of phone numbers, the order of days and months.
+        duplicates: what to do where an id stands in several rows: "error", or keep the "first" or
+            the "last".
         columns: the features; None: all other columns.
         prepare: what is done to them, in order (see `heterofed.tabular.prepare`); None: what suits
             each column. It is fitted on this party's train rows.
@@ -40,19 +45,27 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         table: Location,
         *,
         ids: str | Sequence[str],
+        id_recipe: IdRecipe | str | None = None,
+        duplicates: Duplicates = "error",
         columns: Sequence[str] | None = None,
         prepare: Sequence[Step] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(feature_key, **settings)
-        self._party = Party(LocalTable(table, ids=ids, columns=columns, prepare=prepare), self)
+        local = LocalTable(
+            table,
+            ids=ids,
+            id_recipe=id_recipe,
+            duplicates=duplicates,
+            columns=columns,
+            prepare=prepare,
+        )
+        self._party = Party(local, self)
 
     def launch_task(
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
     ) -> TaskResult:
-        table = self._party.table
-        if not table.has_features:
-            raise ConfigError(f"{table.source.name} has no column to learn from beside its ids")
+        self._party.table.check()
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
     def validate_context(self) -> None:
@@ -60,7 +73,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         self._party.begin()
 
     def load_local_ids(self) -> list[str]:
-        return self._party.table.ids()
+        return self._party.ids(offer_repeats=True)
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         return self._party.parts(id_intersection).pair()

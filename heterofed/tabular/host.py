@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, evaluate
+from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import Top, TopPlan
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
@@ -42,6 +43,9 @@ class TabularHost(HeteroNNHostScheduler):
         feature_key: this party's unique key in the task; also its identity.
         table: a path, the address of a database, a DataFrame, or what `open_source` gave.
         ids: the column that holds the ids, or several.
+        id_recipe: how ids are written; None: as text.
+        duplicates: what to do where an id stands in several rows: "error"; keep the "first" or the
+            "last"; or "many", for which the recipe says how many.
         label: the column of the label; several columns of a multi-label task; None: this object is
             to predict only, with the model of a finished run.
         kind: of the task: "binary", "multiclass", "multilabel", "regression", "counts"; "auto"
@@ -84,6 +88,8 @@ class TabularHost(HeteroNNHostScheduler):
         table: Location,
         *,
         ids: str | Sequence[str],
+        id_recipe: IdRecipe | str | None = None,
+        duplicates: Duplicates = "error",
         label: str | Sequence[str] | None,
         kind: Kind | Literal["auto"] = "auto",
         positive: bool | float | str | None = None,
@@ -115,6 +121,8 @@ class TabularHost(HeteroNNHostScheduler):
         local = LocalTable(
             table,
             ids=ids,
+            id_recipe=id_recipe,
+            duplicates=duplicates,
             label=label or (),
             weight=weight,
             split_by=group or time,
@@ -136,6 +144,7 @@ class TabularHost(HeteroNNHostScheduler):
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             schedule=schedule,
+            id_recipe=str(local.own_recipe or IdRecipe.of_columns(len(local.id_columns))),
             split=split,
             test=test,
             validation=validation,
@@ -187,6 +196,7 @@ class TabularHost(HeteroNNHostScheduler):
             raise ConfigError(
                 "TabularHost(label=None) can only predict: give the column of the label to train"
             )
+        self._party.table.check()
         logger.info("labels: %s", self.objective.labels.said)
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
@@ -200,7 +210,7 @@ class TabularHost(HeteroNNHostScheduler):
         self._party.begin()
 
     def load_local_ids(self) -> list[str]:
-        return self._party.table.ids()
+        return self._party.ids()
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         parts = self._party.parts(id_intersection)
@@ -225,19 +235,18 @@ class TabularHost(HeteroNNHostScheduler):
 
     def make_infer_model(self) -> nn.Module:
         if not self.train_ids:
-            return Top()  # its file of weights says the rest
+            return self._party.knows(Top())  # its file of weights says the rest
         given = self._party.settings
-        return Top(
-            TopPlan(
-                model=given.model,
-                parties=len(self.parties) - (not self.is_feature_trainable),
-                width=given.width,
-                hidden=given.hidden,
-                dropout=given.dropout,
-                objective=self._fitted_objective(),
-                settings=self.agreed,
-            )
+        plan = TopPlan(
+            model=given.model,
+            parties=len(self.parties) - (not self.is_feature_trainable),
+            width=given.width,
+            hidden=given.hidden,
+            dropout=given.dropout,
+            objective=self._fitted_objective(),
+            settings=self.agreed,
         )
+        return self._party.knows(Top(plan))
 
     def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer:
         return self._party.optimizer(infer_model)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.tabular.models import Half, HalfPlan, make_optimizer
+from heterofed.tabular.ids import IdRecipe
+from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
 from heterofed.tabular.splits import Parts
 from heterofed.tabular.table import Batch, LocalTable
+
+M = TypeVar("M", Half, Top)
 
 
 class Run(Protocol):
@@ -51,17 +54,29 @@ class Party:
         self.table = table
         self._run = run
         self._half: Half | None = None
+        self._models: list[Half | Top] = []
 
     def begin(self) -> None:
         """Forget what an earlier run of the same object has made."""
-        self._half = None
+        self._half, self._models = None, []
+
+    def knows(self, model: M) -> M:
+        """Take note of a model of this run; gives it back."""
+        self._models.append(model)
+        return model
 
     @property
     def settings(self) -> Settings:
-        """What the parties go by."""
-        return Settings.read(self._run.agreed)
+        """What the parties go by: in a prediction, what they went by in the training."""
+        plans = [each.plan for each in self._models if each.plan is not None]
+        return Settings.read(plans[0].settings if plans else self._run.agreed)
 
     # -- ids -------------------------------------------------------------------------------
+
+    def ids(self, *, offer_repeats: bool = False) -> list[str]:
+        """This party's ids, as the agreed recipe writes them."""
+        recipe = IdRecipe.parse(self.settings.id_recipe)
+        return self.table.read_ids(recipe, offer_repeats=offer_repeats)
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
         """Common ids by what they are for: every party computes the same, or the Host alone does
@@ -86,20 +101,22 @@ class Party:
         """
         train_ids = self._run.train_ids
         if not train_ids:
-            self._half = Half()
+            self._half = self.knows(Half())
             return self._half
         given = self.settings
         preparation = self.table.fit(train_ids, given.model)
         self.table.load([*train_ids, *self._run.test_ids], preparation)
-        self._half = Half(
-            HalfPlan(
-                model=given.model,
-                outputs=given.outputs,
-                width=given.width,
-                hidden=given.hidden,
-                dropout=given.dropout,
-                preparation=preparation,
-                settings=self._run.agreed,
+        self._half = self.knows(
+            Half(
+                HalfPlan(
+                    model=given.model,
+                    outputs=given.outputs,
+                    width=given.width,
+                    hidden=given.hidden,
+                    dropout=given.dropout,
+                    preparation=preparation,
+                    settings=self._run.agreed,
+                )
             )
         )
         return self._half

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from heterofed.errors import ConfigError
+from heterofed.tabular.ids import IdRecipe
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.splits import By, Split
 
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         rounds: most rounds over the train rows; the learning rate is planned over them.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
+        id_recipe: how ids are written (see `heterofed.tabular.ids.IdRecipe`).
         split: what decides which rows are for what (see `heterofed.tabular.splits.Split`); where it
             is not the ids, the Host alone decides, and announces which ids are for what.
         test, validation: shares of the rows: for the final test; of the rest, to stop early.
@@ -48,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learning_rate: Rate = 2e-3
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = 1e-2
     schedule: Schedule = "cosine"
+    id_recipe: Annotated[str, Meta(max_length=300)] = "text"
     split: By = "id"
     test: Share = 0.2
     validation: Share = 0.1
@@ -66,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         except msgspec.ValidationError as error:
             raise ConfigError(f"settings of the tabular task: {error}") from None
         self.as_split.check()
+        IdRecipe.parse(self.id_recipe)
 
     @property
     def as_split(self) -> Split:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from heterofed.errors import ColumnError, ConfigError, MissingIdsError
-from heterofed.tabular.inspect import inspect
+from heterofed.tabular.ids import Duplicates, IdRecipe, TableIds, read_ids
+from heterofed.tabular.inspect import TableReport, inspect
 from heterofed.tabular.kinds import Column
 from heterofed.tabular.prepare import Inputs, Preparation, Step, choose
 from heterofed.tabular.sources import Source, open_source
@@ -45,6 +46,8 @@ class LocalTable:
     Args:
         location: a path, the address of a database, a DataFrame or a `Source`.
         ids: the columns that hold the ids.
+        id_recipe: how this party reads its ids; None: as the Host announces.
+        duplicates: what to do where an id stands in several rows.
         label: columns of the label; a Collaborator has none.
         weight: the column of sample weights.
         split_by: the column by which rows are split, where it is a group or a time.
@@ -61,6 +64,8 @@ class LocalTable:
         location: Location,
         *,
         ids: str | Sequence[str],
+        id_recipe: IdRecipe | str | None = None,
+        duplicates: Duplicates = "error",
         label: str | Sequence[str] = (),
         weight: str | None = None,
         split_by: str | None = None,
@@ -73,39 +78,63 @@ class LocalTable:
         self._columns, self._steps = columns, prepare
         self._beside = [*self.id_columns, *self.label_columns, *_names(weight or ())]
         self.source.must_have([*self._beside, *_names(split_by or ())])
-        self._ids: pd.Index[Any] | None = None
+        self.own_recipe = IdRecipe.parse(id_recipe) if isinstance(id_recipe, str) else id_recipe
+        self._duplicates: Duplicates = duplicates
+        self._ids: TableIds
+        self._asked: tuple[str, bool] | None = None
         self._found: list[Column] | None = None
         self._rows: pd.Index[Any] = pd.Index([], dtype="object")
         self._inputs: Inputs | None = None
 
     # -- ids -------------------------------------------------------------------------------
 
-    def ids(self) -> list[str]:
-        """The id of every row, in their order.
+    def check(self) -> None:
+        """Look at all of the table before anybody is met.
 
         Raises:
-            ColumnError: a row has none.
+            ColumnError: a column cannot be used as it is, or none is left to learn from.
+            IdError: the ids cannot be.
         """
-        if self._ids is None:
-            frame = self.source.as_written().frame(self.id_columns)
-            column = frame[self.id_columns[0]]
-            if column.isna().any():
-                at = int(column.isna().to_numpy().argmax())
-                raise ColumnError(
-                    f"{self.source.name}, row {at + 1}: there is no id in column"
-                    f" {self.id_columns[0]!r}; drop the row, or give it one"
-                )
-            self._ids = pd.Index(column.astype(str).str.strip(), dtype="object")
-        return self._ids.tolist()
+        used = {*self.label_columns, *(each.name for each in self.columns)}
+        for each in self._report.columns:
+            if each.problem and each.name in used:
+                raise ColumnError(each.problem)
+        if not self.label_columns and not self.has_features:
+            raise ColumnError(f"{self.source.name} has no column to learn from beside its ids")
+        self.read_ids(self.own_recipe)
+
+    def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> list[str]:
+        """The id of every row, as the recipe writes it; None: as text.
+
+        Raises:
+            ConfigError: the recipe does not go with the columns of the ids, or with this party's
+                own recipe.
+            IdError: ids are missing, not of the recipe's type, or stand in several rows.
+        """
+        recipe = recipe or IdRecipe.of_columns(len(self.id_columns))
+        asked = (str(recipe.read_as(self.own_recipe)), offer_repeats)
+        if len(recipe.keys) > 1:
+            raise ConfigError(
+                f"the id recipe {str(recipe)!r} has several keys; a joint model goes by one"
+            )
+        if asked != self._asked:
+            self._ids = read_ids(
+                self.source,
+                self.id_columns,
+                recipe.read_as(self.own_recipe),
+                duplicates=self._duplicates,
+                offer_repeats=offer_repeats,
+            )
+            self._asked = asked
+        return self._ids.ids
 
     def positions(self, ids: Sequence[str]) -> Any:
-        """Where some ids stand in the table, in their order.
+        """Where the rows of some ids stand in the table, in their order.
 
         Raises:
             MissingIdsError: some have no row.
         """
-        self.ids()
-        return _found(self._ids, ids, self.source.name)
+        return self._ids.positions(ids)
 
     # -- features --------------------------------------------------------------------------
 
@@ -117,24 +146,23 @@ class LocalTable:
             ColumnError: a column that was named is not there.
         """
         if self._found is None:
-            found = {k: v for k, v in self._all_columns.items() if k not in self._beside}
+            names = [name for name in self.source.columns if name not in self._beside]
             if self._columns is not None:
                 self.source.must_have(self._columns)
-                if mixed := [name for name in self._columns if name not in found]:
+                if mixed := [name for name in self._columns if name not in names]:
                     raise ColumnError(f"columns: {mixed[0]!r} holds ids, the label or weights")
-                found = {name: found[name] for name in self._columns}
-            self._found = list(found.values())
+                names = list(self._columns)
+            self._found = [self._column(name) for name in names]
         return self._found
 
     @functools.cached_property
-    def _all_columns(self) -> dict[str, Column]:
+    def _report(self) -> TableReport:
         """What every column of the table holds."""
-        label = self.label_columns[0] if len(self.label_columns) == 1 else None
-        report = inspect(self.source, ids=self.id_columns, label=label)
-        return {
-            each.name: Column(name=each.name, kind=each.kind, format=each.format)
-            for each in report.columns
-        }
+        return inspect(self.source, ids=self.id_columns, label=self.label_columns)
+
+    def _column(self, name: str) -> Column:
+        found = self._report[name]
+        return Column(name=name, kind=found.kind, format=found.format)
 
     @property
     def has_features(self) -> bool:
@@ -170,7 +198,12 @@ class LocalTable:
 
     def batches(self, ids: Sequence[str], size: int) -> Iterator[Batch]:
         """Batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
-        rows = torch.as_tensor(_found(self._rows, ids, self.source.name))
+        rows = torch.as_tensor(self._rows.get_indexer(pd.Index(list(ids), dtype="object")))
+        if absent := int((rows < 0).sum()):
+            raise MissingIdsError(
+                f"{self.source.name} has no row for {absent} of {len(ids)} ids",
+                numbers=(absent, len(ids)),
+            )
         for start in range(0, len(ids), size):
             some = rows[start : start + size]
             inputs = None if self._inputs is None else self._inputs.take(some)
@@ -200,7 +233,7 @@ class LocalTable:
         """What the rows of some ids are split by: a group, a time, or else their label."""
         if self.split_column is None:
             return self.labels(ids)
-        column = self._all_columns[self.split_column]
+        column = self._column(self.split_column)
         return self.source.typed([column]).take(self.positions(ids))[self.split_column]
 
     def weights(self, ids: Sequence[str]) -> Any:
@@ -213,15 +246,3 @@ class LocalTable:
 
 def _names(given: str | Sequence[str]) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
-
-
-def _found(index: Any, ids: Sequence[str], name: str) -> Any:
-    if index is None or not index.is_unique:
-        raise ConfigError(f"{name}: ids stand in more than one row; keep one row of each")
-    found = index.get_indexer(pd.Index(list(ids), dtype="object"))
-    if (found < 0).any():
-        count = int((found < 0).sum())
-        raise MissingIdsError(
-            f"{name} has no row for {count} of {len(ids)} ids", numbers=(count, len(ids))
-        )
-    return found

@@ -1,4 +1,4 @@
-"""`heterofed table`: two tables to predictions by commands alone, and what is refused before work."""
+"""`heterofed table`: from two tables to predictions by commands, and what is refused before work."""
 
 from __future__ import annotations
 
