@@ -204,5 +204,5 @@ def test_a_party_that_only_predicts_does_not_train(tmp_path: Path) -> None:
     mine, theirs = loans(50)
     with pytest.raises(ConfigError, match="can only predict"):
         bank_of(mine, tmp_path, label=None).launch_task("t")
-    with pytest.raises(ConfigError, match="no column to learn from"):
+    with pytest.raises(ColumnError, match="no column to learn from"):
         shop_of(theirs[["client"]], tmp_path).launch_task("t")
