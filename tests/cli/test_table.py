@@ -1,4 +1,4 @@
-"""`heterofed table`: from two tables to predictions by commands, and what is refused before work."""
+"""`heterofed table`: from two tables to predictions by commands, and what is refused before."""
 
 from __future__ import annotations
 
