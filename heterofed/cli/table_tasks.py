@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular.written import csv_of
 
 GIVEN = "table.json"
 """Holds, in the results folder, which columns of the table were which."""
@@ -147,9 +147,8 @@ def predict(
     frame = host.predict(task, models="best")
     order = {each: place for place, each in enumerate(host.load_local_ids())}
     frame = frame.sort_values("id", key=lambda column: column.map(order), kind="stable")
-    text = io.StringIO()
-    frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}).to_csv(text, index=False)
-    write_whole(out, lambda file: file.write(text.getvalue().encode()), anywhere=True)
+    rows = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
+    write_whole(out, lambda file: file.write(rows), anywhere=True)
     return outcome | {"rows": len(frame), "out": str(out)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from heterofed.reporting.results import write_whole
 from heterofed.tabular.evaluation import Evaluation
+from heterofed.tabular.written import csv_of
 
 Floats = NDArray[np.float64]
 
@@ -43,9 +43,8 @@ class Tested:
         columns |= _named("label", self.labels) | _named("score", self.scores)
         if self.weights is not None:
             columns["weight"] = self.weights
-        rows = io.StringIO()
-        pd.DataFrame(columns).to_csv(rows, index=False)
-        write_whole(folder / "scores.csv", lambda file: file.write(rows.getvalue().encode()))
+        rows = csv_of(pd.DataFrame(columns))
+        write_whole(folder / "scores.csv", lambda file: file.write(rows))
 
 
 def _named(name: str, values: Floats) -> dict[str, Floats]:
