@@ -147,8 +147,8 @@ def predict(
     frame = host.predict(task, models="best")
     order = {each: place for place, each in enumerate(host.load_local_ids())}
     frame = frame.sort_values("id", key=lambda column: column.map(order), kind="stable")
-    rows = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
-    write_whole(out, lambda file: file.write(rows), anywhere=True)
+    table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
+    write_whole(out, lambda file: file.write(table), anywhere=True)
     return outcome | {"rows": len(frame), "out": str(out)}
 
 
