@@ -31,8 +31,15 @@ from heterofed.runs.settings import Shown
 
 
 class PartyHooks(Scheduler):
-    """What both roles share."""
+    """What both roles share.
 
+    Attributes:
+        models_after_split: a class sets it to True to have its models made after the split, when
+            `self.train_ids` are known: to fit a scaler or a vocabulary on train rows alone. What is
+            wrong with the models then shows after the intersection, not before it.
+    """
+
+    models_after_split: bool = False
     _heterofed: HalfEngine[Any]
 
     def launch_task(
@@ -179,6 +186,12 @@ class PartyHooks(Scheduler):
         """Rows of an agreed batch; None before the parties met, or where none was agreed."""
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return agreement.plan.batch_size or None if agreement else None
+
+    @Shown
+    def parties(self) -> tuple[str, ...]:
+        """Feature keys of all parties, the Host's first; empty before they met."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return (agreement.plan.host, *agreement.plan.collaborators) if agreement else ()
 
     @Shown
     def agreed(self) -> dict[str, str]:

@@ -187,11 +187,12 @@ class Checkpointing:
         snapshot = snapshots.decode(run.store.load(mark))
         for part in what.parts:
             part.leave()
+        # Before the models are made, which may be fitted on them.
+        run.state.train_ids, run.state.test_ids = split.train, split.test
         self._put_back_models(mark, snapshot)
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common
         run.state.kept = snapshot.kept
-        run.state.train_ids, run.state.test_ids = split.train, split.test
         run.state.is_best = False
         self._cut_metrics(snapshot)
         what.files.name_best()

@@ -140,7 +140,8 @@ class Baseline:
         sets = []
         for half in self._halves:
             sets.append(set(check_ids(half.hooks.call("load_local_ids"))))
-            half.models.make_all()
+            if not half.owner.models_after_split:
+                half.models.make_all()
         common = set.intersection(*sets)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")

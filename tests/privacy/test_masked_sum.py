@@ -300,7 +300,7 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
                 party.post(party.peers[request.name], theirs)
         for peer in party.peers.values():
             party.take(peer, SplitAccepted)
-        keeping.checkpoints.keep_split(18)
+        keeping.keep_split(18)
 
     host = Matching(tmp_path, fusion="masked_sum", collaborators=["bob", "carol"])
     training_by(host, _agree_on_ids=agree)

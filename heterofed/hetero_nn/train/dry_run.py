@@ -105,6 +105,7 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
         ids = _prepared(self.half)
         common = intersect_as_collaborator(run, host, ids, max_peer_ids=most)
         split_as_collaborator(self.half, host, common)
+        self.half.models.check_trains()  # where they are made after the split
         run.round = 1
         party.take(host, msg.BeginTrain)
         rows = self.loop.train_a_leg(host, 0, most=1)
@@ -143,8 +144,9 @@ def _prepared(half: Half[Any]) -> Sequence[str]:
     """Own ids; models and optimizers are made, so that what is wrong with them shows here."""
     with half.run.party.in_phase("prepare"):
         ids: Sequence[str] = half.hooks.call("load_local_ids")
-        half.models.make_all()
-    half.models.check_trains()
+        if not half.owner.models_after_split:
+            half.models.make_all()
+            half.models.check_trains()
     return ids
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from heterofed.hetero_nn.half import Half
@@ -23,6 +23,7 @@ class Keeping:
         parts: what else of the run is kept with it.
         accumulates: whether the user's code may let gradients wait for the step of a later batch.
         limit: of going back.
+        made: called once the models are made: what it refuses shows then.
 
     Attributes:
         files: the models in the results folder.
@@ -36,8 +37,9 @@ class Keeping:
         *,
         accumulates: bool,
         limit: ReturnLimit,
+        made: Callable[[], object],
     ) -> None:
-        self._half = half
+        self._half, self._made = half, made
         self._parts = (*parts, half.signature)
         self.files = half.files(parts)
         covered = keeps_extra_state(type(half.owner))
@@ -54,13 +56,27 @@ class Keeping:
         self.checkpoints = Checkpointing(half.run, half.hooks, what, limit)
 
     def prepare(self) -> list[str]:
-        """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
+        """Load the ids, make models and optimizers: what is wrong with them shows before PSI, but
+        for those of a class that makes them after the split.
+        """
         with self._half.run.party.in_phase("prepare"):
             ids = self.checkpoints.load_ids()
-            self._half.models.make_all()
-            self._carried.begin()
-        self._half.models.check_trains()
+            if not self._half.owner.models_after_split:
+                self._make_all()
         return ids
+
+    def keep_split(self, common: int) -> None:
+        """Keep what was agreed about so many common ids, and where the first round begins."""
+        if self._half.owner.models_after_split:
+            self._make_all()
+        self.checkpoints.keep_split(common)
+
+    def _make_all(self) -> None:
+        """Make models and optimizers, and note what this party carries beside them."""
+        self._half.models.make_all()
+        self._carried.begin()
+        self._half.models.check_trains()
+        self._made()
 
     def leave(self) -> None:
         """Let go of what the run holds: it begins anew with another half."""

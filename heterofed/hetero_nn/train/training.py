@@ -72,8 +72,13 @@ class HostTraining(_Training, HostHalfTask):
     def make_half(self, run: Run) -> None:
         """Make the half, its loop and its checkpoints."""
         HostHalfTask.make_half(self, run)
-        parts = (self.loop, _BestMeans())
-        self.keeping = Keeping(self.half, parts, accumulates=True, limit=self._limit(run))
+        self.keeping = Keeping(
+            self.half,
+            (self.loop, _BestMeans()),
+            accumulates=True,
+            limit=self._limit(run),
+            made=lambda: self.loop.guard,
+        )
 
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
@@ -97,10 +102,8 @@ class HostTraining(_Training, HostHalfTask):
 
     def _agree_on_ids(self, run: Run) -> None:
         ids = self.keeping.prepare()
-        self.loop.guard  # noqa: B018 - what it refuses shows before PSI
         common = intersect_as_host(run, ids)
-        keep = self.keeping.checkpoints.keep_split
-        split_as_host(self.half, common, lambda: keep(len(common)))
+        split_as_host(self.half, common, lambda: self.keeping.keep_split(len(common)))
 
     def _train_a_round(self, run: Run) -> float | None:
         for number in self.loop.train_a_round():
@@ -159,9 +162,13 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
     def make_half(self, run: Run) -> None:
         """Make the half, its loop and its checkpoints."""
         CollaboratorHalfTask.make_half(self, run)
-        accumulates = not updates_by_default(self.owner)
-        limit = self._limit(run)
-        self.keeping = Keeping(self.half, [self.loop], accumulates=accumulates, limit=limit)
+        self.keeping = Keeping(
+            self.half,
+            [self.loop],
+            accumulates=not updates_by_default(self.owner),
+            limit=self._limit(run),
+            made=lambda: self.loop.guard,
+        )
 
     def is_trainable(self) -> bool:
         """Whether this party's features take gradients."""
@@ -206,11 +213,9 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
 
     def _agree_on_ids(self, run: Run, host: Peer) -> None:
         ids = self.keeping.prepare()
-        self.loop.guard  # noqa: B018 - what it refuses shows before PSI
         most = self.settings.max_peer_ids
         common = intersect_as_collaborator(run, host, ids, max_peer_ids=most)
-        keep = self.keeping.checkpoints.keep_split
-        split_as_collaborator(self.half, host, common, lambda: keep(len(common)))
+        split_as_collaborator(self.half, host, common, lambda: self.keeping.keep_split(len(common)))
 
     def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
         """Hold the rounds that begin, over rollbacks and restarts, against those of the plan.
