@@ -14,6 +14,10 @@ from tests.e2e.processes import ROOT, Parties
 from tests.e2e.processes import parties as started_parties
 from tests.identity.offices import Command
 
+# Read when torch is loaded, here and in every process that a test starts. Two threads of one tiny
+# product that share a core wait for each other in a loop: it then takes ten times the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

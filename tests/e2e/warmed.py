@@ -62,7 +62,7 @@ class Server:
         wish = {"arguments": list(arguments), "env": dict(env), "log": str(log), "cwd": str(cwd)}
         with self._ended:
             self._socket.sendall(json.dumps(wish).encode() + b"\n")
-            if not self._ended.wait_for(lambda: self._pids, timeout=60):
+            if not self._ended.wait_for(lambda: self._pids, timeout=180):
                 raise AssertionError("the server of warmed interpreters does not answer")
             return self._pids.pop()
 

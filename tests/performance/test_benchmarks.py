@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.processes import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(320)]
+pytestmark = [pytest.mark.timeout(320)]
 
 
 def printed(module: str, *options: str) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def printed(module: str, *options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.long
 def test_training(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--staleness", "0", "4")
     result = printed("training", *options)
@@ -40,6 +41,7 @@ def test_training(mnist: Path) -> None:
     assert result["bytes_per_batch"]["features"] >= 128 * 10 * 4
 
 
+@pytest.mark.long
 def test_wan(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--rounds", "1", "--rtt-ms", "20")
     result = printed("wan", *options)
@@ -51,12 +53,14 @@ def test_wan(mnist: Path) -> None:
     assert result["auto_int8_mb"] < result["auto_fp16_mb"] < result["auto_mb"]
 
 
+@pytest.mark.slow
 def test_parties() -> None:
     result = printed("parties", "--counts", "1", "2", "--batches", "20")
     assert set(result["ms_per_batch"]) == {"1", "2"}
     assert result["first_ms"] > 0
 
 
+@pytest.mark.long
 def test_convergence(mnist: Path, tmp_path: Path) -> None:
     options = ["--data", str(mnist), "--limit", "640", "100", "--rounds", "1", "--seeds", "1"]
     options += ["--staleness", "0", "2"]
