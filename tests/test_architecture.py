@@ -21,7 +21,7 @@ LAYERS = [
     ["heterofed._version", "heterofed.errors"],
     ["heterofed.events", "heterofed.files", "heterofed.protocol"],
     ["heterofed.compute", "heterofed.metrics", "heterofed.transport"],
-    ["heterofed.reporting"],
+    ["heterofed.reporting", "heterofed.trackers"],
     ["heterofed.identity", "heterofed.messaging"],
     ["heterofed.privacy", "heterofed.rendezvous"],
     ["heterofed.data"],
@@ -42,6 +42,9 @@ ALONE = {
     "opacus": ["heterofed/privacy/dpsgd"],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
+    "duckdb": ["heterofed/tabular/sources/"],
+    "sqlalchemy": ["heterofed/tabular/sources/database"],
+    "phonenumbers": ["heterofed/tabular/ids/writing"],
     "rich": ["heterofed/reporting/progress"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
@@ -52,6 +55,8 @@ NO_TORCH = [
     "heterofed.hetero_nn.psi",
     "heterofed.cli.psi",
     "heterofed.protocol",
+    "heterofed.tabular.ids",
+    "heterofed.tabular.inspect",
     "psi",
 ]
 
