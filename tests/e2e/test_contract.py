@@ -22,7 +22,7 @@ from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, T
 from heterofed.messaging.notices import Notices
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def trained(*schedulers: Any) -> list[Any]:
@@ -644,7 +644,6 @@ def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> N
 # -- time, logs, callbacks ------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sleeper", ["alice", "bob"])
 def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
     ended = threading.Event()
@@ -670,7 +669,6 @@ def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> Non
     assert fell_asleep == [True]
 
 
-@pytest.mark.slow
 def test_no_limit_on_computing(tmp_path: Path) -> None:
     """Neither for who is silent nor, with a batch too big for the network, for who does not read.
 
@@ -694,7 +692,6 @@ WIDE = 1_150_000
 """Columns with which a batch of 16 rows (70 MiB) is more than the network takes unread."""
 
 
-@pytest.mark.slow
 def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
     class Wide(TinyCollaborator):
         def make_feature_model(self) -> nn.Module:
@@ -705,7 +702,6 @@ def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
     trained(host, Wide(tmp_path, data_channel_timeout=(30, 2)))
 
 
-@pytest.mark.slow
 def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heterofed.rendezvous.join.NOTICE_SECONDS", 0.5)
     monkeypatch.setattr("heterofed.messaging.party.Notices", functools.partial(Notices, 0.5))

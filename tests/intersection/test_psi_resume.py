@@ -22,6 +22,8 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.runs.test_resume import CrashError, crashing
 
+pytestmark = pytest.mark.slow
+
 PROTOCOLS = pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 VICTIMS = pytest.mark.parametrize("victim", ["initiator", "collaborator"])
 

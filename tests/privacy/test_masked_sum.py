@@ -33,7 +33,7 @@ from heterofed.runs import connect
 from heterofed.runs.run import Run, party_of
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class SumHost(TinyHost):

@@ -18,7 +18,7 @@ from heterofed.runs.run import party_of
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.runs.test_resume import CrashError, crashing
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class Spied(ClippedGaussian):

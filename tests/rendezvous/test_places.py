@@ -25,6 +25,8 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 from tests.identity.offices import Command, free_port, open_offices
 
+pytestmark = pytest.mark.slow
+
 
 class Untouched(TinyCollaborator):
     """Notes whether its ids were asked for."""
@@ -202,7 +204,6 @@ def accept_as_bob(parties: Parties, theirs: Path, file: Path) -> None:
     assert done.wait() == 0, done.output
 
 
-@pytest.mark.slow
 def test_both_sides_name_the_fields_that_differ(
     home: Path, theirs: Path, tmp_path: Path, parties: Parties, caplog: pytest.LogCaptureFixture
 ) -> None:

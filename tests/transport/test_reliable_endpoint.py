@@ -29,6 +29,8 @@ from heterofed.transport.zeromq import Heartbeat, connect, listen
 from heterofed.transport.zeromq.zap import ClientKeys
 from tests.transport.rigs import FAST, PARTIES, Keyring, Party, connected, pump
 
+pytestmark = pytest.mark.slow
+
 
 class Lines:
     """A reliable listener behind a relay, and whoever connects through it."""
