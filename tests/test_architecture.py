@@ -45,7 +45,7 @@ ALONE = {
     "duckdb": ["heterofed/tabular/sources/"],
     "sqlalchemy": ["heterofed/tabular/sources/database"],
     "phonenumbers": ["heterofed/tabular/ids/writing"],
-    "rich": ["heterofed/reporting/progress"],
+    "rich": ["heterofed/cli/table_check", "heterofed/reporting/progress"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
 NO_TORCH = [
