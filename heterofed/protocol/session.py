@@ -272,6 +272,7 @@ class Session:
             case SplitParts():
                 _require(self._purpose in TRAINING, "not a task that trains")
                 _require(self._announces_split, "the plan has every party split by itself")
+                _require(message.ids > 0, "no id")
                 _require(size == -(-message.ids // 4), "not two bits for each id")
                 _require(self._parted + message.ids <= psi.matched, "more than were matched")
             case SplitPlan():
