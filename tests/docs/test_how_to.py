@@ -28,6 +28,8 @@ NOT_OURS = {
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",
+    "ids.md",
+    "tables.md",
 }  # tested elsewhere, or no code
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
