@@ -199,6 +199,7 @@ class CountAnswerer(_Counting):
         super().__init__(ids, domain=domain, workers=workers, key=key)
         self._asked: _Values | None = None
         self._raised_values: list[bytes] = []
+        self._own_values: list[bytes] = []
 
     def begin(self, count: int) -> None:
         """The asker says how many ids it has.
@@ -230,9 +231,19 @@ class CountAnswerer(_Counting):
             raise StateError("raised was called before all values had come")
         return _chunks(sorted(self._raised_values))
 
+    def compute(self) -> Iterator[int]:
+        """Compute the values of own ids, some at a time; gives after each how many are done."""
+        self._own_values = []
+        for some in self._own():
+            self._own_values += _cut(some)
+            yield len(self._own_values)
+
     def own(self) -> Iterator[bytes]:
-        """Values of own ids, sorted."""
-        return _chunks(sorted(_cut(b"".join(self._own()))))
+        """Values of own ids, sorted; computed here where `compute` has not."""
+        if len(self._own_values) != self.count:
+            for _ in self.compute():
+                pass
+        return _chunks(sorted(self._own_values))
 
     def told(self, size: int) -> int:
         """Check the count that the asker tells.

@@ -14,9 +14,11 @@ import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.intersection.host import OVER, common_as_collaborator, common_as_host, own_ids
+from heterofed.intersection.overlap import count_as_collaborator, count_as_host
 from heterofed.messaging.party import Party
 from heterofed.protocol.messages import Finish
 from heterofed.protocol.plan import KeyBits, Plan, PSIProtocol
+from heterofed.rendezvous.agreement import Errand
 from heterofed.reporting.results import write_whole
 from heterofed.runs.connect import as_collaborator, as_host, check_collaborators, check_psi
 from heterofed.runs.lifecycle import Scheduler
@@ -28,6 +30,7 @@ class PSIScheduler(Scheduler):
     """What both roles share: ids in, `intersection.csv` out."""
 
     _heterofed_ids: Iterable[str] | None
+    _heterofed_errand: Errand = "psi"
 
     def load_local_ids(self) -> Iterable[str]:
         """Hook: this party's ids; by default those given to the constructor.
@@ -58,6 +61,32 @@ class PSIScheduler(Scheduler):
         self._heterofed_common: list[str] = []
         self._heterofed_launch(task_id, resume)
         return self._heterofed_common
+
+    def count_common(self, task_id: str) -> dict[str, int]:
+        """Count how many ids this party shares with the others, in place of `launch_task`.
+
+        Nobody learns which ids they are, nor hands over anything that would tell: see the
+        explanation of the count in the docs. All parties call it, and each has at least 20 ids.
+        An initiator counts with each of its collaborators; a count that was interrupted begins
+        anew.
+
+        Args:
+            task_id: the same at every party.
+
+        Returns:
+            The number of common ids, by the other party's feature key.
+
+        Raises:
+            ConfigError: something at this party cannot work; nothing was done.
+            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+        """
+        self._heterofed_errand = "overlap"
+        self._heterofed_sizes: dict[str, int] = {}
+        try:
+            self._heterofed_launch(task_id, "never")
+        finally:
+            self._heterofed_errand = "psi"
+        return self._heterofed_sizes
 
     def _heterofed_open_folder(self, run: Run) -> None:
         if not goes_on(run):
@@ -163,7 +192,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
             run,
             self._heterofed_settings,
             callbacks,
-            purpose="psi",
+            purpose=self._heterofed_errand,
             expected=self._heterofed_collaborators,
             timeouts=self._heterofed_timeouts(self._heterofed_calculation_timeout),
             make_plan=self._heterofed_make_plan,
@@ -185,7 +214,10 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
     def _heterofed_perform(self, run: Run) -> None:
         party = party_of(run)
         ids = self._heterofed_own_ids(run)
-        self._heterofed_keep(run, ids, common_as_host(run, ids))
+        if self._heterofed_errand == "overlap":
+            self._heterofed_sizes = count_as_host(run, ids)
+        else:
+            self._heterofed_keep(run, ids, common_as_host(run, ids))
         with party.in_phase("finish"):
             party.broadcast(Finish(0))
             for peer in list(party.peers.values()):
@@ -245,7 +277,7 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
             run,
             self._heterofed_settings,
             callbacks,
-            purpose="psi",
+            purpose=self._heterofed_errand,
             timeouts=self._heterofed_timeouts(),
             trainable=False,
             earlier=earlier(run),
@@ -256,10 +288,14 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         party = party_of(run)
         (initiator,) = party.peers.values()
         ids = self._heterofed_own_ids(run)
-        common = common_as_collaborator(
-            run, initiator, ids, max_peer_ids=self._heterofed_max_peer_ids
-        )
-        self._heterofed_keep(run, ids, common)
+        most = self._heterofed_max_peer_ids
+        if self._heterofed_errand == "overlap":
+            size = count_as_collaborator(run, initiator, ids, max_peer_ids=most)
+            self._heterofed_sizes = {initiator.name: size}
+        else:
+            self._heterofed_keep(
+                run, ids, common_as_collaborator(run, initiator, ids, max_peer_ids=most)
+            )
         party.take(initiator, Finish)
         with party.in_phase("finish"):
             party.leave(initiator)

@@ -30,6 +30,9 @@ MAX_ANSWERS = 2
 
 TAG_BYTES = 16
 
+POINT_BYTES = 32
+"""A value of a count of common ids."""
+
 MESSAGE_BYTES = 512
 """What a message takes beside its payload, roughly, as long as nobody has taken it."""
 
@@ -99,7 +102,7 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     return agreeing()
 
 
-def most_waiting(plan: Plan | None) -> int:
+def most_waiting(plan: Plan | None, *, counts: bool = False) -> int:
     """Bytes that all messages of one peer may hold which nobody has taken yet, and one that comes.
 
     One number for all phases, because mail of one may wait in the next. In PSI all tags may come
@@ -110,7 +113,8 @@ def most_waiting(plan: Plan | None) -> int:
     if plan is None:
         return small
     chunk = MAX_FRAME_BYTES + MESSAGE_BYTES
-    tags = plan.max_peer_ids * TAG_BYTES
+    # In a count both lists of values may come while this party computes.
+    tags = plan.max_peer_ids * (2 * POINT_BYTES if counts else TAG_BYTES)
     intersection = (PSI_WINDOW + 2) * chunk + tags + tags // MAX_FRAME_BYTES * MESSAGE_BYTES
     batch = plan.max_batch_bytes + MESSAGE_BYTES
     steps = MAX_STALENESS if plan.max_staleness == "auto" else plan.max_staleness

@@ -251,6 +251,9 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
 def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
     if settings.place is not None:
         return settings.place
-    # Predictions and rehearsals are within the terms of the task that trains.
-    task: Purpose = "psi" if purpose == "psi" else "train"
+    # Predictions and rehearsals are within the terms of the task that trains; a count of common
+    # ids says less than either kind of task.
+    task: Purpose | None = "psi" if purpose == "psi" else "train"
+    if purpose == "overlap":
+        task = None
     return place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)

@@ -148,7 +148,8 @@ class PlainText:
                 " is, such as gb18030 or latin-1, or save it as UTF-8"
             )
         alike = [best.encoding, *best.could_be_from_charset]  # for these bytes
-        return next(each for each in (*likely, best.encoding) if each in alike)
+        found: str = next(each for each in (*likely, best.encoding) if each in alike)
+        return found
 
     def _telling(self) -> bytes:
         """Lines that hold other bytes than ASCII."""
