@@ -24,7 +24,7 @@ from heterofed.protocol.messages import (
     CountResult,
     PsiTagged,
 )
-from heterofed.runs.run import Run, agreement_of, party_of
+from heterofed.runs.run import Run
 
 
 def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
@@ -34,7 +34,7 @@ def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
         IdError: there are too few ids for a count.
         PSIFailedError: a check failed; it names the party.
     """
-    party = party_of(run)
+    party = run.party
     with party.in_phase("psi", total=len(ids) * len(party.peers), unit="ids"):
         return {peer.name: _ask(run, party, peer, ids) for peer in list(party.peers.values())}
 
@@ -53,7 +53,7 @@ def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids
         IdError: there are too few ids for a count.
         PSIFailedError: a check failed, or the Host asks for more than it may have.
     """
-    party = party_of(run)
+    party = run.party
     with party.in_phase("psi", unit="ids"), named(host, party.name):
         count = party.take(host, CountBegin).of(CountBegin).count
         budget = signed_for(run, host)
@@ -116,4 +116,4 @@ def _enough() -> Iterator[None]:
 
 def _domain(run: Run, collaborator: str) -> bytes:
     """What the values of one count are bound to: the pair, the task, and this run."""
-    return domain_of(run, collaborator) + b"count" + agreement_of(run).secret
+    return domain_of(run, collaborator) + b"count" + run.agreement.secret
