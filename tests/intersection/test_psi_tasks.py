@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
-@pytest.mark.parametrize("parties", [1, 2, 5, pytest.param(16)])
+@pytest.mark.parametrize("parties", [1, 2, 5, 16])
 def test_all_parties_get_the_common_ids(parties: int, protocol: Any, tmp_path: Path) -> None:
     chance = random.Random(parties)
     everybody = [f"ümläut {number}\n,\"'" for number in range(300)]
