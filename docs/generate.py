@@ -10,6 +10,7 @@ pages that are generated as a whole say so in their first line.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -32,6 +33,8 @@ from heterofed.protocol import codec, limits, messages
 from heterofed.protocol.plan import MAX_PARTIES, Plan
 from heterofed.protocol.states import COMPLETED, TABLE, Role, State
 from heterofed.rendezvous import backend
+from heterofed.report import evaluation
+from heterofed.report import model as report_model
 from heterofed.runs.settings import Shown
 from heterofed.transport import flow_control, zeromq
 from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS
@@ -310,6 +313,32 @@ def phase_limits() -> str:
         ["phase", "header", "payload"],
         ([phase, f"{its.header:,}", f"{its.payload:,}"] for phase, its in rows.items()),
     )
+
+
+REPORT_STRUCTS: list[type[msgspec.Struct]] = [
+    each
+    for each in vars(report_model).values()
+    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each is not msgspec.Struct
+]
+EVALUATION_STRUCTS: list[type[msgspec.Struct]] = [
+    evaluation.Evaluation,
+    evaluation.Interval,
+    evaluation.Drawn,
+    evaluation.Cells,
+]
+
+
+def field_table(struct: type[msgspec.Struct]) -> str:
+    """The fields of a struct that files hold, as its annotations and docstring have them."""
+    told: dict[str, str] = {}
+    for names, what in entries(sections(doc(struct)).get("Attributes", "")):
+        told |= dict.fromkeys(names.split(", "), what)
+    rows = [
+        [f"`{name}`", f"`{kind}`", told.get(name, "")]
+        for name, kind in struct.__annotations__.items()
+    ]
+    shown = 3 if told else 2
+    return table(["field", "type", "meaning"][:shown], (row[:shown] for row in rows))
 
 
 def wire_format() -> str:
@@ -650,6 +679,11 @@ PIECES: dict[str, Callable[[], str]] = {
     "readme-unprotected": lambda: readme_section(
         "What is not protected yet", "explanation/threat-model.md"
     ),
+}
+
+PIECES |= {
+    f"report-{cls.__name__.lower()}": functools.partial(field_table, cls)
+    for cls in (*REPORT_STRUCTS, *EVALUATION_STRUCTS)
 }
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -152,6 +152,32 @@ def psi(column: str | None, as_json: bool, **options: Any) -> None:
         click.echo(f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}")
 
 
+@cli.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "json", "md", "card"]),
+    default="html",
+    show_default=True,
+    help="A page, data, Markdown, or a model card as Hugging Face has it.",
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Where to; - prints it. By default report.html (.json, .md; README.md for a card) in the"
+    " results folder.",
+)
+def report(run: str, kind: Any, output: str | None) -> None:
+    """Make the report of a run anew, also of one that failed or goes on.
+
+    RUN is a results folder, or a task id where ./heterofed_runs has one party's results of it.
+    """
+    from heterofed.cli.report import run_report
+
+    run_report(run, kind, output)
+
+
 cli.add_command(trust.keys)
 cli.add_command(trust.task)
 

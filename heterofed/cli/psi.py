@@ -129,9 +129,10 @@ class _ToFile(PSIScheduler):
     """Writes own matching rows instead of a list of ids."""
 
     table: _Table
+    _heterofed_reports = False  # its folder goes once the rows are copied
 
     def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
-        run.result.ids = len(common)
+        run.result.ids, run.result.own_ids = len(common), len(ids)
         self.table.copy(ids, common)
 
 

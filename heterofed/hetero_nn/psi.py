@@ -76,7 +76,7 @@ class PSIScheduler(Scheduler):
 
     def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         """Do with the result what this task is for; `common` holds positions among `ids`."""
-        run.result.ids = len(common)
+        run.result.ids, run.result.own_ids = len(common), len(ids)
         self._heterofed_common = sorted(ids.pick(common))
         run.result.metrics["intersection"] = write_whole(
             run.result.folder / "intersection.csv", self._heterofed_write_common

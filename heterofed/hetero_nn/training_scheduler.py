@@ -473,6 +473,7 @@ class TrainingScheduler(ResumableScheduler):
         """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
         with party_of(run).in_phase("prepare"):
             ids = self._heterofed_load_ids(run)
+            run.result.own_ids = len(ids)
             for name in self._heterofed_makers():
                 self._heterofed_made(name)
             self._heterofed_carried(run).begin()
@@ -495,6 +496,7 @@ class TrainingScheduler(ResumableScheduler):
                 len(test),
             )
         run.result.ids = len(common)
+        run.result.train_rows, run.result.test_rows = len(train), len(test)
         run.state["train_ids"], run.state["test_ids"] = train, test
         run.state.pop("reader", None)  # made before the train ids were known
         self._heterofed_compare_columns(run)

@@ -12,10 +12,23 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from heterofed.errors import ConfigError
 from heterofed.files import append, private_folder, put_in_place, read
 
 Deed = Literal["accepted", "refused", "started"]
+
+MOST_LINES = 100_000
+"""Of the audit log that are looked at, the newest ones."""
+
+
+class _Recorded(msgspec.Struct):
+    when: str
+    deed: Deed
+    task: str
+    party: str
+    terms: str
 
 
 def accept(home: Path, task: str, party: str, digest: str) -> None:
@@ -80,6 +93,23 @@ def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: s
             f"the audit log {path} cannot be written ({error.strerror}): what this party agrees to"
             " must be on record; make it writable"
         ) from None
+
+
+def on_record(home: Path, task: str, party: str, digest: str) -> dict[str, str]:
+    """When each deed was done last with exactly these terms, by deed; of what the log still has."""
+    try:
+        lines = read(home / "audit.log").splitlines()
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in lines[-MOST_LINES:]:
+        try:
+            deed = msgspec.json.decode(line, type=_Recorded)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if (deed.task, deed.party, deed.terms) == (task, party, digest):
+            found[deed.deed] = deed.when
+    return found
 
 
 def _place(home: Path, task: str, party: str, *, make: bool = True) -> Path:

@@ -8,6 +8,7 @@ truth that only the other side knows; defences are transforms of what is about t
 | `scores` | AUC, and how it is read |
 | `label_attacks` | labels from gradients (norm, direction, spectrum) and from a few known labels |
 | `input_attacks` | inputs from embeddings (ridge, decoder), distance correlation |
+| `leakage`, `findings` | the leak report of a run, and what it found in words |
 | `noise` | Gaussian noise that nobody else can draw again |
 | `gradient_defences`, `marvell` | noise on outgoing gradients |
 | `label_dp` | randomised response |

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heterofed.events import (
@@ -156,3 +157,11 @@ def shown_mark(round_number: int, batch: int) -> str:
 def megabytes(count: int) -> str:
     """A byte count for people."""
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def path_shown(path: Path) -> str:
+    """A path as it is shortest to write: from the working directory where it is below that."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

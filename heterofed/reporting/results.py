@@ -64,6 +64,8 @@ class TaskResult:
         best_round: the round whose models `mark_best` kept; 0: none.
         fusion: whether the Host got each Collaborator's features or only their sum.
         ids: size of the intersection.
+        own_ids: ids that this party came with; 0 where they were not counted.
+        train_rows, test_rows: what the split made of the common ids.
         psi: how it was found: its `protocol` and the `backend` that computed this party's part;
             empty where it was not searched for.
         rehearsal: at the Host what one batch showed, where the task was only rehearsed.
@@ -72,6 +74,7 @@ class TaskResult:
         phases: cost of each phase, by name.
         leak_seconds: what the leak report took, of `seconds`.
         leaks: what the leak report found worst, in plain words, one line per party.
+        report: path of `report.html`; None where none was written.
         seconds: of the whole task, from `launch_task` on.
         bytes_sent, bytes_received: of the whole task; between phases a few more travel.
     """
@@ -84,6 +87,9 @@ class TaskResult:
     best_round: int = 0
     fusion: Fusion = "separate"
     ids: int = 0
+    own_ids: int = 0
+    train_rows: int = 0
+    test_rows: int = 0
     psi: dict[str, str] = field(default_factory=dict)
     rehearsal: dict[str, Any] | None = None
     metrics: dict[str, Path] = field(default_factory=dict)
@@ -91,6 +97,7 @@ class TaskResult:
     phases: dict[str, PhaseCost] = field(default_factory=dict)
     leak_seconds: float = 0.0
     leaks: list[str] = field(default_factory=list)
+    report: Path | None = None
     seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -118,6 +125,9 @@ class TaskResult:
             "best_round": self.best_round,
             "fusion": self.fusion,
             "ids": self.ids,
+            "own_ids": self.own_ids,
+            "train_rows": self.train_rows,
+            "test_rows": self.test_rows,
             "psi": self.psi,
         }
 

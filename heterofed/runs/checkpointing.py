@@ -308,6 +308,7 @@ class ResumableScheduler(Scheduler):
                 snapshots.put_back(name, thing, snapshot.states.get(name, {}))
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common
+        run.result.train_rows, run.result.test_rows = len(split.train), len(split.test)
         for name in NOTES:
             run.state.pop(name, None)
         run.state |= {

@@ -219,8 +219,10 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
 
 
 def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
-    if settings.place is not None:
-        return settings.place
-    # Predictions and rehearsals are within the terms of the task that trains.
-    task: Purpose = "psi" if purpose == "psi" else "train"
-    return place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
+    place = settings.place
+    if place is None:
+        # Predictions and rehearsals are within the terms of the task that trains.
+        task: Purpose = "psi" if purpose == "psi" else "train"
+        place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
+    run.meeting, run.terms, run.secured = place.described, place.terms, place.secured
+    return place

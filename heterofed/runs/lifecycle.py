@@ -53,6 +53,7 @@ from heterofed.reporting.tracebacks import RAISED_IN
 from heterofed.runs.checkpoint_store import CheckpointStore
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.hook_calls import arguments, check_hooks
+from heterofed.runs.report import reported
 from heterofed.runs.reserved import refuse_reserved
 from heterofed.runs.run import (
     Resume,
@@ -94,6 +95,8 @@ class Scheduler(ABC):
 
     _heterofed_settings: Settings
     _heterofed_run: Run | None = None
+    _heterofed_reports = True
+    """Whether `report.html` is written at the end of a launch."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -155,6 +158,8 @@ class Scheduler(ABC):
             stack.callback(close_ledger, run)
             run.ended = ended_run(folder)
             recall(run, self._heterofed_settings.seed)
+            if self._heterofed_reports:
+                stack.enter_context(reported(run))  # once the status says how it has ended
             note = stack.enter_context(status_kept(run, settings))
             callbacks = (run.result.note, note, show, *settings.callbacks)
             while not self._heterofed_attempt(run, callbacks):

@@ -35,7 +35,9 @@ from heterofed.metrics import NO_METRICS
 from heterofed.privacy.rows import joined
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.agreement import Agreement
+from heterofed.report.render import write_report
 from heterofed.reporting.costs import Account
+from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import TaskResult, fresh_folder, write_whole
 from heterofed.runs.checkpoint_store import CheckpointStore
 from heterofed.runs.extra_modules import modules_beside
@@ -107,6 +109,8 @@ def compare(
         path = folder / FOLDER / f"{name}.csv"
         write_whole(path, lambda file, n=name: file.write(_joined(n, found).encode()))  # type: ignore[misc]
         done.tables[name] = path
+    with Harmless()("the report"):
+        write_report(folder)
     return done
 
 

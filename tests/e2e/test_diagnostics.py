@@ -19,7 +19,7 @@ from torch import nn, optim
 from heterofed import TaskResult
 from heterofed.hetero_nn.train import joint_batch, privacy_guard
 from heterofed.metrics import Metrics
-from heterofed.privacy import input_attacks, label_attacks, leakage
+from heterofed.privacy import findings, input_attacks, label_attacks, leakage
 from heterofed.reporting import console, costs, egress, progress, results
 from heterofed.runs import artifacts, lifecycle
 from tests.e2e.test_resume import weights
@@ -58,9 +58,9 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     *methods(leakage.Budget),
     *methods(leakage.LabelLeaks),
     *methods(leakage.InputLeaks),
-    *methods(leakage.Leak),
+    *methods(findings.Leak),
     *[(each, "__init__") for each in (leakage.Budget, leakage.LabelLeaks, leakage.InputLeaks)],
-    (leakage, "worst_of"),
+    (findings, "worst_of"),
     *[(leakage, name) for _, name in functions(label_attacks) if hasattr(leakage, name)],
     *[(leakage, name) for _, name in functions(input_attacks) if hasattr(leakage, name)],
     (privacy_guard, "worst_of"),

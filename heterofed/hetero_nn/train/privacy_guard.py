@@ -26,6 +26,7 @@ from heterofed.metrics import NEVER_CUT, Metrics
 from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.dpsgd import DPSGD, check_rows_apart
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.findings import Leak, worst_of
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_attacks import class_numbers
 from heterofed.privacy.label_dp import RandomisedResponse
@@ -34,9 +35,7 @@ from heterofed.privacy.leakage import (
     Budget,
     InputLeaks,
     LabelLeaks,
-    Leak,
     rows_to_measure,
-    worst_of,
 )
 from heterofed.privacy.ledger import Totals
 from heterofed.privacy.masking import Masks
@@ -206,6 +205,7 @@ class HostGuard(Guard):
         self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights, self._gradient_releases)
+        run.defences = _names_of(gradients=gradients, labels=labels, weights=weights)
         self._stream = stream
         self._gradients = gradients
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
@@ -302,6 +302,11 @@ class HostGuard(Guard):
             self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
 
 
+def _names_of(**defences: object) -> dict[str, str]:
+    """The classes of those that there are."""
+    return {what: type(each).__name__ for what, each in defences.items() if each is not None}
+
+
 def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:
     if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
         return labels.by_lot()
@@ -341,6 +346,7 @@ class CollaboratorGuard(Guard):
         releases = EmbeddingReleases(run, limits, weights, noise)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, opens, users, weights, releases)
+        run.defences = _names_of(embeddings=embeddings, weights=weights)
         self._stream = stream
         self._defence = embeddings
         self._calls = _Calls(run.harmless)

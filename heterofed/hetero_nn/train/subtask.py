@@ -37,6 +37,8 @@ class Errand(Scheduler):
     FOLDER: str
     """Where results go, within the owner's results folder."""
 
+    _heterofed_reports = False  # the report is of the run that trained
+
     def __init__(self, owner: TrainingScheduler) -> None:
         super().__init__()
         self._owner = owner
