@@ -5,12 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long coverage check lint audit docs site format clean
+# An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
 
-test: $(VENV)/.installed lint audit
+test: $(VENV)/.installed
+	$(MAKE) -j 4 lint audit
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
 # Sweeps: killed at every point, a fault at every entry, the largest message of every dtype.
@@ -21,13 +25,21 @@ test-long: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
 
-check: $(VENV)/.installed lint
+check: $(VENV)/.installed
+	$(MAKE) -j 3 lint
 	$(BIN)/python -m pytest -n 2 -q -m "not slow and not long"
 
-lint: $(VENV)/.installed
+lint: style types stale
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
 	$(BIN)/mypy
+
+# Whether the generated parts of the documentation are up to date.
+stale: $(VENV)/.installed
 	$(BIN)/python -m docs.generate --check
 
 # Known holes of the versions in constraints.txt; says so where no advisory service can be reached.
@@ -40,6 +52,16 @@ docs: $(VENV)/.installed
 # The pages as a website, in site/; a link that leads nowhere is an error.
 site: $(VENV)/.installed docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# A wheel and a source archive in dist/, the same to the byte from the same sources.
+dist: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/uvx --quiet twine check --strict dist/*.whl dist/*.tar.gz
+
+# What is in it: a bill of materials of the versions in constraints.txt, for whoever has to approve them.
+sbom: $(VENV)/.installed
+	$(BIN)/uvx --quiet --from cyclonedx-bom cyclonedx-py requirements constraints.txt --output-file sbom.json
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -54,4 +76,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage site dist sbom.json

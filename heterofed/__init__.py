@@ -1,16 +1,20 @@
 """Vertical split learning between organisations that hold different columns about the same people.
 
-Public names load when they are first used: `import heterofed` costs next to nothing, and only what
-needs torch loads it. Importing has no side effects.
+Public names are loaded when they are first used, so `import heterofed` is cheap and imports torch
+only if a name that needs it is used. Importing the package has no side effects.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 from heterofed._version import __version__
+
+if sys.platform == "win32":  # files are opened by ways that Windows does not have
+    raise ImportError("heterofed runs on Linux and macOS; on Windows install it within WSL 2")
 
 if TYPE_CHECKING:
     from heterofed.compute.batch import Batch

@@ -1,4 +1,4 @@
-"""What a joint run is compared with: the Host's columns alone, and all columns in one place."""
+"""Trains baselines for a joint run: on the Host's columns alone, or on all columns in one place."""
 
 from __future__ import annotations
 

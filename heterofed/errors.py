@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""Every error that heterofed raises, as one tree.
 
     HeteroFedError
     ├── ConfigError                  a setting or file of this party is wrong; nothing was done
@@ -6,51 +6,51 @@
     ├── TaskFailed                   the task started and could not go on
     │   ├── JoinTimeoutError         the other parties did not come online in time
     │   ├── JoinRefusedError         the Host turned this party away
-    │   │   ├── StrangerError        its feature key is not expected
-    │   │   ├── DuplicatePartyError  its feature key is taken, or everybody is there
-    │   │   ├── OtherTaskError       it came for another task, or for another purpose
-    │   │   ├── OtherTermsError      its task file says other things than the Host's
-    │   │   ├── OtherVersionError    it speaks no version of the protocol that the Host speaks
-    │   │   └── TaskFinishedError    the run had ended already, with its last checkpoint held by all
+    │   │   ├── StrangerError        its feature key is not in the Host's list of collaborators
+    │   │   ├── DuplicatePartyError  its feature key is in use, or all parties are connected already
+    │   │   ├── OtherTaskError       it joined with another task id, or for another purpose
+    │   │   ├── OtherTermsError      its task file differs from the Host's
+    │   │   ├── OtherVersionError    it has no protocol version in common with the Host
+    │   │   └── TaskFinishedError    the run had ended already
     │   ├── PeerLostError            the connection to a party broke
-    │   │   └── HandshakeError       it never stood: one side does not know the other's key
+    │   │   └── HandshakeError       no connection was made: one side does not know the other's key
     │   ├── PeerTimeoutError         a party is connected and has been silent for too long
-    │   ├── RemoteProtocolError      a party said something that the protocol does not allow
+    │   ├── RemoteProtocolError      a party sent something that the protocol does not allow
     │   ├── DataError                ids or tensors of this task do not fit together
-    │   │   ├── IdError              the ids that `load_local_ids` gave cannot be used
-    │   │   ├── MissingIdsError      a party's data have no row for ids that were asked for
+    │   │   ├── IdError              the ids that `load_local_ids` returned cannot be used
+    │   │   ├── MissingIdsError      a party's data have no row for a requested id
     │   │   ├── ColumnError          a column of a table cannot be used
     │   │   ├── EmptyIntersectionError  no id is common to all parties
     │   │   ├── EmptySplitError      the split left no train ids, or no test ids
     │   │   ├── SplitMismatchError   the parties split the common ids differently
     │   │   ├── AlignmentError       the parties' batches do not fit row by row
-    │   │   │   ├── RowOrderError    other rows, or in another order, in one batch
-    │   │   │   ├── RowCountError    different numbers of rows in one batch
-    │   │   │   └── BatchCountError  different numbers of batches in one round
-    │   │   ├── OtherRunError        the parties' models are not of the same run
-    │   │   ├── MissingPartyError    a party, or its rows, are missing for a prediction
-    │   │   ├── FeatureError         a hook gave features of a wrong type, shape or dtype
+    │   │   │   ├── RowOrderError    a batch has other rows, or another order, at two parties
+    │   │   │   ├── RowCountError    a batch has different numbers of rows at two parties
+    │   │   │   └── BatchCountError  a round has different numbers of batches at two parties
+    │   │   ├── OtherRunError        the parties' models come from different runs
+    │   │   ├── MissingPartyError    a prediction lacks a party, or some of its rows
+    │   │   ├── FeatureError         a hook returned features of a wrong type, shape or dtype
     │   │   └── NonFiniteError       a tensor holds NaN or infinity
-    │   ├── ResumeError              the run cannot go on from its checkpoints, or not as it began
-    │   │   └── RollbackLimitError   it has gone back to the same checkpoint too often
+    │   ├── ResumeError              the run cannot be resumed from its checkpoints
+    │   │   └── RollbackLimitError   the run was rolled back to the same checkpoint too often
     │   ├── CheckpointError          a checkpoint cannot be written or read
-    │   ├── ResultsError             a file of the results cannot be written
-    │   ├── LedgerError              a party cannot count what leaves it
-    │   ├── ReleaseLimitError        more would leave a party than it allows
-    │   ├── LimitReachedError        a party predicts no more rows today
-    │   ├── PSIFailedError           the private set intersection was refused or went wrong
+    │   ├── ResultsError             a file in the results folder cannot be written
+    │   ├── LedgerError              a party cannot record what it has sent
+    │   ├── ReleaseLimitError        a party would send more about a row than its user allows
+    │   ├── LimitReachedError        a party has used up its quota of predictions for today
+    │   ├── PSIFailedError           the private set intersection failed a check or went wrong
     │   ├── HookFailedError          user code of another party raised
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
     └── transport errors
-        ├── ChannelClosedError       sending on a connection that is gone
+        ├── ChannelClosedError       a frame was sent on a closed connection
         ├── ChannelOverflowError     a peer does not read what it is sent
         └── LinkError                a peer broke the rules of the reliable link
 
-Whoever is at fault raises the class itself. Everyone else raises a subclass of the same class that
-is a `TaskAborted` too, so `except AlignmentError` works at every party and `except TaskAborted`
-tells "another party ended it" apart. Where a user's hook raised, that exception comes out
-unchanged, with a note, at the party whose hook it was.
+The party at fault raises the class itself. Every other party raises a subclass of that class that
+is also a `TaskAborted`. So `except AlignmentError` works at every party, and `except TaskAborted`
+catches only what another party ended. If a hook raises, the exception reaches the caller of
+`launch_task` at that party unchanged, with a note that names the hook and the phase.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class HeteroFedError(Exception):
     """
 
     def shown(self, trace: TracebackType | None = None) -> list[str]:
-        """The error as lines for people: its name and message, the line of their own code that it
-        came from, and notes.
+        """Return the error as lines of text: its name and message, the line of the user's code that
+        raised it, and its notes.
 
         Args:
-            trace: of the error; None: its own.
+            trace: the traceback to search for that line; None stands for the error's own.
         """
         frames = traceback.extract_tb(trace or self.__traceback__)
         theirs = [
@@ -89,42 +89,42 @@ class HeteroFedError(Exception):
         return [f"{type(self).__name__}: {self}", *spot, *notes]
 
     def _render_traceback_(self) -> list[str]:
-        """What notebooks show in place of a traceback."""
+        """IPython shows these lines in place of a traceback."""
         return self.shown()
 
 
 class ConfigError(HeteroFedError):
     """A setting, file or hook of this party is wrong; no work was done.
 
-    What to do: mend what the message names and start again.
+    What to do: correct what the message names and start again.
     """
 
 
 class LocalProtocolError(HeteroFedError):
-    """This program tried to send a message that the protocol does not allow now.
+    """This program tried to send a message that the protocol does not allow in the current state.
 
-    What to do: this is a bug in heterofed (or in code that drives a `Session` by hand): report it.
+    What to do: report it; this is a bug in heterofed, or in code that drives a `Session` itself.
     """
 
 
 class ChannelClosedError(HeteroFedError):
-    """A frame was sent on a connection that is gone.
+    """A frame was sent on a connection that is closed.
 
-    What to do: nothing; the scheduler turns it into `PeerLostError`.
+    What to do: nothing; the scheduler raises `PeerLostError` in its place.
     """
 
 
 class ChannelOverflowError(HeteroFedError):
-    """A peer does not read what it is sent, and the queue for it is full.
+    """A peer does not read what it is sent, and its outgoing queue is full.
 
-    What to do: wait for the peer, or give it up; the scheduler does either.
+    What to do: nothing; the scheduler waits for the peer and raises `PeerTimeoutError` in the end.
     """
 
 
 class LinkError(HeteroFedError):
-    """A peer claimed on the reliable link what cannot be: numbers out of range, gaps, other frames.
+    """A peer broke the rules of the reliable link: a number is out of range, or a frame is missing.
 
-    What to do: nothing; the transport ends that link, and the scheduler raises `PeerLostError`.
+    What to do: nothing; the transport closes that link, and the scheduler raises `PeerLostError`.
     """
 
 
@@ -134,13 +134,13 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
     What to do: the message names the party, the phase and the remedy.
 
     Args:
-        message: the whole story, for this party's user; it never travels.
-        party: the party at fault, where one is.
-        phase: the phase in which it happened; with `round` and `batch` filled in on the way out
-            where they are not known here.
-        numbers: up to two counts that the other parties may see, for their own message.
-        happened: the message without what to do, for where the task may go on by itself; empty:
-            there is no such part.
+        message: the full text for this party's user. It is never sent to another party.
+        party: the feature key of the party at fault, or None if no single party is.
+        phase: the phase in which the error occurred. The scheduler fills in `phase`, `round` and
+            `batch` if the code that raised the error did not know them.
+        numbers: up to two counts that other parties receive, to be shown in their own message.
+        happened: the message without the remedy, to be shown while the task may still recover by
+            itself. It is empty if the message has no such part.
     """
 
     code: ClassVar[str] = "task_failed"
@@ -167,17 +167,17 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
 
 
 class TaskAborted(TaskFailed):
-    """Another party ended the task; always raised as a subclass of the reason's own class too.
+    """Another party ended the task. The error is also an instance of the class of the reason.
 
-    What to do: look at the party that the message names; its own log says more.
+    What to do: look at the log of the party that the message names; it says more.
     """
 
 
 class JoinTimeoutError(TaskFailed):
     """The other parties did not come online within `join_timeout`.
 
-    What to do: start the parties that the message names, with the same task id; for scripts on
-    one machine, as the same user and with the same `HETEROFED_HOME`.
+    What to do: start the parties that the message names, with the same task id. Scripts on one
+    machine must run as the same user and with the same `HETEROFED_HOME`.
     """
 
     code = "join_timeout"
@@ -185,7 +185,7 @@ class JoinTimeoutError(TaskFailed):
 
 
 class JoinRefusedError(TaskFailed):
-    """The Host turned this party away: not expected, already there, or of another version.
+    """The Host turned this party away, for a reason that the subclass names.
 
     What to do: compare the feature key with the Host's `collaborators`, or stop the other process
     that runs under the same key.
@@ -196,88 +196,101 @@ class JoinRefusedError(TaskFailed):
 
 
 class StrangerError(JoinRefusedError):
-    """The Host does not expect a party of this feature key.
+    """The Host's list of collaborators does not contain this party's feature key.
 
     What to do: compare the feature key with the Host's `collaborators`.
     """
 
     code = "stranger"
-    summary = "the Host does not expect this feature key; compare it with its collaborators"
+    summary = "the Host does not expect this feature key; compare it with the Host's collaborators"
 
 
 class DuplicatePartyError(JoinRefusedError):
-    """A party of this feature key is there already, or the number of parties is complete.
+    """A party with this feature key is connected already, or all expected parties are.
 
     What to do: give every party a feature key of its own, or stop the other process.
     """
 
     code = "duplicate_party"
     summary = (
-        "a party of this feature key is there already, or all parties are; give each its own key"
-        " and raise the Host's collaborators where there should be more"
+        "a party with this feature key is connected already, or all expected parties are; give each"
+        " party its own key, or raise the Host's number of collaborators"
     )
 
 
 class OtherTaskError(JoinRefusedError):
-    """This party came for another task than the Host runs, or for another purpose.
+    """This party joined with another task id than the Host's, or for another purpose.
 
     What to do: give all parties the same task id and schedulers of the same kind.
     """
 
     code = "other_task"
     summary = (
-        "the Host runs another task, or one for another purpose; compare the task ids, and whether"
-        " it trains (launch_task) or predicts (serve_predictions)"
+        "the Host runs another task, or runs it for another purpose; compare the task ids, and"
+        " whether both train (launch_task) or predict (serve_predictions)"
     )
 
 
 class OtherTermsError(JoinRefusedError):
     """The task files of this party and of the Host differ; the message names each field.
 
-    What to do: agree on one file, put it in its place at both, and accept it anew.
+    What to do: agree on one file, install it at both parties, and accept it again.
     """
 
     code = "other_terms"
-    summary = "the task files differ; agree on one file and accept it anew (heterofed task accept)"
+    summary = "the task files differ; agree on one and accept it again (heterofed task accept)"
+
+
+class OtherSettingsError(JoinRefusedError):
+    """The Host announced other agreed settings than this party was given; the message names them.
+
+    What to do: give the same `agreed=` at every party, or leave out what the Host decides.
+    """
+
+    code = "other_settings"
+    summary = "the parties were given different agreed settings; give the same `agreed=` at all"
 
 
 class OtherVersionError(JoinRefusedError):
     """This party and the Host have no version of the protocol in common.
 
-    What to do: install the same version of heterofed everywhere.
+    What to do: install the same version of heterofed at all parties.
     """
 
     code = "other_version"
-    summary = "the Host speaks another protocol version; install the same heterofed everywhere"
+    summary = "the Host has another protocol version; install the same heterofed at all parties"
 
 
 class TaskFinishedError(JoinRefusedError):
-    """The run of this task had ended, and its Host came back only to hear the last goodbyes.
+    """The run of this task has ended; its Host only waits for the last parties to say goodbye.
 
-    What to do: nothing where the final models are in the results folder; else restore the folder.
-    For a new run, start all parties again once this one has ended everywhere.
+    What to do: nothing if the results folder holds the final models; otherwise restore the folder.
+    To begin a new run, start all parties again after this one has ended at every party.
     """
 
     code = "finished"
-    summary = "that run had already ended; for a new one start all parties again"
+    summary = "that run had already ended; start all parties again to begin a new one"
 
 
 class PeerLostError(TaskFailed):
-    """The connection to a party broke: its process ended, or the network did.
+    """The connection to a party broke: its process ended, or the network failed.
 
-    What to do: see that party's log and start it again, with the same command; where the Host's
-    `wait_for_peers` has passed, start all parties again: they go on from the last checkpoint.
+    What to do: look at that party's log and start it again with the same command. If the Host's
+    `wait_for_peers` has passed, start all parties again; they resume from the last checkpoint.
     """
 
     code = "peer_lost"
-    summary = "the connection to that party broke; started again, all parties go on from there"
+    summary = (
+        "the connection to that party broke; start all parties again, and they resume from the last"
+        " checkpoint"
+    )
 
 
 class HandshakeError(PeerLostError):
-    """A connection was made and its handshake failed: one side does not know the other's key.
+    """The handshake of a connection failed: one side does not know the other's key.
 
-    What to do: compare the keys in both task files with `heterofed keys show`; if they are right,
-    somebody else answers at that address.
+    What to do: compare the keys in both task files with `heterofed keys show`. If they are right,
+    another program answers at that address.
     """
 
     code = "handshake"
@@ -285,9 +298,9 @@ class HandshakeError(PeerLostError):
 
 
 class PeerTimeoutError(TaskFailed):
-    """A party is connected and has said nothing, or not read, for longer than the timeouts allow.
+    """A party is connected and has sent or read nothing for longer than the timeouts allow.
 
-    What to do: where its hooks need longer than that, raise `calculation_timeout` at the Host.
+    What to do: if that party's hooks need more time, raise `calculation_timeout` at the Host.
     """
 
     code = "peer_timeout"
@@ -295,9 +308,10 @@ class PeerTimeoutError(TaskFailed):
 
 
 class RemoteProtocolError(TaskFailed):
-    """A party sent something malformed, oversized, out of turn or out of range.
+    """A party sent a message that is malformed, oversized, out of turn or out of range.
 
-    What to do: run the same version of heterofed everywhere; if it stays, do not trust that party.
+    What to do: run the same version of heterofed at all parties. If the error recurs, do not trust
+    that party.
     """
 
     code = "protocol"
@@ -305,9 +319,9 @@ class RemoteProtocolError(TaskFailed):
 
 
 class DataError(TaskFailed):
-    """Ids or tensors of this task do not fit together.
+    """Ids or tensors of this task do not fit together; the subclass says which.
 
-    What to do: see the subclass.
+    What to do: follow the message.
     """
 
     code = "data"
@@ -315,9 +329,9 @@ class DataError(TaskFailed):
 
 
 class IdError(DataError):
-    """`load_local_ids` did not give a non-empty list of unique strings.
+    """`load_local_ids` did not return a non-empty list of unique strings.
 
-    What to do: remove duplicates and empty lists, and turn ids into `str`.
+    What to do: remove duplicates, make sure that there is an id, and convert ids to `str`.
     """
 
     code = "ids"
@@ -325,19 +339,20 @@ class IdError(DataError):
 
 
 class MissingIdsError(DataError):
-    """A table or data set has no row for ids that were asked of it.
+    """A table or data set has no row for some of the ids that it was asked for.
 
     What to do: let `load_local_ids` return exactly the ids of the data that the other hooks read.
     """
 
     code = "missing_ids"
-    summary = "the data of that party have no row for {0} of {1} ids that were asked of them"
+    summary = "the data of that party have no row for {0} of {1} ids that it was asked for"
 
 
 class ColumnError(DataError):
     """A column of a table is not there, not numeric, or has missing values.
 
-    What to do: encode words as numbers, say what to do about missing values, or leave it out.
+    What to do: encode text as numbers, choose what to do about missing values, or leave the column
+    out.
     """
 
     code = "column"
@@ -347,7 +362,8 @@ class ColumnError(DataError):
 class EmptyIntersectionError(DataError):
     """No id is common to all parties, so there is nothing to train on.
 
-    What to do: compare how the parties write their ids (spaces, case, leading zeros).
+    What to do: compare how the parties write their ids (spaces, upper and lower case, leading
+    zeros).
     """
 
     code = "empty_intersection"
@@ -357,7 +373,7 @@ class EmptyIntersectionError(DataError):
 class EmptySplitError(DataError):
     """`split_dataset` left no train ids, or no test ids.
 
-    What to do: look at the size of the intersection, and at `split_dataset`.
+    What to do: check the size of the intersection and the code of `split_dataset`.
     """
 
     code = "empty_split"
@@ -365,19 +381,22 @@ class EmptySplitError(DataError):
 
 
 class SplitMismatchError(DataError):
-    """`split_dataset` gave different train or test ids at different parties.
+    """`split_dataset` returned different train or test ids at different parties.
 
-    What to do: use the same deterministic `split_dataset` everywhere, or leave it out everywhere.
+    What to do: use the same deterministic `split_dataset` at all parties, or define it at none.
     """
 
     code = "split_mismatch"
-    summary = "split_dataset gave different ids at different parties; use the same one everywhere"
+    summary = (
+        "split_dataset returned different ids at different parties; use the same deterministic one"
+        " at all of them"
+    )
 
 
 class AlignmentError(DataError):
-    """The parties sent different numbers of rows in a batch, or of batches in a round.
+    """The parties' batches do not fit together; the subclass says in what they differ.
 
-    What to do: use the same batch size and the same handling of the last batch everywhere.
+    What to do: use the same batch size and the same handling of the last batch at all parties.
     """
 
     code = "alignment"
@@ -385,67 +404,79 @@ class AlignmentError(DataError):
 
 
 class RowOrderError(AlignmentError):
-    """Two parties' rows of a batch are of other ids, or in another order; no step was made on it.
+    """Two parties' rows of a batch belong to different ids, or are in a different order.
+
+    No training step was made on that batch.
 
     What to do: read rows in the order of the ids that the hook is given; do not shuffle or sort.
     """
 
     code = "row_order"
-    summary = "rows of other ids, or in another order; read them in the order of the ids given"
+    summary = (
+        "that party's rows belong to other ids, or are in another order; it must read them in the"
+        " order of the ids that its hook is given"
+    )
 
 
 class RowCountError(AlignmentError):
-    """Two parties sent different numbers of rows in the same batch; no step was made on it.
+    """Two parties have different numbers of rows in the same batch.
 
-    What to do: use the same batch size everywhere.
+    No training step was made on that batch.
+
+    What to do: use the same batch size at all parties.
     """
 
     code = "row_count"
-    summary = "unequal row counts in a batch: {0} there, {1} at the Host; use one batch size"
+    summary = (
+        "a batch has {0} rows at that party and {1} at the Host; use the same batch size at all"
+        " parties"
+    )
 
 
 class BatchCountError(AlignmentError):
     """Two parties made different numbers of batches out of the same ids.
 
-    What to do: use the same batch size and the same handling of the last batch everywhere.
+    What to do: use the same batch size and the same handling of the last batch at all parties.
     """
 
     code = "batch_count"
     summary = (
-        "unequal batch counts: {0} there, {1} at the Host; use one batch size and treat the last"
-        " batch alike"
+        "that party made {0} batches and the Host {1}; use the same batch size and the same"
+        " handling of the last batch at all parties"
     )
 
 
 class OtherRunError(DataError):
-    """The models of two parties were not trained in the same run, or not for the same rounds.
+    """The models of two parties come from different runs, or from different rounds of one run.
 
-    What to do: bring back the results folders of one run at all parties, or train anew.
+    What to do: restore the results folders of one run at all parties, or train again.
     """
 
     code = "other_run"
-    summary = "the models there are not of the same run as here; bring back those of one run"
+    summary = (
+        "that party's models come from another run than this party's; restore the results folders"
+        " of one run at all parties"
+    )
 
 
 class MissingPartyError(DataError):
-    """A prediction needs a party, or rows of it, that are not there.
+    """A prediction lacks a party, or some of the party's rows.
 
-    What to do: start that party's `serve_predictions`; leave out ids that it does not have; or give
-    `missing_party="zero"` or `"mean"`.
+    What to do: start that party's `serve_predictions`, leave out the ids that it does not have, or
+    pass `missing_party="zero"` or `"mean"`.
     """
 
     code = "missing_party"
-    summary = "a party, or rows of it, are missing for the prediction"
+    summary = "a party, or some of its rows, are missing for the prediction"
 
 
 class FeatureError(DataError):
-    """A hook gave something that is not a tensor (or tuple or dict of tensors) that can be sent.
-
-    What to do: yield tensors of equal first dimension and of a supported dtype.
+    """A hook returned something other than a tensor, or a tuple or dict of tensors, that can be
+    sent.  What to do: yield tensors with equal first dimensions and supported dtypes.
     """
 
     code = "features"
-    summary = "a hook of that party gave features of a wrong type, shape or dtype"
+    summary = "a hook of that party returned features of a wrong type, shape or dtype"
 
 
 class NonFiniteError(DataError):
@@ -459,36 +490,37 @@ class NonFiniteError(DataError):
 
 
 class ResumeError(TaskFailed):
-    """A run cannot go on as it began: ids, models or the plan changed, or checkpoints are missing.
+    """A run cannot be resumed: ids, models or settings have changed, or checkpoints are missing.
 
-    What to do: bring back what the message names, or start all parties with `resume="never"`.
+    What to do: restore what the message names, or start all parties with `resume="never"`.
     """
 
     code = "resume"
     summary = (
-        "a party cannot go on with the run: its ids, models or settings changed, or it holds none"
+        "a party cannot resume the run: its ids, models or settings have changed, or it holds none"
         " of the checkpoints; see its log, or start all parties with resume='never'"
     )
 
 
 class RollbackLimitError(ResumeError):
-    """A run has gone back to the same checkpoint more often than a party allows, whoever asked.
+    """A run has been rolled back to the same checkpoint more often than `max_rollbacks` allows.
 
-    What to do: find out which party goes away, and why; then start all parties again, that party
-    with a larger `max_rollbacks`, or all with `resume="never"`.
+    What to do: find out which party fails, and why. Then start all parties again, either with a
+    larger `max_rollbacks` at the party that the message names, or all with `resume="never"`.
     """
 
     code = "rollbacks"
     summary = (
-        "the run has gone back to the same checkpoint more often than that party allows"
+        "the run has been rolled back to the same checkpoint more often than that party allows"
         " (max_rollbacks)"
     )
 
 
 class CheckpointError(TaskFailed):
-    """A checkpoint cannot be written or read: disk full, folder gone, file damaged.
+    """A checkpoint cannot be written or read: the disk is full, or a file is missing or damaged.
 
-    What to do: make room, then start all parties again: they go on from the last one that all hold.
+    What to do: make room on the disk, then start all parties again; they resume from the last
+    checkpoint that all of them hold.
     """
 
     code = "checkpoint"
@@ -496,10 +528,10 @@ class CheckpointError(TaskFailed):
 
 
 class ResultsError(TaskFailed):
-    """A model, table or summary cannot be written to the results folder: disk full, folder gone.
+    """A model, table or summary cannot be written to the results folder.
 
-    What to do: make room, then start all parties again: they go on from the last checkpoint, and a
-    party whose run was complete only writes its results.
+    What to do: make room on the disk, then start all parties again. They resume from the last
+    checkpoint; a party whose run was complete only writes its results.
     """
 
     code = "results"
@@ -507,31 +539,33 @@ class ResultsError(TaskFailed):
 
 
 class LedgerError(TaskFailed):
-    """A party cannot read or write the file in which it counts what has left it; so nothing leaves.
+    """A party cannot read or write the file in which it records what it has sent.
 
-    What to do: make room on the disk, or bring the file back; the message names it.
+    It sends nothing that it cannot record.
+
+    What to do: make room on the disk, or restore the file that the message names.
     """
 
     code = "ledger"
-    summary = "that party cannot count what leaves it; see its log"
+    summary = "that party cannot record what it sends, so it sends nothing; see its log"
 
 
 class ReleaseLimitError(TaskFailed):
-    """More of a row would leave a party than its user allows; nothing of it has left.
+    """A party would send more about a row than its user allows; it was not sent.
 
-    What to do: nothing where enough is enough; else raise `max_releases_per_row` or `max_epsilon`
-    at that party, which holds for all runs of a task together.
+    What to do: stop here, or raise `max_releases_per_row` or `max_epsilon` at that party. These
+    limits count all runs of a task together.
 
     Args:
-        message: the whole story.
-        measure: what is limited: "releases_per_row", or a column of `privacy.csv`.
-        value: what it would have come to.
-        limit: what the user allows.
-        rest: as for any `TaskFailed`.
+        message: the full text for this party's user.
+        measure: the limited quantity: "releases_per_row", or a column of `privacy.csv`.
+        value: the value that would have been reached.
+        limit: the largest value that the user allows.
+        rest: the other arguments of `TaskFailed`.
     """
 
     code = "releases"
-    summary = "more of a row would leave that party than its user allows"
+    summary = "that party would send more about a row than its user allows"
 
     def __init__(
         self,
@@ -549,47 +583,52 @@ class ReleaseLimitError(TaskFailed):
 
 
 class LimitReachedError(TaskFailed):
-    """A party has predicted as many rows today as it allows.
+    """A party has predicted as many rows today as its quota allows.
 
     What to do: ask for fewer rows, wait until tomorrow (UTC), or have it raise `max_rows_per_day`.
     """
 
     code = "limit"
-    summary = "that party predicts no more rows today (UTC); ask for fewer, or have it allow more"
+    summary = (
+        "that party's quota does not allow so many predictions today (UTC); ask for fewer rows, or"
+        " have its max_rows_per_day raised"
+    )
 
 
 class PSIFailedError(TaskFailed):
-    """The private set intersection was refused by a check or went wrong.
+    """The private set intersection failed a check or went wrong.
 
-    What to do: run the same version everywhere; if it stays, do not trust the party it names.
+    What to do: run the same version at all parties. If the error recurs, do not trust the party
+    that the message names.
     """
 
     code = "psi"
-    summary = "the private set intersection was refused or went wrong"
+    summary = "the private set intersection failed a check or went wrong"
 
 
 class PSILimitError(PSIFailedError):
-    """A party has had as many ids intersected as another one allows it, all runs counted together.
+    """A party has used up the number of ids that another party intersects with it in all runs.
 
-    What to do: where so many are expected, raise `max_peer_ids` at the party that ended the task
-    (`max_ids_per_day` for predictions). Runs in which no party's ids have changed count once.
+    What to do: if so many ids are expected, raise `max_peer_ids` (`max_ids_per_day` for
+    predictions) at the party that ended the task. Runs with unchanged ids count once.
     """
 
     code = "psi_limit"
     summary = (
-        "no more ids are intersected with this party there: its earlier runs, or its predictions of"
-        " today, count against max_peer_ids (max_ids_per_day); have that raised where it is needed"
+        "that party intersects no more ids with this one: earlier runs count against its"
+        " max_peer_ids, and today's predictions against its max_ids_per_day; have the limit raised"
+        " if you need more"
     )
 
 
 class HookFailedError(TaskFailed):
-    """User code (a hook) of another party raised; only that party's log says what.
+    """A hook of another party raised an exception; only that party's log shows it.
 
     What to do: ask the party that the message names.
     """
 
     code = "hook"
-    summary = "user code of that party raised an exception; see its log"
+    summary = "a hook of that party raised an exception; see its log"
 
 
 class InterruptedTaskError(TaskFailed):
@@ -605,7 +644,7 @@ class InterruptedTaskError(TaskFailed):
 class InternalError(TaskFailed):
     """A party failed for a reason that has no class of its own.
 
-    What to do: see that party's log; report it if it is a bug.
+    What to do: look at that party's log, and report the error if it is a bug.
     """
 
     code = "internal"
@@ -619,15 +658,15 @@ def _tree(cls: type[TaskFailed]) -> list[type[TaskFailed]]:
 BY_CODE: dict[str, type[TaskFailed]] = {
     cls.code: cls for cls in _tree(TaskFailed) if "code" in vars(cls)
 }
-"""What an Abort message may name as its reason, and the class it stands for."""
+"""The error class for each reason code that an Abort message may carry."""
 
 
 @cache
 def aborted(code: str) -> type[TaskAborted]:
-    """The class that a party raises when another one ended the task for `code`.
+    """Return the class that a party raises when another party ended the task for the reason `code`.
 
-    It is a subclass of `TaskAborted` and of the class that `code` names (`TaskFailed` for a code
-    that this version does not know).
+    The class is a subclass of `TaskAborted` and of the class that `code` names, or `TaskAborted`
+    itself for a code that this version does not know.
     """
     cause = BY_CODE.get(code, TaskFailed)
     if cause is TaskFailed:

@@ -1,4 +1,4 @@
-"""What happens during a task, as plain data for callbacks: progress bars, loggers, notebooks.
+"""The events of a task, as plain data for callbacks such as progress bars and loggers.
 
 A callback is any callable that takes one event. The console of `launch_task` is one of them.
 """
@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class PhaseBegan:
-    """A phase began: `join`, `prepare`, `psi`, `split`, `resume`, `train`, `test`, `checkpoint`,
-    `finish`.
+    """A phase began.
 
     Attributes:
-        total: units of work it will take, where that is known.
-        unit: what is counted: `ids`, `batches`, `rows`.
-        round: the round it belongs to, or 0.
+        phase: the name of the phase: `join`, `prepare`, `psi`, `split`, `resume`, `train`, `test`,
+            `checkpoint` or `finish`.
+        total: the number of units of work in the phase, or None if it is not known.
+        unit: the unit of `total`: `ids`, `batches` or `rows`.
+        round: the round to which the phase belongs, or 0 if it belongs to none.
     """
 
     phase: str
@@ -28,7 +29,12 @@ class PhaseBegan:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """`done` units of the present phase are done (of `total`, where that is known by now)."""
+    """The current phase made progress.
+
+    Attributes:
+        done: the number of units of work that are done.
+        total: the number of units of work in the phase, or None if it is not known yet.
+    """
 
     done: int
     total: int | None = None
@@ -36,12 +42,17 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class PhaseEnded:
-    """A phase ended after `seconds`, in which so many bytes went out and came in.
+    """A phase ended.
 
     Attributes:
-        compute, encode: of these seconds, those in hooks, and those in turning tensors and
-            messages into bytes and back.
-        waits: of these seconds, those of waiting for each party.
+        phase: the name of the phase.
+        seconds: the duration of the phase in seconds.
+        bytes_sent: the number of bytes that this party sent in the phase.
+        bytes_received: the number of bytes that this party received in the phase.
+        round: the round to which the phase belongs, or 0 if it belongs to none.
+        compute: the seconds of the phase that were spent in hooks.
+        encode: the seconds of the phase that were spent on encoding and decoding messages.
+        waits: the seconds of the phase that were spent waiting for each party, by feature key.
     """
 
     phase: str
@@ -56,10 +67,13 @@ class PhaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class StillWaiting:
-    """This party has been waiting for `parties` for `seconds`.
+    """This party is still waiting for other parties.
 
     Attributes:
-        compare: what to compare with theirs, where they did not come at all.
+        parties: the feature keys of the parties that it waits for.
+        seconds: the time that it has been waiting, in seconds.
+        compare: the settings to compare with those of the missing parties, if they have not
+            connected at all; otherwise empty.
     """
 
     parties: tuple[str, ...]
@@ -69,11 +83,14 @@ class StillWaiting:
 
 @dataclass(frozen=True, slots=True)
 class RoundEnded:
-    """A round and its test are over.
+    """A round and its test ended.
 
     Attributes:
-        loss: mean of the losses that `train_a_batch` returned; None where it returned none.
-        metrics: the last row of every metrics set that this round added to.
+        round: the number of the round, counted from 1.
+        rounds: the number of rounds of the task.
+        seconds: the duration of the round in seconds, including its test.
+        loss: the mean of the losses that `train_a_batch` returned, or None if it returned none.
+        metrics: the last row of every metrics set to which this round appended.
     """
 
     round: int
@@ -85,7 +102,12 @@ class RoundEnded:
 
 @dataclass(frozen=True, slots=True)
 class PartyLost:
-    """`party` is gone; everybody waits up to `seconds` for it to come back."""
+    """The connection to a party was lost, and the other parties wait for it to come back.
+
+    Attributes:
+        party: the feature key of the lost party.
+        seconds: the longest time to wait for it, in seconds.
+    """
 
     party: str
     seconds: float
@@ -93,8 +115,9 @@ class PartyLost:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run goes on from a checkpoint: after `round` whole rounds (0: from the split on) and
-    `batch` batches of the next one.
+    """The run was resumed from a checkpoint.  Attributes: round: The number of complete rounds in
+    the checkpoint; 0 means that only the split was done. batch: The number of batches of the next
+    round in the checkpoint.
     """
 
     round: int
@@ -103,7 +126,11 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded:
-    """The task is over; `error` is the class name of what ended it early, else None."""
+    """The task ended.
+
+    Attributes:
+        error: the class name of the error that ended it early, or None if it was completed.
+    """
 
     error: str | None = None
 

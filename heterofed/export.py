@@ -48,7 +48,7 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
     try:
         from safetensors.torch import save
     except ImportError:
-        raise ConfigError("exports need safetensors: pip install safetensors") from None
+        raise ConfigError("exports need an extra: pip install 'heterofed[export]'") from None
     trained, out = read_trained(Path(folder), models), Path(out).absolute()
     names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
     if not names:
@@ -121,7 +121,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ConfigError("ONNX needs its writer: pip install onnx onnxscript") from None
+        raise ConfigError("ONNX needs an extra: pip install 'heterofed[onnx]'") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     model = unwrapped(model)
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Names that every scheduler needs, at the import path that AlphaMed's scripts know."""
+"""The names that every scheduler needs, at the import path that AlphaMed's scripts use."""
 
 from __future__ import annotations
 

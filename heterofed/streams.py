@@ -1,4 +1,4 @@
-"""The random streams of a task, for who compares it with a joined model: see `compute.streams`."""
+"""The random streams of a task, to reproduce a run outside of heterofed; see `compute.streams`."""
 
 from __future__ import annotations
 

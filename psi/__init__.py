@@ -13,6 +13,7 @@ A library of its own: it imports neither heterofed nor torch. Names load on firs
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ from psi.errors import (
     StateError,
     ValueRefusedError,
 )
+
+if sys.platform == "win32":  # files are opened by ways that Windows does not have
+    raise ImportError("psi runs on Linux and macOS; on Windows install it within WSL 2")
 
 if TYPE_CHECKING:
     from psi.ecdh.requester import ECDHRequester

@@ -49,7 +49,8 @@ class Column:
             from pyarrow import parquet
         except ImportError:
             raise IdsError(
-                f"{self._path.name} is a Parquet file, which needs pyarrow: pip install pyarrow"
+                f"{self._path.name} is a Parquet file, which needs an extra:"
+                " pip install 'heterofed[parquet]'"
             ) from None
         try:
             file = parquet.ParquetFile(self._path)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.processes import ROOT, Parties
 from tests.e2e.processes import parties as started_parties
+from tests.identity.offices import Command
 
 
 @pytest.fixture
@@ -38,3 +39,9 @@ def mnist() -> Path:
     root = Path(os.environ.get("HETEROFED_TEST_DATA", ROOT / "data"))
     ensure_mnist(root)
     return root
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the `heterofed` command within this process."""
+    return Command(monkeypatch, capsys)

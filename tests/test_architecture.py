@@ -30,6 +30,7 @@ LAYERS = [
     ["heterofed.hetero_nn"],
     ["heterofed.simulation"],
     ["heterofed.baselines"],
+    ["heterofed.tabular"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
@@ -39,9 +40,11 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
+    "optuna": ["heterofed/tabular/search"],
+    "sklearn": ["heterofed/tabular/"],
     "rich": ["heterofed/reporting/progress"],
     "jinja2": ["heterofed/report/render"],
-    "click": ["heterofed/cli", "docs/generate"],
+    "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
 NO_TORCH = [
     "heterofed.messaging.party",
@@ -261,3 +264,11 @@ def test_the_page_sends_readers_to_files_that_there_are() -> None:
         for each in named
         if not (ROOT / each).exists() and not (ROOT / "heterofed" / each).exists()
     ] == []
+
+
+def test_folders_of_tests_mirror_the_packages() -> None:
+    """Beside them stand those that test no one package: whole tasks, hostile peers, performance."""
+    parts = {each.stem for each in (ROOT / "heterofed").iterdir()} | {"psi", "docs", "examples"}
+    folders = {each.parent.relative_to(ROOT / "tests").parts for each in ROOT.glob("tests/**/*.py")}
+    named = {first for first, *_ in filter(None, folders)}
+    assert not named - parts - {"e2e", "adversarial", "performance"}

@@ -5,9 +5,10 @@ python -m examples.mnist_split.baselines --task TASK   # after the task has ende
 
 from __future__ import annotations
 
-from examples.mnist_split.collaborator import MnistCollaborator
-from examples.mnist_split.host import MnistHost, arguments
 from heterofed.baselines import MODES, compare, plot
+
+from .collaborator import MnistCollaborator
+from .host import MnistHost, arguments
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn, optim
 
-from examples.mnist_split.data import load_halves, split_ids
-from examples.mnist_split.host import arguments
-from examples.mnist_split.nets import HalfNet
 from heterofed import Batch, HeteroNNCollaboratorScheduler
+
+from .data import load_halves, split_ids
+from .host import arguments
+from .nets import HalfNet
 
 
 class MnistCollaborator(HeteroNNCollaboratorScheduler):

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody calls it F
 from torch import Tensor, nn, optim
 
-from examples.mnist_split.data import load_halves, split_ids
-from examples.mnist_split.nets import HalfNet, TopNet
 from heterofed import Batch, HeteroNNHostScheduler, register_metrics
+
+from .data import load_halves, split_ids
+from .nets import HalfNet, TopNet
 
 
 class MnistHost(HeteroNNHostScheduler):
@@ -95,12 +96,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     options = arguments(__doc__)
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--psi-protocol", choices=("rsa", "ecdh"), default="rsa")
     given = options.parse_args()
     scheduler = MnistHost(
         given.data,
         limit=tuple(given.limit) if given.limit else None,
         max_rounds=given.rounds,
         log_rounds=1,
+        psi_protocol=given.psi_protocol,
         early_gradients=True,  # train_a_batch leaves gradients as they are
         results_dir=given.results,
     )

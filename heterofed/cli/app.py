@@ -61,6 +61,13 @@ def cli() -> None:
     default="",
     help="Train for comparison too: local (the Host alone), pooled (one model), or local,pooled.",
 )
+@click.option(
+    "--psi-protocol",
+    type=click.Choice(["ecdh", "rsa"]),
+    default="ecdh",
+    show_default=True,
+    help="How the ids are intersected; rsa takes three times as long.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def demo(
     rounds: int,
@@ -68,13 +75,21 @@ def demo(
     results: Path,
     limit: tuple[int, int] | None,
     baseline: str,
+    psi_protocol: str,
     as_json: bool,
 ) -> None:
     """Train the split-MNIST example in two processes on this machine."""
     from heterofed.cli.demo import run_demo
 
     modes = [mode.strip() for mode in baseline.split(",") if mode.strip()]
-    outcome = run_demo(rounds=rounds, data=data, results=results, limit=limit, baselines=modes)
+    outcome = run_demo(
+        rounds=rounds,
+        data=data,
+        results=results,
+        limit=limit,
+        baselines=modes,
+        psi_protocol=psi_protocol,
+    )
     if as_json:
         click.echo(json.dumps(outcome))
     else:
@@ -176,6 +191,23 @@ def report(run: str, kind: Any, output: str | None) -> None:
     from heterofed.cli.report import run_report
 
     run_report(run, kind, output)
+
+
+@cli.command()
+@click.option("--verbose", "-v", is_flag=True, help="Python, the system and all packages too.")
+@click.option("--json", "as_json", is_flag=True, help="All of that as one line of JSON.")
+def version(verbose: bool, as_json: bool) -> None:
+    """Say which version this is; with --verbose, what else is installed that it uses."""
+    from heterofed.cli.version import versions
+
+    found = versions()
+    if as_json:
+        click.echo(json.dumps(found))
+    elif verbose:
+        width = max(map(len, found))
+        click.echo("\n".join(f"{name:{width}}  {value}" for name, value in found.items()))
+    else:
+        click.echo(f"heterofed {__version__}")
 
 
 cli.add_command(trust.keys)

@@ -36,6 +36,7 @@ def run_demo(
     results: Path,
     limit: tuple[int, int] | None,
     baselines: Sequence[str] = (),
+    psi_protocol: str = "ecdh",
 ) -> dict[str, Any]:
     """Run the example to its end.
 
@@ -45,6 +46,8 @@ def run_demo(
         results: parent of the task's results folder.
         limit: (train, test) images to use; None for all 70,000.
         baselines: what to train afterwards for comparison: `local`, `pooled`.
+        psi_protocol: how the ids are intersected: "ecdh", or "rsa", which takes three times as
+            long.
 
     Returns:
         accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
@@ -52,15 +55,14 @@ def run_demo(
         `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
-        ConfigError: the example is not here.
+        ConfigError: a baseline that there is not, or the plot's extra is not installed.
         TaskFailed: one of the processes failed.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
     if baselines and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("the plot of baselines needs matplotlib: pip install matplotlib")
-    if importlib.util.find_spec("examples") is None:
-        raise ConfigError("the demo needs the examples folder: run it from a clone of the project")
+        raise ConfigError("the plot of baselines needs an extra: pip install 'heterofed[plot]'")
+    example = _example()
     began = time.monotonic()
     results = results.absolute()
     task = f"demo-{secrets.token_hex(3)}"
@@ -70,10 +72,11 @@ def run_demo(
     common = ["--task", task, "--data", str(data), "--results", str(results)]
     if limit:
         common += ["--limit", *map(str, limit)]
+    asked = ["--rounds", str(rounds), "--psi-protocol", psi_protocol]
     log = folder / f"{COLLABORATOR}.log"
     with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
-        children.append(_start("collaborator", common, output))
-        children.append(_start("host", [*common, "--rounds", str(rounds)], None))
+        children.append(_start(example, "collaborator", common, output))
+        children.append(_start(example, "host", [*common, *asked], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
     if codes["c"]:
         with contextlib.suppress(AttributeError, ValueError):  # there is no stderr
@@ -87,15 +90,22 @@ def run_demo(
     if baselines:
         modes = ["--rounds", str(rounds), "--modes", *baselines]
         with sigterm_as_exit(), _ended_with_us() as children:
-            children.append(_start("baselines", [*common, *modes], None))
+            children.append(_start(example, "baselines", [*common, *modes], None))
             if code := children[0].wait():
                 raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
         outcome |= _compared(folder / HOST / "baselines", baselines)
     return outcome
 
 
-def _start(script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", f"examples.mnist_split.{script}", *arguments]
+def _example() -> str:
+    """The example's package: in a wheel it lies in heterofed, in a clone beside it."""
+    within = "heterofed._examples"
+    parent = within if importlib.util.find_spec(within) is not None else "examples"
+    return f"{parent}.mnist_split"
+
+
+def _start(example: str, script: str, arguments: list[str], output: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"{example}.{script}", *arguments]
     return subprocess.Popen(  # noqa: S603 - our own scripts, no shell
         command, stdin=subprocess.DEVNULL, stdout=output or STDERR, stderr=output
     )

@@ -11,6 +11,9 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
+
+import numpy as np
 
 from heterofed.compute.plain import strings
 from heterofed.errors import EmptySplitError, IdError
@@ -109,6 +112,23 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
             )
         parts.append(sorted(part))
     return parts[0], parts[1]
+
+
+def pack_parts(ids: Iterable[str], train: Iterable[str], test: Iterable[str]) -> bytes:
+    """In which part each of some ids is, in their order: two bits for each, 1 for a train id, 2 for
+    a test id, the lowest bits of a byte first.
+    """
+    trained, tested = set(train), set(test)
+    bits = [(each in trained, each in tested) for each in ids]
+    return np.packbits(np.asarray(bits, dtype=bool).ravel(), bitorder="little").tobytes()
+
+
+def unpack_parts(ids: Sequence[str], packed: bytes) -> tuple[list[str], list[str]]:
+    """Train and test ids of what `pack_parts` gave for the same ids."""
+    raw = np.frombuffer(packed, dtype=np.uint8)
+    bits = np.unpackbits(raw, count=2 * len(ids), bitorder="little").astype(bool)
+    train, test = bits[::2], bits[1::2]
+    return list(compress(ids, train)), list(compress(ids, test))
 
 
 def keyed_digest(secret: bytes, purpose: str, ids: Sequence[str]) -> bytes:

@@ -163,7 +163,9 @@ class VerticalTable:
         except (ConfigError, ColumnError):
             raise
         except ImportError:
-            raise ConfigError("reading Parquet needs pyarrow: pip install pyarrow") from None
+            raise ConfigError(
+                "reading Parquet needs an extra: pip install 'heterofed[parquet]'"
+            ) from None
         except (UnicodeError, LookupError) as error:
             raise ConfigError(
                 f"{path} cannot be read as {encoding} text ({type(error).__name__}): give the"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from heterofed.compute.streams import generators_kept
 from heterofed.compute.tensors import Layout, check_finite, named, restore
 from heterofed.errors import ConfigError, LocalProtocolError, SplitMismatchError
 from heterofed.events import Callback
+from heterofed.hetero_nn.train.announced_split import announced_split
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.privacy_guard import REPORT, CollaboratorGuard, check_private
 from heterofed.hetero_nn.train.row_order import RowOrder
@@ -91,6 +92,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         join_timeout: seconds to wait for the Host to come online; 0: for ever.
         insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
             way can read and change everything. For experiments on a network of your own.
+        agreed: what the Host has to announce as its `agreed=`, of what it announces; the task ends
+            with an `OtherSettingsError` before any id leaves where it announces something else.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """
@@ -115,6 +118,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         join_timeout: float = 3600,
         insecure: bool = False,
         seed: int | None = None,
+        agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -129,6 +133,7 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
             seed=seed,
+            agreed={} if agreed is None else agreed,
         )
         self._heterofed_is_feature_trainable = is_feature_trainable
         self._heterofed_max_peer_ids = max_peer_ids
@@ -275,8 +280,10 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
             run, host, self._heterofed_prepare(run), max_peer_ids=self._heterofed_max_peer_ids
         )
         with party.in_phase("split"):
+            announces = plan_of(run).announced_split
+            announced = announced_split(party, host, common) if announces else None
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
-            mine = self._heterofed_split(run, common)
+            mine = self._heterofed_split(run, common, announced)
             if mine != theirs:
                 raise SplitMismatchError(
                     f"split_dataset gave {mine.train_count} train and {mine.test_count} test ids at"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -82,6 +82,8 @@ class HostHooks(TrainingScheduler):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        announce_split: bool = False,
+        agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -96,6 +98,7 @@ class HostHooks(TrainingScheduler):
             results_dir=Path(results_dir),
             callbacks=tuple(callbacks),
             seed=seed,
+            agreed={} if agreed is None else agreed,
         )
         self._heterofed_max_rounds = max_rounds
         self._heterofed_calculation_timeout = calculation_timeout
@@ -120,6 +123,7 @@ class HostHooks(TrainingScheduler):
         self._heterofed_psi_protocol = psi_protocol
         self._heterofed_psi_bits = psi_bits
         self._heterofed_max_peer_ids = max_peer_ids
+        self._heterofed_announce_split = announce_split
         self._heterofed_limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -210,6 +214,7 @@ class HostHooks(TrainingScheduler):
         check_seconds("wait_for_peers", self._heterofed_wait_for_peers)
         check_flag("shuffle", self._heterofed_shuffle)
         check_flag("early_gradients", self._heterofed_early_gradients)
+        check_flag("announce_split", self._heterofed_announce_split)
         if self._heterofed_uses_default_end() and not is_count(self._heterofed_max_rounds, least=1):
             raise ConfigError(
                 f"max_rounds={self._heterofed_max_rounds!r}: give a whole number of rounds from 1"
@@ -408,6 +413,8 @@ class HostHooks(TrainingScheduler):
             psi_protocol=self._heterofed_psi_protocol,
             psi_bits=self._heterofed_psi_bits,
             max_peer_ids=self._heterofed_max_peer_ids,
+            announced_split=self._heterofed_announce_split,
+            agreed=tuple(sorted(self._heterofed_settings.agreed.items())),
         )
 
     def _heterofed_predicts(self) -> bool:

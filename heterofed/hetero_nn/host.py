@@ -25,6 +25,7 @@ from heterofed.compute.tensors import check_finite, pack
 from heterofed.errors import ConfigError, FeatureError, PeerLostError
 from heterofed.events import Callback, RoundEnded
 from heterofed.hetero_nn.hooks import HostHooks, streams_tests
+from heterofed.hetero_nn.train.announced_split import announce_split
 from heterofed.hetero_nn.train.gradient_relay import TagRelay
 from heterofed.hetero_nn.train.joint_batch import (
     JointBatch,
@@ -126,6 +127,12 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
         max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
             in all runs of a task together, those of unchanged sets counted once.
+        announce_split: ask `split_dataset` at the Host alone, and tell the others which common ids
+            are in which part, and nothing else: for splits by labels, or by columns that only the
+            Host has.
+        agreed: settings of a layer above the schedulers that all parties are to go by, strings by
+            name, such as how ids are written. The Host announces them with its plan; every party
+            reads them as `self.agreed`, from `load_local_ids` on. They are no secrets.
         results_dir: parent of `<task_id>/<name>`, where results are written.
         callbacks: get every event of the task (see `heterofed.events`).
     """
@@ -235,7 +242,10 @@ class HeteroNNHostScheduler(HostHooks):
         party = party_of(run)
         common = intersect_as_host(run, self._heterofed_prepare(run))
         with party.in_phase("split"):
-            party.broadcast(self._heterofed_split(run, common))
+            split = self._heterofed_split(run, common)
+            if plan_of(run).announced_split:
+                announce_split(party, common, self.train_ids, self.test_ids)
+            party.broadcast(split)
             for peer in party.peers.values():
                 party.take(peer, msg.SplitAccepted)
             self._heterofed_keep_split(run, len(common))

@@ -133,6 +133,8 @@ class TrainingScheduler(ResumableScheduler):
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
 
+        Where the Host announces its split (`announce_split`), it is asked at the Host alone.
+
         Args:
             id_intersection: the common ids; iterates in sorted order.
 
@@ -224,6 +226,12 @@ class TrainingScheduler(ResumableScheduler):
         """Rows of an agreed batch; None before the parties met, or where none was agreed."""
         agreement = self._heterofed_run.agreement if self._heterofed_run else None
         return agreement.plan.batch_size or None if agreement else None
+
+    @Shown
+    def agreed(self) -> dict[str, str]:
+        """Settings that the Host announced; before the parties met, what this party was given."""
+        agreement = self._heterofed_run.agreement if self._heterofed_run else None
+        return dict(agreement.plan.agreed if agreement else self._heterofed_settings.agreed)
 
     def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
         """Cut ids into the agreed batches; for use in the feature hooks.
@@ -479,11 +487,18 @@ class TrainingScheduler(ResumableScheduler):
             self._heterofed_carried(run).begin()
         return ids
 
-    def _heterofed_split(self, run: Run, common: Iterable[str]) -> SplitPlan:
-        """Split the common ids; gives the digests by which the parties compare their splits."""
+    def _heterofed_split(
+        self,
+        run: Run,
+        common: Iterable[str],
+        announced: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> SplitPlan:
+        """Split the common ids, unless the Host has announced its split; gives the digests by which
+        the parties compare their splits.
+        """
         common = SortedIdSet(common)
         train, test = check_split(
-            self._heterofed_call_hook("split_dataset", self.split_dataset, common)
+            announced or self._heterofed_call_hook("split_dataset", self.split_dataset, common)
         )
         if not common.issuperset(train) or not common.issuperset(test):
             logger.info("split_dataset returned names that are not ids of the intersection")

@@ -34,6 +34,7 @@ NOT_AGREED = frozenset(
         "schedule_timeout",
         "wait_for_peers",
         "checkpoint_batches",
+        "agreed",
     }
 )
 """Fields of the plan that are no terms: named elsewhere in the file, secret until the run, or the

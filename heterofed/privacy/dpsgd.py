@@ -385,5 +385,5 @@ def _opacus() -> Any:
     try:
         import opacus
     except ImportError:
-        raise ConfigError("DP-SGD needs Opacus: pip install opacus") from None
+        raise ConfigError("DP-SGD needs an extra: pip install 'heterofed[privacy]'") from None
     return opacus

@@ -64,8 +64,13 @@ def intersecting() -> Limits:
 
 
 def agreeing() -> Limits:
-    """Split, between rounds, and goodbye: names, numbers and digests."""
+    """Between rounds, and goodbye: names, numbers and digests."""
     return Limits(SMALL_HEADER_BYTES, payload=0)
+
+
+def splitting(plan: Plan) -> Limits:
+    """The split: digests, and the Host's parts where it announces them."""
+    return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES if plan.announced_split else 0)
 
 
 def exchanging(plan: Plan) -> Limits:
@@ -89,6 +94,8 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
         return intersecting()
     if state.startswith(("train", "test")):
         return exchanging(plan)
+    if state is State.SPLIT:
+        return splitting(plan)
     return agreeing()
 
 

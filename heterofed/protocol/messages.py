@@ -229,6 +229,17 @@ class PsiMatched(Message, frozen=True):
     last: bool
 
 
+class SplitParts(Message, frozen=True):
+    """H to C: in which part each of the next `ids` common ids is, in their sorted order; only where
+    the plan says that the Host announces the split.
+
+    The payload has two bits for each, the lowest bits of a byte first: 1 for a train id, 2 for a
+    test id, 3 for both, 0 for neither.
+    """
+
+    ids: Annotated[int, Meta(ge=1, le=2**40)]
+
+
 class SplitPlan(Message, frozen=True):
     """H to C: keyed digests of the train and test ids that I have split."""
 
@@ -409,6 +420,7 @@ AnyMessage = (
     | PsiTagged
     | PsiTags
     | PsiMatched
+    | SplitParts
     | SplitPlan
     | SplitAccepted
     | PredictPlan

@@ -14,6 +14,11 @@ Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
 PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[\w.\- ]*\w)?\Z")]
 """Letters, digits, '_', '-', '.' and inner spaces: fit for logs and folder names."""
 
+AgreedKey = Annotated[str, Meta(max_length=64, pattern=r"\A[a-z][a-z0-9_.\-]*\Z")]
+AgreedValue = Annotated[str, Meta(max_length=512, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+MAX_AGREED = 32
+"""Settings of a layer above that a plan may carry: a Welcome has to fit into one small header."""
+
 MAX_PARTIES = 64
 MAX_STALENESS = 32
 MAX_PEER_IDS = 2**32
@@ -59,6 +64,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         psi_bits: size of the RSA keys of the intersection.
         max_peer_ids: most ids that one party may have intersected.
         max_batch_bytes: most bytes of one batch of features or gradients.
+        announced_split: whether the Host announces which common ids are for training and which for
+            tests; else each party splits them by the same function.
+        agreed: settings of a layer above (what the task predicts, how ids are written), by name.
+            The protocol carries them and never reads them.
     """
 
     host: PartyName
@@ -81,6 +90,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     psi_bits: KeyBits = 2048
     max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
+    announced_split: bool = False
+    agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
 
     @property
     def psi_value_bytes(self) -> int:

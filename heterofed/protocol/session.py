@@ -51,6 +51,7 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
     RoundEnd,
     SeenByOthers,
+    SplitParts,
     SplitPlan,
     TensorSpec,
     Welcome,
@@ -97,6 +98,7 @@ class Session:
         self._trained = 0
         self._staleness = 0
         self._psi = _PsiCounts()
+        self._parted = 0
         self._batches = _BatchCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
 
@@ -196,6 +198,10 @@ class Session:
             return self._batches.open
         return self._plan.credit
 
+    @property
+    def _announces_split(self) -> bool:
+        return self._plan is not None and self._plan.announced_split
+
     def _check(
         self, speaker: Role, message: Message, size: int, error: type[HeteroFedError]
     ) -> None:
@@ -263,9 +269,16 @@ class Session:
                 agreed = self._plan.max_staleness if self._plan else 0
                 _require(agreed in ("auto", message.staleness), "another staleness than agreed")
                 _require(going_on or self._is_between_rounds, "the round before has not ended")
+            case SplitParts():
+                _require(self._purpose in TRAINING, "not a task that trains")
+                _require(self._announces_split, "the plan has every party split by itself")
+                _require(size == -(-message.ids // 4), "not two bits for each id")
+                _require(self._parted + message.ids <= psi.matched, "more than were matched")
             case SplitPlan():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
+                parted = not self._announces_split or self._parted == psi.matched
+                _require(parted, "before the parts of all ids")
             case PredictPlan():
                 _no_payload(size)
                 _require(self._purpose == "predict", "not a prediction")
@@ -390,6 +403,8 @@ class Session:
                 self._staleness, self._kept = message.staleness, message.first
                 self._trained = message.first
                 self._batches = _BatchCounts(message.first)
+            case SplitParts():
+                self._parted += message.ids
             case PredictPlan():
                 self._round = message.rounds
             case BeginTest():

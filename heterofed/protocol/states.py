@@ -37,6 +37,7 @@ from heterofed.protocol.messages import (
     RoundEnd,
     SeenByOthers,
     SplitAccepted,
+    SplitParts,
     SplitPlan,
     Terms,
     Waiting,
@@ -124,6 +125,7 @@ TABLE: Table = {
     },
     State.PSI_MATCHED: {(_H, PsiMatched): State.PSI_MATCHED},
     State.SPLIT: {
+        (_H, SplitParts): State.SPLIT,  # where the Host splits for all
         (_H, SplitPlan): State.SPLIT_PROPOSED,
         (_H, PredictPlan): State.PREDICT_PROPOSED,  # a prediction: a test of other rows
         (_H, Finish): State.FINISHING,  # a task that only intersects ids

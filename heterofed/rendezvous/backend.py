@@ -59,7 +59,7 @@ FIRST_FRAMES = 4
 def room_for_strangers() -> Iterator[None]:
     """Let this process open many files, as far as it may, while strangers can connect.
 
-    A connection takes a file descriptor until its handshake has failed, or the `doorman` closes it.
+    A connection takes a file descriptor until its handshake has failed, or the `limiter` closes it.
     Where these run out, this party's own files cannot be opened.
     """
     if sys.platform == "win32":

@@ -18,6 +18,7 @@ HOLDS = {
     "PsiSigned": "blinded ids of the other, signed",
     "PsiTags": "keyed hashes of own ids",
     "PsiMatched": "proofs of common ids",
+    "SplitParts": "which common ids are train and test ids",
     "SplitPlan": "keyed digests of the split",
     "Features": "features at the cut layer",
     "Gradients": "gradients of the other's features",

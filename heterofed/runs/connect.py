@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
@@ -13,7 +13,12 @@ from typing import get_args
 import msgspec
 
 import psi
-from heterofed.errors import ConfigError, DuplicatePartyError, RemoteProtocolError
+from heterofed.errors import (
+    ConfigError,
+    DuplicatePartyError,
+    OtherSettingsError,
+    RemoteProtocolError,
+)
 from heterofed.events import Callback
 from heterofed.identity.task_terms import Purpose
 from heterofed.messaging.party import Party
@@ -75,6 +80,30 @@ def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
         raise ConfigError(
             f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"
         )
+
+
+def check_expected(expected: Mapping[str, str], plan: Plan) -> None:
+    """Check that the Host announced the agreed settings that this party was given.
+
+    Raises:
+        OtherSettingsError: naming each that it did not, with both values.
+    """
+    announced = dict(plan.agreed)
+    differ = [
+        f"{name} is {value!r} here and {shown(announced.get(name))} at {plan.host}"
+        for name, value in expected.items()
+        if announced.get(name) != value
+    ]
+    if differ:
+        raise OtherSettingsError(
+            f"{'; '.join(differ)}: give the same at both, or leave it to {plan.host}",
+            party=plan.host,
+        )
+
+
+def shown(value: str | None) -> str:
+    """A setting for a sentence."""
+    return "not set" if value is None else repr(value)
 
 
 @contextmanager
@@ -194,6 +223,7 @@ def as_collaborator(
     run.party = party
     if host.name == settings.feature_key:
         raise DuplicatePartyError(party=settings.feature_key)
+    check_expected(settings.agreed, run.agreement.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
     yield party
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+import msgspec
+
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
+from heterofed.protocol.plan import MAX_AGREED, AgreedKey, AgreedValue
 from heterofed.rendezvous.backend import Place
 from heterofed.reporting.results import check_name
 
@@ -90,6 +93,7 @@ class Settings:
     seed: int | None = None
     insecure: bool = False
     place: Place | None = None
+    agreed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown_name(self) -> str:
@@ -116,6 +120,7 @@ class Settings:
             raise ConfigError(
                 f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
             )
+        check_agreed(self.agreed)
         for callback in self.callbacks:
             if not callable(callback):
                 raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
@@ -128,6 +133,34 @@ class Settings:
         """
         check_name(self.feature_key, "feature_key")
         check_name(self.shown_name, "name")
+
+
+def check_agreed(agreed: object) -> None:
+    """Refuse what cannot travel as agreed settings.
+
+    Raises:
+        ConfigError: naming the first that cannot.
+    """
+    if not isinstance(agreed, Mapping):
+        raise ConfigError(f"agreed={agreed!r}: give a dict of names and values, both strings")
+    if len(agreed) > MAX_AGREED:
+        raise ConfigError(f"agreed has {len(agreed)} settings; give {MAX_AGREED} at most")
+    for name, value in agreed.items():
+        try:
+            msgspec.convert(name, AgreedKey)
+        except msgspec.ValidationError:
+            raise ConfigError(
+                f"agreed: {name!r} cannot name a setting; give up to 64 small letters, digits,"
+                " '_', '-' and '.', beginning with a letter"
+            ) from None
+        try:
+            msgspec.convert(value, AgreedValue)
+            value.encode()
+        except (msgspec.ValidationError, UnicodeEncodeError):
+            raise ConfigError(
+                f"agreed: the value of {name!r} is {value!r}; give a string of at most 512"
+                " characters on one line"
+            ) from None
 
 
 def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:

@@ -171,7 +171,7 @@ def plot(table: Path, metric: str, path: Path) -> Path:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        raise ConfigError("plots need matplotlib: pip install matplotlib") from None
+        raise ConfigError("plots need an extra: pip install 'heterofed[plot]'") from None
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or metric not in rows[0] or "round" not in rows[0]:
@@ -293,8 +293,12 @@ class _Baseline:
         common = set.intersection(*sets)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")
+        announced = None
         for each in self._all:
-            each._heterofed_split(self._runs[each._heterofed_settings.feature_key], common)
+            run = self._runs[each._heterofed_settings.feature_key]
+            each._heterofed_split(run, common, announced)
+            if plan_of(run).announced_split:
+                announced = each.train_ids, each.test_ids
 
     def _batches(self, kind: Literal["train", "test"]) -> Iterator[list[Batch]]:
         """Every party's batch of the same rows; the Host's first."""

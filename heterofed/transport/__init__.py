@@ -1,1 +1,1 @@
-"""Moving frames between parties: one contract (`base`), in memory and over ZeroMQ."""
+"""Moves frames between parties: one contract (`base`), in memory and over ZeroMQ."""

@@ -1,9 +1,9 @@
-"""What a transport must do; the contract that every transport's tests share.
+"""The contract that every transport fulfils; all transports share its tests.
 
-A transport moves whole frames (bytes) between parties, in order, per connection. It knows who
-is at the other end only where the connection itself proves it (CURVE). It knows nothing of
-messages, sessions, tasks or tensors, and it never blocks in `send`: what the network does not
-take yet waits in a bounded queue, and one peer that stops reading never stalls another.
+A transport moves whole frames (bytes) between parties, in order within a connection. It knows the
+party at the other end only if the connection itself proves it (CURVE). It knows nothing of
+messages, sessions, tasks or tensors. Its `send` never blocks: frames that the network does not
+accept yet wait in a bounded queue, and a peer that stops reading never delays another one.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from typing import TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_FRAME_BYTES = 1 << 20
-"""Largest frame on the wire (1 MiB): progress shows, memory stays flat, heartbeats pass between."""
+"""Largest frame on the wire in bytes (1 MiB), so that memory stays small and heartbeats pass."""
 
 MAX_PENDING_BYTES = 256 << 20
-"""What may wait for one peer, unless the caller says otherwise."""
+"""Default for the most bytes that may wait to be sent to one peer."""
 
 MAX_CHANNELS = 128
-"""Connections that a listener keeps state for, unless the caller says otherwise."""
+"""Default for the most connections that a listener keeps."""
 
 
 class LostReason(StrEnum):
-    """Why a connection is gone: the whole vocabulary of `Lost.reason`."""
+    """Why a connection was lost."""
 
     REFUSED = "refused"
-    """Nobody listens at the address, or it cannot be reached."""
+    """Nothing listens at the address, or it cannot be reached."""
 
     HANDSHAKE_FAILED = "handshake failed"
-    """The other end does not know our key, we do not know its key, or it is no heterofed."""
+    """One end does not know the other's key, or the other end does not run heterofed."""
 
     FULL = "full"
-    """The listener keeps no further connection (`max_channels`, or this party's share of it)."""
+    """The listener has as many connections as it keeps, in all or of this party."""
 
     CLOSED = "closed"
     """The other side closed the connection on purpose."""
 
     DISCONNECTED = "disconnected"
-    """The connection broke: the peer's process or the link is gone."""
+    """The connection broke: the peer's process ended, or the network failed."""
 
     FORGOTTEN = "forgotten"
-    """The other side is there and knows nothing of this connection: it was restarted."""
+    """The other side was restarted and does not know this connection."""
 
     MALFORMED = "malformed"
-    """The peer sent what this transport never sends."""
+    """The peer sent data that this transport never sends."""
 
 
 class Channel(ABC):
     """One connection to one peer.
 
     Attributes:
-        party: the party this connection is proven to belong to, or None where the transport
-            proves nothing (Unix socket, memory without a name).
+        party: the party to which this connection provably belongs, or None if the transport proves
+            nothing (a Unix socket, or memory without a name).
     """
 
     party: str | None
 
     @abstractmethod
     def send(self, frames: Iterable[Buffer]) -> None:
-        """Queue frames for sending, in order; never blocks.
+        """Queue frames for sending, in order. This method never blocks.
 
-        What the network does not take at once is kept by reference and sent by the endpoint's
-        `poll` or `flush`: buffers must not change before `pending` is 0.
+        Frames that the network does not accept at once are kept by reference and sent by the
+        endpoint's `poll` or `flush`, so buffers must not change before `pending` is 0.
 
         Raises:
-            ChannelClosedError: the connection is gone (a `Lost` event says or said so) or closed.
+            ChannelClosedError: the connection is lost or closed.
             ChannelOverflowError: more than `max_pending` bytes would wait; nothing was queued.
             ValueError: a frame is empty, longer than `MAX_FRAME_BYTES` or not contiguous; nothing
                 was queued.
@@ -78,28 +78,28 @@ class Channel(ABC):
     @property
     @abstractmethod
     def pending(self) -> int:
-        """Bytes queued here that the network has not taken yet."""
+        """The number of queued bytes that the network has not accepted yet."""
 
     @abstractmethod
     def close(self) -> None:
-        """Forget this connection: queued frames are dropped, later frames from it ignored.
+        """Close this connection: queued frames are dropped, and later frames from it are ignored.
 
-        No event about it follows here; the other side gets `Lost`.
+        No event about it follows on this side; the other side gets `Lost`.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A peer is there (at a listener: its first frame came, and follows as `Received`)."""
+    """A peer is connected. At a listener, its first frame follows as `Received`."""
 
     channel: Channel
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One frame of a peer, in the order in which that peer sent them.
+    """One frame of a peer. Frames arrive in the order in which the peer sent them.
 
-    A peer may be a bounded number of frames ahead of what `poll` returned; then it waits.
+    A peer can send a bounded number of frames more than `poll` has returned; then it has to wait.
     """
 
     channel: Channel
@@ -108,7 +108,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is gone; every frame that had arrived was delivered before this."""
+    """The connection is lost. Every frame that had arrived was delivered before this event."""
 
     channel: Channel
     reason: LostReason
@@ -118,31 +118,32 @@ Event: TypeAlias = Opened | Received | Lost
 
 
 class Endpoint(ABC):
-    """This party's end of all its connections. Used from one thread at a time."""
+    """This party's end of all its connections. It must be used from one thread at a time."""
 
     @abstractmethod
     def poll(self, timeout: float) -> list[Event]:
-        """Send what waits and return what happened.
+        """Send queued frames and return the events that occurred.
 
         Args:
-            timeout: seconds to wait for something to happen; 0 looks and returns at once.
+            timeout: seconds to wait for an event; 0 returns at once.
 
         Returns:
-            Events in order; an empty list when the timeout passed. A bounded number per call, so
-            that a flooding peer cannot keep the caller here.
+            Events in order, or an empty list if the timeout passed. The number of events per call
+            is bounded, so that a flooding peer cannot keep the caller here.
         """
 
     @abstractmethod
     def flush(self, timeout: float) -> bool:
-        """Wait until every channel's queue is empty; False where `timeout` seconds did not do.
+        """Wait up to `timeout` seconds until every channel's queue is empty.
 
-        Also False, at once, where so much has arrived that `poll` must be called first.
+        Returns:
+            Whether all queues are empty. It is False at once if so many frames have arrived that
+            `poll` must be called first.
         """
 
     @abstractmethod
     def close(self, linger: float = 0.0) -> None:
-        """Close every connection; up to `linger` seconds for frames still on their way out.
-
-        With a linger it returns as soon as every peer has said that it read all of them. Frames
+        """Close every connection, after waiting up to `linger` seconds for queued frames to be
+        sent.  The wait ends as soon as every peer has confirmed that it read all of them. Frames
         that arrive meanwhile are dropped. Closing twice is harmless.
         """

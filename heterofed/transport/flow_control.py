@@ -1,8 +1,8 @@
-"""What all transports do alike: how much may be under way, and the queue for what may not yet.
+"""The flow control that all transports share: a window of frames, and a queue for the rest.
 
-A sender is at most `WINDOW` frames ahead of what the other side's caller has taken; the rest waits
-in its own `Outbox`. So memory is bounded at both ends without the network's help, and a slow reader
-shows up at the sender as a growing `pending`.
+A sender is at most `WINDOW` frames ahead of the frames that the other side's caller has taken. The
+rest waits in the sender's `Outbox`. So memory is bounded at both ends without help by the network,
+and a slow reader shows at the sender as a growing `pending`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from heterofed.errors import ChannelOverflowError
 from heterofed.transport.base import MAX_FRAME_BYTES, Buffer
 
 WINDOW = 64
-"""Frames that a sender may be ahead of its reader (64 MiB at most)."""
+"""The most frames that a sender may be ahead of its reader (64 MiB at most)."""
 
 ACK_EVERY = WINDOW // 4
-"""Frames read before the sender hears of it: soon enough that a quick reader keeps it going."""
+"""A reader acknowledges after so many frames: early enough that the sender need not pause."""
 
 MAX_EVENTS = 128
-"""Events that one `poll` returns at most."""
+"""The most events that one `poll` returns."""
 
 MAX_HELD_BYTES = 8 << 20
-"""Bytes after which one `poll` stops reading."""
+"""The number of bytes after which one `poll` stops reading."""
 
 
 class Outbox:
-    """Frames waiting for one peer, by reference, at most `limit` bytes of them."""
+    """The queue of frames for one peer. It keeps references to at most `limit` bytes of frames."""
 
     def __init__(self, limit: int) -> None:
         self._frames: deque[tuple[Buffer, int]] = deque()
@@ -38,7 +38,7 @@ class Outbox:
         return bool(self._frames)
 
     def put(self, frames: Iterable[Buffer]) -> None:
-        """Queue all of the frames or, raising, none."""
+        """Queue all of the frames; if an error is raised, none was queued."""
         checked = [(frame, _size(frame)) for frame in frames]
         total = sum(size for _, size in checked)
         if self.pending + total > self._limit:

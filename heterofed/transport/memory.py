@@ -1,8 +1,8 @@
-"""The transport within one process: for tests and simulation, with the same events and bounds.
+"""The transport within one process, for tests and simulations, with the same events and bounds.
 
-A `Hub` stands for the network. One endpoint listens, any number connect; each may be owned by a
-thread of its own. All state is guarded by the hub's one condition variable. A hub may be slow: each
-direction of each connection then delivers its frames at a rate, and some time after they were sent.
+A `Hub` is the network. One endpoint listens and any number connect; each of them may be used by a
+thread of its own. The hub's condition variable guards all state. A hub can simulate a slow network:
+each direction of each connection then delivers its frames at a limited rate and after a latency.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Hub:
     """A network in memory with one listener.
 
     Args:
-        max_channels: connections that the listener keeps; further ones are told `FULL`.
-        max_pending: bytes that may wait for one peer.
-        latency: seconds that a frame is under way.
-        rate: bytes per second and direction of a connection; None: as fast as memory.
+        max_channels: the most connections that the listener keeps; further ones are refused
+            (`FULL`). max_pending: the most bytes that may wait for one peer. latency: the seconds
+            from sending a frame to receiving it. rate: the bytes per second and direction of a
+            connection; None sets no limit.
     """
 
     def __init__(
@@ -56,12 +56,19 @@ class Hub:
     def listen(self) -> MemoryEndpoint:
         with self.changed:
             if self._listener is not None and not self._listener.closed:
-                raise ConfigError("somebody listens at this hub already")
+                raise ConfigError("this hub has a listener already; make another hub")
             self._listener = MemoryEndpoint(self)
             return self._listener
 
     def connect(self, party: str | None = None) -> MemoryEndpoint:
-        """A new connection; `party` is the name that the listener's channel is proven to have."""
+        """Connect to the listener.
+
+        Args:
+            party: the party that the listener's channel proves, or None for an unproven one.
+
+        Returns:
+            The endpoint of the connecting side.
+        """
         with self.changed:
             endpoint = MemoryEndpoint(self)
             near = MemoryChannel(endpoint, None)
@@ -77,7 +84,7 @@ class Hub:
             return endpoint
 
     def cut(self, channel: Channel) -> None:
-        """Break a connection as a dying network would: both sides lose it."""
+        """Break a connection, so that both sides lose it, as if the network had failed."""
         if not isinstance(channel, MemoryChannel):
             raise TypeError("only a channel of this hub can be cut")
         with self.changed:
@@ -92,8 +99,8 @@ class MemoryChannel(Channel):
     def __init__(self, endpoint: MemoryEndpoint, party: str | None) -> None:
         self.party = party
         self.other: MemoryChannel | None = None
-        self.inbox: deque[tuple[float, bytes]] = deque()  # when it is there, and the frame
-        self.taken = 0.0  # until when this side's line is taken by earlier frames
+        self.inbox: deque[tuple[float, bytes]] = deque()  # the time of its arrival, and the frame
+        self.taken = 0.0  # until when earlier frames occupy this side's line
         self.outbox = Outbox(endpoint.hub.max_pending)
         self.announced = False
         self.gone = False
@@ -120,7 +127,7 @@ class MemoryChannel(Channel):
             self._changed.notify_all()
 
     def pump(self) -> None:
-        """Move what waits to the other side, as far as the window allows."""
+        """Move queued frames to the other side, as far as the window allows."""
         other = self.other
         if other is None or self.gone or self.broken is not None:
             self.outbox.clear()
@@ -202,7 +209,7 @@ class MemoryEndpoint(Endpoint):
             self.hub.changed.notify_all()
 
     def _due(self) -> list[float]:
-        """In how many seconds the next frame of each channel is there."""
+        """Return the seconds until the next frame of each channel arrives."""
         now = time.monotonic()
         return [max(0.0, each.inbox[0][0] - now) for each in self.channels if each.inbox]
 
@@ -234,6 +241,6 @@ class MemoryEndpoint(Endpoint):
                 channel.forget()
             if len(events) >= MAX_EVENTS - 1:
                 break
-        # Whoever was served now is last next time.
+        # The channels that were served now come last in the next call.
         self.channels = self.channels[1:] + self.channels[:1]
         return events

@@ -1,4 +1,4 @@
-"""Whether the name in an address is known here: libzmq itself only says that nobody answers."""
+"""Resolves the host name of an address, because libzmq does not report names that do not exist."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from heterofed.errors import ConfigError
 logger = logging.getLogger("heterofed")
 
 PATIENCE_SECONDS = 30.0
-"""How long a name server may be out of reach."""
+"""The longest time in seconds for which a name server may be out of reach."""
 
 
 class HostName:
-    """The host of an address, asked for until it was found.
+    """The host name of an address, which is looked up until it was found once.
 
     Args:
-        address: `tcp://HOST:PORT`.
-        clock: seconds that only go up.
+        address: an address of the form `tcp://HOST:PORT`.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,10 +31,11 @@ class HostName:
         self._failing_since: float | None = None
 
     def check(self) -> None:
-        """Ask the system for the name.
+        """Look the name up.
 
         Raises:
-            ConfigError: there is no such name, or nobody could be asked for `PATIENCE_SECONDS`.
+            ConfigError: the name does not exist, or no name server was reached for
+                `PATIENCE_SECONDS`.
         """
         if self._found:
             return
@@ -43,7 +44,7 @@ class HostName:
         except socket.gaierror as error:
             self._failed(error)
         except UnicodeError:
-            raise ConfigError(f"{self._told('it is no name')}") from None
+            raise ConfigError(f"{self._told('it is not a host name')}") from None
         else:
             self._found = True
 

@@ -1,6 +1,7 @@
-"""How often a peer may come: connections are counted per party, where they prove one.
+"""Limits how often a party may connect.
 
-What a connection may cost is bounded elsewhere; this bounds how many a minute are looked at.
+Connections are counted per proven party, and all unproven ones together. The cost of a single
+connection is bounded elsewhere.
 """
 
 from __future__ import annotations
@@ -8,25 +9,35 @@ from __future__ import annotations
 from collections import deque
 
 VISITS = 1200
-"""Connections a minute. An honest party comes less often, even over a network that breaks every
-tenth of a second, and each costs this machine a few milliseconds at most.
+"""The most connections per minute of one party.
+
+An honest party connects less often, even over a network that breaks ten times per second. Each
+connection costs a listener at most a few milliseconds.
 """
 
 PERIOD_SECONDS = 60.0
 
 VISIT_SECONDS = 15.0
-"""How long a connection may say nothing before it is closed."""
+"""The longest time in seconds that a connection may send nothing before it is closed."""
 
 
 class Visits:
-    """Who came when, within the last minute."""
+    """Counts the connections of each party within the last minute.
+
+    Args:
+        most: the most connections per minute of one party.
+    """
 
     def __init__(self, most: int = VISITS) -> None:
         self._most = most
         self._came: dict[str | None, deque[float]] = {}
 
     def allow(self, party: str | None, now: float) -> bool:
-        """Count a visit of a party (None: of anybody unproven); False where it is one too many."""
+        """Count a connection of a party (None for an unproven one).
+
+        Returns:
+            Whether the connection is within the limit.
+        """
         came = self._came.setdefault(party, deque())
         while came and now - came[0] > PERIOD_SECONDS:
             came.popleft()

@@ -7,7 +7,7 @@ import ast
 from tests.e2e.processes import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "resume.md"
-RESUME, FAILURES = "tests/e2e/test_resume.py", "tests/e2e/test_failures.py"
+RESUME, FAILURES = "tests/runs/test_resume.py", "tests/messaging/test_failures.py"
 
 HELD_BY = {
     "a TCP connection is cut": ["tests/e2e/test_cuts.py::test_cuts_in_every_phase_change_nothing"],
@@ -18,11 +18,11 @@ HELD_BY = {
         f"{RESUME}::test_nobody_waits_for_ever",
     ],
     "lost while the ids are intersected": [
-        "tests/e2e/test_psi_resume.py::test_a_killed_command_goes_on",
-        "tests/e2e/test_psi_resume.py::test_killed_while_the_last_signatures_are_on_their_way",
+        "tests/intersection/test_psi_resume.py::test_a_killed_command_goes_on",
+        "tests/intersection/test_psi_resume.py::test_killed_while_the_last_signatures_are_on_their_way",
     ],
     "it stands still, heartbeats too": [
-        "tests/test_deadlines.py::test_a_party_that_hangs_dead_is_lost"
+        "tests/messaging/test_deadlines.py::test_a_party_that_hangs_dead_is_lost"
     ],
     "it hangs, link up": ["tests/e2e/test_contract.py::test_calculation_timeout_ends_a_silence"],
     "Ctrl-C or SIGTERM": [f"{FAILURES}::test_signals"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from docs.generator import pages
 from heterofed.protocol.messages import MESSAGE_TYPES
 from tests.e2e.processes import ROOT
 
@@ -28,8 +29,8 @@ def test_a_stale_page_is_named(
 ) -> None:
     page = tmp_path / "README.md"
     page.write_text("<!-- generated: dtypes -->\nold\n<!-- /generated -->\n")
-    monkeypatch.setattr(generate, "ROOT", tmp_path)
-    monkeypatch.setattr(generate, "PAGES", {})
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "PAGES", {})
     assert generate.main(["--check"]) == 1
     assert "README.md" in capsys.readouterr().err
     assert generate.main([]) == 0
@@ -43,7 +44,7 @@ def test_unknown_arguments_are_refused() -> None:
 
 def test_every_piece_stands_in_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert set(generate.PIECES) == {name for _, name, _ in generate.PIECE.findall(text)}
+    assert set(pages.PIECES) == {name for _, name, _ in pages.PIECE.findall(text)}
 
 
 def anchors(page: Path) -> set[str]:
@@ -75,5 +76,5 @@ def test_every_dependency_has_its_reason() -> None:
 @pytest.mark.parametrize("name", ["protocol.md", "threat-model.md"])
 def test_every_message_is_told_of_in_prose(name: str) -> None:
     page = ROOT / "docs/explanation" / name
-    prose = generate.PIECE.sub("", page.read_text(encoding="utf-8"))
+    prose = pages.PIECE.sub("", page.read_text(encoding="utf-8"))
     assert not {kind.__name__ for kind in MESSAGE_TYPES if f"`{kind.__name__}`" not in prose}

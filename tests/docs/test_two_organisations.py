@@ -15,7 +15,7 @@ import pytest
 from heterofed.identity.keys import fingerprint
 from tests.docs.samples import README, blocks, written
 from tests.e2e.processes import ROOT, Parties, PartyProcess
-from tests.trust.offices import free_port
+from tests.identity.offices import free_port
 
 PAGE = ROOT / "docs/how-to/two-organisations.md"
 IN_FOLDER = "import os, runpy, sys; os.chdir(sys.argv.pop(1)); sys.argv.pop(0); "

@@ -13,7 +13,7 @@ from benchmarks.relay import Relay
 from heterofed import TaskResult
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
-from tests.trust.offices import free_port, open_offices
+from tests.identity.offices import free_port, open_offices
 
 
 def weights(folder: Path) -> dict[str, bytes]:

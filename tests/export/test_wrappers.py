@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from heterofed import simulate
 from heterofed.compute.wrappers import plain_state, state_for, unwrapped
 from heterofed.export import export, export_onnx
-from tests.e2e.test_resume import crashing, weights
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
+from tests.runs.test_resume import crashing, weights
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -18,7 +18,7 @@ from heterofed.export import export
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
 from heterofed.simulation.baselines import plot
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
-from tests.trust.offices import free_port
+from tests.identity.offices import free_port
 
 Watch = Callable[[object], None]
 

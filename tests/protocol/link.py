@@ -38,6 +38,7 @@ from heterofed.protocol.messages import (
     RoundEnd,
     SeenByOthers,
     SplitAccepted,
+    SplitParts,
     SplitPlan,
     TensorSpec,
     Waiting,
@@ -158,6 +159,10 @@ SPLIT_PLAN = Line(H, SplitPlan(bytes(32), bytes(32), 2, 1))
 ACCEPTED = Line(C, SplitAccepted())
 
 
+def parts(ids: int) -> Line:
+    return Line(H, SplitParts(ids), -(-ids // 4))
+
+
 def go_on(number: int, first: int) -> Line:
     return Line(H, BeginTrain(number, 1, first))
 
@@ -185,6 +190,9 @@ PREPARED = (*GREETING, *SIGNING, *MATCHING, *SPLITTING)
 
 IN_LEGS = msgspec.structs.replace(PLAN, checkpoint_batches=2, batch_size=2)
 """A plan with a checkpoint after every second batch."""
+
+ANNOUNCED = msgspec.structs.replace(PLAN, announced_split=True)
+"""A plan in which the Host splits for all."""
 
 ROUND = (
     begin_train(1),

@@ -9,7 +9,7 @@ from heterofed.errors import RemoteProtocolError
 from heterofed.protocol import limits
 from heterofed.protocol.codec import Decoder, encode
 from heterofed.protocol.messages import Abort, Hello, Terms, Waiting, Welcome
-from heterofed.protocol.plan import MAX_PARTIES, Plan
+from heterofed.protocol.plan import MAX_AGREED, MAX_PARTIES, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import ENDED, Role, State
 
@@ -26,10 +26,11 @@ def header_bytes(message: object) -> int:
 def test_the_largest_words_of_the_join_fit() -> None:
     names = tuple(f"{number:02}" + "\U00020000" * 126 for number in range(MAX_PARTIES))
     terms = bytes(1 << 16)
+    agreed = tuple((f"{number:a>64}", "\U00020000" * 512) for number in range(MAX_AGREED))
     for message in (
         Hello((1,) * 16, "train", bytes(32), LONGEST, bytes(16), True, terms=terms),
         Terms(terms),
-        Welcome(1, bytes(16), bytes(32), Plan(host=LONGEST, collaborators=names)),
+        Welcome(1, bytes(16), bytes(32), Plan(host=LONGEST, collaborators=names, agreed=agreed)),
     ):
         assert encode(message)
         assert header_bytes(message) <= limits.joining().header

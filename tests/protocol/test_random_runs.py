@@ -60,6 +60,7 @@ from .link import (
     kept,
     masked,
     matched,
+    parts,
     seen,
     seen_by_others,
     signed,
@@ -110,6 +111,7 @@ class Job:
             batch_size=2,
             psi_bits=self.random.choice([2048, 3072, 4096]),
             fusion=self.random.choice(["separate", "separate", "masked_sum"]),
+            announced_split=self.random.random() < 0.4,
         )
         self.refused = self.random.random() < 0.02
         self.schedule = []
@@ -136,6 +138,7 @@ class HostScript:
         self.tags_to_come = 0
         self.old_key = False
         self.unmatched = job.common
+        self.unparted = 0
         self.todo = list(job.schedule)
         self.waiting: deque[tuple[TensorSpec, ...]] = deque()
         self.batch = self.number = 0
@@ -186,12 +189,17 @@ class HostScript:
                 least = 0 if last else 1
                 chunk = self.unmatched if last else self.random.randint(least, self.unmatched)
                 self.unmatched -= chunk
+                self.unparted += chunk
                 return matched(chunk, last=last)
             case State.SPLIT:
                 if self.job.purpose == "predict":
                     rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
                     some = self.random.randint(0, self.job.common)
                     return Line(H, PredictPlan(bytes(16), rounds, "best", some, bytes(32)))
+                if self.job.purpose == "train" and self.job.plan.announced_split and self.unparted:
+                    chunk = self.random.randint(1, self.unparted)
+                    self.unparted -= chunk
+                    return parts(chunk)
                 return finish(0) if self.job.purpose == "psi" else SPLIT_PLAN
             case State.READY:
                 every, message = self.job.plan.checkpoint_batches, self.last

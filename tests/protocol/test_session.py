@@ -31,6 +31,7 @@ from heterofed.protocol.messages import (
     PsiTagged,
     PsiTags,
     SeenByOthers,
+    SplitParts,
     TensorSpec,
     Terms,
     Waiting,
@@ -43,6 +44,7 @@ from heterofed.protocol.states import ENDED, TABLE, Role, State
 from .link import (
     ABORT,
     ACCEPTED,
+    ANNOUNCED,
     BEGIN,
     BYE,
     FINISH,
@@ -90,6 +92,7 @@ from .link import (
     link_in,
     masked,
     matched,
+    parts,
     round_end,
     seen,
     seen_by_others,
@@ -108,6 +111,7 @@ SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
 SAMPLES[WelcomeBack] = welcome_back(3)
 SAMPLES[Checkpoint] = keep(1, 2)
+SAMPLES[SplitParts] = parts(3)
 SAMPLES[GradientsSeen] = seen(0)
 SAMPLES[SeenByOthers] = seen_by_others(0)
 
@@ -140,6 +144,28 @@ def test_a_task_that_only_intersects_ids() -> None:
         passed.append(link.state)
     assert passed[-4:] == [State.PSI_MATCHED, State.SPLIT, State.FINISHING, State.CLOSED]
     assert not set(passed) & {State.SPLIT_PROPOSED, State.READY, State.TRAIN, State.TEST}
+
+
+def test_the_host_announces_the_parts_of_all_matched_ids() -> None:
+    link = Link(hello(), welcome(ANNOUNCED), *SIGNING, *MATCHING)
+    assert "before the parts of all ids" in link.refuses(SPLIT_PLAN)
+    assert "more than were matched" in link.refuses(parts(4))
+    link.say(parts(2))
+    assert "more than were matched" in link.refuses(parts(2))
+    assert "two bits for each id" in link.refuses(Line(H, SplitParts(1), 2))
+    assert "before the parts of all ids" in link.refuses(SPLIT_PLAN)
+    link.say(parts(1), SPLIT_PLAN)
+    link.refuses(parts(1))
+    link.say(ACCEPTED)
+    assert link.state is State.READY
+
+
+def test_nobody_announces_parts_that_the_plan_does_not_tell_of() -> None:
+    link = Link(hello(), welcome(), *SIGNING, *MATCHING)
+    assert "every party split by itself" in link.refuses(parts(3))
+    for purpose in ("psi", "predict"):
+        link = Link(hello(purpose=purpose), welcome(ANNOUNCED), *SIGNING, *MATCHING)
+        assert "not a task that trains" in link.refuses(parts(3))
 
 
 def test_a_prediction() -> None:

@@ -96,6 +96,8 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             items = st.lists(values_of(item), min_size=low or 0, max_size=min(high or 4, 4))
             return items.map(tuple)
+        case inspect.TupleType(item_types=kinds):
+            return st.tuples(*map(values_of, kinds))
         case inspect.StructType(cls=cls, fields=fields):
             return st.builds(cls, **{field.name: values_of(field.type) for field in fields})
     raise NotImplementedError(kind)
@@ -127,6 +129,8 @@ def largest_of(kind: inspect.Type) -> Any:
         case inspect.VarTupleType(item_type=item, max_length=high):
             assert high is not None, "every array has a largest length"
             return (largest_of(item),) * high
+        case inspect.TupleType(item_types=kinds):
+            return tuple(map(largest_of, kinds))
         case inspect.StructType(cls=cls, fields=fields):
             return cls(**{field.name: largest_of(field.type) for field in fields})
     raise NotImplementedError(kind)

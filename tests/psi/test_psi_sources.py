@@ -227,7 +227,7 @@ def test_not_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "bad.parquet", b"PAR1 not parquet")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(IdsError, match="needs pyarrow"):
+        with pytest.raises(IdsError, match="needs an extra"):
             list(column(path, "id"))
     pytest.importorskip("pyarrow")
     with pytest.raises(IdsError, match="not a Parquet file"):

@@ -17,7 +17,7 @@ from heterofed.report import render
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
-from tests.trust.offices import Command
+from tests.identity.offices import Command
 
 pytestmark = pytest.mark.usefixtures("home")
 

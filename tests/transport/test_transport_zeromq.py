@@ -559,7 +559,7 @@ def test_nothing_stays_behind(wire: Rig) -> None:
         warnings.simplefilter("error")
         listener, peer, _ = wire.pair()
         started = {thread.name for thread in set(threading.enumerate()) - before}
-        door, zap = {"heterofed-door"}, {"heterofed-zap"}
+        door, zap = {"heterofed-limiter"}, {"heterofed-zap"}
         assert started == {"ipc": set(), "tcp": door, "curve": door | zap}[wire.kind]
         peer.endpoint.close(0.1)
         listener.endpoint.close(0.1)

@@ -25,6 +25,7 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.collaborator import HeteroNNCollaboratorScheduler, InFlight
 from heterofed.hetero_nn.hooks import streams_tests
 from heterofed.hetero_nn.host import HeteroNNHostScheduler
+from heterofed.hetero_nn.train.announced_split import announce_split, announced_split
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.joint_batch import JointBatch
 from heterofed.hetero_nn.train.subtask import Errand
@@ -128,7 +129,10 @@ class _AtHost(_Rehearsal):
         party, host = party_of(run), self._host
         common = intersect_as_host(run, self._heterofed_ids(run))
         with party.in_phase("split"):
-            party.broadcast(host._heterofed_split(run, common))
+            split = host._heterofed_split(run, common)
+            if plan_of(run).announced_split:
+                announce_split(party, common, run.state["train_ids"], run.state["test_ids"])
+            party.broadcast(split)
             for peer in party.peers.values():
                 party.take(peer, msg.SplitAccepted)
         run.round = 1
@@ -249,8 +253,10 @@ class _AtCollaborator(_Rehearsal):
             run, host, self._heterofed_ids(run), max_peer_ids=owner._heterofed_max_peer_ids
         )
         with party.in_phase("split"):
+            announces = plan_of(run).announced_split
+            announced = announced_split(party, host, common) if announces else None
             theirs = party.take(host, msg.SplitPlan).of(msg.SplitPlan)
-            if owner._heterofed_split(run, common) != theirs:
+            if owner._heterofed_split(run, common, announced) != theirs:
                 raise SplitMismatchError(
                     f"split_dataset gives other ids at {party.name} than at {host.name}; use the"
                     " same function at every party"

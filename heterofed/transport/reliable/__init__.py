@@ -1,1 +1,1 @@
-"""Links that outlive their connections: no frame is lost or doubled when a connection breaks."""
+"""Links that survive their connections: no frame is lost or duplicated when a connection breaks."""

@@ -1,4 +1,4 @@
-"""The connecting side of the reliable transport: after a cut it dials again, at once and on."""
+"""The connecting side of the reliable transport: it reconnects when its connection breaks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from heterofed.transport.reliable.link import GRACE_SECONDS, Link
 
 logger = logging.getLogger("heterofed")
 
-_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before each attempt; the last stays
+_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before each attempt; the last one repeats
 
 
 class Connection(Protocol):
-    """An endpoint with one channel, which connects once; `connect` of a transport gives it."""
+    """An endpoint with one channel that connects once, such as a transport's `connect` returns."""
 
     @property
     def channel(self) -> Channel:
@@ -42,15 +42,15 @@ class Connection(Protocol):
 
 
 class ReliableConnector(LinkEndpoint):
-    """The connecting side: one `channel`.
+    """The connecting side, with one `channel`.
 
     Args:
-        dial: opens one connection of the other transport; called for each attempt. Only the first
-            one may raise.
+        dial: opens one connection of the other transport; it is called for each attempt. Only its
+            first call may raise an error.
         max_pending, grace: as for `ReliableListener`.
 
     Attributes:
-        redials: connections after the first that came to be.
+        redials: the number of connections that were made after the first one.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class ReliableConnector(LinkEndpoint):
         self._attempts += 1
         try:
             self._start(self._dial())
-        except HeteroFedError as error:  # no more file descriptors, say: that may pass
-            logger.debug("could not dial again: %s", error)
+        except HeteroFedError as error:  # for example, no free file descriptor; this may pass
+            logger.debug("cannot reconnect: %s", error)
             self._hang_up()
             self._dial_at = now + _PAUSES[-1]
 

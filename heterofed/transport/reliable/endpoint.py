@@ -1,12 +1,10 @@
-"""What both sides of the reliable transport do alike: links over the channels of another transport.
-
-A link goes on over the next connection after a cut. Its loss shows only where nothing came back
-within the grace, the peer closed on purpose, or it was started anew. `reliable` has the rules,
-`redial` the connecting side and `readmit` the listening one.
-
-Whoever owns an endpoint may compute for minutes between two calls. A thread of the endpoint's own
-does meanwhile what cannot wait: it answers, acknowledges and dials again. It holds the endpoint's
-lock for moments, and only while the owner is not in there.
+"""The part that both sides of the reliable transport share: links over another transport's
+channels.  After a cut, a link continues over the next connection. The caller sees it as lost only
+if no connection came back within the grace period, or if the peer closed it or was restarted.
+`link` has the rules, `connector` is the connecting side, and `listener` the listening side.  The
+owner of an endpoint may compute for minutes between two calls. Meanwhile a thread of the endpoint
+does the work that cannot wait: it answers, acknowledges and reconnects. It holds the endpoint's
+lock only for short times, and only while the owner is in no method of the endpoint.
 """
 
 from __future__ import annotations
@@ -37,24 +35,25 @@ from heterofed.transport.reliable.link import Link
 logger = logging.getLogger("heterofed")
 
 KEEP_SECONDS = 0.5
-"""For so long the owner may be away before the endpoint's thread looks after the links."""
+"""The endpoint's thread serves the links if the owner made no call for so many seconds."""
 
 KEEP_TURNS = 16
-"""So often it looks in one go, where there is more each time: what came is better read than held
-below, where nothing tells a peer's window.
+"""The most turns that the thread takes at once while each of them finds more to read.
+
+Frames are better read here than kept by the transport below, which does not know a peer's window.
 """
 
 CLOSE_SECONDS = 0.05
-"""How long a wait for last words lasts before deadlines are looked at again."""
+"""The seconds of one wait while closing; after each wait, deadlines are checked."""
 
 FINAL = (LostReason.CLOSED, LostReason.MALFORMED)
-"""Ends of a connection that end its link too."""
+"""The reasons for which a lost connection ends its link too."""
 
 _REFUSALS = {Refusal.UNKNOWN: LostReason.FORGOTTEN, Refusal.FULL: LostReason.FULL}
 
 
 class LinkChannel(Channel):
-    """One link. The endpoint does the work."""
+    """The channel of one link. The endpoint does the work."""
 
     def __init__(
         self, endpoint: LinkEndpoint, link: Link, party: str | None, token: bytes, now: float
@@ -63,7 +62,7 @@ class LinkChannel(Channel):
         self.link = link
         self.token = token
         self.began_at = now
-        self.inner: Channel | None = None  # the connection that it goes over now
+        self.inner: Channel | None = None  # the connection that carries the link now
         self.opened = False
         self.over = False  # lost or closed
         self.forgotten = False
@@ -86,12 +85,12 @@ class LinkChannel(Channel):
 
 
 class LinkEndpoint(Endpoint):
-    """What both sides have in common.
+    """The base of both sides.
 
     Args:
         max_pending, grace: see `Link`.
-        clock: seconds that only go up.
-        keep: whether a thread looks after the links while the owner is away.
+        clock: a monotonic clock in seconds.
+        keep: whether a thread serves the links while the owner makes no call.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class LinkEndpoint(Endpoint):
             with self.lock:
                 self._raise_if_broken()
                 now = self._clock()
-                # What the thread read meanwhile is not waited for.
+                # Do not wait if the thread has read something meanwhile.
                 self._turn(0.0 if self._events else max(0.0, min(deadline, self._due(now)) - now))
                 events = self._deliver()
             if events or self._clock() >= deadline:
@@ -150,7 +149,7 @@ class LinkEndpoint(Endpoint):
                 for channel in self._channels():
                     channel.link.end()
                     self.pump(channel)
-                # Gone once the peer has read all, and closed the connection in answer.
+                # The peer closes the connection once it has read all frames.
                 while self._channels() and (left := deadline - self._clock()) > 0:
                     self._turn(min(left, CLOSE_SECONDS))
             finally:
@@ -162,9 +161,13 @@ class LinkEndpoint(Endpoint):
     # One round of work
 
     def _turn(self, wait: float) -> bool:
-        """Let the connections work, for at most `wait` seconds of waiting, and go on from there.
+        """Poll the connections once and process their events.
 
-        Gives whether anything happened.
+        Args:
+            wait: the longest time to wait for an event, in seconds.
+
+        Returns:
+            Whether there was an event.
         """
         if not self._open:
             time.sleep(wait)
@@ -184,7 +187,7 @@ class LinkEndpoint(Endpoint):
         return bool(happened)
 
     def _due(self, now: float) -> float:
-        """When there will be something to do, whatever happens until then."""
+        """Return the time of the next deadline."""
         due = now + 60.0
         for channel in self._channels():
             for at in (channel.link.gives_up_at(), channel.link.beats_at()):
@@ -194,14 +197,14 @@ class LinkEndpoint(Endpoint):
     def _keep(self) -> None:
         while not self._leaving.wait(KEEP_SECONDS):
             if not self.lock.acquire(blocking=False):
-                continue  # the owner is in there
+                continue  # the owner is in a method of the endpoint
             try:
                 if not self._deaf and self._clock() - self._worked_at >= KEEP_SECONDS:
                     turns = 1
                     while self._turn(0.0) and turns < KEEP_TURNS:
                         turns += 1
             except BaseException as error:
-                self._broken = error  # the owner's to hear
+                self._broken = error  # raised in the owner's next call
                 return
             finally:
                 self.lock.release()
@@ -226,16 +229,16 @@ class LinkEndpoint(Endpoint):
         return events
 
     def pump(self, channel: LinkChannel) -> None:
-        """Give the connection what the link has for it."""
+        """Send the link's outgoing frames over its connection."""
         if channel.inner is None or channel.over:
             return
         if frames := channel.link.outgoing(self._clock()):
-            # A connection whose end is about to be noticed takes nothing; all of it is kept.
+            # A connection that is about to be lost accepts nothing; the link keeps all frames.
             with contextlib.suppress(ChannelClosedError):
                 channel.inner.send(frames)
 
     def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
-        """A connection brought something for a link."""
+        """Process a frame that a connection brought for a link."""
         link = channel.link
         try:
             came = link.feed(frame, now)
@@ -259,13 +262,13 @@ class LinkEndpoint(Endpoint):
     # The end of a link
 
     def forget(self, channel: LinkChannel) -> None:
-        """Our caller closed the channel."""
+        """Handle that the caller closed the channel."""
         channel.forgotten = True
         if not channel.over:
             self._end(channel)
 
     def _lose(self, channel: LinkChannel, reason: LostReason) -> None:
-        """Report the end, behind everything that came."""
+        """Report the loss of a link, after all frames that arrived."""
         if not channel.over:
             if self._reports(channel) and not self._deaf:
                 self._events.append(Lost(channel, reason))
@@ -282,30 +285,30 @@ class LinkEndpoint(Endpoint):
 
     @abstractmethod
     def _channels(self) -> list[LinkChannel]:
-        """Every link that is not over."""
+        """Return every link that is not over."""
 
     @abstractmethod
     def _listen(self, wait: float) -> list[Event]:
-        """Wait for what happens to the connections."""
+        """Return the events of the connections, after waiting for one up to `wait` seconds."""
 
     @abstractmethod
     def _happened(self, event: Event, now: float) -> None:
-        """Something did."""
+        """Process one event of a connection."""
 
     @abstractmethod
     def _tend(self, now: float) -> None:
-        """Do what it is time for."""
+        """Act on the deadlines that have passed."""
 
     @abstractmethod
     def _reports(self, channel: LinkChannel) -> bool:
-        """Whether the caller has heard of this link, or waits to."""
+        """Return whether the loss of this link is to be reported to the caller."""
 
     @abstractmethod
     def _shut(self, linger: float) -> None:
-        """Close what is underneath."""
+        """Close the transport below."""
 
 
 def say(inner: Channel, frame: bytes) -> None:
-    """Give a connection a greeting; one that is gone already takes none, and its `Lost` follows."""
+    """Send a greeting; on a lost connection nothing is sent, because its `Lost` event follows."""
     with contextlib.suppress(ChannelClosedError):
         inner.send([frame])

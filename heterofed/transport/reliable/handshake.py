@@ -1,4 +1,4 @@
-"""How connections of a link begin: which link it is, and who has what of it. See `reliable`."""
+"""The first frames of a connection: they name its link and the frames that each side has."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _REFUSAL = struct.Struct(">cc")
 
 
 class Refusal(Enum):
-    """Why a listening side has no Welcome."""
+    """Why a listening side refuses a link."""
 
     UNKNOWN = b"u"
-    """It does not know the link: it was restarted, or has given it up."""
+    """The listening side does not know the link: it was restarted, or has given the link up."""
 
     FULL = b"f"
-    """It keeps no further link."""
+    """The listening side has as many links as it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Hello:
     """The first frame of a connection.
 
     Attributes:
-        token: names the link, and proves who may go on with it.
-        resumes: the listening side has shown that it knows the link.
-        received: the last frame that the connecting side has.
-        took: the last frame that its caller took.
+        token: the random secret that identifies the link and proves the right to continue it.
+        resumes: whether the listening side has confirmed the link before.
+        received: the number of the last frame that the connecting side has received.
+        took: the number of the last frame that its caller has taken.
     """
 
     token: bytes
@@ -43,15 +43,15 @@ class Hello:
     took: int
 
     def encode(self) -> bytes:
-        """What stands on the wire."""
+        """Return the frame on the wire."""
         return _HELLO.pack(b"h", _VERSION, self.token, self.resumes, self.received, self.took)
 
     @staticmethod
     def decode(frame: Buffer) -> Hello:
-        """Read a Hello.
+        """Decode a Hello.
 
         Raises:
-            LinkError: it is none.
+            LinkError: the frame is not a Hello.
         """
         if len(frame) != _HELLO.size:
             raise LinkError("a connection does not begin with a Hello of the link")
@@ -62,17 +62,17 @@ class Hello:
 
 
 def encode_refusal(refusal: Refusal) -> bytes:
-    """What stands on the wire."""
+    """Return the frame on the wire."""
     return _REFUSAL.pack(b"x", refusal.value)
 
 
 def decode_refusal(frame: Buffer) -> Refusal:
-    """Read a refusal.
+    """Decode a refusal.
 
     Raises:
-        LinkError: it is none.
+        LinkError: the frame is not a refusal.
     """
     try:
         return Refusal(_REFUSAL.unpack(frame)[1])
     except (struct.error, ValueError):
-        raise LinkError("the peer refused the link for no known reason") from None
+        raise LinkError("the peer refused the link for an unknown reason") from None

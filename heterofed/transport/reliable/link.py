@@ -1,11 +1,13 @@
-"""A link that outlives its connections: numbered frames, acknowledged, sent again after a cut.
+"""A link that survives its connections: frames are numbered, acknowledged, and resent after a cut.
 
-Pure: a `Link` is one end of it and knows no socket, thread or clock. It is told what a connection
-brought and what time it is, and says what to give to the connection. `links` does the rest.
+This module is pure: a `Link` is one end of a link and knows no socket, thread or clock. Its owner
+passes in the frames that a connection brought and the current time, and sends the frames that the
+link returns. `endpoint` does the rest.
 
-A connection delivers frames in order and without gaps until it ends; what of the last ones came
-through, nobody knows. So each one begins with a greeting, in which both ends say the number of the
-last frame that they have; the other side goes on behind it. On the wire (big-endian):
+A connection delivers frames in order and without gaps until it ends, but its sender does not know
+which of the last frames arrived. So each connection begins with a greeting, in which both ends say
+the number of the last frame that they have, and the other side continues with the next one. The
+frames on the wire are (big-endian):
 
     Hello     "h" version token[16] resumes[1] received[8] took[8]   first of the connecting side
     Welcome   "w" received[8] took[8]                                first of the listening side
@@ -13,13 +15,14 @@ last frame that they have; the other side goes on behind it. On the wire (big-en
     Packet    "p" first[8] took[8] following[2] data                 frames from number `first` on
     End       "e" last[8]                                            closed on purpose
 
-The data of a packet, where it has any, is frame `first`; the `following` connection frames are the
-next ones, as they are. So small frames cost 19 bytes, large ones are not copied, and the largest
-still fit. A packet without either only acknowledges: its sender's caller took all up to `took`.
+The data of a packet, if it has any, is frame number `first`. The next `following` frames of the
+connection are the next frames of the link, unchanged. So small frames cost 19 bytes, large ones are
+not copied, and the largest ones still fit. A packet with neither only acknowledges the frames up to
+`took`, which the caller of its sender has taken.
 
-Bounds: a sender is at most `WINDOW` frames ahead of `took`, keeps these in case they must be sent
-again, and refuses to queue more than `max_pending` bytes behind them. Whatever a peer claims is
-checked against what can be, and refused by a `LinkError`.
+A sender is at most `WINDOW` frames ahead of `took`, keeps these frames to resend them, and refuses
+to queue more than `max_pending` further bytes. Every number that a peer sends is checked for
+consistency; a `LinkError` refuses it.
 """
 
 from __future__ import annotations
@@ -35,15 +38,15 @@ from heterofed.transport.flow_control import ACK_EVERY, WINDOW, Outbox
 from heterofed.transport.reliable.handshake import Hello, Refusal, decode_refusal
 
 GRACE_SECONDS = 14.0
-"""After so long without a word of the peer, and without a connection, a link is lost."""
+"""A link is lost after so many seconds without a connection and without a frame of the peer."""
 
 RETURN_SECONDS = 2.0
-"""What a link has at least, to come back, from when the end of its connection was noticed."""
+"""The least time in seconds that a link has to come back after its connection was lost."""
 
 BEAT_SECONDS = 2.0
-"""After so long without anything to say, an end acknowledges: so the other one hears of it."""
+"""An end that has nothing to send acknowledges after so many seconds, to show that it is alive."""
 
-_INLINE_BYTES = 32 << 10  # up to this a frame rides in its packet, at the price of a copy
+_INLINE_BYTES = 32 << 10  # a frame up to this size is copied into its packet
 _WELCOME = struct.Struct(">cQQ")
 _PACKET = struct.Struct(">cQQH")
 _END = struct.Struct(">cQ")
@@ -53,14 +56,14 @@ class Link:
     """One end of a link.
 
     Args:
-        now: the time, on the clock of everything else that is given here.
-        max_pending: bytes that may wait here and not be handed over.
-        grace: see `GRACE_SECONDS`.
+        now: the current time in seconds, on the same clock as the times of all methods.
+        max_pending: the most bytes that may be queued here.
+        grace: the grace period in seconds; see `GRACE_SECONDS`.
 
     Attributes:
-        confirmed: the listening side has shown that it knows this link.
-        ended: the peer closed it on purpose, and everything before that was given out.
-        refusal: why the listening side will have nothing of it.
+        confirmed: whether the listening side has confirmed this link.
+        ended: whether the peer closed the link; all frames before that were returned.
+        refusal: why the listening side refused the link, or None.
     """
 
     def __init__(
@@ -73,16 +76,16 @@ class Link:
         self.confirmed = False
         self.ended = False
         self.refusal: Refusal | None = None
-        self._queue = Outbox(max_pending)  # not handed over yet
-        self._kept: deque[Buffer] = deque()  # handed over, and perhaps to be sent again
-        self._sent = 0  # number of the last frame that was handed over
-        self._arrived = 0  # of these, the last that the peer is known to have
-        self._allowed = 0  # of these, the last that its caller took
-        self._said = 0  # of these, the last that this connection got
-        self._received = self._took = self._told = 0  # the same of what the peer sends
-        self._following = 0  # connection frames that are the peer's frames as they are
-        self._number = 0  # of the first of these
-        self._ready = False  # greeted: frames may be handed over
+        self._queue = Outbox(max_pending)  # not given to a connection yet
+        self._kept: deque[Buffer] = deque()  # given to a connection, and kept to be resent
+        self._sent = 0  # the number of the last frame that was given to a connection
+        self._arrived = 0  # the last of these that the peer has acknowledged
+        self._allowed = 0  # the last of these that the peer's caller took
+        self._said = 0  # the last of these that was given to this connection
+        self._received = self._took = self._told = 0  # the same for the peer's frames
+        self._following = 0  # how many next frames of the connection are frames of the link
+        self._number = 0  # the number of the first of these
+        self._ready = False  # after the greeting, frames may be sent
         self._welcomed = False  # the connection's greeting is complete
         self._connections = 0
         self._ending = self._end_said = False
@@ -90,64 +93,64 @@ class Link:
         self._heard_at = self._spoke_at = now
         self._down_at: float | None = None
 
-    # -- what its owner gives and takes ----------------------------------------------------
+    # -- the owner's side -----------------------------------------------------------------
 
     def put(self, frames: Iterable[Buffer]) -> None:
-        """Queue frames; all or, raising what `Channel.send` raises, none."""
+        """Queue all of the frames, or raise an error of `Channel.send` and queue none."""
         self._queue.put(frames)
 
     def take(self) -> None:
-        """The caller took one of the frames that `feed` gave."""
+        """Note that the caller took one of the frames that `feed` returned."""
         self._took += 1
 
     def end(self) -> None:
-        """Say, behind all frames, that the link is closed on purpose."""
+        """Close the link: tell the peer so, after all queued frames."""
         self._ending = True
 
     def drop(self) -> None:
-        """Forget every frame: nobody is there for them."""
+        """Drop every frame, because the peer is gone."""
         self._queue.clear()
         self._kept.clear()
         self._ready = False
 
     @property
     def pending(self) -> int:
-        """Bytes that were not handed over yet: the peer is behind, or there is no connection."""
+        """The number of bytes that were not given to a connection yet."""
         return self._queue.pending
 
     @property
     def untouched(self) -> int:
-        """Frames of the peer, as long as the caller has taken none of them; then 0."""
+        """The number of the peer's frames while the caller has taken none of them; afterwards 0."""
         return 0 if self._took else self._received
 
     @property
     def kept(self) -> int:
-        """Frames kept in case they must be sent again; `WINDOW` at most."""
+        """The number of frames that are kept to be resent, at most `WINDOW`."""
         return len(self._kept)
 
     @property
     def idle(self) -> bool:
-        """Whether everything was given to a connection that is there."""
+        """Whether the link is connected and has nothing queued."""
         return self._ready and not self._queue and self._said == self._sent
 
     # -- connections -----------------------------------------------------------------------
 
     def hello(self, token: bytes) -> bytes:
-        """The first frame of a new connection of the connecting side.
+        """Return the connecting side's first frame of a new connection.
 
         Args:
-            token: what names the link; always the same `TOKEN_BYTES` random ones.
+            token: the `TOKEN_BYTES` random bytes that identify the link; always the same ones.
         """
         self._begin()
-        # What is known of the peer without a Welcome: it has nothing, as long as it got nothing.
+        # On the first connection the peer cannot have frames, so its Welcome need not be awaited.
         self._ready = self._connections == 1
         return Hello(token, self.confirmed, self._received, self._took).encode()
 
     def welcome(self, hello: Hello, now: float) -> bytes:
-        """The first frame of the listening side for a connection that began with `hello`.
+        """Return the listening side's first frame of a connection that began with `hello`.
 
         Raises:
-            LinkError: it claims what cannot be.
+            LinkError: the numbers in the Hello are inconsistent with this link.
         """
         self._begin()
         self._go_on_after(hello.received, hello.took)
@@ -156,11 +159,11 @@ class Link:
         return _WELCOME.pack(b"w", self._received, self._took)
 
     def up(self, now: float) -> None:
-        """A connection is there."""
+        """Note that there is a connection."""
         self._heard_at, self._down_at = now, None
 
     def down(self, now: float) -> None:
-        """The end of the connection was noticed."""
+        """Note that the connection was lost."""
         self._ready = False
         if self._down_at is None:
             self._down_at = now
@@ -172,23 +175,23 @@ class Link:
 
     @property
     def greeted(self) -> bool:
-        """Whether both ends of the connection know where to go on."""
+        """Whether both ends have greeted each other on this connection."""
         return self._welcomed
 
     def gives_up_at(self) -> float | None:
-        """When it is lost, if nothing comes back before; None while there is a connection."""
+        """The time at which the link is lost if no connection comes back; None while it has one."""
         if self._down_at is None:
             return None
         return max(self._heard_at + self._grace, self._down_at + min(RETURN_SECONDS, self._grace))
 
     def beats_at(self) -> float | None:
-        """When it will have something to say for itself; None where it cannot."""
+        """The time at which the link will acknowledge by itself; None if it cannot send."""
         return self._spoke_at + BEAT_SECONDS if self._ready else None
 
-    # -- what goes over them ---------------------------------------------------------------
+    # -- frames ----------------------------------------------------------------------------
 
     def outgoing(self, now: float) -> list[Buffer]:
-        """What to give to the connection now."""
+        """Return the frames to send over the connection now."""
         if not self._ready:
             return []
         frames = list(self._packets())
@@ -203,13 +206,14 @@ class Link:
         return frames
 
     def feed(self, frame: Buffer, now: float) -> Buffer | None:
-        """Take what a connection brought, after its first frame at the listening side.
+        """Process a frame of a connection; at the listening side, any one but the first.
 
         Returns:
-            The peer's next frame, if this brought one; buffers may be the ones that came.
+            The peer's next frame of the link if the connection's frame completed one, else None.
+            It may share memory with `frame`.
 
         Raises:
-            LinkError: the peer says what it may not say, or claims what cannot be.
+            LinkError: the frame is not allowed here, or its numbers are inconsistent.
         """
         self._heard_at = now
         if self._following:
@@ -225,15 +229,17 @@ class Link:
                 self.confirmed = self._welcomed = self._ready = True
             case b"e" if len(frame) == _END.size and self._welcomed:
                 if _END.unpack(frame)[1] != self._received:
-                    raise LinkError("the peer ended the link at another frame than its last")
+                    raise LinkError(
+                        "the peer closed the link with another number than that of its last frame"
+                    )
                 self.ended = True
             case b"x" if not self._welcomed:
                 self.refusal = decode_refusal(frame)
             case _:
-                raise LinkError("the peer said what the link does not have, or not there")
+                raise LinkError("the peer sent a frame that the link does not allow here")
         return None
 
-    # -- within ----------------------------------------------------------------------------
+    # -- internal --------------------------------------------------------------------------
 
     def _begin(self) -> None:
         self._connections += 1
@@ -241,17 +247,19 @@ class Link:
         self._welcomed = self._ready = self._end_said = False
 
     def _go_on_after(self, received: int, took: int) -> None:
-        """The peer has said what it has."""
+        """Continue after the frames that the peer says it has."""
         if not self._allowed <= took <= received <= self._sent or received < self._arrived:
-            raise LinkError("the peer claims to have frames that it cannot have, or lost others")
+            raise LinkError(
+                "the peer claims frames that it cannot have, or has lost frames that it had"
+            )
         self._forget(received)
         self._allowed = took
-        # A first connection may have been given frames before the Welcome came.
+        # The first connection may carry frames before the Welcome arrives.
         if not self._ready:
             self._said = received
 
     def _forget(self, number: int) -> None:
-        """The peer has every frame up to this one."""
+        """Drop the kept frames up to this number, because the peer has them."""
         for _ in range(number - self._arrived):
             self._kept.popleft()
         self._arrived = max(self._arrived, number)
@@ -260,7 +268,7 @@ class Link:
     def _packets(self) -> Iterator[Buffer]:
         while self._queue and self._sent - self._allowed < WINDOW:
             frame = self._queue.head()
-            # What may be changed under us from here on, because it does not count as pending.
+            # Copy what the caller may change from here on, because it is no longer pending.
             self._kept.append(frame if isinstance(frame, bytes) else bytes(frame))
             self._queue.pop()
             self._sent += 1
@@ -287,19 +295,19 @@ class Link:
             raise LinkError("the peer sent a packet of a wrong length, or before its Welcome")
         _, first, took, following = _PACKET.unpack_from(frame)
         if took > self._sent:
-            raise LinkError("the peer took frames that it was not sent")
+            raise LinkError("the peer acknowledged frames that were not sent to it")
         count = following + bool(inline)
         if not 0 < first <= self._received + 1:
-            raise LinkError("the peer left frames out")
+            raise LinkError("the peer skipped frames")
         if first - 1 + count > self._took + WINDOW:
-            raise LinkError("the peer sent more than it may be ahead")
+            raise LinkError("the peer sent more frames than its window allows")
         self._allowed = max(took, self._allowed)
         self._forget(max(took, self._arrived))
         self._number, self._following = first + bool(inline), following
         return self._fresh(first, frame[_PACKET.size :]) if inline else None
 
     def _fresh(self, number: int, frame: Buffer) -> Buffer | None:
-        """A frame of the peer, unless it is here already."""
+        """Return the frame of the peer, or None if it was received before."""
         if number <= self._received:
             return None
         self._received = number

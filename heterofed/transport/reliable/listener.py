@@ -1,6 +1,6 @@
-"""The listening side of the reliable transport: knows a link again by its token.
+"""The listening side of the reliable transport: it recognises a link by its token.
 
-And only over connections that are proven to be the same party's as the link's first one.
+It continues a link only over connections of the party that made the link's first one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from heterofed.transport.reliable.link import GRACE_SECONDS, Link
 logger = logging.getLogger("heterofed")
 
 MAX_GONE = 1024
-"""Ended links that are remembered: their frames are not taken twice."""
+"""The number of ended links whose tokens are remembered, so that they are not opened again."""
 
 PARTY_LINKS = 4
-"""Links of one proven party at a time: one that works, and others whose end was not noticed yet.
+"""The most links of one proven party at a time: one in use, and others not yet known to be lost.
 
-A link that is over keeps its place until the caller has got all of it.
+A link that is over counts until the caller has received all of its frames.
 """
 
 
@@ -45,13 +45,13 @@ class ReliableListener(LinkEndpoint):
     """The listening side, on top of another listener.
 
     Args:
-        listener: the other transport's endpoint, closed with this one. It should keep twice as many
-            connections as there may be links: one that died unnoticed stands beside its successor.
-        max_channels: links that are kept, of a proven party `PARTY_LINKS`; further ones are told
-            `FULL`.
-        max_pending: bytes that may wait for one peer.
-        first_frames: how many frames of a new link may wait until the caller has taken one.
-        grace: seconds that a link may be without a connection; see `reliable.GRACE_SECONDS`.
+        listener: the other transport's endpoint, which is closed with this one. It should keep
+            twice as many connections as there may be links, because a broken connection may coexist
+            with its successor until the break is noticed. max_channels: the most links that are
+            kept; further ones are refused (`FULL`), as are more than `PARTY_LINKS` of one proven
+            party. max_pending: the most bytes that may wait for one peer. first_frames: the most
+            frames of a new link that may wait until the caller has taken one. grace: the seconds
+            that a link may be without a connection; see `link.GRACE_SECONDS`.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class ReliableListener(LinkEndpoint):
         self._links: list[LinkChannel] = []
         self._gone: deque[bytes] = deque(maxlen=MAX_GONE)
         self._by_inner: dict[Channel, LinkChannel] = {}
-        self._newcomers: set[Channel] = set()  # connections that have said nothing yet
+        self._newcomers: set[Channel] = set()  # connections that have sent nothing yet
         if self._keeps:
             self._keeper.start()
 
     @property
     def address(self) -> str:
-        """Where the other listener really listens."""
+        """The address at which the other listener listens."""
         return str(getattr(self._listener, "address", ""))
 
     def _channels(self) -> list[LinkChannel]:
@@ -106,10 +106,10 @@ class ReliableListener(LinkEndpoint):
                     logger.debug("the connection to %s broke", channel.party or "a peer")
                     channel.link.down(now)
             case _:
-                pass  # of a connection that this side has left
+                pass  # it belongs to a connection that this side has closed
 
     def _greet(self, inner: Channel, frame: Buffer, now: float) -> None:
-        """The first frame of a connection."""
+        """Process the first frame of a connection."""
         try:
             hello = Hello.decode(frame)
         except LinkError as error:
@@ -127,7 +127,7 @@ class ReliableListener(LinkEndpoint):
             channel = LinkChannel(self, link, inner.party, hello.token, now)
             self._links.append(channel)
         elif channel.inner is not None:
-            # Its end will be noticed later, or never: the newer one is the living one.
+            # The older connection is broken, although this was not noticed: use the newer one.
             del self._by_inner[channel.inner]
             channel.inner.close()
         channel.inner = inner
@@ -139,7 +139,7 @@ class ReliableListener(LinkEndpoint):
             self._lose(channel, LostReason.MALFORMED)
 
     def _known(self, token: bytes, party: str | None) -> LinkChannel | None:
-        """The link of this token; all are compared, so that the time tells nothing of them."""
+        """Return the link of a token; all tokens are compared, so that the time reveals none."""
         found = None
         for channel in self._links:
             if hmac.compare_digest(channel.token, token) and channel.party == party:
@@ -150,7 +150,7 @@ class ReliableListener(LinkEndpoint):
         if hello.resumes or hello.token in self._gone:
             return Refusal.UNKNOWN
         if party is not None:
-            # Proven, and back without its link: it was started anew.
+            # A proven party that comes back without its link was restarted.
             for channel in self._channels():
                 if channel.party == party and channel.link.is_down:
                     self._lose(channel, LostReason.DISCONNECTED)
@@ -160,18 +160,21 @@ class ReliableListener(LinkEndpoint):
         return Refusal.FULL if full else None
 
     def _placed(self) -> set[Channel]:
-        """Links that take up a place: those that are there, or of which something waits here."""
+        """Return the links that count: open ones, and ones with events that were not taken yet."""
         return {*self._links, *(event.channel for event in self._events)}
 
     def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
         super()._take_in(channel, frame, now)
         if channel.link.untouched > self._first_frames:
-            logger.warning("%s said too much at once", channel.party or "a peer")
+            logger.warning(
+                "%s sent more first frames than the listener accepts; its link is closed",
+                channel.party or "a peer",
+            )
             self._lose(channel, LostReason.MALFORMED)
 
     def _tend(self, now: float) -> None:
         for channel in self._channels():
-            # One that never said anything is nobody's, and goes as quietly as it came.
+            # A link whose peer never sent anything is closed without an event.
             if not channel.opened and now - channel.began_at > self._grace:
                 self._end(channel)
 

@@ -1,22 +1,24 @@
 """The transport over ZeroMQ (TCP or a Unix socket): ROUTER listens, DEALER connects.
 
-A ZeroMQ message with one part is a frame. One with two parts, the first empty, is this transport's
-own: eight bytes say how many frames the reader has taken so far, one byte says that the connection
-is over and why. Anything else ends that connection and nothing more.
+A ZeroMQ message with one part is a frame. A message with two parts, of which the first is empty, is
+a control message of this transport: eight bytes say how many frames the reader has taken so far, or
+one byte says that the connection is over and why. Any other message ends its connection, and no
+other one.
 
-Facts about libzmq 4.3.5 that this module is built around (each is held by a test):
+This package is built around the following facts about libzmq 4.3.5; a test verifies each of them:
 
-- Heartbeats are read behind the frames. A peer whose receive queue is full answers none and loses
-  the connection, however alive it is. So nobody sends more than `WINDOW` frames that the other
-  side's caller has not taken, and the queues of libzmq never fill. Its own messages are rare.
-- RECONNECT_IVL=-1 throws away frames that came before the end. So the interval is a day, and the
-  socket is closed long before, once the frames are out.
-- ROUTER tells nobody whose connection ended. Its monitor gives the file descriptor, which messages
-  carry too; a send then says for certain (EHOSTUNREACH).
-- A monitor whose reader is gone or full stops the I/O thread: the reader has no limit, goes last.
-- Every TCP connection is accepted, whoever makes it; see `doorman`.
-- A routing id that a peer chose may be another's: only ids that ROUTER made are accepted. One that
-  looks like those may end the process; see `routes`.
+- Heartbeats are read after the frames. A peer whose receive queue is full answers no heartbeat and
+  loses its connection, although it is alive. So no side sends more than `WINDOW` frames that the
+  other side's caller has not taken, and the queues of libzmq never fill. Control messages are rare.
+- RECONNECT_IVL=-1 discards frames that arrived before the end. So the interval is a day, and the
+  socket is closed long before, as soon as its frames were read.
+- ROUTER does not report whose connection ended. Its monitor reports the file descriptor, which
+  messages carry too; a failing send (EHOSTUNREACH) confirms it.
+- A monitor whose reader is gone or full blocks the I/O thread. So the reader has no limit and is
+  closed last.
+- Every TCP connection is accepted, whoever makes it; see `limiter`.
+- A peer may choose the routing id of another one, so only ids that ROUTER made are accepted. An id
+  that resembles those may end the process; see `routes`.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ def listen(
 ) -> Listener:
     """Listen at `tcp://interface:port` (port `*` for any) or `ipc://path`.
 
-    With keys, only the listed parties get in and each channel's `party` is proven; no party may
-    hold more than `PARTY_SHARE` of the `max_channels`. Without, everybody gets in who can reach the
-    address: whether that is acceptable is for the caller to say. A TCP connection must say
-    something within 15 s, and may bring `first_bytes` (on Linux) until that is read.
+    With keys, only the listed parties can connect and each channel's `party` is proven; no party
+    may hold more than `PARTY_SHARE` of the `max_channels`. Without keys, everybody can connect who
+    can reach the address; the caller decides whether that is acceptable. A TCP connection must send
+    something within 15 s, and no more than `first_bytes` (on Linux) until that was read.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -62,7 +64,7 @@ def connect(
     max_pending: int = MAX_PENDING_BYTES,
     _heartbeat: Heartbeat | None = None,
 ) -> Connector:
-    """Connect once; what becomes of it is told by `poll`. Frames may be sent at once.
+    """Connect once. `poll` reports whether it succeeded; frames may be sent before.
 
     Raises:
         ConfigError: the address is malformed.

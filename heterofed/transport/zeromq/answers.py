@@ -1,4 +1,4 @@
-"""Who answers at an address, where a handshake has failed: libzmq does not tell that apart."""
+"""Finds out what answers at an address after a failed handshake, which libzmq does not report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from enum import Enum
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01"
-"""As far as the version. Behind that, a listener would hang up where the mechanism is another."""
+"""A greeting up to its version. A listener would hang up at a later field of another mechanism."""
 _WHOLE_BYTES = 64
 _MECHANISM = slice(12, 32)
 
 
 class Answer(Enum):
-    """What the other side said to a greeting."""
+    """How the other side answered a greeting."""
 
     CURVE = "a listener with keys"
     NULL = "a listener without keys"
@@ -24,11 +24,11 @@ class Answer(Enum):
 
 
 def who_answers(address: str, timeout: float = 2.0) -> Answer:
-    """Greet whoever listens at `tcp://HOST:PORT`, and look at the answer; nothing else is said.
+    """Send a ZeroMQ greeting to an address and classify the answer. Nothing else is sent.
 
     Args:
-        address: where.
-        timeout: seconds to connect, and again for the answer as a whole.
+        address: an address of the form `tcp://HOST:PORT`.
+        timeout: the longest time in seconds to connect, and again to receive the whole answer.
     """
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
@@ -45,9 +45,9 @@ def who_answers(address: str, timeout: float = 2.0) -> Answer:
 
 
 def _said(link: socket.socket, timeout: float) -> bytes:
-    """What comes after a greeting, as far as another greeting is long."""
+    """Return the bytes that answer a greeting, up to the length of a greeting."""
     said, ends = b"", time.monotonic() + timeout
-    with contextlib.suppress(OSError):  # it waits for more, says less, or hangs up
+    with contextlib.suppress(OSError):  # the other side waits for more, sends less, or hangs up
         link.sendall(_GREETING)
         while len(said) < _WHOLE_BYTES and (left := ends - time.monotonic()) > 0:
             link.settimeout(left)

@@ -1,4 +1,4 @@
-"""The side that connects: one DEALER socket with one connection, made once."""
+"""The connecting side: one DEALER socket with one connection that is made once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from heterofed.transport.zeromq.endpoint import Connection, Heartbeat, State, Zm
 from heterofed.transport.zeromq.zap import ClientKeys, require_curve
 
 CONNECT_SECONDS = 10.0
-"""What a connection may take, and again its handshake."""
+"""The longest time in seconds to connect, and again for the handshake."""
 
-_NEVER = 24 * 3600 * 1000  # ms; libzmq would reconnect then, but the socket is closed before
-_GRACE = 0.25  # seconds until the end is final where libzmq does not say so
+_NEVER = 24 * 3600 * 1000  # ms; libzmq would reconnect after it, but the socket is closed earlier
+_GRACE = 0.25  # seconds after which the end is final even if libzmq does not report it
 
 _HANDSHAKE_FAILURES = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
@@ -80,7 +80,7 @@ class Connector(ZmqEndpoint):
         elif not self._connected:
             self._leave(self._peer, LostReason.REFUSED)
         if event == zmq.EVENT_CONNECT_RETRIED:
-            # libzmq has let go of the old connection: all of its frames can be read now.
+            # libzmq has released the old connection, so all of its frames can be read now.
             self._final = True
 
     def _leave(self, peer: Connection, reason: LostReason) -> None:
@@ -91,10 +91,10 @@ class Connector(ZmqEndpoint):
             peer.looks.append(self._give_up_at)  # so that `_wait` wakes up for it
 
     def _look_at(self, peer: Connection) -> None:
-        """Nothing: `_settle` follows."""
+        """Do nothing, because `_settle` follows."""
 
     def _arrived(self, parts: list[zmq.Frame]) -> None:
-        self._understand(self._peer, parts)
+        self._process(self._peer, parts)
 
     def _settle(self, *, drained: bool) -> None:
         final = self._final or time.monotonic() >= self._give_up_at

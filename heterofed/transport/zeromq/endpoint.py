@@ -1,4 +1,4 @@
-"""What listening and connecting have in common: reading, the window of frames, the end."""
+"""The base of both sides: reading, the window of frames, and the end of connections."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from heterofed.transport.zeromq.routes import seed_libc
 from heterofed.transport.zeromq.zap import DOMAIN
 
 MONITOR = "inproc://heterofed.monitor"
-"""Where a socket tells what becomes of its connections."""
+"""The address at which a socket reports events of its connections."""
 
 CLOSED, FULL = b"c", b"f"
-"""The last word of a connection: why it is over."""
+"""The last control message of a connection, which says why it is over."""
 
 _ENDINGS = {CLOSED: LostReason.CLOSED, FULL: LostReason.FULL}
-# Messages in one queue of libzmq: a window and this transport's own ones, twice, because libzmq
-# notices only in steps of half a queue that it was emptied.
+# Messages in one queue of libzmq: twice a window and its control messages, because libzmq notices
+# only in steps of half a queue that messages were read.
 _QUEUE = 2 * (WINDOW + 8)
-_PART_BYTES = 42  # that CURVE and ZMTP add to each part of a message
-_COPY_BELOW = 64 << 10  # smaller frames are copied out: they share larger buffers inside libzmq
-_READS = 1000  # message parts looked at in one go
+_PART_BYTES = 42  # CURVE and ZMTP add so many bytes to each part of a message
+_COPY_BELOW = 64 << 10  # smaller frames are copied, because they share large buffers inside libzmq
+_READS = 1000  # message parts that are read in one turn
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """How a dead link is noticed; interval and timeout together must stay below 15 s.
+    """The heartbeats that detect a dead connection.
 
-    With a moment to come back over another connection too: see `reliable.RETURN_SECONDS`.
+    Interval, timeout and `reliable.link.RETURN_SECONDS` together must stay below 15 s.
     """
 
     interval: float = 3.0
@@ -56,12 +56,12 @@ class Heartbeat:
 
 class State(Enum):
     OPEN = auto()
-    LEAVING = auto()  # gone, but frames of it may still have to be read
-    OVER = auto()  # reported, or forgotten by us
+    LEAVING = auto()  # lost, but some of its frames may not be read yet
+    OVER = auto()  # its loss was reported, or the caller closed it
 
 
 class Connection(Channel):
-    """One connection. The endpoint does the work; this keeps the counters."""
+    """One connection. It keeps the counters, and the endpoint does the work."""
 
     def __init__(
         self, endpoint: ZmqEndpoint, party: str | None, route: bytes | None, fd: int
@@ -75,10 +75,10 @@ class Connection(Channel):
         self.forgotten = False
         self.outbox = Outbox(endpoint.max_pending)
         self.sent = 0  # frames given to libzmq
-        self.taken = 0  # of these, frames that the other side's caller took
-        self.read = 0  # frames that our caller took
-        self.came = 0  # bytes that libzmq gave out, as they were on the wire
-        self.told = 0  # of these, frames that the other side knows of
+        self.taken = 0  # the frames of these that the other side's caller took
+        self.read = 0  # frames that this side's caller took
+        self.came = 0  # bytes that libzmq returned, counted as on the wire
+        self.told = 0  # the frames of these that the other side was told of
         self.quiet_since = 0
         self.looks: deque[float] = deque()
         self._endpoint = endpoint
@@ -98,7 +98,7 @@ class Connection(Channel):
 
 
 class ZmqEndpoint(Endpoint):
-    """What listening and connecting have in common: reading, the window, the end."""
+    """The base of listener and connector: reading, the window, and the end of connections."""
 
     max_pending: int
 
@@ -112,7 +112,7 @@ class ZmqEndpoint(Endpoint):
     ) -> None:
         self.max_pending = max_pending
         self._events: deque[Event] = deque()
-        self._held = 0  # bytes in _events
+        self._held = 0  # the bytes of the frames in _events
         self._read_total = 0
         self._skipping = False  # inside a message with too many parts
         self._deaf = False  # closing: frames are dropped
@@ -124,14 +124,14 @@ class ZmqEndpoint(Endpoint):
             zmq.LINGER: 0,
             zmq.SNDHWM: _QUEUE,
             zmq.RCVHWM: _QUEUE,
-            # CURVE adds some bytes to each frame; `_understand` is exact.
+            # CURVE adds some bytes to each frame; `_process` checks the exact size.
             zmq.MAXMSGSIZE: MAX_FRAME_BYTES + 64,
             zmq.HANDSHAKE_IVL: int(1000 * handshake_seconds),
-            # With a domain libzmq refuses ZMTP before 3.0, where less is checked and proven.
+            # With a domain, libzmq refuses ZMTP before 3.0, which checks and proves less.
             zmq.ZAP_DOMAIN: DOMAIN,
             zmq.IPV6: int("[" in address),
         }
-        if not address.startswith("ipc:"):  # the kernel itself reports the end of a Unix socket
+        if not address.startswith("ipc:"):  # the kernel reports the end of a Unix socket
             options[zmq.HEARTBEAT_IVL] = int(heartbeat.interval * 1000)
             options[zmq.HEARTBEAT_TIMEOUT] = int(heartbeat.timeout * 1000)
             options[zmq.HEARTBEAT_TTL] = int(heartbeat.timeout * 1000)
@@ -139,7 +139,7 @@ class ZmqEndpoint(Endpoint):
             self._socket.setsockopt(option, value)
 
     def _watch(self, events: int, through: str = MONITOR) -> None:
-        """Have the monitor's events told, or those that pass `through` something else."""
+        """Read the monitor's events, or those that another thread passes on at `through`."""
         if through == MONITOR:
             self._socket.monitor(MONITOR, events)
         self._monitor = self._context.socket(zmq.PAIR)
@@ -164,7 +164,7 @@ class ZmqEndpoint(Endpoint):
 
     def flush(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
-        # Answers of the peers come behind their frames: all frames of all windows must fit.
+        # Acknowledgements arrive after the peers' frames, so all frames of all windows must fit.
         events = len(self._events) + (len(self._peers()) + 1) * (WINDOW + 2)
         while True:
             self._work(events, events * MAX_FRAME_BYTES)
@@ -184,8 +184,8 @@ class ZmqEndpoint(Endpoint):
         self._held = 0
         try:
             if linger > 0 and self.flush(linger):
-                # The peer answers once it has read everything. Until then our end goes on reading:
-                # a socket closed over unread bytes would take back what is still under way.
+                # The peer answers once it has read everything. Until then this side reads on:
+                # closing a socket with unread bytes would discard frames that are under way.
                 for peer in self._peers():
                     if peer.state is State.OPEN:
                         self._post(peer, b"", CLOSED)
@@ -218,7 +218,7 @@ class ZmqEndpoint(Endpoint):
         due = [peer.looks[0] for peer in self._peers() if peer.looks]
         if due:
             seconds = min(seconds, max(0.0, min(due) - time.monotonic()))
-        # Rounded up, so that the last millisecond is not spent in a busy loop.
+        # The time is rounded up, so that the last millisecond is no busy loop.
         self._poller.poll(int(seconds * 1000) + 1)
 
     def _look_around(self) -> None:
@@ -261,8 +261,8 @@ class ZmqEndpoint(Endpoint):
                     return
         self._settle(drained=False)
 
-    def _understand(self, peer: Connection, parts: list[zmq.Frame]) -> None:
-        """One message of a known peer, without its route."""
+    def _process(self, peer: Connection, parts: list[zmq.Frame]) -> None:
+        """Process one message of a known peer, without its routing id."""
         peer.quiet_since = self._read_total
         peer.came += sum(len(part) + _PART_BYTES for part in parts)
         if peer.state is State.OVER:
@@ -307,7 +307,7 @@ class ZmqEndpoint(Endpoint):
     # Sending
 
     def pump(self, peer: Connection) -> None:
-        """Give libzmq what waits for this peer, as far as the window allows."""
+        """Give queued frames of this peer to libzmq, as far as the window allows."""
         while peer.outbox and peer.sent - peer.taken < WINDOW:
             if not self._post(peer, peer.outbox.head()):
                 break
@@ -321,7 +321,7 @@ class ZmqEndpoint(Endpoint):
             peer.told = peer.read
 
     def _post(self, peer: Connection, *parts: Buffer) -> bool:
-        """Hand one message to libzmq, which copies it; False if it was not taken."""
+        """Pass one message to libzmq, which copies it; return whether it was accepted."""
         if not self._open:
             return False
         message = parts if peer.route is None else (peer.route, *parts)
@@ -341,7 +341,7 @@ class ZmqEndpoint(Endpoint):
     # The end of a connection
 
     def forget(self, peer: Connection) -> None:
-        """Our caller closed the channel."""
+        """Handle that the caller closed the channel."""
         if not peer.forgotten:
             peer.forgotten = True
             peer.outbox.clear()
@@ -351,7 +351,7 @@ class ZmqEndpoint(Endpoint):
                 self._over(peer)
 
     def _leave(self, peer: Connection, reason: LostReason) -> None:
-        """The connection is gone; what it brought is still read."""
+        """Note that the connection is lost; frames that arrived before are still read."""
         peer.outbox.clear()
         peer.looks.clear()
         if peer.state is State.OPEN:
@@ -360,7 +360,7 @@ class ZmqEndpoint(Endpoint):
             peer.quiet_since = self._read_total
 
     def _lose(self, peer: Connection, reason: LostReason) -> None:
-        """Report the end, behind everything that was read."""
+        """Report the loss, after all frames that were read."""
         peer.outbox.clear()
         if peer.state is not State.OVER:
             peer.state = State.OVER
@@ -374,7 +374,7 @@ class ZmqEndpoint(Endpoint):
             self._events.append(Opened(peer))
 
     def _shut(self) -> None:
-        # The order matters: no more events, no more socket, and only then the monitor's reader.
+        # The order matters: stop the events, close the socket, then close the monitor's reader.
         self._open = False
         self._socket.monitor(None, 0)
         self._socket.close(0)
@@ -383,27 +383,31 @@ class ZmqEndpoint(Endpoint):
         self._context.term()
 
     def _unwatch(self) -> None:
-        """The monitor was stopped."""
+        """Clean up after the monitor was stopped."""
 
     @abstractmethod
     def _peers(self) -> list[Connection]: ...
 
     @abstractmethod
     def _noticed(self, event: int, value: int) -> None:
-        """The monitor saw something."""
+        """Process one event of the monitor."""
 
     @abstractmethod
     def _look_at(self, peer: Connection) -> None:
-        """The time came to look whether this peer is there."""
+        """Check, at a time that was scheduled, whether this peer is still connected."""
 
     @abstractmethod
     def _arrived(self, parts: list[zmq.Frame]) -> None:
-        """A message was read."""
+        """Process one message."""
 
     @abstractmethod
     def _settle(self, *, drained: bool) -> None:
-        """Reading stopped; `drained`: because nothing is left. Report who left."""
+        """Report lost connections after reading.
+
+        Args:
+            drained: whether reading stopped because nothing was left to read.
+        """
 
     @abstractmethod
     def _over(self, peer: Connection) -> None:
-        """This connection was reported or forgotten."""
+        """Clean up after a connection was reported as lost or closed by the caller."""

@@ -1,15 +1,16 @@
-"""Keeps peers from filling a listener, where libzmq has no bound: a thread follows its monitor.
+"""Limits the connections of a listener, which libzmq does not: a thread follows its monitor.
 
-- Every TCP connection is accepted, and costs a file descriptor and up to one frame of memory before
-  its key is known. So whoever says nothing for long goes, and of too many the oldest.
-- A message of endless parts is read until it ends. So whoever has brought much more than came out
-  of libzmq goes too; Linux tells how much that is, other systems do not.
+- libzmq accepts every TCP connection, which costs a file descriptor and up to one frame of memory
+  before its key is known. So a connection that sends nothing for long is closed; if there are too
+  many of them, the oldest ones are closed.
+- libzmq reads a message of endlessly many parts until it ends. So a connection that has received
+  much more bytes than came out of libzmq is closed too. Only Linux reports this number.
 
-To close, it shuts down the connection below libzmq, which notices and does the rest.
+To close a connection, this module shuts down its socket below libzmq, which notices and cleans up.
 
-Descriptors are libzmq's and may be another file's by the time we act. So we act on a duplicate,
-and only where that is a connection to our own port: the worst mistake is to close a connection that
-came this moment, and whose peer dials again.
+File descriptors belong to libzmq and may refer to another file by the time of closing. So this
+module acts on a duplicate, and only if that is a connection to the listener's own port. The worst
+mistake is to close a new connection whose peer then connects again.
 """
 
 from __future__ import annotations
@@ -30,39 +31,39 @@ import zmq
 from heterofed.transport.rate_limit import VISIT_SECONDS
 
 MAX_SILENT = 128
-"""Connections that have said nothing yet; a quarter of the process's descriptors at most."""
+"""The most connections that have sent nothing yet, but at most a quarter of all descriptors."""
 
 LEAVE_SECONDS = 5.0
-"""What a peer has to close a connection that this side is done with."""
+"""The seconds that a peer has to close a connection that this side has finished."""
 
 MAX_BEHIND = 256 << 20
-"""Bytes that libzmq may hold of a connection, as its kernel counts: a full queue, and some more."""
+"""The most bytes of a connection that libzmq may hold: somewhat more than a full queue."""
 
 FORWARD = "inproc://heterofed.monitor.told"
 
 EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED
-"""What the doorman must be told; the last wakes it up to stop."""
+"""The monitor's events that the limiter needs; the last one wakes it up to stop."""
 
-_AT_ONCE = 256  # events of the monitor that are looked at in one go
+_AT_ONCE = 256  # events of the monitor that are processed in one turn
 _LOOK_SECONDS = 0.25
-_EVENT = struct.Struct("=Hi")  # what a monitor tells first: which event, and of which descriptor
+_EVENT = struct.Struct("=Hi")  # the first part of a monitor's message: event and file descriptor
 _RECEIVED_AT = 128  # tcpi_bytes_received in Linux's struct tcp_info
 
 
 class Read(Protocol):
-    """What counts how many bytes of a connection came out of libzmq."""
+    """Counts the bytes of a connection that came out of libzmq."""
 
     came: int
 
 
 @dataclass(slots=True)
-class _Seat:
+class _Entry:
     """One connection.
 
     Attributes:
-        address: where it comes from; empty where it had gone already.
-        until: until when it may stay; None: as long as it likes.
-        reads: what counts its bytes, once it has said something.
+        address: the peer's IP address, or empty if the connection was closed already.
+        until: the time until which the connection may stay, or None for no limit.
+        reads: the counter of its bytes, once the connection has sent something.
     """
 
     address: str
@@ -70,19 +71,20 @@ class _Seat:
     reads: Read | None = None
 
 
-class Doorman:
-    """Follows the monitor at `monitor`, which tells of `EVENTS`, until `stop`.
+class ConnectionLimiter:
+    """Follows a listener's monitor until `stop` and closes connections that exceed the limits.
 
-    The ends of connections are passed on, as the monitor tells them, to whoever connects to
+    It passes the monitor's messages about ended connections on to the socket that connects to
     `FORWARD`.
 
     Args:
-        context, monitor: of the listener.
-        first_bytes: how much a connection may bring before anything of it was read.
+        context: the listener's ZeroMQ context.
+        monitor: the address of the listener's monitor, which must report `EVENTS`.
+        first_bytes: the most bytes that a connection may receive before any of it was read.
 
     Attributes:
-        port: where the listener listens, once it is known; nothing is closed before.
-        accepted: how many connections came so far.
+        port: the listener's port, once it is known; nothing is closed before.
+        accepted: the number of connections that were accepted so far.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Doorman:
         self._stopping = False
         self._most = min(MAX_SILENT, _descriptors() // 4)
         self._lock = threading.Lock()
-        self._seats: dict[int, _Seat] = {}  # by descriptor, in the order in which they came
+        self._entries: dict[int, _Entry] = {}  # by descriptor, oldest first
         self._monitor = context.socket(zmq.PAIR)
         self._told = context.socket(zmq.PAIR)
         for each in (self._monitor, self._told):
@@ -103,29 +105,29 @@ class Doorman:
             each.setsockopt(zmq.SNDHWM, 0)
         self._monitor.connect(monitor)
         self._told.bind(FORWARD)
-        self._thread = threading.Thread(target=self._run, name="heterofed-door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heterofed-limiter", daemon=True)
         self._thread.start()
 
     def heard(self, fd: int, reads: Read) -> None:
-        """A connection has said something, and may stay."""
+        """Note that a connection has sent something, and may stay."""
         with self._lock:
-            if seat := self._seats.get(fd):
-                seat.until, seat.reads = None, reads
+            if entry := self._entries.get(fd):
+                entry.until, entry.reads = None, reads
 
     def left(self, fd: int) -> None:
-        """This side is done with a connection, or it is gone, and its descriptor anybody's."""
+        """Note that this side has finished a connection, whose descriptor may be reused already."""
         with self._lock:
-            if (seat := self._seats.get(fd)) and seat.until is None:
-                seat.until = time.monotonic() + LEAVE_SECONDS
+            if (entry := self._entries.get(fd)) and entry.until is None:
+                entry.until = time.monotonic() + LEAVE_SECONDS
 
-    def turn_out(self, fd: int) -> None:
+    def close_now(self, fd: int) -> None:
         """Close a connection at once."""
         with self._lock:
-            if fd in self._seats:
+            if fd in self._entries:
                 self._close(fd)
 
     def stop(self) -> None:
-        """End, once the monitor was stopped."""
+        """End the thread; the monitor must be stopped before."""
         self._stopping = True
         self._thread.join(10)
 
@@ -139,14 +141,14 @@ class Doorman:
                         self._close(fd)
                     if now - looked >= _LOOK_SECONDS:
                         looked = now
-                        for fd in list(self._seats):
+                        for fd in list(self._entries):
                             self._weigh(fd)
         finally:
             self._monitor.close()
             self._told.close()
 
     def _follow(self) -> bool:
-        """Take in what the monitor tells; False once it is stopped."""
+        """Process the monitor's messages; return False once it is stopped."""
         self._monitor.poll(int(_LOOK_SECONDS * 1000))
         for _ in range(_AT_ONCE):
             try:
@@ -157,29 +159,33 @@ class Doorman:
             if event == zmq.EVENT_DISCONNECTED:
                 self._told.send_multipart(parts, zmq.DONTWAIT)
             with self._lock:
-                self._seats.pop(fd, None)
+                self._entries.pop(fd, None)
                 if event == zmq.EVENT_ACCEPTED:
                     self.accepted += 1
-                    self._seats[fd] = _Seat(_peer_of(fd), time.monotonic() + VISIT_SECONDS)
+                    self._entries[fd] = _Entry(_peer_of(fd), time.monotonic() + VISIT_SECONDS)
         return not self._stopping
 
     def _surplus(self, now: float) -> Iterator[int]:
-        """Whose time is over; and above the bound, the oldest from where most come."""
-        silent = {fd: seat for fd, seat in self._seats.items() if seat.until is not None}
+        """Yield the connections to close.
+
+        These are the ones whose time is over and, above the limit, the oldest ones of the address
+        that has most of them.
+        """
+        silent = {fd: entry for fd, entry in self._entries.items() if entry.until is not None}
         yield from (
-            fd for fd, seat in silent.items() if seat.until is not None and seat.until <= now
+            fd for fd, entry in silent.items() if entry.until is not None and entry.until <= now
         )
-        crowds = Counter(seat.address for seat in silent.values())
+        crowds = Counter(entry.address for entry in silent.values())
         for _ in range(len(silent) - self._most):
             address = max(crowds, key=crowds.__getitem__)
-            oldest = next(fd for fd, seat in silent.items() if seat.address == address)
+            oldest = next(fd for fd, entry in silent.items() if entry.address == address)
             crowds[address] -= 1
             del silent[oldest]
             yield oldest
 
     def _weigh(self, fd: int) -> None:
-        """Close a connection of which libzmq holds too much."""
-        reads = self._seats[fd].reads
+        """Close a connection if libzmq holds too many bytes of it."""
+        reads = self._entries[fd].reads
         with contextlib.suppress(OSError), _duplicate(fd) as connection:
             most = self._first_bytes if reads is None else reads.came + MAX_BEHIND
             if _bytes_received(connection) > most:
@@ -188,9 +194,9 @@ class Doorman:
     def _close(self, fd: int) -> None:
         if self.port is None:
             return
-        del self._seats[fd]
+        del self._entries[fd]
         with contextlib.suppress(OSError), _duplicate(fd) as connection:
-            connection.getpeername()  # raises where there is none
+            connection.getpeername()  # raises if it is not connected
             if connection.getsockname()[1] == self.port:
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -200,7 +206,7 @@ def _duplicate(fd: int) -> socket.socket:
 
 
 def _peer_of(fd: int) -> str:
-    """The address of whoever is at the other end; empty where it has gone already."""
+    """Return the IP address of the other end, or an empty string if it has gone already."""
     try:
         with _duplicate(fd) as connection:
             return str(connection.getpeername()[0])
@@ -209,7 +215,7 @@ def _peer_of(fd: int) -> str:
 
 
 def _bytes_received(connection: socket.socket) -> int:
-    """What has come over a TCP connection so far; 0 where the system does not tell."""
+    """Return the bytes that a TCP connection has received, or 0 if the system does not tell."""
     if sys.platform != "linux":
         return 0
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
@@ -217,7 +223,7 @@ def _bytes_received(connection: socket.socket) -> int:
 
 
 def _descriptors() -> int:
-    """How many files this process may have open."""
+    """Return the number of files that this process may have open."""
     if sys.platform == "win32":
         return 8192
     import resource

@@ -1,4 +1,4 @@
-"""The side that listens: one ROUTER socket, who may come, and who of them has gone."""
+"""The listening side: one ROUTER socket, which peers it accepts, and which of them have gone."""
 
 from __future__ import annotations
 
@@ -26,22 +26,32 @@ from heterofed.transport.zeromq.zap import ServerKeys, ZapHandler, require_curve
 logger = logging.getLogger("heterofed")
 
 HANDSHAKE_SECONDS = 5.0
-"""What a newcomer's handshake may take."""
+"""The longest time in seconds for the handshake of a new connection."""
 
 PARTY_SHARE = 8
-"""Connections of one proven party at a time: one that works, and others that died unnoticed."""
+"""The most connections of one proven party: one in use, and others not yet known to be lost."""
 
-_PROBES = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)  # seconds between a hint and each look
+_PROBES = (
+    0.0,
+    0.005,
+    0.02,
+    0.1,
+    0.5,
+    1.0,
+)  # seconds between a hint that a peer has gone and each check
 
 
 class Listener(ZmqEndpoint):
-    """One ROUTER socket; `address` is where it really listens.
+    """The listening side.
 
-    State is kept for `max_channels` connections, of one proven party for `PARTY_SHARE`. A further
-    one is told `FULL` at each thing it sends and otherwise ignored. A connection that we closed
-    counts until the peer has gone, or over TCP, where the `Doorman` sees to it that it goes, not.
+    The listener keeps `max_channels` connections, and at most `PARTY_SHARE` of one proven party. A
+    further connection is told `FULL` for each message that it sends, and is otherwise ignored. A
+    connection that this side closed counts until the peer has gone; over TCP it does not count,
+    because the `ConnectionLimiter` closes it.
 
-    `first_route` is the number in the first routing id that the socket made.
+    Attributes:
+        address: the address at which the socket listens.
+        first_route: the number in the first routing id that the socket made.
     """
 
     def __init__(
@@ -59,20 +69,20 @@ class Listener(ZmqEndpoint):
         self._share = max_channels
         self._names: dict[str, str] | None = None
         self._zap: ZapHandler | None = None
-        self._doorman: limiter.Doorman | None = None
+        self._limiter: limiter.ConnectionLimiter | None = None
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        if address.startswith("ipc:"):  # strangers cannot get at it
+        if address.startswith("ipc:"):  # only this user can reach it
             self._watch(zmq.EVENT_DISCONNECTED)
         else:
             self._socket.monitor(MONITOR, limiter.EVENTS)
-            self._doorman = limiter.Doorman(self._context, MONITOR, first_bytes)
+            self._limiter = limiter.ConnectionLimiter(self._context, MONITOR, first_bytes)
             self._watch(zmq.EVENT_DISCONNECTED, limiter.FORWARD)
         try:
             if keys is not None:
                 require_curve()
                 self._names = {key: party for party, key in keys.parties.items()}
                 self._share = min(PARTY_SHARE, max_channels)
-                # Before bind: a domain without a running handler lets strangers in.
+                # Start it before bind: a domain without a running handler admits everybody.
                 self._zap = ZapHandler(self._context, keys)
                 self._socket.setsockopt(zmq.CURVE_SERVER, 1)
                 self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
@@ -87,8 +97,8 @@ class Listener(ZmqEndpoint):
             self._shut()
             raise
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        if self._doorman is not None:
-            self._doorman.port = int(self.address.rpartition(":")[2])
+        if self._limiter is not None:
+            self._limiter.port = int(self.address.rpartition(":")[2])
 
     def _peers(self) -> list[Connection]:
         return list(self._by_route.values())
@@ -113,7 +123,7 @@ class Listener(ZmqEndpoint):
         elif self._names is not None and self._name(parts[-1]) != peer.party:
             logger.debug("a message under another party's route was dropped")
         else:
-            self._understand(peer, body)
+            self._process(peer, body)
 
     def _newcomer(self, route: bytes, body: list[zmq.Frame]) -> None:
         party = self._name(body[0]) if self._names is not None and body else None
@@ -122,40 +132,42 @@ class Listener(ZmqEndpoint):
             return
         if not self._was_made(route):
             logger.warning(
-                "%s claims a routing id: its connection is closed", party or "a stranger"
+                "%s claims a routing id: its connection is closed", party or "an unknown peer"
             )
-            if self._doorman is not None and body:
-                self._doorman.turn_out(_descriptor(body[0]))
+            if self._limiter is not None and body:
+                self._limiter.close_now(_descriptor(body[0]))
             return
         peer = Connection(self, party, route, _descriptor(body[0]) if body else -1)
         if len(body) != 1 or len(body[0]) == 0:
-            # Closing before the first frame; anything else has no connection to belong to.
+            # The peer closes before its first frame; any other message belongs to no connection.
             self._post(peer, b"", CLOSED)
             return
         counted = [
             other
             for other in self._by_route.values()
-            if self._doorman is None or other.state is not State.OVER
+            if self._limiter is None or other.state is not State.OVER
         ]
         mine = sum(other.party == party for other in counted)
         if len(counted) >= self._max_channels or mine >= self._share:
             self._post(peer, b"", FULL)
             return
         self._by_route[route] = peer
-        if self._doorman is not None:
-            self._doorman.heard(peer.fd, peer)
-        # Its end may have been noticed before its first frame was read.
+        if self._limiter is not None:
+            self._limiter.heard(peer.fd, peer)
+        # The monitor may report its end before its first frame is read.
         self._suspect(peer)
-        self._understand(peer, body)
+        self._process(peer, body)
 
     def _was_made(self, route: bytes) -> bool:
-        """Whether this is one of ROUTER's own ids; a Unix socket is this user's alone."""
-        if self._doorman is None:
+        """Whether ROUTER made this routing id; a Unix socket admits this user alone, so any id will
+        do.
+        """
+        if self._limiter is None:
             return is_automatic(route)
-        return was_made(route, self.first_route, self._doorman.accepted)
+        return was_made(route, self.first_route, self._limiter.accepted)
 
     def _name(self, part: zmq.Frame) -> str | None:
-        """The party that CURVE and the handler proved for this message."""
+        """Return the party that CURVE and the handler proved for this message."""
         try:
             return (self._names or {}).get(str(part.get("User-Id")))
         except (zmq.ZMQError, KeyError):
@@ -163,8 +175,8 @@ class Listener(ZmqEndpoint):
 
     def _settle(self, *, drained: bool) -> None:
         for peer in self._peers():
-            # Peers are read in turn: under a flood from others, one that brings nothing for so
-            # long has nothing left.
+            # Peers are read in turn, so even under a flood by others, a peer of which nothing
+            # was read for so long has nothing left.
             quiet = self._read_total - peer.quiet_since > 8 * self._max_channels
             if peer.state is State.LEAVING and (drained or quiet):
                 self._lose(peer, peer.reason)
@@ -176,10 +188,10 @@ class Listener(ZmqEndpoint):
         super()._leave(peer, reason)
 
     def _over(self, peer: Connection) -> None:
-        """Its route is remembered until the peer has gone, which it may have already."""
+        """Remember the routing id until the peer has gone, unless it has gone already."""
         self._suspect(peer)
-        if self._doorman is not None:
-            self._doorman.left(peer.fd)
+        if self._limiter is not None:
+            self._limiter.left(peer.fd)
 
     def _shut(self) -> None:
         if self._zap is not None:
@@ -187,12 +199,12 @@ class Listener(ZmqEndpoint):
         super()._shut()
 
     def _unwatch(self) -> None:
-        if self._doorman is not None:
-            self._doorman.stop()
+        if self._limiter is not None:
+            self._limiter.stop()
 
 
 def _descriptor(part: zmq.Frame) -> int:
-    """The file descriptor that a message came through; -1 where libzmq does not say."""
+    """Return the file descriptor of a message's connection, or -1 if libzmq does not report it."""
     try:
         return int(part.get(zmq.SRCFD))
     except (zmq.ZMQError, ValueError, TypeError):

@@ -1,10 +1,10 @@
-"""Routing ids of a ROUTER's peers: only those that ROUTER made itself.
+"""Checks the routing ids of a ROUTER's peers: only ids that ROUTER made itself are accepted.
 
-ROUTER gives each peer that claims no id the next of a counter of 32 bits, behind a zero byte. A
-peer may claim such an id for itself, and where the counter comes to one that is taken, libzmq ends
-the whole process (an assertion in `routing_socket_base_t::add_out_pipe`). The counter begins at
-libc's `rand()`, which libzmq never seeds. So it is seeded here, and nobody can tell which id comes
-next; and whoever claims one loses its connection as soon as it says something.
+ROUTER gives each peer that claims no id a zero byte followed by the next value of a 32-bit counter.
+A peer may claim such an id for itself, and when the counter reaches an id that is in use, libzmq
+ends the whole process (an assertion in `routing_socket_base_t::add_out_pipe`). The counter starts
+at libc's `rand()`, which libzmq never seeds. So this module seeds it, and no peer can predict the
+next id. A peer that claims an id loses its connection as soon as it sends something.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import zmq
 
 _SEED_BITS = 32
 _PROBE = "inproc://heterofed.first"
-_LAG = 1 << 16  # connections that the counting of them may be behind
+_LAG = 1 << 16  # the count of connections may lag behind by so many
 
 
 def seed_libc() -> None:
@@ -27,11 +27,11 @@ def seed_libc() -> None:
 
 
 def first_route(context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes]) -> int:
-    """Learn where a ROUTER's counter begins, by a connection of our own.
+    """Find out where a ROUTER's counter starts, by connecting to it.
 
     Args:
-        context: the context of the ROUTER.
-        router: a socket that nobody else can have connected to yet.
+        context: the ZeroMQ context of the ROUTER.
+        router: a socket to which no peer can have connected yet.
 
     Returns:
         The number in the first id that it made.
@@ -52,8 +52,12 @@ def is_automatic(route: bytes) -> bool:
 
 
 def was_made(route: bytes, first: int, connections: int) -> bool:
-    """Whether a ROUTER can have made this id, whose counter began at `first`, for one of so many
-    connections.
+    """Whether a ROUTER can have made this id.
+
+    Args:
+        route: the routing id.
+        first: the number at which the ROUTER's counter started.
+        connections: the number of connections that the ROUTER has accepted.
     """
     made = (int.from_bytes(route[1:], "big") - first) % (1 << 32)
     return is_automatic(route) and made <= connections + _LAG

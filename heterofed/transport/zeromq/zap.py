@@ -1,7 +1,7 @@
-"""Who may connect: CURVE keys and the ZAP handler that admits only listed ones.
+"""CURVE keys, and the ZAP handler that admits only listed keys.
 
-The handler answers in a thread of its own, because a handshake must go on while the endpoint's
-owner computes. It knows public keys and nothing of names, tasks or frames.
+The handler answers in a thread of its own, because handshakes must proceed while the endpoint's
+owner computes. It knows public keys, and nothing of tasks or frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REQUEST_PARTS = 7  # version, request id, domain, address, routing id, mechanis
 
 
 def raw_key(key: str) -> bytes:
-    """The 32 bytes of a key that is written in Z85: an X25519 key, public or secret."""
+    """Decode a public or secret X25519 key from Z85 to its 32 bytes."""
     return bytes(z85.decode(key))
 
 
@@ -38,9 +38,8 @@ class ServerKeys:
     Attributes:
         public: own public key (40 characters, Z85).
         secret: own secret key (40 characters, Z85).
-        parties: party name to that party's public key.
-        refused: told of each other key that comes, and of the address that it comes from, by a
-            thread of its own.
+        parties: each admitted party's public key, by the party's name.
+        refused: called, in the handler's thread, with each refused key and its peer's address.
     """
 
     public: str
@@ -55,7 +54,7 @@ class ServerKeys:
         for party, key in self.parties.items():
             check_key(key, f"the public key of {party!r}")
         if not self.parties:
-            raise ConfigError("no party is listed, so nobody could connect: list one with its key")
+            raise ConfigError("no party is listed, so none could connect: list one with its key")
         if len(set(self.parties.values())) != len(self.parties):
             raise ConfigError("two parties have the same public key; each needs a key of its own")
 
@@ -68,7 +67,7 @@ class ClientKeys:
         public: own public key (40 characters, Z85).
         secret: own secret key (40 characters, Z85).
         server: the listener's public key.
-        name: the party whose key that is, where it is known.
+        name: the party that owns the listener's key, if it is known.
     """
 
     public: str
@@ -82,7 +81,7 @@ class ClientKeys:
 
 
 def new_key_pair() -> tuple[str, str]:
-    """A fresh key pair: public, secret (Z85)."""
+    """Make a key pair; return the public and the secret key in Z85."""
     require_curve()
     public, secret = zmq.curve_keypair()
     return public.decode(), secret.decode()
@@ -94,7 +93,7 @@ def require_curve() -> None:
 
 
 def check_pair(public: str, secret: str) -> None:
-    """Check that two keys belong together; raises ConfigError, which shows neither."""
+    """Check that two keys belong together; raise a ConfigError that shows neither if not."""
     require_curve()
     check_key(public, "the own public key")
     check_key(secret, "the own secret key")
@@ -103,18 +102,18 @@ def check_pair(public: str, secret: str) -> None:
 
 
 def check_key(key: str, what: str) -> None:
-    """Check that `what` is a key in Z85; raises ConfigError, which does not show it."""
+    """Check that `key` is a key in Z85; raise a ConfigError that names it by `what` if not."""
     # The message must not show the key: it may be the secret one.
     try:
         good = len(key) == 40 and z85.encode(z85.decode(key.encode("ascii"))) == key.encode()
-    except Exception:  # KeyError, ValueError, struct.error: whatever z85 stumbles over
+    except Exception:  # z85 raises KeyError, ValueError or struct.error
         good = False
     if not good:
         raise ConfigError(f"{what} is not a Z85 key of 40 characters")
 
 
 class ZapHandler:
-    """Answers libzmq's questions about newcomers in one context, until `stop`."""
+    """Answers libzmq's ZAP requests about new connections in one context, until `stop`."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys) -> None:
         self._admission = Admission(frozenset(keys.parties.values()), keys.refused)
@@ -150,10 +149,10 @@ class ZapHandler:
 
 
 class Admission:
-    """Who gets in: the listed keys, each so many times a minute.
+    """Admits the listed keys, each of them a limited number of times per minute.
 
     Args:
-        allowed: public keys, in Z85.
+        allowed: the public keys to admit, in Z85.
         refused: see `ServerKeys`.
     """
 
@@ -166,7 +165,7 @@ class Admission:
         self._visits = Visits()
 
     def answer(self, request: list[bytes], now: float) -> list[bytes]:
-        """The reply to one ZAP request (ZeroMQ RFC 27): the key as User-Id, or 400."""
+        """Return the reply to one ZAP request (ZeroMQ RFC 27): the key as User-Id, or 400."""
         request_id = request[1] if len(request) > 1 else b""
         if (
             len(request) == _REQUEST_PARTS
@@ -180,5 +179,5 @@ class Admission:
                 self._refused(key, request[3].decode("ascii", "replace"))
             elif self._visits.allow(key, now):
                 return [b"1.0", request_id, b"200", b"", key.encode(), b""]
-        logger.debug("a connection was turned away: an unknown key, or one that comes too often")
+        logger.debug("a connection was refused: its key is unknown or connects too often")
         return [b"1.0", request_id, b"400", b"", b"", b""]

@@ -1,0 +1,40 @@
+"""The table of extras, from pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from docs.generator.markdown import ROOT, table
+
+FOR = {
+    "examples": "the examples of a clone: MNIST from torchvision, scikit-learn's data sets",
+    "export": "`heterofed.export`: a trained half as safetensors",
+    "onnx": "`heterofed.export`: a trained half as ONNX",
+    "plot": "pictures of baselines",
+    "parquet": "tables and lists of ids from Parquet files",
+    "table": "`heterofed.tabular`: columns of every kind, metrics, scorecards",
+    "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
+    "docs": "building this site",
+    "dev": "linters, types and the test suite",
+}
+"""What each extra is for; one that is missing here ends the generator."""
+
+
+def extras() -> dict[str, list[str]]:
+    """The requirements of each extra."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
+
+
+def extras_table() -> str:
+    """Each extra, what it is for, and what it installs."""
+    found = extras()
+    if unsaid := found.keys() - FOR.keys():
+        raise KeyError(f"say in {__name__} what the extra {min(unsaid)} is for")
+    rows = (
+        [f"`{name}`", FOR[name], "many" if name == "dev" else ", ".join(requirements)]
+        for name, requirements in found.items()
+    )
+    return table(["extra", "for", "installs"], rows)

@@ -1,0 +1,51 @@
+"""The split, where the Host decides for all: it tells each common id's part, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from heterofed.compute.alignment import pack_parts, unpack_parts
+from heterofed.errors import IdError
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.messages import SplitParts
+
+IDS_AT_ONCE = 1 << 20
+"""Ids of one message: 256 KiB."""
+
+
+def announce_split(
+    party: Party, common: Iterable[str], train: Sequence[str], test: Sequence[str]
+) -> None:
+    """At the Host: tell every Collaborator which common ids are train and test ids.
+
+    Raises:
+        IdError: `split_dataset` gave ids that are not common ones.
+    """
+    ordered = sorted(common)
+    if not set(ordered).issuperset((*train, *test)):
+        raise IdError(
+            "announce_split: split_dataset returned ids that are not in id_intersection; return ids"
+            " of it alone, since the others are told which of these are in which part"
+        )
+    for start in range(0, len(ordered), IDS_AT_ONCE):
+        some = ordered[start : start + IDS_AT_ONCE]
+        packed = pack_parts(some, train, test)
+        for peer in party.peers.values():
+            party.post(peer, SplitParts(len(some)), [packed])
+
+
+def announced_split(party: Party, host: Peer, common: Iterable[str]) -> tuple[list[str], list[str]]:
+    """At a Collaborator: the train and test ids that the Host announces."""
+    ordered = sorted(common)
+    train: list[str] = []
+    test: list[str] = []
+    told = 0
+    while told < len(ordered):
+        mail = party.take(host, SplitParts)
+        some = ordered[told : told + mail.of(SplitParts).ids]
+        some_train, some_test = unpack_parts(some, bytes(mail.payload))
+        train += some_train
+        test += some_test
+        told += len(some)
+    return train, test

@@ -1,0 +1,34 @@
+"""Tables at each side to a joint model: a layer on top of the public schedulers.
+
+Its one rule: it uses nothing of heterofed that a user could not, so that its code can be copied to
+go further. Names load on first use: the command lists its options without waiting for libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heterofed.tabular.evaluation import Evaluation, evaluate
+    from heterofed.tabular.objectives import Labels, Objective, read_labels
+
+__all__ = ["Evaluation", "Labels", "Objective", "evaluate", "read_labels"]
+
+_HOME = {
+    "Evaluation": "heterofed.tabular.evaluation",
+    "Labels": "heterofed.tabular.objectives",
+    "Objective": "heterofed.tabular.objectives",
+    "evaluate": "heterofed.tabular.evaluation",
+    "read_labels": "heterofed.tabular.objectives",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,115 @@
+"""What an evaluation holds: numbers, small tables and curves, and notes of what is undefined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from heterofed.tabular.objectives import Kind
+
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line to draw.
+
+    Attributes:
+        x, y: its points, at most 200.
+        labels: of the two axes.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    labels: tuple[str, str]
+
+    @classmethod
+    def through(cls, x: Any, y: Any, labels: tuple[str, str]) -> Curve:
+        """A curve through some of the points of two arrays, the first and the last among them."""
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        if len(x) > CURVE_POINTS:
+            at = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
+            x, y = x[at], y[at]
+        return cls(tuple(x.tolist()), tuple(y.tolist()), labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A few rows of numbers.
+
+    Attributes:
+        columns: their names.
+        rows: as many values in each.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
+        """A table of columns of one length."""
+        return cls(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """How good scores are on one set of rows.
+
+    Attributes:
+        kind: of the task.
+        rows: how many there were.
+        metrics: numbers by name; NaN where one is undefined, which a note explains.
+        curves: by name: `roc`, `pr` and `calibration`; of numbers `calibration` and `residuals`.
+        tables: by name: `deciles` (lift and gain), `confusion`, `classes`, `labels`.
+        notes: sentences on what is undefined or doubtful.
+    """
+
+    kind: Kind
+    rows: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.metrics), default=0)
+        lines = [f"{name:<{width}}  {_shown(each)}" for name, each in self.metrics.items()]
+        return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON; undefined numbers are None."""
+        return {
+            "kind": self.kind,
+            "rows": self.rows,
+            "metrics": {name: _plain(each) for name, each in self.metrics.items()},
+            "curves": {
+                name: {"x": each.x, "y": each.y, "labels": each.labels}
+                for name, each in self.curves.items()
+            },
+            "tables": {
+                name: {
+                    "columns": each.columns,
+                    "rows": [[_plain(value) for value in row] for row in each.rows],
+                }
+                for name, each in self.tables.items()
+            },
+            "notes": list(self.notes),
+        }
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: float) -> str:
+    return (
+        "undefined" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"
+    )

@@ -1,0 +1,117 @@
+"""The values of a label column in one form: words of yes and no, numbers, or text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from heterofed.errors import ColumnError
+
+Class = bool | int | float | str
+Form = Literal["words", "numbers", "text"]
+
+YES = frozenset({"1", "1.0", "true", "t", "yes", "y", "on", "positive", "pos"})
+NO = frozenset({"0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "negative", "neg"})
+
+
+def as_series(values: Any, column: str) -> pd.Series[Any]:
+    """One column of labels with a fresh index: from a Series, array, tensor or list.
+
+    Raises:
+        ColumnError: it has more than one dimension, no row, or rows without a value.
+    """
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    series = pd.Series(np.asarray(array, dtype=object) if isinstance(array, list) else array)
+    series = series.reset_index(drop=True)
+    if series.dtype == object or isinstance(series.dtype, pd.StringDtype):
+        series = series.map(lambda each: each.strip() or None if isinstance(each, str) else each)
+    if not len(series):
+        raise ColumnError(f"column {column!r} has no row")
+    refuse_rows(series.isna(), column, "have no value; drop these rows")
+    return series
+
+
+def refuse_rows(bad: Any, column: str, what: str) -> None:
+    """Refuse labels of which some rows are bad.
+
+    Args:
+        bad: a truth for each row.
+        column: the label's name.
+        what: what is wrong with these rows and what to do; the message has it after their number.
+
+    Raises:
+        ColumnError: there is one; it says how many, and the first by its place, counted from 1.
+    """
+    at = np.flatnonzero(np.asarray(bad, dtype=bool))
+    if len(at):
+        raise ColumnError(f"column {column!r}: {len(at)} rows (first: row {at[0] + 1}) {what}")
+
+
+def form_of(distinct: list[Any]) -> Form:
+    """The form that all of the distinct values of a column have."""
+    said = {str(each).casefold() for each in distinct}
+    if said <= YES | NO and _has_words(distinct):
+        return "words"
+    return "numbers" if all(as_number(each) is not None for each in distinct) else "text"
+
+
+def _has_words(distinct: list[Any]) -> bool:
+    return any(isinstance(each, bool | np.bool_) or as_number(each) is None for each in distinct)
+
+
+def as_number(value: Any) -> float | None:
+    """The number that a value is, or that a text says; None: neither. Text with leading zeros, such
+    as `007`, is a code and no number.
+    """
+    if isinstance(value, str):
+        digits = value.lstrip("+-")
+        if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return float(value) if isinstance(value, int | float | np.number | np.bool_) else None
+
+
+def in_form(value: Any, form: Form) -> Class | None:
+    """A value as a class of the form; None: it is none."""
+    if form == "words":
+        word = str(value).casefold()
+        return word in YES if word in YES | NO else None
+    if form == "text":
+        return str(value).strip()
+    number = as_number(value)
+    if number is None or not math.isfinite(number):
+        return None
+    return int(number) if number == int(number) else number
+
+
+def codes_of(
+    series: pd.Series[Any], form: Form, codes: Mapping[Class, int]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The code of each row, [rows] int64; -1 where a value is no known class."""
+    at, distinct = pd.factorize(series)
+    found = [in_form(each, form) for each in distinct]
+    known = [-1 if each is None else codes.get(each, -1) for each in found]
+    return np.asarray(known, dtype=np.int64)[at]
+
+
+def numbers_of(series: pd.Series[Any], column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The number of each row, [rows] float64.
+
+    Raises:
+        ColumnError: a value is no finite number.
+    """
+    if pd.api.types.is_numeric_dtype(series.dtype):
+        numbers = series.to_numpy(dtype=np.float64)
+    else:
+        at, distinct = pd.factorize(series)
+        read = [as_number(each) for each in distinct]
+        numbers = np.asarray([math.nan if each is None else each for each in read])[at]
+    refuse_rows(~np.isfinite(numbers), column, "hold no finite number; mend or drop them")
+    return numbers

@@ -1,0 +1,238 @@
+"""Train, validation and test ids: by ratio, stratified by label, by group, by time, in k folds.
+
+Only the ratio hangs on nothing but the ids, so every party can compute it. Where labels, groups or
+times count, the party that holds them splits and announces the parts: the others learn which ids
+are in which part, and nothing else.
+
+Every row gets a place between 0 and 1, by a keyed hash, within its class, with its whole group, or
+by its time; a part is an interval of places. So the ratio is exact up to one row (or group), and
+the order of the ids does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import pandas as pd
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from heterofed.errors import ConfigError, EmptySplitError
+from heterofed.tabular.objectives.values import as_series, refuse_rows
+
+By = Literal["id", "label", "group", "time"]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Places = NDArray[np.float64]
+
+STRATA = 10
+"""Groups of equal size that numbers are cut into, to be stratified by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Ids by what they are for, each sorted."""
+
+    train: list[str] = field(repr=False)
+    validation: list[str] = field(repr=False)
+    test: list[str] = field(repr=False)
+
+    def pair(self) -> tuple[set[str], set[str]]:
+        """Train ids, and those that are only looked at (validation and test): what `split_dataset`
+        returns.
+        """
+        return set(self.train), {*self.validation, *self.test}
+
+    def __str__(self) -> str:
+        held = {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
+        return ", ".join(f"{count} {name}" for name, count in held.items() if count)
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How ids are split; plain data, so it can be written into a plan and kept with a model.
+
+    Attributes:
+        by: what counts: "id" splits at random; "label" likewise, with every class in the same share
+            in each part; "group" keeps all rows of one group in one part; "time" tests on the
+            latest rows, and validates on those before.
+        test: share of the rows that only the final test sees.
+        validation: share of the rest that stops training early.
+        seed: another one gives another split (not by time).
+        folds: 0: one split. Else the rows are cut into so many folds, and `test` does not count.
+            By time every fold is tested with a model of the earlier rows only.
+        fold: which of them is the test part, from 0.
+    """
+
+    by: By = "id"
+    test: Share = 0.2
+    validation: Share = 0.0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    folds: Annotated[int, Meta(ge=0, le=1000)] = 0
+    fold: Annotated[int, Meta(ge=0, le=999)] = 0
+
+    def check(self) -> None:
+        """Check that the settings fit together.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        try:
+            msgspec.convert(msgspec.to_builtins(self), Split)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"split: {error}") from None
+        if self.folds == 1 or (self.folds and self.fold >= self.folds):
+            raise ConfigError(
+                f"split: fold {self.fold} of {self.folds}: give at least 2 folds, and one of"
+                " 0 to folds - 1"
+            )
+        if not self.folds and not self.test:
+            raise ConfigError("split: test=0 leaves nothing to test on; give a share such as 0.2")
+
+    @property
+    def is_public(self) -> bool:
+        """Whether ids alone decide, so that every party computes the same parts by itself."""
+        return self.by == "id"
+
+    def parts(self, ids: Sequence[str] | set[str], values: Any = None) -> Parts:
+        """Split ids; the same ids and values give the same parts in any order, on any machine.
+
+        Args:
+            ids: unique.
+            values: what counts, for each of the ids in their order: labels (codes, words or
+                numbers), groups, or times (numbers, dates, or text that says dates).
+
+        Raises:
+            ConfigError: the settings do not fit together, or the values are missing.
+            ColumnError: a row has no value, or no time.
+            EmptySplitError: a part would be empty.
+        """
+        self.check()
+        listed = list(ids)
+        if self.is_public:
+            units = None
+        elif values is None or len(values) != len(listed):
+            raise ConfigError(f"a split by {self.by} needs one value for each of the ids")
+        else:
+            units = self._units(values)
+        test, train = self._tested(listed, units)
+        chosen = np.flatnonzero(train)
+        validated = self._places([listed[at] for at in chosen], _some(units, chosen), "validation")
+        is_validation = validated < self.validation
+        parts = Parts(
+            train=_named(listed, chosen[~is_validation]),
+            validation=_named(listed, chosen[is_validation]),
+            test=_named(listed, np.flatnonzero(test)),
+        )
+        self._must_be_filled(parts)
+        return parts
+
+    def _tested(
+        self, ids: Sequence[str], units: NDArray[Any] | None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows are for the test, and which may be trained on."""
+        places = self._places(ids, units, "test")
+        if not self.folds:
+            return places < self.test, places >= self.test
+        if self.by == "time":  # places run from the latest row to the first
+            border = 1 - (self.fold + 1) / (self.folds + 1)
+            return (border - 1 / (self.folds + 1) <= places) & (places < border), places >= border
+        test = np.floor(places * self.folds).astype(int) == self.fold
+        return test, ~test
+
+    def _units(self, values: Any) -> NDArray[Any]:
+        """What rows have in common, as a number each."""
+        series = as_series(values, self.by)
+        if self.by == "time":
+            return _times(series)
+        if self.by == "label" and pd.api.types.is_numeric_dtype(series.dtype):
+            return _strata(series)
+        return (
+            series.astype(str).to_numpy(dtype=object) if self.by == "group" else _in_order(series)
+        )
+
+    def _places(self, ids: Sequence[str], units: NDArray[Any] | None, purpose: str) -> Places:
+        """The place of each row, from 0 up to 1."""
+        if units is None:
+            units = np.zeros(len(ids), dtype=np.int64)
+        if self.by == "time":
+            return _middles(-_ranks(units))
+        key = f"heterofed tabular split {self.seed} {purpose}"
+        if self.by == "group":
+            return _middles(_ranks(_hashes(units.tolist(), key)))
+        order = np.lexsort((_hashes(ids, key), units))
+        within = pd.Series(units[order]).groupby(units[order])
+        places = np.empty(len(ids))
+        places[order] = (within.cumcount() + 0.5) / within.transform("size")
+        return places
+
+    def _must_be_filled(self, parts: Parts) -> None:
+        wanted = ("train", "test", "validation") if self.validation else ("train", "test")
+        for name in wanted:
+            if not getattr(parts, name):
+                raise EmptySplitError(
+                    f"the split by {self.by} leaves no {name} ids ({parts}); give other shares, or"
+                    " more rows" + (" or groups" if self.by == "group" else "")
+                )
+
+
+def _named(ids: Sequence[str], at: NDArray[np.int64]) -> list[str]:
+    return sorted(ids[each] for each in at)
+
+
+def _some(units: NDArray[Any] | None, at: NDArray[np.int64]) -> NDArray[Any] | None:
+    return None if units is None else units[at]
+
+
+def _hashes(names: Sequence[str], key: str) -> NDArray[np.uint64]:
+    """64 bits that each name gives under a key, the same everywhere."""
+    start = hashlib.sha256(key.encode() + b"\0")
+
+    def digest(name: str) -> bytes:
+        one = start.copy()
+        one.update(name.encode())
+        return one.digest()[:8]
+
+    return np.frombuffer(b"".join(map(digest, names)), dtype=">u8").astype(np.uint64)
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Each value as its rank among the distinct ones."""
+    ranks: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
+    return ranks
+
+
+def _middles(units: NDArray[np.int64]) -> Places:
+    """The place of each row where units are laid side by side in their order: the middle of its
+    unit.
+    """
+    ranks = _ranks(units)
+    sizes = np.bincount(ranks)
+    return ((np.cumsum(sizes) - sizes / 2) / max(len(units), 1))[ranks]
+
+
+def _in_order(series: pd.Series[Any]) -> NDArray[np.int64]:
+    return pd.factorize(series.astype(str), sort=True)[0].astype(np.int64)
+
+
+def _strata(series: pd.Series[Any]) -> NDArray[np.int64]:
+    """Classes as they are; many different numbers in groups of about equal size."""
+    if series.nunique() <= 2 * STRATA:
+        return _in_order(series)
+    return _ranks(pd.qcut(series.rank(method="dense"), STRATA, labels=False).to_numpy())
+
+
+def _times(series: pd.Series[Any]) -> NDArray[Any]:
+    """Times as numbers that grow."""
+    if pd.api.types.is_numeric_dtype(series.dtype):
+        numbers: NDArray[Any] = series.to_numpy(dtype=np.float64)
+        refuse_rows(~np.isfinite(numbers), "time", "hold no finite number")
+        return numbers
+    times = pd.to_datetime(series, errors="coerce", utc=True)
+    refuse_rows(
+        times.isna(), "time", "hold no date of the form of the first row; write all dates alike"
+    )
+    return times.astype("int64").to_numpy()
