@@ -42,7 +42,7 @@ ALONE = {
     "opacus": ["heterofed/privacy/dpsgd"],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
-    "rich": ["heterofed/reporting/progress"],
+    "rich": ["heterofed/reporting/progress", "heterofed/reporting/terminal"],
     "jinja2": ["heterofed/report/render"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }

@@ -17,6 +17,7 @@ from heterofed.cli import trust
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
 from heterofed.protocol.plan import MAX_PEER_IDS
+from heterofed.reporting.wrapping import error_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -227,8 +228,8 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except ConfigError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(error_line("error", str(error), sys.stderr), err=True)
         sys.exit(EXIT_USAGE)
     except HeteroFedError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(error_line("error", str(error), sys.stderr), err=True)
         sys.exit(EXIT_FAILED)

@@ -26,6 +26,8 @@ from heterofed.events import (
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.tracebacks import plain_endings
+from heterofed.reporting.units import seconds_shown
+from heterofed.reporting.wrapping import is_terminal
 
 if TYPE_CHECKING:
     from heterofed.reporting.progress import Bars
@@ -83,19 +85,11 @@ def shows_errors() -> bool:
 
 def _bars() -> Bars | None:
     """Bars for a terminal; parties that are threads beside the first one show lines."""
-    if not _is_terminal() or threading.current_thread() is not threading.main_thread():
+    if not is_terminal(sys.stderr) or threading.current_thread() is not threading.main_thread():
         return None
     from heterofed.reporting.progress import Bars  # rich takes as long to load as all of ours
 
     return Bars()
-
-
-def _is_terminal() -> bool:
-    """Whether stderr is one; it may be None or closed, as in services and some notebooks."""
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):
-        return False
 
 
 def _handler(bars: Bars | None) -> logging.Handler | None:
@@ -138,13 +132,22 @@ def _log(event: Event) -> None:
 
 
 def round_line(event: RoundEnded) -> str:
-    """`[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`."""
-    of = f"/{event.rounds}" if event.rounds else ""
-    shown = [] if event.loss is None else [f"loss {event.loss:.4f}"]
+    """`[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`; columns of all rounds stand in line."""
+    number = f"{event.round}"
+    if event.rounds:
+        number = f"{number.rjust(len(str(event.rounds)))}/{event.rounds}"
+    shown = [] if event.loss is None else [f"loss {_metric(event.loss)}"]
     for key, value in event.metrics.items():
         if key not in ("round", "loss") or (key == "loss" and event.loss is None):
-            shown.append(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
-    return f"[ROUND {event.round}{of}] " + "  ".join([*shown, f"{event.seconds:.1f} s"])
+            shown.append(f"{key} {_metric(value)}")
+    return f"[ROUND {number}] " + "  ".join([*shown, seconds_shown(event.seconds)])
+
+
+def _metric(value: object) -> str:
+    """A value with four decimals, where that shows it."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def shown_mark(round_number: int, batch: int) -> str:
@@ -152,11 +155,6 @@ def shown_mark(round_number: int, batch: int) -> str:
     if batch:
         return f"round {round_number + 1}, batch {batch}"
     return f"round {round_number}" if round_number else "the split"
-
-
-def megabytes(count: int) -> str:
-    """A byte count for people."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 def path_shown(path: Path) -> str:

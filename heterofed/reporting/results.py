@@ -20,10 +20,11 @@ from heterofed.events import Event, PhaseEnded
 from heterofed.files import move_aside, own_folder, put_in_place, read, try_folder, writing
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
-from heterofed.reporting.console import megabytes
+from heterofed.reporting.console import path_shown
 from heterofed.reporting.costs import COLUMNS, Account, shares
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.egress import Outbound
+from heterofed.reporting.units import bytes_shown, seconds_shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,11 +202,20 @@ class TaskResult:
         return f"<{', '.join([what, *shown])}; {self.folder}>"
 
     def summary(self) -> str:
-        """A block of lines for people."""
-        lines = [f"{self.party}: task {self.task_id} done in {self.seconds:.1f} s"]
+        """A block of lines for people: what each phase took, what leaked, and where the files are.
+
+        No line but that of the files is longer than fits 60 columns beside a time.
+        """
+        lines = [f"{self.party}: task {self.task_id} done in {seconds_shown(self.seconds)}"]
+        if self.phases:
+            lines.append(_row("phase", "time", "sent", "received"))
         lines += [
-            f"  {name:<10}{cost.seconds:8.1f} s   sent {megabytes(cost.bytes_sent):>9}"
-            f"   received {megabytes(cost.bytes_received):>9}"
+            _row(
+                name,
+                seconds_shown(cost.seconds),
+                bytes_shown(cost.bytes_sent),
+                bytes_shown(cost.bytes_received),
+            )
             for name, cost in self.phases.items()
         ]
         if train := self.phases.get("train"):
@@ -213,9 +223,14 @@ class TaskResult:
             lines.append(f"  train: {spent}")
             if len(train.waits) > 1 and train.slowest:
                 lines.append(f"  slowest party: {train.slowest}")
-        lines += [f"  {each} ({self.metrics.get('leakage', '')})" for each in self.leaks]
-        lines += [f"  {path}" for path in (*self.metrics.values(), *self.models.values())]
+        lines += [f"  leak: {each}" for each in self.leaks]
+        if names := [path.name for path in (*self.metrics.values(), *self.models.values())]:
+            lines.append(f"  in {path_shown(self.folder)}/: {', '.join(names)}")
         return "\n".join(lines)
+
+
+def _row(phase: str, seconds: str, sent: str, received: str) -> str:
+    return f"  {phase:<11}{seconds:>11}{sent:>12}{received:>12}"
 
 
 def _number(text: str) -> float | str:
