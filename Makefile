@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Many tests wait for a network: three at once keep two cores busy.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,19 +18,19 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(MAKE) -j 4 lint audit
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(PYTEST) -m "not long"
 
 # Sweeps: killed at every point, a fault at every entry, the largest message of every dtype.
 test-long: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m long
+	$(PYTEST) -m long
 
 # Which lines the tests of `make test` reach; takes a quarter longer.
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m "not long" --cov --cov-report=term:skip-covered
+	$(PYTEST) -m "not long" --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed
 	$(MAKE) -j 3 lint
-	$(BIN)/python -m pytest -n 2 -q -m "not slow and not long"
+	$(PYTEST) -q -m "not slow and not long"
 
 lint: style types stale
 

@@ -7,6 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBegan:
+    """The parties have met, and the task begins or goes on.
+
+    It comes after the phase `join`, and once more whenever the parties meet again.
+
+    Attributes:
+        task_id: the id of the task.
+        party: the feature key of this party.
+        host: the feature key of the Host.
+        collaborators: the feature keys of the Collaborators, in task order.
+        run: the id of the run, 32 hexadecimal digits; it is the same at every party, and the same
+            again when the run is resumed.
+        folder: the results folder of this party.
+    """
+
+    task_id: str
+    party: str
+    host: str
+    collaborators: tuple[str, ...]
+    run: str
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +140,12 @@ class PartyLost:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run was resumed from a checkpoint.  Attributes: round: The number of complete rounds in
-    the checkpoint; 0 means that only the split was done. batch: The number of batches of the next
-    round in the checkpoint.
+    """The run was resumed from a checkpoint.
+
+    Attributes:
+        round: the number of complete rounds in the checkpoint; 0 means that only the split was
+            done.
+        batch: the number of batches of the next round in the checkpoint.
     """
 
     round: int
@@ -136,7 +164,8 @@ class TaskEnded:
 
 
 Event = (
-    PhaseBegan
+    TaskBegan
+    | PhaseBegan
     | Progressed
     | PhaseEnded
     | StillWaiting

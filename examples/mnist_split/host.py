@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody calls it F
 from torch import Tensor, nn, optim
 
 from heterofed import Batch, HeteroNNHostScheduler, register_metrics
+from heterofed.trackers.names import TRACKERS, trackers
 
 from .data import load_halves, split_ids
 from .nets import HalfNet, TopNet
@@ -96,6 +97,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     options = arguments(__doc__)
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--track", choices=TRACKERS, action="append", default=[])
     options.add_argument("--psi-protocol", choices=("rsa", "ecdh"), default="rsa")
     given = options.parse_args()
     scheduler = MnistHost(
@@ -106,5 +108,6 @@ if __name__ == "__main__":
         psi_protocol=given.psi_protocol,
         early_gradients=True,  # train_a_batch leaves gradients as they are
         results_dir=given.results,
+        callbacks=trackers(given.track),
     )
     scheduler.launch_task(task_id=given.task)

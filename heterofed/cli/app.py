@@ -18,6 +18,7 @@ from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
 from heterofed.protocol.plan import MAX_PEER_IDS
 from heterofed.reporting.wrapping import error_line
+from heterofed.trackers.names import TRACKERS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -69,6 +70,12 @@ def cli() -> None:
     show_default=True,
     help="How the ids are intersected; rsa takes three times as long.",
 )
+@click.option(
+    "--track",
+    type=click.Choice(list(TRACKERS)),
+    multiple=True,
+    help="Track the Host's run; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def demo(
     rounds: int,
@@ -77,6 +84,7 @@ def demo(
     limit: tuple[int, int] | None,
     baseline: str,
     psi_protocol: str,
+    track: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Train the split-MNIST example in two processes on this machine."""
@@ -90,6 +98,7 @@ def demo(
         limit=limit,
         baselines=modes,
         psi_protocol=psi_protocol,
+        track=track,
     )
     if as_json:
         click.echo(json.dumps(outcome))

@@ -22,6 +22,7 @@ from heterofed.errors import ConfigError, TaskFailed
 from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
 from heterofed.runs.lifecycle import sigterm_as_exit
+from heterofed.trackers.names import trackers
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 BASELINES = ("local", "pooled")
@@ -37,6 +38,7 @@ def run_demo(
     limit: tuple[int, int] | None,
     baselines: Sequence[str] = (),
     psi_protocol: str = "ecdh",
+    track: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run the example to its end.
 
@@ -48,6 +50,7 @@ def run_demo(
         baselines: what to train afterwards for comparison: `local`, `pooled`.
         psi_protocol: how the ids are intersected: "ecdh", or "rsa", which takes three times as
             long.
+        track: names of trackers for the Host's run.
 
     Returns:
         accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
@@ -55,13 +58,15 @@ def run_demo(
         `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
-        ConfigError: a baseline that there is not, or the plot's extra is not installed.
+        ConfigError: there is no such baseline, or the extra of a tracker or of the plot is not
+            installed.
         TaskFailed: one of the processes failed.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
     if baselines and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the plot of baselines needs an extra: pip install 'heterofed[plot]'")
+    trackers(track)  # what cannot work shows before anything is started
     example = _example()
     began = time.monotonic()
     results = results.absolute()
@@ -73,6 +78,7 @@ def run_demo(
     if limit:
         common += ["--limit", *map(str, limit)]
     asked = ["--rounds", str(rounds), "--psi-protocol", psi_protocol]
+    asked += [word for name in track for word in ("--track", name)]
     log = folder / f"{COLLABORATOR}.log"
     with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
         children.append(_start(example, "collaborator", common, output))

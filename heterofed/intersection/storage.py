@@ -38,7 +38,7 @@ def tested_by(run: Run, peer: Peer) -> psi.Budget:
 def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
     """What a Collaborator goes on from with this Host."""
     kept = psi.KeptKey(_kept(run), peer=host.name, task=_account(run, host))
-    if run.resume == "never":
+    if run.resume == "never" and not run.simulated:  # a simulation has what it was given
         kept.discard()
     return kept
 
@@ -46,7 +46,7 @@ def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
 def kept_results(run: Run, peer: Peer) -> psi.Resume:
     """What a Host goes on from with this Collaborator."""
     kept = psi.Resume(_kept(run), peer=peer.name, task=_account(run, peer))
-    if run.resume == "never":
+    if run.resume == "never" and not run.simulated:  # a simulation has what it was given
         kept.discard()
     return kept
 

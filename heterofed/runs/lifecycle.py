@@ -30,7 +30,7 @@ from heterofed.errors import (
     TaskFailed,
     TaskFinishedError,
 )
-from heterofed.events import Callback, PartyLost, TaskEnded
+from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.files import file_lock, heterofed_home
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER, Party
@@ -189,6 +189,7 @@ class Scheduler(ABC):
                 agreed = agreement_of(run)
                 run.result.run, run.result.fusion = agreed.run.hex(), agreed.plan.fusion
                 self._heterofed_open_folder(run)
+                party.emit(began(run))
                 self._heterofed_perform(run)
                 run.tell()
                 party.emit(TaskEnded())
@@ -442,3 +443,12 @@ def _folder_lock(folder: Path, wait: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def began(run: Run) -> TaskBegan:
+    """The event that tells callbacks which task has begun."""
+    agreed, result = agreement_of(run), run.result
+    plan = agreed.plan
+    return TaskBegan(
+        run.task_id, result.party, plan.host, plan.collaborators, agreed.run.hex(), result.folder
+    )

@@ -66,6 +66,7 @@ class Network:
         self.ended: list[PartyRun] = []
         self.plan: Plan | None = None
         self.ledger = Path()
+        self.home: Path | None = None
 
     @property
     def host(self) -> PartyRun:

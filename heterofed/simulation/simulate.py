@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from heterofed.compute.rng import RandomState
@@ -50,6 +51,7 @@ def simulate(
     baselines: Sequence[Mode] = (),
     rehearse: bool = False,
     resume: Resume = "never",
+    home: Path | None = None,
 ) -> Simulation:
     """Run a task with all its parties in this process.
 
@@ -67,6 +69,9 @@ def simulate(
             `heterofed.simulation.baselines`).
         rehearse: only one batch from end to end, as for `launch_task`.
         resume: as for `launch_task`, but a simulation begins anew unless it is asked to go on.
+        home: a folder in which simulations of one task keep what parties keep of each other, so
+            that ids that have not changed are intersected once; what has left the parties is then
+            counted over all of them. None: a temporary one.
 
     Raises:
         ConfigError: parties that cannot be in one task; nothing was done.
@@ -82,6 +87,7 @@ def simulate(
             check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
+    network.home = home
     done = _together(
         network,
         (host, functools.partial(host.launch_task, task_id, **how)),
@@ -139,7 +145,7 @@ _Work = tuple[Scheduler, Callable[[], Any]]
 def _together(network: Network, host: _Work, collaborators: Sequence[_Work]) -> Simulation:
     """Run what each party does."""
     with console.attached(), temporary_folder() as ledger:
-        network.ledger = ledger
+        network.ledger = network.home or ledger
         runs = [PartyRun(*each, network) for each in collaborators]
         first = PartyRun(*host, network, is_host=True)
         network.parties = {run.key: run for run in (first, *runs)}

@@ -477,6 +477,23 @@ def test_report(names: Any, play: Callable[..., tuple[Any, Any, Any, Any]]) -> N
     assert host.report == host.folder / "report.html"
 
 
+def test_track(
+    names: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: Any = guide_of("track.md", names)
+    assert list((seen.done.results["bank"].folder / "tensorboard").glob("events*"))
+    labels = {"task": "try-out", "party": "bank"}
+    assert seen.numbers.registry.get_sample_value("heterofed_round", labels) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "bank in task printed"
+    assert lines[2].startswith("1 ['accuracy', 'bytes/received', 'bytes/sent'")
+    assert lines[3] == "done"
+
+
 def test_export(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     seen: Any = guide_of("export.md", names)

@@ -1,0 +1,46 @@
+"""How the columns of one party hang together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from heterofed.errors import ColumnError
+
+
+def correlations(frame: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of each pair of numeric columns; missing values are left out
+    pair by pair, and a constant column has NaN.
+    """
+    return _numbers(frame).corr(method="spearman")
+
+
+def variance_inflation(frame: pd.DataFrame) -> pd.Series[float]:
+    """The variance inflation factor of each numeric column: 1 / (1 - R2) of a linear regression of
+    it on the others. 1 is alone; above 5 to 10 the others tell nearly all of it; infinite where
+    they tell it exactly.
+
+    It is the diagonal of the inverse of the correlation matrix. Missing values are replaced by the
+    mean of their column, and constant columns have NaN.
+    """
+    numbers = _numbers(frame)
+    filled = numbers.fillna(numbers.mean())
+    varied = filled.loc[:, filled.std(ddof=0) > 0]
+    result = pd.Series(np.nan, index=numbers.columns, name="vif")
+    if varied.shape[1] == 0:
+        return result
+    matrix = np.corrcoef(varied.to_numpy(), rowvar=False).reshape(varied.shape[1], -1)
+    values, vectors = np.linalg.eigh(matrix)
+    # Of a singular matrix the inverse is infinite for the columns that its null space holds.
+    near_zero = values < 1e-10 * len(values)
+    inverse = (vectors**2) @ (1 / np.where(near_zero, 1, values))
+    tied = (vectors[:, near_zero] ** 2).sum(axis=1) > 1e-8
+    result[varied.columns] = np.where(tied, np.inf, inverse)
+    return result
+
+
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    numbers = frame.select_dtypes(["number", "bool"]).astype("float64")
+    if np.isinf(numbers.to_numpy()).any():
+        raise ColumnError("a column holds infinity; mend it first")
+    return numbers

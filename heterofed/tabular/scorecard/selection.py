@@ -1,0 +1,119 @@
+"""Which columns to keep, by their information value and by what the others tell already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from heterofed.tabular.scorecard.binning import bin_column
+from heterofed.tabular.scorecard.evidence import Evidence, evidence
+from heterofed.tabular.scorecard.relations import variance_inflation
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Columns that are kept, and why the others are not.
+
+    Attributes:
+        kept: names, the most telling first.
+        dropped: by name, the reason.
+        evidence: by name, of every column that could be cut.
+    """
+
+    kept: tuple[str, ...]
+    dropped: dict[str, str]
+    evidence: dict[str, Evidence]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each column: its information value, and what was decided."""
+        return pd.DataFrame(
+            [
+                {
+                    "column": name,
+                    "iv": found.iv,
+                    "strength": found.strength,
+                    "kept": name in self.kept,
+                    "why": self.dropped.get(name, ""),
+                }
+                for name, found in self.evidence.items()
+            ]
+        ).sort_values("iv", ascending=False, ignore_index=True)
+
+    def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The kept columns as weights of evidence, for a logistic model."""
+        return pd.DataFrame(
+            {name: self.evidence[name].transform(frame[name]) for name in self.kept},
+            index=frame.index,
+        )
+
+
+def select(
+    frame: pd.DataFrame,
+    labels: Any,
+    weights: Any = None,
+    *,
+    label_keeping: float = 1.0,
+    least_iv: float = 0.02,
+    most_iv: float | None = None,
+    most_correlation: float = 0.9,
+    most_vif: float | None = None,
+    most: int = 6,
+    monotonic: bool = False,
+) -> Selection:
+    """Choose columns as scorecards do; look at train rows only.
+
+    Columns are taken by falling information value. One is dropped if it tells too little (or more
+    than can be true), or if its weights of evidence are too much like those of one that is kept;
+    then the one of the largest variance inflation, again and again, while that is too large.
+
+    Args:
+        frame: one party's columns.
+        labels: 0 and 1; this party's own, or turned ones.
+        weights: sample weights.
+        label_keeping: as of `evidence`.
+        least_iv: smallest information value.
+        most_iv: largest one; a column above it is taken for a leak. None: no limit.
+        most_correlation: most correlation, whichever its sign, with a column that is kept.
+        most_vif: largest variance inflation factor; None: no limit.
+        most: bins of a column.
+        monotonic: as of `bin_column`.
+
+    Raises:
+        ColumnError, ConfigError: as of `bin_column` and `evidence`.
+    """
+    found, dropped = {}, {}
+    for name in map(str, frame.columns):
+        if frame[name].isna().all():
+            dropped[name] = "it has no value"
+            continue
+        bins = bin_column(frame[name], labels, weights, column=name, most=most, monotonic=monotonic)
+        found[name] = evidence(bins, frame[name], labels, weights, label_keeping=label_keeping)
+    woe = pd.DataFrame({name: each.transform(frame[name]) for name, each in found.items()})
+    kept: list[str] = []
+    for name in sorted(found, key=lambda each: (-found[each].iv, each)):
+        if found[name].iv < least_iv:
+            dropped[name] = f"information value {found[name].iv:.3f}, below {least_iv}"
+        elif most_iv is not None and found[name].iv > most_iv:
+            dropped[name] = f"information value {found[name].iv:.3f}, above {most_iv}: a leak?"
+        elif twin := _twin(woe, name, kept, most_correlation):
+            dropped[name] = f"tells what {twin!r} tells (correlation above {most_correlation})"
+        else:
+            kept.append(name)
+    while most_vif is not None and len(kept) > 1:
+        factors = variance_inflation(woe[kept])
+        worst = str(factors.idxmax())
+        if factors[worst] <= most_vif:
+            break
+        kept.remove(worst)
+        dropped[worst] = f"variance inflation factor {factors[worst]:.1f}, above {most_vif}"
+    return Selection(tuple(kept), dropped, found)
+
+
+def _twin(woe: pd.DataFrame, name: str, kept: list[str], most: float) -> str | None:
+    """A kept column whose weights of evidence are nearly those of a column."""
+    if not kept or woe[name].nunique() < 2:
+        return None
+    like = woe[kept].corrwith(woe[name]).abs()
+    return str(like.idxmax()) if like.max() > most else None
