@@ -94,7 +94,7 @@ def chart(figure: Figure) -> Chart:
             )
             for number, curve in enumerate(figure.curves)
         ],
-        _line([(0, 0), (1, 1)], across, up) if figure.diagonal else "",
+        _diagonal(across, up) if figure.diagonal else "",
         _summary(figure),
     )
 
@@ -136,6 +136,12 @@ def _line(points: Sequence[Point], across: _Scale, up: _Scale) -> str:
     steps = (f"{across(x):g} {up(y):g}" for x, y in points)
     path = "M" + "L".join(steps)
     return path if len(points) > 1 else path + "h0"  # a round cap makes it a dot
+
+
+def _diagonal(across: _Scale, up: _Scale) -> str:
+    """Where x equals y, as far as both axes go; empty where they have nothing in common."""
+    low, high = max(across.low, up.low), min(across.high, up.high)
+    return _line([(low, low), (high, high)], across, up) if low < high else ""
 
 
 def _cloud(points: Sequence[Point], across: _Scale, up: _Scale) -> str:

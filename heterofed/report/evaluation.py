@@ -1,24 +1,20 @@
 """`evaluation.json` in a results folder: what an evaluation of predictions found, for the report.
 
-Whoever evaluates a model writes one; the report draws what it knows and lists the rest. It holds
-numbers of many rows: no id, and nothing of single rows.
+Whoever evaluates a model writes one, as `heterofed.tabular` does; the report draws what it knows
+and lists the rest. It holds numbers of many rows: no id, and nothing of single rows.
 """
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct, field
 
-from heterofed.errors import ConfigError
 from heterofed.report.model import Curve, Evaluated, Figure, Point, Score, Table
 from heterofed.report.sources import Sources, number, shown
 from heterofed.report.thinning import spread, thinned
 from heterofed.report.words import meaning_of
-from heterofed.reporting.results import write_whole
 
 FILE = "evaluation.json"
 
@@ -30,7 +26,9 @@ MAX_COLUMNS = 50
 MAX_CLOUD = 500
 """Points of a cloud that are drawn."""
 
-Points = Annotated[list[tuple[float, float]], Meta(max_length=1_000_000)]
+MAX_NOTES = 20
+
+Numbers = Annotated[list[float | None], Meta(max_length=1_000_000)]
 
 
 class Interval(Struct, frozen=True):
@@ -41,12 +39,18 @@ class Interval(Struct, frozen=True):
     high: float | None = None
 
 
-class Drawn(Struct, frozen=True, omit_defaults=True):
-    """A curve of one's own: points, and names of the axes."""
+class Drawn(Struct, frozen=True):
+    """A curve.
 
-    points: Points
-    x: str = "x"
-    y: str = "y"
+    Attributes:
+        x, y: as many numbers each; points with a null are left out.
+        labels: names of the two axes; those of well-known curves are the report's own.
+        style: "line", or "points" for a cloud of single ones.
+    """
+
+    x: Numbers
+    y: Numbers
+    labels: tuple[str, str] = ("x", "y")
     style: str = "line"
 
 
@@ -57,7 +61,7 @@ class Cells(Struct, frozen=True):
     rows: list[list[str | float | int | None]]
 
 
-class Evaluation(Struct, frozen=True, omit_defaults=True):
+class Evaluation(Struct, frozen=True):
     """What `evaluation.json` holds.
 
     Attributes:
@@ -65,12 +69,10 @@ class Evaluation(Struct, frozen=True, omit_defaults=True):
         on: of which rows: "test", "validation".
         rows: how many they are.
         round: of which round the model is.
-        metrics: by name, a number or an interval.
-        curves: by name, points [x, y]. Those called `roc`, `precision_recall`, `calibration`,
-            `gain`, `lift`, `residuals`, `residuals_by_prediction`, `ks` and `threshold` have axes
-            of their own; for others give a `Drawn`.
-        tables: by name; `confusion` has a column of true classes, then a column of each predicted
-            one.
+        metrics: by name, a number, an interval, or null where one is undefined.
+        curves: by name. `roc`, `pr`, `calibration`, `gain`, `lift` and `residuals` are explained.
+        tables: by name; `confusion` has a column of true classes, then one of each predicted class.
+        notes: sentences on what is undefined or doubtful.
     """
 
     kind: str = ""
@@ -78,8 +80,9 @@ class Evaluation(Struct, frozen=True, omit_defaults=True):
     rows: int | None = None
     round: int | None = None
     metrics: dict[str, float | Interval | None] = field(default_factory=dict)
-    curves: dict[str, Points | Drawn] = field(default_factory=dict)
+    curves: dict[str, Drawn] = field(default_factory=dict)
     tables: dict[str, Cells] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class _Known(Struct, frozen=True):
@@ -89,9 +92,7 @@ class _Known(Struct, frozen=True):
     x: str
     y: str
     note: str
-    style: str = "line"
     diagonal: bool = False
-    unit: bool = True
 
 
 KNOWN = {
@@ -103,7 +104,7 @@ KNOWN = {
         " line is guessing; the further above it, the better.",
         diagonal=True,
     ),
-    "precision_recall": _Known(
+    "pr": _Known(
         "Precision and recall",
         "recall",
         "precision",
@@ -112,10 +113,10 @@ KNOWN = {
     ),
     "calibration": _Known(
         "Calibration",
-        "predicted probability",
-        "observed share",
-        "Whether a predicted 30 % happens in 30 % of cases. On the dashed line predictions can be"
-        " taken at their word.",
+        "predicted",
+        "observed",
+        "What happened, on average, where about so much was predicted. On the dashed line"
+        " predictions can be taken at their word.",
         diagonal=True,
     ),
     "gain": _Known(
@@ -126,68 +127,19 @@ KNOWN = {
         " picking at random.",
         diagonal=True,
     ),
-    "ks": _Known(
-        "Kolmogorov-Smirnov",
-        "threshold",
-        "distance",
-        "How far the scores of the two classes lie apart, by threshold.",
-        unit=False,
-    ),
     "lift": _Known(
         "Lift",
         "share of rows, highest score first",
         "times as many as at random",
         "How many times more true cases there are among the highest scores than anywhere.",
-        unit=False,
-    ),
-    "threshold": _Known(
-        "By threshold",
-        "threshold",
-        "value",
-        "What a decision at each threshold gives.",
-        unit=False,
     ),
     "residuals": _Known(
         "Residuals",
-        "residual",
+        "label - prediction",
         "rows",
         "How far predictions are off, as a distribution. Around 0 and narrow is good.",
-        unit=False,
-    ),
-    "residuals_by_prediction": _Known(
-        "Residuals by prediction",
-        "predicted",
-        "residual",
-        "How far predictions are off, by what was predicted. A pattern is something that the model"
-        " has missed.",
-        style="points",
-        unit=False,
     ),
 }
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
-    """Write `evaluation.json` into a results folder; gives its path.
-
-    Args:
-        folder: of a run of this party.
-        evaluation: what was found.
-
-    Raises:
-        ConfigError: a metric or a point is NaN or infinite, which JSON has no word for.
-        ResultsError: it cannot be written.
-    """
-    raw = msgspec.json.format(msgspec.json.encode(evaluation), indent=1)
-    try:
-        again = msgspec.json.decode(raw, type=Evaluation)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{FILE}: {error}; give finite numbers, and leave out metrics that have none"
-        ) from None
-    lost = [name for name, each in again.metrics.items() if _value_of(each) is None]
-    if lost:
-        raise ConfigError(f"{FILE}: {', '.join(lost)} is NaN or infinite; leave it out")
-    return write_whole(folder / FILE, lambda file: file.write(raw))
 
 
 def evaluated(sources: Sources) -> Evaluated | None:
@@ -203,47 +155,55 @@ def evaluated(sources: Sources) -> Evaluated | None:
         scores=_scores(found),
         figures=_figures(found),
         tables=[_table(name, each) for name, each in list(found.tables.items())[:MAX_PARTS]],
+        notes=[shown(each) for each in found.notes[:MAX_NOTES]],
     )
 
 
 def _scores(found: Evaluation) -> list[Score]:
     scores = []
     for name, given in list(found.metrics.items())[:MAX_PARTS]:
-        low, high = (given.low, given.high) if isinstance(given, Interval) else (None, None)
-        if (value := number(_value_of(given))) is not None:
-            scores.append(Score(shown(name), value, number(low), number(high), meaning_of(name)))
+        each = given if isinstance(given, Interval) else Interval(given)
+        scores.append(
+            Score(
+                shown(name),
+                number(each.value),
+                number(each.low),
+                number(each.high),
+                meaning_of(name),
+            )
+        )
     return scores
 
 
-def _value_of(given: float | Interval | None) -> float | None:
-    return given.value if isinstance(given, Interval) else given
-
-
 def _figures(found: Evaluation) -> list[Figure]:
-    figures = []
-    for name, given in list(found.curves.items())[:MAX_PARTS]:
-        own = given if isinstance(given, Drawn) else Drawn(given)
-        known = KNOWN.get(name) or _Known(
-            shown(name), shown(own.x), shown(own.y), "", own.style, unit=False
-        )
-        cloud = known.style == "points"
-        points: list[Point] = [each for each in own.points if all(map(math.isfinite, each))]
-        if points:
-            points = spread(points, MAX_CLOUD) if cloud else thinned(points)
-            figures.append(
-                Figure(
-                    known.title,
-                    known.x,
-                    known.y,
-                    [Curve(shown(name), points)],
-                    style="points" if cloud else "line",
-                    diagonal=known.diagonal,
-                    x_span=(0, 1) if known.unit else None,
-                    y_span=(0, 1) if known.unit else None,
-                    note=known.note,
-                )
-            )
-    return figures
+    drawn = list(found.curves.items())[:MAX_PARTS]
+    return [
+        _figure(name, each, points) for name, each in drawn if (points := _points(each.x, each.y))
+    ]
+
+
+def _points(x: Sequence[float | None], y: Sequence[float | None]) -> list[Point]:
+    pairs = zip(x, y, strict=False)
+    return [(one, other) for one, other in pairs if one is not None and other is not None]
+
+
+def _figure(name: str, drawn: Drawn, points: list[Point]) -> Figure:
+    x, y = map(shown, drawn.labels)
+    known = KNOWN.get(name) or _Known(shown(name), x, y, "")
+    cloud = drawn.style == "points"
+    values = [value for point in points for value in point]
+    shares = known.diagonal and min(values) >= 0 and max(values) <= 1
+    return Figure(
+        known.title,
+        known.x,
+        known.y,
+        [Curve(shown(name), spread(points, MAX_CLOUD) if cloud else thinned(points))],
+        style="points" if cloud else "line",
+        diagonal=known.diagonal,
+        x_span=(0, 1) if shares else None,
+        y_span=(0, 1) if shares else None,
+        note=known.note,
+    )
 
 
 def _table(name: str, cells: Cells) -> Table:

@@ -307,6 +307,11 @@ def _files(sources: Sources) -> list[SavedFile]:
     ]
 
 
+def _item(value: object) -> str:
+    """Of a list; one of the settings that the parties agreed on is a name and a value."""
+    return ": ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _value(value: object) -> str:
     """A setting as people write it."""
     match value:
@@ -314,8 +319,10 @@ def _value(value: object) -> str:
             return "not set"
         case bool():
             return "yes" if value else "no"
+        case []:
+            return "none"
         case list():
-            return shown(", ".join(map(str, value)))
+            return shown(", ".join(_item(each) for each in value))
         case float() if value.is_integer():
             return str(int(value))
         case _:

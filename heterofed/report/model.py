@@ -199,12 +199,13 @@ class Score(Struct, frozen=True):
     """A metric of an evaluation.
 
     Attributes:
+        value: None where it is undefined.
         low, high: its confidence interval, where there is one.
         meaning: in words, where its name is a well-known one.
     """
 
     name: str
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
     meaning: str = ""
@@ -214,7 +215,7 @@ class Evaluated(Struct, frozen=True):
     """What `evaluation.json` says.
 
     Attributes:
-        kind, on, rows, round: as there.
+        kind, on, rows, round, notes: as there.
         scores, figures, tables: its metrics, curves and tables.
     """
 
@@ -225,6 +226,7 @@ class Evaluated(Struct, frozen=True):
     scores: list[Score] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class LeakFound(Struct, frozen=True):

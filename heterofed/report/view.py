@@ -94,11 +94,11 @@ def headlines(report: RunReport) -> list[Headline]:
 
 def best(report: RunReport) -> Headline | None:
     """The metric that says most: of the evaluation, else of the last test."""
-    if report.evaluation is not None and report.evaluation.scores:
+    if report.evaluation is not None:
         scores = {_plain(each.name): each for each in report.evaluation.scores}
-        name = next((each for each in LEADING if each in scores), next(iter(scores)))
-        score = scores[name]
-        return Headline(score.name, value_shown(score.value), score.meaning)
+        name = next((each for each in LEADING if each in scores), "")
+        if name and (value := scores[name].value) is not None:
+            return Headline(scores[name].name, value_shown(value), scores[name].meaning)
     metrics: dict[str, Metric] = {}
     for one in report.metrics:
         for each in one.metrics:
@@ -112,7 +112,8 @@ def best(report: RunReport) -> Headline | None:
 def results(report: RunReport) -> list[tuple[str, float]]:
     """Final values of metrics, of the evaluation, else of the last tests, without training's."""
     if report.evaluation is not None and report.evaluation.scores:
-        return [(each.name, each.value) for each in report.evaluation.scores]
+        scores = report.evaluation.scores
+        return [(each.name, each.value) for each in scores if each.value is not None]
     tested = [one for one in report.metrics if one.name != "train"]
     return [(each.name, each.last) for one in tested for each in one.metrics]
 

@@ -26,6 +26,7 @@ METRICS = {
     "f1": "harmonic mean of precision and recall",
     "brier": "mean squared error of probabilities; 0 is perfect",
     "log_loss": "how surprised the probabilities are by what happened; 0 is perfect",
+    "calibration_error": "how far probabilities are from observed shares, on average",
     "ece": "how far probabilities are from observed shares, on average",
     "rmse": "typical error, in units of the label; large ones weigh more",
     "mse": "mean squared error",
@@ -54,6 +55,8 @@ PLAN = {
     "psi_bits": "Size of the RSA keys for that",
     "max_peer_ids": "Most ids of one party that may be intersected",
     "max_batch_bytes": "Most bytes of one batch",
+    "announced_split": "Whether the Host says which rows are for training and which for tests",
+    "agreed": "What the parties agreed on beyond that",
 }
 """Every field of the plan but the seed, which no report has."""
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from heterofed.report.evaluation import Cells, Evaluation, Interval, write_evaluation
-
 RUN = "990f14196d04922dff2e6dd617e156d7"
 PHASES = {
     "join": (2.1, 0.0, 0.0, 1.9, 429, 125),
@@ -194,33 +192,39 @@ def _baselines(folder: Path, rounds: int, say: str) -> None:
 
 def _evaluation(folder: Path, say: str) -> None:
     steps = [n / 60 for n in range(61)]
-    write_evaluation(
-        folder,
-        Evaluation(
-            kind=f"binary{say}",
-            on=f"test{say}",
-            rows=3682,
-            round=20,
-            metrics={
-                "auc": Interval(0.786, 0.769, 0.803),
-                "ks": 0.438,
-                "brier": 0.134,
-                f"own{say}": 0.5,
+    around = steps[3:55:5]
+    evaluation = {
+        "kind": f"binary{say}",
+        "on": f"test{say}",
+        "rows": 3682,
+        "round": 20,
+        "metrics": {
+            "auc": {"value": 0.786, "low": 0.769, "high": 0.803},
+            "ks": 0.438,
+            "brier": 0.134,
+            f"own{say}": None,
+        },
+        "curves": {
+            "roc": {"x": steps, "y": [x**0.27 for x in steps]},
+            "pr": {"x": steps[1:], "y": [0.95 - 0.73 * x**1.4 for x in steps[1:]]},
+            "calibration": {"x": around, "y": [x + 0.05 * math.sin(6 * x) for x in around]},
+            f"own{say}": {
+                "x": steps,
+                "y": [None, *(x * x for x in steps[1:])],
+                "labels": [f"one{say}", f"other{say}"],
+                "style": "points",
             },
-            curves={
-                "roc": [(x, x**0.27) for x in steps],
-                "precision_recall": [(x, 0.95 - 0.73 * x**1.4) for x in steps[1:]],
-                "calibration": [(x, x + 0.05 * math.sin(6 * x)) for x in steps[3:55:5]],
-                f"own{say}": [(x, x * x) for x in steps],
+        },
+        "tables": {
+            "confusion": {
+                "columns": ["true", f"repaid{say}", "default"],
+                "rows": [["repaid", 2590, 278], [f"default{say}", 408, 406]],
             },
-            tables={
-                "confusion": Cells(
-                    ["true", f"repaid{say}", "default"],
-                    [["repaid", 2590, 278], [f"default{say}", 408, 406]],
-                ),
-                f"by age{say}": Cells(
-                    ["group", "rows", "AUC"], [[f"-30{say}", 1100, 0.77], ["31-", 2582, 0.79]]
-                ),
+            f"by age{say}": {
+                "columns": ["group", "rows", "AUC"],
+                "rows": [[f"-30{say}", 1100, 0.77], ["31-", 2582, None]],
             },
-        ),
-    )
+        },
+        "notes": [f"a group has no default{say}"],
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))

@@ -17,7 +17,6 @@ import yaml
 from heterofed.errors import ConfigError
 from heterofed.privacy.findings import LEVELS, Leak
 from heterofed.protocol.plan import Plan
-from heterofed.report.evaluation import Evaluation, Interval, write_evaluation
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
 from heterofed.report.render import FILES, rendered, write_report
@@ -269,7 +268,9 @@ def test_a_thousand_rounds_are_thinned_and_keep_their_extremes(tmp_path: Path) -
         lambda folder: (folder / "status.json").write_text("{"),
         lambda folder: (folder / "summary.json").write_text('{"rounds": "many"}'),
         lambda folder: (folder / "summary.json").write_bytes(b"\xff"),
-        lambda folder: (folder / "evaluation.json").write_text('{"curves": {"roc": [["a", 1]]}}'),
+        lambda folder: (folder / "evaluation.json").write_text(
+            '{"curves": {"roc": {"x": ["a"], "y": [1]}}}'
+        ),
         lambda folder: (folder / "evaluation.json").write_text("[" * 100_000),
         lambda folder: (folder / "test.csv").write_bytes(b"round,\xff\n1,2\n"),
         lambda folder: (folder / "leakage.csv").write_text("round,party\n1,x\n"),
@@ -317,15 +318,24 @@ def test_no_run_is_one_clear_error(tmp_path: Path) -> None:
         gather(tmp_path)
 
 
-def test_evaluations_without_numbers_are_refused(tmp_path: Path) -> None:
-    for wrong in (
-        Evaluation(metrics={"auc": float("nan")}),
-        Evaluation(metrics={"auc": Interval(float("inf"))}),
-        Evaluation(curves={"roc": [(0.0, float("nan"))]}),
-    ):
-        with pytest.raises(ConfigError, match=r"evaluation\.json"):
-            write_evaluation(tmp_path, wrong)
-    assert list(tmp_path.iterdir()) == []
+def test_an_evaluation_of_the_tabular_layer_is_drawn(tmp_path: Path) -> None:
+    """What that layer writes is what is read here: its names, its form, its undefined numbers."""
+    evaluate = pytest.importorskip("heterofed.tabular.evaluation").evaluate
+    labels = [float(n % 3 == 0) for n in range(60)]
+    scores = [0.1 + 0.5 * label + n / 200 for n, label in enumerate(labels)]
+    for kind, known in (("binary", {"ROC", "Calibration"}), ("regression", {"Residuals"})):
+        folder = finished(tmp_path / kind)
+        written = evaluate(kind, labels, scores).to_dict()
+        (folder / "evaluation.json").write_text(json.dumps(written))
+        report = gather(folder)
+        assert report.unread == []
+        assert report.evaluation is not None
+        assert report.evaluation.kind == kind
+        assert {each.name for each in report.evaluation.scores} == set(written["metrics"])
+        assert known <= {each.title for each in report.evaluation.figures}
+        assert all(each.note for each in report.evaluation.figures)
+        assert written["notes"] == report.evaluation.notes
+        assert Page(rendered(report)).text.count("Evaluation on") <= 1
 
 
 def test_words_are_those_of_the_summary_and_of_the_plan() -> None:
