@@ -44,6 +44,9 @@ ALONE = {
     "sklearn": ["heterofed/tabular/"],
     "rich": ["heterofed/reporting/progress", "heterofed/reporting/terminal"],
     "jinja2": ["heterofed/report/render"],
+    "duckdb": ["heterofed/tabular/sources/"],
+    "sqlalchemy": ["heterofed/tabular/sources/database"],
+    "phonenumbers": ["heterofed/tabular/ids/writing"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }
 NO_TORCH = [
@@ -55,6 +58,8 @@ NO_TORCH = [
     "heterofed.hetero_nn.psi",
     "heterofed.cli.psi",
     "heterofed.protocol",
+    "heterofed.tabular.ids",
+    "heterofed.tabular.inspect",
     "psi",
 ]
 

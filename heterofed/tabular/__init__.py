@@ -11,15 +11,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from heterofed.tabular.evaluation import Evaluation, evaluate
+    from heterofed.tabular.ids import IdRecipe
+    from heterofed.tabular.inspect import TableReport
     from heterofed.tabular.objectives import Labels, Objective, read_labels
+    from heterofed.tabular.sources import Source, open_source
 
-__all__ = ["Evaluation", "Labels", "Objective", "evaluate", "read_labels"]
+__all__ = [
+    "Evaluation",
+    "IdRecipe",
+    "Labels",
+    "Objective",
+    "Source",
+    "TableReport",
+    "evaluate",
+    "open_source",
+    "read_labels",
+]
 
 _HOME = {
     "Evaluation": "heterofed.tabular.evaluation",
+    "IdRecipe": "heterofed.tabular.ids",
     "Labels": "heterofed.tabular.objectives",
     "Objective": "heterofed.tabular.objectives",
+    "Source": "heterofed.tabular.sources",
+    "TableReport": "heterofed.tabular.inspect",
     "evaluate": "heterofed.tabular.evaluation",
+    "open_source": "heterofed.tabular.sources",
     "read_labels": "heterofed.tabular.objectives",
 }
 

@@ -1,0 +1,13 @@
+"""Ids as they stand in real files, made the same at every party before anything is compared.
+
+An intersection compares strings bit by bit, so `00123` and `123`, or `Ann@X.com` and `ann@x.com`,
+miss each other silently. An `IdRecipe` says how an id is written; it is agreed on in the plan,
+while the names of the columns that hold the ids stay at each party. Knows tables and text; nothing
+of messages or models.
+"""
+
+from heterofed.tabular.ids.advice import overlap_advice
+from heterofed.tabular.ids.recipe import IdRecipe
+from heterofed.tabular.ids.table_ids import Duplicates, TableIds, read_ids
+
+__all__ = ["Duplicates", "IdRecipe", "TableIds", "overlap_advice", "read_ids"]

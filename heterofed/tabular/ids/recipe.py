@@ -1,0 +1,160 @@
+"""How ids are written, as one short line that both parties use: an id recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heterofed.errors import ConfigError
+from heterofed.tabular.ids.writing import Writer, writer_of
+
+MAX_KEYS, MAX_PARTS, MAX_REPEATS = 4, 8, 1000
+
+_PART = re.compile(r"([a-z]+)(?::([A-Za-z]+))?")
+_JOINED = "\x1f"
+_NTH = "\x1e"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one column of an id holds: a type, and an option such as a phone number's country."""
+
+    type: str
+    option: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.option}" if self.option else self.type
+
+    @property
+    def writer(self) -> Writer:
+        """The function that gives a cell its one form."""
+        return writer_of(self.type, self.option)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRecipe:
+    """How the ids of a task are written; `IdRecipe.parse` reads one, `str` gives it back.
+
+    A line such as `text`, `integer`, `phone:CN`, `text:lower+date` (an id of two columns), or
+    `phone:CN;email` (two keys: rows that no phone number matches are matched by e-mail). A `*3` at
+    the end lets an id stand in up to three rows of the Host's table.
+
+    | part | one form |
+    | --- | --- |
+    | `text` | Unicode NFKC, no spaces around, single spaces within; case as it is |
+    | `text:lower` | and in lower case |
+    | `text:nospace` | and without any space |
+    | `text:alnum` | and only letters and digits |
+    | `text:exact` | exactly as it lies |
+    | `integer` | digits without zeros in front: `00123` is `123` |
+    | `phone:CN` | international (E.164); numbers without a country are of this one |
+    | `email` | lower case |
+    | `date:dmy` | `2024-12-31`; how to read `31.12.2024` (not needed where years come first) |
+
+    Attributes:
+        keys: the parts of each key, in the order in which keys are tried.
+        repeats: rows of the Host's table that may have the same id.
+    """
+
+    keys: tuple[tuple[Part, ...], ...] = ((Part("text"),),)
+    repeats: int = 1
+
+    @classmethod
+    def parse(cls, line: str) -> IdRecipe:
+        """Read a recipe; also one that another party has sent.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if len(line) > 300 or not line.isprintable():
+            raise ConfigError("id recipe: more than 300 letters, or no plain text")
+        body, _, times = line.replace(" ", "").partition("*")
+        repeats = int(times) if re.fullmatch(r"[0-9]{1,4}", times) else int(not times)
+        if not 1 <= repeats <= MAX_REPEATS:
+            raise ConfigError(f"id recipe: after * stands a number from 1 to {MAX_REPEATS}")
+        keys = tuple(tuple(map(_part, key.split("+"))) for key in body.split(";"))
+        if len(keys) > MAX_KEYS or any(len(key) > MAX_PARTS for key in keys):
+            raise ConfigError(f"id recipe: at most {MAX_KEYS} keys of {MAX_PARTS} columns each")
+        return cls(keys, repeats)
+
+    @classmethod
+    def of_columns(cls, count: int) -> IdRecipe:
+        """The recipe where none is given: text, in so many columns."""
+        return cls(((Part("text"),) * count,))
+
+    def __str__(self) -> str:
+        keys = ";".join("+".join(map(str, key)) for key in self.keys)
+        return f"{keys}*{self.repeats}" if self.repeats > 1 else keys
+
+    @property
+    def columns(self) -> int:
+        """How many columns hold ids, over all keys."""
+        return sum(map(len, self.keys))
+
+    def read_as(self, own: IdRecipe | None) -> IdRecipe:
+        """This recipe, with one's own options for reading phone numbers and dates.
+
+        Args:
+            own: this party's recipe; None: it takes the other one's options, too.
+
+        Raises:
+            ConfigError: the two would write ids differently.
+        """
+        if own is None:
+            return self
+        if self._written() != own._written():
+            raise ConfigError(
+                f"the Host writes ids by the recipe {str(self)!r}, and this party by"
+                f" {str(own)!r}; agree on one"
+            )
+        return IdRecipe(own.keys, self.repeats)
+
+    def by_key(self, columns: Sequence[str]) -> list[list[str]]:
+        """Names of columns, by the key whose parts they are.
+
+        Raises:
+            ConfigError: there are more or fewer of them than the recipe has parts.
+        """
+        if len(columns) != self.columns:
+            raise ConfigError(
+                f"the id recipe {str(self)!r} needs {self.columns} column(s) of ids, and"
+                f" {len(columns)} are named"
+            )
+        found, start = [], 0
+        for key in self.keys:
+            found.append(list(columns[start : start + len(key)]))
+            start += len(key)
+        return found
+
+    def _written(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """What decides about the form of ids; countries and orders of days only about reading."""
+        return tuple(
+            tuple((part.type, part.option if part.type == "text" else "") for part in key)
+            for key in self.keys
+        )
+
+
+def joined(parts: Sequence[str]) -> str:
+    """One id of several columns."""
+    return _JOINED.join(parts)
+
+
+def nth(id_: str, number: int) -> str:
+    """The id of the `number`-th row (from 0) with the same id."""
+    return f"{id_}{_NTH}{number + 1}" if number else id_
+
+
+def plain_id(id_: str) -> str:
+    """The id without the number of its row."""
+    return id_.partition(_NTH)[0]
+
+
+def _part(text: str) -> Part:
+    found = _PART.fullmatch(text)
+    if not found:
+        raise ConfigError(f"id recipe: {text!r} is no type of an id, such as text or phone:CN")
+    part = Part(found[1], found[2] or "")
+    if part.type != "phone":
+        writer_of(part.type, part.option)
+    return part

@@ -1,0 +1,203 @@
+"""The ids of a table by a recipe, and the row of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, get_args
+
+import numpy as np
+
+from heterofed.errors import ConfigError, IdError, MissingIdsError
+from heterofed.tabular.ids.doubts import Doubts
+from heterofed.tabular.ids.recipe import IdRecipe, Part, joined, nth
+from heterofed.tabular.ids.writing import UnfitError
+from heterofed.tabular.sources import Source
+
+Duplicates = Literal["error", "first", "last", "many"]
+"""What to do where an id stands in several rows: refuse, keep one, or keep all ("many")."""
+
+
+@dataclass(frozen=True)
+class TableIds:
+    """Unique ids, and where their rows are.
+
+    Attributes:
+        ids: in the order of the rows.
+        rows: the row of each, from 0.
+        notes: what a person should know of them.
+        most_rows: the most rows that one id stands in, before duplicates were dropped.
+        dropped: rows that were left out since their id stands in another one.
+    """
+
+    name: str
+    ids: list[str]
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+    notes: tuple[str, ...] = ()
+    most_rows: int = 1
+    dropped: int = 0
+    _found: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The rows of some ids, in their order.
+
+        Raises:
+            MissingIdsError: some have no row.
+        """
+        if not self._found:
+            self._found.update(zip(self.ids, self.rows.tolist(), strict=True))
+        try:
+            return np.fromiter((self._found[each] for each in ids), np.int64, len(ids))
+        except KeyError:
+            absent = sum(each not in self._found for each in ids)
+            raise MissingIdsError(
+                f"{self.name} has no row for {absent} of {len(ids)} ids", numbers=(absent, len(ids))
+            ) from None
+
+
+def read_ids(
+    source: Source,
+    columns: Sequence[str] | str,
+    recipe: IdRecipe | None = None,
+    *,
+    duplicates: Duplicates = "error",
+    offer_repeats: bool = False,
+    key: int = 0,
+) -> TableIds:
+    """Read the ids of a table as the recipe writes them.
+
+    Args:
+        source: the table.
+        columns: that hold the ids: one for each part of the recipe, in its order.
+        recipe: how ids are written; None: as text.
+        duplicates: what to do where an id stands in several rows. "many" keeps all of them, at the
+            Host; the first row keeps the id, others get a number behind it.
+        offer_repeats: at a Collaborator, whether each row stands for all `recipe.repeats` rows that
+            the Host may have of its id.
+        key: which key of the recipe; rows without it are left out where the recipe has more keys.
+
+    Raises:
+        ConfigError: there are more or fewer columns than parts.
+        ColumnError: a column is not there.
+        IdError: ids are missing, not of the recipe's type, or stand in several rows; with the row.
+    """
+    if duplicates not in get_args(Duplicates):
+        raise ConfigError(f"duplicates={duplicates!r}: give one of {get_args(Duplicates)}")
+    names = [columns] if isinstance(columns, str) else list(columns)
+    recipe = recipe or IdRecipe.of_columns(len(names))
+    source.must_have(names)
+    chosen = recipe.by_key(names)[key]
+    written = _Written(source, chosen, recipe.keys[key], may_lack=len(recipe.keys) > 1)
+    ids, rows = written.all()
+    kept = _without_duplicates(ids, duplicates, source.name, recipe.repeats)
+    found = [ids[at] for at in kept.at] if kept.ids is None else kept.ids
+    where = np.asarray(rows, np.int64)[kept.at]
+    if offer_repeats and recipe.repeats > 1:
+        found = [nth(each, number) for number in range(recipe.repeats) for each in found]
+        where = np.tile(where, recipe.repeats)
+    return TableIds(
+        source.name, found, where, written.doubts.notes(), kept.most, len(ids) - len(kept.at)
+    )
+
+
+class _Written:
+    """The ids of one key, row by row."""
+
+    def __init__(
+        self, source: Source, columns: list[str], parts: tuple[Part, ...], *, may_lack: bool
+    ) -> None:
+        self._source, self._columns, self._may_lack = source.as_written(), columns, may_lack
+        self._writers = [part.writer for part in parts]
+        self.doubts = Doubts(source.name, columns, parts)
+
+    def all(self) -> tuple[list[str], list[int]]:
+        """Ids and their rows.
+
+        Raises:
+            IdError: there is none; or see `read_ids`.
+        """
+        ids, rows = list[str](), list[int]()
+        for row, cells in enumerate(self._cells()):
+            if any(cell is None for cell in cells):
+                if not self._may_lack:
+                    self._refuse(row, cells.index(None), "the id is missing; fill it in, or drop")
+                continue
+            parts = [self._part(row, at, str(cell)) for at, cell in enumerate(cells)]
+            if not all(parts):
+                if not self._may_lack:
+                    self._refuse(row, parts.index(""), "the id is blank; fill it in, or drop")
+                continue
+            ids.append(joined(parts))
+            rows.append(row)
+        if not ids:
+            raise IdError(f"{self._source.name} has no id in column {self._columns[0]!r}")
+        self.doubts.check(len(ids))
+        return ids, rows
+
+    def _cells(self) -> Iterator[tuple[str | None, ...]]:
+        for part in self._source.chunks(columns=self._columns):
+            held = part.astype(object).where(part.notna(), None)
+            yield from held.itertuples(index=False, name=None)
+
+    def _part(self, row: int, at: int, cell: str) -> str:
+        self.doubts.look(row, at, cell)
+        try:
+            return self._writers[at](cell)
+        except UnfitError as reason:
+            self._refuse(row, at, f"{reason}; correct the cell, or drop")
+
+    def _refuse(self, row: int, at: int, what: str) -> NoReturn:
+        raise IdError(
+            f"{self._source.name}, row {row + 1}, column {self._columns[at]!r}: {what} the row"
+        )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    at: np.ndarray[Any, np.dtype[np.int64]]
+    most: int
+    ids: list[str] | None = None
+
+
+def _without_duplicates(ids: list[str], duplicates: Duplicates, name: str, repeats: int) -> _Kept:
+    if len(set(ids)) == len(ids):
+        return _Kept(np.arange(len(ids)), 1)
+    first, counts, numbered = dict[str, int](), dict[str, int](), list[str]()
+    for at, each in enumerate(ids):
+        number = counts.get(each, 0)
+        counts[each] = number + 1
+        if duplicates != "first" or not number:
+            first[each] = at if duplicates == "last" or not number else first[each]
+        numbered.append(nth(each, number))
+    most = max(counts.values())
+    if duplicates == "error":
+        _refuse_duplicates(ids, counts, name)
+    if duplicates == "many":
+        if most > repeats:
+            raise IdError(
+                f"{name}: one id stands in {most} rows, and the id recipe allows {repeats}; write"
+                f" *{most} behind it"
+            )
+        return _Kept(np.arange(len(ids)), most, numbered)
+    return _Kept(np.asarray(sorted(first.values())), most)
+
+
+def _refuse_duplicates(ids: list[str], counts: dict[str, int], name: str) -> None:
+    if len(counts) == 1:
+        raise IdError(
+            f"{name}: all {len(ids)} rows have the same id; name the column that tells rows apart"
+        )
+    rows, seen = list[int](), dict[str, int]()
+    for at, each in enumerate(ids):
+        if each in seen:
+            rows = [seen[each] + 1, at + 1]
+            break
+        seen[each] = at
+    raise IdError(
+        f"{name}, rows {rows[0]} and {rows[1]}: the same id stands in both, and"
+        f" {len(ids) - len(counts) - 1} more rows repeat one; keep one row of each"
+        " (duplicates first or last), or all rows of the Host's (many)"
+    )

@@ -1,0 +1,387 @@
+"""What a table's columns are, found by looking at their cells: the report before anything leaves.
+
+Knows sources and kinds; nothing of models, parties or the wire. A table of many rows is looked at
+through a sample: kinds are then checked again, cell by cell, where the columns are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from heterofed.errors import ColumnError
+from heterofed.tabular.kinds import (
+    DATE_FORMATS,
+    FALSE,
+    TRUE,
+    Column,
+    Kind,
+    as_date,
+    as_number,
+    is_numeric,
+)
+from heterofed.tabular.sources import Source
+
+SAMPLE_ROWS = 500_000
+"""Rows that kinds are found from; tables with fewer are looked at whole."""
+
+MANY_CATEGORIES = 1000
+_AT_ONCE = 500
+"""Columns that one query counts in."""
+
+_MOSTLY = 0.8
+"""Share of cells from which on those that are not numbers, or dates, are taken for mistakes."""
+
+_LABEL_LIKE = re.compile(
+    r"y(_true)?|class(es)?|diagnos[ei]s|ground_?truth|response|survived"
+    r"|(\w+[_. ]|is_?)?(labels?|targets?|outcomes?|default(ed)?|churn(ed)?|fraud)([_. ].+)?",
+    re.IGNORECASE,
+)
+_ID_LIKE = re.compile(
+    r"(\w+[_. ])?(id|uid|uuid|guid|key|no|nr|number|ssn|passport|phone|mobile|e?mail|account)"
+    r"|\w+(Id|ID|No)",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnReport(Column):
+    """What one column holds.
+
+    Attributes:
+        name, kind, format: as of `Column`; "id" and "constant" columns are no features.
+        type: of the cells in their source, as DuckDB calls it; VARCHAR for a text file.
+        missing: rows without a value.
+        share_missing: of all rows looked at.
+        distinct: different values.
+        least, greatest: of numbers.
+        notes: what a person should know of it.
+        problem: why it cannot be used as it is, and what to do; empty: it can.
+    """
+
+    type: str = "VARCHAR"
+    missing: int = 0
+    share_missing: float = 0.0
+    distinct: int = 0
+    least: float | None = None
+    greatest: float | None = None
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def is_feature(self) -> bool:
+        """Whether it would be used."""
+        return self.kind not in ("id", "constant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableReport:
+    """What a table holds.
+
+    Attributes:
+        name: of the table, for messages.
+        rows: in the table.
+        sampled: rows that kinds were found from, fewer than `rows` in a large table.
+        ids: names of the columns that hold the ids.
+        labels: names of the columns of labels.
+        columns: of all columns, ids and label included.
+        notes: what was found out about the file.
+    """
+
+    name: str
+    rows: int
+    sampled: int
+    ids: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    columns: tuple[ColumnReport, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> ColumnReport:
+        return next(each for each in self.columns if each.name == name)
+
+    @property
+    def features(self) -> tuple[ColumnReport, ...]:
+        """The columns that would be used, in their order."""
+        beside = {*self.ids, *self.labels}
+        return tuple(each for each in self.columns if each.is_feature and each.name not in beside)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Whatever keeps the table from being used, one line each."""
+        beside = set(self.ids)
+        found = [each.problem for each in self.columns if each.problem and each.name not in beside]
+        if not self.features and not self.labels and not found:
+            found.append(f"{self.name} has no column to learn from beside its ids")
+        return tuple(found)
+
+    def check(self) -> None:
+        """Refuse a table that cannot be used as it is.
+
+        Raises:
+            ColumnError: with the first problem.
+        """
+        if found := self.problems:
+            more = f" (and {len(found) - 1} more: heterofed table check)" if len(found) > 1 else ""
+            raise ColumnError(found[0] + more)
+
+
+def inspect(
+    source: Source, *, ids: Sequence[str] | str = (), label: Sequence[str] | str | None = None
+) -> TableReport:
+    """Look at every column of a table.
+
+    Args:
+        source: the table, with cells as they lie (not `typed`).
+        ids: the columns that hold the ids.
+        label: the column of labels, or several, at the party that holds them.
+
+    Raises:
+        ColumnError: there is no such column.
+    """
+    ids, labels = ((each,) if isinstance(each, str) else tuple(each or ()) for each in (ids, label))
+    source.must_have([*ids, *labels])
+    look = _Look(source)
+    columns = tuple(look.column(name, is_id=name in ids, labels=labels) for name in source.columns)
+    return TableReport(
+        name=source.name,
+        rows=source.rows,
+        sampled=look.rows,
+        ids=ids,
+        labels=labels,
+        columns=columns,
+        notes=source.notes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What one query finds of a column."""
+
+    present: int = 0
+    distinct: int = 0
+    numbers: int = 0
+    not_number: int | None = None
+    """The first row that is none."""
+    marked: int = 0
+    """Numbers with a decimal comma."""
+    padded: int = 0
+    """Digits with a zero in front."""
+    whole: int = 0
+    endless: int | None = None
+    """The first row that holds infinity."""
+    least: float | None = None
+    greatest: float | None = None
+    booleans: int = 0
+    dates: int = 0
+    tags: int = 0
+    length: float = 0.0
+    words: float = 0.0
+
+
+def _counted() -> str:
+    # DuckDB would take 1_000 for a number.
+    number = f"CASE WHEN contains(x, '_') THEN NULL ELSE TRY({as_number('x', 'x', 'VARCHAR')}) END"
+    marked = r"'^[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+$'"
+    words = "|".join((*TRUE, *FALSE))
+    date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
+    tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
+    return f"""
+        count(*), count(DISTINCT x),
+        count({number}), min(row) FILTER ({number} IS NULL),
+        count(*) FILTER (regexp_matches(x, {marked})),
+        count(*) FILTER (regexp_matches(x, '^0\\d+$')),
+        count(*) FILTER (regexp_matches(x, '^[-+]?\\d+(\\.0+)?$')),
+        min(row) FILTER (isinf({number})),
+        min({number}), max({number}),
+        count(*) FILTER (regexp_full_match(lower(x), '{words}')),
+        count(*) FILTER (regexp_matches(x, {date})),
+        count(*) FILTER (regexp_matches(x, {tags})),
+        avg(length(x)), avg(1 + length(x) - length(replace(x, ' ', '')))
+    """
+
+
+class _Look:
+    """A table's cells, counted: one query for all columns, and few for those that need more."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        step = -(-source.rows // SAMPLE_ROWS)
+        self._sample = source.every(step)
+        self.rows = -(-source.rows // step)
+        self._counts = dict[str, _Counts]()
+        for start in range(0, len(source.columns), _AT_ONCE):
+            self._count(source.columns[start : start + _AT_ONCE])
+
+    def _count(self, names: Sequence[str]) -> None:
+        """Count in some columns, which are put under each other: one set of sums for all.
+
+        An UNPIVOT of many columns would take minutes to plan.
+        """
+        found = self._source.query(
+            "SELECT col, {counted} FROM (SELECT row, col, {cleaned} AS x FROM (SELECT {row} AS row,"
+            " unnest(range({width})) AS col, unnest([{cells}]) AS cell FROM {table} {sample}))"
+            " WHERE x IS NOT NULL GROUP BY col",
+            counted=_counted(),
+            cleaned=self._source.cleaned("cell"),
+            width=len(names),
+            cells=", ".join(map(self._source.cells, names)),
+            sample=self._sample,
+        )
+        self._counts |= {names[each]: _Counts(*counts) for each, *counts in found}
+
+    def column(self, name: str, *, is_id: bool, labels: Sequence[str]) -> ColumnReport:
+        source, counts = self._source, self._counts.get(name, _Counts())
+        type_ = source.type_of(name)
+        missing = self.rows - counts.present
+        kind, format_, notes, problem = self._judged(name, type_, counts)
+        if is_id:
+            kind, format_, notes, problem = "id", "", [], ""
+        elif name in labels:
+            notes, problem = [], _label_problem(source.name, name, counts, missing)
+        else:
+            notes += list(self._suspicions(name, counts, labels))
+            if missing and kind != "constant":
+                notes.append(f"{missing / self.rows:.1%} missing")
+        return ColumnReport(
+            name=name,
+            kind=kind,
+            format=format_,
+            type=type_,
+            missing=missing,
+            share_missing=missing / self.rows,
+            distinct=counts.distinct,
+            least=counts.least if kind == "numeric" else None,
+            greatest=counts.greatest if kind == "numeric" else None,
+            notes=tuple(notes),
+            problem=problem,
+        )
+
+    def _judged(self, name: str, type_: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+        """Kind, format, notes and problem."""
+        present = counts.present
+        if not present:
+            return "constant", "", ["holds no value; it is left out"], ""
+        if counts.distinct == 1:
+            return "constant", "", ["holds one value only; it is left out"], ""
+        if type_ == "BOOLEAN" or counts.booleans == present:
+            return "boolean", "", [], ""
+        if type_.startswith(("DATE", "TIMESTAMP")):
+            return "date", "", [], ""
+        if counts.endless is not None:
+            row = counts.endless + 1
+            return (
+                "numeric",
+                "",
+                [],
+                (
+                    f"{self._source.name}, row {row}, column {name!r}: infinity is no value to"
+                    " train on; correct the cell, or empty it where the value is missing"
+                ),
+            )
+        if counts.numbers == present and (is_numeric(type_) or not counts.padded):
+            return self._number(name, counts)
+        if counts.marked and counts.marked + counts.whole == present:
+            return "numeric", ",", ["numbers with a decimal comma"], ""
+        if counts.dates >= _MOSTLY * present:
+            return self._date(name, counts)
+        if _MOSTLY * present <= counts.numbers < present and counts.not_number is not None:
+            return (
+                "category",
+                "",
+                [],
+                (
+                    f"{self._source.name}, row {counts.not_number + 1}, column {name!r}: text in a"
+                    f" column where {counts.numbers} of {present} cells are numbers; correct such"
+                    " cells, empty them, or say which text means that the value is missing"
+                ),
+            )
+        return self._words(counts)
+
+    def _number(self, name: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+        serial = counts.distinct == counts.present == counts.whole and counts.present >= 20
+        spread = (counts.greatest or 0) - (counts.least or 0) + 1
+        if serial and (spread == counts.present or _ID_LIKE.fullmatch(name)):
+            return "id", "", ["numbers each row like an id; it is left out"], ""
+        notes = []
+        if counts.whole == counts.present and counts.distinct <= 20 < counts.present:
+            notes.append(f"whole numbers with {counts.distinct} values: codes, or amounts?")
+        return "numeric", "", notes, ""
+
+    def _date(self, name: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+        source = self._source
+        text = source.text(name)
+        formats = ["", *DATE_FORMATS]
+        tried = ", ".join(f"count(TRY({as_date(text, text, 'VARCHAR', each)}))" for each in formats)
+        (found,) = source.query(
+            "SELECT {tried} FROM {table} {sample}", tried=tried, sample=self._sample
+        )
+        fit = [each for each, times in zip(formats, found, strict=True) if times == counts.present]
+        if fit:
+            # Where ISO fits, no other order of day and month is meant.
+            twofold = [] if fit[0] == "" or len(fit) == 1 else ["day and month could be either way"]
+            return "date", fit[0], twofold, ""
+        best = max(range(len(formats)), key=lambda at: found[at])
+        column = as_date(text, text, "VARCHAR", formats[best])
+        ((row,),) = source.query(
+            "SELECT min({row}) FROM {table} WHERE {text} IS NOT NULL AND TRY({column}) IS NULL",
+            text=text,
+            column=column,
+        )
+        return (
+            "date",
+            formats[best],
+            [],
+            (
+                f"{source.name}, row {row + 1}, column {name!r}: a date written in another way than"
+                f" the {found[best]} others like {formats[best] or 'ISO 8601'}, or none; write all"
+                " of them in one way, best as 2024-12-31"
+            ),
+        )
+
+    def _words(self, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+        present, distinct = counts.present, counts.distinct
+        if counts.tags == present:
+            return "tags", "", [], ""
+        unique = distinct == present
+        if unique and present >= 20 and counts.words < 1.5:
+            return "id", "", ["differs in every row like an id; it is left out"], ""
+        if distinct > present / 2 and (counts.words >= 3 or counts.length >= 50) and present >= 10:
+            return "text", "", [], ""
+        notes = []
+        if counts.padded:
+            notes.append("digits with zeros in front: kept as text")
+        if distinct > MANY_CATEGORIES:
+            notes.append(f"{distinct} categories: the rare ones are taken together")
+        return "category", "", notes, ""
+
+    def _suspicions(self, name: str, counts: _Counts, labels: Sequence[str]) -> Iterator[str]:
+        if _LABEL_LIKE.fullmatch(name):
+            yield "is called like a label; leave it out unless it is known before the outcome"
+        for label in labels:
+            if 1 < counts.distinct <= 50 and self._tells(name, label):
+                yield f"tells {label!r} without fail: was it known before the outcome?"
+
+    def _tells(self, name: str, label: str) -> bool:
+        """Whether each value of a column comes with one label only."""
+        labels = self._counts.get(label, _Counts()).distinct
+        if not 1 < labels <= 50:
+            return False
+        ((most, values),) = self._source.query(
+            "SELECT max(n), count(*) FROM (SELECT count(DISTINCT {label}) AS n FROM {table}"
+            " {sample} GROUP BY {name} HAVING {name} IS NOT NULL)",
+            sample=self._sample,
+            label=self._source.text(label),
+            name=self._source.text(name),
+        )
+        return bool(most == 1 and values < self.rows / 2)
+
+
+def _label_problem(table: str, name: str, counts: _Counts, missing: int) -> str:
+    if missing:
+        return (
+            f"{table}, column {name!r}: the label is missing in {missing} rows; fill in those"
+            " labels, or take these rows out"
+        )
+    if counts.distinct < 2:
+        return f"{table}, column {name!r}: every row has the same label; there is nothing to learn"
+    return ""

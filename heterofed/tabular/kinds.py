@@ -1,0 +1,157 @@
+"""What a column holds, and how its cells become values: the one place that converts.
+
+A kind is found once, on the table that a model is trained on, and kept with the model; a row that
+is served later is converted by the same kind, whatever its own file looks like. Conversions are SQL
+expressions over one column, so that DuckDB runs them in parallel and out of memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from heterofed.errors import ConfigError
+
+Kind = Literal["numeric", "category", "boolean", "date", "text", "tags", "constant", "id"]
+
+_SPACE = "[\\s\u00a0]"
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+MISSING = (
+    *("", "?", "-", ".", "\\N", "<NA>", "#N/A", "#N/A N/A", "#NA", "#VALUE!", "#DIV/0!"),
+    *("N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "na", "nan", "null", "none"),
+    *("-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
+)
+"""Cells that stand for a missing value: those of pandas, and what spreadsheets and banks write."""
+
+TRUE = ("true", "t", "yes", "y", "on")
+FALSE = ("false", "f", "no", "n", "off")
+
+DATE_FORMATS: tuple[str, ...] = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
+    *("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S"),
+)
+"""Ways to write a date that are tried beside ISO 8601, which needs no format."""
+
+_NUMERIC_TYPES: tuple[str, ...] = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+)
+_NUMERIC_TYPES += ("UINTEGER", "UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+_DATE_TYPES = ("DATE", "TIMESTAMP")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a table, and how its cells become values.
+
+    Attributes:
+        name: of the column in the table.
+        kind: what it holds.
+        format: of a date, its `strptime` format, or empty for ISO 8601; of numbers, "," where that
+            is the decimal mark.
+    """
+
+    name: str
+    kind: Kind
+    format: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"column {self.name!r}: kind {self.kind!r} is none of {KINDS}")
+
+
+def is_numeric(type_: str) -> bool:
+    """Whether a DuckDB type is one of numbers."""
+    return type_.startswith(_NUMERIC_TYPES) and not type_.endswith("]")
+
+
+def pattern_of(missing: Iterable[str]) -> str:
+    """A regular expression, as DuckDB takes it, for cells that stand for a missing value.
+
+    One expression: a list of texts would become a join for each column.
+    """
+    listed = "|".join(re.sub(r"([^\w\s])", r"\\\1", each) for each in missing)
+    return f"^{_SPACE}*({listed})?{_SPACE}*$".replace("'", "''")
+
+
+def plain(cell: str, type_: str, missing: str) -> str:
+    """The cell as text without spaces around it; NULL where it stands for a missing value.
+
+    Args:
+        cell: an SQL expression.
+        type_: its DuckDB type.
+        missing: `pattern_of` the texts that stand for a missing value.
+    """
+    if is_numeric(type_):
+        return f"NULLIF(CAST({cell} AS VARCHAR), 'nan')"
+    text = f"CAST({cell} AS VARCHAR)"
+    return f"CASE WHEN regexp_matches({text}, '{missing}') THEN NULL ELSE {trimmed(text)} END"
+
+
+def trimmed(text: str) -> str:
+    """An SQL expression for a text without white space around it."""
+    return f"trim({text}, ' \t\r\n\u00a0')"
+
+
+def converted(cell: str, type_: str, column: Column, missing: str) -> str:
+    """An SQL expression for the value of a cell: DOUBLE, TIMESTAMP or VARCHAR, or NULL.
+
+    It fails where a cell is not of the column's kind; under `TRY` it is NULL there.
+
+    Args:
+        cell: an SQL expression.
+        type_: its DuckDB type.
+        column: of which kind it is.
+        missing: `pattern_of` the texts that stand for a missing value.
+    """
+    text = plain(cell, type_, missing)
+    if column.kind == "numeric":
+        return as_number(cell, text, type_, column.format)
+    if column.kind == "boolean":
+        return as_boolean(cell, text, type_)
+    if column.kind == "date":
+        return as_date(cell, text, type_, column.format)
+    return text
+
+
+def as_number(cell: str, text: str, type_: str, mark: str = "") -> str:
+    """A DOUBLE of a cell; `mark` is "," where that is the decimal mark."""
+    if is_numeric(type_) or type_ == "BOOLEAN":
+        return f"CAST({cell} AS DOUBLE)"
+    if mark == ",":
+        text = f"replace(replace({text}, '.', ''), ',', '.')"
+    return f"CAST({text} AS DOUBLE)"
+
+
+def as_boolean(cell: str, text: str, type_: str) -> str:
+    """1.0 or 0.0 of a cell."""
+    if type_ == "BOOLEAN" or is_numeric(type_):
+        return f"CAST(CAST({cell} AS BOOLEAN) AS DOUBLE)"
+    true, false = ("|".join(words) for words in (TRUE, FALSE))
+    return (
+        f"CASE WHEN regexp_full_match(lower({text}), '{true}|1(\\.0)?') THEN 1.0"
+        f" WHEN regexp_full_match(lower({text}), '{false}|0(\\.0)?') THEN 0.0"
+        f" ELSE CAST('no truth value: ' || {text} AS DOUBLE) END"
+    )
+
+
+def as_date(cell: str, text: str, type_: str, format_: str = "") -> str:
+    """A TIMESTAMP of a cell, in UTC where it names a zone."""
+    if type_.startswith("TIMESTAMP WITH"):
+        return f"CAST({cell} AT TIME ZONE 'UTC' AS TIMESTAMP)"
+    if type_.startswith(_DATE_TYPES):
+        return f"CAST({cell} AS TIMESTAMP)"
+    if format_:
+        return f"strptime({text}, '{format_}')"
+    return f"CAST({text} AS TIMESTAMP)"

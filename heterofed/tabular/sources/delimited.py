@@ -1,0 +1,180 @@
+"""Tables in text: which character parts the fields, what the columns are called, and rows checked.
+
+Every row must have as many fields as the header, and every quote that is opened must be closed:
+what a lenient reader would fill up or swallow is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from heterofed.errors import ColumnError, ConfigError
+from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb
+from heterofed.tabular.sources.plain_text import PlainText
+from heterofed.tabular.sources.source import Cells, Relation
+
+DELIMITERS = (",", ";", "\t", "|")
+ON_DISK = 256 << 20
+"""Bytes of a file from which on its table lies in the scratch folder, not in memory."""
+
+_NAMELESS = "\0"
+"""What a placeholder for a name begins with; no text holds it."""
+
+_LONGEST_LINE = 1 << 24
+_SHOWN = {"\t": "tab"}
+
+
+def read_delimited(
+    path: Path, *, delimiter: str | None, encoding: str | None, name: str = ""
+) -> Relation:
+    """The table in a CSV file or one like it, whatever its delimiter, encoding and compression.
+
+    Args:
+        path: of the file.
+        delimiter: between fields; None: found out.
+        encoding: of the text; None: found out.
+        name: what to call the file in messages; empty: by its own name.
+
+    Raises:
+        ConfigError: it cannot be read; with the line.
+        ColumnError: two columns have one name, or a column with values has none.
+    """
+    scratch = Scratch()
+    text = PlainText(path, encoding, scratch)
+    name, sample = name or path.name, text.sample()
+    if delimiter is None:
+        delimiter = delimiter_of(sample)
+        if delimiter != ",":
+            text.notes.append(f"fields are parted by {_SHOWN.get(delimiter, repr(delimiter))}")
+    elif len(delimiter) != 1:
+        raise ConfigError(f"delimiter {delimiter!r}: give one character")
+    header, first = _first_rows(sample, delimiter, name)
+    columns = _named(header, first, name)
+    large = text.path.stat().st_size >= ON_DISK
+    connection = connect(scratch, large=large, columns=len(columns))
+    listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
+    try:
+        connection.execute(
+            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(text.path))},"  # noqa: S608
+            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(_escape(sample))},"
+            " header = true, auto_detect = false, strict_mode = true, null_padding = false,"
+            f" nullstr = '', columns = {{{listed}}})"
+        )
+    except need_duckdb().OutOfMemoryException:
+        raise ConfigError(
+            f"{name}: its {len(columns)} columns do not fit into memory; leave out such as are not"
+            " needed, or write it as Parquet"
+        ) from None
+    except need_duckdb().Error as error:
+        raise ConfigError(f"{name}, {_fault(str(error), len(columns), delimiter)}") from None
+    relation = Relation(
+        connection,
+        scratch,
+        "cells",
+        "rowid",
+        {each: Cells(f"c{at}", "VARCHAR") for at, each in enumerate(columns)},
+        tuple(text.notes),
+    )
+    return _without_nameless(relation, len(header), name)
+
+
+def delimiter_of(sample: str) -> str:
+    """The delimiter under which most lines have the same number of fields, and more than one."""
+
+    def score(delimiter: str) -> tuple[float, int]:
+        widths = Counter(len(row) for row in _rows(sample, delimiter) if row)
+        (width, times), *_ = widths.most_common(1) or [(1, 1)]
+        return (times / max(widths.total(), 1), width) if width > 1 else (0.0, 1)
+
+    return max(DELIMITERS, key=score)
+
+
+def _rows(sample: str, delimiter: str) -> list[list[str]]:
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
+    try:
+        return list(csv.reader(sample.splitlines(keepends=True)[:1000], delimiter=delimiter))
+    except csv.Error:
+        return []
+
+
+def _escape(sample: str) -> str:
+    return "\\" if '\\"' in sample and '""' not in sample else '"'
+
+
+def _first_rows(sample: str, delimiter: str, name: str) -> tuple[list[str], list[str]]:
+    rows = [row for row in _rows(sample, delimiter) if any(row)][:2]
+    if not rows:
+        raise ConfigError(f"{name} holds no table: its first line must name the columns")
+    if len(rows) == 1:
+        raise ConfigError(f"{name} has a header and no rows below it")
+    return [each.strip() for each in rows[0]], rows[1]
+
+
+def _named(header: list[str], first: list[str], name: str) -> list[str]:
+    """The names of the columns; those without one get a placeholder."""
+    twice = [each for each, times in Counter(filter(None, header)).items() if times > 1]
+    if twice:
+        places = [at for at, each in enumerate(header, 1) if each == twice[0]]
+        raise ColumnError(
+            f"{name}, line 1: columns {' and '.join(map(str, places))} are both called"
+            f" {twice[0]!r}; rename one"
+        )
+    if _is_data(header):
+        raise ConfigError(
+            f"{name}, line 1: these are numbers, where the names of the columns should be; put a"
+            " line with the names on top"
+        )
+    beyond = [""] * (len(first) - len(header)) if _ends_empty(header, first) else []
+    return [each or f"{_NAMELESS}{at}" for at, each in enumerate([*header, *beyond], 1)]
+
+
+def _ends_empty(header: list[str], first: list[str]) -> bool:
+    """Whether rows end in a delimiter, and the header does not."""
+    return len(first) == len(header) + 1 and not first[-1]
+
+
+def _is_data(header: list[str]) -> bool:
+    numbers = [each for each in header if re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", each)]
+    counted = [str(at) for at in range(len(header))]
+    return len(numbers) == len(header) > 0 and header != counted
+
+
+def _without_nameless(relation: Relation, named: int, name: str) -> Relation:
+    """Leave out columns without a name that hold nothing; `named`: fields of the header."""
+    for at, (column, cells) in enumerate(relation.columns.items(), 1):
+        if not column.startswith(_NAMELESS):
+            continue
+        select = f"SELECT min(rowid) FROM cells WHERE {cells.sql} IS NOT NULL"  # noqa: S608
+        row = relation.connection.execute(select).fetchall()[0][0]
+        if row is not None and at > named:
+            raise ConfigError(
+                f"{name}, row {row + 1}: {at} fields where the header names {named}; name every"
+                " column, and put a field that holds the delimiter in quotes"
+            )
+        if row is not None:
+            raise ColumnError(f"{name}, line 1: column {at} has no name and holds values; name it")
+    kept = {each: at for each, at in relation.columns.items() if not each.startswith(_NAMELESS)}
+    return replace(relation, columns=kept)
+
+
+def _fault(said: str, width: int, delimiter: str) -> str:
+    """DuckDB's error in our words; its own quotes the cells."""
+    line = re.search(r"CSV Error on Line: (\d+)", said)
+    where = f"line {line[1]}: " if line else ""
+    found = re.search(r"Expected Number of Columns: \d+ Found: (\d+)", said)
+    if found:
+        shown = _SHOWN.get(delimiter, repr(delimiter))
+        return (
+            f"{where}{found[1]} fields where the header names {width} (parted by {shown}); put a"
+            " field that holds the delimiter in quotes, and complete a row that was cut off"
+        )
+    if "quote" in said or "Maximum line size" in said or "line size" in said:
+        return (
+            f"{where}a quote is opened and not closed, or stands within a field; close it, and"
+            ' write a quote within a quoted field twice ("")'
+        )
+    return f"{where}this is no row of a table in text; is a quote out of place?"

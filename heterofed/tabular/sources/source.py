@@ -1,0 +1,280 @@
+"""A table that can be read whole, in parts, or by row; its cells as text or converted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from heterofed.errors import ColumnError
+from heterofed.tabular.kinds import MISSING, Column, converted, pattern_of, plain
+from heterofed.tabular.sources.engine import Scratch, need_duckdb
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+VECTOR = 2048
+"""Rows that DuckDB handles at a time."""
+
+SMALL_CELLS = 50_000_000
+"""A table of no more cells is held in memory where rows are taken from it."""
+
+_AT_ONCE = 500
+"""Columns that one query reads: the time to plan one grows faster than its columns."""
+
+_ABSENT = 0.6
+"""How alike a name must be to one that is there to be thought of as meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One column as it lies: its name in DuckDB, as SQL takes it, and its type there."""
+
+    sql: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Where the cells are.
+
+    Attributes:
+        connection: of DuckDB; closed when the last source over it is gone.
+        scratch: the private folder, which goes at the same time.
+        table: what stands after FROM.
+        row: an expression for the number of a row, from 0.
+        columns: the cells of each column by the user's name for it, in their order. DuckDB tells
+            no upper from lower case in names, so its own names may be others.
+        notes: what was found out while opening, for people.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    scratch: Scratch
+    table: str
+    row: str
+    columns: dict[str, Cells]
+    notes: tuple[str, ...] = field(default=())
+
+
+class Source:
+    """A party's table. `open_source` makes one.
+
+    Cells are text until `typed` has said what they are; a cell that stands for a missing value
+    (nothing, `NA`, `null`, `?`, ...) is missing in either case. Rows keep the order that they have
+    in the file, and are counted from 0 in arguments, from 1 in messages.
+
+    Attributes:
+        name: for messages, such as the name of the file.
+        columns: names, in their order.
+        rows: how many there are.
+        notes: what was found out while opening, for people.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        relation: Relation,
+        *,
+        missing: str | Iterable[str] = MISSING,
+        kinds: Sequence[Column] | None = None,
+        as_written: bool = False,
+    ) -> None:
+        self.name, self._as_written = name, as_written
+        self._relation = relation
+        self._missing = missing if isinstance(missing, str) else pattern_of(missing)
+        self._kinds = None if kinds is None else {each.name: each for each in kinds}
+        self.columns = tuple(relation.columns if self._kinds is None else self._kinds)
+        self.rows: int = self.query("SELECT count(*) FROM {table}")[0][0]
+        self.notes = relation.notes
+        self._held: pd.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"<Source {self.name}: {self.rows} rows, {len(self.columns)} columns>"
+
+    def must_have(self, columns: Iterable[str]) -> None:
+        """Check that there are columns of these names.
+
+        Raises:
+            ColumnError: one is not there; with what may have been meant.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise ColumnError(f"{self.name} has no column {name!r}{_meant(name, self.columns)}")
+
+    def typed(self, columns: Iterable[Column]) -> Source:
+        """These columns of the same table, with values for cells, by each column's kind.
+
+        "numeric" and "boolean" give float64 (NaN where missing), "date" datetime64 in UTC (NaT),
+        all others str (NaN). A cell that is not of its kind is an error when it is read.
+
+        Raises:
+            ColumnError: the table lacks one of them.
+        """
+        columns = list(columns)
+        self.must_have(each.name for each in columns)
+        return Source(self.name, self._relation, missing=self._missing, kinds=columns)
+
+    def as_written(self) -> Source:
+        """The same table with each cell as text exactly as it lies, for ids; only a cell with
+        nothing in it is missing.
+        """
+        return Source(self.name, self._relation, as_written=True)
+
+    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows of some columns, or of all of them.
+
+        Raises:
+            ColumnError: a column is not there, or a cell is not of its column's kind; with its row.
+        """
+        names = self._chosen(columns)
+        if self._held is not None:
+            return self._held[names].copy()
+        return self._checked(self._read(names), 0)
+
+    def _read(self, names: list[str]) -> pd.DataFrame:
+        import pandas
+
+        parts = [names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE)] or [[]]
+        frames = [self._run(part, lambda cursor: cursor.df()) for part in parts]
+        frame: pd.DataFrame = pandas.concat(frames, axis=1).set_axis(names, axis=1)
+        return frame
+
+    def chunks(
+        self, rows: int = 65_536, columns: Sequence[str] | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """The table in parts, in order; one part is in memory at a time.
+
+        Args:
+            rows: of a part, rounded up to a multiple of 2048; the last may have fewer.
+            columns: some of them; None: all.
+
+        Raises:
+            ColumnError: as of `frame`.
+        """
+        names, vectors, start = self._chosen(columns), -(-rows // VECTOR), 0
+        cursor = self._run(names, lambda cursor: cursor)
+        while len(part := self._guarded(names, lambda: cursor.fetch_df_chunk(vectors))):
+            part.index += start
+            yield self._checked(part.set_axis(names, axis=1), start)
+            start += len(part)
+
+    def take(self, positions: Sequence[int], columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The rows at some positions (from 0), in their order.
+
+        Raises:
+            ColumnError: as of `frame`.
+            IndexError: there is no such row.
+        """
+        names = self._chosen(columns)
+        if self._held is None:
+            self._held = self.frame()
+        return self._held.iloc[np.asarray(positions, dtype=np.int64)][names]
+
+    def query(self, select: str, **named: Any) -> list[tuple[Any, ...]]:
+        """Rows of an SQL query over `{table}`, with `{row}` for a row's number.
+
+        For this package: what `select` says is trusted.
+        """
+        relation = self._relation
+        text = select.format(table=relation.table, row=relation.row, **named)
+        return relation.connection.cursor().execute(text).fetchall()
+
+    def every(self, step: int) -> str:
+        """An SQL clause for each `step`-th row of the table."""
+        return f"WHERE {self._relation.row} % {step} = 0" if step > 1 else ""
+
+    def text(self, column: str) -> str:
+        """An SQL expression for the cells of a column as text; NULL where one is missing."""
+        cells = self._relation.columns[column]
+        return plain(cells.sql, cells.type, self._missing)
+
+    def cells(self, column: str) -> str:
+        """An SQL expression for the cells of a column as they lie, as text."""
+        return f"CAST({self._relation.columns[column].sql} AS VARCHAR)"
+
+    def cleaned(self, cells: str) -> str:
+        """An SQL expression for `cells` without spaces; NULL where a value is missing."""
+        return plain(cells, "VARCHAR", self._missing)
+
+    def type_of(self, column: str) -> str:
+        """The DuckDB type of a column as it lies."""
+        return self._relation.columns[column].type
+
+    def value(self, column: Column) -> str:
+        """An SQL expression for the converted cells of a column."""
+        cells = self._relation.columns[column.name]
+        return converted(cells.sql, cells.type, column, self._missing)
+
+    def _chosen(self, columns: Sequence[str] | None) -> list[str]:
+        names = list(self.columns if columns is None else columns)
+        self.must_have(names)
+        return names
+
+    def _cell(self, name: str) -> str:
+        if self._as_written:
+            return f"NULLIF({self.cells(name)}, '')"
+        if self._kinds is None:
+            return self.text(name)
+        return self.value(self._kinds[name])
+
+    def _run(self, names: Sequence[str], read: Any) -> Any:
+        shown = ", ".join(f"{self._cell(name)} AS c{at}" for at, name in enumerate(names))
+        select = f"SELECT {shown or 'NULL'} FROM {self._relation.table}"  # noqa: S608
+        cursor = self._relation.connection.cursor()
+        return self._guarded(names, lambda: read(cursor.execute(select)))
+
+    def _guarded(self, names: Sequence[str], read: Any) -> Any:
+        try:
+            return read()
+        except need_duckdb().Error:
+            self._name_bad_cell(names)
+            raise
+
+    def _name_bad_cell(self, names: Sequence[str]) -> None:
+        """Raise an error that names the first cell which is not of its column's kind, if any."""
+        kinds = self._kinds or {}
+        for column in (kinds[name] for name in names if name in kinds):
+            found = self.query(
+                "SELECT min({row}) FROM {table} WHERE {text} IS NOT NULL AND TRY({value}) IS NULL",
+                text=self.text(column.name),
+                value=self.value(column),
+            )
+            if found[0][0] is not None:
+                raise ColumnError(
+                    f"{self.name}, row {found[0][0] + 1}, column {column.name!r}: this cell is no"
+                    f" {_WORDS[column.kind]}, as those of the column are; correct it, or empty it"
+                    " where the value is missing"
+                )
+
+    def _checked(self, frame: pd.DataFrame, start: int) -> pd.DataFrame:
+        for column in (self._kinds or {}).values():
+            if column.kind == "numeric" and column.name in frame:
+                endless = np.isinf(frame[column.name].to_numpy(dtype=float))
+                if endless.any():
+                    raise ColumnError(
+                        f"{self.name}, row {start + int(endless.argmax()) + 1}, column"
+                        f" {column.name!r}: infinity is no value to train on; correct the cell, or"
+                        " empty it where the value is missing"
+                    )
+        return frame
+
+
+_WORDS = {"numeric": "number", "boolean": "yes or no", "date": "date of this format"}
+
+
+def _meant(name: str, columns: Sequence[str]) -> str:
+    """What to say of a column that is not there."""
+    from difflib import get_close_matches
+
+    lower = {each.lower().strip(): each for each in columns}
+    close = [lower[each] for each in get_close_matches(name.lower(), lower, 2, _ABSENT)]
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(map(repr, columns[:8])) + (", ..." if len(columns) > 8 else "")
+    return f"; its columns are {shown}"

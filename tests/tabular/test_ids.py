@@ -1,0 +1,198 @@
+"""Ids come out the same however a party wrote them, and what cannot be is named with its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from heterofed.errors import ColumnError, ConfigError, IdError, MissingIdsError
+from heterofed.tabular.ids import IdRecipe, overlap_advice, read_ids
+from heterofed.tabular.ids.writing import UnfitError, writer_of
+from heterofed.tabular.sources import Source, open_source
+
+
+def table(tmp_path: Path, text: str, name: str = "table.csv") -> Source:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return open_source(path)
+
+
+def ids_of(tmp_path: Path, recipe: str, *cells: str, **given: object) -> list[str]:
+    source = table(tmp_path, "id,x\n" + "".join(f'"{cell}",1\n' for cell in cells))
+    return read_ids(source, "id", IdRecipe.parse(recipe), **given).ids  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "cells", "one"),
+    [
+        ("text", ["Ann B", " Ann  B ", "Ann\u00a0B", "\uff21nn B"], "Ann B"),
+        ("text:lower", ["STRASSE", "straße", "Strasse"], "strasse"),
+        ("text:nospace", ["AB 12 c", "ab12C"], "ab12c"),
+        ("text:alnum", ["ab-12/c", "AB 12.C"], "ab12c"),
+        ("text:exact", [" a "], " a "),
+        ("integer", ["00123", "123", "+123", "123.0", "\uff11\uff12\uff13", " 123 "], "123"),
+        ("integer", ["0", "000", "-0"], "0"),
+        ("integer", ["123456789012345678901234567890"], "123456789012345678901234567890"),
+        (
+            "email",
+            ["Ann@Example.COM", " ann@example.com", "mailto:ann@example.com"],
+            "ann@example.com",
+        ),
+        ("phone:CN", ["13812345678", "+86 138 1234 5678", "0086-138-1234-5678"], "+8613812345678"),
+        ("phone", ["+1 (650) 253-0000", "+16502530000"], "+16502530000"),
+        ("date", ["2024-12-31", "2024/12/31", "20241231", "2024-12-31T00:00:00"], "2024-12-31"),
+        ("date:dmy", ["31.12.2024", "31/12/2024", "2024-12-31", "31-12-2024 08:00"], "2024-12-31"),
+        ("date:mdy", ["12/31/2024", "2024-12-31"], "2024-12-31"),
+    ],
+)
+def test_one_form(recipe: str, cells: list[str], one: str, tmp_path: Path) -> None:
+    type_, _, option = recipe.partition(":")
+    writer = writer_of(type_, option)
+    assert {writer(cell) for cell in cells} == {one}
+    assert writer(one) == one or recipe == "date:mdy"
+    assert ids_of(tmp_path, recipe, cells[0]) == [one]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "cell", "why"),
+    [
+        ("integer", "1.0E+05", "spreadsheet"),
+        ("integer", "12a", "not a whole number"),
+        ("integer", "1.5", "not a whole number"),
+        ("email", "ann", "not an e-mail"),
+        ("phone", "13812345678", "phone:CN"),
+        ("phone:CN", "12", "too short"),
+        ("date", "01/02/2024", "date:dmy"),
+        ("date:dmy", "31.02.2024", "calendar"),
+        ("date:dmy", "01.02.24", "two digits"),
+    ],
+)
+def test_what_is_no_id_is_named_by_its_row(
+    recipe: str, cell: str, why: str, tmp_path: Path
+) -> None:
+    type_, _, option = recipe.partition(":")
+    with pytest.raises(UnfitError, match=why) as refused:
+        writer_of(type_, option)(cell)
+    assert cell not in str(refused.value) or cell == "1.0E+05"
+    good = {"integer": "5", "email": "a@b.c", "phone": "+16502530000", "date": "2024-01-01"}[type_]
+    with pytest.raises(IdError, match=r"table.csv, row 2, column 'id'"):
+        ids_of(tmp_path, recipe, good, cell)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["text", "integer", "text:lower+date:dmy", "phone:CN;email", "text*3", "text:exact+text"],
+)
+def test_a_recipe_travels_as_a_line(line: str) -> None:
+    assert str(IdRecipe.parse(line)) == line
+    assert IdRecipe.parse(str(IdRecipe.parse(line))) == IdRecipe.parse(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "words", "text:upper", "text*0", "text*x", "text*1001", "date:xyz", "text;" * 5),
+        *("+".join(["text"] * 9), "integer:1", "text\n", "a" * 301, "text**2", "text*\u0663"),
+    ],
+)
+def test_no_recipe(line: str) -> None:
+    with pytest.raises(ConfigError, match="id recipe"):
+        IdRecipe.parse(line)
+
+
+def test_a_party_reads_its_own_way() -> None:
+    host = IdRecipe.parse("phone:CN+date:dmy*2")
+    own = IdRecipe.parse("phone:US+date:mdy")
+    assert str(host.read_as(own)) == "phone:US+date:mdy*2"
+    assert host.read_as(None) == host
+    with pytest.raises(ConfigError, match="agree on one"):
+        IdRecipe.parse("text").read_as(IdRecipe.parse("text:lower"))
+
+
+def test_ids_of_several_columns(tmp_path: Path) -> None:
+    source = table(tmp_path, "born,name,x\n31.12.1990,Ann,1\n01.01.1991,Ann,2\n")
+    recipe = IdRecipe.parse("text:lower+date:dmy")
+    found = read_ids(source, ["name", "born"], recipe)
+    other = table(tmp_path, "n,b,z\nANN,1991-01-01,5\n", "other.csv")
+    assert set(read_ids(other, ["n", "b"], recipe).ids) < set(found.ids)
+    # Where one column ends and the next begins counts.
+    a = table(tmp_path, "a,b\nx1,2\n", "a.csv")
+    b = table(tmp_path, "a,b\nx,12\n", "b.csv")
+    assert read_ids(a, ["a", "b"]).ids != read_ids(b, ["a", "b"]).ids
+    with pytest.raises(ConfigError, match=r"needs 2 column\(s\) of ids, and 1 are named"):
+        read_ids(source, "name", recipe)
+
+
+def test_several_keys_are_read_one_by_one(tmp_path: Path) -> None:
+    source = table(tmp_path, "phone,mail\n+16502530000,a@b.c\n,d@e.f\n+16502530001,\n")
+    recipe = IdRecipe.parse("phone;email")
+    by_phone, by_mail = (read_ids(source, ["phone", "mail"], recipe, key=key) for key in (0, 1))
+    assert by_phone.rows.tolist() == [0, 2]
+    assert by_mail.ids == ["a@b.c", "d@e.f"]
+    assert by_mail.positions(["d@e.f"]).tolist() == [1]
+    with pytest.raises(MissingIdsError, match="no row for 1 of 2"):
+        by_mail.positions(["d@e.f", "x@y.z"])
+
+
+def test_ids_that_lost_digits_or_zeros_are_said(tmp_path: Path) -> None:
+    with pytest.raises(IdError, match=r"row 2, column 'id': the id is written like 1.0E\+05"):
+        ids_of(tmp_path, "text", "99", "1.0E+05", "100")
+    with pytest.raises(IdError, match="the id recipe integer"):
+        ids_of(tmp_path, "text", "1.0", "2.0", "3.0")
+    source = table(tmp_path, 'id\n00123\n" 456"\nAb\ncd\n')
+    notes = " ".join(read_ids(source, "id").notes)
+    assert "zeros in front" in notes
+    assert "the recipe integer" in notes
+    assert "text:lower" in notes
+    # 1E5 may be an id among others.
+    assert ids_of(tmp_path, "text", "1E5", "AB", "CD") == ["1E5", "AB", "CD"]
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    cells = ("a", "b", "a", "c", "a")
+    with pytest.raises(IdError, match=r"table.csv, rows 1 and 3: the same id .* 1 more rows"):
+        ids_of(tmp_path, "text", *cells)
+    source = table(tmp_path, "id\n" + "".join(f"{cell}\n" for cell in cells))
+    rows = {way: read_ids(source, "id", duplicates=way).rows.tolist() for way in ("first", "last")}
+    assert rows == {"first": [0, 1, 3], "last": [1, 3, 4]}
+    with pytest.raises(IdError, match=r"stands in 3 rows, .* allows 1; write \*3"):
+        read_ids(source, "id", duplicates="many")
+    with pytest.raises(IdError, match="all 3 rows have the same id"):
+        ids_of(tmp_path, "text", "a", "a", "a")
+    with pytest.raises(IdError, match="rows 1 and 2"):  # only once written by the recipe
+        ids_of(tmp_path, "integer", "007", "7", "8")
+
+
+def test_many_rows_of_the_host_to_one_of_its_partner(tmp_path: Path) -> None:
+    recipe = IdRecipe.parse("text*3")
+    visits = table(tmp_path, "id,visit\na,1\nb,2\na,3\nc,4\na,5\n")
+    people = table(tmp_path, "id,age\nb,30\na,40\n", "people.csv")
+    host = read_ids(visits, "id", recipe, duplicates="many")
+    partner = read_ids(people, "id", recipe, offer_repeats=True)
+    common = sorted(set(host.ids) & set(partner.ids))
+    assert len(common) == 4
+    pairs = zip(host.positions(common).tolist(), partner.positions(common).tolist(), strict=True)
+    assert sorted(pairs) == [(0, 1), (1, 0), (2, 1), (4, 1)]
+
+
+@pytest.mark.parametrize("cell", ["", "  "])
+def test_an_id_that_is_not_there(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(IdError, match=r"table.csv, row 2, column 'id': the id is (missing|blank)"):
+        ids_of(tmp_path, "text", "a", cell)
+    with pytest.raises(ColumnError, match="no column 'ID_'; did you mean 'id'"):
+        read_ids(table(tmp_path, "id\n1\n2\n"), "ID_")
+
+
+def test_na_is_an_id(tmp_path: Path) -> None:
+    assert ids_of(tmp_path, "text", "NA", "null", "nan") == ["NA", "null", "nan"]
+
+
+def test_a_small_overlap_is_explained() -> None:
+    recipe = IdRecipe.parse("text")
+    assert not overlap_advice(10, 1000, 5000, recipe)
+    assert not overlap_advice(0, 0, 5000, recipe)
+    said = overlap_advice(9, 5000, 1000, recipe)
+    assert "9 of 1000" in said
+    assert "try integer" in said
+    assert "integer" not in overlap_advice(0, 9, 9, IdRecipe.parse("integer")).partition("try")[2]
