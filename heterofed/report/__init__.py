@@ -8,7 +8,7 @@ since peers choose some of them.
 | --- | --- |
 | `model` | the types of a report; its JSON has the same fields |
 | `gather`, `figures`, `privacy` | a results folder as a report |
-| `sources` | files that may be missing, damaged, huge or another run's |
+| `sources`, `kept` | files that may be missing, damaged, huge or another run's |
 | `evaluation` | `evaluation.json`: what an evaluation of predictions found |
 | `words` | what a number means, for people who do not train models |
 | `charts` | lines and points as SVG paths |

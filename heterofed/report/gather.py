@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from heterofed._version import __version__
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
 from heterofed.identity import consent
+from heterofed.report import kept
 from heterofed.report.evaluation import evaluated
 from heterofed.report.figures import baselines, metric_sets
 from heterofed.report.model import (
@@ -41,84 +40,6 @@ MAX_ROWS = 1000
 MAX_PARTIES = 65
 
 
-class _Error(Struct):
-    type: str = ""
-    message: str | None = None
-    hook: str | None = None
-
-
-class _Terms(Struct):
-    digest: str = ""
-    expires: str = ""
-    fingerprints: dict[str, str] = {}
-
-
-class _Status(Struct):
-    """Of `status.json`; one that an older version wrote lacks some."""
-
-    state: str = "unknown"
-    phase: str = ""
-    round: int = 0
-    waiting_for: list[str] = []
-    error: _Error | None = None
-    task_id: str = ""
-    party: str = ""
-    run: str = ""
-    started: str = ""
-    updated: str = ""
-    ended: str | None = None
-    versions: dict[str, str] = {}
-    settings: dict[str, Any] = {}
-    plan: dict[str, Any] = {}
-    ids: dict[str, int] = {}
-    meeting: str = ""
-    secured: bool = False
-    terms: _Terms | None = None
-    defences: dict[str, str] = {}
-
-
-class _Phase(Struct):
-    seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    compute_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    wait_seconds: dict[str, float] = {}
-
-
-class _Columns(Struct):
-    names: list[str] = []
-
-
-class _Signature(Struct):
-    """Of `signature.json`, which the package that writes it reads with torch."""
-
-    tables: list[_Columns] = []
-    columns: list[str] | None = None
-
-
-class _Summary(Struct):
-    """Of `summary.json`."""
-
-    task_id: str = ""
-    party: str = ""
-    run: str = ""
-    rounds: int = 0
-    best_round: int = 0
-    fusion: str = ""
-    ids: int | None = None
-    own_ids: int | None = None
-    train_rows: int | None = None
-    test_rows: int | None = None
-    psi: Matching = Matching()
-    seconds: float | None = None
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    leak_seconds: float = 0.0
-    models: dict[str, str] = {}
-    phases: dict[str, _Phase] = {}
-
-
 def gather(folder: Path) -> RunReport:
     """The report of a results folder.
 
@@ -129,14 +50,14 @@ def gather(folder: Path) -> RunReport:
         ConfigError: there is no run.
     """
     sources = Sources(folder)
-    status, summary = sources.struct(STATUS, _Status), sources.struct(SUMMARY, _Summary)
+    status, summary = sources.struct(STATUS, kept.Status), sources.struct(SUMMARY, kept.Summary)
     if status is None and summary is None:
         why = f" ({'; '.join(sources.unread)})" if sources.unread else ""
         raise ConfigError(
             f"{folder} holds no run: neither {STATUS} nor {SUMMARY}{why}; give a folder"
             " RESULTS_DIR/TASK/PARTY"
         )
-    status, summary = status or _Status(), summary or _Summary()
+    status, summary = status or kept.Status(), summary or kept.Summary()
     ended_well = bool(summary.run)
     party = summary.party or status.party
     report = RunReport(
@@ -188,7 +109,7 @@ def gather(folder: Path) -> RunReport:
     return msgspec.structs.replace(report, unread=list(sources.unread))
 
 
-def _outcome(status: _Status, summary: _Summary) -> Outcome:
+def _outcome(status: kept.Status, summary: kept.Summary) -> Outcome:
     known: dict[str, State] = {
         "running": "running",
         "finished": "finished",
@@ -196,7 +117,7 @@ def _outcome(status: _Status, summary: _Summary) -> Outcome:
         "interrupted": "interrupted",
     }
     state = known.get(status.state, "finished" if summary.run else "unknown")
-    error = status.error or _Error()
+    error = status.error or kept.Error()
     return Outcome(
         state=state,
         phase=shown(status.phase),
@@ -209,7 +130,7 @@ def _outcome(status: _Status, summary: _Summary) -> Outcome:
     )
 
 
-def _parties(status: _Status, own: str) -> list[Party]:
+def _parties(status: kept.Status, own: str) -> list[Party]:
     host, others = status.plan.get("host"), status.plan.get("collaborators")
     keys = status.terms.fingerprints if status.terms else {}
     names = [host] if isinstance(host, str) else []
@@ -225,7 +146,7 @@ def _parties(status: _Status, own: str) -> list[Party]:
     ]
 
 
-def _agreed(status: _Status, party: str) -> Agreed | None:
+def _agreed(status: kept.Status, party: str) -> Agreed | None:
     if status.terms is None or not status.terms.digest:
         return None
     digest, found = status.terms.digest, {}
@@ -240,7 +161,7 @@ def _agreed(status: _Status, party: str) -> Agreed | None:
     )
 
 
-def _counts(status: _Status, summary: _Summary, sources: Sources) -> Counts:
+def _counts(status: kept.Status, summary: kept.Summary, sources: Sources) -> Counts:
     def known(name: str, ended: int | None) -> int | None:
         value = ended if summary.run else status.ids.get(name)
         return value or None  # 0: it was not counted yet
@@ -255,14 +176,14 @@ def _counts(status: _Status, summary: _Summary, sources: Sources) -> Counts:
 
 
 def _columns(sources: Sources) -> int | None:
-    kept = sources.struct(SIGNATURE, _Signature)
-    if kept is None:
+    found = sources.struct(SIGNATURE, kept.Signature)
+    if found is None:
         return None
-    counts = [len(each.names) for each in kept.tables] or [len(kept.columns or ())]
+    counts = [len(each.names) for each in found.tables] or [len(found.columns or ())]
     return sum(counts) or None
 
 
-def _phase(name: str, cost: _Phase) -> Phase:
+def _phase(name: str, cost: kept.PhaseCosts) -> Phase:
     wait = sum(cost.wait_seconds.values())
     slowest = max(cost.wait_seconds, key=cost.wait_seconds.__getitem__, default="")
     return Phase(

@@ -447,12 +447,8 @@ def _folder_lock(folder: Path, wait: float) -> Iterator[None]:
 
 def began(run: Run) -> TaskBegan:
     """The event that tells callbacks which task has begun."""
-    plan, result = run.plan, run.result
+    agreed, result = agreement_of(run), run.result
+    plan = agreed.plan
     return TaskBegan(
-        run.task_id,
-        result.party,
-        plan.host,
-        plan.collaborators,
-        run.agreement.run.hex(),
-        result.folder,
+        run.task_id, result.party, plan.host, plan.collaborators, agreed.run.hex(), result.folder
     )
