@@ -1,4 +1,4 @@
-"""A trained half as files that are read without heterofed: safetensors, a card, ONNX."""
+"""Exports a trained half to files that can be read without heterofed: safetensors and ONNX."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ HALVES = ("feature_model", "infer_model")
 def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Path:
     """Write a party's trained half: `<model>.safetensors` for each of its models, and `card.json`.
 
-    The card says of which task, run and party it is, how many rounds the models have trained,
-    what the tensors' shapes are, which columns the half was trained on (with the means that stand
-    for missing values: numbers of this party's data), the last value of every metric up to that
-    round, versions, and a SHA-256 of each file.
+    The card names the task, the run, the party, the number of trained rounds, the shapes of the
+    tensors, the columns that the half was trained on, the last value of every metric up to that
+    round, versions, and a SHA-256 of each file. The columns include the means that replace missing
+    values, which are statistics of this party's data.
 
     Args:
         folder: the results folder of a finished run.
-        out: gets the files; made where it is not there.
-        models: those of the last round, or those that `mark_best` kept.
+        out: the folder for the files, which is made if it does not exist.
+        models: "last" for the models of the last round, "best" for those that `mark_best` kept.
 
     Returns:
-        The card's path.
+        The path of the card.
 
     Raises:
-        ConfigError: no finished run there, no safetensors installed, or `out` cannot be written.
+        ConfigError: the folder holds no finished run, safetensors is not installed, or `out` cannot
+            be written.
     """
     try:
         from safetensors.torch import save
@@ -77,9 +78,11 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def _plain(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """A state dict as safetensors takes it: tensors only, each with memory of its own."""
+    """Return a state dict as safetensors requires it: tensors only, none of which share memory."""
     if not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{name}: its state_dict holds more than tensors; export it by hand")
+        raise ConfigError(
+            f"{name}: its state_dict holds other values than tensors; export it yourself"
+        )
     return {key: value.detach().clone().contiguous() for key, value in state.items()}
 
 
@@ -104,18 +107,18 @@ def _card(trained: Trained, halves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path) -> Path:
-    """Write a half as ONNX, with any number of rows.
+    """Write a half as an ONNX model that takes any number of rows.
 
     Args:
-        model: a half with its weights, such as `scheduler.feature_model`; left as it is.
-        example: inputs with two rows or more, to trace it with.
-        path: gets the file.
+        model: a half with its weights, such as `scheduler.feature_model`. It is not changed.
+        example: example inputs with at least two rows, to trace the model.
+        path: the path of the file to write.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: ONNX's writer is not installed, or the model does what ONNX has no words for.
+        ConfigError: the packages for ONNX are not installed, or ONNX cannot express the model.
     """
     try:
         import onnx  # noqa: F401

@@ -1,8 +1,9 @@
-"""The one place that creates folders and files. They belong to this user alone, whatever the umask.
+"""Creates all folders and files of heterofed. Only this user can access them, whatever the umask.
 
-A folder gets mode 0700 and a file 0600. A file appears whole or not at all, and is on disk once the
-call returns. A link that lies where a file of ours should be is never followed, and no write goes
-to a folder that is a link or belongs to another user. Knows nothing of what is written.
+A folder gets mode 0700 and a file mode 0600. A file appears whole or not at all, and is on disk
+when the call returns. Symbolic links in place of heterofed's files are never followed, and nothing
+is written to a folder that is a link or belongs to another user. This module knows nothing of the
+content of files.
 """
 
 from __future__ import annotations
@@ -28,29 +29,31 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 DRAFT = re.compile(r"\.heterofed-[0-9a-f]{16}\.draft")
-"""How a file is called until it is whole."""
+"""The name of a file until it is complete."""
 
 OTHERS_WRITE, OTHERS = 0o022, 0o077
 
 UNMAPPED = 65534
-"""In a container, the owner of what belongs to a user that does not exist there."""
+"""The user id that a container shows for files of a user that it does not have."""
 
 OWN_HOME = "set HETEROFED_HOME to a folder of your own"
 OWN_RESULTS = "give another results_dir"
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CREATE = os.O_CREAT | os.O_WRONLY | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a named pipe that was planted must not stop us
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a planted named pipe must not block
 
 
 # -- folders ---------------------------------------------------------------------------------------
 
 
 def heterofed_home() -> Path:
-    """`$HETEROFED_HOME`, else the platform's user config folder; nothing is created.
+    """Return `$HETEROFED_HOME` or, if it is not set, the platform's user configuration folder.
+
+    Nothing is created.
 
     Raises:
-        ConfigError: the variable is not set and this user has no home.
+        ConfigError: the variable is not set and this user has no home folder.
     """
     named = os.environ.get("HETEROFED_HOME")
     try:
@@ -65,16 +68,16 @@ def heterofed_home() -> Path:
 
 
 def private_folder(home: Path, *within: str, make: bool = True) -> Path:
-    """Give a folder in `home` that only this user can enter; it is checked again at each call.
+    """Return a folder in `home` that only this user can enter. It is checked at each call.
 
     Args:
         home: `$HETEROFED_HOME`, or another folder of this user.
-        within: names of the folder and of those above it in `home`; empty for `home` itself.
-        make: whether to make what is missing; else the path is given without more ado.
+        within: the names of the folder and of its parents below `home`; empty for `home` itself.
+        make: whether to make missing folders. If False, the path is returned without a check.
 
     Raises:
-        ConfigError: it cannot be made, is a link, belongs to another user, or another user could
-            exchange it.
+        ConfigError: the folder cannot be made, is a link, belongs to another user, or could be
+            replaced by another user.
     """
     path = home.absolute()
     try:
@@ -94,11 +97,11 @@ def private_folder(home: Path, *within: str, make: bool = True) -> Path:
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder of results, or check that one is this user's and no link.
+    """Make a folder of results, or check that an existing one is this user's and no link.
 
     Raises:
-        ConfigError: it is a link or belongs to another user.
-        OSError: it cannot be made.
+        ConfigError: the folder is a link or belongs to another user.
+        OSError: the folder cannot be made.
     """
     make_folder(path)
     with _opened(path, OWN_RESULTS, tighten=OTHERS_WRITE):
@@ -106,27 +109,27 @@ def own_folder(path: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and all above it that are missing; what is there stays as it is.
+    """Make a folder and its missing parents; existing folders are not changed.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a folder cannot be made.
     """
     missing = []
     while not os.path.lexists(path):
         missing.append(path)
         path = path.parent
     for each in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # another process was faster
+        with contextlib.suppress(FileExistsError):  # another process made it
             each.mkdir(mode=0o700)
-            if stat.S_IMODE(each.lstat().st_mode) & 0o777 != 0o700:  # the umask took more
+            if stat.S_IMODE(each.lstat().st_mode) & 0o777 != 0o700:  # the umask took some
                 each.chmod(0o700)
 
 
 def move_aside(folder: Path) -> None:
-    """Rename a folder to `<folder>.1`, `.2`, ...; an empty one, or none, is removed instead.
+    """Rename a folder to `<folder>.1`, `.2` and so on; an empty folder is removed instead.
 
     Raises:
-        OSError: it cannot be renamed.
+        OSError: the folder cannot be renamed.
     """
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -138,17 +141,17 @@ def move_aside(folder: Path) -> None:
 
 
 def try_folder(folder: Path) -> None:
-    """Try whether something can be made in a folder; leaves it as it was.
+    """Check that files can be made in a folder, and leave it unchanged.
 
     Raises:
-        OSError: nothing can.
+        OSError: files cannot be made there.
     """
     Path(tempfile.mkdtemp(dir=folder, prefix=".heterofed-")).rmdir()
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone after the block."""
+    """Make a temporary folder that is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="heterofed-") as name:
         yield Path(name)
 
@@ -164,18 +167,19 @@ def put_in_place(
     new: bool = False,
     sync: bool = True,
 ) -> Path:
-    """Write a file so that it appears whole or not at all; gives its path.
+    """Write a file so that it appears whole or not at all, and return its path.
 
     Args:
-        path: what lies there, be it a link, is replaced; its folder must be there.
-        write: gets the open file.
-        anywhere: the user chose the folder, so that it may be a link or another user's.
-        new: nothing may lie there yet.
-        sync: whether it must be on disk then; else only a power cut can take it.
+        path: the path of the file, in an existing folder. An existing file or link is replaced.
+        write: called with the open file to write the content.
+        anywhere: whether the user chose the folder, so that it may be a link or another user's.
+        new: whether to refuse to replace an existing file.
+        sync: whether the file must be on disk on return, so that it survives a power cut.
 
     Raises:
         ConfigError: the folder is a link or belongs to another user.
-        OSError: the file cannot be written; with `new`, a FileExistsError.
+        FileExistsError: `new` is set and the file exists.
+        OSError: the file cannot be written.
     """
     with _folder_of(path, anywhere=anywhere) as folder:
         draft = folder.place(f".heterofed-{secrets.token_hex(8)}.draft")
@@ -198,11 +202,11 @@ def put_in_place(
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file of ours, which is made where it is not there.
+    """Append to a file of heterofed, which is made if it does not exist.
 
     Raises:
         ConfigError: its folder is a link or belongs to another user.
-        OSError: it cannot be written, or is a link or another user's.
+        OSError: the file cannot be written, is a link, or belongs to another user.
     """
     with _folder_of(path) as folder, _existing(path, folder, os.O_APPEND | os.O_CREAT) as file:
         file.write(data)
@@ -212,11 +216,11 @@ def append(path: Path, data: bytes) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file of ours to `size` bytes.
+    """Cut a file of heterofed to `size` bytes.
 
     Raises:
         ConfigError: its folder is a link or belongs to another user.
-        OSError: it is not there, cannot be written, or is a link or another user's.
+        OSError: the file does not exist, cannot be written, is a link, or belongs to another user.
     """
     with _folder_of(path) as folder, _existing(path, folder, 0) as file:
         file.truncate(size)
@@ -224,10 +228,11 @@ def truncate(path: Path, size: int) -> None:
 
 
 def read(path: Path) -> bytes:
-    """The content of a file of ours.
+    """Return the content of a file of heterofed.
 
     Raises:
-        OSError: it is not there, cannot be read, or is a link, no plain file, or another user's.
+        OSError: the file does not exist, cannot be read, is no plain file, or belongs to another
+            user.
     """
     handle = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
@@ -237,39 +242,39 @@ def read(path: Path) -> bytes:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written bit by bit, such as another process's output; it must not be there yet.
+    """Make a new file to be written piece by piece, such as the output of another process.
 
     Raises:
         ConfigError: its folder is a link or belongs to another user.
-        OSError: it cannot be made.
+        OSError: the file exists already or cannot be made.
     """
     with _folder_of(path) as folder, _created(folder.place(path.name), folder) as file:
         yield file
 
 
 def file_lock(path: Path, *, timeout: float = 0.0) -> FileLock:
-    """A lock between processes, not yet acquired.
+    """Return a lock between processes, which is not acquired yet.
 
     Args:
-        path: of the lock's file, in a private folder.
-        timeout: seconds to wait for another process.
+        path: the path of the lock file, in a private folder.
+        timeout: the longest time in seconds to wait for another process.
     """
-    from filelock import FileLock  # here: it takes a tenth of all that loads with us
+    from filelock import FileLock  # imported here, because it is slow to load
 
     return FileLock(path, timeout=timeout, mode=0o600, thread_local=False)
 
 
 def close_to_others(path: Path) -> None:
-    """Take all access from other users, where a library made the file.
+    """Remove all permissions of other users from a file that a library made.
 
     Raises:
-        OSError: that cannot be done.
+        OSError: the permissions cannot be changed.
     """
     path.chmod(0o600)
 
 
 def drop_drafts(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write; nobody else may be writing here."""
+    """Remove incomplete files of killed processes; no other process may write there."""
     if folder.is_dir():
         for path in folder.iterdir():
             if DRAFT.fullmatch(path.name):
@@ -277,9 +282,9 @@ def drop_drafts(folder: Path) -> None:
 
 
 def fill_standard_streams() -> None:
-    """Open the null device where stdin, stdout or stderr was closed before the program began.
+    """Open the null device in place of a stdin, stdout or stderr that is closed.
 
-    Else a file of ours gets that number, and what a library prints ends up in it.
+    Otherwise the next file that is opened would get its number, and output would end up in it.
     """
     with contextlib.suppress(OSError):
         while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -287,39 +292,40 @@ def fill_standard_streams() -> None:
         os.close(handle)
 
 
-# -- within ----------------------------------------------------------------------------------------
+# -- internal --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """An open folder; `handle` is None where the platform opens none (Windows).
+    """An open folder. `handle` is None if the platform cannot open folders (Windows).
 
-    What is done by the handle is done in the folder that was checked, whatever lies at its path.
+    Operations by the handle act in the folder that was checked, even if its path was replaced.
     """
 
     path: Path
     handle: int | None
 
     def place(self, name: str) -> str:
-        """What to call a file in it together with the handle."""
+        """Return the path of a file in the folder, relative to the handle if there is one."""
         return os.fspath(self.path / name) if self.handle is None else name
 
     def sync(self) -> None:
-        """Make renames in it last through a power cut."""
+        """Make renames in the folder survive a power cut."""
         if self.handle is not None:
-            with contextlib.suppress(OSError):  # some network file systems cannot
+            with contextlib.suppress(OSError):  # some network file systems do not support it
                 os.fsync(self.handle)
 
 
 @contextmanager
 def _opened(path: Path, remedy: str, *, tighten: int, anywhere: bool = False) -> Iterator[_Folder]:
-    """Open a folder, after a look at whose it is.
+    """Open a folder and check its owner.
 
     Args:
-        path: of the folder.
-        remedy: what to do where it will not do.
-        tighten: permissions that others must not have; where they do, they lose all.
-        anywhere: do without that look.
+        path: the path of the folder.
+        remedy: the advice in the error if the folder cannot be used.
+        tighten: permission bits that other users must not have. If they have one, all of their
+            permissions are removed.
+        anywhere: whether to skip the check.
     """
     if os.name != "posix":
         yield _Folder(path, None)
@@ -349,14 +355,14 @@ def _close_folder(path: Path, handle: int, remedy: str, tighten: int) -> None:
         raise ConfigError(f"{path} is a folder for all users: {remedy}")
     os.fchmod(handle, 0o700)
     if os.fstat(handle).st_mode & tighten:
-        raise ConfigError(f"{path} is open to other users and stays so: {remedy}")
+        raise ConfigError(f"{path} is open to other users, and this cannot be changed: {remedy}")
 
 
 def _check_above(path: Path) -> None:
-    """Refuse a path of which another user could exchange a part.
+    """Refuse a path if another user could replace a part of it.
 
     Raises:
-        ConfigError: naming the folder that lets others do so.
+        ConfigError: another user could; the message names the folder that allows it.
     """
     if os.name != "posix":
         return
@@ -365,15 +371,17 @@ def _check_above(path: Path) -> None:
             found = folder.stat()
             if found.st_uid not in (0, os.geteuid(), UNMAPPED) or _others_may_rename(found):
                 raise ConfigError(
-                    f"other users of this machine could exchange {path}, since they may change"
-                    f" {folder}: take that from them (chmod go-w), or {OWN_HOME}"
+                    f"other users of this machine could replace {path}, because they may change"
+                    f" {folder}: remove that permission (chmod go-w), or {OWN_HOME}"
                 )
             if not found.st_mode & 0o011:
-                break  # nobody else gets any deeper
+                break  # other users cannot enter the folders below
 
 
 def _others_may_rename(folder: os.stat_result) -> bool:
-    """Whether others may exchange what lies in a folder; not in one like `/tmp`."""
+    """Return whether others may replace files in a folder; in a sticky one like `/tmp` they may
+    not.
+    """
     if folder.st_mode & stat.S_ISVTX:
         return False
     by_group = folder.st_mode & 0o020 and not _is_of_one(folder.st_gid)
@@ -381,7 +389,7 @@ def _others_may_rename(folder: os.stat_result) -> bool:
 
 
 def _is_of_one(group: int) -> bool:
-    """Whether a group is this user's alone, as many systems give each user one."""
+    """Return whether this user is the only member of a group, as of a user's private group."""
     import grp
     import pwd
 
@@ -404,7 +412,7 @@ def _created(place: str, folder: _Folder) -> BinaryIO:
 
 
 def _existing(path: Path, folder: _Folder, flags: int) -> BinaryIO:
-    """Open a file of ours to write to."""
+    """Open an existing file of heterofed for writing."""
     flags |= _CREATE & ~os.O_CREAT | _NO_WAIT
     handle = os.open(folder.place(path.name), flags, 0o600, dir_fd=folder.handle)
     try:
@@ -418,7 +426,7 @@ def _existing(path: Path, folder: _Folder, flags: int) -> BinaryIO:
 
 
 def _check_plain(handle: int, path: Path) -> None:
-    """OSError where an open file is none of ours."""
+    """Raise an OSError if an open file is not a plain file of this user."""
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
@@ -433,15 +441,15 @@ def _sync(file: BinaryIO) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk says, where `path` is written in this block, into an error of ours.
+    """Turn an OSError of this block, which writes `path`, into a ResultsError.
 
     Raises:
-        ResultsError: naming the path.
+        ResultsError: the file cannot be written; the message names it.
     """
     try:
         yield
     except OSError as error:
         raise ResultsError(
             f"{path} cannot be written ({error.strerror or error}); make room there and start"
-            " again: a task goes on from the last checkpoint that all parties hold"
+            " again: a task resumes from the last checkpoint that all parties hold"
         ) from error

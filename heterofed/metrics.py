@@ -1,6 +1,6 @@
-"""Metrics sets: what `test` (and training) appends, written at once to `<name>.csv`.
+"""Metrics sets: the rows that `test` and training append, each written at once to `<name>.csv`.
 
-Knows nothing of models or parties.
+This module knows nothing of models or parties.
 """
 
 from __future__ import annotations
@@ -27,31 +27,36 @@ Scalar = int | float | str | bool
 SET_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 OUR_FILES = frozenset({"comm", "outbound"})
-"""CSVs that every run writes at its end, under names that no metrics set may have."""
+"""CSVs that every run writes at its end; no metrics set may have one of these names."""
 
 NEVER_CUT = "privacy"
-"""A metrics set of ours that no rollback cuts: what has left does not come back."""
+"""A metrics set that no rollback cuts, because what was sent cannot be taken back."""
 
 NO_METRICS = OUR_FILES | {"leakage", "privacy"}
-"""CSVs of a results folder that measure the run, not the models."""
+"""CSVs of a results folder that describe the run and not the models."""
 
 
 def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
-    """Declare a metrics set that the decorated method (usually `test`) appends to; stackable.
+    """Declare a metrics set to which the decorated method appends rows.
+
+    The method is usually `test`. A method may have several of these decorators.
 
     Args:
-        name: of the set; its CSV is `<name>.csv` in the results folder.
-        keys: its columns, in order. A column `round` comes first unless it is among them.
+        name: the name of the set; its rows are written to `<name>.csv` in the results folder.
+        keys: the columns of the set, in order. A column `round` is added as the first one, unless
+            it is among them.
 
     Raises:
-        ConfigError: a name or key that cannot be a file name or column.
+        ConfigError: the name cannot be a file name, or the keys are not unique non-empty strings.
     """
     check_set_name(name)
     columns = () if isinstance(keys, str) else tuple(keys)
     if not columns or not all(isinstance(key, str) and key for key in columns):
         raise ConfigError(f"metrics set {name!r}: keys must be a non-empty list of strings")
     if len(set(columns)) != len(columns):
-        raise ConfigError(f"metrics set {name!r}: a key stands twice in {list(columns)}")
+        raise ConfigError(
+            f"metrics set {name!r}: a key occurs twice in {list(columns)}; keys must be unique"
+        )
 
     def mark(method: _F) -> _F:
         registered: dict[str, tuple[str, ...]] = dict(getattr(method, _MARK, {}))
@@ -63,10 +68,10 @@ def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
 
 
 def check_set_name(name: object) -> None:
-    """Check that a metrics set may be called so: its name becomes a file of the results folder.
+    """Check that a metrics set may have a name, which becomes a file name in the results folder.
 
     Raises:
-        ConfigError: it may not.
+        ConfigError: the name is not allowed.
     """
     if not isinstance(name, str) or not SET_NAME.fullmatch(name):
         raise ConfigError(
@@ -75,12 +80,12 @@ def check_set_name(name: object) -> None:
         )
     if name in OUR_FILES:
         raise ConfigError(
-            f"metrics set {name!r}: {name}.csv is a file of heterofed's own; rename it"
+            f"metrics set {name!r}: heterofed itself writes a file {name}.csv; rename the set"
         )
 
 
 def registered_metrics(cls: type) -> dict[str, tuple[str, ...]]:
-    """All metrics sets that methods of a class (and of its bases) register: name -> keys."""
+    """Return the keys of all metrics sets that a class and its bases declare, by name."""
     found: dict[str, tuple[str, ...]] = {}
     for base in reversed(cls.__mro__):
         for member in vars(base).values():
@@ -92,10 +97,10 @@ class Metrics:
     """One metrics set and its CSV file.
 
     Args:
-        name: of the set.
-        keys: its columns.
-        folder: where `<name>.csv` is written, with the first row that is appended.
-        current_round: asked for the `round` column of each row.
+        name: the name of the set.
+        keys: the columns of the set.
+        folder: the folder of `<name>.csv`, which is made when the first row is appended.
+        current_round: returns the round for the column `round` of a new row.
     """
 
     def __init__(
@@ -110,16 +115,16 @@ class Metrics:
         self._last_round = -1
 
     def last_of(self, round_number: int) -> dict[str, Scalar]:
-        """The row appended last, where it was in that round; else empty."""
+        """Return the last row if it was appended in that round, else an empty dict."""
         return dict(self._last) if self._last_round == round_number else {}
 
     @property
     def size(self) -> int:
-        """Bytes of the CSV so far."""
+        """The size of the CSV in bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def widen(self, keys: Iterable[str]) -> None:
-        """Add the columns that are not there yet; rows so far get nothing in them.
+        """Add columns; existing rows are empty in them, and existing columns are skipped.
 
         Raises:
             ResultsError: the CSV cannot be written.
@@ -128,7 +133,7 @@ class Metrics:
             self._set_keys((*self.keys, *new))
 
     def _set_keys(self, keys: tuple[str, ...]) -> None:
-        """Have exactly these columns, in the CSV too, whose other ones are dropped."""
+        """Set the columns, and drop all other columns from the CSV."""
         self.keys = keys
         if not self.size:
             return
@@ -147,7 +152,7 @@ class Metrics:
         return text.getvalue().encode()
 
     def _is_widened(self) -> bool:
-        """Whether the CSV has more columns, after these."""
+        """Return whether the CSV has further columns after the ones of this object."""
         columns = _columns(self.keys)
         if not self.size:
             return False
@@ -158,11 +163,11 @@ class Metrics:
     def cut(self, size: int, keys: Sequence[str] | None = None) -> None:
         """Drop the rows that were appended after the CSV had `size` bytes.
 
-        A CSV that is shorter, or gone, lacks rows that nothing can bring back: that is told of.
+        If the CSV is shorter or missing, a warning is logged, because its rows cannot be restored.
 
         Args:
-            size: bytes.
-            keys: that it had then, where it may have been widened since.
+            size: the size of the CSV in bytes at the checkpoint.
+            keys: the columns at the checkpoint, or None if no column was added since.
         """
         self._last, self._last_round = {}, -1
         self.keys = tuple(keys or self.keys)
@@ -172,26 +177,26 @@ class Metrics:
             self.path.unlink(missing_ok=True)
         elif self.size < size:
             logger.warning(
-                "%s is not whole: of the %d bytes that it had at the checkpoint %s left; the rows"
-                " of later rounds are appended to those",
+                "%s is not complete: of the %d bytes that it had at the checkpoint %s left; the"
+                " rows of later rounds are appended to it",
                 self.path,
                 size,
                 f"{self.size} are" if self.size else "none is",
             )
-            if self.size:  # a row that was cut through goes
+            if self.size:  # remove a row that was cut in the middle
                 truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         else:
             truncate(self.path, size)
 
     def append_metrics_item(self, item: Mapping[str, object]) -> None:
-        """Append one row and write it.
+        """Append one row and write it to the CSV.
 
         Args:
-            item: exactly the registered keys; values are numbers, strings, tensors or arrays of one
-                number.
+            item: a value for each of the registered keys, and for no other one. Values are numbers,
+                strings, or tensors or arrays with one number.
 
         Raises:
-            ConfigError: other keys, or a value that is none of these.
+            ConfigError: the keys are not the registered ones, or a value has another type.
             ResultsError: the CSV cannot be written.
         """
         missing = [key for key in self.keys if key not in item]
@@ -213,14 +218,14 @@ def _columns(keys: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def last_rows(folder: Path, round_number: int) -> dict[str, dict[str, str]]:
-    """The last row, up to a round, of every metrics set in a results folder.
+    """Return the last row of every metrics set in a results folder.
 
     Args:
-        folder: of the run.
-        round_number: rows of later rounds are left out.
+        folder: the results folder of a run.
+        round_number: rows of rounds after this one are ignored.
 
     Returns:
-        By name of the set, as they stand in its file.
+        The rows by name of the set, with the values as text.
     """
     found = {}
     for path in sorted(folder.glob("*.csv")):
@@ -233,7 +238,7 @@ def last_rows(folder: Path, round_number: int) -> dict[str, dict[str, str]]:
 
 
 def _round_of(row: Mapping[str, str]) -> float:
-    """Of a row; 0 where the column `round` is the user's, and no number."""
+    """Return the round of a row, or 0 if the user's own column `round` holds no number."""
     try:
         return float(row["round"])
     except (KeyError, TypeError, ValueError):
@@ -241,10 +246,14 @@ def _round_of(row: Mapping[str, str]) -> float:
 
 
 def as_scalar(value: object, what: str) -> Scalar:
-    """A plain number (or string) from a number, or from an array (of any library) of one.
+    """Convert a value to a plain number or string.
+
+    Args:
+        value: a number, a string, or an array of any library with one number.
+        what: the name of the value in the error.
 
     Raises:
-        ConfigError: the value is something else; the message names `what`.
+        ConfigError: the value is something else.
     """
     if isinstance(value, bool | int | float | str):
         return value
@@ -258,15 +267,19 @@ def as_scalar(value: object, what: str) -> Scalar:
         return number
     shape = getattr(value, "shape", None)
     form = type(value).__name__ + ("" if shape is None else f" of shape {list(shape)}")
-    raise ConfigError(f"{what}: a {form} is not a number, nor an array of one number")
+    raise ConfigError(f"{what}: give a number or an array of one number, not a {form}")
 
 
 def as_float(value: object) -> float | None:
-    """A float from a number, or from an array (of any library) of one; None: it is neither."""
+    """Convert a number, or an array of any library with one number, to a float.
+
+    Returns:
+        The float, or None if the value is neither.
+    """
     if isinstance(value, str | bytes):
         return None
     try:
         item = getattr(value, "item", None)
         return float(item() if callable(item) else value)  # type: ignore[arg-type]
-    except Exception:  # it is no number, or several
+    except Exception:  # it holds no number, or several ones
         return None

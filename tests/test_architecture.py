@@ -42,7 +42,11 @@ ALONE = {
     "opacus": ["heterofed/privacy/dpsgd"],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
-    "rich": ["heterofed/reporting/progress", "heterofed/reporting/terminal"],
+    "rich": [
+        "heterofed/cli/table_check",
+        "heterofed/reporting/progress",
+        "heterofed/reporting/terminal",
+    ],
     "jinja2": ["heterofed/report/render"],
     "duckdb": ["heterofed/tabular/sources/"],
     "sqlalchemy": ["heterofed/tabular/sources/database"],

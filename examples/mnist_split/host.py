@@ -88,7 +88,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that both scripts take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--task", default="mnist_split", help="task id, the same for both")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where MNIST lies")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of MNIST")
     parser.add_argument("--results", type=Path, default=Path("heterofed_runs"))
     parser.add_argument("--limit", type=int, nargs=2, metavar=("TRAIN", "TEST"), default=None)
     return parser

@@ -42,7 +42,7 @@ def cli() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("data"),
     show_default=True,
-    help="Where MNIST lies; it is fetched there if it does not.",
+    help="Folder of MNIST; the data are downloaded to it if they are not there.",
 )
 @click.option(
     "--results",
@@ -61,14 +61,14 @@ def cli() -> None:
     "--baseline",
     metavar="MODES",
     default="",
-    help="Train for comparison too: local (the Host alone), pooled (one model), or local,pooled.",
+    help="Also train baselines: local (the Host alone), pooled (one model), or local,pooled.",
 )
 @click.option(
     "--psi-protocol",
     type=click.Choice(["ecdh", "rsa"]),
     default="ecdh",
     show_default=True,
-    help="How the ids are intersected; rsa takes three times as long.",
+    help="Protocol of the intersection; rsa takes three times as long.",
 )
 @click.option(
     "--track",
@@ -119,7 +119,7 @@ def demo(
     "--role",
     type=click.Choice(["initiator", "collaborator"]),
     required=True,
-    help="The initiator asks, chooses the protocol and learns the matches first; one per task.",
+    help="One party is the initiator: it chooses the protocol and learns the matches first.",
 )
 @click.option(
     "--ids",
@@ -127,27 +127,27 @@ def demo(
     required=True,
     help="CSV, TSV or Parquet file with --column, or a text file with one id a line.",
 )
-@click.option("--column", help="Column that holds the ids; not of a text file.")
+@click.option("--column", help="Column that holds the ids; leave it out for a text file.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="Gets your own rows whose id all parties have, in the order of your file.",
+    help="File for your own rows whose ids all parties have, in the order of your file.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(["rsa", "ecdh"]),
     default="rsa",
     show_default=True,
-    help="How to intersect; the initiator's choice.",
+    help="Protocol of the intersection; only the initiator sets it.",
 )
 @click.option(
     "--max-peer-ids",
     type=click.IntRange(min=1, max=MAX_PEER_IDS),
     default=10_000_000,
     show_default=True,
-    help="At the initiator: most ids of any party. At a collaborator: ids that the initiator may"
-    " have intersected in all runs of the task together.",
+    help="At the initiator: the most ids of any party. At a collaborator: the most ids that the"
+    " initiator may intersect in all runs of the task together.",
 )
 @click.option("--party", help="Your key in the task; the role by default.")
 @click.option(
@@ -155,19 +155,19 @@ def demo(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="At the initiator: collaborators to wait for.",
+    help="At the initiator: the number of collaborators to wait for.",
 )
 @click.option(
     "--join-timeout",
     type=click.FloatRange(min=0),
     default=3600.0,
     show_default=True,
-    help="Seconds to wait for the others; 0: for ever.",
+    help="Seconds to wait for the other parties; 0 means without limit.",
 )
-@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
+@click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def psi(column: str | None, as_json: bool, **options: Any) -> None:
-    """Find which of your ids the other parties have too, and show them no others."""
+    """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
 
     outcome = run_psi(id_column=column, **options)
@@ -205,9 +205,9 @@ def report(run: str, kind: Any, output: str | None) -> None:
 
 @cli.command()
 @click.option("--verbose", "-v", is_flag=True, help="Python, the system and all packages too.")
-@click.option("--json", "as_json", is_flag=True, help="All of that as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as one line of JSON.")
 def version(verbose: bool, as_json: bool) -> None:
-    """Say which version this is; with --verbose, what else is installed that it uses."""
+    """Print the version; with --verbose, also the versions of what heterofed uses."""
     from heterofed.cli.version import versions
 
     found = versions()
@@ -225,7 +225,7 @@ cli.add_command(trust.task)
 
 
 def main() -> None:
-    """Run the command; errors become one sentence and an exit code."""
+    """Run the command; an error is printed as one sentence and sets the exit code."""
     fill_standard_streams()
     try:
         cli.main(standalone_mode=False)

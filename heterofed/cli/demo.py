@@ -1,6 +1,6 @@
-"""`heterofed demo`: the MNIST example as two real processes, watched from a third.
+"""`heterofed demo`: runs the MNIST example as two processes.
 
-Knows how to start the example's scripts and read what they leave in their results folders.
+This module starts the example's scripts and reads the files in their results folders.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from heterofed.trackers.names import trackers
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 BASELINES = ("local", "pooled")
-FAREWELL_SECONDS = 10.0
+BYE_SECONDS = 10.0
 STDERR = 2
 
 
@@ -43,22 +43,22 @@ def run_demo(
     """Run the example to its end.
 
     Args:
-        rounds: to train.
-        data: where MNIST lies, or is put.
-        results: parent of the task's results folder.
-        limit: (train, test) images to use; None for all 70,000.
-        baselines: what to train afterwards for comparison: `local`, `pooled`.
-        psi_protocol: how the ids are intersected: "ecdh", or "rsa", which takes three times as
-            long.
-        track: names of trackers for the Host's run.
+        rounds: the number of rounds to train.
+        data: the folder of MNIST, to which it is downloaded if it is missing.
+        results: the parent of the task's results folder.
+        limit: the numbers of train and test images to use, or None for all 70,000.
+        baselines: the baselines to train afterwards: `local`, `pooled`.
+        psi_protocol: the protocol of the intersection: "ecdh", or "rsa", which takes three times
+            as long.
+        track: the names of trackers for the Host's run.
 
     Returns:
-        accuracy (of the last round), rounds, ids, psi_seconds, train_seconds, test_seconds,
-        total_seconds, bytes_sent, bytes_received, metrics_csv, models; with baselines also
-        `baselines` (the accuracy of each), modes_csv and plot.
+        A dict with the keys accuracy (of the last round), rounds, ids, psi_seconds, train_seconds,
+        test_seconds, total_seconds, bytes_sent, bytes_received, metrics_csv and models. With
+        baselines it also has `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
-        ConfigError: there is no such baseline, or the extra of a tracker or of the plot is not
+        ConfigError: a baseline does not exist, or an extra (for a tracker or the plot) is not
             installed.
         TaskFailed: one of the processes failed.
     """
@@ -85,7 +85,7 @@ def run_demo(
         children.append(_start(example, "host", [*common, *asked], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
     if codes["c"]:
-        with contextlib.suppress(AttributeError, ValueError):  # there is no stderr
+        with contextlib.suppress(AttributeError, ValueError):  # stderr is closed or missing
             sys.stderr.write(log.read_text()[-4000:])
     if any(codes.values()):
         raise TaskFailed(
@@ -104,7 +104,7 @@ def run_demo(
 
 
 def _example() -> str:
-    """The example's package: in a wheel it lies in heterofed, in a clone beside it."""
+    """Return the example's package, which a wheel has in heterofed and a clone beside it."""
     within = "heterofed._examples"
     parent = within if importlib.util.find_spec(within) is not None else "examples"
     return f"{parent}.mnist_split"
@@ -119,7 +119,7 @@ def _start(example: str, script: str, arguments: list[str], output: Any) -> subp
 
 @contextlib.contextmanager
 def _ended_with_us() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Leave no child behind: each is asked to end, and killed if it does not."""
+    """End all child processes after the block; a child that does not end in time is killed."""
     children: list[subprocess.Popen[bytes]] = []
     try:
         yield children
@@ -129,7 +129,7 @@ def _ended_with_us() -> Iterator[list[subprocess.Popen[bytes]]]:
                 child.send_signal(signal.SIGINT)
         for child in children:
             try:
-                child.wait(FAREWELL_SECONDS)
+                child.wait(BYE_SECONDS)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

@@ -1,7 +1,7 @@
-"""`heterofed psi`: the ids of a file intersected with another party's; own matching rows come out.
+"""`heterofed psi`: intersects the ids of a file with other parties' and writes the matching rows.
 
-Knows files and the PSI schedulers; reading ids from a column is `psi.column`'s work. Rows stream,
-so that a file may be larger than memory.
+This module knows files and the PSI schedulers; `psi.column` reads ids from a column. Rows are
+streamed, so that a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from psi.sources import csv_rows, delimiter_of
 Role = Literal["initiator", "collaborator"]
 Row = TypeVar("Row")
 Marked = Iterator[tuple[str, int]]
-"""Own ids, and whether all parties have them."""
+"""A party's own ids, each with a count that is nonzero if all parties have it."""
 
 
 def run_psi(
@@ -49,25 +49,25 @@ def run_psi(
 ) -> dict[str, Any]:
     """Run one party of a PSI task over files.
 
-    What an interrupted run goes on from is kept in a hidden folder beside `out` until it has ended.
+    The state for resuming an interrupted run is kept in a hidden folder beside `out`.
 
     Args:
-        task: task id, the same at every party.
-        role: the initiator asks and sets the protocol; collaborators answer.
-        party: this party's key; the role by default.
-        parties: at the initiator, how many collaborators to wait for.
-        ids: CSV, TSV or Parquet file (with `id_column`), or text file, one id a line.
+        task: the task id, which is the same at every party.
+        role: "initiator" for the party that requests and sets the protocol, else "collaborator".
+        party: this party's feature key, or None to use the role.
+        parties: at the initiator, the number of collaborators to wait for.
+        ids: a CSV, TSV or Parquet file (with `id_column`), or a text file with one id per line.
         id_column: the column that holds the ids; None for a text file.
-        protocol: at the initiator, how to intersect.
-        max_peer_ids: at the initiator, most ids of any party; at a collaborator, how many ids the
-            initiator may have intersected in all runs of the task together.
-        out: gets this party's own rows whose id all parties have, in their order.
-        join_timeout: seconds to wait for the others.
-        fresh: whether to begin anew where an interrupted run could go on.
+        protocol: at the initiator, the protocol of the intersection.
+        max_peer_ids: at the initiator, the most ids of any party; at a collaborator, the most ids
+            that the initiator may intersect in all runs of the task together.
+        out: the file for this party's own rows whose ids all parties have, in their order.
+        join_timeout: the longest time in seconds to wait for the other parties.
+        fresh: whether to start anew even if an interrupted run could be resumed.
 
     Returns:
-        task, party, protocol, backend (what computed this party's part), ids, matched, seconds,
-        psi_seconds, ids_per_second, bytes_sent, bytes_received, out.
+        A dict with the keys task, party, protocol, backend (which computed this party's part), ids,
+        matched, seconds, psi_seconds, ids_per_second, bytes_sent, bytes_received and out.
 
     Raises:
         ConfigError: a file cannot be read or written; nothing was done.
@@ -78,14 +78,14 @@ def run_psi(
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
     if out.exists() and out.samefile(ids):
-        raise ConfigError(f"--out {out} is the file with the ids; give another one")
+        raise ConfigError(f"--out {out} is the file with the ids; give another file")
     if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        raise ConfigError(f"{ids} looks like a table: say with --column where the ids are")
+        raise ConfigError(f"{ids} looks like a table: name the column of the ids with --column")
     try:
         own = own_ids(
             psi.column(ids, id_column), f"column {id_column}" if id_column else "its lines"
         )
-    except OSError as error:  # of this file, or of those that many ids are kept in
+    except OSError as error:  # of this file, or of the temporary files of many ids
         where = error.filename or ids
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"the ids cannot be read or kept: {where}: {reason}") from None
@@ -104,7 +104,7 @@ def run_psi(
     try:
         scheduler.launch_task(task, resume="never" if fresh else "auto")
     except BaseException:
-        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+        if not any(folder.glob("*/*/resume")):  # nothing can be resumed
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
@@ -126,7 +126,7 @@ def run_psi(
 
 
 class _ToFile(PSIScheduler):
-    """Writes own matching rows instead of a list of ids."""
+    """Writes the party's own matching rows instead of returning a list of ids."""
 
     table: _Table
     _heterofed_reports = False  # its folder goes once the rows are copied
@@ -145,7 +145,7 @@ class _Collaborator(_ToFile, RSAPSICollaboratorScheduler):
 
 
 class _Table:
-    """A file with rows that have ids, of which some are copied to another one."""
+    """A file whose rows have ids; some of its rows are copied to another file."""
 
     def __init__(self, source: Path, id_column: str | None, out: Path) -> None:
         self._source, self._id_column, self._out = source, id_column, out
@@ -165,7 +165,7 @@ class _Table:
                     self._copy_text(marked, target)
                 else:
                     self._copy_csv(self._id_column, marked, target)
-            except psi.IdsError:  # it could be read before
+            except psi.IdsError:  # the file changed, because it could be read before
                 self._changed()
             if next(marked, None) is not None:
                 self._changed()
@@ -176,7 +176,7 @@ class _Table:
         text = io.TextIOWrapper(target, encoding="utf-8", newline="")
         lines = psi.column(self._source)
         text.writelines(f"{line}\n" for line in self._chosen(lines, lambda line: line, marked))
-        text.detach()  # flushes; whoever opened the target closes it
+        text.detach()  # flushes without closing the target
 
     def _copy_csv(self, id_column: str, marked: Marked, target: BinaryIO) -> None:
         text = io.TextIOWrapper(target, encoding="utf-8", newline="")
@@ -208,7 +208,7 @@ class _Table:
     def _chosen(
         self, rows: Iterable[Row], id_of: Callable[[Row], str], marked: Marked
     ) -> Iterator[Row]:
-        """The marked rows; all of them have to be those that the ids were read from."""
+        """Yield the marked rows; the rows must still have the ids that were read."""
         for row in rows:
             own, wanted = next(marked, (None, 0))
             if id_of(row) != own:

@@ -1,6 +1,6 @@
-"""`heterofed task`: make, check and accept task files.
+"""`heterofed task`: makes, checks and accepts task files.
 
-Knows files, keys and the network of one check; what it prints is the command line's affair.
+This module knows files, keys and the network of one check; it prints nothing.
 """
 
 from __future__ import annotations
@@ -57,28 +57,28 @@ def new_task(
     plan: Sequence[str] = (),
     keyless: bool = False,
 ) -> Path:
-    """Write the file of a new task; gives its path.
+    """Write the file of a new task and return its path.
 
     Args:
-        task: its id.
-        host: the Host, whose key must be on this machine.
-        address: where Collaborators reach it.
-        collaborators: `PARTY=PUBKEY` each; `PARTY` alone in a task without keys.
-        bind: where the Host listens, where that is another address.
-        purpose: what the task is for.
-        expires: last day on which it may run.
-        plan: `FIELD=VALUE` each, fields of `Plan`.
-        keyless: whether to do without keys.
+        task: the id of the task.
+        host: the feature key of the Host, whose key pair must be on this machine.
+        address: the address at which Collaborators reach the Host.
+        collaborators: the Collaborators, each as `PARTY=PUBKEY`, or `PARTY` in a task without keys.
+        bind: the address at which the Host listens, if it differs.
+        purpose: "train" or "psi".
+        expires: the last day on which the task may run.
+        plan: the fields of `Plan` to set, each as `FIELD=VALUE`.
+        keyless: whether the task has no keys.
 
     Raises:
-        ConfigError: something in it cannot be; nothing was written.
+        ConfigError: an argument is wrong; nothing was written.
     """
     home = heterofed_home()
     check_name(task, "task id")
     path = task_path(task, home)
     if path.exists():
         raise ConfigError(
-            f"there is a file of task {task!r} already ({path}): edit or remove it, or take another"
+            f"there is a file of task {task!r} already ({path}): edit or remove it, or use another"
             " task id"
         )
     check_name(host, "--host")
@@ -101,18 +101,18 @@ def new_task(
 def accept_task(
     source: str, party: str | None, agrees: Callable[[dict[str, str], str], bool]
 ) -> tuple[TaskFile, str]:
-    """Note a Collaborator's consent to a task, and put its file in place.
+    """Record a Collaborator's consent to a task, and install its file.
 
     Args:
         source: a task id, or the path of a task file.
-        party: which party agrees; None: the one whose key is on this machine.
-        agrees: asked with the terms, and with whose consent it is.
+        party: the party that consents, or None for the one whose key is on this machine.
+        agrees: called with the terms and the party; returns whether the user consents.
 
     Returns:
-        The task, and the party.
+        The task and the party.
 
     Raises:
-        ConfigError: the file, the keys or the answer do not allow it.
+        ConfigError: the file or the keys are wrong, or the user did not consent.
     """
     home = heterofed_home()
     task = find_task(source)
@@ -127,7 +127,7 @@ def accept_task(
         consent.refuse(home, task.task, party, terms_digest(terms), "the user said no")
         raise ConfigError(f"{party} did not accept task {task.task!r}; nothing will be sent")
     path = task_path(task.task, home)
-    if path.exists():  # what this party revoked stays revoked
+    if path.exists():  # keys that this party revoked stay revoked
         revoked = dict.fromkeys([*task.revoked, *load_task(path).revoked])
         task = msgspec.structs.replace(task, revoked=tuple(revoked))
     _keep(task, path)
@@ -136,17 +136,17 @@ def accept_task(
 
 
 def check_task_file(source: str, party: str | None, wait: float) -> Iterator[str]:
-    """Check a task file as far as this party can; yields what was found good, a line each.
+    """Check a task file as far as this party can, and yield a line for each check that passed.
 
     Args:
         source: a task id, or the path of a task file.
-        party: as whom; None: the party whose key is on this machine.
-        wait: seconds that a Host waits for the Collaborators' checks, or a Collaborator for the
-            Host to answer.
+        party: the party that checks, or None for the one whose key is on this machine.
+        wait: the longest time in seconds that a Host waits for the Collaborators' checks, or a
+            Collaborator for the Host's answer.
 
     Raises:
-        ConfigError: the file, the keys or the terms are not as they must be.
-        JoinTimeoutError: nobody answered.
+        ConfigError: the file, the keys or the terms are wrong.
+        JoinTimeoutError: no other party answered.
     """
     home = heterofed_home()
     task = find_task(source)
@@ -173,10 +173,10 @@ def check_task_file(source: str, party: str | None, wait: float) -> Iterator[str
 
 
 def find_task(source: str) -> TaskFile:
-    """The task of this id, or in the file of this path.
+    """Return the task with this id, or the one in the file at this path.
 
     Raises:
-        ConfigError: there is none, or it cannot be used.
+        ConfigError: there is no such file, or it cannot be used.
     """
     home = heterofed_home()
     if source.endswith(".toml") or "/" in source:
@@ -192,10 +192,10 @@ def find_task(source: str) -> TaskFile:
 
 
 def own_party(task: TaskFile) -> str:
-    """The party of a task whose key is on this machine.
+    """Return the party of a task whose key is on this machine.
 
     Raises:
-        ConfigError: there is none, or more than one.
+        ConfigError: this machine has the key of no party, or of several.
     """
     home = heterofed_home()
     mine = [each.party for each in task.members if key_path(each.party, home).exists()]
@@ -209,7 +209,7 @@ def own_party(task: TaskFile) -> str:
     )
 
 
-# -- within ----------------------------------------------------------------------------------------
+# -- internal --------------------------------------------------------------------------------------
 
 
 def _keep(task: TaskFile, path: Path) -> None:
@@ -228,14 +228,14 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
     if equals and len(key) != KEY_CHARACTERS:
         raise ConfigError(
             f"--collaborator {party}=...: that key has {len(key)} characters, and a public key has"
-            f" {KEY_CHARACTERS}; put PARTY=PUBKEY in single quotes, since keys hold characters that"
-            " a shell takes for its own"
+            f" {KEY_CHARACTERS}; put PARTY=PUBKEY in single quotes, because keys contain characters"
+            " that a shell interprets"
         )
     return {"party": party, "key": key} if equals else {"party": party}
 
 
 def _setting(given: str) -> tuple[str, Any]:
-    """`FIELD=VALUE` with the value as its field's type."""
+    """Split `FIELD=VALUE` and convert the value to the type of the field."""
     name, equals, text = given.partition("=")
     fields = {each.name: each for each in msgspec.structs.fields(Plan)}
     known = [each for each in fields if each not in NOT_AGREED]
@@ -257,7 +257,7 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
     with place.listen() as endpoint:
         host = Party(party, Role.HOST, endpoint, timeouts=Timeouts())
         try:
-            yield f"{task.listens_at} can be listened at"
+            yield f"the Host can listen at {task.listens_at}"
             door = Door(task_digest(task.task), task.purpose, party, [*names], terms=place.terms)
             host.door = lambda visitor, hello: door.judge(host, visitor, hello)
             until, said, told = host.clock() + wait, set[str](), 0
@@ -265,7 +265,7 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
                 host.pump(0.5)
                 for name in sorted((door.checked & names) - said):
                     said.add(name)
-                    yield f"{name} is there, and has the same terms"
+                    yield f"{name} is connected, and has the same terms"
                 for shown in place.strangers.fingerprints[told:]:
                     told += 1
                     yield f"REFUSED: {stranger(shown, task.task)}"
@@ -280,7 +280,7 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
 
 
 def _ask_host(task: TaskFile, place: TaskPlace, name: str, wait: float) -> bytes:
-    """The Host's terms."""
+    """Return the Host's terms."""
     hello = Hello(
         (PROTOCOL_VERSION,),
         "check",

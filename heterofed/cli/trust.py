@@ -1,4 +1,4 @@
-"""The groups `heterofed keys` and `heterofed task`."""
+"""The command groups `heterofed keys` and `heterofed task`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def keys() -> None:
 @keys.command("new")
 @click.argument("party")
 def keys_new(party: str) -> None:
-    """Make a key pair; prints the public key and its fingerprint.
+    """Make a key pair, and print the public key and its fingerprint.
 
-    The private key stays in a file that only you can read; the others get the public one.
+    The private key stays in a file that only you can read. Give the public key to the others.
     """
     from heterofed.identity.keys import new_key
 
@@ -47,9 +47,9 @@ def keys_show(party: str) -> None:
 @keys.command("rotate")
 @click.argument("party")
 def keys_rotate(party: str) -> None:
-    """Put a new key pair in the place of the old one, which is gone then.
+    """Replace the key pair by a new one; the old one is deleted.
 
-    Task files that list the old key do not work any more: have the new one listed in them.
+    Task files that list the old key no longer work; have the new public key listed in them.
     """
     from heterofed.identity.keys import rotate_key
 
@@ -66,28 +66,36 @@ def _show(get: Callable[[str, Path], Key], party: str) -> None:
 
 @click.group()
 def task() -> None:
-    """Make, check and accept task files: what the parties of a task agree on."""
+    """Make, check and accept task files, which hold the terms that the parties agree on."""
 
 
 @task.command("new")
 @click.argument("task_id", metavar="TASK")
-@click.option("--host", required=True, help="The Host's feature key; its key must be here.")
-@click.option("--address", required=True, help="Where Collaborators reach it: tcp://HOST:PORT.")
+@click.option(
+    "--host",
+    required=True,
+    help="The Host's feature key; its key pair must be on this machine.",
+)
+@click.option(
+    "--address",
+    required=True,
+    help="Address at which Collaborators reach the Host: tcp://HOST:PORT.",
+)
 @click.option(
     "--collaborator",
     "collaborators",
     required=True,
     multiple=True,
     metavar="PARTY=PUBKEY",
-    help="A Collaborator and its public key; once for each, in task order.",
+    help="A Collaborator and its public key; give it once for each, in task order.",
 )
-@click.option("--bind", help="Where the Host listens, where that is another address (NAT).")
+@click.option("--bind", help="Address at which the Host listens, if it differs (NAT).")
 @click.option(
     "--purpose",
     type=click.Choice(["train", "psi"]),
     default="train",
     show_default=True,
-    help="Train a model, or only intersect ids.",
+    help="Whether the task trains a model or only intersects ids.",
 )
 @click.option(
     "--plan",
@@ -100,7 +108,11 @@ def task() -> None:
     type=click.DateTime(["%Y-%m-%d"]),
     help="Last day (UTC) on which the task may run.",
 )
-@click.option("--insecure", is_flag=True, help="Do without keys; give --collaborator PARTY.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Make a task without keys; give --collaborator PARTY.",
+)
 def task_new(
     task_id: str,
     host: str,
@@ -112,7 +124,7 @@ def task_new(
     expires: datetime | None,
     insecure: bool,
 ) -> None:
-    """Write the file of a new task, at the Host; send it to the Collaborators."""
+    """Write the file of a new task at the Host, to be sent to the Collaborators."""
     from heterofed.cli.task import new_task
 
     path = new_task(
@@ -132,7 +144,7 @@ def task_new(
 @task.command("show")
 @click.argument("source", metavar=NAME_OF_TASK)
 def task_show(source: str) -> None:
-    """Print what the parties of a task agree on, field by field."""
+    """Print the terms of a task, field by field."""
     from heterofed.cli.task import find_task
     from heterofed.identity.task_terms import shown_terms
 
@@ -151,11 +163,11 @@ def task_show(source: str) -> None:
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),
-    help="Seconds: a Host waits so long for the checks of all others (0 by default), a Collaborator"
-    " for the Host to answer (10 by default).",
+    help="Seconds to wait: a Host waits for the checks of all others (0 by default), a Collaborator"
+    " for the Host's answer (10 by default).",
 )
 def task_check(source: str, party: str | None, wait: float | None) -> None:
-    """Check keys and address, and that all have the same terms; touches no data."""
+    """Check the keys, the address, and that all parties have the same terms; it touches no data."""
     from heterofed.cli.task import check_task_file, find_task, own_party
 
     found = find_task(source)
@@ -182,19 +194,19 @@ def task_list() -> None:
 @task.command("accept")
 @click.argument("source", metavar=NAME_OF_TASK)
 @click.option("--party", help="As whom; by default the party whose key is on this machine.")
-@click.option("--yes", is_flag=True, help="Agree without being asked.")
+@click.option("--yes", is_flag=True, help="Accept without a question.")
 def task_accept(source: str, party: str | None, yes: bool) -> None:
-    """Look at what the Host asks for, and agree to it, at a Collaborator.
+    """Show the terms of a task at a Collaborator, and accept them.
 
-    No id leaves before that. Consent holds for these terms only: it lapses where the file changes.
+    No id is sent before that. The consent holds for these terms only; it ends if the file changes.
     """
     from heterofed.cli.task import accept_task
 
     def agrees(terms: dict[str, str], who: str) -> bool:
         _print_fields(terms)
         if not yes and not (sys.stdin and sys.stdin.isatty()):
-            raise ConfigError("nobody is there to be asked; look at the terms, then say --yes")
-        return yes or click.confirm(f"Does {who} agree?")
+            raise ConfigError("there is no terminal to ask in; read the terms, then pass --yes")
+        return yes or click.confirm(f"Does {who} accept these terms?")
 
     found, who = accept_task(source, party, agrees)
     click.echo(f"{who} has accepted task {found.task}")

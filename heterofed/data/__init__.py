@@ -1,7 +1,7 @@
-"""From rows to batches: tables and data sets by id, and one data set cut into parties.
+"""Reads rows by id, from tables and data sets, and cuts one data set into parties.
 
-Knows pandas (an optional dependency, loaded when a table is made), torch and ids; nothing of
-tasks, parties' connections or models.
+This package knows pandas (an optional dependency that is loaded when a table is made), torch and
+ids. It knows nothing of tasks, connections or models.
 """
 
 from heterofed.data.cut import vertical_split

@@ -1,6 +1,6 @@
-"""One data set cut into parties, for trying things out: own columns, row order, partial overlap.
+"""Cuts one data set into parties with their own columns and rows, to try a task out.
 
-Real parties have nothing to cut; this makes what they would hold.
+Real parties have separate data already; this module makes the data that such parties would hold.
 """
 
 from __future__ import annotations
@@ -37,39 +37,40 @@ def vertical_split(
 
     Args:
         data: a pandas DataFrame, or a map-style torch data set of pairs (input tensor, label).
-        parties: names, to deal the columns out in order and as evenly as can be; or by name which
-            columns each gets: names of a frame's columns, or for a data set positions or a slice of
-            the input's last dimension.
-        label_owner: the party that gets the label: the Host.
+        parties: a list of names, to divide the columns in order and as evenly as possible; or a
+            dict with the columns of each party by name. Columns are names of a frame's columns or,
+            for a data set, positions or a slice of the input's last dimension.
+        label_owner: the party that gets the label, which will be the Host.
         label: the frame's column of labels.
-        id: the frame's column of ids; None: its index. The items of a data set are called
-            `row-000`, `row-001`, ....
-        overlap: share of the rows that every party has; each other row is at one or more of them,
-            and not at all.
-        shuffle: give every party another row order.
-        seed: the same seed makes the same cut.
+        id: the frame's column of ids, or None for its index. The items of a data set get the ids
+            `row-000`, `row-001` and so on.
+        overlap: the share of the rows that every party has, above 0 and at most 1. Each other row
+            belongs to at least one party, but not to all.
+        shuffle: whether to give every party another order of rows.
+        seed: the seed of the random choices. The same seed makes the same cut.
 
     Returns:
-        By party, a `VerticalTable` where `data` is a frame, else an `IndexedDataset`.
+        A `VerticalTable` (of a frame) or an `IndexedDataset` (of a data set) for each party, by
+        name.
 
     Raises:
-        ConfigError: fewer than two parties, an unknown label_owner, no such share, data without
-            rows or that cannot be read by position, a party other than label_owner that is given
-            the label.
-        ColumnError: no such columns, or too few of them.
+        ConfigError: there are fewer than two parties, `label_owner` is none of them, `overlap` is
+            out of range, the data have no rows or cannot be read by position, or another party
+            than `label_owner` was given the label.
+        ColumnError: a column does not exist, or there are too few columns.
         IdError: ids of the frame are missing, repeated or fractions.
     """
     names = list(parties)
     if len(names) < 2 or len(set(names)) != len(names):
         raise ConfigError(f"parties={names}: give two or more different names")
     if label_owner not in names:
-        raise ConfigError(f"label_owner={label_owner!r} is none of the parties {names}")
+        raise ConfigError(f"label_owner={label_owner!r}: give one of the parties {names}")
     if isinstance(overlap, bool) or not 0 < overlap <= 1:
         raise ConfigError(f"overlap={overlap!r}: give a share of the rows above 0, at most 1")
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or not len(data):
         raise ConfigError(
-            f"a {type(data).__name__} has no rows to deal out; give a DataFrame or a map-style data"
-            " set, with __getitem__ and __len__, that is not empty"
+            f"a {type(data).__name__} has no rows to divide; give a non-empty DataFrame or"
+            " map-style data set with __getitem__ and __len__"
         )
     rows = _dealt_rows(len(data), names, overlap, shuffle, seed)
     if hasattr(data, "columns"):
@@ -83,7 +84,7 @@ def vertical_split(
 def _dealt_rows(
     count: int, names: Sequence[str], overlap: float, shuffle: bool, seed: int
 ) -> dict[str, list[int]]:
-    """The rows of each party, in its order."""
+    """Return the positions of each party's rows, in the party's order."""
     source = random.Random(f"heterofed vertical_split {seed}")
     order = list(range(count))
     source.shuffle(order)
@@ -100,7 +101,7 @@ def _dealt_rows(
 
 
 def _dealt_columns(columns: Sequence[Any], parties: Sequence[str]) -> dict[str, list[Any]]:
-    """Columns dealt out in order and as evenly as can be."""
+    """Divide the columns in order and as evenly as possible."""
     if len(columns) < len(parties):
         raise ColumnError(f"{len(columns)} columns are too few for {len(parties)} parties")
     ends = [round(len(columns) * place / len(parties)) for place in range(len(parties) + 1)]
@@ -121,7 +122,7 @@ def _frame_parts(
         )
     rest = [each for each in frame.columns if each not in (label, id_column)]
     must_have(frame, [] if id_column is None else [id_column])
-    # Of the whole frame: of two rows with one id each party might get another one.
+    # Check the ids of the whole frame, or parties might get different rows of a repeated id.
     Positions(ids_in(frame.index if id_column is None else frame[id_column]), "the frame")
     columns = (
         {name: [str(column) for column in each] for name, each in parties.items()}
@@ -131,7 +132,8 @@ def _frame_parts(
     for name, each in columns.items():
         if label in each and name != owner:
             raise ConfigError(
-                f"{name} is given the label {label!r} among its columns, and only {owner} has it"
+                f"{name} was given the label {label!r} among its columns, but only {owner} may have"
+                " it"
             )
     return {
         name: VerticalTable(
@@ -145,7 +147,7 @@ def _frame_parts(
 
 
 class _Part(Dataset[Any]):
-    """Some items of a data set, and of their inputs some columns."""
+    """Some items of a data set, with some columns of their inputs."""
 
     def __init__(
         self, data: Dataset[Any], rows: Sequence[int], columns: Any, with_label: bool
@@ -182,7 +184,7 @@ def _dataset_parts(
     for name, each in columns.items():
         chosen = range(width)[each] if isinstance(each, slice) else list(each)
         if not chosen or not all(0 <= place < width for place in chosen):
-            raise ColumnError(f"{name}: columns {each} are none of an input of {width} columns")
+            raise ColumnError(f"{name}: columns {each} do not exist in an input of {width} columns")
     digits = len(str(len(data) - 1))
     return {
         name: IndexedDataset(

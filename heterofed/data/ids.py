@@ -1,4 +1,4 @@
-"""Where each id stands: positions of rows by id. Strings only; messages never hold an id."""
+"""Finds the positions of rows by their ids, which are strings. Error messages never hold an id."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from heterofed.errors import ConfigError, MissingIdsError
 
 
 class Positions:
-    """The row of each id.
+    """The position of the row of each id.
 
     Args:
-        ids: of the rows, in their order: unique strings, at least one.
-        what: names the table or data set in messages.
+        ids: the ids of all rows in order, which must be unique strings, and at least one.
+        what: the name of the table or data set in error messages.
 
     Raises:
-        IdError: they are not; with counts and positions.
+        IdError: the ids are not as required; the message has counts and positions.
     """
 
     def __init__(self, ids: Iterable[object], what: str) -> None:
@@ -25,11 +25,12 @@ class Positions:
         self._rows = {each: row for row, each in enumerate(self.ids)}
 
     def of(self, ids: Sequence[str]) -> list[int]:
-        """The rows of some ids, in their order.
+        """Return the positions of the rows of `ids`, in the order of `ids`.
 
         Raises:
-            MissingIdsError: some have no row; with the count and the first places in `ids`.
-            ConfigError: one string, where a list of them is meant.
+            MissingIdsError: some ids have no row; the message has their number and the first
+                positions in `ids`.
+            ConfigError: `ids` is a single string and not a list of strings.
         """
         if isinstance(ids, str | bytes):
             raise ConfigError(f"give ids as a list of str, not as one {type(ids).__name__}")
@@ -44,21 +45,21 @@ class Positions:
             ]
         shown = ", ".join(map(str, absent[:6])) + (", ..." if len(absent) > 6 else "")
         raise MissingIdsError(
-            f"{self._what} has no row for {len(absent)} of {len(ids)} ids (places {shown} of those"
-            " asked for); give load_local_ids exactly the ids of this data, as `.ids` holds them",
+            f"{self._what} has no row for {len(absent)} of {len(ids)} requested ids (at positions"
+            f" {shown}); let load_local_ids return exactly the ids of this data, as in `.ids`",
             numbers=(len(absent), len(ids)),
         )
 
     def known(self, ids: Sequence[str]) -> list[int]:
-        """The rows of those of some ids that have one, in their order."""
+        """Return the positions of rows as `of` does, but skip ids that have no row."""
         return [self._rows[each] for each in ids if each in self._rows]
 
     def chunks(self, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
-        """Cut ids into batches, once it is known that all of them have a row.
+        """Check that all ids have a row, and then cut them into batches.
 
         Raises:
-            ConfigError: not a batch size.
-            MissingIdsError: some have no row; before the first batch.
+            ConfigError: `batch_size` is not a whole number from 1 on.
+            MissingIdsError: some ids have no row; it is raised before the first batch.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch_size={batch_size!r}: give a whole number of rows from 1 on")

@@ -1,4 +1,4 @@
-"""Any torch data set together with the ids of its items, read in the order of ids that is asked."""
+"""A torch data set together with the ids of its items, which is read in the order of given ids."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _OURS = ("shuffle", "sampler", "batch_sampler", "batch_size", "drop_last", "gene
 
 
 class Rows(NamedTuple):
-    """Rows of a batch, with the ids that stood beside them in the data.
+    """The rows of a batch, with the ids that the data have for them.
 
     Attributes:
-        features: the inputs: [rows, columns] float32 of a table, collated items of a data set.
-        labels: the labels of the same rows; None where the data hold none.
-        ids: as loaded, one per row: what `Batch(ids=...)` proves the order with.
+        features: the inputs: a [rows, columns] float32 tensor of a table, or the collated inputs
+            of a data set.
+        labels: the labels of the same rows, or None if the data have none.
+        ids: the ids of the rows as read from the data, for `Batch(ids=...)`.
     """
 
     features: Any
@@ -34,13 +35,13 @@ class IndexedDataset(Dataset[Any]):
     """A map-style data set whose items are found by id.
 
     Args:
-        dataset: with `__getitem__(position)` and `__len__`; an item may be anything that
-            `default_collate` (or a `collate_fn` given later) takes.
-        ids: of the items, in their order: unique strings.
-        labelled: items are pairs (input, label).
+        dataset: a data set with `__getitem__(position)` and `__len__`. Its items may be anything
+            that `default_collate` (or the `collate_fn` of `batches`) accepts.
+        ids: the ids of the items in order, which must be unique strings.
+        labelled: whether the items are pairs (input, label).
 
     Raises:
-        IdError: ids are not unique strings, or not as many as items.
+        IdError: the ids are not unique strings, or their number is not that of the items.
         ConfigError: the data set cannot be read by position.
     """
 
@@ -64,37 +65,41 @@ class IndexedDataset(Dataset[Any]):
 
     @property
     def ids(self) -> list[str]:
-        """Ids of all items, in their order: what `load_local_ids` should return."""
+        """The ids of all items in order, which `load_local_ids` should return."""
         return self._positions.ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, position: int) -> tuple[Any, str]:
-        """One item and the id that stands beside it."""
+        """Return one item and its id."""
         return self._dataset[position], self.ids[position]
 
     def take(self, ids: Sequence[str]) -> Rows:
-        """The items of some ids as one batch, in their order.
+        """Return the items of `ids` as one batch, in the order of `ids`.
 
         Raises:
-            MissingIdsError: some have no item.
+            MissingIdsError: some ids have no item.
         """
         pairs = [self[position] for position in self._positions.of(ids)]
         return _collated(self._labelled, default_collate, pairs)
 
     def batches(self, ids: Sequence[str], batch_size: int, **loader: Any) -> Iterator[Rows]:
-        """Batches of the items of some ids, in their order; all ids are checked before the first.
+        """Yield the items of `ids` in batches, in the order of `ids`.
+
+        All ids are checked before the first batch.
 
         Args:
-            ids: in the agreed order, such as `train_ids`.
-            batch_size: rows of each batch but the last; the same at every party.
-            loader: further arguments of `DataLoader`, such as `num_workers` or `collate_fn`; none
-                that would change the order.
+            ids: ids in the agreed order, such as `train_ids`.
+            batch_size: the number of rows in each batch but the last; it must be the same at every
+                party.
+            loader: further arguments of `DataLoader`, such as `num_workers` or `collate_fn`, except
+                for those that would change the order.
 
         Raises:
             MissingIdsError: some ids have no item.
-            ConfigError: an argument that changes the order, or no batch size.
+            ConfigError: an argument would change the order, or `batch_size` is no whole number from
+                1 on.
         """
         taken = sorted(set(loader) & set(_OURS))
         if taken:
@@ -109,7 +114,7 @@ class IndexedDataset(Dataset[Any]):
             self,
             batch_sampler=[list(itertools.islice(positions, size)) for size in sizes],
             collate_fn=functools.partial(_collated, self._labelled, collate),
-            # Its own generator: else it would draw from the stream that dropout masks come from.
+            # The loader gets its own generator, so that it does not advance torch's global one.
             generator=torch.Generator().manual_seed(0),
             **loader,
         )
@@ -117,7 +122,7 @@ class IndexedDataset(Dataset[Any]):
 
 
 def _collated(labelled: bool, collate: Any, pairs: Sequence[tuple[Any, str]]) -> Rows:
-    """A batch of items with their ids; of the module, since workers may have to import it."""
+    """Collate items with their ids. The function is at module level for workers to import."""
     items, ids = [item for item, _ in pairs], [each for _, each in pairs]
     if not labelled:
         return Rows(collate(items), None, ids)

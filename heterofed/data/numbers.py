@@ -1,7 +1,7 @@
-"""Columns as float32, or not at all: numbers that it would change are refused.
+"""Converts columns to float32, and refuses numbers that this would change.
 
-A fraction is rounded to 24 bits, as every float is. A whole number says what it says in all of its
-digits (ids, times in nanoseconds), and is refused where float32 has no room for them.
+Fractions are rounded to 24 bits, as in any conversion to float32. Whole numbers (ids, times in
+nanoseconds) may need all of their digits, so they are refused if float32 cannot hold them exactly.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANTISSA = 1 << 24
-"""From here on float32 does not hold every whole number."""
+"""float32 cannot represent every whole number above this one."""
 
 
 def kind_of(dtype: str) -> str:
-    """Whether a pandas dtype, by its name, is "bool", "int" or "float"."""
+    """Return the kind of a pandas dtype by its name: "bool", "int" or "float"."""
     name = dtype.lower().removeprefix("sparse[")
     if name.startswith("bool"):
         return "bool"
@@ -29,8 +29,10 @@ def kind_of(dtype: str) -> str:
 
 
 def could_be(values: NDArray[Any], kind: str, wanted: str) -> bool:
-    """Whether values could have stood in a column of another kind: 1.0 among whole numbers, 0 and
-    1 among booleans. Missing ones could stand anywhere.
+    """Return whether values could belong to a column of another kind.
+
+    For example, 1.0 could belong to a column of whole numbers, and 0 and 1 to one of booleans.
+    Missing values could belong to any column.
     """
     held = values[~np.isnan(values)]
     if kind == wanted or not held.size:
@@ -43,10 +45,10 @@ def could_be(values: NDArray[Any], kind: str, wanted: str) -> bool:
 
 
 def exact_features(column: pd.Series[Any], name: str, filled: float) -> NDArray[np.float32]:
-    """A column of numbers as float32, with `filled` for missing ones.
+    """Convert a column of numbers to float32, and replace missing values by `filled`.
 
     Raises:
-        ColumnError: it holds infinity, or numbers that float32 would change.
+        ColumnError: the column holds infinity, or numbers that float32 would change.
     """
     held = column.dropna()
     exact = _as_float32(held, f"column {name!r}")
@@ -58,10 +60,10 @@ def exact_features(column: pd.Series[Any], name: str, filled: float) -> NDArray[
 
 
 def exact_labels(column: pd.Series[Any], name: str) -> NDArray[Any]:
-    """A column of labels as int64 where they are integers or booleans, else as float32.
+    """Convert a column of labels to int64 if it holds integers or booleans, else to float32.
 
     Raises:
-        ColumnError: it holds infinity, or numbers that these cannot hold.
+        ColumnError: the column holds infinity, or numbers that the result cannot hold.
     """
     if kind_of(str(column.dtype)) == "float":
         return _as_float32(column, f"label {name!r}")
@@ -84,17 +86,19 @@ def _as_float32(held: pd.Series[Any], what: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore", under="ignore"):
         rounded = exact.astype(np.float32)
     if not np.isfinite(rounded).all():
-        raise ColumnError(f"{what} holds infinity or numbers beyond float32; mend it")
+        raise ColumnError(
+            f"{what} holds infinity or numbers beyond the range of float32; correct or scale them"
+        )
     if (rounded != exact).any() and (exact == np.round(exact)).all():
         raise _too_long(what)
-    # Near zero float32 has fewer bits; one such number among larger ones is zero for any model.
+    # Near zero float32 has fewer bits. Such a number among larger ones is zero for any model.
     if (np.abs(rounded - exact) > np.abs(exact).max(initial=0.0) / MANTISSA).any():
         raise ColumnError(f"{what} holds numbers so small that float32 would change them; scale it")
     return rounded
 
 
 def _fits(whole: NDArray[Any]) -> bool:
-    """Whether whole numbers have at most 24 bits between their first and their last one."""
+    """Return whether the significant bits of all whole numbers fit into 24 bits."""
     size = np.where(whole < 0, 0 - whole.astype(np.uint64), whole.astype(np.uint64))
     last = size & (~size + np.uint64(1))
     return bool((size // np.maximum(last, np.uint64(1)) < MANTISSA).all())

@@ -1,7 +1,8 @@
-"""What a half is fed: its columns and their order, what stands for missing values, the shape of its
-features. Noted in training, kept with the model, and compared before a row is served.
+"""The signature of a trained half: its input columns, its replacements of missing values, and the
+shapes of its features.
 
-Knows no tensor and no DataFrame: what reads rows describes itself.
+The signature is recorded in training, kept with the model, and compared before a row is predicted.
+This module knows no tensor and no DataFrame; tables describe themselves to it.
 """
 
 from __future__ import annotations
@@ -21,38 +22,40 @@ from heterofed.files import read
 SIGNATURE = "signature.json"
 
 SHOWN = 5
-"""Columns that a message names."""
+"""The most columns that an error message names."""
 
 
 class Table(Protocol):
-    """What is asked of a table that hooks read."""
+    """The description of itself that a table gives to a reader."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of its features, in order."""
+        """The names of the feature columns, in order."""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Of these columns, by their names in pandas."""
+        """The dtypes of these columns, by their names in pandas."""
 
     @property
     def missing(self) -> str:
-        """What is done about missing values."""
+        """How missing values are treated: "error", "mean" or "zero"."""
 
     def means_of(self, ids: Sequence[str]) -> list[float]:
-        """The mean of each column over the rows of those of `ids` that the table has."""
+        """Return the mean of each column over the rows of `ids`; ids without a row are skipped."""
 
     def is_like(self, dtypes: Sequence[str]) -> list[bool]:
-        """Whether the values of each column could be of these dtypes."""
+        """Return for each column whether its values could have the given dtype."""
 
 
 class Columns(msgspec.Struct):
-    """One table as a half was trained on it.
+    """A table on which a half was trained.
 
     Attributes:
-        names, dtypes: of its columns, in their order.
-        missing: what was done about missing values.
-        means: of each column over this party's train rows, where these stand for missing values.
+        names: the names of its columns, in order.
+        dtypes: the dtypes of its columns, in order.
+        missing: how missing values were treated: "error", "mean" or "zero".
+        means: the mean of each column over this party's train rows if it replaces missing values,
+            else None.
     """
 
     names: list[str]
@@ -62,14 +65,16 @@ class Columns(msgspec.Struct):
 
 
 class Signature(msgspec.Struct):
-    """What a half was trained on.
+    """The inputs and outputs with which a half was trained.
 
     Attributes:
         tables: every `VerticalTable` that the hooks read.
-        columns: what `feature_columns` returned; None: nothing.
-        frames: column names of the DataFrames that the scheduler held, by attribute.
-        features: layout of what `iterate_train_feature` yielded; None before the first batch.
-        tensors: of those features: dtype and shape without the rows; None where shapes varied.
+        columns: the result of the hook `feature_columns`, or None.
+        frames: the column names of the scheduler's DataFrames, by name of the attribute.
+        features: the layout of the features that `iterate_train_feature` yielded, or None before
+            the first batch.
+        tensors: the dtype of each of these features, and its shape without the rows or None if
+            the shapes varied.
     """
 
     tables: list[Columns] = []
@@ -80,10 +85,10 @@ class Signature(msgspec.Struct):
 
 
 def read_signature(folder: Path) -> Signature | None:
-    """The signature that a run left in its results folder; None where it left none.
+    """Return the signature in a results folder, or None if it has none.
 
     Raises:
-        ConfigError: it is damaged.
+        ConfigError: the file is damaged.
     """
     path = folder / SIGNATURE
     try:
@@ -98,18 +103,18 @@ _reading: ContextVar[Reader | None] = ContextVar("heterofed_reading", default=No
 
 
 def current_reader() -> Reader | None:
-    """The half whose hook runs now; None outside of hooks."""
+    """Return the reader of the half whose hook is running, or None outside of hooks."""
     return _reading.get()
 
 
 class Reader:
-    """A half that reads rows in one run, and notes or compares what it reads.
+    """Records the signature of a half in training, or compares with it in other runs.
 
     Args:
-        signature: what is known of the half; training adds to it.
-        party: whose half it is, for errors.
-        train_ids: this party's train rows; empty before the split.
-        trains: whether this run trains the half; else it serves with it.
+        signature: the signature of the half so far; training adds to it.
+        party: the feature key of the half's party, for error messages.
+        train_ids: the ids of this party's train rows; empty before the split.
+        trains: whether this run trains the half; otherwise it predicts.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class Reader:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Let tables that are read in this block find this half."""
+        """Make this reader the current one during the block."""
         token = _reading.set(self)
         try:
             yield
@@ -129,11 +134,14 @@ class Reader:
             _reading.reset(token)
 
     def means(self, table: Table) -> list[float] | None:
-        """What stands for a table's missing values, once it is known to be one that fits this half;
-        None where nothing does, or the train rows are not known yet.
+        """Record or compare a table, and return the means that replace its missing values.
+
+        Returns:
+            The mean of each column, or None if missing values are not replaced by means or the
+            train rows are not known yet.
 
         Raises:
-            ColumnError: its columns are others than the half was trained on, or in another order.
+            ColumnError: the columns or their order differ from those of the training.
         """
         if self._trains and not self._train_ids:
             return None
@@ -162,13 +170,15 @@ class Reader:
             at = fits.index(False)
             raise ColumnError(
                 f"{self._party}: column {kept.names[at]!r} was {kept.dtypes[at]} in training and"
-                f" is {table.dtypes[at]} of other numbers here; give the values as in training",
+                f" has other {table.dtypes[at]} values here; give the same kind of values",
                 party=self._party,
             )
         return kept
 
     def _alike(self, table: Table) -> Columns | None:
-        """The table of the training that this one is like; None where training reads a new one."""
+        """Return the table of the training that this one matches, or None for a new one in
+        training.
+        """
         tables = self.signature.tables
         for kept in tables:
             if kept.names == list(table.columns):
@@ -181,8 +191,8 @@ class Reader:
                 return None
             if table.missing == "mean":
                 raise ColumnError(
-                    f"{self._party}: the run kept no means for missing='mean'; its hooks read no"
-                    " such table in training",
+                    f"{self._party}: the run has no means for missing='mean', because its hooks"
+                    " read no such table in training",
                     party=self._party,
                 )
             return Columns(list(table.columns), list(table.dtypes), table.missing)
@@ -191,10 +201,10 @@ class Reader:
         raise self._others(nearest.names, list(table.columns))
 
     def compare_columns(self, names: Sequence[str] | None) -> None:
-        """Note what `feature_columns` returned, or compare it with what it did in training.
+        """Record the result of `feature_columns`, or compare it with that of the training.
 
         Raises:
-            ColumnError: the columns are others, or in another order.
+            ColumnError: the columns or their order differ.
         """
         kept = self.signature.columns
         if self._trains:
@@ -203,12 +213,13 @@ class Reader:
             raise self._others(kept, list(names or ()))
 
     def compare_frames(self, frames: Mapping[str, Sequence[str]]) -> None:
-        """Note the columns of DataFrames, or compare their order; which of their columns a hook
-        reads is not known, so only columns that both have count, and nothing where
-        `feature_columns` or a table says more.
+        """Record the columns of DataFrames, or compare their order with that of the training.
+
+        It is not known which of the columns a hook reads, so only columns that exist in both are
+        compared. If there is a `feature_columns` or a table, nothing is compared.
 
         Raises:
-            ColumnError: columns stand in another order than in training.
+            ColumnError: the order of columns differs from that of the training.
         """
         if self._trains:
             self.signature.frames = {name: list(each) for name, each in frames.items()}
@@ -229,16 +240,16 @@ class Reader:
     def compare_features(
         self, layout: str, tensors: Mapping[str, tuple[str, list[int]]], hook: str
     ) -> None:
-        """Note what a hook yields, or compare it with what it yielded in training.
+        """Record the form of a hook's features, or compare it with that of the training.
 
         Args:
-            layout: of the features; "none" where there are none.
-            tensors: dtype, and shape without the rows, by name.
-            hook: names it.
+            layout: the layout of the features, or "none" if there are none.
+            tensors: the dtype, and the shape without the rows, of each tensor by name.
+            hook: the name of the hook.
 
         Raises:
-            FeatureError: they are arranged, named, typed or shaped otherwise. Floating dtypes may
-                differ.
+            FeatureError: layout, names, dtypes or shapes differ. Different floating dtypes are
+                allowed.
         """
         kept = self.signature
         if kept.features is None:
@@ -252,8 +263,9 @@ class Reader:
             return
         if layout != kept.features or tensors.keys() != kept.tensors.keys():
             raise FeatureError(
-                f"{hook} of {self._party} yields features as {_named(layout, tensors)}, and yielded"
-                f" them as {_named(kept.features, kept.tensors)} in training",
+                f"{hook} of {self._party} yields features as {_named(layout, tensors)}, but in"
+                f" training it yielded them as {_named(kept.features, kept.tensors)}; yield the"
+                " same form",
                 party=self._party,
             )
         for name, (dtype, shape) in tensors.items():
@@ -263,13 +275,14 @@ class Reader:
             other = width is not None and not same_but_for_length(shape, width, floating=floating)
             if other or _kind(dtype) != _kind(then):
                 raise FeatureError(
-                    f"{hook} of {self._party} yields features{label} of {shape} {dtype} a row, and"
-                    f" in training they were {width} {then}; give the half what it was trained on",
+                    f"{hook} of {self._party} yields features{label} of {shape} {dtype} per row,"
+                    f" but in training they were {width} {then}; give the half the inputs it was"
+                    " trained on",
                     party=self._party,
                 )
 
     def _others(self, then: list[str], now: list[str]) -> ColumnError:
-        """Columns that differ, by name."""
+        """Return an error that names the columns that differ."""
         gone = [each for each in then if each not in now]
         new = [each for each in now if each not in then]
         if gone or new:
@@ -300,10 +313,11 @@ def _named(layout: str, tensors: Mapping[str, Any]) -> str:
 
 
 def same_but_for_length(shape: Sequence[int], like: Sequence[int], *, floating: bool) -> bool:
-    """Whether rows of one shape may be of the same features as rows of another.
+    """Return whether rows of two shapes may belong to the same features.
 
-    Lengths may differ where a row has several dimensions, as [length, width], and in integers and
-    bools, as a mask of [length]. The width of an embedding of floats may not.
+    The first dimension may differ, as a length, if a row has several dimensions, such as [length,
+    width], or if it holds integers or bools, such as a mask of [length]. The width of an embedding
+    of floats may not differ.
     """
     has_length = len(like) >= 2 or (len(like) == 1 and not floating)
     return tuple(shape) == tuple(like) or (has_length and len(shape) == len(like))

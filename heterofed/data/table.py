@@ -1,4 +1,4 @@
-"""A party's columns by id: checked when the table is made, read as float32 tensors afterwards."""
+"""A party's table: it is checked when it is made, and read by id as float32 tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Missing = Literal["error", "mean", "zero"]
 
 _LABEL_LIKE = re.compile(
     r"y(_true)?|is_\w+|class(es)?|diagnos[ei]s|ground_?truth|response|survived"
-    # Also as the first or last of several words: label_1, credit_default, isFraud.
+    # These also match as the first or last of several words: label_1, credit_default, isFraud.
     r"|(\w+[_. ]|is)?(labels?|targets?|outcomes?|default(ed)?|churn(ed)?|fraud)([_. ].+)?",
     re.IGNORECASE,
 )
@@ -39,12 +39,13 @@ _LABEL_LIKE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ColumnReport:
-    """What a column holds.
+    """The properties of a column.
 
     Attributes:
-        name, dtype: of the column.
-        missing: values that are missing.
-        numeric: whether it can be a feature.
+        name: the name of the column.
+        dtype: its dtype in pandas.
+        missing: the number of missing values.
+        numeric: whether the column can be a feature.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ColumnReport:
     numeric: bool
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line of text about the column."""
         kind = "" if self.numeric else ", not numeric"
         return f"{self.name}: {self.dtype}, {self.missing} missing{kind}"
 
@@ -63,27 +64,27 @@ class VerticalTable:
 
     Args:
         frame: a pandas DataFrame with unique ids.
-        id: the column that holds the ids; None: the index does. Whole numbers become strings.
-        columns: the features, in this order; None: every column but ids and label. Only the Host
-            has a label.
-        label: the column of labels.
-        missing: what to do about missing values in features: "error", or put the column's "mean"
-            or "zero" in their place. Means are of this party's train rows; they are taken when a
-            hook first reads the table in a round, and kept with the model, so that a row is served
-            as it was trained. To read rows outside of hooks, call `fit` first.
+        id: the column that holds the ids, or None for the index. Whole numbers become strings.
+        columns: the feature columns in order, or None for every column but ids and label.
+        label: the column of labels, which only the Host has.
+        missing: how to treat missing values in features: "error" to refuse them, or "mean" or
+            "zero" to replace them by the mean of the column or by zero. Means are taken over this
+            party's train rows when a hook first reads the table in a round, and they are kept with
+            the model, so that predictions replace missing values as training did. To read rows
+            outside of hooks, call `fit` first.
 
     Attributes:
-        columns: names of the features.
-        dtypes: of these columns in the frame.
-        missing: as given.
-        report: what every column holds.
+        columns: the names of the feature columns.
+        dtypes: the dtypes of these columns in the frame.
+        missing: the argument `missing`.
+        report: a `ColumnReport` of every column.
 
     Raises:
         IdError: ids are missing, repeated or fractions.
-        ColumnError: a column is not there, not numeric, has missing values, or numbers that
-            float32 cannot hold: infinity, whole numbers (such as times in nanoseconds) that it
-            would change, numbers that would become zero.
-        ConfigError: pandas is not installed, or this is no DataFrame.
+        ColumnError: a column does not exist, is not numeric, or has missing values; or it has
+            numbers that float32 cannot hold: infinity, whole numbers (such as times in
+            nanoseconds) that would change, or numbers that would become zero.
+        ConfigError: pandas is not installed, or `frame` is not a DataFrame.
     """
 
     @plain_endings()
@@ -136,18 +137,18 @@ class VerticalTable:
         missing: Missing = "error",
         encoding: str = "utf-8",
     ) -> VerticalTable:
-        """Read a table from a CSV or Parquet file; CSV ids keep their leading zeros.
+        """Read a table from a CSV or Parquet file. Ids of a CSV file keep their leading zeros.
 
         Args:
-            path: ends in `.csv` (or `.csv.gz`) or `.parquet`.
+            path: the path of a file whose name ends in `.csv`, `.csv.gz` or `.parquet`.
             id: the column that holds the ids.
-            columns: as in the constructor; other columns are not read from Parquet.
+            columns: as in the constructor. Other columns of a Parquet file are not read.
             label: as in the constructor.
             missing: as in the constructor.
-            encoding: of the text of a CSV file, such as "gbk" or "latin-1".
+            encoding: the text encoding of a CSV file, such as "gbk" or "latin-1".
 
         Raises:
-            ConfigError: the file cannot be read, or rows of it have more fields than its header.
+            ConfigError: the file cannot be read, or a row has more fields than the header.
             IdError, ColumnError: as in the constructor.
         """
         need_pandas()
@@ -178,63 +179,69 @@ class VerticalTable:
 
     @property
     def ids(self) -> list[str]:
-        """Ids of all rows, in their order: what `load_local_ids` should return."""
+        """The ids of all rows in order, which `load_local_ids` should return."""
         return self._positions.ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, ids: Sequence[str]) -> Tensor:
-        """The features of some ids, in their order: [ids, columns] float32.
+        """Return the features of `ids` as a float32 tensor [ids, columns], in the order of `ids`.
 
         Raises:
-            MissingIdsError: some have no row.
-            ColumnError: this is another table than the model was trained on, or nothing stands for
-                missing values yet.
+            MissingIdsError: some ids have no row.
+            ColumnError: the model was trained on another table, or the means that replace missing
+                values are not known yet.
         """
         return self._filled(self._positions.of(ids))
 
     def labels(self, ids: Sequence[str]) -> Tensor:
-        """The labels of some ids, in their order: int64 of a column of integers or booleans, else
-        float32.
+        """Return the labels of `ids`, in the order of `ids`.
+
+        Returns:
+            An int64 tensor if the column holds integers or booleans, else a float32 tensor.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
             ColumnError: the table has no label.
         """
         if self._labels is None:
-            raise ColumnError("this table has no labels: give label=... where it is made")
+            raise ColumnError("this table has no labels: make it with label=...")
         return self._labels[self._positions.of(ids)]
 
     def take(self, ids: Sequence[str]) -> Rows:
-        """Features, labels and the ids beside them, in the order of `ids`.
+        """Return the features, labels and ids of the rows of `ids`, in the order of `ids`.
 
         Raises:
-            MissingIdsError: some have no row.
-            ColumnError: as of `rows`.
+            MissingIdsError: some ids have no row.
+            ColumnError: as in `rows`.
         """
         at = self._positions.of(ids)
         labels = None if self._labels is None else self._labels[at]
         return Rows(self._filled(at), labels, [self.ids[row] for row in at])
 
     def batches(self, ids: Sequence[str], batch_size: int) -> Iterator[Rows]:
-        """Batches of the rows of some ids, in their order; all ids are checked before the first.
+        """Yield the rows of `ids` in batches, in the order of `ids`.
+
+        All ids are checked before the first batch.
 
         Args:
-            ids: in the agreed order, such as `train_ids`.
-            batch_size: rows of each batch but the last; the same at every party.
+            ids: ids in the agreed order, such as `train_ids`.
+            batch_size: the number of rows in each batch but the last; it must be the same at every
+                party.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         return map(self.take, self._positions.chunks(ids, batch_size))
 
     def fit(self, ids: Sequence[str]) -> None:
-        """Take the means that stand for missing values from the rows of some ids, such as
-        `train_ids`; only needed to read rows outside of hooks. Within hooks the model's own count.
+        """Compute the means that replace missing values when rows are read outside of hooks.
+
+        Inside hooks the means of the model are used.
 
         Args:
-            ids: those that have no row here are left out.
+            ids: the ids of the rows, such as `train_ids`; ids without a row are skipped.
 
         Raises:
             ColumnError: a column has no value in these rows.
@@ -242,7 +249,7 @@ class VerticalTable:
         self._means = self.means_of(ids)
 
     def means_of(self, ids: Sequence[str]) -> list[float]:
-        """The mean of each column over the rows of those of `ids` that have one here.
+        """Return the mean of each column over the rows of `ids`; ids without a row are skipped.
 
         Raises:
             ColumnError: a column has no value in these rows.
@@ -258,20 +265,20 @@ class VerticalTable:
             )
             raise ColumnError(
                 f"missing='mean': {what} among the {len(at)} train rows of this table; leave such"
-                " columns out of columns=..., or call table.fit(ids) where train ids are not ids of"
-                " the table"
+                " columns out of columns=..., or call table.fit(ids) if the train ids are not ids"
+                " of the table"
             )
         return rows.nanmean(dim=0).tolist()
 
     def is_like(self, dtypes: Sequence[str]) -> list[bool]:
-        """Whether the values of each column could be of these dtypes."""
+        """Return for each column whether its values could have the given dtype."""
         return [
             could_be(self._features[:, at].numpy(), kind_of(mine), kind_of(other))
             for at, (mine, other) in enumerate(zip(self.dtypes, dtypes, strict=True))
         ]
 
     def _filled(self, at: Sequence[int]) -> Tensor:
-        """Rows with what stands for missing values: the model's own means, where a hook reads."""
+        """Return rows without missing values; inside hooks, the model's means replace them."""
         reader, means = current_reader(), self._means
         if reader is not None:
             kept = reader.means(self)
@@ -281,8 +288,8 @@ class VerticalTable:
             return rows
         if means is None:
             raise ColumnError(
-                "missing='mean' stands for the mean of the train rows, which are not known here:"
-                " read rows in the feature hooks, or call table.fit(ids) first"
+                "missing='mean' needs the means of the train rows, which are not known here: read"
+                " rows in the feature hooks, or call table.fit(ids) first"
             )
         return torch.where(rows.isnan(), torch.tensor(means, dtype=rows.dtype), rows)
 
@@ -300,16 +307,16 @@ def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, id_column: str, encoding: str) -> pd.DataFrame:
-    """All columns of a CSV file; ids are what stands there, be it `007`, `NA` or `null`.
+    """Read all columns of a CSV file. Ids are read as text, such as `007`, `NA` or `null`.
 
-    A comma at the end of each row, or of the header too, is no column.
+    A comma at the end of each row, or also of the header, makes no column.
     """
     pandas = need_pandas()
     plain: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": encoding}
     header = list(pandas.read_csv(path, header=None, nrows=1, **plain).iloc[0])
-    _must_differ([name for name in header if name])  # pandas would number them
+    _must_differ([name for name in header if name])  # otherwise pandas would rename them
     _must_be_among(header, [id_column])
-    # Else pandas takes the first column for an index where rows are longer than the header.
+    # Otherwise pandas uses the first column as the index if rows are longer than the header.
     form: dict[str, Any] = {"index_col": False, "encoding": encoding}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)
@@ -320,7 +327,7 @@ def _read_csv(path: Path, id_column: str, encoding: str) -> pd.DataFrame:
                 f"{path.name} has rows with more fields than its header names; name every column,"
                 " and put fields that hold commas in quotes"
             ) from None
-    # By itself: where missing values are looked for, no dtype and no converter keeps an id "NA".
+    # Read the ids separately: pandas would take an id "NA" for a missing value.
     ids = pandas.read_csv(path, usecols=[id_column], index_col=False, **plain)[id_column]
     nameless = [
         name
@@ -331,10 +338,10 @@ def _read_csv(path: Path, id_column: str, encoding: str) -> pd.DataFrame:
 
 
 def need_pandas() -> Any:
-    """The pandas module.
+    """Return the pandas module.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: pandas is not installed.
     """
     try:
         import pandas
@@ -347,7 +354,7 @@ def must_have(frame: pd.DataFrame, names: Sequence[str]) -> None:
     """Check that a table has columns of these names.
 
     Raises:
-        ColumnError: one is not there.
+        ColumnError: a column does not exist.
     """
     _must_be_among(list(frame.columns), names)
 
@@ -365,10 +372,10 @@ def _must_differ(columns: Sequence[str]) -> None:
 
 
 def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
-    """Ids as strings, where that is free of doubt.
+    """Convert ids to strings.
 
     Raises:
-        IdError: some are missing, or they are booleans or fractions.
+        IdError: ids are missing, or they are booleans or fractions.
     """
     pandas = need_pandas()
     absent = int(np.count_nonzero(series.isna()))
@@ -380,7 +387,7 @@ def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
         return [str(each) for each in series]
     if pandas.api.types.is_float_dtype(series.dtype):
         raise IdError("the ids of the table are fractions; read that column as str (dtype=str)")
-    # An object column may hold any of them; True is no number here.
+    # An object column may hold any of these types; True does not count as a number.
     return [
         str(each)
         if isinstance(each, int | np.integer) and each is not True and each is not False
@@ -395,7 +402,7 @@ def _report(column: pd.Series[Any]) -> ColumnReport:
     numeric = types.is_bool_dtype(column.dtype) or (
         types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
     )
-    # Of a column without any value (a row that is served alone) pandas cannot know the dtype.
+    # pandas cannot know the dtype of a column without any value, as in a table of one row.
     empty = missing == len(column) and str(column.dtype) in ("object", "str", "string")
     return ColumnReport(str(column.name), str(column.dtype), missing, numeric or empty)
 
@@ -413,10 +420,10 @@ def _warn_of_labels(columns: Sequence[str]) -> None:
 def _numbers(
     frame: pd.DataFrame, columns: Sequence[str], report: Sequence[ColumnReport], missing: Missing
 ) -> Tensor:
-    """Features as one float32 matrix, row-major."""
+    """Return the features as one row-major float32 matrix."""
     used = [each for each in report if each.name in columns]
     if not used:
-        raise ColumnError("the table has no feature; give it columns beside ids and label")
+        raise ColumnError("the table has no feature column; give it columns besides ids and label")
     words = [str(each) for each in used if not each.numeric]
     if words:
         raise ColumnError(
@@ -432,7 +439,7 @@ def _numbers(
         )
     empty = [each.name for each in used if each.missing == len(frame)]
     if empty and missing == "zero" and len(frame) > 1:
-        logger.warning("columns %s hold no value at all: all of their rows are zero", empty)
+        logger.warning("columns %s hold no value at all; they are replaced by zeros", empty)
     filled = 0.0 if missing == "zero" else np.nan
     return torch.from_numpy(
         np.stack([exact_features(frame[name], name, filled) for name in columns], axis=1)

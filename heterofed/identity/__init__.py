@@ -1,1 +1,1 @@
-"""Who a party is and what it consented to: keys, task files and their terms, consents."""
+"""A party's identity and consents: its keys, its task files with their terms, its audit log."""

@@ -1,8 +1,8 @@
-"""What this party agreed to: its consent to a task, and the record of its deeds.
+"""A party's consent to a task, and the audit log of its consents, refusals and starts.
 
-A Collaborator's consent lies in `$HETEROFED_HOME/tasks/accepted`, and holds for exactly the terms
-that it was given to. `$HETEROFED_HOME/audit.log` gets a JSON line for each deed: names, digests
-and words of ours; no id, no key, and nothing that a peer made up.
+A Collaborator's consent is a file in `$HETEROFED_HOME/tasks/accepted`, and is valid only for the
+terms for which it was given. `$HETEROFED_HOME/audit.log` gets a JSON line for each event. A line
+holds names, digests and fixed words, but no id, no key, and no text from a peer.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.files import append, private_folder, put_in_place, read
 
-Deed = Literal["accepted", "refused", "started"]
+AuditEvent = Literal["accepted", "refused", "started"]
 
 MOST_LINES = 100_000
-"""Of the audit log that are looked at, the newest ones."""
+"""The newest lines of the audit log are read, up to this number."""
 
 
 class _Recorded(msgspec.Struct):
     when: str
-    deed: Deed
+    event: AuditEvent
     task: str
     party: str
     terms: str
 
 
 def accept(home: Path, task: str, party: str, digest: str) -> None:
-    """Note that a party agrees to a task's terms.
+    """Record that a party agrees to a task's terms.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the record cannot be written.
     """
     record(home, "accepted", task=task, party=party, digest=digest)
     path = _place(home, task, party)
@@ -49,17 +49,17 @@ def accept(home: Path, task: str, party: str, digest: str) -> None:
 
 
 def refuse(home: Path, task: str, party: str, digest: str, why: str) -> None:
-    """Note that a party does not agree, or no longer.
+    """Record that a party does not agree to a task's terms, or no longer agrees.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the record cannot be written.
     """
     _place(home, task, party).unlink(missing_ok=True)
     record(home, "refused", task=task, party=party, digest=digest, why=why)
 
 
 def has_accepted(home: Path, task: str, party: str, digest: str) -> bool:
-    """Whether a party agreed to exactly these terms of a task."""
+    """Return whether a party agreed to exactly these terms of a task."""
     try:
         kept = json.loads(read(_place(home, task, party, make=False)))
     except (OSError, ValueError):
@@ -67,22 +67,24 @@ def has_accepted(home: Path, task: str, party: str, digest: str) -> bool:
     return isinstance(kept, dict) and kept.get("terms") == digest
 
 
-def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: str = "") -> None:
+def record(
+    home: Path, event: AuditEvent, *, task: str, party: str, digest: str, why: str = ""
+) -> None:
     """Append a line to the audit log.
 
     Args:
         home: `$HETEROFED_HOME`.
-        deed: what this party did with the task.
-        task: its id.
-        party: this party.
-        digest: digest of the task's terms, hexadecimal.
-        why: for a refusal, the reason.
+        event: what this party did with the task.
+        task: the id of the task.
+        party: the feature key of this party.
+        digest: the digest of the task's terms, in hexadecimal.
+        why: the reason, for a refusal.
 
     Raises:
-        ConfigError: it cannot be written; then the deed must not be done either.
+        ConfigError: the line cannot be written; then the party must not act either.
     """
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = {"when": when, "deed": deed, "task": task, "party": party, "terms": digest}
+    line = {"when": when, "event": event, "task": task, "party": party, "terms": digest}
     if why:
         line["why"] = why
     path = private_folder(home) / "audit.log"
@@ -90,13 +92,13 @@ def record(home: Path, deed: Deed, *, task: str, party: str, digest: str, why: s
         append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
     except OSError as error:
         raise ConfigError(
-            f"the audit log {path} cannot be written ({error.strerror}): what this party agrees to"
-            " must be on record; make it writable"
+            f"the audit log {path} cannot be written ({error.strerror}): consents and starts must"
+            " be recorded; make the file writable"
         ) from None
 
 
 def on_record(home: Path, task: str, party: str, digest: str) -> dict[str, str]:
-    """When each deed was done last with exactly these terms, by deed; of what the log still has."""
+    """Return when each audit event last happened with exactly these terms, by event."""
     try:
         lines = read(home / "audit.log").splitlines()
     except OSError:
@@ -104,14 +106,14 @@ def on_record(home: Path, task: str, party: str, digest: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines[-MOST_LINES:]:
         try:
-            deed = msgspec.json.decode(line, type=_Recorded)
+            entry = msgspec.json.decode(line, type=_Recorded)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
-        if (deed.task, deed.party, deed.terms) == (task, party, digest):
-            found[deed.deed] = deed.when
+        if (entry.task, entry.party, entry.terms) == (task, party, digest):
+            found[entry.event] = entry.when
     return found
 
 
 def _place(home: Path, task: str, party: str, *, make: bool = True) -> Path:
     folder = private_folder(home, "tasks", "accepted", make=make)
-    return folder / f"{task}@{party}.json"  # no name has an '@'
+    return folder / f"{task}@{party}.json"  # names have no '@'

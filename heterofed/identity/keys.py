@@ -1,8 +1,9 @@
-"""A party's own CURVE key pair: made here, kept in one private file, never printed.
+"""Makes and reads a party's own CURVE key pair, which is kept in one private file.
 
-The file is `$HETEROFED_HOME/keys/<party>.key`. Whoever has it can speak as that party, so it is
-refused where other users of the machine may read it. The public half goes to the other parties,
-by a way on which nobody can exchange it; the fingerprint is for comparing it by phone.
+The file is `$HETEROFED_HOME/keys/<party>.key`. Anybody who has it can act as that party, so it is
+refused if other users of the machine may read it. The secret key is never printed. The public key
+is given to the other parties over a channel on which it cannot be replaced; its fingerprint is
+short enough to compare it by phone.
 """
 
 from __future__ import annotations
@@ -46,26 +47,26 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def fingerprint(public: str) -> str:
-    """A public key as 6 groups of 4 hexadecimal digits, short enough to read out."""
+    """Return a public key's fingerprint: 6 groups of 4 hexadecimal digits of its hash."""
     digest = hashlib.sha256(public.encode()).hexdigest()
     return " ".join(digest[at : at + GROUP] for at in range(0, GROUPS * GROUP, GROUP))
 
 
 def key_path(party: str, home: Path) -> Path:
-    """Where a party's key lies, or would lie."""
+    """Return the path of a party's key file, whether it exists or not."""
     return home / "keys" / f"{party}.key"
 
 
 def new_key(party: str, home: Path) -> Key:
-    """Make a party's key pair and keep it.
+    """Make a party's key pair and write it to its file.
 
     Raises:
-        ConfigError: there is one already, or the file cannot be written.
+        ConfigError: the party has a key already, or the file cannot be written.
     """
     path = key_path(party, home)
     if path.exists() or path.is_symlink():
         raise ConfigError(
-            f"{party} has a key already ({path}): show it with `heterofed keys show`, or exchange"
+            f"{party} has a key already ({path}): show it with `heterofed keys show`, or replace"
             " it with `heterofed keys rotate`"
         )
     key = Key(party, *new_key_pair())
@@ -74,10 +75,10 @@ def new_key(party: str, home: Path) -> Key:
 
 
 def rotate_key(party: str, home: Path) -> Key:
-    """Put a new key pair in the place of a party's old one, which is gone then.
+    """Replace a party's key pair by a new one; the old one is deleted.
 
     Raises:
-        ConfigError: there is no old one, or the file cannot be written.
+        ConfigError: the party has no key, or the file cannot be written.
     """
     load_key(party, home)
     key = Key(party, *new_key_pair())
@@ -89,7 +90,7 @@ def load_key(party: str, home: Path) -> Key:
     """Read a party's key pair.
 
     Raises:
-        ConfigError: it is not there, others may read it, or it is damaged.
+        ConfigError: the file does not exist, is damaged, or may be read by other users.
     """
     private_folder(home, "keys", make=False)
     path = key_path(party, home)
@@ -123,7 +124,7 @@ def _read_private(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"the key {path} is not a plain file: put the file itself there")
+            raise ConfigError(f"the key {path} is not a plain file: replace it by the file itself")
         if os.name == "posix":
             if found.st_uid != os.geteuid():
                 raise ConfigError(
@@ -132,17 +133,17 @@ def _read_private(path: Path) -> bytes:
                 )
             if stat.S_IMODE(found.st_mode) & 0o077:
                 raise ConfigError(
-                    f"other users may read the key {path}: run `chmod 600` on it, and if anybody"
-                    " may have read it, exchange it with `heterofed keys rotate`"
+                    f"other users may read the key {path}: run `chmod 600` on it, and if somebody"
+                    " may have read it, replace it with `heterofed keys rotate`"
                 )
         return file.read(MAX_FILE_BYTES)
 
 
 def _write(key: Key, home: Path, *, new: bool = False) -> None:
     path = private_folder(home, "keys") / key_path(key.party, home).name
-    text = (  # Z85 has neither quotes nor backslashes, and names have not either
-        f"# The private key of {key.party}. Whoever has this file can speak as {key.party}:\n"
-        "# keep it here, and give away only the public key (heterofed keys show).\n"
+    text = (  # neither Z85 nor names contain quotes or backslashes
+        f"# The private key of {key.party}. Anybody who has this file can act as {key.party}:\n"
+        "# keep it secret, and give away only the public key (heterofed keys show).\n"
         f'party = "{key.party}"\npublic = "{key.public}"\nsecret = "{key.secret}"\n'
     )
     try:

@@ -1,4 +1,4 @@
-"""Task files on disk: where they lie, how they are read, checked and written."""
+"""Reads, checks and writes task files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _BIND = re.compile(rf"tcp://(?:\*|{_HOST}):(\d{{1,5}})", re.ASCII)
 
 
 def task_path(task: str, home: Path) -> Path:
-    """Where the file of a task lies, or would lie."""
+    """Return the path of a task's file, whether it exists or not."""
     return home / "tasks" / f"{task}.toml"
 
 
 def known_tasks(home: Path) -> list[str]:
-    """Names of the tasks that there are files of."""
+    """Return the ids of the tasks that have a file."""
     return sorted(path.stem for path in (home / "tasks").glob("*.toml"))
 
 
@@ -42,7 +42,7 @@ def load_task(path: Path) -> TaskFile:
     """Read and check a task file.
 
     Raises:
-        ConfigError: it cannot be read or used; it names the field.
+        ConfigError: the file cannot be read, or a field that the message names is wrong.
     """
     try:
         with path.open("rb") as file:
@@ -57,15 +57,17 @@ def load_task(path: Path) -> TaskFile:
     try:
         raw = msgspec.toml.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"the task file {path} is no TOML: {error}; mend that line") from None
+        raise ConfigError(
+            f"the task file {path} is not valid TOML: {error}; correct that line"
+        ) from None
     return check_task(raw, str(path))
 
 
 def check_task(raw: dict[str, Any], where: str) -> TaskFile:
-    """Make a task file of what TOML holds.
+    """Build a task file from the content of a TOML file.
 
     Raises:
-        ConfigError: naming `where` and the field.
+        ConfigError: a field is wrong; the message names it and `where`.
     """
     for unknown, known, table in _unknown_fields(raw):
         near = difflib.get_close_matches(unknown, known, n=1)
@@ -75,7 +77,7 @@ def check_task(raw: dict[str, Any], where: str) -> TaskFile:
         task = msgspec.convert(raw, TaskFile)
         task.make_plan()
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}; mend that field") from None
+        raise ConfigError(f"{where}: {error}; correct that field") from None
     _check_members(task, where)
     _check_addresses(task, where)
     if len(task.terms()) > MAX_TERMS_BYTES:
@@ -124,13 +126,13 @@ def _check_addresses(task: TaskFile, where: str) -> None:
     for name, value, form, example in forms:
         found = form.fullmatch(value)
         if found is None or not 0 < int(found[1]) < 65536:
-            raise ConfigError(f"{where}: {name} {value!r} is no address such as {example}")
+            raise ConfigError(f"{where}: {name} {value!r} is not an address such as {example}")
 
 
 def render(task: TaskFile) -> str:
-    """The text of a task file, with the plan in full."""
+    """Return the text of a task file, with all fields of the plan."""
     lines = [
-        "# A task of heterofed: what its parties agreed on. Nothing in it is secret.",
+        "# A task of heterofed: the terms that its parties agreed on. Nothing in it is secret.",
         *_rows(
             format=task.format,
             task=task.task,
@@ -138,7 +140,8 @@ def render(task: TaskFile) -> str:
             expires=task.expires,
         ),
         "",
-        "# Where Collaborators reach the Host, and where that differs, where it listens.",
+        "# The address at which Collaborators reach the Host; `bind` is set if it listens"
+        " elsewhere.",
         *_rows(address=task.address, bind=task.bind),
         "",
         "# Public keys that you no longer trust; a task that needs one of them does not start.",
@@ -159,7 +162,7 @@ def render(task: TaskFile) -> str:
 
 
 def _rows(**fields: Any) -> Iterable[str]:
-    """Fields as TOML; those that are None are left out."""
+    """Return fields as lines of TOML, without those that are None."""
     return [f"{name} = {_toml(value)}" for name, value in fields.items() if value is not None]
 
 
@@ -168,7 +171,7 @@ def _toml(value: object) -> str:
         case bool():
             return str(value).lower()
         case str():
-            # JSON's escapes are TOML's too.
+            # TOML has the escapes of JSON.
             return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
         case list() | tuple():
             return f"[{', '.join(_toml(each) for each in value)}]"

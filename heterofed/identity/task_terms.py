@@ -1,8 +1,9 @@
-"""What the parties of a task agreed on, as its file says it: only public things.
+"""The content of a task file: the terms that the parties of a task agreed on, and local fields.
 
-The *terms* of a task are the fields that must be the same at every party: who takes part, with
-which keys, until when, and the plan. They have a canonical form that the parties compare. Where
-the Host listens, how the file is formatted, and which keys a party has revoked is its own affair.
+The *terms* are the fields that must be equal at every party: the parties, their public keys, the
+last days, and the plan. The parties compare them in a canonical form. Local fields, such as the
+address at which the Host listens and the keys that a party has revoked, may differ. Nothing in a
+task file is secret.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ NOT_AGREED = frozenset(
         "agreed",
     }
 )
-"""Fields of the plan that are no terms: named elsewhere in the file, secret until the run, or the
-Host's to tune."""
+"""The fields of the plan that are not terms: they are elsewhere in the file, secret until the run,
+or left to the Host.
+"""
 
 _NUMERIC = re.compile(r"tcp://(?:[\d.]+|\[.*\]):\d+", re.ASCII)
 
 KEY_CHARACTERS = 40
-"""Of a key in Z85."""
+"""The length of a key in Z85."""
 
 PublicKey = Annotated[
     str, Meta(min_length=KEY_CHARACTERS, max_length=KEY_CHARACTERS, pattern=r"\A[!-~]*\Z")
@@ -54,9 +56,9 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A party of a task.
 
     Attributes:
-        party: its feature key.
-        key: its public key; None only in a task that does without keys.
-        expires: last day (UTC) on which the key is good; None: no such day.
+        party: the party's feature key.
+        key: the party's public key; None only in a task without keys.
+        expires: the last day (UTC) on which the key is valid, or None for no limit.
     """
 
     party: PartyName
@@ -65,7 +67,7 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class _Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The terms, without the plan's fields: they are checked as a `Plan`."""
+    """The terms without the fields of the plan, which are checked as a `Plan`."""
 
     task: PartyName
     purpose: Purpose
@@ -76,19 +78,20 @@ class _Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a task file holds.
+    """The content of a task file.
 
     Attributes:
-        format: version of this format.
-        task: id of the task; also the name of the file.
-        address: where Collaborators reach the Host, `tcp://HOST:PORT`.
-        bind: where the Host listens, where that is another address (NAT, containers).
+        format: the version of this format.
+        task: the id of the task, which is also the name of the file.
+        address: the address at which Collaborators reach the Host, `tcp://HOST:PORT`.
+        bind: the address at which the Host listens, if it differs (NAT, containers).
         purpose: "train", or "psi" for a task that only intersects ids.
-        expires: last day (UTC) on which the task may run.
-        revoked: public keys that this party no longer trusts.
+        expires: the last day (UTC) on which the task may run, or None for no limit.
+        revoked: the public keys that this party no longer trusts.
         host: the Host.
         collaborators: the Collaborators, in task order.
-        plan: agreed settings, as fields of `Plan`; those left out are at their default.
+        plan: the agreed settings, as fields of `Plan`; fields that are left out have their
+            defaults.
     """
 
     format: Literal[1] = 1
@@ -114,16 +117,20 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def listens_at(self) -> str:
-        """What the Host binds: `bind`, or the address, or every interface where that is a name."""
+        """The address at which the Host listens.
+
+        It is `bind` if that is set, else `address`. If the host of `address` is a name, the Host
+        listens at its port on every interface.
+        """
         if self.bind or _NUMERIC.fullmatch(self.address):
             return self.bind or self.address
         return "tcp://*:" + self.address.rpartition(":")[2]
 
     def member(self, party: str) -> Member:
-        """The party of this name.
+        """Return the party of this name.
 
         Raises:
-            ConfigError: it has no part in the task.
+            ConfigError: the task has no such party.
         """
         for each in self.members:
             if each.party == party:
@@ -134,7 +141,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         )
 
     def make_plan(self) -> Plan:
-        """The agreed plan; what is no term is at its default."""
+        """Return the agreed plan; fields that are not terms have their defaults."""
         names = {"host": self.host.party}
         return msgspec.convert(
             self.plan | names | {"collaborators": [each.party for each in self.collaborators]},
@@ -154,10 +161,10 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return msgspec.json.encode(agreed, order="sorted")
 
     def check_usable(self, today: date | None = None) -> None:
-        """Check that no key and not the task itself has expired or been revoked.
+        """Check that the task and its keys have not expired and that no key was revoked.
 
         Raises:
-            ConfigError: naming the party and the day.
+            ConfigError: one of them has; the message names the party and the day.
         """
         today = today or datetime.now(UTC).date()
         if self.expires and today > self.expires:
@@ -181,21 +188,21 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def agreed_fields(plan: Plan) -> dict[str, Any]:
-    """The fields of a plan that are terms, as plain values."""
+    """Return the fields of a plan that are terms, as plain values."""
     fields: dict[str, Any] = msgspec.to_builtins(plan)
     return {name: value for name, value in fields.items() if name not in NOT_AGREED}
 
 
 def terms_digest(terms: bytes) -> str:
-    """SHA-256 of terms, hexadecimal: by which consent is remembered."""
+    """Return the SHA-256 of terms in hexadecimal, to which a consent refers."""
     return hashlib.sha256(b"heterofed terms\0" + terms).hexdigest()
 
 
 def shown_terms(terms: bytes) -> dict[str, str]:
-    """Terms field by field, for people.
+    """Return the terms as readable text, by field.
 
     Raises:
-        ValueError: these bytes are no terms (they may come from a peer).
+        ValueError: the bytes, which may come from a peer, are not terms.
     """
     if len(terms) > MAX_TERMS_BYTES:
         raise ValueError("too long for terms")
@@ -207,7 +214,7 @@ def shown_terms(terms: bytes) -> dict[str, str]:
             Plan,
         )
     except (msgspec.MsgspecError, RecursionError, OverflowError):
-        raise ValueError("these are no terms of a task") from None
+        raise ValueError("these bytes are not the terms of a task") from None
     members = (agreed.host, *agreed.collaborators)
     keys = {f"key of {each.party}": fingerprint(each.key) for each in members if each.key}
     days = {f"last day of {each.party}": str(each.expires) for each in members if each.expires}
@@ -222,7 +229,7 @@ def shown_terms(terms: bytes) -> dict[str, str]:
 
 
 def shown_plan(plan: Plan) -> dict[str, str]:
-    """The terms in a plan, for people."""
+    """Return the terms in a plan as readable text, by field."""
     return {
         "host": plan.host,
         "collaborators": ", ".join(plan.collaborators),
@@ -231,7 +238,7 @@ def shown_plan(plan: Plan) -> dict[str, str]:
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """What differs between two sets of fields, one clause each."""
+    """Return a clause for each field in which two sets of fields differ."""
     return [
         f"{name}: {here.get(name, 'not set')} here, {there.get(name, 'not set')} there"
         for name in dict.fromkeys([*here, *there])
@@ -240,12 +247,16 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 
 def settle(plan: Plan, task: TaskFile) -> Plan:
-    """The plan of a Host whose settings are `plan`, under a task file.
+    """Combine a Host's settings with its task file.
 
-    A term that the settings leave at its default is as the file says.
+    Terms that the settings leave at their defaults are taken from the file.
+
+    Args:
+        plan: the plan that follows from the Host's settings.
+        task: the task file.
 
     Raises:
-        ConfigError: settings and file differ; it names every field.
+        ConfigError: settings and file differ; the message names every field.
     """
     defaults = agreed_fields(Plan(host=plan.host, collaborators=plan.collaborators))
     given, agreed = agreed_fields(plan), agreed_fields(task.make_plan())
@@ -257,14 +268,14 @@ def settle(plan: Plan, task: TaskFile) -> Plan:
     if differ:
         raise ConfigError(
             f"the settings differ from the file of task {task.task!r}: {'; '.join(differ)}; change"
-            " the one or the other"
+            " the settings or the file"
         )
     kept = {name: getattr(plan, name) for name in NOT_AGREED}
     return msgspec.structs.replace(task.make_plan(), **kept)
 
 
 def _shown(value: object) -> str:
-    # One word for what is not set: some fields have "none" as a value, others None.
+    # Use one word for fields that are not set: some have the value "none", others None.
     return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 

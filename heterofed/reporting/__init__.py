@@ -1,1 +1,1 @@
-"""What a run shows and writes for people: log lines, progress, results, costs."""
+"""Shows and writes a run for people: log lines, progress, results, costs."""

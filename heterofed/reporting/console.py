@@ -1,7 +1,7 @@
-"""How a run looks in a terminal: log lines, a progress bar per phase, a line per round, a summary.
+"""Shows a run in a terminal: log lines, a progress bar per phase, a line per round, a summary.
 
-Attached by `launch_task` for as long as it runs, and only where nobody configured logging;
-everything is written to stderr, so that stdout stays the script's own.
+`launch_task` attaches the console while it runs, and only if logging is not configured. Everything
+is written to stderr, so that stdout is left to the script.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ logger = logging.getLogger("heterofed")
 
 
 OWN = "heterofed console"
-"""The name of the handler that shows log lines where nobody configured logging."""
+"""The name of the handler that shows log lines if logging is not configured."""
 
 
 @contextmanager
 def attached() -> Iterator[Callback]:
-    """Show log lines and progress until the end of the block; yields the callback for events."""
+    """Show log lines and progress during the block; yield the callback for events."""
     fill_standard_streams()
     with plain_endings(), _attached() as show:
         yield show
@@ -79,28 +79,28 @@ def _attached() -> Iterator[Callback]:
 
 
 def shows_errors() -> bool:
-    """Whether what is logged goes where an error that nobody catches is shown anyway."""
+    """Return whether log lines are written to where uncaught errors are shown anyway."""
     return any(each.get_name() == OWN for each in logger.handlers)
 
 
 def _bars() -> Bars | None:
-    """Bars for a terminal; parties that are threads beside the first one show lines."""
+    """Return progress bars if stderr is a terminal; parties in further threads show lines only."""
     if not is_terminal(sys.stderr) or threading.current_thread() is not threading.main_thread():
         return None
-    from heterofed.reporting.progress import Bars  # rich takes as long to load as all of ours
+    from heterofed.reporting.progress import Bars  # rich is slow to load
 
     return Bars()
 
 
 def _handler(bars: Bars | None) -> logging.Handler | None:
-    """What shows log lines, attached; None where somebody configured logging."""
+    """Attach and return a handler that shows log lines, or return None if logging is configured."""
     if logger.hasHandlers():
         return None
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if bars is not None:
         handler = bars.log_handler()
-    # By default a line that cannot be written raises where stderr is closed.
+    # By default a line that cannot be written to a closed stderr raises an error.
     handler.handleError = _forget  # type: ignore[method-assign]
     handler.set_name(OWN)
     logger.addHandler(handler)
@@ -110,14 +110,14 @@ def _handler(bars: Bars | None) -> logging.Handler | None:
 
 
 def _forget(record: logging.LogRecord) -> None:
-    """What a handler does with a line that it could not write."""
+    """Drop a line that a handler could not write."""
 
 
 def _log(event: Event) -> None:
-    """The event as a log line, where it is one that people wait for."""
+    """Log an event if users wait for it."""
     match event:
         case StillWaiting(parties, seconds, compare):
-            hint = f"; where they are running, compare {compare}" if compare else ""
+            hint = f"; if they are running, compare {compare}" if compare else ""
             logger.info("waiting for %s (%.0f s)%s", ", ".join(parties), seconds, hint)
         case RoundEnded():
             logger.info("%s", round_line(event))
@@ -132,7 +132,10 @@ def _log(event: Event) -> None:
 
 
 def round_line(event: RoundEnded) -> str:
-    """`[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`; columns of all rounds stand in line."""
+    """Return a line such as `[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`.
+
+    The columns of all rounds of a task are aligned.
+    """
     number = f"{event.round}"
     if event.rounds:
         number = f"{number.rjust(len(str(event.rounds)))}/{event.rounds}"
@@ -151,14 +154,14 @@ def _metric(value: object) -> str:
 
 
 def shown_mark(round_number: int, batch: int) -> str:
-    """Where a checkpoint stands: `the split`, `round 3`, `round 4, batch 200`."""
+    """Return a checkpoint's position as text: `the split`, `round 3`, `round 4, batch 200`."""
     if batch:
         return f"round {round_number + 1}, batch {batch}"
     return f"round {round_number}" if round_number else "the split"
 
 
 def path_shown(path: Path) -> str:
-    """A path as it is shortest to write: from the working directory where it is below that."""
+    """Return a path relative to the working directory if it is below that, else as it is."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):

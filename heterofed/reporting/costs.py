@@ -1,7 +1,7 @@
-"""What a task costs one party: messages, bytes and seconds, by phase, party and direction.
+"""Counts what a task costs one party: messages, bytes and seconds by phase, party and direction.
 
-Plain numbers; whoever measures passes them in. Every second is counted once: as waiting, as
-encoding (bytes to tensors and back, with their checks) or as computing in hooks.
+Callers measure and pass the numbers in. Every second is counted once: as waiting, as encoding
+(converting and checking messages and tensors), or as computing in hooks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ COLUMNS = ("phase", "party", "direction", "messages", "bytes", "encode_ms", "wai
 
 @dataclass(slots=True)
 class Cost:
-    """What one direction of one party's mail cost in one phase.
+    """The cost of the messages to or from one party in one phase.
 
     Attributes:
-        messages, bytes: how much of it; bytes with headers and framing.
-        encode: seconds in which this party turned it into bytes, or back, and checked it.
-        wait: seconds in which this party could do nothing but wait: for mail to come, or for the
-            other one to read.
-        compute: seconds in hooks: this party's own, or what the other one reported of its own.
+        messages: the number of messages.
+        bytes: their bytes, with headers and framing.
+        encode: the seconds that this party spent on encoding, decoding and checking them.
+        wait: the seconds that this party waited, for messages or for the other party to read.
+        compute: the seconds in hooks of this party, or those that the other party reported.
     """
 
     messages: int = 0
@@ -40,14 +40,15 @@ class Account:
     """The costs of a task so far.
 
     Args:
-        own: name of this party, for what it computes itself.
+        own: the name of this party.
 
     Attributes:
-        rows: by (phase, party, direction).
-        counted: all seconds that are in `rows` as this party's.
-        compute, encode: of these, what it computed and encoded.
-        waits: of these, what it waited, by party.
-        outbound: what has left this party, by kind.
+        rows: the costs by (phase, party, direction).
+        counted: the seconds of this party that are in `rows`.
+        compute: the seconds of these that were spent in hooks.
+        encode: the seconds of these that were spent on encoding.
+        waits: the seconds of these that were spent waiting, by party.
+        outbound: the messages that this party has sent, by kind.
     """
 
     def __init__(self, own: str) -> None:
@@ -58,19 +59,19 @@ class Account:
         self.outbound = Outbound()
 
     def computed(self, phase: str, seconds: float) -> None:
-        """Note own work."""
+        """Count seconds that this party spent in hooks."""
         self.rows[phase, self.own, "own"].compute += seconds
         self.compute += seconds
         self.counted += seconds
 
     def encoded(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
-        """Note time spent on turning mail into bytes, or back."""
+        """Count seconds that this party spent on encoding or decoding."""
         self.rows[phase, party, direction].encode += seconds
         self.encode += seconds
         self.counted += seconds
 
     def waited(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
-        """Note time spent on nothing."""
+        """Count seconds that this party spent waiting."""
         self.rows[phase, party, direction].wait += seconds
         self.waits[party] += seconds
         self.counted += seconds
@@ -78,17 +79,17 @@ class Account:
     def moved(
         self, phase: str, party: str, direction: Direction, size: int, *, messages: int
     ) -> None:
-        """Note mail."""
+        """Count messages that were sent or received."""
         cost = self.rows[phase, party, direction]
         cost.bytes += size
         cost.messages += messages
 
     def reported(self, phase: str, party: str, seconds: float) -> None:
-        """Note what another party says that it has worked; not this party's seconds."""
+        """Count seconds that another party reports of its own hooks."""
         self.rows[phase, party, "received"].compute += seconds
 
     def table(self) -> list[dict[str, str | int | float]]:
-        """The rows as `comm.csv` has them, by phase in the order in which these began."""
+        """Return the rows of `comm.csv`, by phase in the order in which the phases began."""
         return [
             dict(
                 zip(
@@ -109,7 +110,7 @@ class Account:
 
 
 def shares(seconds: float, compute: float, encode: float, waits: dict[str, float]) -> str:
-    """One line for people: `own compute 55 %, waiting for shop 31 %, encoding 4 %`."""
+    """Return a line such as `own compute 55 %, waiting for shop 31 %, encoding 4 %`."""
     if seconds <= 0:
         return ""
     parts = [("own compute", compute)]

@@ -1,8 +1,8 @@
-"""What only measures or shows: whatever it meets, the run goes on.
+"""Runs diagnostics, which only measure or show, so that their failures never end a run.
 
-Measuring raises where user data has a form that nobody thought of. Such a failure costs a row of
-some table and one log line. What protects (defences, budgets, epsilons) is no diagnostic: that
-raises as it is.
+A measurement may fail on user data of an unexpected form. Such a failure costs a row of a table and
+one log line. Protections (defences, budgets, epsilons) are not diagnostics: their errors are
+raised.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 
 class Harmless:
-    """Runs blocks that only measure or show: what they raise is logged once each, and forgotten."""
+    """Runs blocks that only measure or show; an error in one is logged once and suppressed."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
 
     def __call__(self, what: str) -> _Block:
-        """A context manager around a block; `what` names the diagnostic in the log line."""
+        """Return a context manager around a block; `what` names the diagnostic in the log line."""
         return _Block(self, what)
 
     def tell(self, what: str, error: Exception) -> None:
-        """Log that a diagnostic has failed, unless it was told before."""
+        """Log that a diagnostic has failed, unless this was logged before."""
         if what not in self._told:
             self._told.add(what)
-            with suppress(Exception):  # a user's log handler
+            with suppress(Exception):  # a user's log handler may fail
                 logger.warning("%s failed (%s); the run goes on", what, place_of(error))
 
 
@@ -52,7 +52,7 @@ class _Block:
 
 
 def place_of(error: BaseException) -> str:
-    """The class of an error and the line that raised it; not its text, which may hold data."""
+    """Return an error's class and the line that raised it, but no text, which may hold data."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -63,7 +63,7 @@ def place_of(error: BaseException) -> str:
 
 
 class _Shielded:
-    """Stands for a diagnostic: its methods give None where they raise; see `shielded`."""
+    """Wraps a diagnostic so that its methods return None instead of raising; see `shielded`."""
 
     def __init__(self, diagnostic: object, what: str, harmless: Harmless) -> None:
         self._diagnostic = diagnostic
@@ -72,13 +72,13 @@ class _Shielded:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # copying and pickling ask for these
+            raise AttributeError(name)  # copying and pickling look these up
         with self._harmless(self._what):
             value = getattr(self._diagnostic, name)
             if not callable(value):
                 return value
             call = self._calling(name)
-            self.__dict__[name] = call  # found at once the next time
+            self.__dict__[name] = call  # found without a call the next time
             return call
         return None
 
@@ -97,12 +97,12 @@ def shielded(make: Callable[[], T], what: str, harmless: Harmless | None = None)
     """Make a diagnostic whose methods never raise.
 
     Args:
-        make: makes it; where that raises, every method gives None.
-        what: names it in the one log line that tells of its failure.
-        harmless: keeps what was told; by default one of its own.
+        make: makes the diagnostic. If it raises, every method of the result returns None.
+        what: the name of the diagnostic in the log line about its failure.
+        harmless: suppresses and logs the errors; by default a new object.
 
     Returns:
-        A stand-in, whose methods and properties give None where those of the diagnostic raise.
+        A wrapper whose methods and properties return None if those of the diagnostic raise.
     """
     harmless = harmless or Harmless()
     diagnostic: object = _Missing()
@@ -112,7 +112,7 @@ def shielded(make: Callable[[], T], what: str, harmless: Harmless | None = None)
 
 
 class _Missing:
-    """Stands for a diagnostic that could not be made."""
+    """Replaces a diagnostic that could not be made."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_, **__: None

@@ -1,6 +1,7 @@
-"""What left this party, for its compliance officer: `outbound.csv` in the results folder.
+"""Counts what a party has sent, for its compliance officer: `outbound.csv` in the results folder.
 
-Counts messages and bytes by phase, kind and receiver; knows nothing of what is in them.
+This module counts messages and bytes by phase, kind and receiver. It knows nothing of their
+content.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ HOLDS = {
     "Features": "features at the cut layer",
     "Gradients": "gradients of the other's features",
 }
-"""What a kind of message holds; all others hold names, numbers and settings."""
+"""The content of each kind of message; all other kinds hold names, numbers and settings."""
 
 GREETINGS = frozenset({"Hello", "Terms", "Welcome", "Waiting", "Abort"})
-"""What every attempt to meet says, also where nothing comes of it."""
+"""The messages of an attempt to connect, which are sent even if it fails."""
 
 
 class Outbound:
-    """What has left so far."""
+    """Counts the messages that this party has sent."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -43,11 +44,11 @@ class Outbound:
 
     @property
     def is_worth_a_file(self) -> bool:
-        """Whether anything but greetings has left."""
+        """Whether any message but greetings was sent."""
         return any(kind not in GREETINGS for _, kind, _ in self._rows)
 
     def table(self, path: Path) -> bytes:
-        """The account as CSV, added to what `path` holds already of the same run."""
+        """Return the counts as CSV, added to those of the same run that `path` already holds."""
         for row in _read(path):
             here = self._rows[row["phase"], row["kind"], row["to"]]
             here[0] += int(row["messages"])

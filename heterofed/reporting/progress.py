@@ -1,6 +1,6 @@
-"""The run in a terminal of its own: a progress bar for each phase, with the time that is left.
+"""Shows a progress bar for each phase in a terminal, with the time left and log lines above it.
 
-Apart from `console`, so that `rich` is loaded only where there is a terminal to draw on.
+This module is separate from `console`, so that `rich` is loaded only if there is a terminal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAKEN, SPEED, ELAPSED = 52, 10, 12
 
 
 class _Speed(ProgressColumn):
-    """Units a second, once there are some."""
+    """The speed in units per second, once some units are done."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s".rjust(SPEED - 1))
@@ -59,7 +59,7 @@ class _Left(ProgressColumn):
 
 
 class Bars:
-    """A progress bar on stderr for the phase that is running."""
+    """The progress bar on stderr of the current phase."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, theme=THEME, highlight=False)
@@ -74,7 +74,7 @@ class Bars:
         self._took: dict[str, int] = {}
 
     def log_handler(self) -> logging.Handler:
-        """A handler whose lines go above the bar."""
+        """Return a log handler that writes its lines above the bar."""
         return Lines(self._console)
 
     def __call__(self, event: Event) -> None:
@@ -82,7 +82,7 @@ class Bars:
             case PhaseBegan():
                 self._progress.start()
                 label = f"{event.phase} {event.round}" if event.round else event.phase
-                # A round takes as many batches as the last one did, as far as anybody knows.
+                # A round is expected to take as many batches as the last one.
                 total = self._took.get(event.phase) if event.total is None else event.total
                 self._bar = self._progress.add_task(label, total=total, unit=event.unit)
                 self._done = 0
@@ -98,7 +98,7 @@ class Bars:
                 pass
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         self._progress.stop()
 
 

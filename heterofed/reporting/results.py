@@ -1,6 +1,6 @@
-"""The results folder of one run, and the account of it that `launch_task` returns.
+"""The results folder of a run, and the `TaskResult` that `launch_task` returns.
 
-Everything is written inside the folder; a file appears whole or not at all.
+Everything is written inside the folder, and a file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PhaseCost:
-    """What one phase cost, over all rounds: seconds, and bytes that left and came.
+    """The cost of one phase over all rounds.
 
     Attributes:
-        compute, encode, waits: of the seconds, those in hooks, those of turning mail into bytes
-            and back, and those of waiting for each party.
+        seconds: the duration in seconds.
+        bytes_sent: the number of bytes that this party sent.
+        bytes_received: the number of bytes that this party received.
+        compute: the seconds that were spent in hooks.
+        encode: the seconds that were spent on encoding and decoding messages.
+        waits: the seconds that were spent waiting, by party.
     """
 
     seconds: float = 0.0
@@ -48,36 +52,39 @@ class PhaseCost:
 
     @property
     def slowest(self) -> str | None:
-        """The party that was waited for longest, where that was a tenth of the time or more."""
+        """The party with the longest wait if that took a tenth of the time or more, else None."""
         name = max(self.waits, key=self.waits.__getitem__, default=None)
         return name if name is not None and self.waits[name] >= self.seconds / 10 else None
 
 
 @dataclass(slots=True, repr=False)
 class TaskResult:
-    """What came of a task at this party.
+    """The result of a task at this party.
 
     Attributes:
-        task_id, party: of which task and party.
-        run: names the run, the same at every party; 32 hexadecimal digits.
+        task_id: the id of the task.
+        party: the feature key of this party.
+        run: the id of the run, equal at every party: 32 hexadecimal digits.
         folder: the results folder.
-        rounds: rounds trained.
-        best_round: the round whose models `mark_best` kept; 0: none.
-        fusion: whether the Host got each Collaborator's features or only their sum.
-        ids: size of the intersection.
-        own_ids: ids that this party came with; 0 where they were not counted.
-        train_rows, test_rows: what the split made of the common ids.
-        psi: how it was found: its `protocol` and the `backend` that computed this party's part;
-            empty where it was not searched for.
-        rehearsal: at the Host what one batch showed, where the task was only rehearsed.
-        metrics: path of each metrics set's CSV, by name.
-        models: path of each saved model half, by name.
-        phases: cost of each phase, by name.
-        leak_seconds: what the leak report took, of `seconds`.
-        leaks: what the leak report found worst, in plain words, one line per party.
-        report: path of `report.html`; None where none was written.
-        seconds: of the whole task, from `launch_task` on.
-        bytes_sent, bytes_received: of the whole task; between phases a few more travel.
+        rounds: the number of rounds that were trained.
+        best_round: the round whose models `mark_best` kept, or 0 for none.
+        fusion: whether the Host received each Collaborator's features or only their sum.
+        ids: the number of ids in the intersection.
+        own_ids: the number of ids of this party, or 0 if they were not counted.
+        train_rows: the number of common ids that are for training.
+        test_rows: the number of common ids that are for tests.
+        psi: the `protocol` of the intersection and the `backend` that computed this party's part.
+            It is empty if no intersection was computed.
+        rehearsal: the findings of a dry run at the Host; None if the task was trained.
+        metrics: the path of each metrics set's CSV, by name of the set.
+        models: the path of each saved model, by name.
+        phases: the cost of each phase, by name.
+        leak_seconds: the part of `seconds` that the leak report took.
+        leaks: the worst findings of the leak report, as one line of text per party.
+        report: the path of `report.html`, or None if none was written.
+        seconds: the duration of `launch_task` in seconds.
+        bytes_sent: the number of bytes that this party sent, including those between phases.
+        bytes_received: the number of bytes that this party received.
     """
 
     task_id: str
@@ -104,7 +111,7 @@ class TaskResult:
     bytes_received: int = 0
 
     def note(self, event: Event) -> None:
-        """Count an event in; a callback."""
+        """Add an event to the result; this method is a callback."""
         if isinstance(event, PhaseEnded):
             cost = self.phases.setdefault(event.phase, PhaseCost())
             cost.seconds += event.seconds
@@ -116,7 +123,7 @@ class TaskResult:
                 cost.waits[party] = cost.waits.get(party, 0.0) + seconds
 
     def core(self) -> dict[str, Any]:
-        """What predictions and exports need to know of the run, as plain JSON types."""
+        """Return the fields that predictions and exports need, as plain JSON types."""
         return {
             "task_id": self.task_id,
             "party": self.party,
@@ -133,7 +140,7 @@ class TaskResult:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
+        """Return the result as plain JSON types."""
         return self.core() | {
             "seconds": round(self.seconds, 3),
             "bytes_sent": self.bytes_sent,
@@ -157,17 +164,18 @@ class TaskResult:
 
     @property
     def last(self) -> dict[str, dict[str, float | str]]:
-        """The last row of each metrics set, by name of the set; numbers are numbers."""
+        """The last row of each metrics set, by name of the set, with numbers converted to float."""
         return {name: rows[-1] for name, rows in self._rows().items() if rows}
 
     def frame(self, name: str | None = None) -> pd.DataFrame:
-        """A metrics set as a pandas DataFrame, a row per call of `append_metrics_item`.
+        """Return a metrics set as a pandas DataFrame, with one row per `append_metrics_item`.
 
         Args:
-            name: of the set; None: the only one of the user's, else `train`.
+            name: the name of the set. None stands for the user's only set, or for `train` if the
+                user declared none.
 
         Raises:
-            ConfigError: there is no such set, or several and no name.
+            ConfigError: there is no such set, or there are several and no name was given.
         """
         import pandas
 
@@ -179,7 +187,7 @@ class TaskResult:
         return pandas.DataFrame(rows[chosen])
 
     def _rows(self) -> dict[str, list[dict[str, float | str]]]:
-        """Of the metrics of models, those sets that have a file."""
+        """Return the rows of each metrics set of the models that has a file."""
         found = {}
         for name, path in self.metrics.items():
             if name not in NO_METRICS and path.exists():
@@ -191,7 +199,7 @@ class TaskResult:
         return found
 
     def __repr__(self) -> str:
-        """One line: what ended, and the last metrics."""
+        """Return one line with the task and its last metrics."""
         shown = [
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
             for row in self.last.values()
@@ -202,10 +210,7 @@ class TaskResult:
         return f"<{', '.join([what, *shown])}; {self.folder}>"
 
     def summary(self) -> str:
-        """A block of lines for people: what each phase took, what leaked, and where the files are.
-
-        No line but that of the files is longer than fits 60 columns beside a time.
-        """
+        """Return the summary that the console prints: costs by phase, leaks, and the files."""
         lines = [f"{self.party}: task {self.task_id} done in {seconds_shown(self.seconds)}"]
         if self.phases:
             lines.append(_row("phase", "time", "sent", "received"))
@@ -234,7 +239,7 @@ def _row(phase: str, seconds: str, sent: str, received: str) -> str:
 
 
 def _number(text: str) -> float | str:
-    """A field of a CSV file as the number that it is of, if any."""
+    """Convert a field of a CSV file to a number if it holds one."""
     try:
         return int(text)
     except ValueError:
@@ -246,10 +251,11 @@ def _number(text: str) -> float | str:
 
 
 def check_name(name: object, what: str) -> str:
-    """Check that a name can be a folder.
+    """Check that a name can be the name of a folder.
 
     Raises:
-        ConfigError: not a string, empty, over 128 characters, or with path characters.
+        ConfigError: the name is no string, is empty, has over 128 characters, or has characters
+            that a folder's name may not have.
     """
     try:
         return msgspec.convert(name, PartyName)
@@ -261,10 +267,10 @@ def check_name(name: object, what: str) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder can be made and written; leaves everything as it was.
+    """Check that a folder can be made and written, and leave everything unchanged.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the folder cannot be made or written.
     """
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
@@ -279,13 +285,13 @@ def check_writable(folder: Path) -> None:
 
 
 def fresh_folder(folder: Path) -> None:
-    """Make a run's folder; an older run's moves aside to `<folder>.1`, `.2`, ...
+    """Make a run's folder; an older run's folder is renamed to `<folder>.1`, `.2` and so on.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the folder cannot be made.
     """
     try:
-        (folder / STATUS).unlink(missing_ok=True)  # it is of this launch, and written anew
+        (folder / STATUS).unlink(missing_ok=True)  # it belongs to this launch and is written again
         move_aside(folder)
         own_folder(folder)
     except OSError as error:
@@ -296,15 +302,15 @@ def fresh_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], *, anywhere: bool = False) -> Path:
-    """Write a file so that it appears whole or not at all; gives its path.
+    """Write a file so that it appears whole or not at all, and return its path.
 
     Args:
-        path: what lies there is replaced.
-        write: gets the open file.
-        anywhere: the user chose the folder, so that it may be a link or another user's.
+        path: the path of the file. An existing file is replaced.
+        write: called with the open file to write the content.
+        anywhere: whether the user chose the folder, so that it may be a link or another user's.
 
     Raises:
-        ResultsError: it cannot be written.
+        ResultsError: the file cannot be written.
         ConfigError: its folder is a link or belongs to another user.
     """
     with writing(path):
@@ -324,7 +330,7 @@ def write_costs(result: TaskResult, account: Account) -> Path:
 
 
 def write_outbound(result: TaskResult, outbound: Outbound) -> Path:
-    """Write `outbound.csv` into the results folder: what left this party, and to whom."""
+    """Write `outbound.csv` into the results folder: what this party sent to each other party."""
     path = result.folder / "outbound.csv"
     with writing(path):
         table = outbound.table(path)
@@ -348,7 +354,7 @@ class _Ended(msgspec.Struct):
 
 
 def ended_run(folder: Path) -> bytes | None:
-    """Which run ended well in a results folder; None where none did."""
+    """Return the id of the run that was completed in a results folder, or None if none was."""
     try:
         return bytes.fromhex(msgspec.json.decode(read(folder / SUMMARY), type=_Ended).run)
     except (OSError, ValueError):

@@ -1,8 +1,9 @@
-"""What a script shows where an error of ours ends it: the message and its remedy. A traceback is
-for bugs, and for the code of users, cut to their own frames.
+"""Shortens what a script prints when an error ends it.
 
-Nothing is changed at import. Where an error leaves a public call, and the interpreter still has its
-own `sys.excepthook`, one that prints so takes its place until the next public call.
+An error of heterofed prints its message with the remedy and no traceback. An exception of a hook
+prints a traceback with only the user's own frames. Importing this module changes nothing: when an
+error leaves a public call and `sys.excepthook` is Python's own, it is replaced until the next
+public call.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from heterofed.errors import HeteroFedError, LocalProtocolError
 from heterofed.reporting.wrapping import error_line, wrapped
 
 RAISED_IN = "heterofed: raised in "
-"""How the note begins on what a hook raised."""
+"""The beginning of the note on an exception that a hook raised."""
 
 _OURS = (str(Path(heterofed.errors.__file__).parent), contextlib.__file__)
 
 
 @contextmanager
 def plain_endings() -> Iterator[None]:
-    """Have what leaves this block shown without frames of ours, where nothing catches it."""
+    """Print an uncaught exception of this block without frames of heterofed."""
     if sys.excepthook is _show:
         sys.excepthook = sys.__excepthook__
     try:
@@ -53,12 +54,12 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
             sys.__excepthook__(kind, error, trace)
             return
         sys.stderr.write("".join(f"{each.rstrip()}\n" for each in lines))
-    except Exception:  # whatever happens, the error is shown
+    except Exception:  # the error must be shown in any case
         sys.__excepthook__(kind, error, trace)
 
 
 def _cut(shown: traceback.TracebackException) -> traceback.TracebackException:
-    """Without frames of ours, in what it came of too."""
+    """Return a traceback without frames of heterofed, and its causes likewise."""
     shown.stack[:] = [each for each in shown.stack if not each.filename.startswith(_OURS)]
     for other in (shown.__cause__, shown.__context__):
         if other is not None:

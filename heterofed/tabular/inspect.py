@@ -23,8 +23,8 @@ from heterofed.tabular.kinds import (
 )
 from heterofed.tabular.sources import Source
 
-SAMPLE_ROWS = 500_000
-"""Rows that kinds are found from; tables with fewer are looked at whole."""
+SAMPLE_ROWS = 100_000
+"""Kinds are found from at most so many rows; a larger table is looked at in even steps."""
 
 MANY_CATEGORIES = 1000
 _AT_ONCE = 500
@@ -179,25 +179,34 @@ class _Counts:
 
 
 def _counted() -> str:
-    # DuckDB would take 1_000 for a number.
-    number = f"CASE WHEN contains(x, '_') THEN NULL ELSE TRY({as_number('x', 'x', 'VARCHAR')}) END"
+    """Sums over cells x, of which n is the number where it is one."""
     marked = r"'^[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+$'"
     words = "|".join((*TRUE, *FALSE))
     date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
     tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
+
+    def text(test: str) -> str:  # numbers are most cells: on them nothing else is tried
+        return f"count_if(CASE WHEN n IS NULL THEN {test} ELSE false END)"
+
     return f"""
         count(*), count(DISTINCT x),
-        count({number}), min(row) FILTER ({number} IS NULL),
-        count(*) FILTER (regexp_matches(x, {marked})),
-        count(*) FILTER (regexp_matches(x, '^0\\d+$')),
-        count(*) FILTER (regexp_matches(x, '^[-+]?\\d+(\\.0+)?$')),
-        min(row) FILTER (isinf({number})),
-        min({number}), max({number}),
-        count(*) FILTER (regexp_full_match(lower(x), '{words}')),
-        count(*) FILTER (regexp_matches(x, {date})),
-        count(*) FILTER (regexp_matches(x, {tags})),
-        avg(length(x)), avg(1 + length(x) - length(replace(x, ' ', '')))
+        count(n), min(row) FILTER (n IS NULL),
+        {text(f"regexp_matches(x, {marked})")},
+        count_if(x LIKE '0%' AND regexp_matches(x, '^0\\d+$')),
+        count_if(n = floor(n)),
+        min(row) FILTER (isinf(n)),
+        min(n), max(n),
+        {text(f"regexp_full_match(lower(x), '{words}')")},
+        {text(f"regexp_matches(x, {date})")},
+        {text(f"regexp_matches(x, {tags})")},
+        avg(length(x)), avg({_SPACES})
     """
+
+
+_SPACES = "CASE WHEN n IS NULL THEN 1 + length(x) - length(replace(x, ' ', '')) ELSE 1 END"
+
+_NUMBER = f"CASE WHEN contains(x, '_') THEN NULL ELSE TRY({as_number('x', 'x', 'VARCHAR')}) END"
+"""DuckDB would take 1_000 for a number."""
 
 
 class _Look:
@@ -218,10 +227,11 @@ class _Look:
         An UNPIVOT of many columns would take minutes to plan.
         """
         found = self._source.query(
-            "SELECT col, {counted} FROM (SELECT row, col, {cleaned} AS x FROM (SELECT {row} AS row,"
-            " unnest(range({width})) AS col, unnest([{cells}]) AS cell FROM {table} {sample}))"
-            " WHERE x IS NOT NULL GROUP BY col",
+            "SELECT col, {counted} FROM (SELECT row, col, x, {number} AS n FROM (SELECT row, col,"
+            " {cleaned} AS x FROM (SELECT {row} AS row, unnest(range({width})) AS col,"
+            " unnest([{cells}]) AS cell FROM {table} {sample})) WHERE x IS NOT NULL) GROUP BY col",
             counted=_counted(),
+            number=_NUMBER,
             cleaned=self._source.cleaned("cell"),
             width=len(names),
             cells=", ".join(map(self._source.cells, names)),

@@ -63,7 +63,7 @@ def test_items_may_be_anything() -> None:
 
 def test_what_is_refused() -> None:
     data = IndexedDataset(PLAIN, IDS)
-    with pytest.raises(MissingIdsError, match="TensorDataset has no row for 1 of 2 ids"):
+    with pytest.raises(MissingIdsError, match="TensorDataset has no row for 1 of 2 requested ids"):
         data.batches(["a", "z"], 1)
     with pytest.raises(IdError, match="4 items was given 3 ids"):
         IndexedDataset(PLAIN, IDS[:3])
@@ -195,7 +195,7 @@ def test_columns_may_have_numbers_for_names() -> None:
     [
         ({"parties": ["one"]}, ConfigError, "two or more"),
         ({"parties": ["x", "x"]}, ConfigError, "different names"),
-        ({"label_owner": "z"}, ConfigError, "none of the parties"),
+        ({"label_owner": "z"}, ConfigError, "give one of the parties"),
         ({"overlap": 0}, ConfigError, "share"),
         ({"overlap": 1.2}, ConfigError, "share"),
         ({"label": None}, ColumnError, "name the column of labels"),
@@ -203,7 +203,7 @@ def test_columns_may_have_numbers_for_names() -> None:
         ({"parties": [*"uvwxyz"]}, ColumnError, "5 columns are too few for 6"),
         ({"parties": {"x": ["a"], "y": ["z"]}}, ColumnError, "no column 'z'"),
         ({"id": "z"}, ColumnError, "no column 'z'"),
-        ({"parties": {"x": ["a"], "y": ["b", "label"]}}, ConfigError, "y is given the label"),
+        ({"parties": {"x": ["a"], "y": ["b", "label"]}}, ConfigError, "y was given the label"),
         ({"parties": {"x": ["a", "label"], "y": ["b"]}}, ColumnError, "neither ids nor label"),
     ],
 )
@@ -220,7 +220,7 @@ def test_data_sets_that_cannot_be_cut() -> None:
 
     empty: Any = TensorDataset(torch.zeros(0, 3), torch.zeros(0))
     for data in (empty, FRAME.iloc[:0], Stream(), 5):
-        with pytest.raises(ConfigError, match="no rows to deal out"):
+        with pytest.raises(ConfigError, match="no rows to divide"):
             vertical_split(data, parties=["x", "y"], label_owner="x", label="label")
     plain: Any = TensorDataset(torch.zeros(4, 2))
     with pytest.raises(ConfigError, match="pairs"):
@@ -229,5 +229,5 @@ def test_data_sets_that_cannot_be_cut() -> None:
     with pytest.raises(ConfigError, match="columns to cut"):
         vertical_split(flat, parties=["x", "y"], label_owner="x")
     wide: Any = TensorDataset(torch.zeros(4, 3), torch.zeros(4))
-    with pytest.raises(ColumnError, match="none of an input of 3 columns"):
+    with pytest.raises(ColumnError, match="do not exist in an input of 3 columns"):
         vertical_split(wide, parties={"x": slice(0, 2), "y": [3]}, label_owner="x")

@@ -133,7 +133,7 @@ def test_a_row_served_alone_is_the_row_that_was_trained(tmp_path: Path) -> None:
         (lambda d: d.rename(columns={d.columns[0]: "z"}), "without '.' and with 'z'"),
         (lambda d: d.assign(z=1.0), "with 'z'"),
         (lambda d: d.drop(columns=d.columns[0]), "without"),
-        (lambda d: d.assign(**{d.columns[1]: True}), "is bool"),
+        (lambda d: d.assign(**{d.columns[1]: True}), "bool values"),
     ],
 )
 def test_other_columns_are_refused_before_a_row_is_served(
@@ -216,7 +216,7 @@ def test_features_of_another_width_are_refused_at_the_host_too(tmp_path: Path) -
     wide: Any = Host(tmp_path, host_table(host_frame()))
     wide.iterate_predict_feature = lambda model, ids: iter([(torch.zeros(len(ids), 4), None)])
     with pytest.raises(
-        FeatureError, match=r"of \[4\] float32 a row, and in training they were \[3\]"
+        FeatureError, match=r"of \[4\] float32 per row, but in training they were \[3\]"
     ):
         simulate_prediction(wide, [Collaborator(tmp_path, table(theirs()))], task_id="served")
 

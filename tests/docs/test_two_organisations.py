@@ -99,7 +99,7 @@ def test_the_page_runs_as_it_stands(organisations: tuple[Organisation, Organisat
     checks = [bank.start(bank_check), shop.start(shop_check)]
     for each in checks:
         assert each.wait() == 0, each.output
-    assert "shop is there, and has the same terms" in checks[0].output
+    assert "shop is connected, and has the same terms" in checks[0].output
     assert f"the Host answers at {address}" in checks[1].output
 
     runs = [shop.start(collaborator), bank.start(host)]

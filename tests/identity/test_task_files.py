@@ -132,12 +132,12 @@ def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
         ("[host]", "[host]\ncolour = 1", "unknown field 'colour' in [host]; there are: party"),
         ("format = 1", "format = 2", "$.format"),
         ('"train"', '"play"', "$.purpose"),
-        ('"tcp://', '"udp://', "is no address such as"),
+        ('"tcp://', '"udp://', "is not an address such as"),
         ("max_rounds = 0", "max_rounds = -1", "$.max_rounds"),
         ("max_rounds = 0", 'max_rounds = "many"', "$.max_rounds"),
         ('party = "bob"', 'party = "../bob"', "$.collaborators[0].party"),
         ('party = "bob"', 'party = "alice"', "two parties have the same party"),
-        ("[plan]", "[plan", "is no TOML"),
+        ("[plan]", "[plan", "is not valid TOML"),
         ('key = "', 'key = "short', "$."),
     ],
 )
@@ -177,7 +177,7 @@ def test_keys_that_are_none(home: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_addresses_that_are_none(address: str, home: Path, tmp_path: Path) -> None:
     path = open_offices(home, address="tcp://bank.example:7300")
-    with pytest.raises(ConfigError, match="is no address such as"):
+    with pytest.raises(ConfigError, match="is not an address such as"):
         read(path.read_text().replace("tcp://bank.example:7300", address), tmp_path / "f")
 
 
@@ -206,8 +206,8 @@ def test_where_a_host_listens(address: str, listens: str, home: Path) -> None:
         (["--collaborator", "carol"], "give PARTY=PUBKEY"),
         (["--collaborator", "carol=short"], "in single quotes"),
         (["--collaborator", "../carol=" + "x" * 40], "--collaborator"),
-        (["--bind", "nowhere"], "is no address"),
-        (["--address", "nowhere"], "is no address"),
+        (["--bind", "nowhere"], "is not an address"),
+        (["--address", "nowhere"], "is not an address"),
         (["--host", "dora"], "heterofed keys new dora"),
         (["--host", "a/b"], "--host"),
         (["--insecure"], "give PARTY alone"),
@@ -282,7 +282,7 @@ def test_accept_asks_records_and_holds_for_these_terms_only(home: Path, command:
     assert command("task", "accept", "tiny") == 2  # several of its keys are here
     assert "say it with --party" in command.err
     assert command("task", "accept", "tiny", "--party", "bob") == 2
-    assert "say --yes" in command.err
+    assert "pass --yes" in command.err
     assert not consent.has_accepted(home, "tiny", "bob", digest)
     assert command("task", "accept", "tiny", "--party", "bob", "--yes") == 0
     for field in ("max_rounds", "psi_protocol", "max_peer_ids", "collaborators", "key of alice"):
@@ -294,7 +294,7 @@ def test_accept_asks_records_and_holds_for_these_terms_only(home: Path, command:
     assert not consent.has_accepted(home, "tiny", "bob", changed)
     with pytest.raises(ConfigError, match="did not accept"):
         accept_task("tiny", "bob", lambda _terms, _party: False)
-    assert [(each["deed"], each["terms"]) for each in audit(home)] == [
+    assert [(each["event"], each["terms"]) for each in audit(home)] == [
         ("accepted", digest),
         ("refused", changed),
     ]
@@ -382,7 +382,7 @@ def test_what_is_not_set_has_one_word() -> None:
 
 @given(st.binary(max_size=400))
 def test_terms_that_are_none_are_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="no terms"):
+    with pytest.raises(ValueError, match="not the terms"):
         shown_terms(content)
 
 
@@ -394,7 +394,7 @@ def test_check_as_host_listens_and_lets_go(home: Path, command: Command) -> None
     address = load_task(path).address
     for _ in range(2):
         assert command("task", "check", "tiny", "--party", "alice") == 0
-        assert f"{address} can be listened at" in command.out
+        assert f"the Host can listen at {address}" in command.out
 
 
 def test_check_when_nobody_answers(home: Path, command: Command) -> None:

@@ -57,8 +57,8 @@ def test_three_parties_over_tcp_with_keys(home: Path, tmp_path: Path) -> None:
     assert all(isinstance(each, TaskResult) for each in results), results
     assert all(each._heterofed_run.agreement.plan.psi_protocol == "ecdh" for each in others)  # type: ignore[union-attr]
     assert results[1].ids == 40
-    deeds = [json.loads(line)["deed"] for line in (home / "audit.log").read_text().splitlines()]
-    assert deeds == ["accepted"] * 2 + ["started"] * 3
+    events = [json.loads(line)["event"] for line in (home / "audit.log").read_text().splitlines()]
+    assert events == ["accepted"] * 2 + ["started"] * 3
 
 
 def test_psi_tasks_over_tcp(home: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_nothing_leaves_without_consent(home: Path, tmp_path: Path) -> None:
     assert "heterofed task accept tiny" in str(error)
     assert not bob.asked
     assert list(tmp_path.iterdir()) == []
-    assert '"deed": "refused"' in (home / "audit.log").read_text()
+    assert '"event": "refused"' in (home / "audit.log").read_text()
     accept_task("tiny", "bob", lambda _terms, _party: True)
     edit(home, "max_rounds = 0", "max_rounds = 2")
     assert "has not accepted the terms of task 'tiny' as they are now" in str(outcome(bob))
@@ -234,7 +234,7 @@ def test_checks_of_both_sides_meet(
     check = ("task", "check", "tiny", "--wait", "30")
     bob = parties.start("-m", "heterofed", *check, HETEROFED_HOME=str(theirs))
     assert command(*check) == 0
-    assert "bob is there, and has the same terms" in command.out
+    assert "bob is connected, and has the same terms" in command.out
     assert bob.wait() == 0, bob.output
     assert "and has the same terms" in bob.output
 

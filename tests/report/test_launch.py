@@ -12,12 +12,13 @@ import pytest
 from heterofed import TaskResult, simulate
 from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.identity.keys import load_key
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.report import render
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
-from tests.identity.offices import Command
+from tests.identity.offices import Command, open_offices
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -72,6 +73,23 @@ def test_a_hook_that_raises_leaves_a_report_that_names_it(tmp_path: Path) -> Non
     assert theirs.outcome.state == "failed"
     assert "alice" in theirs.outcome.message
     assert theirs.counts.common == 40
+
+
+def test_keys_terms_and_consent_are_those_of_the_task_file(home: Path, tmp_path: Path) -> None:
+    open_offices(home)
+    run(TinyHost(tmp_path, psi_protocol="ecdh"), TinyCollaborator(tmp_path))
+    report = gather(tmp_path / "tiny" / "bob")
+    assert report.secured
+    assert [each.fingerprint for each in report.parties] == [
+        load_key(each, home).fingerprint for each in ("alice", "bob")
+    ]
+    assert report.agreed is not None
+    assert len(report.agreed.terms) == 64
+    assert report.agreed.accepted.startswith("20")
+    assert report.agreed.started >= report.agreed.accepted
+    text = (tmp_path / "tiny" / "bob" / "report.html").read_text()
+    assert "Every party proved who it is by its key" in text
+    assert f"{report.agreed.accepted[:10]} {report.agreed.accepted[11:16]} UTC" in text
 
 
 def test_a_launch_that_met_nobody_leaves_the_report_of_the_run_before(tmp_path: Path) -> None:

@@ -471,7 +471,7 @@ def test_rows_that_are_gone_are_told_of(
     quality.unlink() if left is None else quality.write_bytes(kept)
     results = run(host(tmp_path), TinyCollaborator(tmp_path))
     assert all(isinstance(each, TaskResult) for each in results), results
-    assert any(f"{quality} is not whole" in each for each in caplog.messages)
+    assert any(f"{quality} is not complete" in each for each in caplog.messages)
     assert b"\0" not in quality.read_bytes()
     assert pd.read_csv(quality)["round"].tolist() == [3, 4]
 

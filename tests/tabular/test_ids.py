@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from heterofed.errors import ColumnError, ConfigError, IdError, MissingIdsError
-from heterofed.tabular.ids import IdRecipe, overlap_advice, read_ids
+from heterofed.tabular.ids import IdIndex, IdRecipe, overlap_advice, read_ids
 from heterofed.tabular.ids.writing import UnfitError, writer_of
 from heterofed.tabular.sources import Source, open_source
 
@@ -196,3 +196,17 @@ def test_a_small_overlap_is_explained() -> None:
     assert "9 of 1000" in said
     assert "try integer" in said
     assert "integer" not in overlap_advice(0, 9, 9, IdRecipe.parse("integer")).partition("try")[2]
+
+
+def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
+    source = table(tmp_path, "id\n" + "".join(f"{row:05}\n" for row in range(5000)))
+    index = IdIndex(source, "id", IdRecipe.parse("integer"))
+    assert len(index) == 5000
+    assert index.positions(["4999", "0", "17"]).tolist() == [4999, 0, 17]
+    with pytest.raises(MissingIdsError, match="no row for 1 of 2 ids"):
+        index.positions(["5000", "0"])
+    twice = table(tmp_path, "id\na\nb\na\n", "twice.csv")
+    with pytest.raises(IdError, match=r"twice.csv, rows 1 and 3: the same id"):
+        IdIndex(twice, "id")
+    with pytest.raises(IdError, match=r"table.csv has no id in column 'id'|missing"):
+        IdIndex(table(tmp_path, "id,x\n,1\n,2\n"), "id")

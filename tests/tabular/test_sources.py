@@ -181,6 +181,32 @@ def test_parts_and_rows(tmp_path: Path) -> None:
         source.take([rows])
 
 
+def test_rows_of_a_large_table_come_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.csv"
+    cells = [
+        f"{row},{row / 2},c{row % 5},words of {row},{row % 2 == 0},2024-01-{1 + row % 28}\n"
+        for row in range(5000)
+    ]
+    cells[7] = "7,,,,,\n"
+    path.write_text("id,x,colour,text,yes,day\n" + "".join(cells))
+    kinds = {"x": "numeric", "colour": "category", "text": "text", "yes": "boolean", "day": "date"}
+    columns = [Column(name=name, kind=kind) for name, kind in kinds.items()]  # type: ignore[arg-type]
+    source = open_source(path)
+    in_memory, on_disk = source.typed(columns), source.typed(columns)
+    wanted = [4999, 7, 0, 7, *range(2000, 3000)]
+    expected = in_memory.take(wanted)
+    monkeypatch.setattr("heterofed.tabular.sources.source.SMALL_CELLS", 10)
+    pd.testing.assert_frame_equal(on_disk.take(wanted), expected)
+    pd.testing.assert_frame_equal(on_disk.take(wanted, ["text"]), expected[["text"]])
+    as_text = source.take(wanted, ["x", "day"])
+    assert as_text.iloc[0].tolist() == ["2499.5", "2024-01-16"]
+    for beyond in ([5000], [-1]):
+        with pytest.raises(IndexError):
+            on_disk.take(beyond)
+
+
 def test_a_cell_of_another_kind_is_named(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("id,x,day,yes\n1,1,2024-01-01,no\n2,two,01.02.2024,maybe\n3,inf,,yes\n")

@@ -103,6 +103,21 @@ def read_ids(
     )
 
 
+def written_ids(
+    source: Source, columns: Sequence[str] | str, recipe: IdRecipe | None = None
+) -> Iterator[tuple[list[str], list[int]]]:
+    """The ids of a table, part by part, with the row of each; repeated ones are not looked for.
+
+    Raises:
+        ConfigError, ColumnError, IdError: as of `read_ids`.
+    """
+    names = [columns] if isinstance(columns, str) else list(columns)
+    recipe = recipe or IdRecipe.of_columns(len(names))
+    source.must_have(names)
+    chosen = recipe.by_key(names)[0]
+    yield from _Written(source, chosen, recipe.keys[0], may_lack=len(recipe.keys) > 1).parts()
+
+
 class _Written:
     """The ids of one key, row by row."""
 
@@ -120,27 +135,43 @@ class _Written:
             IdError: there is none; or see `read_ids`.
         """
         ids, rows = list[str](), list[int]()
-        for row, cells in enumerate(self._cells()):
-            if any(cell is None for cell in cells):
-                if not self._may_lack:
-                    self._refuse(row, cells.index(None), "the id is missing; fill it in, or drop")
-                continue
-            parts = [self._part(row, at, str(cell)) for at, cell in enumerate(cells)]
-            if not all(parts):
-                if not self._may_lack:
-                    self._refuse(row, parts.index(""), "the id is blank; fill it in, or drop")
-                continue
-            ids.append(joined(parts))
-            rows.append(row)
-        if not ids:
-            raise IdError(f"{self._source.name} has no id in column {self._columns[0]!r}")
-        self.doubts.check(len(ids))
+        for some, places in self.parts():
+            ids += some
+            rows += places
         return ids, rows
 
-    def _cells(self) -> Iterator[tuple[str | None, ...]]:
-        for part in self._source.chunks(columns=self._columns):
-            held = part.astype(object).where(part.notna(), None)
-            yield from held.itertuples(index=False, name=None)
+    def parts(self) -> Iterator[tuple[list[str], list[int]]]:
+        """Ids and their rows, part by part.
+
+        Raises:
+            IdError: as of `all`.
+        """
+        start = count = 0
+        for frame in self._source.chunks(columns=self._columns):
+            held = frame.astype(object).where(frame.notna(), None)
+            ids, rows = list[str](), list[int]()
+            for row, cells in enumerate(held.itertuples(index=False, name=None), start):
+                id_ = self._id(row, cells)
+                if id_ is not None:
+                    ids.append(id_)
+                    rows.append(row)
+            start += len(frame)
+            count += len(ids)
+            yield ids, rows
+        if not count:
+            raise IdError(f"{self._source.name} has no id in column {self._columns[0]!r}")
+        self.doubts.check(count)
+
+    def _id(self, row: int, cells: tuple[str | None, ...]) -> str | None:
+        """The id of a row; None where it has none and need not."""
+        parts = ["" if cell is None else self._part(row, at, cell) for at, cell in enumerate(cells)]
+        if all(parts):
+            return joined(parts)
+        if not self._may_lack:
+            at = parts.index("")
+            how = "missing" if cells[at] is None else "blank"
+            self._refuse(row, at, f"the id is {how}; fill it in, or drop")
+        return None
 
     def _part(self, row: int, at: int, cell: str) -> str:
         self.doubts.look(row, at, cell)

@@ -90,9 +90,10 @@ class PlainText:
         for mark, encoding in _MARKS:
             if head.startswith(mark):
                 return encoding
-        zeros = head.count(0)
-        if zeros > len(head) / 4:  # UTF-16 without a mark: every other byte of plain letters
-            return "utf-16-le" if head[1::2].count(0) > zeros / 2 else "utf-16-be"
+        # UTF-16 without a mark: of plain letters every second byte is zero.
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        if even + odd > len(head) / 4 and min(even, odd) < (even + odd) / 10:
+            return "utf-16-le" if odd > even else "utf-16-be"
         return "utf-8"
 
     def _look(self, encoding: str) -> int | None:

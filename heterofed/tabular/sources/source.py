@@ -11,16 +11,20 @@ import numpy as np
 from heterofed.errors import ColumnError
 from heterofed.tabular.kinds import MISSING, Column, converted, pattern_of, plain
 from heterofed.tabular.sources.engine import Scratch, need_duckdb
+from heterofed.tabular.sources.row_file import RowFile
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+Positions = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
+"""Numbers of rows, from 0."""
+
 VECTOR = 2048
 """Rows that DuckDB handles at a time."""
 
 SMALL_CELLS = 50_000_000
-"""A table of no more cells is held in memory where rows are taken from it."""
+"""Rows are taken from memory where a table has no more cells, else from a file of records."""
 
 _AT_ONCE = 500
 """Columns that one query reads: the time to plan one grows faster than its columns."""
@@ -90,6 +94,7 @@ class Source:
         self.rows: int = self.query("SELECT count(*) FROM {table}")[0][0]
         self.notes = relation.notes
         self._held: pd.DataFrame | None = None
+        self._records: RowFile | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -164,17 +169,33 @@ class Source:
             yield self._checked(part.set_axis(names, axis=1), start)
             start += len(part)
 
-    def take(self, positions: Sequence[int], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The rows at some positions (from 0), in their order.
+
+        The first call reads the whole table: into memory, or into a private file of records where
+        it is large.
 
         Raises:
             ColumnError: as of `frame`.
             IndexError: there is no such row.
         """
         names = self._chosen(columns)
+        if self._is_large:
+            return self._row_file().take(positions)[names]
         if self._held is None:
             self._held = self.frame()
         return self._held.iloc[np.asarray(positions, dtype=np.int64)][names]
+
+    @property
+    def _is_large(self) -> bool:
+        return self.rows * len(self.columns) > SMALL_CELLS
+
+    def _row_file(self) -> RowFile:
+        if self._records is None:
+            kinds = self._kinds or {each: Column(name=each, kind="text") for each in self.columns}
+            relation = self._relation
+            self._records = RowFile(list(kinds.values()), self.chunks(), relation.scratch)
+        return self._records
 
     def query(self, select: str, **named: Any) -> list[tuple[Any, ...]]:
         """Rows of an SQL query over `{table}`, with `{row}` for a row's number.
