@@ -76,9 +76,10 @@ def test_a_hook_that_raises_leaves_a_report_that_names_it(tmp_path: Path) -> Non
 
 
 def test_keys_terms_and_consent_are_those_of_the_task_file(home: Path, tmp_path: Path) -> None:
-    open_offices(home)
-    run(TinyHost(tmp_path, psi_protocol="ecdh"), TinyCollaborator(tmp_path))
+    open_offices(home, plan=["max_rounds=2", "psi_protocol=ecdh"])
+    outcomes = run(TinyHost(tmp_path, psi_protocol="ecdh"), TinyCollaborator(tmp_path))
     report = gather(tmp_path / "tiny" / "bob")
+    assert report.outcome.state == "finished", outcomes
     assert report.secured
     assert [each.fingerprint for each in report.parties] == [
         load_key(each, home).fingerprint for each in ("alice", "bob")
