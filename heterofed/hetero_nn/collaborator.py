@@ -501,8 +501,8 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
         guard: CollaboratorGuard = run.state["guard"]
         return guard
 
-    def _heterofed_prepare(self, run: Run) -> list[str]:
-        ids = super()._heterofed_prepare(run)
+    def _heterofed_make_all(self, run: Run) -> None:
+        super()._heterofed_make_all(run)
         if self._heterofed_is_feature_trainable and self._heterofed_made("feature_model") is None:
             raise ConfigError(
                 "make_feature_model returned None, but this party's features are trainable: is a"
@@ -517,7 +517,6 @@ class HeteroNNCollaboratorScheduler(TrainingScheduler):
                 " is_feature_trainable=False"
             )
         self._heterofed_guard(run)
-        return ids
 
     def _heterofed_accumulates(self) -> bool:
         return super()._heterofed_accumulates() and not _updates_by_default(self)

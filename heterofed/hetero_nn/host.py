@@ -534,10 +534,9 @@ class HeteroNNHostScheduler(HostHooks):
         guard: HostGuard = run.state["guard"]
         return guard
 
-    def _heterofed_prepare(self, run: Run) -> list[str]:
-        ids = super()._heterofed_prepare(run)
+    def _heterofed_make_all(self, run: Run) -> None:
+        super()._heterofed_make_all(run)
         self._heterofed_guard(run)
-        return ids
 
     def _heterofed_is_test_due(self, round_number: int) -> bool:
         every = self._heterofed_log_rounds

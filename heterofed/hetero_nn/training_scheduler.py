@@ -80,7 +80,15 @@ __all__ = [
 
 
 class TrainingScheduler(ResumableScheduler):
-    """Base of the two schedulers of split training."""
+    """Base of the two schedulers of split training.
+
+    Attributes:
+        models_after_split: a class sets it to True to have its models made after the split, when
+            `self.train_ids` are known: to fit a scaler or a vocabulary on train rows alone. What is
+            wrong with the models then shows after the intersection, not before it.
+    """
+
+    models_after_split: bool = False
 
     _heterofed_is_feature_trainable: bool = True
     _heterofed_leak_report: Effort = "sample"
@@ -226,6 +234,12 @@ class TrainingScheduler(ResumableScheduler):
         """Rows of an agreed batch; None before the parties met, or where none was agreed."""
         agreement = self._heterofed_run.agreement if self._heterofed_run else None
         return agreement.plan.batch_size or None if agreement else None
+
+    @Shown
+    def parties(self) -> tuple[str, ...]:
+        """Feature keys of all parties, the Host's first; empty before they met."""
+        agreement = self._heterofed_run.agreement if self._heterofed_run else None
+        return (agreement.plan.host, *agreement.plan.collaborators) if agreement else ()
 
     @Shown
     def agreed(self) -> dict[str, str]:
@@ -478,14 +492,21 @@ class TrainingScheduler(ResumableScheduler):
     # -- ids -------------------------------------------------------------------------------
 
     def _heterofed_prepare(self, run: Run) -> list[str]:
-        """Load the ids, make models and optimizers: what is wrong with them shows before PSI."""
+        """Load the ids, make models and optimizers: what is wrong with them shows before PSI, but
+        for those of a class that makes them after the split.
+        """
         with party_of(run).in_phase("prepare"):
             ids = self._heterofed_load_ids(run)
             run.result.own_ids = len(ids)
-            for name in self._heterofed_makers():
-                self._heterofed_made(name)
-            self._heterofed_carried(run).begin()
+            if not self.models_after_split:
+                self._heterofed_make_all(run)
         return ids
+
+    def _heterofed_make_all(self, run: Run) -> None:
+        """Make models and optimizers, and note what this party carries beside them."""
+        for name in self._heterofed_makers():
+            self._heterofed_made(name)
+        self._heterofed_carried(run).begin()
 
     def _heterofed_split(
         self,
@@ -523,6 +544,11 @@ class TrainingScheduler(ResumableScheduler):
             len(train),
             len(test),
         )
+
+    def _heterofed_keep_split(self, run: Run, common: int) -> None:
+        if self.models_after_split:
+            self._heterofed_make_all(run)
+        super()._heterofed_keep_split(run, common)
 
     def _heterofed_round_ids(self, run: Run) -> list[str]:
         plan = plan_of(run)

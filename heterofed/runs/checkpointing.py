@@ -296,6 +296,8 @@ class ResumableScheduler(Scheduler):
             guard.close()
         if mark == AT_SPLIT:
             run.state.pop("made", None)
+        # Before the models are made, which may be fitted on them.
+        run.state |= {"train_ids": split.train, "test_ids": split.test}
         things = self._heterofed_stateful()
         optimizers = _optimizers(things)
         if restarted:
@@ -312,8 +314,6 @@ class ResumableScheduler(Scheduler):
         for name in NOTES:
             run.state.pop(name, None)
         run.state |= {
-            "train_ids": split.train,
-            "test_ids": split.test,
             "settings": snapshot.settings,
             "best_round": snapshot.best,
             "best_digest": snapshot.best_digest,

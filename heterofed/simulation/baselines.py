@@ -288,7 +288,7 @@ class _Baseline:
             sets.append(
                 set(check_ids(each._heterofed_call_hook("load_local_ids", each.load_local_ids)))
             )
-            for name in each._heterofed_makers():
+            for name in () if each.models_after_split else each._heterofed_makers():
                 each._heterofed_made(name)
         common = set.intersection(*sets)
         if not common:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from heterofed.errors import ConfigError
+
 if TYPE_CHECKING:
+    from heterofed.tabular.collaborator import TabularCollaborator
     from heterofed.tabular.evaluation import Evaluation, evaluate
+    from heterofed.tabular.host import TabularHost
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.inspect import TableReport
     from heterofed.tabular.objectives import Labels, Objective, read_labels
@@ -23,6 +27,8 @@ __all__ = [
     "Objective",
     "Source",
     "TableReport",
+    "TabularCollaborator",
+    "TabularHost",
     "evaluate",
     "open_source",
     "read_labels",
@@ -35,6 +41,8 @@ _HOME = {
     "Objective": "heterofed.tabular.objectives",
     "Source": "heterofed.tabular.sources",
     "TableReport": "heterofed.tabular.inspect",
+    "TabularCollaborator": "heterofed.tabular.collaborator",
+    "TabularHost": "heterofed.tabular.host",
     "evaluate": "heterofed.tabular.evaluation",
     "open_source": "heterofed.tabular.sources",
     "read_labels": "heterofed.tabular.objectives",
@@ -43,7 +51,10 @@ _HOME = {
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        try:
+            return getattr(import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"tables need {error.name}: pip install 'heterofed[table]'") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

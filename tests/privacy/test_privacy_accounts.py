@@ -147,7 +147,7 @@ def test_sampling_that_is_claimed_and_not_done_is_refused(tmp_path: Path) -> Non
     shop = TinyCollaborator(tmp_path / "a", weights_defence=private(poisson=True))
     outcomes = run(host, shop)
     assert isinstance(outcomes[1], ConfigError)
-    assert "does not draw its batches" in str(outcomes[1])
+    assert "does not use self.poisson_batches" in str(outcomes[1])
 
     class Discards(PoissonCollaborator):
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:

@@ -64,7 +64,7 @@ class _Rehearsal(Errand):
         """Own ids; models and optimizers are made, so that what is wrong with them shows here."""
         with party_of(run).in_phase("prepare"):
             ids = self._heterofed_call_hook("load_local_ids", self._owner.load_local_ids)
-            for name in self._owner._heterofed_makers():
+            for name in () if self._owner.models_after_split else self._owner._heterofed_makers():
                 self._owner._heterofed_made(name)
         return ids
 

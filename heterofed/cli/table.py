@@ -1,0 +1,252 @@
+"""The group `heterofed table`: a table at each side to a joint model and its predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+from click.core import ParameterSource
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Role = Literal["host", "collaborator"]
+
+
+@click.group()
+def table() -> None:
+    """Train a joint model of tables, one at each party, and predict with it."""
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def all_of(command: F) -> F:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return all_of
+
+
+_COMMON = _options(
+    click.argument("location", metavar="TABLE"),
+    click.option("--task", required=True, help="Task id, the same at every party."),
+    click.option(
+        "--role",
+        type=click.Choice(["host", "collaborator"]),
+        default="host",
+        show_default=True,
+        help="The Host has the label; one per task.",
+    ),
+    click.option("--party", help="Your key in the task; the role by default."),
+    click.option(
+        "--results",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("heterofed_runs"),
+        show_default=True,
+        help="Parent of the results folder.",
+    ),
+    click.option(
+        "--join-timeout",
+        type=click.FloatRange(min=0),
+        default=3600.0,
+        show_default=True,
+        help="Seconds to wait for the others; 0: for ever.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout."),
+)
+
+_AT_HOST = _options(
+    click.option("--label", multiple=True, help="At the Host: column of the label, or several."),
+    click.option(
+        "--kind",
+        type=click.Choice(["auto", "binary", "multiclass", "multilabel", "regression", "counts"]),
+        default="auto",
+        show_default=True,
+        help="At the Host: what the label is; auto reads it from the labels.",
+    ),
+    click.option("--positive", help="At the Host: the class of a binary label to predict."),
+    click.option("--weight", help="At the Host: column of the rows' weights."),
+    click.option(
+        "--balanced", is_flag=True, help="At the Host: let all classes count alike, rare ones too."
+    ),
+    click.option(
+        "--model",
+        type=click.Choice(["mlp", "logistic", "wide_deep", "deepfm"]),
+        default="mlp",
+        show_default=True,
+        help="At the Host: what is trained.",
+    ),
+    click.option(
+        "--rounds",
+        "max_rounds",
+        type=click.IntRange(min=1),
+        default=30,
+        show_default=True,
+        help="At the Host: most rounds (epochs) to train.",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=1),
+        default=5,
+        show_default=True,
+        help="At the Host: rounds without a better validation loss after which training stops.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="At the Host: rows of a batch.",
+    ),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        default=2e-3,
+        show_default=True,
+        help="At the Host: of all parties.",
+    ),
+    click.option(
+        "--test",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.2,
+        show_default=True,
+        help="At the Host: share of the common rows that only tell how good the model is.",
+    ),
+    click.option(
+        "--validation",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.1,
+        show_default=True,
+        help="At the Host: share of the other rows that stops training early.",
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="At the Host: another one gives another split.",
+    ),
+    click.option(
+        "--parties",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="At the Host: Collaborators to wait for, where there is no task file.",
+    ),
+    click.option(
+        "--psi",
+        type=click.Choice(["ecdh", "rsa"]),
+        default="ecdh",
+        show_default=True,
+        help="At the Host: how ids are intersected.",
+    ),
+)
+
+
+@table.command()
+@_COMMON
+@click.option(
+    "--id", "ids", multiple=True, required=True, help="Column of the ids; several are joined."
+)
+@click.option(
+    "--id-recipe",
+    help="How ids are written, such as integer, text:lower or phone:CN; at the Host for all.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["error", "first", "last", "many"]),
+    default="error",
+    show_default=True,
+    help="Where an id stands in several rows; many only at the Host.",
+)
+@click.option(
+    "--column", "columns", multiple=True, help="A column to learn from; else all but ids and label."
+)
+@click.option("--leave-out", multiple=True, help="A column not to learn from.")
+@click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
+@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
+@_AT_HOST
+@click.pass_context
+def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
+    """Train a joint model: run this at every party, each with its own TABLE.
+
+    TABLE is a CSV or Parquet file, or the address of a database. Columns are prepared by what they
+    hold, on this party's train rows alone, and what was fitted is kept with this party's half.
+    """
+    from heterofed.cli.table_tasks import train as run
+
+    if role == "collaborator":
+        _refuse(context, [each.name for each in _host_options()], "the Host decides")
+        if options["duplicates"] == "many":
+            raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
+    elif not options["label"]:
+        raise click.UsageError("the Host needs --label, the column of the label")
+    if options["columns"] and options["leave_out"]:
+        raise click.UsageError("give --column or --leave-out, not both")
+    _show(run(role=role, **options), as_json)
+
+
+@table.command()
+@_COMMON
+@click.option("--id", "ids", multiple=True, help="Column of the ids; that of the training, else.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("predictions.csv"),
+    show_default=True,
+    help="At the Host: gets the predictions, in the order of TABLE.",
+)
+@click.option(
+    "--max-rows-per-day",
+    type=click.IntRange(min=0),
+    default=1_000_000,
+    show_default=True,
+    help="At a Collaborator: most rows to compute in a day (UTC).",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
+)
+@click.pass_context
+def predict(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
+    """Predict the rows of TABLE that all parties have: run this at every party of the training.
+
+    The Host gets the predictions of the best round's models; a Collaborator computes its part of
+    the rows that are asked for.
+    """
+    from heterofed.cli.table_tasks import predict as run
+
+    others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
+    _refuse(context, others[role], f"it is not for a {role}")
+    _show(run(role=role, **options), as_json)
+
+
+def _host_options() -> Iterable[click.Parameter]:
+    @_AT_HOST
+    def command() -> None:
+        """Has them."""
+
+    return list(getattr(command, "__click_params__", []))
+
+
+def _refuse(context: click.Context, names: Iterable[str | None], why: str) -> None:
+    """Refuse options that were given and do not belong to the role."""
+    for each in context.command.params:
+        given = context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
+        if each.name in names and given:
+            raise click.UsageError(f"{each.opts[0]}: leave it out; {why}")
+
+
+def _show(outcome: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(outcome))
+        return
+    for name, value in outcome.pop("metrics", {}).items():
+        click.echo(f"  {name:<20} {value:.4f}")
+    for name, value in outcome.items():
+        click.echo(f"{name:<12} {value}")

@@ -1,0 +1,167 @@
+"""What `heterofed table` does: a table and some options to a task at this party."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heterofed.errors import ConfigError
+from heterofed.files import read
+from heterofed.reporting.results import TaskResult, check_writable, write_whole
+from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular.written import csv_of
+
+GIVEN = "table.json"
+"""Holds, in the results folder, which columns of the table were which."""
+
+
+class Given(msgspec.Struct):
+    """What a prediction takes over from the training.
+
+    Attributes:
+        ids: columns of the ids.
+        id_recipe, duplicates: how they were read.
+    """
+
+    ids: list[str]
+    id_recipe: str | None = None
+    duplicates: str = "error"
+
+
+def train(
+    *,
+    location: str,
+    task: str,
+    role: str,
+    party: str | None,
+    results: Path,
+    join_timeout: float,
+    ids: Sequence[str],
+    id_recipe: str | None,
+    duplicates: str,
+    columns: Sequence[str],
+    leave_out: Sequence[str],
+    seed: int | None,
+    fresh: bool,
+    label: Sequence[str],
+    parties: int,
+    psi: str,
+    balanced: bool,
+    **given: Any,
+) -> dict[str, Any]:
+    """Train at one party.
+
+    Returns:
+        task, party, ids (of the intersection), rounds, best_round, seconds, folder; at the Host
+        also metrics, of the test rows by the model of the best round.
+
+    Raises:
+        ConfigError: an option or the table cannot be; nothing was sent.
+        TaskFailed: the task could not go on.
+    """
+    check_writable(results.absolute())
+    source = open_source(location)
+    source.must_have([*ids, *label, *columns, *leave_out])
+    taken = {*ids, *label, *leave_out, given["weight"]}
+    chosen = list(columns) or [name for name in source.columns if name not in taken]
+    common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
+    common |= {"columns": chosen, "seed": seed}
+    common |= {"results_dir": results, "join_timeout": join_timeout}
+    scheduler: TabularHost | TabularCollaborator
+    if role == "host":
+        scheduler = TabularHost(
+            party or role,
+            source,
+            label=label,
+            collaborators=parties,
+            psi_protocol=psi,
+            class_weights="balanced" if balanced else None,
+            **common,
+            **given,
+        )
+    else:
+        scheduler = TabularCollaborator(party or role, source, **common)
+    result = scheduler.launch_task(task, resume="never" if fresh else "auto")
+    kept = msgspec.json.encode(Given(list(ids), id_recipe, duplicates))
+    write_whole(result.folder / GIVEN, lambda file: file.write(kept))
+    found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
+    return _trained(result, {} if found is None else found.metrics)
+
+
+def _trained(result: TaskResult, metrics: dict[str, float]) -> dict[str, Any]:
+    outcome: dict[str, Any] = {
+        "task": result.task_id,
+        "party": result.party,
+        "ids": result.ids,
+        "rounds": result.rounds,
+        "best_round": result.best_round,
+        "seconds": round(result.seconds, 3),
+        "folder": str(result.folder),
+    }
+    defined = {k: float(v) for k, v in metrics.items() if not math.isnan(v)}
+    return outcome | ({"metrics": defined} if metrics else {})
+
+
+def predict(
+    *,
+    location: str,
+    task: str,
+    role: str,
+    party: str | None,
+    results: Path,
+    join_timeout: float,
+    ids: Sequence[str],
+    out: Path,
+    max_rows_per_day: int,
+    requests: int,
+) -> dict[str, Any]:
+    """Predict at one party.
+
+    Returns:
+        task, party, rows; at the Host also out.
+
+    Raises:
+        ConfigError: an option, the table or the trained model cannot be; nothing was sent.
+        TaskFailed: the prediction could not go on.
+    """
+    source = open_source(location)
+    name = party or role
+    kept = _given(results.absolute() / task / name)
+    chosen = list(ids) or kept.ids
+    common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}
+    common |= {"id_recipe": kept.id_recipe, "duplicates": kept.duplicates}
+    outcome: dict[str, Any] = {"task": task, "party": name}
+    if role == "collaborator":
+        collaborator = TabularCollaborator(name, source, **common)
+        rows = collaborator.serve_predictions(
+            task, max_rows_per_day=max_rows_per_day, requests=requests
+        )
+        return outcome | {"rows": rows}
+    out = out.absolute()
+    check_writable(out.parent)
+    host = TabularHost(name, source, label=None, **common)
+    frame = host.predict(task, models="best")
+    order = {each: place for place, each in enumerate(host.load_local_ids())}
+    frame = frame.sort_values("id", key=lambda column: column.map(order), kind="stable")
+    table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
+    write_whole(out, lambda file: file.write(table), anywhere=True)
+    return outcome | {"rows": len(frame), "out": str(out)}
+
+
+def _given(folder: Path) -> Given:
+    """Which columns were which in the training.
+
+    Raises:
+        ConfigError: no training of this party and task lies there.
+    """
+    try:
+        return msgspec.json.decode(read(folder / GIVEN), type=Given)
+    except (OSError, msgspec.MsgspecError):
+        raise ConfigError(
+            f"{folder} holds no model that `heterofed table train` has trained; train first, with"
+            " the same --task, --party and --results"
+        ) from None

@@ -1,0 +1,106 @@
+"""A Collaborator with a table: columns only, no label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed.runs.run import Resume
+from heterofed.tabular.ids import Duplicates, IdRecipe
+from heterofed.tabular.party import Party
+from heterofed.tabular.prepare import Step
+from heterofed.tabular.table import LocalTable, Location
+
+
+class TabularCollaborator(HeteroNNCollaboratorScheduler):
+    """A party with a table and no label; the Host's plan says what model it is for.
+
+    Args:
+        feature_key: this party's unique key in the task; also its identity.
+        table: a path, the address of a database, a DataFrame, or what `open_source` gave.
+        ids: the column that holds the ids, or several.
+        id_recipe: how the ids here are read, where that is not as the Host announces: the country
+            of phone numbers, the order of days and months.
+        duplicates: what to do where an id stands in several rows: "error", or keep the "first" or
+            the "last".
+        columns: the features; None: all other columns.
+        prepare: what is done to them, in order (see `heterofed.tabular.prepare`); None: what suits
+            each column. It is fitted on this party's train rows.
+        settings: of `HeteroNNCollaboratorScheduler`.
+
+    Raises:
+        ConfigError: the table cannot be read.
+        ColumnError: a column is not there.
+    """
+
+    models_after_split = True
+
+    def __init__(
+        self,
+        feature_key: str,
+        table: Location,
+        *,
+        ids: str | Sequence[str],
+        id_recipe: IdRecipe | str | None = None,
+        duplicates: Duplicates = "error",
+        columns: Sequence[str] | None = None,
+        prepare: Sequence[Step] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(feature_key, **settings)
+        local = LocalTable(
+            table,
+            ids=ids,
+            id_recipe=id_recipe,
+            duplicates=duplicates,
+            columns=columns,
+            prepare=prepare,
+        )
+        self._party = Party(local, self)
+
+    def launch_task(
+        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+    ) -> TaskResult:
+        self._party.table.check()
+        return super().launch_task(task_id, resume, rehearse=rehearse)
+
+    def validate_context(self) -> None:
+        super().validate_context()
+        self._party.begin()
+
+    def load_local_ids(self) -> list[str]:
+        return self._party.ids(offer_repeats=True)
+
+    def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+        return self._party.parts(id_intersection).pair()
+
+    def feature_columns(self) -> list[str]:
+        return self._party.columns()
+
+    def make_feature_model(self) -> nn.Module:
+        return self._party.make_half()
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer:
+        return self._party.optimizer(feature_model)
+
+    def iterate_train_feature(
+        self, feature_model: nn.Module, train_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.train_batches(train_ids, [self.feature_optimizer]):
+            yield Batch(feature_model(batch.inputs), ids=batch.ids)
+
+    def iterate_test_feature(
+        self, feature_model: nn.Module, test_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.test_batches(test_ids):
+            yield Batch(feature_model(batch.inputs), ids=batch.ids)
+
+    def iterate_predict_feature(
+        self, feature_model: nn.Module, predict_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.predict_batches(feature_model, predict_ids):
+            yield Batch(feature_model(batch.inputs), ids=batch.ids)

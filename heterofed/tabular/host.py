@@ -1,0 +1,404 @@
+"""The Host of a tabular task: the label, perhaps columns too, and the model on top."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
+from heterofed.runs.run import Resume
+from heterofed.tabular.evaluation import Evaluation, Table, evaluate
+from heterofed.tabular.ids import Duplicates, IdRecipe
+from heterofed.tabular.models import Top, TopPlan
+from heterofed.tabular.models.half import Model
+from heterofed.tabular.objectives import Kind, Objective, read_labels
+from heterofed.tabular.objectives.objective import ClassWeights
+from heterofed.tabular.party import Party
+from heterofed.tabular.prepare import Step
+from heterofed.tabular.settings import Schedule, Settings
+from heterofed.tabular.splits import By
+from heterofed.tabular.table import LocalTable, Location
+from heterofed.tabular.targets import EarlyStopping, Targets
+from heterofed.tabular.tested import Tested
+from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
+
+logger = logging.getLogger("heterofed")
+
+
+class TabularHost(HeteroNNHostScheduler):
+    """The party with the label, and perhaps columns too.
+
+    Training stops early by the loss on a validation part of the train ids; the test ids only tell
+    how good the model of the best round is. All settings here but those of the table, the class
+    weights and `patience` are announced to the others.
+
+    Args:
+        feature_key: this party's unique key in the task; also its identity.
+        table: a path, the address of a database, a DataFrame, or what `open_source` gave.
+        ids: the column that holds the ids, or several.
+        id_recipe: how ids are written; None: as text.
+        duplicates: what to do where an id stands in several rows: "error"; keep the "first" or the
+            "last"; or "many", for which the recipe says how many.
+        label: the column of the label; several columns of a multi-label task; None: this object is
+            to predict only, with the model of a finished run.
+        kind: of the task: "binary", "multiclass", "multilabel", "regression", "counts"; "auto"
+            reads it from the labels.
+        positive: of a binary task, the class whose probability is predicted.
+        weight: the column of sample weights.
+        class_weights: "balanced", or a weight by class.
+        columns: the features; None: all other columns; none at all: only the label is here.
+        prepare: what is done to them, in order; None: what suits each column.
+        model: "mlp", "logistic", "wide_deep" or "deepfm".
+        max_rounds: most rounds.
+        patience: rounds without a better validation loss after which training stops.
+        test: share of the common ids for the test.
+        validation: share of the others that stops training early.
+        split_seed: another one gives another split.
+        stratify: every class in the same share in each part. Here, and with `group` and `time`, the
+            Host alone splits, and the others learn which ids are in the test part and which are
+            trained on.
+        group: the column of a group whose rows all go into one part, such as a person's.
+        time: the column of a time: the latest rows are for the test.
+        folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
+        batch_size: rows of a batch.
+        width, hidden, dropout: of each party's network.
+        learning_rate, weight_decay, schedule: of each party's optimizer.
+        settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
+            table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
+
+    Attributes:
+        classes_: the classes in the order of their codes; known when the object is made.
+        objective: how labels are read and what is learnt.
+
+    Raises:
+        ConfigError, ColumnError: a setting or the table cannot be; nothing was sent.
+    """
+
+    models_after_split = True
+
+    def __init__(
+        self,
+        feature_key: str,
+        table: Location,
+        *,
+        ids: str | Sequence[str],
+        id_recipe: IdRecipe | str | None = None,
+        duplicates: Duplicates = "error",
+        label: str | Sequence[str] | None,
+        kind: Kind | Literal["auto"] = "auto",
+        positive: bool | float | str | None = None,
+        weight: str | None = None,
+        class_weights: ClassWeights = None,
+        columns: Sequence[str] | None = None,
+        prepare: Sequence[Step] | None = None,
+        model: Model = "mlp",
+        max_rounds: int = 30,
+        patience: int = 5,
+        test: float = 0.2,
+        validation: float = 0.1,
+        split_seed: int = 0,
+        stratify: bool = False,
+        group: str | None = None,
+        time: str | None = None,
+        folds: int = 0,
+        fold: int = 0,
+        batch_size: int = 256,
+        width: int = 32,
+        hidden: int = 64,
+        dropout: float = 0.3,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        schedule: Schedule = "cosine",
+        **settings: Any,
+    ) -> None:
+        split: By = _split_by(stratify, group, time)
+        local = LocalTable(
+            table,
+            ids=ids,
+            id_recipe=id_recipe,
+            duplicates=duplicates,
+            label=label or (),
+            weight=weight,
+            split_by=group or time,
+            columns=columns,
+            prepare=prepare,
+        )
+        self.objective: Objective | None = None
+        if label is not None:
+            names = " and ".join(local.label_columns)
+            labels = read_labels(local.all_labels(), kind=kind, positive=positive, column=names)
+            self.objective = Objective(labels=labels)
+        given = Settings(
+            model=model,
+            outputs=1 if self.objective is None else self.objective.outputs,
+            rounds=max_rounds,
+            width=width,
+            hidden=hidden,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            id_recipe=str(local.own_recipe or IdRecipe.of_columns(len(local.id_columns))),
+            split=split,
+            test=test,
+            validation=validation,
+            split_seed=split_seed,
+            folds=folds,
+            fold=fold,
+        )
+        given.check()
+        ours: dict[str, Any] = {
+            "max_rounds": max_rounds,
+            "log_rounds": 1,
+            "shuffle": True,
+            "is_feature_trainable": label is not None and local.has_features,
+            "agreed": given.announced(),
+            "batch_size": batch_size,
+            "announce_split": split != "id",
+        }
+        ours["agreed"] |= settings.pop("agreed", None) or {}
+        super().__init__(feature_key, **(ours | settings))
+        self._has_shares = bool(settings.get("party_dropout"))
+        self._shares: dict[str, float] = {}
+        self._class_weights = class_weights
+        self._stopping = EarlyStopping(patience)
+        self._early = self._tested = torch.zeros(0)
+        self._targets: Targets
+        self._ended: dict[Path, Tested] = {}
+        self._party = Party(local, self)
+
+    @property
+    def tested(self) -> Tested | None:
+        """What the test rows have shown; None before the end of a run."""
+        return self.tested_in(self.result.folder) if self.task_id else None
+
+    def tested_in(self, folder: Path) -> Tested | None:
+        """The same of another run of this object, such as a baseline, by its results folder."""
+        return self._ended.get(folder)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How good the model of the best round is on the test rows; None before the run's end."""
+        return None if self.tested is None else self.tested.evaluation
+
+    @property
+    def classes_(self) -> tuple[Any, ...]:
+        """The classes, in the order of their codes."""
+        return () if self.objective is None else self.objective.classes
+
+    def launch_task(
+        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+    ) -> TaskResult:
+        if self.objective is None:
+            raise ConfigError(
+                "TabularHost(label=None) can only predict: give the column of the label to train"
+            )
+        self._party.table.check()
+        logger.info("labels: %s", self.objective.labels.said)
+        return super().launch_task(task_id, resume, rehearse=rehearse)
+
+    # -- ids and models --------------------------------------------------------------------
+
+    def validate_context(self) -> None:
+        super().validate_context()
+        patience = self._stopping.patience
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ConfigError(f"patience={patience!r}: give a number of rounds from 1 on")
+        self._party.begin()
+
+    def load_local_ids(self) -> list[str]:
+        return self._party.ids()
+
+    def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+        parts = self._party.parts(id_intersection)
+        early, (train, looked_at) = set(parts.validation), parts.pair()
+        self._early = torch.tensor([each in early for each in sorted(looked_at)])
+        return train, looked_at
+
+    def feature_columns(self) -> list[str]:
+        return self._party.columns()
+
+    def make_feature_model(self) -> nn.Module | None:
+        if not self.train_ids:  # of a finished run; it lies beside what this one will write
+            trained = self.result.folder.parent / "feature_model.pt"
+            return self._party.make_half() if trained.exists() else None
+        if self.is_feature_trainable:
+            return self._party.make_half()
+        self._party.table.load([*self.train_ids, *self.test_ids], None)
+        return None
+
+    def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer:
+        return self._party.optimizer(feature_model)
+
+    def make_infer_model(self) -> nn.Module:
+        if not self.train_ids:
+            return self._party.knows(Top())  # its file of weights says the rest
+        given = self._party.settings
+        plan = TopPlan(
+            model=given.model,
+            parties=len(self.parties) - (not self.is_feature_trainable),
+            width=given.width,
+            hidden=given.hidden,
+            dropout=given.dropout,
+            objective=self._fitted_objective(),
+            settings=self.agreed,
+        )
+        return self._party.knows(Top(plan))
+
+    def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer:
+        return self._party.optimizer(infer_model)
+
+    def _fitted_objective(self) -> Objective:
+        """Read labels and weights of this run's rows; the objective learns from the train rows."""
+        if self.objective is None:
+            raise ConfigError("this TabularHost was given no label to train on")
+        ids = [*self.train_ids, *self.test_ids]
+        self._targets = Targets.of(self._party.table, self.objective, ids)
+        return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def iterate_train_feature(
+        self, feature_model: nn.Module | None, train_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.train_batches(train_ids, [self.optimizer]):
+            yield self._batch(feature_model, batch)
+
+    def iterate_test_feature(
+        self, feature_model: nn.Module | None, test_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.test_batches(test_ids):
+            yield self._batch(feature_model, batch)
+
+    def iterate_predict_feature(
+        self, feature_model: nn.Module | None, predict_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.predict_batches(feature_model, predict_ids):
+            features = None if feature_model is None else feature_model(batch.inputs)
+            yield Batch(features, None, batch.ids)
+
+    def _batch(self, half: nn.Module | None, batch: Any) -> Batch:
+        features = None if half is None else half(batch.inputs)
+        return Batch(features, self._targets.of_rows(batch.rows), batch.ids)
+
+    # -- steps and tests -------------------------------------------------------------------
+
+    def train_a_batch(
+        self, feature_projection: dict[str, Any], labels: dict[str, Tensor]
+    ) -> Tensor:
+        self.optimizer.zero_grad()
+        outputs = self.infer_model(feature_projection)
+        loss = self._objective.loss(outputs, labels["label"], labels["weight"])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    @register_metrics(name="test", keys=["rows"])
+    @register_metrics(name="validation", keys=["loss"])
+    def test(
+        self,
+        batched_feature_projections: list[dict[str, Any]],
+        batched_labels: list[dict[str, Tensor]],
+    ) -> None:
+        """Look at the validation rows in each round; at the test rows when the model is the best
+        so far, and say what was found when there is no better one to come.
+        """
+        outputs = torch.cat([self.infer_model(each) for each in batched_feature_projections])
+        labels, weights = (
+            torch.cat([each[name] for each in batched_labels]) for name in ("label", "weight")
+        )
+        early = self._early
+        loss = float(self._objective.loss(outputs[early], labels[early], weights[early]))
+        found = self._judged(outputs[early], labels[early], weights[early]).metrics
+        self._append("validation", {"loss": loss} | dict(itertools.islice(found.items(), 2)))
+        if self._stopping.note(loss, self.current_round):
+            self.mark_best()
+            self._tested = outputs[~early]
+            if self._has_shares and len(self.parties) <= MOST_PARTIES + 1:
+                self._shares = party_shares(
+                    self._objective.kind,
+                    lambda each: self._objective.scores(self.infer_model(each)),
+                    batched_feature_projections,
+                    labels,
+                    host=self.feature_key,
+                    weights=weights * ~early,
+                )
+        if self.is_task_finished():
+            self._end_test(labels[~early], weights[~early])
+
+    def is_task_finished(self) -> bool:
+        return self._stopping.is_over(self.current_round) or self._is_reach_max_rounds()
+
+    def extra_state(self) -> dict[str, Any]:
+        kept = {"early": self._early, "tested": self._tested, "shares": self._shares}
+        return {"stopping": self._stopping.state()} | kept
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self._stopping.load(state["stopping"])
+        self._early, self._tested = state["early"], state["tested"]
+        self._shares = state["shares"]
+
+    def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
+        objective = self._objective
+        scores = objective.scores(self.infer_model(feature_projection))
+        if objective.kind in ("multiclass", "multilabel"):
+            return {
+                f"probability {name}": scores[:, at] for at, name in enumerate(objective.classes)
+            }
+        return {"probability" if objective.kind == "binary" else "prediction": scores}
+
+    def _end_test(self, labels: Tensor, weights: Tensor) -> None:
+        """Say, and keep, how good the model of the best round is."""
+        found = self._judged(self._tested, labels, weights)
+        if self._shares:
+            rows = tuple(self._shares.items())
+            found.tables["shares"] = Table(("party", HEADLINE[found.kind]), rows)
+        self._append("test", {"rows": found.rows} | found.metrics)
+        ids = [each for each, early in zip(self.test_ids, self._early, strict=True) if not early]
+        scores = self._objective.scores(self._tested)
+        known = weights.double().numpy() if self._targets.weighed else None
+        tested = Tested(ids, labels.double().numpy(), scores.double().numpy(), known, found)
+        tested.save(self.result.folder)
+        self._ended[self.result.folder] = tested
+
+    def _judged(self, outputs: Tensor, labels: Tensor, weights: Tensor) -> Evaluation:
+        objective = self._objective
+        return evaluate(
+            objective.kind,
+            labels,
+            objective.scores(outputs),
+            weights if self._targets.weighed else None,
+            classes=objective.classes,
+        )
+
+    def _append(self, name: str, row: dict[str, float]) -> None:
+        metrics = self.get_metrics(name)
+        metrics.widen(row)
+        metrics.append_metrics_item(dict.fromkeys(metrics.keys, math.nan) | row)
+
+    @property
+    def _objective(self) -> Objective:
+        """As the model on top holds it, which knows it in a prediction too."""
+        objective: Objective = self.infer_model.plan.objective
+        return objective
+
+
+def _split_by(stratify: bool, group: str | None, time: str | None) -> By:
+    """What rows are split by.
+
+    Raises:
+        ConfigError: more than one is asked for.
+    """
+    asked: dict[By, object] = {"label": stratify, "group": group, "time": time}
+    chosen = [name for name, given in asked.items() if given]
+    if len(chosen) > 1:
+        raise ConfigError("split: give one of stratify, group and time")
+    return chosen[0] if chosen else "id"

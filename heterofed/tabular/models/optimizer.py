@@ -1,0 +1,55 @@
+"""AdamW for dense weights, and SparseAdam for the tables of which a step touches few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer, SparseAdam
+
+
+class SparseAdamW(Optimizer):
+    """One optimizer over both kinds of weights; its groups and state are those of its two parts.
+
+    Args:
+        dense: weights with dense gradients, which decay.
+        sparse: weights with sparse gradients, which do not: decay would touch all of them.
+        lr: learning rate.
+        weight_decay: as of AdamW.
+    """
+
+    def __init__(
+        self, dense: Iterable[Tensor], sparse: Iterable[Tensor], *, lr: float, weight_decay: float
+    ) -> None:
+        self._parts: tuple[Optimizer, ...] = ()
+        adam, few = (
+            AdamW(list(dense), lr=lr, weight_decay=weight_decay),
+            SparseAdam(list(sparse), lr=lr),
+        )
+        super().__init__([*adam.param_groups, *few.param_groups], {})
+        self._parts = (adam, few)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both."""
+        loss = None if closure is None else closure()
+        for at, part in enumerate(self._parts):
+            # A loaded state_dict puts new groups and a new state in the place of the old ones.
+            part.param_groups, part.state = [self.param_groups[at]], self.state
+            part.step()
+        return loss
+
+
+def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
+    """The optimizer of a half, or of the model on top."""
+    sparse = {
+        id(each.weight)
+        for each in model.modules()
+        if isinstance(each, nn.Embedding | nn.EmbeddingBag) and each.sparse
+    }
+    weights = list(model.parameters())
+    few = [each for each in weights if id(each) in sparse]
+    dense = [each for each in weights if id(each) not in sparse]
+    if not few:
+        return AdamW(dense, lr=lr, weight_decay=weight_decay)
+    return SparseAdamW(dense, few, lr=lr, weight_decay=weight_decay)

@@ -1,0 +1,156 @@
+"""What both roles of a tabular task share: ids, split, the half, and the batches of each phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from heterofed.tabular.ids import IdRecipe
+from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
+from heterofed.tabular.schedule import factor, set_rate
+from heterofed.tabular.settings import Settings
+from heterofed.tabular.splits import Parts
+from heterofed.tabular.table import Batch, LocalTable
+
+M = TypeVar("M", Half, Top)
+
+
+class Run(Protocol):
+    """What of a scheduler is asked here: public attributes only."""
+
+    @property
+    def agreed(self) -> dict[str, str]:
+        """Settings that the Host announced."""
+
+    @property
+    def train_ids(self) -> list[str]:
+        """Train ids, sorted."""
+
+    @property
+    def test_ids(self) -> list[str]:
+        """Ids that are only looked at, sorted."""
+
+    @property
+    def current_round(self) -> int:
+        """From 1."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of an agreed batch."""
+
+
+class Party:
+    """The part of one party's hooks that is the same at Host and Collaborator.
+
+    Args:
+        table: this party's.
+        run: the scheduler, for what the parties agreed on and which round it is.
+    """
+
+    def __init__(self, table: LocalTable, run: Run) -> None:
+        self.table = table
+        self._run = run
+        self._half: Half | None = None
+        self._models: list[Half | Top] = []
+
+    def begin(self) -> None:
+        """Forget what an earlier run of the same object has made."""
+        self._half, self._models = None, []
+
+    def knows(self, model: M) -> M:
+        """Take note of a model of this run; gives it back."""
+        self._models.append(model)
+        return model
+
+    @property
+    def settings(self) -> Settings:
+        """What the parties go by: in a prediction, what they went by in the training."""
+        plans = [each.plan for each in self._models if each.plan is not None]
+        return Settings.read(plans[0].settings if plans else self._run.agreed)
+
+    # -- ids -------------------------------------------------------------------------------
+
+    def ids(self, *, offer_repeats: bool = False) -> list[str]:
+        """This party's ids, as the agreed recipe writes them."""
+        recipe = IdRecipe.parse(self.settings.id_recipe)
+        return self.table.read_ids(recipe, offer_repeats=offer_repeats)
+
+    def parts(self, ids: Sequence[str] | set[str]) -> Parts:
+        """Common ids by what they are for: every party computes the same, or the Host alone does
+        by its table.
+        """
+        split, listed = self.settings.as_split, list(ids)
+        return split.parts(listed, None if split.is_public else self.table.split_values(listed))
+
+    def columns(self) -> list[str]:
+        """Names of the columns that are read; of a model that predicts, in the order in which they
+        stand in the table that it is given.
+        """
+        if self._half is None or self._half.plan is None:
+            return [each.name for each in self.table.columns]
+        return self.table.columns_of(self._half.plan.preparation)
+
+    # -- the half --------------------------------------------------------------------------
+
+    def make_half(self) -> nn.Module:
+        """This party's half: fitted on its train rows; before there are any, an empty one, which
+        its file of weights will fill.
+        """
+        train_ids = self._run.train_ids
+        if not train_ids:
+            self._half = self.knows(Half())
+            return self._half
+        given = self.settings
+        preparation = self.table.fit(train_ids, given.model)
+        self.table.load([*train_ids, *self._run.test_ids], preparation)
+        self._half = self.knows(
+            Half(
+                HalfPlan(
+                    model=given.model,
+                    outputs=given.outputs,
+                    width=given.width,
+                    hidden=given.hidden,
+                    dropout=given.dropout,
+                    preparation=preparation,
+                    settings=self._run.agreed,
+                )
+            )
+        )
+        return self._half
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """An optimizer by the agreed settings."""
+        given = self.settings
+        return make_optimizer(model, lr=given.learning_rate, weight_decay=given.weight_decay)
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def train_batches(
+        self, ids: Sequence[str], optimizers: Sequence[Optimizer | None]
+    ) -> Iterator[Batch]:
+        """The batches of a round; before each one the learning rate of its step is set."""
+        given, size = self.settings, self._run.batch_size or len(ids)
+        each_round = -(-len(ids) // size)
+        done = (self._run.current_round - 1) * each_round
+        for number, batch in enumerate(self.table.batches(ids, size)):
+            share = factor(given.schedule, done + number, given.rounds * each_round)
+            for optimizer in optimizers:
+                set_rate(optimizer, given.learning_rate * share)
+            yield batch
+
+    def test_batches(self, ids: Sequence[str]) -> Iterator[Batch]:
+        """Batches of rows that are only looked at."""
+        return self.table.batches(ids, max(self._run.batch_size or 0, LOOKED_AT))
+
+    def predict_batches(self, half: Any, ids: Sequence[str]) -> Iterator[Batch]:
+        """Batches of rows that were not there in training, prepared as those were."""
+        plan = None if half is None else half.plan
+        self.table.load(ids, None if plan is None else plan.preparation)
+        return self.table.batches(ids, LOOKED_AT)
+
+
+LOOKED_AT = 4096
+"""Rows of a batch that is not trained on."""

@@ -1,0 +1,94 @@
+"""What a model reads of some rows: a matrix of numbers, codes of categories, bags of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Bag:
+    """Tokens of each row, in compressed sparse rows.
+
+    Attributes:
+        tokens: of all rows one after another, [tokens] int64.
+        weights: of these tokens, [tokens] float32.
+        starts: where each row's tokens begin, and where the last one's end, [rows + 1] int64.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, matrix: Any) -> Bag:
+        """The bag of a SciPy matrix of compressed sparse rows."""
+        return cls(
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+        )
+
+    def take(self, rows: Tensor) -> Bag:
+        """The bag of some rows, in their order."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
+        at = self.starts[rows].repeat_interleave(lengths) + within
+        return Bag(self.tokens[at], self.weights[at], starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Some rows as a model reads them.
+
+    Attributes:
+        dense: numbers, [rows, numbers] float32.
+        codes: by group of embedded columns, [rows, columns] int64.
+        bags: by column of tokens.
+    """
+
+    dense: Tensor
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    bags: dict[str, Bag] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, rows: Tensor) -> Inputs:
+        """Some of the rows, [chosen] int64, in their order."""
+        return Inputs(
+            self.dense[rows],
+            {name: each[rows] for name, each in self.codes.items()},
+            {name: each.take(rows) for name, each in self.bags.items()},
+        )
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table of embeddings.
+
+    Attributes:
+        sizes: codes of each column that reads from it; one number for a bag.
+        width: numbers of an embedding.
+    """
+
+    sizes: tuple[int, ...]
+    width: int
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What inputs look like without their rows.
+
+    Attributes:
+        dense: names of the numbers, in their order.
+        codes, bags: the tables of embeddings by name.
+    """
+
+    dense: tuple[str, ...] = ()
+    codes: dict[str, Table] = {}
+    bags: dict[str, Table] = {}

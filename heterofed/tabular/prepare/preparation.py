@@ -1,0 +1,112 @@
+"""The steps of one party as a whole: fitted once, kept as plain data, applied to rows for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+
+from heterofed.errors import ColumnError, ConfigError
+from heterofed.tabular.kinds import Column
+from heterofed.tabular.prepare.categories import Embed, OneHot
+from heterofed.tabular.prepare.inputs import Inputs, Shape
+from heterofed.tabular.prepare.numbers import Impute, Scale
+from heterofed.tabular.prepare.tokens import HashText, Tags
+from heterofed.tabular.prepare.truths import Booleans, Dates
+from heterofed.tabular.prepare.work import Work
+
+Step = Impute | Scale | OneHot | Embed | HashText | Tags | Booleans | Dates
+
+
+class Preparation(msgspec.Struct, frozen=True):
+    """Fitted steps, with the columns that they were fitted on.
+
+    Attributes:
+        columns: in their order; ones that no step takes are read and compared all the same.
+        steps: in their order.
+        shape: of the inputs.
+    """
+
+    columns: tuple[Column, ...]
+    steps: tuple[Step, ...]
+    shape: Shape
+
+    @classmethod
+    def fit(
+        cls, frame: pd.DataFrame, columns: Sequence[Column], steps: Sequence[Step]
+    ) -> Preparation:
+        """Fit steps.
+
+        Args:
+            frame: the train rows of this party, and nothing but them.
+            columns: of the frame, in its order.
+            steps: not fitted.
+
+        Raises:
+            ColumnError: a column holds what its kind does not allow, or nothing is left to learn
+                from.
+            ConfigError: no train row has features here, or a step is for a column that is not
+                there.
+        """
+        if not len(frame):
+            raise ConfigError("prepare: there is no train row to fit the columns on")
+        work = _work(frame, columns)
+        fitted = []
+        for step in steps:
+            done = step.fit(work)
+            done.apply(work)
+            fitted.append(done)
+        shape = _shape(work, fitted)
+        if not (shape.dense or shape.codes or shape.bags):
+            raise ColumnError(
+                f"of the columns {list(frame.columns)} none is left to learn from: each holds one"
+                " value, or ids, or no step of prepare=... takes it"
+            )
+        return cls(tuple(columns), tuple(fitted), shape)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, in their order."""
+        return [each.name for each in self.columns]
+
+    def apply(self, frame: pd.DataFrame) -> Inputs:
+        """Rows as a model reads them.
+
+        Raises:
+            ColumnError: other columns than those of the training, in another order, or with values
+                that they cannot hold.
+        """
+        if list(frame.columns) != self.names:
+            raise ColumnError(
+                f"the model was trained on the columns {self.names}, in this order, and is given"
+                f" {list(frame.columns)}"
+            )
+        work = _work(frame, self.columns)
+        for step in self.steps:
+            step.apply(work)
+        dense = [work.dense[name] for name in self.shape.dense]
+        matrix = np.stack(dense, axis=1) if dense else np.zeros((work.rows, 0), np.float32)
+        codes = {name: torch.from_numpy(each) for name, each in work.codes.items()}
+        return Inputs(torch.from_numpy(matrix), codes, work.bags)
+
+
+def _work(frame: pd.DataFrame, columns: Sequence[Column]) -> Work:
+    series: dict[str, pd.Series[Any]] = {
+        each.name: frame[each.name].reset_index(drop=True) for each in columns
+    }
+    return Work(series, {each.name: each.kind for each in columns}, len(frame))
+
+
+def _shape(work: Work, steps: Sequence[Step]) -> Shape:
+    codes = {each.group: each.table for each in steps if isinstance(each, Embed)}
+    bags = {
+        name: table
+        for each in steps
+        if isinstance(each, HashText | Tags)
+        for name, table in each.tables.items()
+    }
+    return Shape(tuple(work.dense), {name: codes[name] for name in work.codes}, bags)

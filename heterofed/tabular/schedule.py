@@ -1,0 +1,37 @@
+"""The learning rate of each batch, from its number alone: no checkpoint has to keep it."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+
+from heterofed.tabular.settings import Schedule
+
+WARM_UP = 0.1
+"""Share of the steps in which "one_cycle" rises."""
+
+
+def factor(schedule: Schedule, step: int, steps: int) -> float:
+    """By what the learning rate is multiplied.
+
+    Args:
+        schedule: "constant"; "cosine" falls to 0 along half a wave (Loshchilov and Hutter, 2017);
+            "one_cycle" rises before that, over a tenth of the steps.
+        step: from 0.
+        steps: of all rounds.
+    """
+    done = min(step / max(steps, 1), 1.0)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "one_cycle":
+        if done < WARM_UP:
+            return max(done, 0.5 / max(steps, 1)) / WARM_UP
+        done = (done - WARM_UP) / (1 - WARM_UP)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_rate(optimizer: Optimizer | None, rate: float) -> None:
+    """Have an optimizer make its next step by this learning rate."""
+    for group in optimizer.param_groups if optimizer is not None else ():
+        group["lr"] = rate

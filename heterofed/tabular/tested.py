@@ -1,0 +1,53 @@
+"""What the test rows have shown: their labels and scores, and what follows from these."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from heterofed.reporting.results import write_whole
+from heterofed.tabular.evaluation import Evaluation
+from heterofed.tabular.written import csv_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """The test rows of one run, by the model of its best round.
+
+    Attributes:
+        ids: of the rows.
+        labels, scores: as `evaluate` takes them.
+        weights: of the rows; None where the table has none.
+        evaluation: what follows from these.
+    """
+
+    ids: list[str]
+    labels: Floats
+    scores: Floats
+    weights: Floats | None
+    evaluation: Evaluation
+
+    def save(self, folder: Path) -> None:
+        """Write `evaluation.json`, and `scores.csv` with a line for each row."""
+        text = json.dumps(self.evaluation.to_dict(), indent=2)
+        write_whole(folder / "evaluation.json", lambda file: file.write(text.encode()))
+        columns: dict[str, Any] = {"id": self.ids}
+        columns |= _named("label", self.labels) | _named("score", self.scores)
+        if self.weights is not None:
+            columns["weight"] = self.weights
+        rows = csv_of(pd.DataFrame(columns))
+        write_whole(folder / "scores.csv", lambda file: file.write(rows))
+
+
+def _named(name: str, values: Floats) -> dict[str, Floats]:
+    if values.ndim == 1:
+        return {name: values}
+    return {f"{name} {at}": column for at, column in enumerate(values.T)}

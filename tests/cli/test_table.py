@@ -1,0 +1,101 @@
+"""`heterofed table`: from two tables to predictions by commands, and what is refused before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from heterofed.cli.app import cli
+from heterofed.errors import HeteroFedError
+from tests.e2e.processes import Parties
+from tests.tabular.people import loans, written
+
+
+def heterofed(*arguments: str | Path) -> Any:
+    """The command in this process; gives its result, with what it raised."""
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+@pytest.mark.slow
+def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None:
+    bank, shop = written(tmp_path, loans=loans()[0], shop=loans()[1])
+    out, results = tmp_path / "predictions.csv", str(tmp_path / "runs")
+    common = ["--task", "loans", "--results", results, "--join-timeout", "90", "--json"]
+    outcomes = []
+    for command, at_host, at_shop in (
+        (
+            "train",
+            ["--id", "customer", "--label", "defaulted", "--rounds", "3"],
+            ["--id", "client", "--leave-out", "notes"],
+        ),
+        ("predict", ["--out", str(out)], []),
+    ):
+        line = ["-m", "heterofed", "table", command]
+        other = parties.start(*line, str(shop), *common, "--role", "collaborator", *at_shop)
+        host = parties.start(*line, str(bank), *common, *at_host)
+        assert (host.wait(), other.wait()) == (0, 0), host.output + other.output
+        outcomes.append([json.loads(each.output.splitlines()[-1]) for each in (host, other)])
+    (trained, _), (predicted, served) = outcomes
+    assert 0 < trained["metrics"]["auc"] <= 1
+    assert trained["rounds"] == 3
+    frame = pd.read_csv(out)
+    assert len(frame) == predicted["rows"] == served["rows"] == trained["ids"]
+    assert frame.columns.tolist() == ["customer", "probability", "parties"]
+    mine, theirs = loans()
+    kept = mine["customer"][mine["customer"].isin(theirs["client"])]
+    assert frame["customer"].tolist() == kept.tolist()  # in the order of the Host's table
+    for party in ("host", "collaborator"):
+        assert (tmp_path / "runs" / "loans" / party / "best_feature_model.pt").exists()
+    assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--id", "customer"], "--label"),
+        (["--id", "customer", "--label", "defaulted", "--role", "collaborator"], "--label"),
+        (["--id", "customer", "--role", "collaborator", "--rounds", "3"], "--rounds"),
+        (["--id", "customer", "--label", "y", "--column", "a", "--leave-out", "b"], "not both"),
+        (["--label", "defaulted"], "--id"),
+        (["--id", "customer", "--label", "y", "--rounds", "0"], "--rounds"),
+        (["--id", "customer", "--label", "y", "--model", "forest"], "--model"),
+    ],
+)
+def test_wrong_usage_is_told_before_the_table_is_read(more: list[str], said: str) -> None:
+    done = heterofed("table", "train", "nowhere.csv", "--task", "t", *more)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--id", "custmer", "--label", "defaulted"], "did you mean 'customer'"),
+        (["--id", "customer", "--label", "default"], "did you mean 'defaulted'"),
+        (["--id", "customer", "--label", "defaulted", "--leave-out", "zip"], "'zip'"),
+        (["--id", "customer", "--label", "risk", "--kind", "counts"], "no counts"),
+        (["--id", "customer", "--label", "city", "--kind", "binary"], "3 classes"),
+    ],
+)
+def test_what_the_table_does_not_have_is_told_before_anybody_is_met(
+    more: list[str], said: str, tmp_path: Path
+) -> None:
+    (bank,) = written(tmp_path, loans=loans(60)[0])
+    done = heterofed("table", "train", bank, "--task", "t", "--results", tmp_path / "runs", *more)
+    assert isinstance(done.exception, HeteroFedError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_predicting_without_a_training(tmp_path: Path) -> None:
+    (bank,) = written(tmp_path, loans=loans(60)[0])
+    done = heterofed("table", "predict", bank, "--task", "t", "--results", tmp_path / "runs")
+    assert "train first" in str(done.exception)
+    done = heterofed("table", "predict", bank, "--task", "t", "--requests", "2")
+    assert done.exit_code == 2
+    assert "--requests" in done.output
