@@ -27,6 +27,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from heterofed.compute.autograd import BATCH_NORMS
 from heterofed.compute.tensors import is_finite
 from heterofed.errors import ConfigError, NonFiniteError
 from heterofed.privacy.accountant import composed_epsilon, gaussian_epsilon
@@ -298,7 +299,7 @@ def check_rows_apart(model: nn.Module, what: str) -> None:
             alone.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             raise ConfigError(
                 f"{what} does not go with {type(module).__name__} ({name or 'the model itself'}):"
                 " it mixes the rows of a batch; use GroupNorm or LayerNorm"

@@ -27,7 +27,7 @@ def reported(run: Run) -> Iterator[None]:
 
 
 def _write(run: Run) -> None:
-    if run.agreement is None or not run.result.run:
+    if run.maybe_agreement is None or not run.result.run:
         return
     with run.harmless("the report"):
         from heterofed.report.render import write_report  # here: it loads what shows pages

@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from heterofed.protocol.limits import AHEAD_BYTES, MAX_KEY_BYTES
-from heterofed.protocol.messages import PsiBegin, PsiKey, PsiTagged, SplitParts
+from heterofed.protocol.messages import (
+    GRADIENT_DTYPES,
+    Features,
+    PredictPlan,
+    PsiBegin,
+    PsiKey,
+    PsiTagged,
+    SplitParts,
+)
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import MAX_SPAN
 from heterofed.protocol.states import State
@@ -18,6 +26,7 @@ from .link import (
     BYE,
     IN_LEGS,
     PLAN,
+    PREDICTED,
     PREPARED,
     ROUND,
     SIGNING,
@@ -104,6 +113,8 @@ def test_no_checkpoint_is_of_the_round_before_or_after(number: int) -> None:
     assert "not this round" in link.refuses(keep(number, 2))
     link.say(keep(2, 2), kept(2, 2))
     assert "not the next round" in link.refuses(go_on(number, 2))
+    for batch in (1, 3):
+        assert "not the next" in link.refuses(go_on(2, batch))
     link.say(go_on(2, 2), *leg(2))
     for batch in (0, 2, 3, 6):
         assert "no checkpoint is due" in link.refuses(keep(2, batch))
@@ -165,14 +176,81 @@ def test_a_key_has_from_one_byte_to_the_most(size: int) -> None:
     Link(hello(), welcome(), Line(C, PsiKey(4), size))
 
 
-@pytest.mark.parametrize("size", [AHEAD_BYTES, AHEAD_BYTES + 16])
-def test_one_batch_that_is_large_enough_goes_alone(size: int) -> None:
-    plan = Plan(host="bank", collaborators=("shop",))
-    large = tensor(2, size // 8)
+@pytest.mark.parametrize(("more", "alone"), [(-8, False), (0, True), (8, True)])
+def test_a_batch_that_is_large_enough_goes_alone(more: int, alone: bool) -> None:
+    plan = Plan(host="bank", collaborators=("shop",), credit=3)
+    large = tensor(2, (AHEAD_BYTES + more) // 8)
     link = prepared(plan, trainable=False)
-    link.say(begin_train(1, 0), features(0, large))
-    assert "beyond its credit" in link.refuses(features(1, large))
-    link.say(done(0), features(1, large))
+    for batch in range(3):  # also once others were dealt with
+        link.say(*([begin_train(1, 0)] if batch == 0 else []), features(batch, large))
+        assert (link.ends[C].batch_window == 0) == alone
+        assert (link.ends[H].batch_window == 0) == alone
+        link.say(done(batch))
+
+
+def test_a_checkpoint_is_of_all_that_was_trained() -> None:
+    link = prepared(IN_LEGS)
+    link.say(begin_train(1))
+    for batch in range(4):
+        link.say(features(batch), done(batch))
+    link.say(end(4))
+    assert "no checkpoint is due" in link.refuses(keep(1, 2))
+    link.say(keep(1, 4))
+
+
+def test_a_prediction_may_be_of_fewer_ids_than_matched() -> None:
+    for count in (0, 1, 3):
+        link = Link(*PREDICTED[:-1], Line(H, PredictPlan(bytes(16), 3, "last", count, bytes(32))))
+        assert link.state is State.PREDICT_PROPOSED
+
+
+def test_every_batch_is_answered_twice_at_most() -> None:
+    link = Link(*PREPARED, begin_train(1))
+    for batch in range(3):
+        link.say(features(batch), gradients(batch), gradients(batch))
+        for last in (True, False):
+            assert "more than twice" in link.refuses(gradients(batch, last=last))
+        link.say(done(batch))
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "fits"),
+    [
+        ("tensor", [""], True),
+        ("tensor", ["a"], False),
+        ("tensor", ["0"], False),
+        ("tensor", ["", "a"], False),
+        ("tuple", ["0"], True),
+        ("tuple", ["0", "1", "2"], True),
+        ("tuple", ["1"], False),
+        ("tuple", ["+"], False),
+        ("tuple", [""], False),
+        ("tuple", ["00"], False),
+        ("tuple", ["1", "0"], False),
+        ("tuple", ["0", "2"], False),
+        ("dict", ["b", "a", ""], True),
+        ("dict", ["a", "a\n"], False),
+    ],
+)
+def test_names_are_those_that_a_layout_gives(layout: Any, names: list[str], fits: bool) -> None:
+    specs = tuple(tensor(2, name=name) for name in names)
+    line = Line(C, Features(1, 0, 2, layout, specs), 8 * len(names))
+    link = Link(*PREPARED, begin_train(1))
+    if fits:
+        link.say(line)
+    else:
+        assert "names that do not fit its layout" in link.refuses(line)
+
+
+@pytest.mark.parametrize("dtype", sorted(GRADIENT_DTYPES))
+@pytest.mark.parametrize("other", sorted(GRADIENT_DTYPES))
+def test_gradients_have_the_dtype_of_their_features(dtype: str, other: str) -> None:
+    link = Link(*PREPARED, begin_train(1), features(0, tensor(2, 2, dtype=dtype)))
+    line = gradients(0, tensor(2, 2, dtype=other))
+    if other == dtype:
+        link.say(line)
+    else:
+        assert "not tensors of that batch" in link.refuses(line)
 
 
 def test_each_direction_is_judged_by_its_own_coding() -> None:
