@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -58,13 +60,35 @@ def gather(folder: Path) -> RunReport:
             " RESULTS_DIR/TASK/PARTY"
         )
     status, summary = status or kept.Status(), summary or kept.Summary()
-    ended_well = bool(summary.run)
-    party = summary.party or status.party
-    report = RunReport(
+    report = _described(status, summary)
+    return msgspec.structs.replace(
+        report,
+        purpose=_purpose(summary, sources),
+        counts=_counts(status, summary, sources),
+        metrics=metric_sets(sources),
+        baselines=baselines(sources),
+        evaluation=evaluated(sources),
+        leaks=leaks(sources),
+        leak_figures=leak_figures(sources),
+        epsilons=epsilons(sources),
+        outbound=_outbound(sources),
+        files=_files(sources),
+        unread=list(dict.fromkeys(sources.unread)),
+    )
+
+
+def _purpose(summary: kept.Summary, sources: Sources) -> Literal["train", "psi"]:
+    intersects = not summary.rounds and sources.size(INTERSECTION) is not None
+    return "psi" if intersects else "train"
+
+
+def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
+    """What the two JSON files say of a run; nothing yet of what was measured."""
+    ended_well, party = bool(summary.run), summary.party or status.party
+    return RunReport(
         task=shown(summary.task_id or status.task_id),
         party=shown(party),
         run=shown(summary.run or status.run),
-        purpose="psi" if not summary.rounds and sources.size(INTERSECTION) is not None else "train",
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         made_with=__version__,
         started=shown(status.started),
@@ -76,37 +100,29 @@ def gather(folder: Path) -> RunReport:
         meeting=shown(status.meeting),
         secured=status.secured,
         agreed=_agreed(status, party),
-        counts=_counts(status, summary, sources),
         psi=Matching(shown(summary.psi.protocol), shown(summary.psi.backend)),
         fusion=shown(summary.fusion),
         rounds=summary.rounds if ended_well else max(0, status.round),
         planned_rounds=whole(status.plan.get("max_rounds")) or 0,
         best_round=summary.best_round,
-        metrics=metric_sets(sources),
-        baselines=baselines(sources),
-        evaluation=evaluated(sources),
         defences={shown(what): shown(name) for what, name in status.defences.items()},
-        leaks=leaks(sources),
-        leak_figures=leak_figures(sources),
         leak_seconds=summary.leak_seconds,
-        epsilons=epsilons(sources),
         phases=[_phase(name, each) for name, each in summary.phases.items()],
-        outbound=_outbound(sources),
         bytes_sent=summary.bytes_sent,
         bytes_received=summary.bytes_received,
-        plan=[
-            Setting(shown(name), PLAN.get(name, ""), _value(value))
-            for name, value in status.plan.items()
-        ],
-        settings=[
-            Setting(shown(name), "", _value(value))
-            for name, value in status.settings.items()
-            if value is not None
-        ],
+        plan=_settings(status.plan, PLAN),
+        settings=_settings(
+            {name: value for name, value in status.settings.items() if value is not None}, {}
+        ),
         versions={shown(name): shown(value) for name, value in status.versions.items()},
-        files=_files(sources),
     )
-    return msgspec.structs.replace(report, unread=list(sources.unread))
+
+
+def _settings(values: Mapping[str, Any], meanings: Mapping[str, str]) -> list[Setting]:
+    return [
+        Setting(shown(name), meanings.get(name, ""), _value(value))
+        for name, value in values.items()
+    ]
 
 
 def _outcome(status: kept.Status, summary: kept.Summary) -> Outcome:
