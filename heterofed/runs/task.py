@@ -14,7 +14,7 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import Errand
+from heterofed.rendezvous.agreement import JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
@@ -39,7 +39,7 @@ class Task(ABC):
         run: of this launch; None before.
     """
 
-    purpose: ClassVar[Errand]
+    purpose: ClassVar[JoinPurpose]
     subfolder: ClassVar[str] = ""
     goes_on: ClassVar[bool] = False
 

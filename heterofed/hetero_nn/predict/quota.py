@@ -15,7 +15,7 @@ LOCK_SECONDS = 30.0
 """For another process of this party that counts rows, which takes a moment."""
 
 
-class Allowance:
+class Quota:
     """Rows that may be predicted in a day (UTC) for one task.
 
     Args:
