@@ -93,6 +93,9 @@ class Place(ABC):
     simulated = False
     """Whether all parties are in this process, so that nothing is given away."""
 
+    secured = False
+    """Whether everybody there proves by a key who they are, and what travels is encrypted."""
+
     @property
     def ledger(self) -> Path:
         """Folder in which it is counted, over all runs, what others got of this party."""
@@ -271,6 +274,7 @@ class TaskPlace(Place):
                     f" that the file of task {task.task!r} lists ({fingerprint(member.key or '')});"
                     " bring the right one, or have all parties list the new one"
                 )
+            self.secured = True
         elif not insecure:
             raise ConfigError(
                 f"the file of task {task.task!r} lists no keys, so anybody on the way could read"

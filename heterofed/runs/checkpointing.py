@@ -192,6 +192,7 @@ class Checkpointing:
         self._put_back_models(mark, snapshot)
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common
+        run.result.train_rows, run.result.test_rows = len(split.train), len(split.test)
         run.state.kept = snapshot.kept
         run.state.is_best = False
         self._cut_metrics(snapshot)
