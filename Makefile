@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom format clean
+.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom mutants format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
@@ -65,6 +65,12 @@ dist: $(VENV)/.installed
 # What is in it: a bill of materials of the versions in constraints.txt, for whoever has to approve them.
 sbom: $(VENV)/.installed
 	$(BIN)/uvx --quiet --from cyclonedx-bom cyclonedx-py requirements constraints.txt --output-file sbom.json
+
+# Small changes to the modules that peers reach, one at a time: do the tests notice?
+# One module of .ci/mutants.toml alone: make mutants ONLY=psi/signing.py
+mutants: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python .ci/mutants.py --only "$(ONLY)"
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -20,11 +20,11 @@ ROUND = ("train", "test", "checkpoint")
 
 def without() -> None:
     """Parties write no checkpoint."""
-    from heterofed.runs.checkpointing import ResumableScheduler
+    from heterofed.runs.checkpointing import Checkpointing
 
-    if not hasattr(ResumableScheduler, "_heterofed_keep_checkpoint"):
-        raise SystemExit("there is no _keep_checkpoint: this bench measures nothing")
-    ResumableScheduler._heterofed_keep_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
+    if not hasattr(Checkpointing, "keep"):
+        raise SystemExit("Checkpointing does not keep: this bench measures nothing")
+    Checkpointing.keep = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def figures(

@@ -125,9 +125,9 @@ def train_split(role: str, half: Any, order: dict[str, Any], results: Path) -> d
         "wait_s": [sum(each.waits.values()) for each in training],
         "bytes_sent": [each.bytes_sent for each in training],
         "bytes_received": [each.bytes_received for each in training],
-        "staleness": (party._heterofed_run.state if party._heterofed_run else {}).get(
-            "staleness", 0
-        ),
+        "staleness": (party._heterofed.run.state.kept.staleness or 0)
+        if party._heterofed.run
+        else 0,
         "accuracy": accuracy,
     }
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,11 @@ def put_in_place(
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft, dir_fd=folder.handle)
     return path
+
+
+def append_json(path: Path, line: Mapping[str, object]) -> None:
+    """Append one line of JSON to a log of ours; raises as `append` does."""
+    append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def append(path: Path, data: bytes) -> None:

@@ -9,10 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.e2e.processes import ROOT, Parties
 from tests.e2e.processes import parties as started_parties
 from tests.identity.offices import Command
+
+# An example may take as long as it likes: how fast a machine is that others use, no test can say.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Which example fails does not matter where only whether one does is asked (`make mutants`).
+settings.register_profile(
+    "any failure",
+    settings.get_profile("unhurried"),
+    max_examples=40,
+    phases=[Phase.explicit, Phase.generate],
+    database=None,
+)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -104,23 +105,133 @@ def test_imports_point_downward(path: Path) -> None:
         assert other < own, f"{module} imports {imported}, which is not below it"
 
 
-def test_no_circle_when_modules_load() -> None:
-    """Imports within functions, and those for type checkers, do not count: they run later."""
+def imported_when_run(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+    """Imports of a module and of its functions; not those that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node
+        yield from imported_when_run(node)
+
+
+def needed() -> dict[str, set[str]]:
+    """Of each module of ours the modules of ours that it imports, now or late."""
     paths = {name_of(path): path for path in [*modules("heterofed"), *modules("psi")]}
-    below = {
+    return {
         module: {
             f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in paths else node.module
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.ImportFrom) and node.module
+            for node in imported_when_run(ast.parse(path.read_text()))
+            if node.module
             for alias in node.names
         }
         & paths.keys()
         for module, path in paths.items()
     }
-    while leaves := [module for module, needed in below.items() if not needed & below.keys()]:
+
+
+def test_no_circle() -> None:
+    """No modules import each other, neither when they load nor by imports within functions."""
+    below = needed()
+    while leaves := [module for module, above in below.items() if not above & below.keys()]:
         for module in leaves:
             del below[module]
     assert not below, f"these import each other: {sorted(below)}"
+
+
+def test_the_house_is_small() -> None:
+    """No more packages and modules at the top than a newcomer can keep in mind, and no arrow from
+    each to each.
+    """
+    ours = {name: others for name, others in needed().items() if name.startswith("heterofed")}
+    rooms = set(map(package_of, ours))
+    arrows = {
+        (package_of(module), package_of(other))
+        for module, others in ours.items()
+        for other in others & ours.keys()
+    }
+    assert len(rooms) <= 30, sorted(rooms)
+    assert len({(one, other) for one, other in arrows if one != other}) <= 150
+
+
+OF_OTHER_LIBRARIES = {
+    "_make": "named tuples, documented",
+    "_metadata": "the versions in a state_dict of torch",
+    "_buffers": "the buffers of a torch module",
+    "_non_persistent_buffers_set": "which of them stay out of its state_dict",
+    "_sequence_nr": "the order of a torch graph",
+    "_version": "how often a torch tensor was changed",
+    "_sodium": "the library within rbcl",
+}
+"""Names with an underscore that other libraries have no public name for."""
+
+
+def private_of_others(tree: ast.AST) -> Iterator[str]:
+    """Accesses to a private name of an object that is not of a class of the same module."""
+    own = {
+        *(each.target.id for each in ast.walk(tree) if is_annotated_name(each)),
+        *(each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)),
+        *(
+            each.attr
+            for each in ast.walk(tree)
+            if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and is_self(each)
+        ),
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or is_self(node):
+            continue
+        name = node.attr
+        is_private = name.startswith("_") and not name.startswith("__")
+        if is_private and name not in own and name not in OF_OTHER_LIBRARIES:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def is_annotated_name(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
+def is_self(node: ast.Attribute) -> bool:
+    of = node.value
+    if isinstance(of, ast.Call):  # super()
+        return isinstance(of.func, ast.Name) and of.func.id == "super"
+    return isinstance(of, ast.Name) and of.id in ("self", "cls")
+
+
+@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
+def test_what_is_private_to_an_object_is_left_to_it(path: Path) -> None:
+    assert list(private_of_others(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("host._guard.note()", True),
+        ("def f(host):\n    host._settings = 1", True),
+        ("class A:\n    _engine: int\ndef engine_of(a):\n    return a._engine", False),
+        ("class A:\n    def f(self):\n        return self._x + super()._x", False),
+        ("tensor._version", False),
+    ],
+)
+def test_the_rule_on_private_names_finds(code: str, found: bool) -> None:
+    assert bool(list(private_of_others(ast.parse(code)))) == found
+
+
+MOST_LINES = 60
+TABLES = {("heterofed.protocol.session", "_guard"), ("heterofed.protocol.session", "_advance")}
+"""Functions that are one `match` to be read like a table."""
+
+
+@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
+def test_functions_are_short(path: Path) -> None:
+    """Constructors apart, which name each setting in a line of its own."""
+    long = [
+        f"{each.name} ({each.end_lineno - each.lineno + 1})"
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.FunctionDef) and each.end_lineno is not None
+        if each.end_lineno - each.lineno >= MOST_LINES and each.name != "__init__"
+        if (name_of(path), each.name) not in TABLES
+    ]
+    assert long == [], f"{path}: longer than {MOST_LINES} lines"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ FOR = {
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "docs": "building this site",
+    "mutants": "`make mutants`: what tests do not notice",
     "dev": "linters, types and the test suite",
 }
 """What each extra is for; one that is missing here ends the generator."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import psi.hashing
 from docs.generator.markdown import table
+from heterofed.messaging.deadlines import LEAST_RATE
 from heterofed.messaging.notices import NOTICE_SECONDS
-from heterofed.messaging.party import ABORT_LINGER, LEAST_RATE
+from heterofed.messaging.party import ABORT_LINGER
 from heterofed.protocol import limits, messages
 from heterofed.protocol.plan import MAX_PARTIES, Plan
 from heterofed.rendezvous import backend

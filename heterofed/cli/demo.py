@@ -79,6 +79,24 @@ def run_demo(
         common += ["--limit", *map(str, limit)]
     asked = ["--rounds", str(rounds), "--psi-protocol", psi_protocol]
     asked += [word for name in track for word in ("--track", name)]
+    _train(example, folder, common, asked)
+    outcome = _outcome(folder / HOST, time.monotonic() - began)
+    if baselines:
+        modes = ["--rounds", str(rounds), "--modes", *baselines]
+        with sigterm_as_exit(), _ended_with_us() as children:
+            children.append(_start(example, "baselines", [*common, *modes], None))
+            if code := children[0].wait():
+                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
+        outcome |= _compared(folder / HOST / "baselines", baselines)
+    return outcome
+
+
+def _train(example: str, folder: Path, common: list[str], asked: list[str]) -> None:
+    """Run both parties to their end.
+
+    Raises:
+        TaskFailed: one of the processes failed.
+    """
     log = folder / f"{COLLABORATOR}.log"
     with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
         children.append(_start(example, "collaborator", common, output))
@@ -92,15 +110,6 @@ def run_demo(
             f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
             f" see above and {log}"
         )
-    outcome = _outcome(folder / HOST, time.monotonic() - began)
-    if baselines:
-        modes = ["--rounds", str(rounds), "--modes", *baselines]
-        with sigterm_as_exit(), _ended_with_us() as children:
-            children.append(_start(example, "baselines", [*common, *modes], None))
-            if code := children[0].wait():
-                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
-        outcome |= _compared(folder / HOST / "baselines", baselines)
-    return outcome
 
 
 def _example() -> str:

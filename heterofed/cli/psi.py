@@ -11,6 +11,7 @@ import io
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
@@ -20,10 +21,11 @@ from heterofed.hetero_nn.psi import (
     PSIScheduler,
     RSAPSICollaboratorScheduler,
     RSAPSIInitiatorScheduler,
+    write_by,
 )
-from heterofed.intersection.host import own_ids
+from heterofed.intersection.ids import own_ids
 from heterofed.protocol.plan import PSIProtocol
-from heterofed.reporting.results import check_writable, write_whole
+from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.runs.run import Run
 from psi.sources import csv_rows, delimiter_of
 
@@ -74,6 +76,33 @@ def run_psi(
         TaskFailed: the task could not go on.
     """
     out = out.absolute()
+    own = _read_ids(ids, id_column, out)
+    folder = out.with_name(f".{out.name}.heterofed")
+    given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
+    given["max_peer_ids"] = max_peer_ids
+    scheduler: PSIScheduler
+    if role == "initiator":
+        given |= {"collaborators": parties, "psi_protocol": protocol}
+        scheduler = RSAPSIInitiatorScheduler(party or role, **given)
+    else:
+        scheduler = RSAPSICollaboratorScheduler(party or role, **given)
+    write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
+    try:
+        scheduler.launch_task(task, resume="never" if fresh else "auto")
+    except BaseException:
+        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+    return _account(task, scheduler.result, len(own), out)
+
+
+def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
+    """This party's ids, once it is clear that the result can be written.
+
+    Raises:
+        ConfigError: a file cannot be read or written.
+    """
     check_writable(out.parent)
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
@@ -82,7 +111,7 @@ def run_psi(
     if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise ConfigError(f"{ids} looks like a table: name the column of the ids with --column")
     try:
-        own = own_ids(
+        return own_ids(
             psi.column(ids, id_column), f"column {id_column}" if id_column else "its lines"
         )
     except OSError as error:  # of this file, or of the temporary files of many ids
@@ -91,56 +120,28 @@ def run_psi(
         raise ConfigError(f"the ids cannot be read or kept: {where}: {reason}") from None
     except (IdError, psi.IdsError) as error:
         raise ConfigError(f"the ids in {ids} cannot be used: {error}") from None
-    table = _Table(ids, id_column, out)
-    folder = out.with_name(f".{out.name}.heterofed")
-    given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
-    given["max_peer_ids"] = max_peer_ids
-    scheduler: _Initiator | _Collaborator
-    if role == "initiator":
-        scheduler = _Initiator(party or role, collaborators=parties, psi_protocol=protocol, **given)
-    else:
-        scheduler = _Collaborator(party or role, **given)
-    scheduler.table = table
-    try:
-        scheduler.launch_task(task, resume="never" if fresh else "auto")
-    except BaseException:
-        if not any(folder.glob("*/*/resume")):  # nothing can be resumed
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder)
-    result = scheduler.result
+
+
+def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, Any]:
     seconds = result.phases["psi"].seconds
     return {
         "task": task,
         "party": result.party,
         **result.psi,
-        "ids": len(own),
+        "ids": ids,
         "matched": result.ids,
         "seconds": round(result.seconds, 3),
         "psi_seconds": round(seconds, 3),
-        "ids_per_second": round(len(own) / seconds) if seconds else None,
+        "ids_per_second": round(ids / seconds) if seconds else None,
         "bytes_sent": result.bytes_sent,
         "bytes_received": result.bytes_received,
         "out": str(out),
     }
 
 
-class _ToFile(PSIScheduler):
-    """Writes the party's own matching rows instead of returning a list of ids."""
-
-    table: _Table
-
-    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
-        run.result.ids = len(common)
-        self.table.copy(ids, common)
-
-
-class _Initiator(_ToFile, RSAPSIInitiatorScheduler):
-    pass
-
-
-class _Collaborator(_ToFile, RSAPSICollaboratorScheduler):
-    pass
+def _copy(table: _Table, _run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+    """Write own matching rows instead of a list of ids."""
+    table.copy(ids, common)
 
 
 class _Table:

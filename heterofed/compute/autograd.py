@@ -87,6 +87,20 @@ def gradients_like(
     return tuple(placed.values()) if layout == "tuple" else placed
 
 
+def gradients_by_name(features: Mapping[str, Tensor], gradients: Any) -> dict[str, Tensor]:
+    """The inverse of `gradients_like`: gradients by tensor name, without those that are None.
+
+    Raises:
+        LocalProtocolError: there are other gradients than features.
+    """
+    if isinstance(gradients, Tensor) or gradients is None:
+        gradients = (gradients,)
+    values = gradients.values() if isinstance(gradients, dict) else gradients
+    if len(values) != len(features):
+        raise LocalProtocolError("update_feature_model got other gradients than features")
+    return {name: value for name, value in zip(features, values, strict=True) if value is not None}
+
+
 def device_of(own: Mapping[str, Tensor], model: nn.Module | None) -> torch.device | None:
     """Where peers' features should live: with the Host's own, else with its infer model."""
     for tensor in own.values():
@@ -128,6 +142,18 @@ def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
 def has_weights(model: nn.Module | None) -> bool:
     """Whether a model has any parameter."""
     return model is not None and next(model.parameters(), None) is not None
+
+
+BATCH_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
+)
+"""Modules in which the rows of a batch change one another."""
+
+
+def has_batch_norm(model: nn.Module | None) -> bool:
+    """Whether a model mixes the rows of a batch."""
+    return model is not None and any(isinstance(each, BATCH_NORMS) for each in model.modules())
 
 
 def optimizer_of(model: nn.Module, make: Callable[[nn.Module], object]) -> object:

@@ -1,135 +1,263 @@
-"""What a Host's user sees and fills in: constructor, hooks, attributes, and how models are made.
+"""All hooks of split training, to be read from top to bottom; and what hooks may read and call.
 
-The loop that calls the hooks is in `host.py`.
+A scheduler's class is made of these: `PartyHooks` for both roles, `HostHooks` and
+`CollaboratorHooks` for one each. How hooks are called is said in `heterofed.hetero_nn.train`; all
+that belongs to that is behind one attribute.
 """
 
 from __future__ import annotations
 
-import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.compute.autograd import check_model, check_optimizer, has_weights, optimizer_of
+from heterofed.compute.alignment import default_split
+from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
+from heterofed.compute.tensors import named
 from heterofed.errors import ConfigError
-from heterofed.events import Callback
-from heterofed.hetero_nn.training_scheduler import TrainingScheduler
-from heterofed.privacy.dpsgd import DPSGD
-from heterofed.privacy.gradient_defences import GradientDefence
-from heterofed.privacy.label_dp import RandomisedResponse
-from heterofed.privacy.leakage import Effort
-from heterofed.protocol.plan import (
-    MAX_STALENESS,
-    Coding,
-    Fusion,
-    KeyBits,
-    LossReduction,
-    Plan,
-    PSIProtocol,
-)
-from heterofed.runs.connect import check_collaborators, check_psi
-from heterofed.runs.settings import (
-    ReleaseLimits,
-    Settings,
-    Shown,
-    check_flag,
-    check_seconds,
-    is_count,
-)
+from heterofed.hetero_nn.engine import HalfEngine
+from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
+from heterofed.privacy.dpsgd import Sampling, most_participations, poisson_batches
+from heterofed.reporting.results import TaskResult
+from heterofed.runs.beside import launch_beside
+from heterofed.runs.lifecycle import Lifecycle
+from heterofed.runs.run import Resume
+from heterofed.runs.scheduler import Scheduler
+from heterofed.runs.settings import Shown
 
 
-class HostHooks(TrainingScheduler):
-    """The Host without its loop; see `HeteroNNHostScheduler`."""
+class PartyHooks(Scheduler):
+    """What both roles share.
 
-    def __init__(
-        self,
-        feature_key: str,
-        name: str | None = None,
-        max_rounds: int = 0,
-        calculation_timeout: float = 300,
-        schedule_timeout: float = 30,
-        data_channel_timeout: tuple[float, float] = (30, 60),
-        log_rounds: int = 0,
-        is_feature_trainable: bool = True,
-        *,
-        collaborators: int | Sequence[str] = 1,
-        join_timeout: float = 3600,
-        insecure: bool = False,
-        wait_for_peers: float = 0,
-        seed: int | None = None,
-        shuffle: bool = False,
-        early_gradients: bool = False,
-        batch_size: int | None = None,
-        checkpoint_batches: int = 0,
-        compress_features: Literal["fp16", "bf16", "int8"] | None = None,
-        compress_gradients: Literal["fp16", "bf16", "int8"] | None = None,
-        max_staleness: int | Literal["auto"] = 0,
-        party_dropout: float = 0.0,
-        fusion: Fusion = "separate",
-        gradient_defence: GradientDefence | None = None,
-        label_dp: RandomisedResponse | None = None,
-        weights_defence: DPSGD | None = None,
-        max_releases_per_row: int | None = None,
-        max_epsilon: float | None = None,
-        max_rollbacks: int = 10,
-        loss_reduction: LossReduction | None = None,
-        leak_report: Effort = "sample",
-        psi_protocol: PSIProtocol = "rsa",
-        psi_bits: KeyBits = 2048,
-        max_peer_ids: int = 10_000_000,
-        announce_split: bool = False,
-        agreed: Mapping[str, str] | None = None,
-        results_dir: str | Path = "heterofed_runs",
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        super().__init__()
-        self._heterofed_settings = Settings(
-            feature_key=feature_key,
-            name=name,
-            schedule_timeout=schedule_timeout,
-            data_channel_timeout=data_channel_timeout,
-            join_timeout=join_timeout,
-            insecure=insecure,
-            results_dir=Path(results_dir),
-            callbacks=tuple(callbacks),
-            seed=seed,
-            agreed={} if agreed is None else agreed,
-        )
-        self._heterofed_max_rounds = max_rounds
-        self._heterofed_calculation_timeout = calculation_timeout
-        self._heterofed_log_rounds = log_rounds
-        self._heterofed_is_feature_trainable = is_feature_trainable
-        self._heterofed_collaborators = collaborators
-        self._heterofed_wait_for_peers = wait_for_peers
-        self._heterofed_shuffle = shuffle
-        self._heterofed_early_gradients = early_gradients
-        self._heterofed_batch_size = batch_size
-        self._heterofed_checkpoint_batches = checkpoint_batches
-        self._heterofed_compress_features = compress_features
-        self._heterofed_compress_gradients = compress_gradients
-        self._heterofed_party_dropout = party_dropout
-        self._heterofed_max_staleness = max_staleness
-        self._heterofed_fusion = fusion
-        self._heterofed_gradient_defence = gradient_defence
-        self._heterofed_label_dp = label_dp
-        self._heterofed_weights_defence = weights_defence
-        self._heterofed_loss_reduction = loss_reduction
-        self._heterofed_leak_report = leak_report
-        self._heterofed_psi_protocol = psi_protocol
-        self._heterofed_psi_bits = psi_bits
-        self._heterofed_max_peer_ids = max_peer_ids
-        self._heterofed_announce_split = announce_split
-        self._heterofed_limits = ReleaseLimits(max_releases_per_row, max_epsilon, max_rollbacks)
+    Attributes:
+        models_after_split: a class sets it to True to have its models made after the split, when
+            `self.train_ids` are known: to fit a scaler or a vocabulary on train rows alone. What is
+            wrong with the models then shows after the intersection, not before it.
+    """
+
+    models_after_split: bool = False
+    _heterofed: HalfEngine[Any]
+
+    def launch_task(
+        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+    ) -> TaskResult:
+        """Run the task in this process until it ends.
+
+        Args:
+            task_id: the same at every party; parties on one machine find each other by it.
+            resume: what to do with a run of this task that has not ended: go on from the newest
+                checkpoint that all parties hold, or begin anew where there is none ("auto"); begin
+                anew ("never"); end with an error where it cannot go on ("require").
+            rehearse: only one batch from end to end, at every party: the result's `rehearsal` at
+                the Host tells shapes, classes and the estimated seconds per round. Nothing is
+                trained, and the results folder stays as it is but for `rehearsal/`.
+
+        Returns:
+            What came of it; also written to `summary.json` in the results folder.
+
+        Raises:
+            ConfigError: something at this party cannot work; nothing was done.
+            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+            Exception: a hook of this party raised; unchanged, with a note of where.
+        """
+        engine = self._heterofed
+        if rehearse:
+            return launch_beside(engine.dry_run(self), task_id)
+        return Lifecycle(engine.training(self)).launch(task_id, resume)
+
+    # -- hooks -----------------------------------------------------------------------------
+
+    def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
+        """Hook: split the common ids into train and test ids; the same function at every party.
+
+        Where the Host announces its split (`announce_split`), it is asked at the Host alone.
+
+        Args:
+            id_intersection: the common ids; iterates in sorted order.
+
+        Returns:
+            (train ids, test ids). By default a stable hash split, 80/20.
+        """
+        return default_split(id_intersection)
+
+    @abstractmethod
+    def make_feature_model(self) -> nn.Module | None:
+        """Hook: this party's half of the model; None where it needs none."""
+
+    @abstractmethod
+    def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer | None:
+        """Hook: the optimizer of the feature model; not asked of a frozen party."""
+
+    @abstractmethod
+    def iterate_train_feature(
+        self, feature_model: nn.Module, train_ids: list[str]
+    ) -> Iterator[Any]:
+        """Hook, a generator: the batches of one round, each through the feature model.
+
+        Args:
+            feature_model: in train mode (eval where this party is frozen).
+            train_ids: in the agreed order of this round, the same at every party.
+
+        Yields:
+            A Collaborator `features` or `Batch(features, ids=...)`; the Host `(features, labels)`
+            or `Batch(features, labels, ids)`. Features are a tensor, tuple or dict of tensors,
+            [rows, ...]. With ids the order of the rows is checked against the other parties'.
+        """
+
+    @abstractmethod
+    def iterate_test_feature(self, feature_model: nn.Module, test_ids: list[str]) -> Iterator[Any]:
+        """Hook, a generator: as `iterate_train_feature`, without gradients and in eval mode."""
+
+    def iterate_predict_feature(
+        self, feature_model: nn.Module, predict_ids: list[str]
+    ) -> Iterator[Any]:
+        """Hook, a generator: the batches of a joint prediction, one row per id, in eval mode.
+
+        Args:
+            feature_model: with the weights of the finished run.
+            predict_ids: sorted; batches of any size, which need not be the other parties'.
+
+        Yields:
+            As `iterate_test_feature`, which it is by default; labels may be None.
+        """
+        yield from self.iterate_test_feature(feature_model, predict_ids)
+
+    def feature_columns(self) -> Sequence[str] | None:
+        """Hook: names of the columns that the feature hooks read, in their order; kept with the
+        model, and compared when it predicts.
+
+        Returns:
+            Strings; None, the default, where a `VerticalTable` reads them: it knows its columns.
+        """
+        return None
+
+    def extra_state(self) -> Any:
+        """Hook: state of yours that no checkpoint keeps by itself: of other libraries, or files.
+
+        Returns:
+            Tensors and plain values (numbers, strings, lists, dicts of them), or None.
+        """
+        return None
+
+    def on_round_end(self) -> None:
+        """Hook: a round and its test are over; the place for learning-rate schedules."""
+
+    def load_extra_state(self, state: Any) -> None:
+        """Hook: the inverse of `extra_state`; called where a run goes on from a checkpoint.
+
+        Args:
+            state: what `extra_state` returned when the checkpoint was written.
+        """
+
+    # -- what hooks may read and call --------------------------------------------------------
+
+    @Shown
+    def is_feature_trainable(self) -> bool:
+        """As given to the constructor."""
+        trainable: bool = self._heterofed.settings.is_feature_trainable
+        return trainable
+
+    @Shown
+    def feature_model(self) -> Any:
+        """This party's feature model; made on first use in a run."""
+        return self._heterofed.made("feature_model")
+
+    @Shown
+    def feature_optimizer(self) -> Any:
+        """The feature model's optimizer; None at a frozen party."""
+        return self._heterofed.made("feature_optimizer")
+
+    @Shown
+    def train_ids(self) -> list[str]:
+        """Train ids, sorted; empty before the split."""
+        return self._heterofed.run.state.train_ids if self._heterofed.run else []
+
+    @Shown
+    def test_ids(self) -> list[str]:
+        """Test ids, sorted; empty before the split."""
+        return self._heterofed.run.state.test_ids if self._heterofed.run else []
+
+    @Shown
+    def batch_size(self) -> int | None:
+        """Rows of an agreed batch; None before the parties met, or where none was agreed."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return agreement.plan.batch_size or None if agreement else None
+
+    @Shown
+    def parties(self) -> tuple[str, ...]:
+        """Feature keys of all parties, the Host's first; empty before they met."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return (agreement.plan.host, *agreement.plan.collaborators) if agreement else ()
+
+    @Shown
+    def agreed(self) -> dict[str, str]:
+        """Settings that the Host announced; before the parties met, what this party was given."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return dict(agreement.plan.agreed if agreement else self._heterofed.settings.agreed)
+
+    def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
+        """Cut ids into the agreed batches; for use in the feature hooks.
+
+        Args:
+            ids: as the hook got them.
+            drop_last: leave out the last batch where it is shorter; the same at every party.
+
+        Yields:
+            Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
+
+        Raises:
+            ConfigError: the Host was given no batch_size.
+        """
+        run = self._heterofed.run
+        size = run.plan.batch_size if run else 0
+        if not size:
+            raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
+        for start in range(0, len(ids) - (size - 1) * drop_last, size):
+            yield list(ids[start : start + size])
+
+    def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
+        """Batches of this round for DP-SGD: each id is in each with the same chance, by itself.
+
+        The same at every party. For use in `iterate_train_feature`; a batch may be empty.
+
+        Args:
+            train_ids: as the hook got them.
+            batch_size: rows of a batch on average.
+
+        Raises:
+            ConfigError: there is no round; or the Host writes checkpoints within rounds, for which
+                a hook gets a part of the train ids at a time.
+        """
+        run = self._heterofed.run
+        if run is None or run.maybe_agreement is None:
+            raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
+        if run.plan.checkpoint_batches:
+            raise ConfigError(
+                "poisson_batches draws from all train ids, checkpoint_batches gives a part of them"
+                " at a time: take one of the two"
+            )
+        secret = run.agreement.secret
+        batches = poisson_batches(train_ids, batch_size, secret=secret, round_number=run.round)
+        sizes, most = tuple(map(len, batches)), most_participations(batches)
+        run.state.sampled_round = run.round
+        run.state.sampling = Sampling(batch_size, len(train_ids), sizes, most)
+        run.state.most_drawn[run.party.phase] = max(1, most)
+        return batches
+
+
+class HostHooks(PartyHooks):
+    """What the Host's user fills in, reads and calls."""
+
+    _heterofed: HalfEngine[HostSettings]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if streams_tests(cls) and getattr(cls.test, "__isabstractmethod__", False):
-            cls.test = _tests_in_batches  # type: ignore[method-assign]
+        if tests_in_batches(cls) and getattr(cls.test, "__isabstractmethod__", False):
+            cls.test = _no_test  # type: ignore[method-assign]
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -210,124 +338,42 @@ class HostHooks(TrainingScheduler):
             ConfigError: a setting of the constructor cannot work.
         """
         super().validate_context()
-        check_seconds("calculation_timeout", self._heterofed_calculation_timeout)
-        check_seconds("wait_for_peers", self._heterofed_wait_for_peers)
-        check_flag("shuffle", self._heterofed_shuffle)
-        check_flag("early_gradients", self._heterofed_early_gradients)
-        check_flag("announce_split", self._heterofed_announce_split)
-        if self._heterofed_uses_default_end() and not is_count(self._heterofed_max_rounds, least=1):
-            raise ConfigError(
-                f"max_rounds={self._heterofed_max_rounds!r}: give a whole number of rounds from 1"
-                " on, or define is_task_finished"
-            )
-        if not is_count(self._heterofed_log_rounds):
-            raise ConfigError(
-                f"log_rounds={self._heterofed_log_rounds!r}: give 0 or a number of rounds"
-            )
-        check_staleness(self._heterofed_max_staleness)
-        check_compression("compress_features", self._heterofed_compress_features)
-        check_compression("compress_gradients", self._heterofed_compress_gradients)
-        if self._heterofed_batch_size is not None and not (
-            is_count(self._heterofed_batch_size, least=1) and self._heterofed_batch_size <= 2**31
-        ):
-            raise ConfigError(
-                f"batch_size={self._heterofed_batch_size!r}: give a number of rows, or None"
-            )
-        if (
-            not is_count(self._heterofed_checkpoint_batches)
-            or self._heterofed_checkpoint_batches > 2**31
-        ):
-            raise ConfigError(
-                f"checkpoint_batches={self._heterofed_checkpoint_batches!r}: give 0 or a number of"
-                " batches"
-            )
-        if self._heterofed_checkpoint_batches and not self._heterofed_batch_size:
-            raise ConfigError(
-                "checkpoint_batches needs batch_size: give it, and use self.batches in the hooks"
-            )
-        if (
-            isinstance(self._heterofed_party_dropout, bool)
-            or not 0 <= self._heterofed_party_dropout < 1
-        ):
-            raise ConfigError(
-                f"party_dropout={self._heterofed_party_dropout!r}: give a probability from 0 to"
-                " below 1"
-            )
-        self._heterofed_check_privacy()
-        check_psi(
-            self._heterofed_psi_protocol, self._heterofed_psi_bits, self._heterofed_max_peer_ids
-        )
-        check_collaborators(self._heterofed_collaborators, self._heterofed_settings.feature_key)
+        if ends_by_default(type(self)):
+            self._heterofed.settings.check_rounds()
 
-    def _heterofed_check_privacy(self) -> None:
-        defended = (
-            self._heterofed_label_dp is not None or self._heterofed_weights_defence is not None
-        )
-        self._heterofed_limits.check(defended=defended)
-        if self._heterofed_fusion not in get_args(Fusion):
-            raise ConfigError(f"fusion={self._heterofed_fusion!r}: give one of {get_args(Fusion)}")
-        if self._heterofed_fusion == "masked_sum" and (
-            self._heterofed_collaborators == 1 or self._heterofed_early_gradients
-        ):
-            raise ConfigError(
-                "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
-                " features), and no early_gradients"
-            )
-        if self._heterofed_fusion == "masked_sum" and self._heterofed_party_dropout:
-            raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
-        if self._heterofed_loss_reduction not in {None, *get_args(LossReduction)}:
-            raise ConfigError(
-                f"loss_reduction={self._heterofed_loss_reduction!r}: give 'mean' or 'sum'"
-            )
-        if self._heterofed_weights_defence is not None and self._heterofed_loss_reduction is None:
-            raise ConfigError(
-                "weights_defence needs loss_reduction: say whether train_a_batch takes the mean or"
-                " the sum of its loss over the rows"
-            )
-        if self._heterofed_loss_reduction is not None and self._heterofed_early_gradients:
-            raise ConfigError(
-                "loss_reduction (for DP-SGD) and early_gradients: a second backward, where"
-                " train_a_batch changes gradients, would count each sample twice; give one of them"
-            )
-        if self._heterofed_gradient_defence is not None and self._heterofed_early_gradients:
-            raise ConfigError(
-                "gradient_defence and early_gradients: early ones travel before the defence; give"
-                " one of the two"
-            )
-
-    # -- what hooks may call and read ---------------------------------------------------------
+    # -- what hooks may read and call --------------------------------------------------------
 
     @Shown
     def max_rounds(self) -> int:
         """As given to the constructor."""
-        return self._heterofed_max_rounds
+        return self._heterofed.settings.max_rounds
 
     @Shown
     def log_rounds(self) -> int:
         """As given to the constructor."""
-        return self._heterofed_log_rounds
+        return self._heterofed.settings.log_rounds
 
     @Shown
     def calculation_timeout(self) -> float:
         """As given to the constructor, in seconds."""
-        return self._heterofed_calculation_timeout
+        return self._heterofed.settings.calculation_timeout
 
     @Shown
     def infer_model(self) -> Any:
         """The model on top of the fused features; made on first use in a run."""
-        return self._heterofed_made("infer_model")
+        return self._heterofed.made("infer_model")
 
     @Shown
     def infer_optimizer(self) -> Any:
         """The infer model's optimizer."""
-        return self._heterofed_made("infer_optimizer")
+        return self._heterofed.made("infer_optimizer")
 
     @Shown
     def optimizer(self) -> JointOptimizer:
         """All optimizers of the Host as one `torch.optim.Optimizer`; its `zero_grad` clears the
         gradients of received features too.
         """
-        optimizer: JointOptimizer = self._heterofed_made("optimizer")
+        optimizer: JointOptimizer = self._heterofed.made("optimizer")
         return optimizer
 
     def mark_best(self) -> None:
@@ -336,122 +382,71 @@ class HostHooks(TrainingScheduler):
         Raises:
             ConfigError: no round is running.
         """
-        if self._heterofed_run is None or self._heterofed_run.round == 0:
+        run = self._heterofed.run
+        if run is None or run.round == 0:
             raise ConfigError("mark_best: there is no round yet; call it in test")
-        self._heterofed_run.state["best"] = True
+        run.state.is_best = True
 
     def _is_reach_max_rounds(self) -> bool:
-        return (
-            self._heterofed_run is not None
-            and self._heterofed_run.round >= self._heterofed_max_rounds
-        )
-
-    # -- within ----------------------------------------------------------------------------
-
-    def _heterofed_makers(self) -> dict[str, Callable[[], Any]]:
-        return super()._heterofed_makers() | {
-            "infer_model": self._heterofed_make_infer_model,
-            "infer_optimizer": self._heterofed_make_infer_optimizer,
-            "optimizer": lambda: JointOptimizer(
-                [
-                    each
-                    for each in (
-                        self._heterofed_made("infer_optimizer"),
-                        self._heterofed_made("feature_optimizer"),
-                    )
-                    if each is not None
-                ]
-            ),
-        }
-
-    def _heterofed_make_infer_model(self) -> nn.Module | None:
-        model = check_model(self._heterofed_seeded_hook("make_infer_model"), "make_infer_model")
-        return self._heterofed_private_model(model) if has_weights(model) else model
-
-    def _heterofed_make_infer_optimizer(self) -> Optimizer | None:
-        model = self._heterofed_made("infer_model")
-        if model is None:
-            return None
-        hook = "make_infer_optimizer"
-        made = optimizer_of(model, functools.partial(self._heterofed_seeded_hook, hook))
-        optimizer = check_optimizer(made, hook)
-        if optimizer is None:
-            if any(each.requires_grad for each in model.parameters()):
-                raise ConfigError(
-                    "make_infer_optimizer returned None, and the infer model has weights; return an"
-                    " optimizer, or freeze them by requires_grad_(False)"
-                )
-            return None
-        parts = 1 if self._heterofed_made("feature_optimizer") is None else self._heterofed_parts()
-        return self._heterofed_private_optimizer(optimizer, parts=parts)
-
-    def _heterofed_set_modes(self, training: bool) -> None:
-        super()._heterofed_set_modes(training)
-        if (model := self._heterofed_made("infer_model")) is not None:
-            model.train(training)
-
-    def _heterofed_parts(self) -> int:
-        return 1 + has_weights(self._heterofed_made("infer_model"))
-
-    def _heterofed_make_plan(self, collaborators: tuple[str, ...]) -> Plan:
-        return Plan(
-            host=self._heterofed_settings.feature_key,
-            collaborators=collaborators,
-            max_rounds=self._heterofed_max_rounds if self._heterofed_uses_default_end() else 0,
-            seed=self._heterofed_run.order if self._heterofed_run else 0,
-            shuffle=self._heterofed_shuffle,
-            checkpoint_batches=self._heterofed_checkpoint_batches,
-            batch_size=self._heterofed_batch_size or 0,
-            compress_features=self._heterofed_compress_features or "none",
-            compress_gradients=self._heterofed_compress_gradients or "none",
-            loss_reduction=self._heterofed_loss_reduction,
-            fusion=self._heterofed_fusion,
-            max_staleness=self._heterofed_max_staleness,
-            calculation_timeout=float(self._heterofed_calculation_timeout),
-            schedule_timeout=float(self._heterofed_settings.schedule_timeout),
-            wait_for_peers=float(self._heterofed_wait_for_peers),
-            psi_protocol=self._heterofed_psi_protocol,
-            psi_bits=self._heterofed_psi_bits,
-            max_peer_ids=self._heterofed_max_peer_ids,
-            announced_split=self._heterofed_announce_split,
-            agreed=tuple(sorted(self._heterofed_settings.agreed.items())),
-        )
-
-    def _heterofed_predicts(self) -> bool:
-        return type(self).predict_a_batch is not HostHooks.predict_a_batch
-
-    def _heterofed_uses_default_end(self) -> bool:
-        return type(self).is_task_finished is HostHooks.is_task_finished
+        run = self._heterofed.run
+        return run is not None and run.round >= self._heterofed.settings.max_rounds
 
 
-def check_staleness(steps: object) -> None:
-    """Check how far forwards may run ahead.
+class CollaboratorHooks(PartyHooks):
+    """What a Collaborator's user fills in, beside what both roles share."""
 
-    Raises:
-        ConfigError: neither "auto" nor a number of steps.
-    """
-    if steps != "auto" and (not is_count(steps) or steps not in range(MAX_STALENESS + 1)):
-        raise ConfigError(
-            f"max_staleness={steps!r}: give a number of steps from 0 (exact) to {MAX_STALENESS},"
-            ' or "auto"'
-        )
+    _heterofed: HalfEngine[CollaboratorSettings]
 
+    def update_feature_model(self, features: Any, gradients: Any) -> None:
+        """Hook: one step of the feature model; the place for clipping, AMP, accumulation.
 
-def check_compression(name: str, coding: object) -> None:
-    """Check how tensors are to travel.
+        Args:
+            features: what `iterate_train_feature` yielded, still attached to its graph.
+            gradients: dL/dfeatures in the same arrangement; None for tensors without one.
 
-    Raises:
-        ConfigError: a coding that there is not.
-    """
-    known = get_args(Coding)
-    if coding is not None and coding not in known:
-        names = ", ".join(f'"{each}"' for each in known[1:])
-        raise ConfigError(f"{name}={coding!r}: give None (as they are) or one of {names}")
+        By default: `zero_grad`, backward from the gradients, `step`. Where this is not overridden,
+        backward runs while the Host is still busy with its own half.
+        """
+        tensors = named(features, "iterate_train_feature")[1]
+        optimizer = self._heterofed.made("feature_optimizer")
+        optimizer.zero_grad()
+        backward(tensors, gradients_by_name(tensors, gradients))
+        optimizer.step()
 
 
-def _tests_in_batches(*_: Any, **__: Any) -> None:
+# -- what a user's class has defined -----------------------------------------------------------
+
+
+def tests_in_batches(cls: type[HostHooks]) -> bool:
+    """Whether a class tests batch by batch."""
+    return cls.test_a_batch is not HostHooks.test_a_batch
+
+
+def predicts(cls: type[HostHooks]) -> bool:
+    """Whether a class says what its predictions are."""
+    return cls.predict_a_batch is not HostHooks.predict_a_batch
+
+
+def ends_by_default(cls: type[HostHooks]) -> bool:
+    """Whether the task ends after `max_rounds`."""
+    return cls.is_task_finished is HostHooks.is_task_finished
+
+
+def keeps_extra_state(cls: type[PartyHooks]) -> bool:
+    """Whether a class keeps state of its own in checkpoints."""
+    return cls.extra_state is not PartyHooks.extra_state
+
+
+def updates_by_default(scheduler: CollaboratorHooks) -> bool:
+    """Whether a step of the feature model is the default one."""
+    mine = getattr(scheduler.update_feature_model, "__func__", None)
+    return mine is CollaboratorHooks.update_feature_model
+
+
+def _no_test(*_: Any, **__: Any) -> None:
     """Stands for `test` where a class tests batch by batch."""
 
 
-def streams_tests(cls: type[HostHooks]) -> bool:
-    return cls.test_a_batch is not HostHooks.test_a_batch
+def half_engine(scheduler: PartyHooks) -> HalfEngine[Any]:
+    """What is behind a scheduler of split training, for the parts of heterofed that run it."""
+    return scheduler._heterofed

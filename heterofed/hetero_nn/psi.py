@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeAlias
 
 import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.intersection.host import OVER, common_as_collaborator, common_as_host, own_ids
-from heterofed.messaging.party import Party
-from heterofed.protocol.messages import Finish
-from heterofed.protocol.plan import KeyBits, Plan, PSIProtocol
-from heterofed.reporting.results import write_whole
-from heterofed.runs.connect import as_collaborator, as_host, check_collaborators, check_psi
-from heterofed.runs.lifecycle import Scheduler
-from heterofed.runs.run import Resume, Run, begin, earlier, goes_on, party_of
-from heterofed.runs.settings import Settings, check_seconds
+from heterofed.intersection.tasks import PSICollaboratorTask, PSIHostTask, PSITask
+from heterofed.protocol.plan import KeyBits, PSIProtocol
+from heterofed.runs.engine import Engine
+from heterofed.runs.lifecycle import Lifecycle
+from heterofed.runs.run import Resume, Run
+from heterofed.runs.scheduler import Scheduler
+from heterofed.runs.settings import LeadSettings, Settings
+
+Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
+"""Writes the common ids, which stand at these positions among the own ones."""
+
+
+class PSIEngine(Engine[Settings]):
+    """What is behind a scheduler that only intersects ids.
+
+    Args:
+        settings: what the constructor was given.
+        ids: that it was given, too.
+        intersecting: makes the task.
+
+    Attributes:
+        write: what is done with the result instead of `intersection.csv`, where it is given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ids: Iterable[str] | None,
+        intersecting: Callable[[Any], PSITask],
+    ) -> None:
+        super().__init__(settings)
+        self.ids, self.intersecting = ids, intersecting
+        self.write: Write | None = None
 
 
 class PSIScheduler(Scheduler):
     """What both roles share: ids in, `intersection.csv` out."""
 
-    _heterofed_ids: Iterable[str] | None
+    _heterofed: PSIEngine
 
     def load_local_ids(self) -> Iterable[str]:
         """Hook: this party's ids; by default those given to the constructor.
@@ -35,9 +56,9 @@ class PSIScheduler(Scheduler):
         Returns:
             Any iterable of unique strings, at least one: many are read as they are needed.
         """
-        if self._heterofed_ids is None:
+        if self._heterofed.ids is None:
             raise ConfigError("give the constructor ids=..., or define load_local_ids")
-        return self._heterofed_ids
+        return self._heterofed.ids
 
     def launch_task(self, task_id: str, resume: Resume = "auto") -> list[str]:
         """Run the task in this process until it ends.
@@ -55,37 +76,10 @@ class PSIScheduler(Scheduler):
             ConfigError: something at this party cannot work; nothing was done.
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
         """
-        self._heterofed_common: list[str] = []
-        self._heterofed_launch(task_id, resume)
-        return self._heterofed_common
-
-    def _heterofed_open_folder(self, run: Run) -> None:
-        if not goes_on(run):
-            run.store.clear()
-            super()._heterofed_open_folder(run)
-            begin(run)
-
-    def _heterofed_end_badly(self, run: Run, error: BaseException) -> None:
-        if isinstance(error, OVER):
-            run.store.clear()
-        super()._heterofed_end_badly(run, error)
-
-    def _heterofed_own_ids(self, run: Run) -> psi.OwnIds:
-        with party_of(run).in_phase("prepare"):
-            return own_ids(self._heterofed_call_hook("load_local_ids", self.load_local_ids))
-
-    def _heterofed_keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
-        """Do with the result what this task is for; `common` holds positions among `ids`."""
-        run.result.ids = len(common)
-        self._heterofed_common = sorted(ids.pick(common))
-        run.result.metrics["intersection"] = write_whole(
-            run.result.folder / "intersection.csv", self._heterofed_write_common
-        )
-
-    def _heterofed_write_common(self, file: BinaryIO) -> None:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        csv.writer(text).writerows([["id"], *([each] for each in self._heterofed_common)])
-        text.detach()  # flushes; whoever opened the file closes it
+        task = self._heterofed.intersecting(self)
+        task.write = self._heterofed.write or task.write
+        Lifecycle(task).launch(task_id, resume)
+        return task.common
 
 
 class RSAPSIInitiatorScheduler(PSIScheduler):
@@ -130,66 +124,8 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._heterofed_settings = Settings(
-            feature_key=feature_key,
-            name=name,
-            schedule_timeout=schedule_timeout,
-            data_channel_timeout=data_channel_timeout,
-            join_timeout=join_timeout,
-            insecure=insecure,
-            results_dir=Path(results_dir),
-            callbacks=tuple(callbacks),
-        )
-        self._heterofed_ids = ids
-        self._heterofed_collaborators = collaborators
-        self._heterofed_calculation_timeout = calculation_timeout
-        self._heterofed_psi_protocol = psi_protocol
-        self._heterofed_psi_bits = psi_bits
-        self._heterofed_max_peer_ids = max_peer_ids
-
-    def validate_context(self) -> None:
-        """Hook: check settings before anything else; call `super().validate_context()`."""
-        super().validate_context()
-        check_seconds("calculation_timeout", self._heterofed_calculation_timeout)
-        check_psi(
-            self._heterofed_psi_protocol, self._heterofed_psi_bits, self._heterofed_max_peer_ids
-        )
-        check_collaborators(self._heterofed_collaborators, self._heterofed_settings.feature_key)
-
-    @contextmanager
-    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
-        run.ended = None  # whoever missed the result may have it found again
-        with as_host(
-            run,
-            self._heterofed_settings,
-            callbacks,
-            purpose="psi",
-            expected=self._heterofed_collaborators,
-            timeouts=self._heterofed_timeouts(self._heterofed_calculation_timeout),
-            make_plan=self._heterofed_make_plan,
-            earlier=earlier(run),
-        ) as party:
-            yield party
-
-    def _heterofed_make_plan(self, collaborators: tuple[str, ...]) -> Plan:
-        return Plan(
-            host=self._heterofed_settings.feature_key,
-            collaborators=collaborators,
-            calculation_timeout=float(self._heterofed_calculation_timeout),
-            schedule_timeout=float(self._heterofed_settings.schedule_timeout),
-            psi_protocol=self._heterofed_psi_protocol,
-            psi_bits=self._heterofed_psi_bits,
-            max_peer_ids=self._heterofed_max_peer_ids,
-        )
-
-    def _heterofed_perform(self, run: Run) -> None:
-        party = party_of(run)
-        ids = self._heterofed_own_ids(run)
-        self._heterofed_keep(run, ids, common_as_host(run, ids))
-        with party.in_phase("finish"):
-            party.broadcast(Finish(0))
-            for peer in list(party.peers.values()):
-                party.take_leave(peer)
+        settings = LeadSettings.given(locals())
+        self._heterofed = PSIEngine(settings, ids, PSIHostTask)
 
 
 class RSAPSICollaboratorScheduler(PSIScheduler):
@@ -226,40 +162,10 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self._heterofed_settings = Settings(
-            feature_key=feature_key,
-            name=name,
-            schedule_timeout=schedule_timeout,
-            data_channel_timeout=data_channel_timeout,
-            join_timeout=join_timeout,
-            insecure=insecure,
-            results_dir=Path(results_dir),
-            callbacks=tuple(callbacks),
-        )
-        self._heterofed_ids = ids
-        self._heterofed_max_peer_ids = max_peer_ids
+        settings = Settings.given(locals())
+        self._heterofed = PSIEngine(settings, ids, PSICollaboratorTask)
 
-    @contextmanager
-    def _heterofed_meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
-        with as_collaborator(
-            run,
-            self._heterofed_settings,
-            callbacks,
-            purpose="psi",
-            timeouts=self._heterofed_timeouts(),
-            trainable=False,
-            earlier=earlier(run),
-        ) as party:
-            yield party
 
-    def _heterofed_perform(self, run: Run) -> None:
-        party = party_of(run)
-        (initiator,) = party.peers.values()
-        ids = self._heterofed_own_ids(run)
-        common = common_as_collaborator(
-            run, initiator, ids, max_peer_ids=self._heterofed_max_peer_ids
-        )
-        self._heterofed_keep(run, ids, common)
-        party.take(initiator, Finish)
-        with party.in_phase("finish"):
-            party.leave(initiator)
+def write_by(scheduler: PSIScheduler, write: Write) -> None:
+    """Have a scheduler write its result otherwise than to `intersection.csv`."""
+    scheduler._heterofed.write = write

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from heterofed.errors import ConfigError
-from heterofed.files import append, private_folder, put_in_place, read
+from heterofed.files import append_json, private_folder, put_in_place, read
 
 AuditEvent = Literal["accepted", "refused", "started"]
 
@@ -76,7 +76,7 @@ def record(
         line["why"] = why
     path = private_folder(home) / "audit.log"
     try:
-        append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        append_json(path, line)
     except OSError as error:
         raise ConfigError(
             f"the audit log {path} cannot be written ({error.strerror}): consents and starts must"

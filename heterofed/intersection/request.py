@@ -26,7 +26,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
 )
-from heterofed.runs.run import Run, party_of, plan_of
+from heterofed.runs.run import Run
 
 TAG_BYTES = 16
 
@@ -61,7 +61,7 @@ class Request:
     """
 
     def __init__(self, run: Run, peer: Peer, ids: psi.OwnIds, *, kept: bool = True) -> None:
-        self._run, self._party, self._peer = run, party_of(run), peer
+        self._run, self._party, self._peer = run, run.party, peer
         self.name = peer.name
         self._count = len(ids)
         self._resume = kept_results(run, peer) if kept else None
@@ -75,7 +75,7 @@ class Request:
         self.matches = array("Q")
         self._ahead = 0  # chunks that were asked for and are not yet unblinded
         run.result.psi = {
-            "protocol": plan_of(run).psi_protocol,
+            "protocol": run.plan.psi_protocol,
             "backend": self._requester.backend,
         }
 
@@ -84,7 +84,7 @@ class Request:
         mail = self._party.take(self._peer, PsiKey)
         key = mail.of(PsiKey)
         self.peer_count = key.count
-        plan, settings = plan_of(self._run), dict[str, Any]()
+        plan, settings = self._run.plan, dict[str, Any]()
         if plan.psi_protocol == "rsa":
             settings = {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
         limit = plan.max_peer_ids
@@ -167,7 +167,7 @@ class Request:
 
     def _check_pace(self, seconds: float) -> None:
         """However little it makes between two notices, all of it is done some day."""
-        silence = plan_of(self._run).calculation_timeout
+        silence = self._run.plan.calculation_timeout
         most = silence + self.peer_count / TAGS_PER_SECOND
         if silence and seconds > most:
             raise PeerTimeoutError(
@@ -220,4 +220,4 @@ def is_void(error: BaseException | None, *parties: str) -> bool:
 
 def domain_of(run: Run, collaborator: str) -> bytes:
     """What both sides bind hashes, keys and files to: each key is of one pair in one task."""
-    return psi.domain(run.task_id, f"{plan_of(run).host}\0{collaborator}")
+    return psi.domain(run.task_id, f"{run.plan.host}\0{collaborator}")

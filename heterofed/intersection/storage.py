@@ -14,7 +14,7 @@ from pathlib import Path
 import psi
 from heterofed.files import heterofed_home, private_folder
 from heterofed.messaging.peer import Peer
-from heterofed.runs.run import Run, party_of
+from heterofed.runs.run import Run
 
 KEPT_DAYS = 90
 """After so many days without use, what could be reused is removed."""
@@ -69,4 +69,4 @@ def _account(run: Run, peer: Peer) -> str:
     # What was found with a peer whose name is proven is counted, and kept, apart from what was
     # found with one that only says that name.
     proof = "proven" if peer.channel.party else ""
-    return f"{run.task_id}\0{party_of(run).name}\0{proof}"
+    return f"{run.task_id}\0{run.party.name}\0{proof}"

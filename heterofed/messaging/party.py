@@ -7,7 +7,6 @@ clock. Knows no torch, no hooks and no particular phase.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from contextlib import contextmanager
 from heterofed.errors import HeteroFedError, RemoteProtocolError, TaskFailed
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
 from heterofed.messaging import aborts
+from heterofed.messaging.deadlines import Deadlines
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
-from heterofed.messaging.peer import PSI_WAITING, Mail, Peer, Timeouts, holding_limit
+from heterofed.messaging.peer import Mail, Peer, Timeouts
 from heterofed.protocol.codec import Buffer, encode, payload_size
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
@@ -29,11 +29,6 @@ logger = logging.getLogger("heterofed")
 
 ABORT_LINGER = 2.0
 """Seconds that a party gives its last words."""
-
-LEAST_RATE = 64 << 10
-"""Bytes a second that a peer must take, or send, of what is on its way, beyond the silence that it
-is allowed.
-"""
 
 POLL_SECONDS = 0.5
 
@@ -88,6 +83,7 @@ class Party:
         self._by_channel: dict[Channel, Peer] = {}
         self._visits = Visits()
         self._notices = Notices()
+        self._deadlines = Deadlines(self)
 
     # -- who is there ----------------------------------------------------------------------
 
@@ -376,8 +372,8 @@ class Party:
                 noticed = now
                 self.notice_waiting([peer.name for peer in missing], now - began)
             for peer in missing:
-                self._check_silence(peer, computing, now)
-                self._check_waiting(peer, began, now)
+                self._deadlines.check_silence(peer, computing, now)
+                self._deadlines.check_waiting(peer, began, now)
 
     def _next(self, peer: Peer, kinds: tuple[type[Message], ...]) -> Mail:
         mail = peer.pop()
@@ -389,38 +385,20 @@ class Party:
     def _drain(self, peer: Peer) -> None:
         least, began = peer.channel.pending, self.clock()
         since = noticed = began
-        ends = self._bears(peer, began, least)
+        ends = self._deadlines.transfer(peer, began, least)
         while peer.channel.pending:
             self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
             self.pump(0)
             now = self.clock()
             if peer.channel.pending < least:
                 least, since = peer.channel.pending, now
-            elif now - since > self._patience:
+            elif now - since > self._deadlines.patience:
                 raise aborts.silent(peer.name, self.phase, now - since, "taken nothing")
             if now > ends and peer.channel.pending:
                 raise aborts.silent(peer.name, self.phase, now - began, "been behind in reading")
             if now - noticed >= NOTICE_SECONDS:
                 noticed = now
                 self.notice_waiting([peer.name], now - began)
-
-    @property
-    def _patience(self) -> float:
-        """Seconds of silence of one that may be at work and reads or sends what is large."""
-        return max(self.timeouts.moving, self.timeouts.calculation or math.inf)
-
-    def _bears(self, peer: Peer, began: float, size: int) -> float:
-        """Until when `size` bytes may be on their way to or from a peer, since `began`."""
-        ends = began + self._patience + size / LEAST_RATE
-        return min(ends, self._others_bear(peer, began))
-
-    def _others_bear(self, peer: Peer, began: float) -> float:
-        """Until when the others bear that `peer` holds this party up, since `began`."""
-        told = [each.told for each in self.peers.values() if each is not peer]
-        limit = holding_limit(1 + len(self.peers), self.timeouts.calculation)
-        if not told or not limit:
-            return math.inf
-        return max(min(told) + limit, began + self.timeouts.calculation)
 
     def _receive(self, channel: Channel, frame: Buffer) -> None:
         peer = self._by_channel.get(channel) or self.visitors.get(channel)
@@ -504,22 +482,6 @@ class Party:
             peer.session.lost()
             peer.lost = reason  # raised once what came before is taken
 
-    def _check_silence(self, peer: Peer, computing: bool, now: float) -> None:
-        if peer.inbox:
-            return
-        if peer.decoder.moving:
-            began, stuck = peer.message_began, now - peer.byte_came
-            if stuck > self.timeouts.moving:
-                what = "stopped in the middle of a message"
-                raise aborts.silent(peer.name, self.phase, stuck, what)
-            if now > self._bears(peer, began, peer.decoder.size):
-                raise aborts.silent(peer.name, self.phase, now - began, "been sending one message")
-            return
-        limit = self.timeouts.calculation if computing else self.timeouts.schedule
-        silence = now - peer.turn_began
-        if silence > limit and (limit or not computing):
-            raise aborts.silent(peer.name, self.phase, silence, "said nothing")
-
     def _say_abort(self, peer: Peer, abort: Abort, frames: list[Buffer]) -> None:
         try:
             peer.session.send(abort)
@@ -527,12 +489,3 @@ class Party:
             self._outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told
-
-    def _check_waiting(self, peer: Peer, began: float, now: float) -> None:
-        """A peer that only says whom it waits for may do so for long, and not for ever."""
-        limit = self.timeouts.waiting
-        if limit and self.phase == "psi":
-            limit = max(limit, PSI_WAITING)
-        if limit and peer.host_waits_for and now - max(began, peer.moved_on) > limit:
-            what = f"said only that it waits for {peer.host_waits_for}"
-            raise aborts.silent(peer.name, self.phase, now - max(began, peer.moved_on), what)

@@ -1,18 +1,19 @@
-"""What leaks, and what to do about it: attacks that measure, defences that cost accuracy.
+"""Measures what a run leaks by attacks, and reduces it by defences, which cost accuracy.
 
-Nothing here knows sockets or the training loop. Attacks take what a party really received and the
-truth that only the other side knows; defences are transforms of what is about to be sent.
+This package knows neither sockets nor the training loop. An attack takes the data that a party
+received and the truth that only the other side knows. A defence transforms data before they are
+sent.
 
-| module | what is in it |
+| module | content |
 | --- | --- |
-| `scores` | AUC, and how it is read |
+| `scores` | the AUC of scores |
 | `label_attacks` | labels from gradients (norm, direction, spectrum) and from a few known labels |
 | `input_attacks` | inputs from embeddings (ridge, decoder), distance correlation |
-| `noise` | Gaussian noise that nobody else can draw again |
+| `noise` | Gaussian noise that no other party can reproduce |
 | `gradient_defences`, `marvell` | noise on outgoing gradients |
 | `label_dp` | randomised response |
 | `embedding_defences` | clipping, noise and decorrelation of outgoing embeddings |
 | `accountant` | epsilon of repeated Gaussian releases |
 | `dpsgd` | noise on the steps of a party's own weights |
-| `mask_keys`, `masking` | sums of embeddings of which the Host sees no single one |
+| `mask_keys`, `masking` | sums of embeddings that hide each single embedding from the Host |
 """

@@ -1,8 +1,8 @@
-"""Epsilon of repeated Gaussian releases of which everybody knows who is in them (q = 1).
+"""Computes the epsilon of repeated Gaussian releases without sampling (q = 1).
 
-No sampling, hence no amplification: the Host knows whose row is in which batch. Such releases
-compose exactly (Dong, Roth and Su 2022): k of them, each mu-GDP, are together sqrt(k) mu-GDP, and
-delta(epsilon) is that of one Gaussian mechanism (Balle and Wang, ICML 2018).
+The Host knows whose row is in which batch, so sampling amplifies nothing. Such releases compose
+exactly (Dong, Roth and Su 2022): k releases that are mu-GDP each are sqrt(k) mu-GDP together, and
+their delta(epsilon) is that of one Gaussian mechanism (Balle and Wang, ICML 2018).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from heterofed.errors import ConfigError
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
-    """The least delta with which a mu-GDP mechanism is (epsilon, delta)-DP."""
+    """Return the least delta for which a mu-GDP mechanism is (epsilon, delta)-DP."""
     if mu == 0:
         return 0.0
     near, far = _log_cdf(mu / 2 - epsilon / mu), _log_cdf(-mu / 2 - epsilon / mu)
@@ -23,19 +23,19 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def gaussian_epsilon(releases: int, sensitivity: float, std: float, delta: float) -> float:
-    """Epsilon of `releases` Gaussian releases of one person's data.
+    """Return the epsilon of repeated Gaussian releases of one person's data.
 
     Args:
-        releases: how often something of that person was released.
-        sensitivity: how far one release can move, in L2 norm, when that person's data change.
-        std: of the noise on each coordinate.
-        delta: the chance that is given away, above 0 and below 1.
+        releases: the number of releases of that person's data.
+        sensitivity: the largest change of one release, in L2 norm, when that person's data change.
+        std: the standard deviation of the noise on each coordinate.
+        delta: the delta of the (epsilon, delta) guarantee, above 0 and below 1.
 
     Returns:
-        Epsilon, to three digits upwards; infinity without noise.
+        Epsilon, rounded up to three digits; infinity without noise.
 
     Raises:
-        ConfigError: delta out of range.
+        ConfigError: delta is out of range.
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta {delta!r}: give a number above 0 and below 1, far below 1/rows")
@@ -47,14 +47,15 @@ def gaussian_epsilon(releases: int, sensitivity: float, std: float, delta: float
 
 
 def composed_epsilon(squared: float, delta: float) -> float:
-    """Epsilon of Gaussian releases of which the squared mus add up to this.
+    """Return the epsilon of Gaussian releases from the sum of their squared mus.
 
     Args:
-        squared: sum of (sensitivity / std)^2 over all releases; infinity where one had no noise.
-        delta: the chance that is given away, above 0 and below 1.
+        squared: the sum of (sensitivity / std)^2 over all releases, or infinity if a release had no
+            noise.
+        delta: the delta of the (epsilon, delta) guarantee, above 0 and below 1.
 
     Returns:
-        Epsilon, to three digits upwards.
+        Epsilon, rounded up to three digits.
     """
     if squared == 0 or math.isinf(squared):
         return squared
@@ -72,10 +73,10 @@ def composed_epsilon(squared: float, delta: float) -> float:
 
 
 def noise_for(epsilon: float, delta: float, releases: int, sensitivity: float = 1.0) -> float:
-    """The least standard deviation with which `gaussian_epsilon` is at most `epsilon`.
+    """Return the least standard deviation for which `gaussian_epsilon` is at most `epsilon`.
 
     Raises:
-        ConfigError: epsilon or delta out of range.
+        ConfigError: epsilon or delta is out of range.
     """
     if not 0 < epsilon < 1e6:
         raise ConfigError(f"epsilon {epsilon!r}: give a number above 0")

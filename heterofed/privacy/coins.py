@@ -1,9 +1,10 @@
-"""The secret that coins of label DP are drawn from: one for each task, outside of its runs.
+"""Keeps the secret from which the random choices of label DP derive: one secret for each task.
 
-A second answer about the same label would cost its epsilon again, and some would average the coins
-away; whoever makes a Host begin anew could ask for as many as it likes. So the secret is made once,
-lies in `$HETEROFED_HOME`, and outlives runs, results folders and processes. Beside it stands with
-which strengths it has answered: those are other coins, and their epsilons add up.
+A second, independent randomised response about the same label would cost its epsilon again, and
+several of them could be averaged. A peer that makes a Host start anew could obtain as many as it
+likes. So the secret is made once, is kept in `$HETEROFED_HOME`, and survives runs, results folders
+and processes. The file also records the epsilons with which the secret was used: each of them makes
+independent choices, so their epsilons add up.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from heterofed.files import file_lock, private_folder, put_in_place, read
 from heterofed.privacy.label_dp import RandomisedResponse
 
 LOCK_SECONDS = 30.0
-"""For another process of this party that opens the file, which takes a moment."""
+"""The longest time in seconds to wait for another process of this party that uses the file."""
 
 
 def with_kept_coins(
     response: RandomisedResponse, ledger: Path, task_id: str, party: str, start: bytes
 ) -> RandomisedResponse:
-    """The same response with the task's coins, where it was given no secret.
+    """Return the response with the task's secret, unless the user gave it a secret.
 
     Args:
-        response: as the user made it.
-        ledger: folder of what is counted over all runs.
-        task_id: of the task.
-        party: whose labels they are.
-        start: 32 bytes that nobody else has: the secret, if there is none yet.
+        response: the response as the user made it.
+        ledger: the folder of the records that cover all runs.
+        task_id: the id of the task.
+        party: the feature key of the party that owns the labels.
+        start: 32 secret random bytes, which become the task's secret if it has none yet.
 
     Raises:
-        ConfigError: the file is damaged; other coins would be a second answer.
+        ConfigError: the file is damaged. A new secret would reveal the labels a second time.
     """
     if response.given:
         return response
@@ -62,8 +63,8 @@ def _kept(path: Path) -> tuple[bytes, list[tuple[str, float, int]]] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path}, from which label_dp draws its coins, is damaged, or none of yours: bring back"
-            " a copy of it; if you remove it, each label is told a second time, at its epsilon"
-            " again"
+            f"{path}, which holds the secret of label_dp, is damaged or not a file of yours:"
+            " restore a copy of it; if you remove it, the labels are released a second time, which"
+            " costs their epsilon again"
         ) from None
     return secret, used

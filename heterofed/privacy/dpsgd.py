@@ -1,13 +1,14 @@
 """DP-SGD of one party's released weights, through Opacus (the extra `privacy`).
 
-Per-sample gradients are taken from the gradient at the cut layer as it comes from the Host, each
-is clipped, and noise is added to their sum. Nothing of the training code changes: the model gets
-hooks, the optimizer is wrapped.
+Per-sample gradients are computed from the gradient at the cut layer that the Host sends. Each of
+them is clipped, and noise is added to their sum. The training code needs no change: the model gets
+hooks, and the optimizer is wrapped.
 
-What epsilon covers: somebody who gets the trained weights, not who takes part. The Host sees
-embeddings and knows who is in each batch. And it holds only where every party that trains uses
-DP-SGD: weights of a party that does not carry a person into the others' gradients unclipped. All
-parties' steps together are one Gaussian mechanism, of `joint_noise`.
+Epsilon bounds what somebody learns who gets the trained weights. It does not cover the parties of
+the task: the Host sees embeddings and knows who is in each batch. It holds only if every party that
+trains uses DP-SGD, because the weights of a party without it carry a person's influence unclipped
+into the gradients of the others. The steps of all parties together are one Gaussian mechanism with
+the noise of `joint_noise`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from heterofed.compute.autograd import BATCH_NORMS
 from heterofed.compute.tensors import is_finite
 from heterofed.errors import ConfigError, NonFiniteError
 from heterofed.privacy.accountant import composed_epsilon, gaussian_epsilon
@@ -38,24 +40,26 @@ if TYPE_CHECKING:
 
 
 class DPSGD:
-    """DP-SGD for the weights of one party: give it to the scheduler as `weights_defence`.
+    """DP-SGD for the weights of one party, to be passed to the scheduler as `weights_defence`.
 
     Args:
-        noise_multiplier: standard deviation of the noise, in units of `max_grad_norm`.
-        max_grad_norm: longest gradient of one sample, over all weights of this party.
-        batch_size: rows that a batch has on average.
-        rows: train ids, so that batch_size / rows is the chance of being in a batch; None: as many
-            as a run's split has.
-        delta: of the (epsilon, delta) that is told; well below 1 / rows.
-        poisson: whether batches are those of `self.poisson_batches`. Only then does sampling count
-            in favour; otherwise everybody is taken to be in one batch of each round. A run checks
-            this, `rows` and, where batches are drawn, `batch_size`.
-        loss_reduction: how the Host's loss is taken over the rows of a batch, as the plan says too:
-            where it is a mean, the gradient of each row comes divided by the rows.
-        others: noise multipliers of the other parties that train.
+        noise_multiplier: the standard deviation of the noise, in units of `max_grad_norm`.
+        max_grad_norm: the L2 norm to which the gradient of one sample is clipped, over all weights
+            of this party.
+        batch_size: the average number of rows in a batch.
+        rows: the number of train ids, so that batch_size / rows is the probability of a row to be
+            in a batch. None takes the number from the run's split.
+        delta: the delta of the (epsilon, delta) guarantee, which should be well below 1 / rows.
+        poisson: whether the batches are those of `self.poisson_batches`. Only then does sampling
+            reduce epsilon; otherwise every row is taken to be in one batch of each round. A run
+            checks this, `rows` and, for drawn batches, `batch_size`.
+        loss_reduction: "mean" or "sum", for how the Host's loss combines the rows of a batch; it
+            must agree with the plan. With "mean", the gradient of each row is divided by the number
+            of rows.
+        others: the noise multipliers of the other parties that train.
 
     Raises:
-        ConfigError: a setting out of range, or Opacus is not installed.
+        ConfigError: a setting is out of range, or Opacus is not installed.
     """
 
     def __init__(
@@ -91,14 +95,14 @@ class DPSGD:
         self.others = tuple(others)
         self._delta = delta
         self._joint = joint_noise([noise_multiplier, *others])
-        self._hooks: list[Any] = []  # Opacus' hooks live as long as these do
-        self.steps = 0  # so far, empty batches too
+        self._hooks: list[Any] = []  # keeps Opacus' hooks alive
+        self.steps = 0  # the number of steps so far, including those on empty batches
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Make a model keep per-sample gradients; gives the same model.
+        """Make a model of this party compute per-sample gradients, and return the same model.
 
         Args:
-            model: of this party, before its first forward.
+            model: a model of this party, before its first forward pass.
 
         Raises:
             ConfigError: the model mixes the rows of a batch (BatchNorm), or keeps buffers.
@@ -109,7 +113,7 @@ class DPSGD:
         except NotImplementedError as error:
             raise ConfigError(f"DP-SGD cannot train this model: {error}") from None
         self._hooks.append(hooks)
-        # Said at every backward: inputs of a feature model are data and need no gradient.
+        # Opacus warns at every backward pass, but the inputs of a feature model need no gradient.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         return model
 
@@ -117,10 +121,10 @@ class DPSGD:
         """Wrap an optimizer of this party, so that each step clips and adds noise.
 
         Args:
-            optimizer: of weights whose model went through `model`.
-            parts: optimizers of this party that step together. A sample's gradient is clipped to
-                `max_grad_norm` over all of them: to an equal part in each.
-            counts: whether its steps are those of the party; true for one of the parts.
+            optimizer: the optimizer of a model that was passed to `model`.
+            parts: the number of optimizers of this party that step together. `max_grad_norm` is
+                divided equally among them.
+            counts: whether to count this optimizer's steps; it is true for one of the parts.
         """
         share = math.sqrt(parts)
         wrapped: DPOptimizer = _noisy_optimizer()(
@@ -135,13 +139,13 @@ class DPSGD:
         return cast(Optimizer, wrapped)
 
     def epsilon(self, rounds: int) -> float:
-        """For who gets the weights of all parties after the steps made so far.
+        """Return the epsilon against somebody who gets the weights of all parties.
 
         Args:
-            rounds: begun so far; they count where there is no Poisson sampling.
+            rounds: the number of rounds begun so far, which counts without Poisson sampling.
 
         Raises:
-            ConfigError: batches are drawn from nobody knows how many rows.
+            ConfigError: the number of rows from which batches are drawn is not known.
         """
         if self.steps == 0:
             return 0.0
@@ -150,40 +154,42 @@ class DPSGD:
         return sampled_epsilon(*self.draw(self.steps), self._delta)
 
     def epsilon_where_batches_are_known(self, participations: int) -> float:
-        """For who also knows whose rows were in which batch, as the Host does.
+        """Return the epsilon against somebody who also knows the rows of each batch, as the Host
+        does.
 
         Args:
-            participations: batches that one person was in; see `most_participations`.
+            participations: the number of batches with a person's row; see `most_participations`.
         """
         return gaussian_epsilon(participations, 1.0, self._joint, self._delta)
 
     @property
     def delta(self) -> float:
-        """Of the (epsilon, delta) that is told."""
+        """The delta of the (epsilon, delta) guarantee."""
         return self._delta
 
     @property
     def squared_mu(self) -> float:
-        """What one step that a row is in adds to the sum of `accountant.composed_epsilon`, where
-        it is known who is in a batch.
+        """The contribution of one step with a row to the sum of `accountant.composed_epsilon`.
+
+        It applies if the rows of each batch are known.
         """
         return 1 / self._joint**2
 
     def draw(self, steps: int) -> tuple[float, float, int]:
-        """Noise multiplier of all parties together, chance to be in a batch, and steps.
+        """Return the joint noise multiplier, the probability to be in a batch, and the steps.
 
         Raises:
-            ConfigError: nobody knows of how many rows batches are drawn.
+            ConfigError: the number of rows from which batches are drawn is not known.
         """
         if self.rows is None:
             raise ConfigError("DPSGD: give rows; without a run there is no split to take them from")
         return self._joint, self.batch_size / self.rows, steps
 
     def take_rows(self, train_ids: int) -> None:
-        """Learn how many train ids there are.
+        """Take the number of train ids from the split.
 
         Raises:
-            ConfigError: another number was given, or fewer than a batch has.
+            ConfigError: the user gave another number, or it is smaller than a batch.
         """
         if not self._rows_given:
             _check_batch_size(self.batch_size, train_ids)
@@ -191,31 +197,31 @@ class DPSGD:
         if train_ids != self.rows:
             raise ConfigError(
                 f"DPSGD(rows={self.rows}): the split has {train_ids} train ids; give that number"
-                " or None, since epsilon is told from it"
+                " or None, because epsilon depends on it"
             )
 
     def check_sampling(self, drawn: Sampling | None, batch: int, rows: int) -> None:
-        """Refuse a batch that was not drawn as was said.
+        """Refuse a batch that was not drawn as `poisson` claims.
 
         Args:
-            drawn: what `self.poisson_batches` gave in this round; None where it was not called.
-            batch: number of the batch in its round.
-            rows: that it has.
+            drawn: the result of `self.poisson_batches` in this round; None if it was not called.
+            batch: the number of the batch in its round.
+            rows: the number of rows in the batch.
 
         Raises:
-            ConfigError: epsilon would be told for another sampling.
+            ConfigError: the batch does not match, so epsilon would be wrong.
         """
         if not self.poisson:
             if drawn is not None:
                 raise ConfigError(
-                    "DPSGD(poisson=False), and self.poisson_batches draws the batches: then some"
-                    " rows come more than once in a round; give poisson=True"
+                    "DPSGD(poisson=False), but self.poisson_batches draws the batches, so that some"
+                    " rows occur more than once in a round; give poisson=True"
                 )
             return
         if drawn is None:
             raise ConfigError(
-                "DPSGD(poisson=True), but iterate_train_feature does not draw its batches by"
-                " self.poisson_batches; do so at every party, or leave poisson out"
+                "DPSGD(poisson=True), but iterate_train_feature does not use self.poisson_batches;"
+                " use it at every party, or leave poisson out"
             )
         if (drawn.batch_size, drawn.ids) != (self.batch_size, self.rows):
             raise ConfigError(
@@ -234,13 +240,13 @@ class DPSGD:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What `self.poisson_batches` drew in one round.
+    """The batches that `self.poisson_batches` drew in one round.
 
     Attributes:
-        batch_size: rows of a batch on average.
-        ids: from how many.
-        sizes: rows of each batch.
-        most: in how many batches the id is that is in most.
+        batch_size: the average number of rows in a batch.
+        ids: the number of ids from which they were drawn.
+        sizes: the number of rows in each batch.
+        most: the largest number of batches that contain the same id.
     """
 
     batch_size: int
@@ -250,47 +256,50 @@ class Sampling:
 
 
 def joint_noise(noise_multipliers: Sequence[float]) -> float:
-    """The noise multiplier of several parties' steps on one batch, seen as one mechanism.
+    """Return the noise multiplier of several parties' steps on one batch, as one mechanism.
 
-    Each has its own clip and noise; scaled to noise 1 a sample moves them by 1/z_k in different
-    coordinates, together by sqrt(sum 1/z_k^2).
+    Each party k has its own clipping norm and noise multiplier z_k. Scaled to noise of standard
+    deviation 1, a sample moves party k's coordinates by 1/z_k, and all coordinates by
+    sqrt(sum 1/z_k^2).
     """
     return 1 / math.sqrt(sum(1 / each**2 for each in noise_multipliers))
 
 
 def sampled_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon of DP-SGD with Poisson sampling, by Renyi DP (Mironov, Talwar and Zhang 2019)."""
+    """Return epsilon of Poisson-sampled DP-SGD, by Renyi DP (Mironov, Talwar and Zhang 2019)."""
     return weights_epsilon([(noise_multiplier, rate, steps)], 0.0, delta)
 
 
 def weights_epsilon(
     draws: Sequence[tuple[float, float, int]], squared: float, delta: float
 ) -> float:
-    """Epsilon of all that a party trained by DP-SGD, one run after another.
+    """Return the epsilon of all runs that a party trained by DP-SGD.
 
     Args:
-        draws: noise multiplier, rate and steps where batches were drawn (see `sampled_epsilon`).
-        squared: sum of squared mus where it is known who was in a batch.
-        delta: of the (epsilon, delta) that is told.
+        draws: the noise multiplier, rate and steps of runs with drawn batches (see
+            `sampled_epsilon`).
+        squared: the sum of squared mus of runs in which the rows of each batch are known.
+        delta: the delta of the (epsilon, delta) guarantee.
     """
     if not draws:
         return composed_epsilon(squared, delta)
     known = [(1 / math.sqrt(squared), 1.0, 1)] if squared else []
     accountant = _opacus().accountants.RDPAccountant()
     accountant.history = [*draws, *known]
-    with warnings.catch_warnings():  # the best order at the end of the range: a looser bound
+    with warnings.catch_warnings():  # at the end of the range of orders the bound is looser
         warnings.filterwarnings("ignore", message="Optimal order is the")
         return float(accountant.get_epsilon(delta))
 
 
 def check_rows_apart(model: nn.Module, what: str) -> None:
-    """Refuse a model in which the rows of a batch change one another.
+    """Refuse a model in which the rows of a batch influence one another.
 
     Raises:
-        ConfigError: it has a BatchNorm, which mixes them: no per-sample gradient is one person's.
+        ConfigError: the model has a BatchNorm, so that no per-sample gradient depends on one person
+            alone.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             raise ConfigError(
                 f"{what} does not go with {type(module).__name__} ({name or 'the model itself'}):"
                 " it mixes the rows of a batch; use GroupNorm or LayerNorm"
@@ -300,16 +309,17 @@ def check_rows_apart(model: nn.Module, what: str) -> None:
 def poisson_batches(
     ids: Sequence[str], batch_size: int, *, secret: bytes, round_number: int
 ) -> list[list[str]]:
-    """Batches of one round in which each id is with chance batch_size / len(ids), by itself.
+    """Draw the batches of one round: each batch contains each id independently.
 
-    The same at every party that has the secret. Some ids come twice in a round and some not at
-    all; a batch may be empty, and must still be stepped on.
+    The probability is batch_size / len(ids). The batches are the same at every party that has the
+    secret. Some ids occur twice in a round and some not at all. A batch may be empty, but the
+    optimizer must still step on it.
 
     Args:
-        ids: in the same order everywhere.
-        batch_size: rows of a batch on average.
-        secret: shared by the parties; who guesses it knows who was in which batch.
-        round_number: from 1.
+        ids: the ids, in the same order at every party.
+        batch_size: the average number of rows in a batch.
+        secret: a secret that the parties share; it determines who is in which batch.
+        round_number: the number of the round, from 1.
 
     Returns:
         ceil(len(ids) / batch_size) batches.
@@ -328,14 +338,14 @@ def poisson_batches(
 
 
 def most_participations(batches: Iterable[Sequence[str]]) -> int:
-    """In how many batches the id is that is in most."""
+    """Return the largest number of batches that contain the same id."""
     counts = Counter(each for batch in batches for each in batch)
     return max(counts.values(), default=0)
 
 
 @functools.cache
 def _noisy_optimizer() -> Any:
-    """Opacus' optimizer with noise that is fresh in every process, and cannot be drawn again."""
+    """Return Opacus' optimizer with noise that is fresh in every process and not reproducible."""
 
     class NoisyOptimizer(_opacus().optimizers.DPOptimizer):  # type: ignore[misc]
         noise_multiplier: float
@@ -346,7 +356,7 @@ def _noisy_optimizer() -> Any:
 
         def add_noise(self) -> None:
             multiplier, self.noise_multiplier = self.noise_multiplier, 0.0
-            super().add_noise()  # the clipped gradients' sums alone
+            super().add_noise()  # only sums the clipped gradients
             self.noise_multiplier = multiplier
             std = multiplier * self.max_grad_norm
             for each in self.params:
@@ -363,7 +373,7 @@ def _noisy_optimizer() -> Any:
 
 
 def _check_step(tensors: Iterable[Tensor], what: str) -> None:
-    """Refuse a step that leads nowhere: it would be spent privacy for a model of no use.
+    """Refuse a step on NaN or infinity, which would spend privacy on a useless model.
 
     Raises:
         NonFiniteError: a tensor holds NaN or infinity.

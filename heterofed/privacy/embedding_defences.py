@@ -1,7 +1,7 @@
-"""What a Collaborator can do to the embeddings it sends, so that they tell less of its inputs.
+"""Defences of the embeddings that a Collaborator sends, so that they reveal less about its inputs.
 
-`ClippedGaussian` changes what is sent and gives an epsilon; gradients go through it.
-`Decorrelation` changes what is learnt: it adds to the gradient, and guarantees nothing.
+`ClippedGaussian` changes the embeddings that are sent and gives an epsilon; gradients pass through
+it. `Decorrelation` changes what the model learns by adding to the gradient; it guarantees nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ClippedGaussian:
     """Clip each row to an L2 norm and add Gaussian noise to it.
 
     Attributes:
-        clip: longest row that is sent.
-        noise_multiplier: standard deviation of the noise, in units of `clip`.
-        delta: of the (epsilon, delta) that is told.
+        clip: the L2 norm to which each row is clipped.
+        noise_multiplier: the standard deviation of the noise, in units of `clip`.
+        delta: the delta of the (epsilon, delta) guarantee.
     """
 
     clip: float
@@ -37,7 +37,7 @@ class ClippedGaussian:
         check_positive("ClippedGaussian delta", self.delta, most=0.5)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """What is sent instead of `rows`, [rows, d]."""
+        """Return the embeddings to send in place of `rows`, which has the shape [rows, d]."""
         scaled, scale = wide(rows)
         lengths = scaled.norm(dim=1, keepdim=True) * scale
         clipped = scaled * scale * (self.clip / lengths.clamp_min(self.clip))
@@ -46,14 +46,14 @@ class ClippedGaussian:
 
     @property
     def squared_mu(self) -> float:
-        """What one release of a row adds to the sum of `accountant.composed_epsilon`."""
+        """The contribution of one release of a row to the sum of `accountant.composed_epsilon`."""
         return (2 / self.noise_multiplier) ** 2
 
     def epsilon(self, releases: int) -> float:
-        """Of one person's row against any other row in its place, after so many releases of it.
+        """Return the epsilon of one person's row after a number of releases of it.
 
-        The Host knows who is in a batch, so nothing is gained by sampling: q = 1. A row in place of
-        another moves what is sent by up to twice the clip.
+        Neighbouring data sets differ by replacing one row, which changes the embeddings by at most
+        twice `clip`. The Host knows who is in a batch, so sampling reduces nothing (q = 1).
         """
         std = self.clip * self.noise_multiplier
         return gaussian_epsilon(releases, 2 * self.clip, std, self.delta)
@@ -64,7 +64,7 @@ class Decorrelation:
     """Learn embeddings of low distance correlation with the inputs (NoPeek, Vepakomma et al. 2020).
 
     Attributes:
-        weight: of the distance correlation beside the task's loss.
+        weight: the weight of the distance correlation, relative to the task's loss.
     """
 
     weight: float
@@ -73,11 +73,11 @@ class Decorrelation:
         check_positive("Decorrelation weight", self.weight)
 
     def gradient(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """What is added to dL/drows: weight times the slope of the distance correlation.
+        """Return the gradient to add to dL/drows: weight times that of the distance correlation.
 
         Args:
-            inputs: [rows, ...], floats: what the embeddings were made of.
-            rows: [rows, d], the embeddings.
+            inputs: the inputs of the embeddings, floats of shape [rows, ...].
+            rows: the embeddings, of shape [rows, d].
         """
         with torch.enable_grad():
             leaf = rows.detach().requires_grad_()

@@ -1,9 +1,9 @@
-"""Noise on the gradients that a Host sends, so that they tell less of the labels.
+"""Defences of the gradients that a Host sends, so that they reveal less about the labels.
 
-A defence is called with the gradients of one batch for one Collaborator, one row per sample, and
-the labels; what it returns is sent instead. All are unbiased: on average the gradient is the true
-one. Noise comes from `noise.normal`, which a run makes unforeseeable; a defence of your own should
-take it from there too, and name all that it hides.
+A defence is called with the labels and the gradients of one batch for one Collaborator, with one
+row per sample. The gradients that it returns are sent. All defences here are unbiased: the expected
+gradient is the true one. Noise comes from `noise.normal`, which is unpredictable for peers in a
+run. A defence of your own should use it too, and pass all values that the noise hides.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class GradientDefence(Protocol):
     """A transform of outgoing gradients."""
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:
-        """What is sent instead.
+        """Return the gradients to send.
 
         Args:
-            gradients: [rows, d] floats: dL/dfeatures of one party, flattened.
-            labels: [rows] int64 class numbers of the same rows.
+            gradients: dL/dfeatures of one party, flattened to floats of shape [rows, d].
+            labels: the class numbers of the same rows, int64 of shape [rows].
         """
 
 
 @dataclass(frozen=True, slots=True)
 class MaxNorm:
-    """Stretch each gradient by a random factor, so that the mean squared lengths are all alike.
+    """Multiply each gradient by a random factor, so that all expected squared norms are equal.
 
-    Li et al. (ICLR 2022), the `max_norm` heuristic: the factor is 1 + e with
-    e ~ N(0, max|g|^2 / |g|^2 - 1). Hides lengths, not directions.
+    This is the `max_norm` heuristic of Li et al. (ICLR 2022): the factor is 1 + e with
+    e ~ N(0, max|g|^2 / |g|^2 - 1). It hides norms, but not directions.
     """
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
@@ -49,11 +49,11 @@ class MaxNorm:
 
 @dataclass(frozen=True, slots=True)
 class IsotropicGaussian:
-    """Add the same Gaussian noise to every gradient, in all directions alike.
+    """Add isotropic Gaussian noise of the same strength to every gradient.
 
     Attributes:
-        power: mean squared length of the noise, in units of the longest squared gradient of the
-            batch (Li et al., ICLR 2022, `iso`).
+        power: the expected squared norm of the noise, in units of the largest squared norm of a
+            gradient in the batch (Li et al., ICLR 2022, `iso`).
     """
 
     power: float
@@ -71,10 +71,10 @@ class IsotropicGaussian:
 
 
 def check_positive(what: str, value: float, *, most: float = 1e9) -> None:
-    """Refuse a strength that is not a number above 0.
+    """Refuse a setting that is not a number above 0.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: it is not; the message names the setting.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise ConfigError(f"{what} is {value!r}: give a number above 0, at most {most:g}")

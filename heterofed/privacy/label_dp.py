@@ -1,7 +1,7 @@
-"""Randomised response on labels: a label DP that holds whatever is done with them afterwards.
+"""Randomised response on labels (Warner 1965), a label DP that holds for any later use of them.
 
-Warner (1965). Each sample's label is turned once, by a coin that hangs on its id and a secret; the
-same id gets the same label in every round, so that nothing averages out over rounds.
+Each sample's label is changed or kept once, by a random choice that depends on its id and a secret.
+The same id gets the same label in every round, so that averaging over rounds reveals nothing.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from heterofed.privacy.gradient_defences import check_positive
 
 
 class RandomisedResponse:
-    """Keeps a label with chance e^epsilon / (e^epsilon + classes - 1), else draws another one.
+    """Keeps a label with probability e^epsilon / (e^epsilon + classes - 1), else draws another one.
 
-    The Host trains on what this returns and on nothing else; then all that it sends is
-    epsilon-DP in each single label (and metrics on true labels are not to be sent).
+    If the Host trains only on the labels that this object returns, all that it sends is epsilon-DP
+    for each single label. Metrics on the true labels must not be sent.
 
     Args:
-        epsilon: of the label DP, for all rounds together.
-        classes: how many there are.
-        secret: 32 bytes that the coins are drawn from. None: a run takes the task's own, which
-            lies in `$HETEROFED_HOME` and is the same in all its runs.
-        label_set: names what the labels are. The same ids answer by other coins under another
-            name, for an epsilon of its own: give one to each where a task is trained on several.
+        epsilon: the epsilon of the label DP, for all rounds together.
+        classes: the number of classes.
+        secret: 32 secret bytes that determine the random choices. With None, a run uses the task's
+            own secret, which is kept in `$HETEROFED_HOME` and is the same in all runs of the task.
+        label_set: a name for the labels. The choices for each name are independent and have an
+            epsilon of their own. Use a different name for each set of labels that a task is
+            trained on.
 
     Attributes:
-        spent: epsilon of all that was told of these labels, with other strengths too.
+        spent: the epsilon of all responses about these labels, including those with another
+            epsilon.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
     """
 
     def __init__(
@@ -58,16 +60,16 @@ class RandomisedResponse:
         self.label_set = label_set
         self.given = secret is not None
         self.spent = self.epsilon
-        # Coins of two strengths must not hang together: where their answers differ, they tell.
+        # Choices with different epsilons must be independent, or their differences tell the label.
         place = repr(("randomised response", label_set, self.epsilon, classes)).encode()
         self._secret = hmac.digest(secret or secrets.token_bytes(32), place, hashlib.sha256)
 
     def with_secret(self, secret: bytes, *, spent: float = 0.0) -> RandomisedResponse:
-        """The same with coins of this secret.
+        """Return the same response with another secret.
 
         Args:
-            secret: 32 bytes.
-            spent: epsilon of what was told of the same labels before, by other coins.
+            secret: 32 secret bytes.
+            spent: the epsilon of earlier responses about the same labels with other choices.
         """
         settings = {"secret": secret, "label_set": self.label_set}
         response = RandomisedResponse(self.epsilon, self.classes, **settings)  # type: ignore[arg-type]
@@ -75,34 +77,34 @@ class RandomisedResponse:
         return response
 
     def by_lot(self) -> RandomisedResponse:
-        """One whose answers say nothing of the labels, for a rehearsal."""
+        """Return a response that ignores the labels, for a dry run."""
         return RandomisedResponse(1e-9, self.classes)
 
     @property
     def coins(self) -> bytes:
-        """What names the coins: the same bytes where the same labels would be turned alike."""
+        """An identifier of the random choices; equal bytes mean equal choices."""
         named = b"randomised response, the name of its coins %d" % self.classes
         return hmac.digest(self._secret, named, hashlib.sha256)
 
     @property
     def keeping(self) -> float:
-        """The chance that a label stays as it is."""
+        """The probability that a label is kept."""
         return 1 - self._turning
 
     @property
     def _turning(self) -> float:
-        # Not 1 - keeping: that has no digits left where epsilon is large.
+        # 1 - keeping would lose all digits for a large epsilon.
         return 1 / (1 + math.exp(self.epsilon) / (self.classes - 1))
 
     def __call__(self, labels: Tensor, ids: Sequence[str]) -> Tensor:
-        """Turned labels, of the same shape and dtype.
+        """Return the randomised labels, of the same shape and dtype.
 
         Args:
-            labels: [rows] or [rows, 1], whole numbers from 0 to classes - 1.
-            ids: of the same rows.
+            labels: whole numbers from 0 to classes - 1, of shape [rows] or [rows, 1].
+            ids: the ids of the same rows.
 
         Raises:
-            ConfigError: another number of ids than rows, or labels out of range.
+            ConfigError: the numbers of ids and rows differ, or labels are out of range.
         """
         numbers = labels.reshape(-1)
         if len(numbers) != len(ids):
@@ -117,7 +119,7 @@ class RandomisedResponse:
         return turned.to(labels.dtype).reshape(labels.shape)
 
     def _turn(self, name: str) -> int:
-        """How far the label of an id is turned: 0 keeps it."""
+        """Return the number to add to the label of an id, modulo the classes; 0 keeps it."""
         digest = hmac.digest(self._secret, name.encode("utf-8", "surrogatepass"), hashlib.sha256)
         chance = int.from_bytes(digest[:16], "big") / 2**128
         if chance >= self._turning:

@@ -1,1 +1,1 @@
-"""What the parties may say to each other, and when. No clock, socket or torch here."""
+"""The messages of the protocol, their order and their encoding; no clock, socket or torch."""

@@ -1,6 +1,6 @@
-"""Message <-> frames. The whole format, byte by byte; nothing else in heterofed knows it.
+"""Encodes messages as frames and decodes them; no other module knows the format.
 
-A message is a byte stream, cut into frames of at most 1 MiB:
+A message is a byte stream that is cut into frames of at most 1 MiB:
 
     offset  size  what
     0       2     "HF"
@@ -12,8 +12,8 @@ A message is a byte stream, cut into frames of at most 1 MiB:
                   payload: raw bytes (blinded values; tensors one after another, row-major,
                   little-endian)
 
-Every message starts a new frame, and all frames but its last are full. The receiver decodes and
-judges the header before it makes room for the payload.
+Every message starts a new frame, and all of its frames but the last are full. The receiver decodes
+and checks the header before it allocates memory for the payload.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
     """Cut a message into frames.
 
     Args:
-        message: the header.
-        payload: C-contiguous buffers that follow it; large ones are referred to, not copied, so
-            they must stay as they are until the frames were sent.
+        message: the message, which becomes the header.
+        payload: C-contiguous buffers that follow the header. Large ones are not copied, so they
+            must not change before the frames were sent.
 
     Returns:
         Frames of 1 byte to 1 MiB.
 
     Raises:
-        LocalProtocolError: a field is out of the range that its type allows (structs check what
-            they are decoded from, not what they are built from), so the peer would refuse it.
+        LocalProtocolError: a field is out of the range of its type, so the peer would refuse the
+            message. (Structs check this when they are decoded, not when they are built.)
     """
     try:
         header = _encoder.encode(message)
@@ -65,12 +65,12 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
 
 
 def payload_size(payload: Sequence[Buffer]) -> int:
-    """Bytes of a payload."""
+    """Return the number of bytes of a payload."""
     return sum(memoryview(part).nbytes for part in payload)
 
 
 def _frames(views: Iterable[memoryview]) -> Iterator[Buffer]:
-    """Full frames, a last short one; a frame within one buffer is a slice of it."""
+    """Yield full frames and a last shorter one; a frame within one buffer is a slice of it."""
     parts: list[memoryview] = []
     room = MAX_FRAME_BYTES
     for view in views:
@@ -87,12 +87,12 @@ def _frames(views: Iterable[memoryview]) -> Iterator[Buffer]:
 
 
 class Decoder:
-    """Frames -> messages of one peer, one frame at a time.
+    """Decodes the frames of one peer to messages, one frame at a time.
 
     Args:
-        admit: called with the message and the length of its payload before the payload is given
-            room; it raises what the peer should be refused with (`Session.admit`).
-        most: gives the bytes that a header may have now; a longer one is not decoded.
+        admit: called with a message and the size of its payload before memory is allocated for it;
+            it raises an error to refuse the message (`Session.admit`).
+        most: returns the most bytes that a header may have now; a longer one is not decoded.
     """
 
     def __init__(
@@ -108,22 +108,22 @@ class Decoder:
 
     @property
     def moving(self) -> bool:
-        """Whether a message has begun and not ended."""
+        """Whether a message has arrived in part."""
         return self._message is not None
 
     @property
     def size(self) -> int:
-        """Bytes of payload of the message that is moving."""
+        """The bytes of payload of the message that has arrived in part."""
         return len(self._payload)
 
     def feed(self, frame: Buffer) -> tuple[Message, bytearray] | None:
-        """Take the next frame.
+        """Process the next frame.
 
         Returns:
-            The message and its payload once it is complete, else None.
+            The message and its payload if the frame completes one, else None.
 
         Raises:
-            RemoteProtocolError: the frame is not what the format says, or `admit` refused it.
+            RemoteProtocolError: the frame violates the format, or `admit` refused the message.
         """
         view = memoryview(frame).cast("B")
         full = len(view) == MAX_FRAME_BYTES
@@ -143,7 +143,7 @@ class Decoder:
         return (done, payload) if done is not None else None
 
     def _begin(self, view: memoryview) -> memoryview:
-        """Read prefix and header; returns what of the payload came in the same frame."""
+        """Read the prefix and the header; return the part of the payload in the same frame."""
         if len(view) < _PREFIX.size:
             raise RemoteProtocolError("a frame too short to start a message")
         magic, version, reserved, header_size, payload_size = _PREFIX.unpack_from(view)

@@ -1,7 +1,7 @@
-"""How much a peer may make this party read and hold, derived from the plan: a function per phase.
+"""Limits how much a peer can make this party read and hold, with a function for each phase.
 
-A header is measured before it is decoded, a payload before it is given room. The finer guards (how
-many values, which shapes, whose turn) are the session's.
+The limits follow from the plan. A header is measured before it is decoded, and a payload before
+memory is allocated for it. The session checks the rest: numbers of values, shapes, turns.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from heterofed.protocol.plan import MAX_STALENESS, Plan
 from heterofed.protocol.states import ENDED, State
 
 MAX_FRAME_BYTES = 1 << 20
-"""Largest frame on the wire, and largest chunk of PSI values."""
+"""The largest frame on the wire and the largest chunk of PSI values, in bytes."""
 
 MAX_HEADER_BYTES = 1 << 18
-"""Enough for the largest message: 256 tensors of 16 dimensions with names of 128 characters."""
+"""The largest header: 256 tensors of 16 dimensions with names of 128 characters fit into it."""
 
 MAX_KEY_BYTES = 1 << 14
 
 PSI_WINDOW = 8
-"""Chunks of blinded values that may wait for their signatures."""
+"""The most chunks of blinded values that may wait for their signatures."""
 
 AHEAD_BYTES = 64 << 20
-"""Bytes of features under way from which on nothing more goes ahead, whatever the credit."""
+"""No more features are sent ahead while so many bytes of them are under way."""
 
 MAX_ANSWERS = 2
-"""Gradients for one batch: those sent ahead of the step, and others if it changed them."""
+"""The most `Gradients` for one batch: early ones, and final ones if the step changed them."""
 
 TAG_BYTES = 16
 
 MESSAGE_BYTES = 512
-"""What a message takes beside its payload, roughly, as long as nobody has taken it."""
+"""The approximate memory of a waiting message without its payload, in bytes."""
 
 SMALL_MESSAGES = 1024
-"""Messages without a payload that may wait: a party says that it goes on every few seconds."""
+"""The most messages without a payload that may wait; `Waiting` comes every few seconds."""
 
 SMALL_HEADER_BYTES = 1 << 12
-"""Enough for a message of names, numbers and digests."""
+"""The largest header of a message of names, numbers and digests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one phase allows a peer.
+    """The limits of one phase.
 
     Attributes:
-        header: bytes of one message's header.
-        payload: bytes of one message's payload.
+        header: the most bytes of a message's header.
+        payload: the most bytes of a message's payload.
     """
 
     header: int
@@ -54,38 +54,38 @@ class Limits:
 
 
 def joining() -> Limits:
-    """Before the plan is known: names, keys, the plan itself; no payload."""
+    """Return the limits before the plan is known: names, keys, the plan itself, no payload."""
     return Limits(1 << 17, payload=0)
 
 
 def intersecting() -> Limits:
-    """PSI: chunks of values."""
+    """Return the limits of the PSI: chunks of values."""
     return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES)
 
 
 def agreeing() -> Limits:
-    """Between rounds, and goodbye: names, numbers and digests."""
+    """Return the limits between rounds and at the end: names, numbers and digests."""
     return Limits(SMALL_HEADER_BYTES, payload=0)
 
 
 def splitting(plan: Plan) -> Limits:
-    """The split: digests, and the Host's parts where it announces them."""
+    """Return the limits of the split: digests, and the Host's parts if it announces them."""
     return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES if plan.announced_split else 0)
 
 
 def exchanging(plan: Plan) -> Limits:
-    """Train and test: tensors."""
+    """Return the limits of training and tests: tensors."""
     return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes)
 
 
 def ended(plan: Plan | None) -> Limits:
-    """After the end: late mail is read and dropped."""
+    """Return the limits after the end, when late messages are read and dropped."""
     payload = max(MAX_FRAME_BYTES, plan.max_batch_bytes if plan else 0)
     return Limits(MAX_HEADER_BYTES, payload)
 
 
 def limits_of(state: State, plan: Plan | None) -> Limits:
-    """What a peer may do in this state of its session."""
+    """Return the limits in a state of a session."""
     if state in ENDED:
         return ended(plan)
     if plan is None or state in (State.CONNECTING, State.GREETED):
@@ -100,11 +100,12 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
 
 
 def most_waiting(plan: Plan | None) -> int:
-    """Bytes that all messages of one peer may hold which nobody has taken yet, and one that comes.
+    """Return the most bytes of a peer's messages that wait here, including one that is arriving.
 
-    One number for all phases, because mail of one may wait in the next. In PSI all tags may come
-    while this party is busy with another one. In training each open batch may wait for its answers;
-    features come steps ahead where each waits for an answer, else as far as the credit goes.
+    The number is the same for all phases, because a message may wait until the next phase. In the
+    PSI, all tags may arrive while this party is busy with another peer. In training, the answers to
+    each open batch may wait. Features arrive by the staleness ahead if each step waits for an
+    answer, and otherwise by the credit ahead.
     """
     small = SMALL_MESSAGES * MESSAGE_BYTES
     if plan is None:

@@ -1,7 +1,7 @@
-"""One frozen struct per message; types and ranges are checked when a message is decoded.
+"""The messages of the protocol: one frozen struct for each, which is checked when it is decoded.
 
-Bulk data (blinded values, tensors) is not in the struct: it follows as the message's *payload*,
-raw bytes whose length the session checks against the struct before anything is allocated.
+Bulk data (blinded values, tensors) are not in the struct. They follow as the message's *payload*,
+raw bytes whose length the session checks against the struct before memory is allocated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ITEM_BYTES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Dtypes that may travel, by their torch name, and the bytes of one item."""
+"""The dtypes that may be sent, by their torch name, with the bytes of one item."""
 
 GRADIENT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
@@ -54,7 +54,7 @@ Dtype = Literal[
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Name, dtype and shape of one tensor; its items follow in the payload, row-major."""
+    """The name, dtype and shape of a tensor; its items are in the payload in row-major order."""
 
     name: Annotated[str, Meta(max_length=128)]
     dtype: Dtype
@@ -64,14 +64,14 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor as it is."""
+        """The bytes of the tensor without coding."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def coded_bytes(self, coding: Coding) -> int:
-        """Bytes of the tensor in the payload.
+        """Return the bytes of the tensor in the payload.
 
-        Only floating tensors are coded, and only where that makes them smaller: int8 takes one byte
-        an item and four a row.
+        Only floating tensors are coded, and only if that makes them smaller: int8 takes one byte
+        per item and four bytes per row.
         """
         if coding == "none" or self.dtype not in GRADIENT_DTYPES:
             return self.nbytes
@@ -80,7 +80,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return min(coded, self.nbytes)
 
     def is_coded(self, coding: Coding) -> bool:
-        """Whether it travels otherwise than as it is."""
+        """Return whether the tensor is coded."""
         return self.coded_bytes(coding) < self.nbytes
 
 
@@ -93,12 +93,12 @@ SeenTags = Annotated[tuple[Digest, ...], Meta(max_length=MAX_PARTIES)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
-    """Base of all messages; on the wire an array that starts with the class name."""
+    """Base of all messages. On the wire a message is an array that starts with its class name."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True):
-    """Where a checkpoint stands: after `round` whole rounds (0: the split) and `batch` batches of
-    the next one. Later marks compare greater.
+    """The position of a checkpoint: after `round` whole rounds (0 means after the split) and
+    `batch` batches of the next one. Later marks compare greater.
     """
 
     round: Count
@@ -106,18 +106,18 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a party has kept of a run: where it holds a checkpoint."""
+    """The checkpoints of a run that a party holds, by their positions."""
 
     run: Nonce
     marks: Annotated[tuple[Mark, ...], Meta(max_length=8)]
 
 
 class Hello(Message, frozen=True):
-    """C to H: who I am and what I came for. The first message of every connection.
+    """C to H: I introduce myself and my purpose. This is the first message of every connection.
 
-    `terms` are my task file's, in their canonical form; empty where there is no task file.
-    `incarnation` names my process. `mask_key` is a fresh X25519 key, for masks shared with the
-    other Collaborators.
+    `terms` are the terms of my task file in canonical form, or empty if I have no task file.
+    `incarnation` identifies my process. `mask_key` is a fresh X25519 key, for masks that I share
+    with the other Collaborators.
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
@@ -132,15 +132,15 @@ class Hello(Message, frozen=True):
 
 
 class Terms(Message, frozen=True):
-    """H to C: the terms of my task file: the answer to a check, or to other terms than mine."""
+    """H to C: these are the terms of my task file; this answers a check, or different terms."""
 
     terms: Annotated[bytes, Meta(max_length=1 << 16)]
 
 
 class Welcome(Message, frozen=True):
-    """H to C: everybody is here, this is the plan. `secret` keys the digests of this run.
+    """H to C: all parties are connected, and this is the plan. `secret` keys this run's digests.
 
-    `mask_keys` are the Collaborators', in the plan's order, where their features are summed.
+    `mask_keys` are the keys of the Collaborators in the plan's order, if their features are summed.
     """
 
     version: int
@@ -151,7 +151,7 @@ class Welcome(Message, frozen=True):
 
 
 class WelcomeBack(Message, frozen=True):
-    """H to C: everybody is here; this run goes on from the checkpoint at `mark`.
+    """H to C: all parties are connected, and the run resumes from the checkpoint at `mark`.
 
     Without `mask_keys` only `Finish` may follow: the run is complete, and some parties have left.
     """
@@ -165,15 +165,15 @@ class WelcomeBack(Message, frozen=True):
 
 
 class Waiting(Message, frozen=True):
-    """H to C: I am alive and wait for `party`; resets the receiver's silence clock."""
+    """H to C: I am alive and wait for `party`. The message restarts the receiver's timeout."""
 
     party: PartyName
 
 
 class PsiKey(Message, frozen=True):
-    """C to H: how many ids I have; the payload is my public key and its proof.
+    """C to H: I have `count` ids; the payload is my public key and its proof.
 
-    With `kept` it is the key of an earlier meeting, whose results the Host may have.
+    With `kept` it is the key of an earlier connection, whose results the Host may have.
     """
 
     count: Count
@@ -181,13 +181,13 @@ class PsiKey(Message, frozen=True):
 
 
 class PsiRenew(Message, frozen=True):
-    """H to C: I have nothing that belongs to that key; make another one."""
+    """H to C: I have no results that belong to that key; make another key."""
 
 
 class PsiBegin(Message, frozen=True):
-    """H to C: how many ids I have; blinded values come of all but `done` of them.
+    """H to C: I have `count` ids, and will send blinded values of all but `done` of them.
 
-    Those were signed before this run was interrupted, and I have kept what came of them.
+    Those `done` were signed before this run was interrupted, and I have kept their results.
     """
 
     count: Count
@@ -195,45 +195,45 @@ class PsiBegin(Message, frozen=True):
 
 
 class PsiBlinded(Message, frozen=True):
-    """H to C: blinded ids, fixed width."""
+    """H to C: these are blinded ids, of a fixed width each."""
 
     values: Count
 
 
 class PsiSigned(Message, frozen=True):
-    """C to H: the same values signed, in the same order."""
+    """C to H: these are the same values, signed, in the same order."""
 
     values: Count
 
 
 class PsiUnblinded(Message, frozen=True):
-    """H to C: I hold what came of every signed value, so that nothing will be asked again."""
+    """H to C: I hold the results of all signed values, and will request none again."""
 
 
 class PsiTagged(Message, frozen=True):
-    """C to H: so many of my own ids have their tags; while these grow, I am not silent."""
+    """C to H: I have computed the tags of `done` of my own ids, so I am not silent."""
 
     done: Count
 
 
 class PsiTags(Message, frozen=True):
-    """C to H: tags of my own ids, 16 bytes each, shuffled."""
+    """C to H: these are tags of my own ids, 16 bytes each, in an order that says nothing."""
 
     values: Count
 
 
 class PsiMatched(Message, frozen=True):
-    """H to C: proofs of the ids that all parties share, 16 bytes each."""
+    """H to C: these are proofs of the ids that all parties have, 16 bytes each."""
 
     values: Count
     last: bool
 
 
 class SplitParts(Message, frozen=True):
-    """H to C: in which part each of the next `ids` common ids is, in their sorted order; only where
-    the plan says that the Host announces the split.
+    """H to C: these are the parts of the next `ids` common ids in sorted order, if the plan says
+    that the Host announces the split.
 
-    The payload has two bits for each, the lowest bits of a byte first: 1 for a train id, 2 for a
+    The payload has two bits for each id, the lowest bits of a byte first: 1 for a train id, 2 for a
     test id, 3 for both, 0 for neither.
     """
 
@@ -241,7 +241,7 @@ class SplitParts(Message, frozen=True):
 
 
 class SplitPlan(Message, frozen=True):
-    """H to C: keyed digests of the train and test ids that I have split."""
+    """H to C: these are keyed digests of my train and test ids."""
 
     train: Digest
     test: Digest
@@ -250,14 +250,14 @@ class SplitPlan(Message, frozen=True):
 
 
 class SplitAccepted(Message, frozen=True):
-    """C to H: mine are the same, and I hold the checkpoint to begin from."""
+    """C to H: my digests are the same, and I hold the checkpoint from which training begins."""
 
 
 class PredictPlan(Message, frozen=True):
-    """H to C: the rows that all of us predict, and with which models; instead of a split.
+    """H to C: these are the rows and models of a prediction; it takes the place of a split.
 
-    `ids` is the keyed digest of your `count` matched ids, sorted; `run` and `rounds` say in which
-    run and for how long the models were trained.
+    `ids` is the keyed digest of your `count` matched ids in sorted order. `run` and `rounds` say in
+    which run and for how many rounds the models were trained.
     """
 
     run: Nonce
@@ -268,14 +268,14 @@ class PredictPlan(Message, frozen=True):
 
 
 class PredictAccepted(Message, frozen=True):
-    """C to H: mine are of the same run, and so many rows are within my limits."""
+    """C to H: my models are of the same run, and the number of rows is within my quotas."""
 
 
 class BeginTrain(Message, frozen=True):
     """H to C: send the features of this round's train batches, `staleness` steps ahead.
 
-    Where the plan has checkpoints within rounds it comes again after each: `first` is the batch
-    that comes next.
+    If the plan has checkpoints within rounds, the message is repeated after each of them; `first`
+    is the next batch.
     """
 
     round: Round
@@ -284,17 +284,17 @@ class BeginTrain(Message, frozen=True):
 
 
 class BeginTest(Message, frozen=True):
-    """H to C: send the features of the test batches, after training this round; in a prediction
-    those of the rows to predict.
-    """
+    """H to C: send the features of the test batches or, in a prediction, of the rows to predict."""
 
     round: Round
 
 
 class Features(Message, frozen=True):
-    """C to H: one batch at the cut layer. `layout` says what the hook yielded; `ids` is the keyed
-    digest of the rows' ids, where the hook gave them; `busy` for how many microseconds this party
-    has worked since its last batch, where it says so.
+    """C to H: these are the features of one batch. `layout` is the form in which the hook yielded
+    them.
+
+    `ids` is the keyed digest of the rows' ids, if the hook gave them. `busy` is the time in
+    microseconds that this party has computed since its last batch, if it reports it.
     """
 
     round: Round
@@ -307,10 +307,10 @@ class Features(Message, frozen=True):
 
 
 class Gradients(Message, frozen=True):
-    """H to C: dL/dfeatures of one batch; tensors that the loss did not use are left out.
+    """H to C: these are dL/dfeatures of one batch, without tensors that the loss did not use.
 
-    May come twice: the first ahead of the Host's step, to be worked on meanwhile. What came last is
-    what counts. `done`: the Host has stepped, and this says what `BatchDone` would say.
+    The message may come twice for a batch; the first one is sent before the Host's step, and the
+    last one counts. With `done` the Host has stepped, and the message replaces `BatchDone`.
     """
 
     round: Round
@@ -320,8 +320,10 @@ class Gradients(Message, frozen=True):
 
 
 class BatchDone(Message, frozen=True):
-    """H to C: the batch is dealt with, so another may come. `stepped`: whether the Host trained;
-    `staleness`: what holds from the next batch on, where the plan leaves that to the Host.
+    """H to C: I have processed the batch, so another one may come. `stepped` says whether I
+    trained.
+
+    `staleness` is the staleness from the next batch on, if the plan leaves it to the Host.
     """
 
     round: Round
@@ -331,8 +333,10 @@ class BatchDone(Message, frozen=True):
 
 
 class GradientsSeen(Message, frozen=True):
-    """C to H: one batch's gradients have come, where features are summed: for each other
-    Collaborator a tag of them, keyed by what we two share, in the plan's order.
+    """C to H: I have the gradients of a batch of summed features, and these are tags of them.
+
+    There is one tag for each other Collaborator in the plan's order, keyed by the secret that I
+    share with it.
     """
 
     round: Round
@@ -341,8 +345,9 @@ class GradientsSeen(Message, frozen=True):
 
 
 class SeenByOthers(Message, frozen=True):
-    """H to C: the tags that the other Collaborators made for you, in the plan's order. Where they
-    are those of the gradients that you got, step.
+    """H to C: these are the tags that the other Collaborators made for you, in the plan's order.
+
+    If they match the gradients that you got, you may step.
     """
 
     round: Round
@@ -351,16 +356,16 @@ class SeenByOthers(Message, frozen=True):
 
 
 class EndOfFeatures(Message, frozen=True):
-    """C to H: that were all `count` batches."""
+    """C to H: I have sent all `count` batches."""
 
     round: Round
     count: Count
 
 
 class RoundEnd(Message, frozen=True):
-    """H to C: round and its test are over, write your checkpoint.
+    """H to C: the round and its test are over, so write your checkpoint.
 
-    `best`: keep these weights as the best so far. `last`: no round comes after this one.
+    With `best`, keep these weights as the best so far. With `last`, this was the last round.
     """
 
     round: Round
@@ -369,15 +374,16 @@ class RoundEnd(Message, frozen=True):
 
 
 class Checkpoint(Message, frozen=True):
-    """H to C: `batch` batches of this round are trained, write your checkpoint."""
+    """H to C: `batch` batches of this round are trained, so write your checkpoint."""
 
     round: Round
     batch: Annotated[int, Meta(ge=1, le=2**40)]
 
 
 class CheckpointHeld(Message, frozen=True):
-    """C to H: the checkpoint of `RoundEnd` (batch 0) or `Checkpoint` is on disk. Nobody goes on
-    before all have said so.
+    """C to H: the checkpoint of `RoundEnd` (batch 0) or `Checkpoint` is on disk.
+
+    The Host continues only after all Collaborators have sent this message.
     """
 
     round: Round
@@ -391,11 +397,11 @@ class Finish(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """C to H: all I had to keep is kept."""
+    """C to H: I have saved everything that I keep."""
 
 
 class Abort(Message, frozen=True):
-    """Either way: the task has ended for `code`; numbers, never text, say the particulars."""
+    """Either way: the task has ended for the reason `code`; details are numbers and never text."""
 
     code: Word
     phase: Word

@@ -1,6 +1,6 @@
-"""What the parties of one task agree on, frozen: the Host owns it and announces it in its Welcome.
+"""The plan: the settings that the parties of a task agree on, which the Host announces.
 
-Local settings (device, folders, callbacks, addresses) are not here: they never travel.
+Local settings (device, folders, callbacks, addresses) are not part of it; they are never sent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from msgspec import Meta
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
 PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[\w.\- ]*\w)?\Z")]
-"""Letters, digits, '_', '-', '.' and inner spaces: fit for logs and folder names."""
+"""Letters, digits, '_', '-', '.' and inner spaces, which are safe in logs and folder names."""
 
 AgreedKey = Annotated[str, Meta(max_length=64, pattern=r"\A[a-z][a-z0-9_.\-]*\Z")]
 AgreedValue = Annotated[str, Meta(max_length=512, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 MAX_AGREED = 32
-"""Settings of a layer above that a plan may carry: a Welcome has to fit into one small header."""
+"""The most settings of a layer above in a plan, so that a Welcome fits into a small header."""
 
 MAX_PARTIES = 64
 MAX_STALENESS = 32
@@ -28,46 +28,50 @@ PSIProtocol = Literal["rsa", "ecdh"]
 Steps = Annotated[int, Meta(ge=0, le=MAX_STALENESS)]
 Staleness = Steps | Literal["auto"]
 Coding = Literal["none", "fp16", "bf16", "int8"]
-"""How floating tensors travel: as they are, rounded to 16 bits, or to 8 with a scale per row."""
+"""How floating tensors are sent: unchanged, in 16 bits, or in 8 bits with a scale per row."""
 LossReduction = Literal["mean", "sum"]
 Fusion = Literal["separate", "masked_sum"]
-"""Whether the Host gets each Collaborator's features, or only the sum of all, masked in pairs."""
+"""Whether the Host gets each Collaborator's features, or only their sum by pairwise masks."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The agreed settings of a task.
 
     Attributes:
-        host: feature key of the Host.
-        collaborators: feature keys of the Collaborators, in task order (the order in which
-            projections reach `train_a_batch`).
-        max_rounds: rounds (epochs over the train ids) that the Host means to train; 0 where its
-            `is_task_finished` decides alone.
-        seed: what the agreed order of each round is drawn from; no party's own streams.
-        shuffle: whether the train ids come in a new agreed order each round.
-        checkpoint_batches: batches between two checkpoints within a round; 0: only after rounds.
-        batch_size: rows of a batch, for hooks that ask for the agreed batches; 0: none agreed.
-        compress_features, compress_gradients: how tensors travel, each direction on its own.
-        max_staleness: steps by which the weights of a Collaborator's forward are behind; "auto":
-            the Host chooses after the first batches.
-        loss_reduction: how the Host's loss is taken over the rows of a batch, where a party that
-            trains with DP-SGD must know it; None where none does.
+        host: the feature key of the Host.
+        collaborators: the feature keys of the Collaborators in task order, in which projections
+            reach `train_a_batch`.
+        max_rounds: the number of rounds (epochs over the train ids) to train; 0 means that the
+            Host's `is_task_finished` decides alone.
+        seed: the seed of the agreed order of each round; no party's own random streams use it.
+        shuffle: whether the train ids get a new agreed order in each round.
+        checkpoint_batches: the number of batches between two checkpoints within a round; 0 means
+            that there are checkpoints only after rounds.
+        batch_size: the number of rows in a batch, for hooks that use the agreed batches; 0 means
+            that none is agreed.
+        compress_features: how features are sent.
+        compress_gradients: how gradients are sent.
+        max_staleness: how many steps old a Collaborator's weights may be in its forward pass;
+            "auto" means that the Host chooses after the first batches.
+        loss_reduction: how the Host's loss combines the rows of a batch, if a party that trains
+            with DP-SGD must know it; otherwise None.
         fusion: whether the Host gets each party's features or only their sum.
-        credit: batches of features that a Collaborator may send ahead of the Host where no step
-            waits for an answer: in tests, and from a frozen party.
-        calculation_timeout: longest silence (s) of a party that runs user code or heavy compute;
-            0: no limit.
-        schedule_timeout: longest silence (s) of a party that runs no user code.
-        wait_for_peers: seconds that everybody waits for a party that was lost to come back; 0: the
-            task ends.
-        psi_protocol: how ids are intersected: RSA blind signatures, or an OPRF over ristretto255.
-        psi_bits: size of the RSA keys of the intersection.
-        max_peer_ids: most ids that one party may have intersected.
-        max_batch_bytes: most bytes of one batch of features or gradients.
+        credit: the number of batches of features that a Collaborator may send ahead of the Host if
+            no step waits for an answer: in tests, and at a frozen party.
+        calculation_timeout: the longest silence in seconds of a party that runs user code or heavy
+            computations; 0 means no limit.
+        schedule_timeout: the longest silence in seconds of a party that runs no user code.
+        wait_for_peers: the time in seconds that all parties wait for a lost party to come back; 0
+            means that the task ends at once.
+        psi_protocol: the protocol of the intersection: RSA blind signatures, or an OPRF over
+            ristretto255.
+        psi_bits: the size of the intersection's RSA keys in bits.
+        max_peer_ids: the most ids that one party may have intersected.
+        max_batch_bytes: the most bytes of one batch of features or gradients.
         announced_split: whether the Host announces which common ids are for training and which for
-            tests; else each party splits them by the same function.
-        agreed: settings of a layer above (what the task predicts, how ids are written), by name.
-            The protocol carries them and never reads them.
+            tests; otherwise each party splits them by the same function.
+        agreed: settings of a layer above, by name, such as the prediction target and the format of
+            ids. The protocol carries them and never reads them.
     """
 
     host: PartyName
@@ -95,5 +99,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def psi_value_bytes(self) -> int:
-        """Width of a blinded or signed value."""
+        """The width of a blinded or signed value in bytes."""
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32

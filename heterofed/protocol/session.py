@@ -1,8 +1,8 @@
-"""One peer's view of one session: the table, and beside it the guards that count.
+"""One party's view of a session with a peer: the table of states, and checks that count.
 
-Knows no socket and no clock: whoever drives it passes in each message with the size of its
-payload, and the session says whether that may be said now. The same object checks both
-directions, so a party cannot send what the other one would refuse.
+The session knows no socket and no clock. Its caller passes in each message with the size of its
+payload, and the session decides whether the message is allowed now. The same object checks both
+directions, so a party cannot send a message that the other one would refuse.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ from heterofed.protocol.plan import Coding, Plan
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
 
 MAX_SPAN = 1 << 40
-"""Items between a tensor's first and last, were no dimension empty."""
+"""The most items of a tensor, counting empty dimensions as 1."""
 
 TRAINING = ("train", "rehearse")
-"""Purposes for which batches are trained on."""
+"""The purposes for which batches are trained on."""
 
 NO_BATCHES = "checkpoints within rounds, and no batch_size that says where batches end"
-"""Without agreed batches each leg between two checkpoints would be the whole round again."""
+"""Why checkpoints within rounds need agreed batches: otherwise each part would be a whole round."""
 
 
 class Refused(Exception):  # noqa: N818 - never leaves this module
-    """Why a message may not be said now."""
+    """The reason why a message is not allowed now."""
 
 
 class Session:
-    """One connection's conversation, from Hello to Bye or Abort.
+    """The conversation of one connection, from Hello to Bye or Abort.
 
     Args:
         role: the role of the party that owns this object.
 
     Attributes:
-        state: where the session stands; changes only through `send`, `receive` and `lost`.
-        trainable: whether the Collaborator takes gradients; known from its Hello on.
+        state: the state of the session; only `send`, `receive` and `lost` change it.
+        trainable: whether the Collaborator receives gradients; it is set by its Hello.
     """
 
     def __init__(self, role: Role) -> None:
@@ -104,73 +104,73 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more can be said."""
+        """Whether the session has ended."""
         return self.state in ENDED
 
     @property
     def limits(self) -> Limits:
-        """What the peer may make this party read and hold now."""
+        """The current limits of the peer's messages."""
         return limits_of(self.state, self._plan)
 
     @property
     def most_waiting(self) -> int:
-        """Bytes that the peer's messages may hold which nobody has taken yet."""
+        """The most bytes of the peer's messages that may wait here."""
         return most_waiting(self._plan)
 
     @property
     def psi_window(self) -> int:
-        """Chunks of blinded values that may be sent now."""
+        """The number of chunks of blinded values that may be sent now."""
         return PSI_WINDOW - len(self._psi.unsigned)
 
     @property
     def batch_window(self) -> int:
-        """Batches of features that may be sent now."""
+        """The number of batches of features that may be sent now."""
         return self._credit - self._batches.open
 
     @property
     def feature_coding(self) -> Coding:
-        """How features travel."""
+        """How features are coded."""
         return self._plan.compress_features if self._plan else "none"
 
     @property
     def gradient_coding(self) -> Coding:
-        """How gradients travel."""
+        """How gradients are coded."""
         return self._plan.compress_gradients if self._plan else "none"
 
     @property
     def staleness(self) -> int:
-        """Steps by which a trainable Collaborator's forward is behind, as last announced."""
+        """How many steps old a trainable Collaborator's weights are, as last announced."""
         return self._staleness
 
     def send(self, message: Message, size: int = 0) -> None:
-        """Note that this party says `message` with `size` bytes of payload.
+        """Record that this party sends `message` with `size` bytes of payload.
 
         Raises:
-            LocalProtocolError: it may not be said now; nothing changed.
+            LocalProtocolError: the message is not allowed now; nothing changed.
         """
         self._check(self.role, message, size, LocalProtocolError)
         self._advance(message, size)
 
     def admit(self, message: Message, size: int = 0) -> None:
-        """Check a message of the peer whose payload of `size` bytes has yet to come.
+        """Check a message of the peer before its payload of `size` bytes arrives.
 
         Raises:
-            RemoteProtocolError: it may not be said now, or is too large; nothing changed.
+            RemoteProtocolError: the message is not allowed now or too large; nothing changed.
         """
         if not self.ended:
             self._check(self.role.other, message, size, RemoteProtocolError)
         elif size > self.limits.payload:
-            # Late mail is ignored, yet until then it takes room.
+            # Late messages are ignored, but they take memory until then.
             raise RemoteProtocolError("late mail with a larger payload than any message may have")
 
     def receive(self, message: Message, size: int = 0) -> bool:
-        """Note that the peer said `message` with `size` bytes of payload.
+        """Record that the peer sent `message` with `size` bytes of payload.
 
         Returns:
-            Whether to act on it: False for late mail after the end.
+            Whether to act on it: False for a late message after the end.
 
         Raises:
-            RemoteProtocolError: it may not be said now; nothing changed.
+            RemoteProtocolError: the message is not allowed now; nothing changed.
         """
         if self.ended:
             return False
@@ -179,16 +179,16 @@ class Session:
         return True
 
     def lost(self) -> None:
-        """Note that the peer is gone: what has not ended has failed."""
+        """Record that the peer is gone; a session that has not ended fails."""
         if not self.ended:
             self.state = State.FAILED
 
     @property
     def _credit(self) -> int:
-        """How many batches may be without `BatchDone`.
+        """The number of batches that may wait for `BatchDone`.
 
-        Where each step waits for an answer, exactly the agreed staleness allows for more than one.
-        Elsewhere the plan's credit, and only while the batches under way are not large ones.
+        If each step waits for an answer, it is one more than the agreed staleness. Otherwise it is
+        the plan's credit, as long as the batches under way are not too large together.
         """
         if self._plan is None:
             return 1
@@ -272,6 +272,7 @@ class Session:
             case SplitParts():
                 _require(self._purpose in TRAINING, "not a task that trains")
                 _require(self._announces_split, "the plan has every party split by itself")
+                _require(message.ids > 0, "no id")
                 _require(size == -(-message.ids // 4), "not two bits for each id")
                 _require(self._parted + message.ids <= psi.matched, "more than were matched")
             case SplitPlan():
@@ -398,7 +399,7 @@ class Session:
                 psi.matched += message.values
                 complete = message.last
             case BeginTrain():
-                self._tested = self._tested and message.first > 0  # a leg more of the same round
+                self._tested = self._tested and message.first > 0  # another part of the same round
                 self._round, self._round_ended = message.round, False
                 self._staleness, self._kept = message.staleness, message.first
                 self._trained = message.first
@@ -450,7 +451,7 @@ class Session:
 
     @property
     def _compares(self) -> bool:
-        """Whether the Collaborators compare the gradients that they get."""
+        """Whether the Collaborators compare their gradients."""
         return self._sums and self.trainable and self.state is State.TRAIN
 
     @property
@@ -467,7 +468,7 @@ class Session:
 
     @property
     def max_batch_bytes(self) -> int:
-        """Most bytes of one batch of features or gradients."""
+        """The most bytes of one batch of features or gradients."""
         return self._plan.max_batch_bytes if self._plan else 0
 
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
@@ -482,7 +483,7 @@ class Session:
 
 
 class _PsiCounts:
-    """How much of the intersection has been said."""
+    """Counts the values of an intersection that were sent."""
 
     def __init__(self) -> None:
         self.asked = self.to_sign = self.to_tag = 0
@@ -502,7 +503,7 @@ class _PsiCounts:
 
 
 class _BatchCounts:
-    """How many batches of this round (or test) were sent and dealt with."""
+    """Counts the batches of a round or test that were sent and processed."""
 
     def __init__(self, first: int = 0) -> None:
         self.sent = self.done = self.seen = self.told = first
@@ -516,7 +517,10 @@ class _BatchCounts:
         return self.sent - self.done
 
     def may_answer(self, tensors: tuple[TensorSpec, ...], sums: bool) -> bool:
-        """Gradients are like the features; of masked ones, which are integers, like their sum."""
+        """Return whether gradients fit the batch: their forms equal those of the features.
+
+        Masked features are integers, so only the shapes are compared with them.
+        """
         sent = self._specs[0]
         return all(
             t.name in sent
@@ -540,16 +544,16 @@ class _BatchCounts:
 
 
 def _form(features: Features) -> tuple[object, ...]:
-    """What may not change from batch to batch: layout, names, dtypes, and what `_extent` gives."""
+    """Return the properties of features that may not change from batch to batch."""
     tensors = ((spec.name, spec.dtype, _extent(spec)) for spec in features.tensors)
     return (features.layout, *tensors)
 
 
 def _extent(spec: TensorSpec) -> tuple[object, ...]:
-    """Of dimensions beyond the rows, what stays: how many, and which are empty.
+    """Return the properties of a tensor's shape, without the rows, that may not change.
 
-    Of a floating matrix also its width: it is an embedding. Other sizes may change, as those of
-    sequences do.
+    These are the number of dimensions and which of them are empty. The width of a floating matrix,
+    which is an embedding, may not change either. Other sizes may change, as those of sequences do.
     """
     sizes = spec.shape[1:]
     is_embedding = len(sizes) == 1 and spec.dtype in GRADIENT_DTYPES
@@ -557,7 +561,7 @@ def _extent(spec: TensorSpec) -> tuple[object, ...]:
 
 
 def _has_batches(plan: Plan) -> bool:
-    """Whether batches are agreed where a checkpoint comes after so many of them."""
+    """Return whether a batch size is agreed if the plan has checkpoints within rounds."""
     return plan.checkpoint_batches == 0 or plan.batch_size > 0
 
 
@@ -571,7 +575,7 @@ def _fits_layout(features: Features) -> bool:
 
 
 def _is_masked(features: Features) -> bool:
-    """Whether they can be a part of a masked sum: one tensor of integers."""
+    """Return whether features can be a part of a masked sum, which are one tensor of integers."""
     return features.layout == "tensor" and [spec.dtype for spec in features.tensors] == ["int64"]
 
 

@@ -1,7 +1,7 @@
-"""Who may say what, when: one table for both roles, and nothing else.
+"""The table of the protocol: which role may send which message in which state.
 
-Both ends of a session hold the same state. To change a phase, change this table first: the
-diagram in the docs, the checks in `Session` and the exhaustive tests are all made from it.
+Both ends of a session have the same state. To change a phase, change this table first: the diagram
+in the docs, the checks in `Session` and the exhaustive tests are derived from it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Role(StrEnum):
 
 
 class State(StrEnum):
-    """Where a session stands."""
+    """The state of a session."""
 
     CONNECTING = "connecting"
     GREETED = "greeted"
@@ -84,15 +84,16 @@ class State(StrEnum):
 
 
 ENDED = frozenset({State.CLOSED, State.FAILED})
-"""States in which late mail is ignored."""
+"""The states in which late messages are ignored."""
 
 COMPLETED: dict[State, State] = {
     State.PSI_MATCHED: State.SPLIT,
     State.TRAIN_DRAINING: State.READY,
     State.TEST_DRAINING: State.READY,
 }
-"""Where a session goes on from a state once all that was announced has come: the last match, or
-`BatchDone` for every batch."""
+"""The next state once everything that was announced has come: the last match, or `BatchDone` for
+every batch.
+"""
 
 Table = dict[State, dict[tuple[Role, type[Message]], State]]
 
@@ -107,7 +108,7 @@ TABLE: Table = {
     },
     State.PSI: {(_C, PsiKey): State.PSI_KEYED},
     State.PSI_KEYED: {
-        (_H, PsiRenew): State.PSI,  # once, where the key was of an earlier meeting
+        (_H, PsiRenew): State.PSI,  # once, if the key is of an earlier connection
         (_H, PsiBegin): State.PSI_SIGNING,
     },
     State.PSI_SIGNING: {
@@ -125,7 +126,7 @@ TABLE: Table = {
     },
     State.PSI_MATCHED: {(_H, PsiMatched): State.PSI_MATCHED},
     State.SPLIT: {
-        (_H, SplitParts): State.SPLIT,  # where the Host splits for all
+        (_H, SplitParts): State.SPLIT,  # if the Host announces the split
         (_H, SplitPlan): State.SPLIT_PROPOSED,
         (_H, PredictPlan): State.PREDICT_PROPOSED,  # a prediction: a test of other rows
         (_H, Finish): State.FINISHING,  # a task that only intersects ids

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from msgspec import structs
@@ -98,11 +99,8 @@ def gather(
             if door.partial:
                 logger.warning("going on without %s", ", ".join(missing))
                 break
-            raise JoinTimeoutError(
-                f"{party.name} waited {now - began:.0f} s in phase join for: {', '.join(missing)};"
-                f" {start} with the same task id ({described})",
-                party=party.name,
-            )
+            who = f": {', '.join(missing)}; {start}"
+            raise _nobody_came(party, now - began, who, described)
         if missing and now - noticed >= NOTICE_SECONDS:
             noticed = now
             party.notice_waiting(missing, now - began, f"{compare}; {start}" if compare else "")
@@ -162,49 +160,77 @@ def join(
     """
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
-    failed, failing_since = 0, 0.0
+    failures = _Failures(began, earlier, diagnose)
+    # Long, so that a Host may wait for others longer than this party looks for it.
+    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
     while True:
         party = make_party(open_endpoint())
-        try:
+        with failures.noted(party):
             host = knock(party, hello, link_timeout)
             if host is not None:
-                # Long, so that a Host may wait for others longer than this party looks for it.
-                waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
                 party.timeouts = replace(party.timeouts, waiting=waiting)
                 with party.in_phase("join"):
                     agreement = _be_welcomed(party, host, hello.terms, objections)
                     return party, host, _going_on(agreement, earlier)
+        party.close(0)
+        waited = time.monotonic() - began
+        if join_timeout and waited > join_timeout:
+            missing = " the Host, which did not come online; start it"
+            raise _nobody_came(party, waited, missing, described)
+        if notices.due(waited):
+            party.emit(StillWaiting(("the Host",), waited, compare))
+        time.sleep(RETRY_SECONDS)
+
+
+def _nobody_came(party: Party, waited: float, missing: str, described: str) -> JoinTimeoutError:
+    return JoinTimeoutError(
+        f"{party.name} waited {waited:.0f} s in phase join for{missing} with the same task id"
+        f" ({described})",
+        party=party.name,
+    )
+
+
+class _Failures:
+    """How a Collaborator's attempts to join have failed, and whether another one may go well.
+
+    Args:
+        began: when it began to look for the Host.
+        earlier: what it holds of a run that has not ended.
+        diagnose: see `join`.
+    """
+
+    def __init__(self, began: float, earlier: Earlier | None, diagnose: Callable[[], str]) -> None:
+        self._began, self._earlier, self._diagnose = began, earlier, diagnose
+        self._handshakes, self._since = 0, 0.0
+
+    @contextmanager
+    def noted(self, party: Party) -> Iterator[None]:
+        """One attempt: raises what ends it for good, and closes the party then."""
+        try:
+            yield
         except HandshakeError as error:
-            if not failed:
-                failing_since = time.monotonic()
-                error = explained(error, diagnose)
-                logger.warning("trying again: %s", error)
-            failed += 1
-            if failed >= HANDSHAKES and time.monotonic() - failing_since >= HANDSHAKE_SECONDS:
+            if self._are_keys_to_blame(error):
                 party.close(0)
-                raise explained(error, diagnose) from None
+                raise explained(error, self._diagnose) from None
         except PeerLostError:
-            failed = 0  # it went away before the task began: look for it again
+            self._handshakes = 0  # it went away before the task began: look for it again
         except DuplicatePartyError:
             # Of a run that is going on: the Host has not noticed yet that we were gone.
-            if earlier is None or time.monotonic() - began > NOTICED_SECONDS:
+            if self._earlier is None or time.monotonic() - self._began > NOTICED_SECONDS:
                 party.close(0)
                 raise
         except BaseException as error:
             party.abort(error, abort_code(error, None))
             party.close()
             raise
-        party.close(0)
+
+    def _are_keys_to_blame(self, error: HandshakeError) -> bool:
         now = time.monotonic()
-        if join_timeout and now - began > join_timeout:
-            raise JoinTimeoutError(
-                f"{party.name} waited {now - began:.0f} s in phase join for the Host, which did"
-                f" not come online; start it with the same task id ({described})",
-                party=party.name,
-            )
-        if notices.due(now - began):
-            party.emit(StillWaiting(("the Host",), now - began, compare))
-        time.sleep(RETRY_SECONDS)
+        if not self._handshakes:
+            self._since = now
+            logger.warning("trying again: %s", explained(error, self._diagnose))
+        self._handshakes += 1
+        return self._handshakes >= HANDSHAKES and now - self._since >= HANDSHAKE_SECONDS
 
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:

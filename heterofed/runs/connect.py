@@ -1,4 +1,4 @@
-"""How a scheduler meets the other parties: its settings checked, its role at the task's place."""
+"""How a party meets the others, as the Host or as a Collaborator, for whatever kind of task."""
 
 from __future__ import annotations
 
@@ -8,78 +8,28 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import get_args
 
 import msgspec
 
-import psi
-from heterofed.errors import (
-    ConfigError,
-    DuplicatePartyError,
-    OtherSettingsError,
-    RemoteProtocolError,
-)
+from heterofed.errors import DuplicatePartyError, OtherSettingsError, RemoteProtocolError
 from heterofed.events import Callback
 from heterofed.identity.task_terms import Purpose
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Timeouts
 from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
-from heterofed.protocol.plan import MAX_PARTIES, MAX_PEER_IDS, KeyBits, Plan, PSIProtocol
+from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.admission import Door
 from heterofed.rendezvous.agreement import Agreement, Earlier, Errand, check_same_plan, task_digest
 from heterofed.rendezvous.backend import Place, place_of
 from heterofed.rendezvous.join import gather, join
-from heterofed.reporting.results import check_name
-from heterofed.runs.run import Run, awaited, patience
-from heterofed.runs.settings import Settings, is_count
+from heterofed.runs.run import Run
+from heterofed.runs.settings import LeadSettings, Settings
+from heterofed.runs.unfinished import awaited, patience
+from heterofed.transport.base import Endpoint
 
 logger = logging.getLogger("heterofed")
-
-
-def check_collaborators(expected: object, host: str) -> None:
-    """Check whom a Host is told to wait for.
-
-    Raises:
-        ConfigError: neither a number of parties nor a list of unique feature keys of others.
-    """
-    if isinstance(expected, int) and not isinstance(expected, bool):
-        if not 1 <= expected <= MAX_PARTIES:
-            raise ConfigError(f"collaborators={expected}: give 1 to {MAX_PARTIES}")
-        return
-    names = (
-        [] if isinstance(expected, str | bool) or not isinstance(expected, Sequence) else expected
-    )
-    if not 1 <= len(names) <= MAX_PARTIES or len(set(names)) != len(names):
-        raise ConfigError(
-            f"collaborators={expected!r}: give a number, or a list of unique feature keys"
-        )
-    for each in names:
-        check_name(each, "collaborators")
-    if host in names:
-        raise ConfigError(f"collaborators={expected!r} lists {host}, which is the Host itself")
-
-
-def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
-    """Check how ids are to be intersected.
-
-    Raises:
-        ConfigError: a protocol or a key size that there is not, a number of ids that cannot be, or
-            a protocol that this machine cannot compute.
-    """
-    if protocol not in get_args(PSIProtocol):
-        raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")
-    try:
-        psi.check_protocol(protocol)
-    except psi.LibraryError as error:
-        raise ConfigError(f"psi_protocol={protocol!r}: {error}; or choose 'rsa'") from error
-    if not is_count(max_peer_ids, 1) or max_peer_ids > MAX_PEER_IDS:
-        raise ConfigError(f"max_peer_ids={max_peer_ids!r}: give 1 to {MAX_PEER_IDS}")
-    if bits not in get_args(KeyBits):
-        raise ConfigError(
-            f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"
-        )
 
 
 def check_expected(expected: Mapping[str, str], plan: Plan) -> None:
@@ -109,46 +59,40 @@ def shown(value: str | None) -> str:
 @contextmanager
 def as_host(
     run: Run,
-    settings: Settings,
+    settings: LeadSettings,
     callbacks: Sequence[Callback],
     *,
     purpose: Errand,
-    expected: Sequence[str] | int,
-    timeouts: Timeouts,
     make_plan: Callable[[tuple[str, ...]], Plan],
+    expected: Sequence[str] | int | None = None,
     earlier: Earlier | None = None,
     partial: bool = False,
 ) -> Iterator[Party]:
     """Open the task's door, wait until everybody is there, announce the plan.
 
-    With `partial`, whoever is missing after `join_timeout` is left out.
+    Args:
+        run: gets its party and what was agreed on.
+        settings: of the Host.
+        callbacks: get every event.
+        purpose: what the parties meet for.
+        make_plan: called with the Collaborators' keys in task order.
+        expected: whom to wait for; None: those of the settings.
+        earlier: what this party holds of a run that has not ended.
+        partial: whether whoever is missing after `join_timeout` is left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
-    run.ledger = place.ledger
-    logger.info("task %s: meeting %s", run.task_id, place.described)
-    run.ledger, run.simulated = place.ledger, place.simulated
-    expected = place.expected(expected, partial=partial)
+    asked = settings.collaborators if expected is None else expected
+    expected = place.expected(asked, partial=partial)
     if not isinstance(expected, int):
         place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
-        begun = earlier.agreement.plan
-        given = begun.collaborators if isinstance(expected, int) else tuple(expected)
-        plan = place.settle(make_plan(given))
-        check_same_plan(begun, plan)
-        earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
-        expected = awaited(run) if run.complete else begun.collaborators
-        waits = patience(run, settings.join_timeout, plan.wait_for_peers)
+        earlier, expected = _same_plan(run, place, earlier, expected, make_plan)
+        waits = patience(run, settings.join_timeout, earlier.agreement.plan.wait_for_peers)
+    timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
-        party = run.party = Party(
-            settings.feature_key,
-            Role.HOST,
-            endpoint,
-            timeouts=timeouts,
-            callbacks=callbacks,
-            account=run.account,
-        )
-        going_on = earlier if (run.waits or run.complete) and earlier and earlier.marks else None
+        party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
+        known = earlier if earlier is not None and earlier.marks else None
         door = Door(
             task_digest(run.task_id),
             purpose,
@@ -156,12 +100,12 @@ def as_host(
             expected,
             terms=place.terms,
             ended=run.ended,
-            going_on=going_on,
+            going_on=known if run.waits or run.complete else None,
             partial=partial,
             check_usable=place.check_usable,
         )
         with party.in_phase("join"):
-            run.agreement = gather(
+            run.maybe_agreement = gather(
                 party,
                 door,
                 lambda names: place.settle(make_plan(names)),
@@ -175,6 +119,24 @@ def as_host(
         yield party
 
 
+def _same_plan(
+    run: Run,
+    place: Place,
+    earlier: Earlier,
+    expected: Sequence[str] | int,
+    make_plan: Callable[[tuple[str, ...]], Plan],
+) -> tuple[Earlier, Sequence[str]]:
+    """A run that has not ended under the plan of now, which has to be the one it began with; and
+    whom it waits for.
+    """
+    begun = earlier.agreement.plan
+    given = begun.collaborators if isinstance(expected, int) else tuple(expected)
+    plan = place.settle(make_plan(given))
+    check_same_plan(begun, plan)
+    earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
+    return earlier, awaited(run) if run.complete else begun.collaborators
+
+
 @contextmanager
 def as_collaborator(
     run: Run,
@@ -182,15 +144,21 @@ def as_collaborator(
     callbacks: Sequence[Callback],
     *,
     purpose: Errand,
-    timeouts: Timeouts,
-    trainable: bool,
+    trainable: bool = False,
     earlier: Earlier | None = None,
 ) -> Iterator[Party]:
-    """Find the Host and wait until everybody is there."""
+    """Find the Host and wait until everybody is there.
+
+    Args:
+        run: gets its party and what was agreed on.
+        settings: of the Collaborator.
+        callbacks: get every event.
+        purpose: what the parties meet for.
+        trainable: whether this party's features take gradients.
+        earlier: what this party holds of a run that has not ended.
+    """
     place = _place(run, settings, Role.COLLABORATOR, purpose)
-    logger.info("task %s: meeting %s", run.task_id, place.described)
-    run.ledger, run.simulated = place.ledger, place.simulated
-    key = MaskKey()
+    key, timeouts = MaskKey(), settings.timeouts()
     hello = Hello(
         (PROTOCOL_VERSION,),
         purpose,
@@ -201,16 +169,9 @@ def as_collaborator(
         terms=place.terms,
         mask_key=key.public,
     )
-    party, host, run.agreement = join(
+    party, host, run.maybe_agreement = join(
         place.connect,
-        lambda endpoint: Party(
-            settings.feature_key,
-            Role.COLLABORATOR,
-            endpoint,
-            timeouts=timeouts,
-            callbacks=callbacks,
-            account=run.account,
-        ),
+        lambda endpoint: _party(run, settings, Role.COLLABORATOR, endpoint, timeouts, callbacks),
         hello,
         link_timeout=settings.data_channel_timeout[0],
         join_timeout=patience(run, settings.join_timeout),
@@ -220,12 +181,30 @@ def as_collaborator(
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
     )
-    run.party = party
+    run.maybe_party = party
     if host.name == settings.feature_key:
         raise DuplicatePartyError(party=settings.feature_key)
-    check_expected(settings.agreed, run.agreement.plan)
+    check_expected(settings.agreed, run.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
     yield party
+
+
+def _party(
+    run: Run,
+    settings: Settings,
+    role: Role,
+    endpoint: Endpoint,
+    timeouts: Timeouts,
+    callbacks: Sequence[Callback],
+) -> Party:
+    return Party(
+        settings.feature_key,
+        role,
+        endpoint,
+        timeouts=timeouts,
+        callbacks=callbacks,
+        account=run.account,
+    )
 
 
 def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:
@@ -249,8 +228,12 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
 
 
 def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
-    if settings.place is not None:
-        return settings.place
-    # Predictions and rehearsals are within the terms of the task that trains.
-    task: Purpose = "psi" if purpose == "psi" else "train"
-    return place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
+    """Where the parties meet; the run learns where it is counted what leaves this party."""
+    place = settings.place
+    if place is None:
+        # Predictions and rehearsals are within the terms of the task that trains.
+        task: Purpose = "psi" if purpose == "psi" else "train"
+        place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
+    logger.info("task %s: meeting %s", run.task_id, place.described)
+    run.ledger, run.simulated = place.ledger, place.simulated
+    return place

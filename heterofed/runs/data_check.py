@@ -32,7 +32,7 @@ class DataChecker(ABC):
     """
 
     def __init__(self, task_id: str) -> None:
-        self.task_id = self._heterofed_task_id = check_name(task_id, "task_id")
+        self.task_id = self._heterofed = check_name(task_id, "task_id")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,22 +53,24 @@ class DataChecker(ABC):
         """
         refuse_reimported_main()
         with console.attached():
-            passed = self._heterofed_verify()
-            _keep(self._heterofed_task_id, passed)
-            logger.info("data check for task %s: %s", self._heterofed_task_id, _word(passed))
+            passed = _verified(self)
+            _keep(self._heterofed, passed)
+            logger.info("data check for task %s: %s", self._heterofed, _word(passed))
         return passed
 
-    def _heterofed_verify(self) -> bool:
-        try:
-            answer = self.verify_data()
-        except Exception:
-            logger.exception("verify_data raised; the data count as not verified")
-            return False
-        try:
-            return _verdict(answer)
-        except TypeError as error:
-            logger.error("%s; the data count as not verified", error)
-            return False
+
+def _verified(checker: DataChecker) -> bool:
+    """The verdict of a user's check."""
+    try:
+        answer = checker.verify_data()
+    except Exception:
+        logger.exception("verify_data raised; the data count as not verified")
+        return False
+    try:
+        return _verdict(answer)
+    except TypeError as error:
+        logger.error("%s; the data count as not verified", error)
+        return False
 
 
 def mention_verdict(task_id: str) -> None:

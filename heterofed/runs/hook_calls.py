@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.reporting.tracebacks import RAISED_IN
+from heterofed.runs.run import Run
+
+T = TypeVar("T")
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "end_test": (),
@@ -45,6 +50,47 @@ GENERATORS = (
 
 BY_NAME = ("test",)
 """Hooks that are called with these names, where they take them."""
+
+
+class HookCalls:
+    """The hooks of one user's object, as they are called within one run.
+
+    Args:
+        owner: whose hooks they are.
+        run: within which they are called.
+        name: what logs call this party.
+    """
+
+    def __init__(self, owner: object, run: Run, name: str) -> None:
+        self._owner = owner
+        self._run = run
+        self._name = name
+
+    def call(self, hook: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a hook."""
+        return self.call_as(hook, getattr(self._owner, hook), *args, **kwargs)
+
+    def call_as(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what stands for a hook, as that would be called."""
+        args, kwargs = arguments(call, args, kwargs)
+        with self.inside(hook):
+            return call(*args, **kwargs)
+
+    @contextmanager
+    def inside(self, hook: str) -> Iterator[None]:
+        """Count user code as this party's work, and mark what it raises: that comes out unchanged,
+        with a note of where.
+        """
+        party = self._run.maybe_party
+        try:
+            working = party.computing() if party is not None else nullcontext()
+            with working, self._run.around_hooks():
+                yield
+        except Exception as error:
+            if not isinstance(error, HeteroFedError):
+                self._run.failed_hook = hook
+                error.add_note(f"{RAISED_IN}{hook} of {self._name}")
+            raise
 
 
 def check_hooks(owner: object) -> None:

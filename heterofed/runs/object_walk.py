@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from heterofed.compute.wrappers import inner_of
 from heterofed.runs.frozen_values import FUNCTIONS, GENERATORS, MAPPINGS, SCALARS, SEQUENCES
-from heterofed.runs.reserved import PREFIX
+from heterofed.runs.reserved import RESERVED
 
 Step = tuple[Literal["attr", "key", "cell"], Any]
 Kind = Literal["value", "generator", "state", "learning", "iterator"]
@@ -116,7 +116,7 @@ class _Walk:
                 of_class = isinstance(root, type) and (key.startswith("__") or callable(value))
                 # A hook that was replaced on the object is code, as a method is.
                 is_hook = isinstance(value, FUNCTIONS) and hasattr(type(root), key)
-                if not (of_class or is_hook or key.startswith(PREFIX)):
+                if not (of_class or is_hook or key == RESERVED):
                     self.visit(place.then("attr", key), value)
 
     def visit(self, place: Place, value: Any) -> None:

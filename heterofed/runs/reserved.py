@@ -1,23 +1,20 @@
-"""Names within classes that users subclass: ours begin with a prefix, all others are the user's."""
+"""The one name within classes that users subclass that is ours: all others are the user's."""
 
 from __future__ import annotations
 
 from heterofed.errors import ConfigError
 
-PREFIX = "_heterofed_"
+RESERVED = "_heterofed"
 
 
 def refuse_reserved(cls: type) -> None:
-    """Refuse a user's class that defines one of our names, which would replace what it is to us.
+    """Refuse a user's class that defines our name, which would replace what it is to us.
 
     Raises:
-        ConfigError: naming them.
+        ConfigError: naming it.
     """
-    if cls.__module__.partition(".")[0] == "heterofed":
-        return
-    taken = sorted(name for name in vars(cls) if name.startswith(PREFIX))
-    if taken:
+    if cls.__module__.partition(".")[0] != "heterofed" and RESERVED in vars(cls):
         raise ConfigError(
-            f"{cls.__name__} defines {', '.join(taken)}: names that begin with {PREFIX} are"
-            " heterofed's own; rename them"
+            f"{cls.__name__} defines {RESERVED}, which is the one name that is heterofed's own;"
+            " rename it"
         )

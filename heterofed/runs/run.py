@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from heterofed.errors import LocalProtocolError, ResumeError
+from heterofed.errors import LocalProtocolError
 from heterofed.files import heterofed_home, own_folder, private_folder
 from heterofed.messaging.party import Party
 from heterofed.metrics import Metrics
 from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.privacy.passes import Pass
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import Agreement, Earlier
+from heterofed.rendezvous.agreement import Agreement
 from heterofed.reporting.costs import Account
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
+from heterofed.runs.state import RunState
+
+if TYPE_CHECKING:
+    from heterofed.privacy.repeats import Repeats
+    from heterofed.runs.models import ModelRegistry
 
 Resume = Literal["auto", "never", "require"]
 """What to do with a run that has not ended: go on if all parties can, never, or nothing else."""
-
-
-FAREWELL_SECONDS = 15.0
-"""How long a party that was started again, of a run that is complete, looks for the others."""
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class Run:
 
     Attributes:
         store: where the run is kept until it has ended.
+        maybe_party, maybe_agreement: this party's end of the task, and what all agreed on; None
+            before the parties met. `party`, `agreement` and `plan` are the same once they have.
         record: this run in the store, where the task is of a kind that is kept.
         ended: the run that ended last in this results folder.
         round, batch: the round that runs or ended last, and how many of its batches were trained
@@ -50,7 +53,7 @@ class Run:
         futile: how often a party was lost since the last checkpoint.
         begun: runs that were begun since the launch.
         simulated: whether all parties are in one process, so that nothing is given away.
-        releases: the count of what has left, once it was asked for; see `ledger_of`.
+        releases: the count of what has left, once it was asked for; see `opened_ledger`.
         passing: what the feature hook was asked for that yields batches now, or did last.
         tell: writes what has left so far into the results; nothing where there is nothing to tell.
         mask_secrets: what this party shares with each other Collaborator since they met last,
@@ -58,8 +61,11 @@ class Run:
         waits: seconds to wait for a party that was lost; 0 before one was.
         ledger: folder in which it is counted, over all runs, what others got of this party.
         predicts: whether it predicts with what was trained, and trains nothing.
-        state: what its loops hold, as they do; made anew where the run begins anew.
-        lasting: the same, for what must not be forgotten while this process runs.
+        models: the models and optimizers of this run, where the task is of a kind that has some.
+        around_hooks: what hooks of this run are called within.
+        state: what the run holds since it began; made anew where it begins anew.
+        repeats: gradients as they were sent, which are not to be hidden otherwise when they are
+            sent again; kept while this process runs.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
         harmless: runs what only measures or shows.
     """
@@ -71,8 +77,8 @@ class Run:
     resume: Resume
     account: Account
     metrics: dict[str, Metrics] = field(default_factory=dict)
-    party: Party | None = None
-    agreement: Agreement | None = None
+    maybe_party: Party | None = None
+    maybe_agreement: Agreement | None = None
     failed_hook: str | None = None
     record: RunRecord | None = None
     ended: bytes | None = None
@@ -93,8 +99,104 @@ class Run:
     order: int = 0
     round: int = 0
     batch: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
-    lasting: dict[str, Any] = field(default_factory=dict)
+    models: ModelRegistry | None = None
+    around_hooks: Callable[[], AbstractContextManager[None]] = nullcontext
+    state: RunState = field(default_factory=RunState)
+    repeats: Repeats | None = None
+
+    @property
+    def party(self) -> Party:
+        """This party's end of the task.
+
+        Raises:
+            LocalProtocolError: the parties have not met.
+        """
+        if self.maybe_party is None:
+            raise LocalProtocolError("the party was asked for before the parties met")
+        return self.maybe_party
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the parties agreed on when they met last.
+
+        Raises:
+            LocalProtocolError: the parties have not met.
+        """
+        if self.maybe_agreement is None:
+            raise LocalProtocolError("the plan was asked for before the parties met")
+        return self.maybe_agreement
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the parties; raises as `agreement` does."""
+        return self.agreement.plan
+
+    @property
+    def kept_record(self) -> RunRecord:
+        """This run in the store.
+
+        Raises:
+            LocalProtocolError: the run has not begun.
+        """
+        if self.record is None:
+            raise LocalProtocolError("the record of the run was asked for before it began")
+        return self.record
+
+    def open_metrics(self, name: str, keys: Sequence[str]) -> Metrics:
+        """Open a metrics set in the results folder; the one of that name before it is left."""
+        self.metrics[name] = Metrics(name, keys, self.result.folder, lambda: self.round)
+        return self.metrics[name]
+
+    def open_all_metrics(self, registered: Mapping[str, Sequence[str]]) -> None:
+        """Open the metrics sets that the user's class registered."""
+        for name, keys in registered.items():
+            self.open_metrics(name, keys)
+
+    def opened_ledger(self) -> ReleaseLedger:
+        """Where it is counted, over all runs of the task, what has left this party.
+
+        A simulation counts for its run alone: nobody else gets anything of it.
+
+        Raises:
+            LedgerError: it cannot be read or written.
+        """
+        if self.releases is None:
+            if self.simulated and self.record is not None:
+                folder = own_folder(self.store.folder / "releases")
+            else:
+                folder = private_folder(self.ledger or heterofed_home(), "releases")
+            self.releases = ReleaseLedger(folder, self.task_id, self.result.party)
+        return self.releases
+
+    def close_ledger(self) -> None:
+        """Let go of the ledger, until it is asked for again."""
+        if self.releases is not None:
+            self.releases.close()
+            self.releases = None
+
+
+def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | None) -> Run:
+    """A run that has met nobody.
+
+    Args:
+        task_id: of the task.
+        party: this party's feature key.
+        folder: for its results.
+        resume: see `Resume`.
+        seed: as given to the constructor; where it is, all that is drawn can be drawn again.
+    """
+    run = Run(
+        task_id,
+        drawn_seed() if seed is None else seed,
+        TaskResult(task_id, party, folder),
+        CheckpointStore(folder / "resume"),
+        resume,
+        Account(party),
+        order=drawn_order(task_id, seed),
+    )
+    if seed is not None:
+        run.noise = sha256(f"noise {seed}".encode()).digest()
+    return run
 
 
 def drawn_seed() -> bytes:
@@ -113,136 +215,3 @@ def drawn_order(task_id: str, seed: int | None) -> int:
     if seed is None:
         return secrets.randbits(63)
     return int.from_bytes(sha256(b"order of " + task_id.encode()).digest()[:8], "big") >> 1
-
-
-def agreement_of(run: Run) -> Agreement:
-    """What a run's parties agreed on when they met last."""
-    if run.agreement is None:
-        raise LocalProtocolError("the plan was asked for before the parties met")
-    return run.agreement
-
-
-def plan_of(run: Run) -> Plan:
-    """The plan of a run that has met its parties."""
-    return agreement_of(run).plan
-
-
-def party_of(run: Run) -> Party:
-    """The party of a run that has met the others."""
-    if run.party is None:
-        raise LocalProtocolError("the party was asked for before the parties met")
-    return run.party
-
-
-def ledger_of(run: Run) -> ReleaseLedger:
-    """Where it is counted, over all runs of the task, what has left this party.
-
-    A simulation counts for its run alone: nobody else gets anything of it.
-
-    Raises:
-        LedgerError: it cannot be read or written.
-    """
-    if run.releases is None:
-        if run.simulated and run.record is not None:
-            folder = own_folder(run.store.folder / "releases")
-        else:
-            folder = private_folder(run.ledger or heterofed_home(), "releases")
-        run.releases = ReleaseLedger(folder, run.task_id, run.result.party)
-    return run.releases
-
-
-def close_ledger(run: Run) -> None:
-    """Let go of the ledger, until it is asked for again."""
-    if run.releases is not None:
-        run.releases.close()
-        run.releases = None
-
-
-def begin(run: Run) -> None:
-    """Keep a new run, so that it can go on after it was interrupted."""
-    agreement = agreement_of(run)
-    run.record = RunRecord(
-        run=agreement.run,
-        secret=agreement.secret,
-        seed=run.seed,
-        key=secrets.token_bytes(32),
-        plan=agreement.plan,
-        noise=run.noise,
-    )
-    run.store.begin(run.record)
-
-
-def goes_on(run: Run) -> bool:
-    """Whether what the parties agreed on is the run that waits here.
-
-    Raises:
-        ResumeError: it is not, though that is required.
-    """
-    if run.record is not None and run.record.run == agreement_of(run).run:
-        return True
-    if run.resume == "require":
-        raise ResumeError(
-            "not all other parties hold the run that waits here; bring back their results folders,"
-            ' or start all with resume="auto"'
-        )
-    return False
-
-
-def recall(run: Run, seed: int | None) -> None:
-    """Look for a run of this task that has not ended.
-
-    Args:
-        run: gets its record and its seed.
-        seed: as given to the constructor; None where any will do.
-
-    Raises:
-        ResumeError: there is none though it is required, or it began with another seed.
-    """
-    record = None if run.resume == "never" else run.store.record()
-    if record is None:
-        if run.resume == "require":
-            raise ResumeError(
-                f"there is no unfinished run in {run.result.folder} to go on with; bring back"
-                ' its folder (results_dir), or start with resume="auto"'
-            )
-        return
-    if seed not in (None, record.seed):
-        raise ResumeError(
-            f"the run in {run.result.folder} began with another seed; start with that one, or"
-            ' with resume="never"'
-        )
-    run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
-    run.order = record.plan.seed
-    run.complete = run.store.finished() is not None
-
-
-def earlier(run: Run) -> Earlier | None:
-    """What this party holds of a run that has not ended, to be told to the others."""
-    if run.record is None:
-        return None
-    record = run.record
-    begun = Agreement(record.plan, record.run, record.secret)
-    return Earlier(begun, run.store.marks(), record.split is not None, run.complete)
-
-
-def patience(run: Run, own: float, wait_for_peers: float = 0.0) -> float:
-    """Seconds to wait for the other parties to come online; 0: for ever.
-
-    Args:
-        run: waits for as long as it says where a party was lost, and only for goodbyes once it is
-            complete.
-        own: this party's `join_timeout`.
-        wait_for_peers: what the Host was given, where this is the Host.
-    """
-    if run.complete and not run.waits:
-        return min(max(FAREWELL_SECONDS, wait_for_peers), own or math.inf)
-    return run.waits or own
-
-
-def awaited(run: Run) -> tuple[str, ...]:
-    """Once all hold the last checkpoint: who has not said goodbye, as far as this party knows. At a
-    Collaborator all, until its own goodbye has left.
-    """
-    gone = run.store.finished()
-    names = run.record.plan.collaborators if run.record and gone is not None else ()
-    return tuple(name for name in names if name not in (gone or ()))

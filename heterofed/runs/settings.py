@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, get_args, overload
 
 import msgspec
 
+import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.protocol.plan import MAX_AGREED, AgreedKey, AgreedValue
+from heterofed.messaging.peer import Timeouts
+from heterofed.protocol.plan import (
+    MAX_AGREED,
+    MAX_PARTIES,
+    MAX_PEER_IDS,
+    AgreedKey,
+    AgreedValue,
+    KeyBits,
+    Plan,
+    PSIProtocol,
+)
 from heterofed.rendezvous.backend import Place
 from heterofed.reporting.results import check_name
 
@@ -79,9 +90,12 @@ class ReleaseLimits:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a scheduler's constructor was given that every kind of task needs."""
+    """What a scheduler's constructor was given that every kind of task needs.
+
+    Each field is an argument of that name, but for `place`, where simulated parties meet.
+    """
 
     feature_key: str
     name: str | None
@@ -90,15 +104,39 @@ class Settings:
     join_timeout: float
     results_dir: Path
     callbacks: tuple[Callback, ...]
+    max_peer_ids: int
     seed: int | None = None
     insecure: bool = False
-    place: Place | None = None
     agreed: Mapping[str, str] = field(default_factory=dict)
+    place: Place | None = None
+
+    @classmethod
+    def given(cls, arguments: Mapping[str, Any]) -> Self:
+        """The settings among the arguments of a constructor.
+
+        Args:
+            arguments: by name; those that are no settings are left out.
+        """
+        named = {each.name for each in fields(cls)}
+        values = {name: value for name, value in arguments.items() if name in named}
+        values["results_dir"] = Path(values["results_dir"])
+        values["callbacks"] = tuple(values["callbacks"])
+        if values.get("agreed", ()) is None:
+            values["agreed"] = {}
+        return cls(**values)
 
     @property
     def shown_name(self) -> str:
         """What logs and the results folder call this party."""
         return self.name or self.feature_key
+
+    def timeouts(self, calculation: float = 300.0) -> Timeouts:
+        """The silence that this party bears until it knows the plan.
+
+        Args:
+            calculation: of a party that computes; as the Host was given it.
+        """
+        return Timeouts(calculation, self.schedule_timeout, self.data_channel_timeout[1])
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -133,6 +171,41 @@ class Settings:
         """
         check_name(self.feature_key, "feature_key")
         check_name(self.shown_name, "name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeadSettings(Settings):
+    """What the constructor was given of a party that the others join: a Host, a PSI initiator."""
+
+    collaborators: int | Sequence[str]
+    calculation_timeout: float
+    psi_protocol: PSIProtocol
+    psi_bits: KeyBits
+
+    def check(self) -> None:
+        super().check()
+        check_seconds("calculation_timeout", self.calculation_timeout)
+        check_psi(self.psi_protocol, self.psi_bits, self.max_peer_ids)
+        check_collaborators(self.collaborators, self.feature_key)
+
+    def plan(self, collaborators: tuple[str, ...], **terms: Any) -> Plan:
+        """What this party announces.
+
+        Args:
+            collaborators: in task order.
+            terms: more fields of the plan.
+        """
+        return Plan(
+            host=self.feature_key,
+            collaborators=collaborators,
+            calculation_timeout=float(self.calculation_timeout),
+            schedule_timeout=float(self.schedule_timeout),
+            psi_protocol=self.psi_protocol,
+            psi_bits=self.psi_bits,
+            max_peer_ids=self.max_peer_ids,
+            agreed=tuple(sorted(self.agreed.items())),
+            **terms,
+        )
 
 
 def check_agreed(agreed: object) -> None:
@@ -190,3 +263,47 @@ def check_flag(name: str, value: object) -> None:
 def is_count(value: object, least: int = 0) -> bool:
     """Whether a setting is a whole number from `least` on."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_collaborators(expected: object, host: str) -> None:
+    """Check whom a Host is told to wait for.
+
+    Raises:
+        ConfigError: neither a number of parties nor a list of unique feature keys of others.
+    """
+    if isinstance(expected, int) and not isinstance(expected, bool):
+        if not 1 <= expected <= MAX_PARTIES:
+            raise ConfigError(f"collaborators={expected}: give 1 to {MAX_PARTIES}")
+        return
+    names = (
+        [] if isinstance(expected, str | bool) or not isinstance(expected, Sequence) else expected
+    )
+    if not 1 <= len(names) <= MAX_PARTIES or len(set(names)) != len(names):
+        raise ConfigError(
+            f"collaborators={expected!r}: give a number, or a list of unique feature keys"
+        )
+    for each in names:
+        check_name(each, "collaborators")
+    if host in names:
+        raise ConfigError(f"collaborators={expected!r} lists {host}, which is the Host itself")
+
+
+def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
+    """Check how ids are to be intersected.
+
+    Raises:
+        ConfigError: a protocol or a key size that there is not, a number of ids that cannot be, or
+            a protocol that this machine cannot compute.
+    """
+    if protocol not in get_args(PSIProtocol):
+        raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")
+    try:
+        psi.check_protocol(protocol)
+    except psi.LibraryError as error:
+        raise ConfigError(f"psi_protocol={protocol!r}: {error}; or choose 'rsa'") from error
+    if not is_count(max_peer_ids, 1) or max_peer_ids > MAX_PEER_IDS:
+        raise ConfigError(f"max_peer_ids={max_peer_ids!r}: give 1 to {MAX_PEER_IDS}")
+    if bits not in get_args(KeyBits):
+        raise ConfigError(
+            f"psi_bits={bits!r}: give one of {', '.join(map(str, get_args(KeyBits)))}"
+        )

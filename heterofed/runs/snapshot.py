@@ -19,26 +19,27 @@ from torch.optim import Optimizer
 
 from heterofed.compute.wrappers import plain_state, state_for
 from heterofed.errors import CheckpointError, ConfigError, ResumeError
+from heterofed.runs.state import Kept
 
 logger = logging.getLogger("heterofed")
 
 LOADABLE = "tensors and plain values (numbers, strings, lists, dicts)"
 
 
+FORMAT = 2
+"""Of what is in a checkpoint: another number where what is kept, or how, has changed."""
+
+
 @dataclass(slots=True)
 class Snapshot:
-    """What is to be known of one party after a round.
+    """What is to be known of one party after a round; the content of a checkpoint.
 
     Attributes:
         round, batch: after how many whole rounds, and batches of the next one.
         last: whether no round comes after it.
-        best: the round that `mark_best` marked last; 0: none.
         states: `state_dict` of each model and optimizer, by name.
-        best_digest: of the files that hold the weights of the best round.
-        settings: of each optimizer its class, and its groups' hyperparameters as its hook made
-            them.
         metrics: of each metrics set its keys, and the bytes of its CSV.
-        notes: plain values of the run itself.
+        kept: what is kept of the run itself.
         carried: what the user's objects carry beside those.
         extra: what the user's `extra_state` gave.
     """
@@ -46,12 +47,9 @@ class Snapshot:
     round: int
     batch: int = 0
     last: bool = False
-    best: int = 0
-    best_digest: str = ""
     states: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, tuple[list[str], int]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
     carried: list[Any] = field(default_factory=list)
     extra: Any = None
 
@@ -68,13 +66,15 @@ def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
         ConfigError: `extra_state`, or the state of an optimizer or model, holds something other
             than tensors and plain values.
     """
-    whole = {name: plain(getattr(snapshot, name)) for name in Snapshot.__slots__}
-    extra = _saved_if_it_can_be(whole.pop("extra"))
+    whole = {name: getattr(snapshot, name) for name in Snapshot.__slots__}
+    whole["kept"] = {name: getattr(snapshot.kept, name) for name in Kept.__slots__}
+    whole = {name: plain(value) for name, value in whole.items()}
+    extra = _saved_if_it_can_be(whole["extra"])
     if not _loads(extra):
         raise ConfigError(f"extra_state must give {LOADABLE}: nothing else can be loaded safely")
-    content = _saved(whole | {"extra": extra})
+    content = _saved(whole | {"extra": extra, "format": FORMAT})
     if not proven and not _loads(content):
-        named = whole["settings"] | whole["states"]
+        named = (whole["kept"]["hyperparameters"] or {}) | whole["states"]
         culprits = [name for name, each in named.items() if not _loads(_saved(each))]
         raise ConfigError(
             f"the state of {', '.join(culprits) or 'this run'} cannot be kept: it must hold"
@@ -87,16 +87,24 @@ def decode(content: bytes) -> Snapshot:
     """The inverse of `encode`.
 
     Raises:
-        CheckpointError: these are not the bytes of a snapshot.
+        CheckpointError: these are not the bytes of a snapshot, or they are in another format.
     """
     try:
-        whole = _loaded(content)
-        return Snapshot(**(whole | {"extra": _loaded(whole["extra"])}))
+        whole = dict(_loaded(content))
+        written = whole.pop("format", 1)
+        if written == FORMAT:
+            whole |= {"extra": _loaded(whole["extra"]), "kept": Kept(**whole["kept"])}
+            return Snapshot(**whole)
     except Exception as error:
         raise CheckpointError(
             "a checkpoint is intact but cannot be read by this version of heterofed and torch; go"
             ' on with those that wrote it, or start all parties with resume="never"'
         ) from error
+    raise CheckpointError(
+        f"a checkpoint was written in format {written}, and this version of heterofed reads format"
+        f" {FORMAT}; go on with the version that wrote it, or start all parties with"
+        ' resume="never"'
+    )
 
 
 def plain(value: Any) -> Any:

@@ -117,7 +117,7 @@ class Status:
         put_in_place(self._run.result.folder / STATUS, lambda file: file.write(text), sync=sync)
 
     def _content(self) -> dict[str, Any]:
-        result, agreement = self._run.result, self._run.agreement
+        result, agreement = self._run.result, self._run.maybe_agreement
         plan = {} if agreement is None else msgspec.to_builtins(agreement.plan)
         return {
             "state": self._state,
@@ -164,7 +164,7 @@ def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
         yield note
     except BaseException as error:
         with run.harmless(STATUS):
-            if isinstance(error, ConfigError) and run.party is None:
+            if isinstance(error, ConfigError) and run.maybe_party is None:
                 before.put_back()
             else:
                 status.end(error)

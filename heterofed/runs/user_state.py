@@ -7,14 +7,11 @@ is neither a tensor nor has changed since the run began is as the script makes i
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,13 +19,11 @@ from heterofed.compute.wrappers import plain_names, plain_state
 from heterofed.errors import ConfigError, ResumeError
 from heterofed.runs import snapshot as snapshots
 from heterofed.runs.frozen_values import CannotFreezeError, freeze, thaw
-from heterofed.runs.object_walk import MANY, Found, Place, sampled, walk
+from heterofed.runs.object_walk import Found, Place, walk
+from heterofed.runs.value_marks import arrays_in, is_large, mark_of, size_of
 
 logger = logging.getLogger("heterofed")
 
-LARGE = 1 << 22
-"""Bytes from which on a value is looked at by identity and version, not by what it holds."""
-TEXT = str | bytes | bytearray
 MOST_ARRAYS = 256
 """Of a container that is kept though it did not change; more are rather rows than state."""
 MOST_NEW = 1 << 28
@@ -75,8 +70,8 @@ class Carried:
 
     def _begin_with(self, found: Found) -> None:
         if found.kind == "value":
-            self._marks[found.place] = _mark_of(found.value)
-            if not _is_large(found.value):
+            self._marks[found.place] = mark_of(found.value)
+            if not is_large(found.value):
                 self._values[found.place] = freeze(found.value)
         elif found.kind in ("iterator", "state") and not self.covered:
             try:
@@ -168,7 +163,7 @@ class Carried:
             if found.kind != "value" or found.place in kept:
                 continue
             if found.place in self._marks:
-                if _mark_of(found.value) != self._marks[found.place]:
+                if mark_of(found.value) != self._marks[found.place]:
                     self._begin_again(found.place)
             elif found.place not in self._marks and found.place.root == "self":
                 holder, _ = look(self.roots(), found.place)
@@ -192,9 +187,9 @@ class Carried:
         """Whether a value has to be kept: it changed, or holds tensors, which may be random."""
         if found.place not in self._marks:
             return True
-        if not _is_large(found.value) and 0 < sum(1 for _ in _arrays(found.value)) <= MOST_ARRAYS:
+        if not is_large(found.value) and 0 < sum(1 for _ in arrays_in(found.value)) <= MOST_ARRAYS:
             return True
-        return _mark_of(found.value) != self._marks[found.place]
+        return mark_of(found.value) != self._marks[found.place]
 
     def _tell(self, what: str, why: str) -> None:
         if what not in self._told and not self.covered:
@@ -287,72 +282,3 @@ def _set(holder: Any, place: Place, now: Any, value: Any) -> None:
         holder.__closure__[key].cell_contents = value
     else:
         holder[key] = value
-
-
-def _arrays(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
-    if isinstance(value, Tensor | np.ndarray):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in sampled(value.values()):
-            yield from _arrays(each)
-    elif isinstance(value, Collection) and not isinstance(value, TEXT):
-        for each in sampled(value):
-            yield from _arrays(each)
-
-
-def size_of(value: Any) -> int:
-    """Bytes, about."""
-    if isinstance(value, Tensor | np.ndarray):
-        return int(value.nbytes)
-    if isinstance(value, Collection) and not isinstance(value, TEXT):
-        parts = list(map(size_of, sampled(value.values() if isinstance(value, Mapping) else value)))
-        return int(sum(parts) / max(1, len(parts)) * len(value)) + 64 * len(value)
-    return len(value) if isinstance(value, TEXT) else 8
-
-
-def _is_large(value: Any) -> bool:
-    """Whether it is too large, or of too many parts, to be looked at whole."""
-    if size_of(value) >= LARGE:
-        return True
-    if isinstance(value, Tensor | np.ndarray | str | bytes) or not isinstance(value, Collection):
-        return False
-    parts = value.values() if isinstance(value, Mapping) else value
-    return len(value) > MANY or any(map(_is_large, parts))
-
-
-def _mark_of(value: Any) -> object:
-    """Differs where the value does: a digest, or of a large one where some of it lies, and what
-    that is.
-    """
-    if not _is_large(value):
-        return _digest(freeze(value))
-    if isinstance(value, Tensor):
-        return id(value), value.data_ptr(), value._version
-    if isinstance(value, np.ndarray):
-        some = value.ravel()[:: max(1, value.size >> 12)]
-        return id(value), hashlib.blake2b(some.tobytes()).digest()
-    if isinstance(value, Collection) and not isinstance(value, TEXT):
-        parts = sampled(value.values() if isinstance(value, Mapping) else value)
-        return len(value), [_mark_of(each) for each in parts]
-    return repr(value)
-
-
-def _digest(frozen: Any) -> bytes:
-    whole = hashlib.blake2b(digest_size=16)
-
-    def add(part: Any) -> None:
-        if isinstance(part, Tensor):
-            whole.update(f"{part.dtype} {list(part.shape)} {part.layout}".encode())
-            dense = part.to_dense() if part.layout != torch.strided else part
-            raw = dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            whole.update(raw.numpy().tobytes())
-        elif isinstance(part, list):
-            whole.update(b"[")
-            for each in part:
-                add(each)
-            whole.update(b"]")
-        else:
-            whole.update(f"{type(part).__name__} {part!r},".encode(errors="surrogatepass"))
-
-    add(frozen)
-    return whole.digest()

@@ -14,7 +14,7 @@ from torch import Tensor, nn, optim
 from heterofed.compute.batch import Batch
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
-from heterofed.hetero_nn.training_scheduler import TrainingScheduler
+from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.runs.settings import is_count
 
 COLUMNS = 4
@@ -22,7 +22,7 @@ COLUMNS = 4
 
 
 def fake_peer(
-    beside: TrainingScheduler,
+    beside: PartyHooks,
     feature_key: str = "fake",
     *,
     batch_size: int | None = None,
@@ -46,11 +46,11 @@ def fake_peer(
         ConfigError: no batch size, or one that is none.
     """
     is_host = isinstance(beside, HeteroNNHostScheduler)
-    agreed = beside._heterofed_batch_size if isinstance(beside, HeteroNNHostScheduler) else None
-    rows = batch_size or agreed
+    given = half_engine(beside).settings
+    rows = batch_size or (given.batch_size if is_host else None)
     if rows is None or not is_count(rows, least=1):
         raise ConfigError(f"batch_size={batch_size!r}: give the rows of your own batches")
-    settings = {"results_dir": beside._heterofed_settings.results_dir, **settings}
+    settings = {"results_dir": given.results_dir, **settings}
     if is_host:
         return _FakeCollaborator(beside, feature_key, rows, shape, settings)
     return _FakeHost(beside, feature_key, rows, shape, {"max_rounds": 1, **settings})
@@ -66,12 +66,12 @@ def random_columns(ids: Sequence[str]) -> Tensor:
     return torch.stack(rows)
 
 
-class _Fake(TrainingScheduler):
+class _Fake(PartyHooks):
     """What both fakes share."""
 
     def __init__(
         self,
-        beside: TrainingScheduler,
+        beside: PartyHooks,
         key: str,
         rows: int,
         shape: Sequence[int],

@@ -24,7 +24,7 @@ from heterofed.protocol.codec import Decoder
 from heterofed.protocol.messages import Features, Gradients, Message, Welcome
 from heterofed.protocol.plan import Coding, Plan
 from heterofed.rendezvous.backend import Place
-from heterofed.runs.lifecycle import Scheduler
+from heterofed.runs.scheduler import Scheduler, engine_of
 from heterofed.transport.base import Channel, Endpoint, Event, Received
 from heterofed.transport.memory import Hub, MemoryEndpoint
 
@@ -138,27 +138,26 @@ class PartyRun:
         *,
         is_host: bool = False,
     ) -> None:
-        self.key = scheduler._heterofed_settings.feature_key
+        self._engine = engine_of(scheduler)
+        self.key: str = self._engine.settings.feature_key
         self.result: Any = None
         self.error: BaseException | None = None
         self.received: list[Crossing] = []
-        self._scheduler, self._work = scheduler, work
+        self._work = work
         self._network, self._is_host = network, is_host
         self._random = RandomState.now()
 
     def __call__(self) -> None:
         """Run the party to its end."""
-        settings = self._scheduler._heterofed_settings
-        self._scheduler._heterofed_settings = replace(
-            settings, place=_MemoryPlace(self, self._network)
-        )
+        engine, settings = self._engine, self._engine.settings
+        engine.settings = replace(settings, place=_MemoryPlace(self, self._network))
         try:
             with self._turn(), speaking(self.key):
                 self.result = self._work()
         except BaseException as error:  # handed on by raise_first
             self.error = error
         finally:
-            self._scheduler._heterofed_settings = settings
+            engine.settings = settings
             self._network.ended.append(self)
             if self._is_host:
                 self._network.listens.set()
@@ -192,8 +191,8 @@ class PartyRun:
         Raises:
             JoinTimeoutError: one has ended before the task began.
         """
-        run = self._scheduler._heterofed_run
-        if not self._is_host or (run and run.party and run.party.phase != "join"):
+        party = self._engine.run.maybe_party if self._engine.run else None
+        if not self._is_host or (party is not None and party.phase != "join"):
             return
         for other in self._network.ended:
             if other.error is not None:

@@ -17,11 +17,12 @@ from heterofed.hetero_nn.predict.collaborator import serve as serve_predictions
 from heterofed.hetero_nn.predict.host import predict as host_predict
 from heterofed.reporting import console
 from heterofed.reporting.tracebacks import plain_endings
-from heterofed.runs.lifecycle import Scheduler
 from heterofed.runs.run import Resume
-from heterofed.runs.settings import is_count
-from heterofed.simulation.baselines import Comparison, Mode, check_comparable, check_modes, compare
+from heterofed.runs.scheduler import Scheduler, engine_of
+from heterofed.runs.settings import LeadSettings, Settings, is_count
+from heterofed.simulation.baselines import Comparison, check_comparable, check_modes, compare
 from heterofed.simulation.network import Crossing, Network, PartyRun
+from heterofed.simulation.one_graph import Mode
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ def simulate_prediction(
     """
     _check(host, collaborators, latency_ms, mbit)
     settings = {
-        "parties": [each._heterofed_settings.feature_key for each in collaborators],
+        "parties": [_settings(each).feature_key for each in collaborators],
         **settings,
     }
     serve = functools.partial(serve_predictions, max_rows_per_day=2**62, requests=1)
@@ -172,15 +173,12 @@ def _check(
     parties = [host, *collaborators]
     if not collaborators or not all(isinstance(each, Scheduler) for each in parties):
         raise ConfigError("simulate takes a Host's scheduler and a list of Collaborators'")
-    if not hasattr(host, "_heterofed_collaborators"):
+    if not isinstance(_settings(host), LeadSettings):
         raise ConfigError(f"the first party must be the Host, not a {type(host).__name__}")
-    if any(hasattr(each, "_heterofed_collaborators") for each in collaborators):
+    if any(isinstance(_settings(each), LeadSettings) for each in collaborators):
         raise ConfigError("there is one Host in a task; give the others as Collaborators")
-    keys = [each._heterofed_settings.feature_key for each in parties]
-    folders = [
-        (each._heterofed_settings.results_dir, each._heterofed_settings.shown_name)
-        for each in parties
-    ]
+    keys = [_settings(each).feature_key for each in parties]
+    folders = [(_settings(each).results_dir, _settings(each).shown_name) for each in parties]
     if len(set(keys)) != len(keys) or len(set(folders)) != len(folders):
         raise ConfigError(f"give every party a feature key and a name of its own: {keys}")
     for name, number in (("latency_ms", latency_ms), ("mbit", 1.0 if mbit is None else mbit)):
@@ -190,15 +188,20 @@ def _check(
 
 
 def _in_task_order(host: Any, collaborators: Sequence[Scheduler]) -> list[Scheduler]:
-    by_name = {each._heterofed_settings.feature_key: each for each in collaborators}
-    expected = host._heterofed_collaborators
+    by_name = {_settings(each).feature_key: each for each in collaborators}
+    expected = engine_of(host).settings.collaborators
     return [by_name[name] for name in (sorted(by_name) if is_count(expected) else expected)]
 
 
 def _check_expected(host: Any, collaborators: Sequence[Scheduler]) -> None:
-    expected = host._heterofed_collaborators
-    names = [each._heterofed_settings.feature_key for each in collaborators]
+    expected = engine_of(host).settings.collaborators
+    names = [_settings(each).feature_key for each in collaborators]
     if (expected if is_count(expected) else sorted(expected)) not in (len(names), sorted(names)):
         raise ConfigError(
             f"the Host waits for collaborators={expected!r}, and simulate was given {names}"
         )
+
+
+def _settings(scheduler: Scheduler) -> Settings:
+    settings: Settings = engine_of(scheduler).settings
+    return settings

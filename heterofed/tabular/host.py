@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
 from heterofed.runs.run import Resume
-from heterofed.tabular.evaluation import Evaluation, evaluate
+from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import Top, TopPlan
 from heterofed.tabular.models.half import Model
@@ -28,6 +28,7 @@ from heterofed.tabular.splits import By
 from heterofed.tabular.table import LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Targets
 from heterofed.tabular.tested import Tested
+from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
 
 logger = logging.getLogger("heterofed")
 
@@ -70,7 +71,8 @@ class TabularHost(HeteroNNHostScheduler):
         batch_size: rows of a batch.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
-        settings: further ones of `HeteroNNHostScheduler`.
+        settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
+            table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
 
     Attributes:
         classes_: the classes in the order of their codes; known when the object is made.
@@ -162,7 +164,10 @@ class TabularHost(HeteroNNHostScheduler):
             "batch_size": batch_size,
             "announce_split": split != "id",
         }
+        ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
+        self._has_shares = bool(settings.get("party_dropout"))
+        self._shares: dict[str, float] = {}
         self._class_weights = class_weights
         self._stopping = EarlyStopping(patience)
         self._early = self._tested = torch.zeros(0)
@@ -317,6 +322,15 @@ class TabularHost(HeteroNNHostScheduler):
         if self._stopping.note(loss, self.current_round):
             self.mark_best()
             self._tested = outputs[~early]
+            if self._has_shares and len(self.parties) <= MOST_PARTIES + 1:
+                self._shares = party_shares(
+                    self._objective.kind,
+                    lambda each: self._objective.scores(self.infer_model(each)),
+                    batched_feature_projections,
+                    labels,
+                    host=self.feature_key,
+                    weights=weights * ~early,
+                )
         if self.is_task_finished():
             self._end_test(labels[~early], weights[~early])
 
@@ -324,12 +338,13 @@ class TabularHost(HeteroNNHostScheduler):
         return self._stopping.is_over(self.current_round) or self._is_reach_max_rounds()
 
     def extra_state(self) -> dict[str, Any]:
-        kept = {"early": self._early, "tested": self._tested}
+        kept = {"early": self._early, "tested": self._tested, "shares": self._shares}
         return {"stopping": self._stopping.state()} | kept
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self._stopping.load(state["stopping"])
         self._early, self._tested = state["early"], state["tested"]
+        self._shares = state["shares"]
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
         objective = self._objective
@@ -343,6 +358,9 @@ class TabularHost(HeteroNNHostScheduler):
     def _end_test(self, labels: Tensor, weights: Tensor) -> None:
         """Say, and keep, how good the model of the best round is."""
         found = self._judged(self._tested, labels, weights)
+        if self._shares:
+            rows = tuple(self._shares.items())
+            found.tables["shares"] = Table(("party", HEADLINE[found.kind]), rows)
         self._append("test", {"rows": found.rows} | found.metrics)
         ids = [each for each, early in zip(self.test_ids, self._early, strict=True) if not early]
         scores = self._objective.scores(self._tested)

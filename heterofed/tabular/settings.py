@@ -93,11 +93,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @classmethod
     def read(cls, agreed: Mapping[str, str]) -> Settings:
         """The settings that a Host announced. They come from another machine: each is checked.
+        Names with a dot are of layers above this one, such as a search.
 
         Raises:
             ConfigError: the Host's task is no tabular one, or a setting cannot be.
         """
-        words = dict(agreed)
+        words = {name: each for name, each in agreed.items() if "." not in name}
         if words.pop(LAYER, None) != "1":
             raise ConfigError(
                 "the Host of this task announces no tabular task: it has to be a TabularHost (or"

@@ -18,12 +18,13 @@ import zmq
 from heterofed import TaskResult
 from heterofed import errors as e
 from heterofed.compute.tensors import pack
+from heterofed.hetero_nn.train.training import CollaboratorTraining
 from heterofed.identity.keys import load_key
 from heterofed.identity.task_file import load_task, task_path
 from heterofed.protocol import messages as m
 from heterofed.protocol.codec import encode
 from tests.adversarial.peers import TASK, LyingCollaborator, Victim, connected, hello
-from tests.e2e.tiny import TinyCollaborator, TinyHost
+from tests.e2e.tiny import TinyCollaborator, TinyHost, training_by
 
 pack_header = msgspec.msgpack.encode
 
@@ -219,18 +220,16 @@ def test_a_pickle_of_the_right_size_is_numbers(
 def test_words_after_the_end_change_nothing(
     office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:
-    class Last(TinyCollaborator):
-        __module__ = "heterofed"  # it replaces what is within
+    def finish(task: Any, run: Any, host: Any) -> None:
+        CollaboratorTraining._finish(task, run, host)
+        for late in (m.Bye(), m.PsiKey(3), m.Abort("hook", "train", "bob")):
+            try:
+                host.channel.send(encode(late))
+            except e.HeteroFedError:
+                return
 
-        def _heterofed_finish(self, run: Any, host: Any) -> None:
-            super()._heterofed_finish(run, host)
-            for late in (m.Bye(), m.PsiKey(3), m.Abort("hook", "train", "bob")):
-                try:
-                    host.channel.send(encode(late))
-                except e.HeteroFedError:
-                    return
-
-    host, bob = Victim(TinyHost(tmp_path)), Victim(Last(tmp_path))
+    last = training_by(TinyCollaborator(tmp_path), _finish=finish)
+    host, bob = Victim(TinyHost(tmp_path)), Victim(last)
     for each in (host, bob):
         assert isinstance(each.outcome(), TaskResult), each.outcome()
 

@@ -43,9 +43,9 @@ def test_an_honest_run_goes_on(office: Path, tmp_path: Path, parties: Parties) -
     honest = [Victim(host), Victim(bob)]
     deadline = time.monotonic() + 60
     while (
-        bob._heterofed_run is None
-        or bob._heterofed_run.party is None
-        or bob._heterofed_run.party.phase != "train"
+        bob._heterofed.run is None
+        or bob._heterofed.run.maybe_party is None
+        or bob._heterofed.run.party.phase != "train"
     ):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -18,7 +18,7 @@ from heterofed.compute.streams import random_stream
 from heterofed.events import PhaseEnded
 from heterofed.protocol import messages as m
 from tests.adversarial.peers import LyingCollaborator, LyingHost, Victim, connected, hello
-from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, slow_batches, training_by
 from tests.privacy.test_masked_sum import SumHost
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -155,7 +155,7 @@ def test_one_that_comes_again_and_again_is_there_once(
         open_links.append(link)
         link.say(said)
         link.pump()
-    party = scheduler._heterofed_run.party
+    party = scheduler._heterofed.run.party
     newest = open_links[-1]
     deadline = time.monotonic() + 20
     while not all(each.lost for each in open_links[:-1]) and time.monotonic() < deadline:
@@ -248,15 +248,15 @@ def test_one_that_vanishes_holds_up_no_other_goodbye(tmp_path: Path) -> None:
         def on_round_end(self) -> None:
             time.sleep(1)
 
-    class Vanishes(TinyCollaborator):
-        __module__ = "heterofed"  # it replaces what is within
-
-        def _heterofed_finish(self, run: Any, host: Any) -> None:
-            run.party.close(0)
-            raise RuntimeError("gone")
+    def vanish(_task: Any, run: Any, _host: Any) -> None:
+        run.party.close(0)
+        raise RuntimeError("gone")
 
     host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"], calculation_timeout=60))
-    bob, carol = Victim(Slow(tmp_path)), Victim(Vanishes(tmp_path, "carol"))
+    bob, carol = (
+        Victim(Slow(tmp_path)),
+        Victim(training_by(TinyCollaborator(tmp_path, "carol"), _finish=vanish)),
+    )
     assert isinstance(host.outcome(20), TaskResult)
     assert isinstance(bob.outcome(), TaskResult)
     assert isinstance(carol.outcome(), RuntimeError)

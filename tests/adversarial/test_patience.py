@@ -21,8 +21,9 @@ from heterofed.cli.task import accept_task
 from heterofed.identity import task_terms as task_module
 from heterofed.identity.task_file import load_task, task_path
 from heterofed.messaging import peer as peers
+from heterofed.messaging.deadlines import LEAST_RATE
 from heterofed.messaging.notices import NOTICE_SECONDS
-from heterofed.messaging.party import LEAST_RATE, Party
+from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Mail, Peer, Timeouts, holding_limit, waiting_limit
 from heterofed.protocol import messages as m
 from heterofed.protocol.codec import Decoder, encode

@@ -184,7 +184,7 @@ def test_a_collaborator_that_vanishes_is_bounded(tmp_path: Path, ledgers: Path) 
 
         def update_feature_model(self, features: Any, gradients: Any) -> None:
             taken.append(gradients.clone())
-            self._heterofed_run.party.close(0)  # type: ignore[union-attr]
+            self._heterofed.run.party.close(0)  # type: ignore[union-attr]
 
     bank = Host(tmp_path, wait_for_peers=60, max_rollbacks=2)
     shop = Vanishing(tmp_path)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from heterofed import simulate
 from heterofed.errors import FeatureError
-from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
+from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -242,7 +242,7 @@ def test_frozen_parties_may_compute_ahead(tmp_path: Path) -> None:
     class Frozen(Collaborator):
         def __init__(self, folder: Path) -> None:
             super().__init__(folder, a_list)
-            self._heterofed_is_feature_trainable = False
+            with_settings(self, is_feature_trainable=False)
 
     simulate(Host(tmp_path, as_asked), [Frozen(tmp_path)], task_id="fresh")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 
 from heterofed import simulate
 from heterofed.compute.movement import Movement
-from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
+from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
 Parties = tuple[Any, Any]
 
@@ -99,7 +99,7 @@ def nothing_wrong(parties: Parties) -> None:
 
 
 def frozen_by_setting(parties: Parties) -> None:
-    parties[1]._heterofed_is_feature_trainable = False
+    with_settings(parties[1], is_feature_trainable=False)
 
 
 CASES: dict[Callable[[Parties], None], set[str]] = {

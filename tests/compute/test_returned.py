@@ -25,7 +25,7 @@ from heterofed.compute.tensors import named
 from heterofed.data import IndexedDataset
 from heterofed.errors import FeatureError, IdError
 from heterofed.hetero_nn.predict.rows import as_columns, check_same_columns
-from heterofed.intersection.host import own_ids
+from heterofed.intersection.ids import own_ids
 from heterofed.runs.snapshot import Snapshot, encode
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 

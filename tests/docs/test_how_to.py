@@ -204,8 +204,8 @@ def test_when_a_party_goes_down(names: Any, play: Any) -> None:
         def on_round_end(self) -> None:
             super().on_round_end()
             if self.current_round == 2 and not lost:
-                lost.append(self._heterofed_run.round)
-                self._heterofed_run.party.close(0)  # the network breaks
+                lost.append(self._heterofed.run.round)
+                self._heterofed.run.party.close(0)  # the network breaks
 
     _, _, *results = play(guide.PatientBank, Breaks, max_rounds=3)
     assert lost == [2]

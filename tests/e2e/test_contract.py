@@ -342,7 +342,7 @@ def test_by_default_no_gradient_leaves_before_train_a_batch_returns(
         sent.extend(each.clone() for each in tensors.values())
         return pack(tensors, *how)
 
-    monkeypatch.setattr("heterofed.hetero_nn.host.pack", watched)
+    monkeypatch.setattr("heterofed.hetero_nn.train.host_loop.pack", watched)
     trained(Hides(tmp_path), TinyCollaborator(tmp_path))
     assert sent
     assert all(bool((each == 0.125).all()) for each in sent)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from heterofed import (
     register_metrics,
 )
 from heterofed.messaging.party import Party
-from heterofed.runs.lifecycle import Scheduler
+from heterofed.runs.scheduler import Scheduler
 
 IDS = [f"id-{number:03}" for number in range(60)]
 BATCH = 16
@@ -126,6 +127,20 @@ class TinyCollaborator(HeteroNNCollaboratorScheduler):
 
 
 Outcome = TaskResult | BaseException
+
+
+def with_settings(scheduler: Any, **settings: Any) -> Any:
+    """The scheduler, as if its constructor had been given other settings."""
+    engine = scheduler._heterofed
+    engine.settings = replace(engine.settings, **settings)
+    return scheduler
+
+
+def training_by(scheduler: Any, **methods: Any) -> Any:
+    """The scheduler, with some steps of its training replaced by others: `method(task, ...)`."""
+    engine = scheduler._heterofed
+    engine.training = type("Replaced", (engine.training,), methods)
+    return scheduler
 
 
 def run(*schedulers: Scheduler, task: str = "tiny", timeout: float = 110.0) -> list[Any]:

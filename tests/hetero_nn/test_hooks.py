@@ -248,7 +248,7 @@ IMPORTS = {
     ],
     "heterofed.hetero_nn": ["HeteroNNHostScheduler", "HeteroNNCollaboratorScheduler"],
     "heterofed.hetero_nn.psi": ["RSAPSIInitiatorScheduler", "RSAPSICollaboratorScheduler"],
-    "heterofed.hetero_nn.training_scheduler": [
+    "heterofed.scheduler": [
         "Scheduler",
         "DataChecker",
         "register_metrics",

@@ -33,14 +33,16 @@ from heterofed.errors import (
     RowOrderError,
 )
 from heterofed.files import file_lock, heterofed_home
+from heterofed.hetero_nn.half_task import HostHalfTask
 from heterofed.hetero_nn.predict import collaborator as serving
 from heterofed.hetero_nn.predict import quota
 from heterofed.hetero_nn.predict.quota import Allowance
+from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
 from heterofed.rendezvous.local import lock_path
 from heterofed.runs import artifacts
-from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, with_settings
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -195,7 +197,7 @@ def test_rows_that_a_party_lacks(three: Any, tmp_path: Path) -> None:
                 own = host.feature_model(rows(ids[place : place + 1], 2, 0))
                 stand = stands[salt]["means"][""][None]
                 features = {
-                    party._heterofed_settings.feature_key: there,
+                    party._heterofed.settings.feature_key: there,
                     salt: stand * (missing == "mean"),
                 }
                 want = host.score({"alice": own, **{key: features[key] for key in ALL}})
@@ -246,7 +248,7 @@ def test_nobody_is_left_out_unless_something_stands_for_them(three: Any) -> None
 
 
 def quick(host: Host) -> Host:
-    return Host(host._heterofed_settings.results_dir, collaborators=ALL, join_timeout=2)
+    return Host(host._heterofed.settings.results_dir, collaborators=ALL, join_timeout=2)
 
 
 def test_party_dropout_zeroes_rows_in_training(tmp_path: Path) -> None:
@@ -567,7 +569,13 @@ def test_features_that_only_a_sum_shows_are_not_predicted_with(
     tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
     monkeypatch.setattr(artifacts, "read_trained", tells)
     monkeypatch.setattr(serving, "read_trained", tells)
-    separate._heterofed_make_plan = summing._heterofed_make_plan  # type: ignore[method-assign]
+    monkeypatch.setattr(
+        HostHalfTask,
+        "make_plan",
+        lambda _task, run, names: summing._heterofed.settings.training_plan(
+            names, order=run.order, default_end=True
+        ),
+    )
     with pytest.raises(RemoteProtocolError, match="masked_sum"):
         simulate_prediction(separate, parties, task_id="tiny", ids=IDS[12:20])
 
@@ -698,18 +706,21 @@ def test_row_order_that_is_not_verified(three: Any, caplog: pytest.LogCaptureFix
     assert ["alice yields no ids" in each for each in warned()] == [True]
 
 
-def test_what_was_predicted_with_is_not_kept_for_training(three: Any) -> None:
+def test_what_was_predicted_with_is_not_kept_for_training(
+    three: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No defence of training takes hold of the inputs of a prediction."""
     guards: list[Any] = []
+    leaves = CollaboratorGuard.leaves
 
-    class Looking(Collaborator):
-        def iterate_predict_feature(self, feature_model: Any, predict_ids: list[str]) -> Any:
-            yield from super().iterate_predict_feature(feature_model, predict_ids)
-            guards.append(self._heterofed_run.state["guard"])  # type: ignore[union-attr]
+    def look(guard: CollaboratorGuard, batch: Any) -> None:
+        leaves(guard, batch)
+        if isinstance(guard._defence, Decorrelation):
+            guards.append(guard)
 
+    monkeypatch.setattr(CollaboratorGuard, "leaves", look)
     _, (_, bob) = three
-    bob.__class__ = Looking
-    bob._heterofed_embedding_defence = Decorrelation(0.1)
+    with_settings(bob, embedding_defence=Decorrelation(0.1))
     predicted(three, IDS[12:32])
     assert guards[0]._inputs == {}
 

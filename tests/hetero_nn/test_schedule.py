@@ -207,16 +207,16 @@ def test_auto_begins_exactly_and_goes_on_with_its_choice(
         )
     assert "chose max_staleness=3" in caplog.text
     for party in (host, collaborator):
-        assert party._heterofed_run is not None
-        assert party._heterofed_run.state["staleness"] == 3
+        assert party._heterofed.run is not None
+        assert party._heterofed.run.state.kept.staleness == 3
 
 
 def test_auto_measures_by_itself(tmp_path: Path) -> None:
     host = Host(tmp_path, max_staleness="auto")
     outcomes = run(host, Collaborator(tmp_path))
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    assert host._heterofed_run is not None
-    assert 0 <= host._heterofed_run.state["staleness"] <= 16
+    assert host._heterofed.run is not None
+    assert host._heterofed.run.state.kept.staleness in range(17)
 
 
 def test_auto_chooses_from_a_short_first_round_too(tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_auto_chooses_from_a_short_first_round_too(tmp_path: Path) -> None:
     host = Short(tmp_path, max_staleness="auto")
     outcomes = run(host, Few(tmp_path))
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    assert host._heterofed_run is not None
-    assert "staleness" in host._heterofed_run.state
+    assert host._heterofed.run is not None
+    assert host._heterofed.run.state.kept.staleness is not None
 
 
 @pytest.mark.parametrize("steps", [-1, 33, 1.5, True, "fast", None])

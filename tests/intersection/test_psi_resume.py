@@ -22,6 +22,19 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.runs.test_resume import CrashError, crashing
 
+
+def dying_before_it_keeps(scheduler: Any) -> Any:
+    """The scheduler, which dies once ids are matched, before it has written which."""
+
+    def die(*_: Any) -> None:
+        scheduler._heterofed.run.party.close(0)
+        scheduler._heterofed.run.party.abort = lambda *_: None
+        raise CrashError
+
+    scheduler._heterofed.write = die
+    return scheduler
+
+
 PROTOCOLS = pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 VICTIMS = pytest.mark.parametrize("victim", ["initiator", "collaborator"])
 
@@ -177,7 +190,7 @@ def test_whoever_missed_the_result_finds_it_again(
     """Killed after the match, before it is written."""
     spy = Spy(monkeypatch)
     first = psi_parties(tmp_path, psi_protocol=protocol)
-    crashing(first[victim], "_heterofed_keep", 1)
+    dying_before_it_keeps(first[victim])
     outcomes = run(*first)
     if victim == 0:
         assert isinstance(outcomes[1], e.PeerLostError)
@@ -201,8 +214,8 @@ def test_killed_while_the_last_signatures_are_on_their_way(
             deadline = time.monotonic() + 30
             while len(spy.of(PsiSigned)) < 5 and time.monotonic() < deadline:
                 time.sleep(0.01)
-            first[0]._heterofed_run.party.close(0)
-            first[0]._heterofed_run.party.abort = lambda *_: None
+            first[0]._heterofed.run.party.close(0)
+            first[0]._heterofed.run.party.abort = lambda *_: None
             raise CrashError
         unblind(asking, signed)
 
@@ -223,7 +236,7 @@ def test_who_does_not_wish_to_go_on_begins_anew(
 ) -> None:
     spy = Spy(monkeypatch)
     first = psi_parties(tmp_path)
-    crashing(first[0], "_heterofed_keep", 1)
+    dying_before_it_keeps(first[0])
     run(*first)
     parties = psi_parties(tmp_path)
     launch = parties[0].launch_task
@@ -240,7 +253,7 @@ def test_other_ids_are_not_signed_once_the_tags_are_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = psi_parties(tmp_path)
-    crashing(first[0], "_heterofed_keep", 1)
+    dying_before_it_keeps(first[0])
     run(*first)
     spy = Spy(monkeypatch)
     assert run(*psi_parties(tmp_path, ids=["7", "60"])) == [["60"]] * 2
@@ -285,8 +298,8 @@ def test_nothing_is_signed_for_a_peer_that_is_gone(
         while len(spy.of(PsiBlinded)) < CHUNKS_AHEAD or not signed:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        asker._heterofed_run.party.close(1)  # what was said still arrives
-        asker._heterofed_run.party.abort = lambda *_: None
+        asker._heterofed.run.party.close(1)  # what was said still arrives
+        asker._heterofed.run.party.abort = lambda *_: None
         gone.set()
         raise CrashError
 

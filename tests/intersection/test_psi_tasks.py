@@ -14,8 +14,8 @@ import psi
 from heterofed import ConfigError
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-from heterofed.intersection import host as intersection
-from heterofed.intersection.host import own_ids
+from heterofed.intersection import collaborator as intersection
+from heterofed.intersection.ids import own_ids
 from heterofed.messaging.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.psi.helpers import no_libsodium

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.processes import ROOT
+from tests.tabular.people import loans
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(320)]
 
@@ -38,6 +39,24 @@ def test_training(mnist: Path) -> None:
     assert result["stale4_ratio"] == pytest.approx(result["stale4_s"] / result["joined_s"])
     assert 0 < result["overhead_bytes_per_message"] <= 512
     assert result["bytes_per_batch"]["features"] >= 128 * 10 * 4
+
+
+def test_tabular(tmp_path: Path) -> None:
+    bank, shop = loans(600)
+    both = bank.merge(shop, left_on="customer", right_on="client").fillna(0)
+    both["y"] = (both["defaulted"] == "yes").astype(int)
+    named = both.rename(columns={"customer": "id"})
+    named[["id", "risk", "income", "y"]].to_csv(tmp_path / "guest.csv", index=False)
+    named[["id", "spend", "since"]].to_csv(tmp_path / "host.csv", index=False)
+    result = printed("tabular", "--data", str(tmp_path), "--rounds", "2", "--made", "5000")
+    for key in ("exact_ratio_256", "exact_ratio_4096", "stale4_ratio_256"):
+        assert result[key] > 0, key
+    assert {
+        "train_exact_256",
+        "train_joined_256",
+        "predict_exact_256",
+        "train_made_exact_4096",
+    } <= {name for name, rate in result["rows_per_s"].items() if rate > 0}
 
 
 def test_wan(mnist: Path) -> None:

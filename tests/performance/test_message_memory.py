@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import is_finite
+from heterofed.hetero_nn.feature_means import MAX_ROW, FeatureMeans, read_stands
 from heterofed.protocol import messages as m
 from heterofed.protocol.plan import Plan
 from heterofed.reporting.diagnostics import Harmless
-from heterofed.runs.artifacts import MAX_ROW, FeatureMeans, Trained, read_stands
+from heterofed.runs.artifacts import Trained
 from tests.adversarial.peers import TASK, LyingCollaborator
 from tests.e2e.processes import Parties
 
@@ -62,9 +64,9 @@ def test_means_of_features_stay_small(dtype: str, tmp_path: Path) -> None:
     means = FeatureMeans(state, Harmless())
     each = getattr(torch, dtype)
     halves = {str(n): torch.ones(2, MAX_ROW // 2, dtype=each) for n in range(2)}
-    means.add("bob", "tuple", halves)
-    means.add("bob", "tuple", halves)
-    means.add("eve", "tensor", {"": torch.ones(1, MAX_ROW + 1, dtype=each)})
+    means.add("bob", FeatureBatch("tuple", halves))
+    means.add("bob", FeatureBatch("tuple", halves))
+    means.add("eve", FeatureBatch("tensor", {"": torch.ones(1, MAX_ROW + 1, dtype=each)}))
     path = tmp_path / "feature_means.pt"
     means.save(path)
     stands = read_stands(Trained(tmp_path, bytes(16), 1, 0, "separate", "last"))

@@ -13,12 +13,13 @@ import torch
 from msgspec import structs
 from torch import Tensor, nn
 
-from heterofed import HeteroNNCollaboratorScheduler
 from heterofed.compute.staleness import Probe
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
 from heterofed.files import heterofed_home
-from heterofed.hetero_nn import host as host_module
-from heterofed.intersection.host import _signed, own_ids
+from heterofed.hetero_nn.train import host_loop
+from heterofed.hetero_nn.train.split import split
+from heterofed.intersection.host import _signed
+from heterofed.intersection.ids import own_ids
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.privacy.gradient_defences import IsotropicGaussian
@@ -30,8 +31,9 @@ from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import Agreement
 from heterofed.rendezvous.backend import LocalPlace
 from heterofed.runs import connect
-from heterofed.runs.run import Run, party_of
-from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
+from heterofed.runs.hook_calls import HookCalls
+from heterofed.runs.run import Run
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run, training_by
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -100,16 +102,16 @@ def test_a_party_that_is_back_masks_with_new_keys(tmp_path: Path) -> None:
     """A batch is masked once; after a new meeting the secrets, and so the masks, are others."""
     _, others, outcomes = play(tmp_path, fusion="masked_sum", max_rounds=1)
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    first = dict(others[0]._heterofed_run.mask_secrets)  # type: ignore[union-attr]
+    first = dict(others[0]._heterofed.run.mask_secrets)  # type: ignore[union-attr]
     _, others, outcomes = play(tmp_path, fusion="masked_sum", max_rounds=1)
-    second = others[0]._heterofed_run.mask_secrets  # type: ignore[union-attr]
+    second = others[0]._heterofed.run.mask_secrets  # type: ignore[union-attr]
     assert first.keys() == second.keys() == {"carol", "dave"}
     assert not set(first.values()) & set(second.values())
 
 
 def test_all_parties_share_their_secrets_in_pairs(tmp_path: Path) -> None:
     _, others, _ = play(tmp_path, fusion="masked_sum", max_rounds=1)
-    secrets = {each.feature_key: each._heterofed_run.mask_secrets for each in others}  # type: ignore[union-attr]
+    secrets = {each.feature_key: each._heterofed.run.mask_secrets for each in others}  # type: ignore[union-attr]
     assert secrets["bob"]["carol"] == secrets["carol"]["bob"]
     assert len({value for each in secrets.values() for value in each.values()}) == 3
 
@@ -242,7 +244,7 @@ def test_unequal_gradients_end_the_task_before_a_step(
     cheat: Cheat, staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chosen ones for one Collaborator and zeros for others rebuilt its features to 8e-6."""
-    honest, steps = host_module._send_gradients, []
+    honest, steps = host_loop._send_gradients, []
 
     def send(party: Party, peer: Peer, number: int, gradients: Any, *, done: bool = False) -> None:
         sent = cheat(party, peer, number, gradients)
@@ -251,15 +253,15 @@ def test_unequal_gradients_end_the_task_before_a_step(
         else:
             party.post(peer, BatchDone(party.round, number, stepped=True), patient=False)
 
-    monkeypatch.setattr(host_module, "_send_gradients", send)
-    step = HeteroNNCollaboratorScheduler._heterofed_call_hook
+    monkeypatch.setattr(host_loop, "_send_gradients", send)
+    step = HookCalls.call_as
 
     def counted(self: Any, hook: str, *args: Any, **kwargs: Any) -> Any:
         if hook == "update_feature_model" and getattr(args[0], "__name__", "") == "step":
-            steps.append(party_of(self._heterofed_run).batch)
+            steps.append(self._run.party.batch)
         return step(self, hook, *args, **kwargs)
 
-    monkeypatch.setattr(HeteroNNCollaboratorScheduler, "_heterofed_call_hook", counted)
+    monkeypatch.setattr(HookCalls, "call_as", counted)
     _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness=staleness)
     assert all(isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes), outcomes
     told = [str(each) for each in outcomes[1:] if "other gradients of a masked sum" in str(each)]
@@ -288,24 +290,20 @@ def test_a_host_that_matches_other_ids_for_each_party_gets_no_sum(
         batch = 1
         split_dataset = Whole.split_dataset  # type: ignore[assignment]
 
-        __module__ = "heterofed"  # it replaces what is within
-
-        def _heterofed_agree_on_ids(self, run: Run) -> None:
-            party = party_of(run)
-            with (
-                party.in_phase("psi"),
-                _signed(run, own_ids(self._heterofed_prepare(run))) as requests,
-            ):
-                for number, request in enumerate(requests):
-                    found = request.matches[number::2][:18]
-                    request.claim(found)
-                    split = self._heterofed_split(run, [IDS[:50][each] for each in found])
-                    party.post(party.peers[request.name], split)
-            for peer in party.peers.values():
-                party.take(peer, SplitAccepted)
-            self._heterofed_keep_split(run, 18)
+    def agree(task: Any, run: Run) -> None:
+        party, keeping = run.party, task.keeping
+        with party.in_phase("psi"), _signed(run, own_ids(keeping.prepare())) as requests:
+            for number, request in enumerate(requests):
+                found = request.matches[number::2][:18]
+                request.claim(found)
+                theirs = split(task.half, [IDS[:50][each] for each in found])
+                party.post(party.peers[request.name], theirs)
+        for peer in party.peers.values():
+            party.take(peer, SplitAccepted)
+        keeping.keep_split(18)
 
     host = Matching(tmp_path, fusion="masked_sum", collaborators=["bob", "carol"])
+    training_by(host, _agree_on_ids=agree)
     others = [Whole(tmp_path, name, is_feature_trainable=trains) for name in ("bob", "carol")]
     outcomes = run(host, *others)
     assert host.seen
@@ -327,7 +325,7 @@ def test_a_host_that_has_one_party_step_later_is_noticed(
         honest(self, peer, message, *args, **settings)
 
     monkeypatch.setattr(Party, "post", post)
-    monkeypatch.setattr(host_module, "PROBE_BATCHES", 2)
+    monkeypatch.setattr(host_loop, "PROBE_BATCHES", 2)
     monkeypatch.setattr(Probe, "choose", lambda _: 1)
     _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness="auto")
     ended = [isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes]
@@ -395,4 +393,4 @@ def test_equal_gradients_are_found_to_be_equal(settings: dict[str, Any], tmp_pat
     """Noise, too, is the same for all: else they would average it away together."""
     _, others, outcomes = play(tmp_path, fusion="masked_sum", **settings)
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-    assert all(each._heterofed_run.result.rounds == 2 for each in others)  # type: ignore[union-attr]
+    assert all(each._heterofed.run.result.rounds == 2 for each in others)  # type: ignore[union-attr]

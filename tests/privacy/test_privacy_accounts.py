@@ -70,9 +70,9 @@ def test_steps_before_a_checkpoint_within_a_round_count(tmp_path: Path) -> None:
     host, shop = InLegs(tmp_path), CollaboratorInLegs(tmp_path)
     simulate(host, [shop], task_id="tiny", resume="auto")
     steps = [
-        each._heterofed_weights_defence.steps
+        each._heterofed.settings.weights_defence.steps
         for each in (host, shop)
-        if each._heterofed_weights_defence
+        if each._heterofed.settings.weights_defence
     ]
     assert steps == [-(-TRAIN_IDS // 4)] * 2
     # The rows of the leg that was repeated were stepped on twice, and that is not taken back.
@@ -100,8 +100,8 @@ def test_a_hook_that_steps_twice_on_a_batch_pays_twice(tmp_path: Path) -> None:
 
     host = Twice(tmp_path)
     simulate(host, [CollaboratorInLegs(tmp_path)], task_id="tiny")
-    assert host._heterofed_weights_defence is not None
-    assert host._heterofed_weights_defence.steps == 2 * -(-TRAIN_IDS // 4)
+    assert host._heterofed.settings.weights_defence is not None
+    assert host._heterofed.settings.weights_defence.steps == 2 * -(-TRAIN_IDS // 4)
     told = float(table(host.result, "privacy")[-1]["eps_weights"])
     assert told >= gaussian_epsilon(2, 1.0, joint_noise([1.0, 1.0]), 1e-5)
 
@@ -147,7 +147,7 @@ def test_sampling_that_is_claimed_and_not_done_is_refused(tmp_path: Path) -> Non
     shop = TinyCollaborator(tmp_path / "a", weights_defence=private(poisson=True))
     outcomes = run(host, shop)
     assert isinstance(outcomes[1], ConfigError)
-    assert "does not draw its batches" in str(outcomes[1])
+    assert "does not use self.poisson_batches" in str(outcomes[1])
 
     class Discards(PoissonCollaborator):
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
@@ -200,7 +200,7 @@ def test_rows_that_are_drawn_several_times_count_so_often(tmp_path: Path) -> Non
     defence = ClippedGaussian(1.0, 5.0)
     shop = PoissonCollaborator(tmp_path, embedding_defence=defence)
     _, result = trained(PoissonHost(tmp_path), shop)
-    secret, most = shop._heterofed_run.agreement.secret, 0  # type: ignore[union-attr]
+    secret, most = shop._heterofed.run.agreement.secret, 0  # type: ignore[union-attr]
     found = [float(row["eps_embeddings"]) for row in table(result, "privacy")]
     for number, epsilon in enumerate(found, 1):
         batches = poisson_batches(shop.train_ids, 4, secret=secret, round_number=number)

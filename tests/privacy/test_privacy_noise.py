@@ -14,8 +14,7 @@ from heterofed import simulate
 from heterofed.errors import NonFiniteError, PeerLostError
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import IsotropicGaussian
-from heterofed.runs.run import party_of
-from tests.e2e.tiny import TinyCollaborator, TinyHost, run
+from tests.e2e.tiny import TinyCollaborator, TinyHost, run, with_settings
 from tests.runs.test_resume import CrashError, crashing
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -95,9 +94,8 @@ def undone(tmp_path: Path, host: Host, factor: float, **settings: Any) -> None:
     shop = Collaborator(tmp_path, seed=None, **settings)
     with pytest.raises((CrashError, PeerLostError)):  # one of the parties' is shown
         simulate(crashing(host, "train_a_batch", 3), [shop], task_id="tiny")
-    again = Host(
-        tmp_path, max_rounds=1, seed=None, gradient_defence=host._heterofed_gradient_defence
-    )
+    defence = host._heterofed.settings.gradient_defence
+    again = Host(tmp_path, max_rounds=1, seed=None, gradient_defence=defence)
     again.factor = factor
     simulate(
         again, [Collaborator(tmp_path, seed=None, **settings)], task_id="tiny", resume="require"
@@ -112,7 +110,8 @@ def test_a_host_that_goes_back_cannot_subtract(defence: str, tmp_path: Path) -> 
     if defence == "embeddings":
         settings["embedding_defence"] = Spied(1e3, 1e-3)  # of 1: loss and gradients stay
     else:
-        host._heterofed_gradient_defence = OwnDefence() if defence == "own" else SpiedIsotropic(1.0)
+        spied = OwnDefence() if defence == "own" else SpiedIsotropic(1.0)
+        with_settings(host, gradient_defence=spied)
     undone(tmp_path, host, 50.0, **settings)
     before = 3 if defence == "embeddings" else 2
     first, second = SEEN[:before], SEEN[before : 2 * before]
@@ -134,7 +133,7 @@ def test_a_run_that_goes_on_sends_the_same_again(defence: str, tmp_path: Path) -
     if defence == "embeddings":
         settings["embedding_defence"] = Spied(1.0, 0.5)
     else:
-        host._heterofed_gradient_defence = SpiedIsotropic(1.0)
+        with_settings(host, gradient_defence=SpiedIsotropic(1.0))
     undone(tmp_path, host, 1.0, **settings)
     before = 3 if defence == "embeddings" else 2
     first, second = SEEN[:before], SEEN[before : 2 * before]
@@ -179,7 +178,7 @@ def without_end(gradients: Tensor, labels: Tensor) -> Tensor:
 def test_what_a_defence_gives_is_finite_or_does_not_leave(what: str, tmp_path: Path) -> None:
     host, shop = Host(tmp_path, max_rounds=1), Collaborator(tmp_path)
     if what == "gradient_defence":
-        host._heterofed_gradient_defence = without_end
+        with_settings(host, gradient_defence=without_end)
     else:
         shop = HalfCollaborator(tmp_path, embedding_defence=ClippedGaussian(1e6, 1.0))
     outcomes = run(host, shop)
@@ -205,7 +204,7 @@ class Prying(Collaborator):
     def update_feature_model(self, features: Any, gradients: Any) -> None:
         self.answers.append(gradients.clone())
         if self.dies:
-            party = party_of(self._heterofed_run)  # type: ignore[arg-type]
+            party = self._heterofed.run.party  # type: ignore[union-attr]
             party.close(0)
             party.abort = lambda *_: None  # type: ignore[method-assign]
             raise CrashError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heterofed.runs.run import drawn_order, drawn_seed, plan_of
+from heterofed.runs.run import drawn_order, drawn_seed
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -81,8 +81,8 @@ def test_plans_do_not_hang_on_the_hosts_seed(seed: int | None, tmp_path: Path) -
         host: Any = TinyHost(folder, seed=given, max_rounds=1, shuffle=True)
         outcomes = run(host, TinyCollaborator(folder, seed=given))
         assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
-        told.append(plan_of(host._heterofed_run).seed)
-        seeds.append(host._heterofed_run.seed)
+        told.append(host._heterofed.run.plan.seed)
+        seeds.append(host._heterofed.run.seed)
     assert seeds[0] != seeds[1]
     assert (told[0] == told[1]) == (seed is not None)
     assert all(isinstance(each, bytes) == (seed is None) for each in seeds)

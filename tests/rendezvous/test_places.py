@@ -55,7 +55,7 @@ def test_three_parties_over_tcp_with_keys(home: Path, tmp_path: Path) -> None:
     host = TinyHost(tmp_path, collaborators=["bob", "carol"])
     results = run(host, *others)
     assert all(isinstance(each, TaskResult) for each in results), results
-    assert all(each._heterofed_run.agreement.plan.psi_protocol == "ecdh" for each in others)  # type: ignore[union-attr]
+    assert all(each._heterofed.run.agreement.plan.psi_protocol == "ecdh" for each in others)  # type: ignore[union-attr]
     assert results[1].ids == 40
     events = [json.loads(line)["event"] for line in (home / "audit.log").read_text().splitlines()]
     assert events == ["accepted"] * 2 + ["started"] * 3

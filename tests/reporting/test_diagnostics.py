@@ -17,11 +17,12 @@ import torch
 from torch import nn, optim
 
 from heterofed import TaskResult
-from heterofed.hetero_nn.train import joint_batch, privacy_guard
+from heterofed.hetero_nn import feature_means
+from heterofed.hetero_nn.train import collaborator_guard, guard, host_guard, joint_batch
 from heterofed.metrics import Metrics
 from heterofed.privacy import input_attacks, label_attacks, leakage
 from heterofed.reporting import console, costs, egress, progress, results
-from heterofed.runs import artifacts, lifecycle
+from heterofed.runs import lifecycle
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 from tests.runs.test_resume import weights
 
@@ -63,12 +64,13 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (leakage, "worst_of"),
     *[(leakage, name) for _, name in functions(label_attacks) if hasattr(leakage, name)],
     *[(leakage, name) for _, name in functions(input_attacks) if hasattr(leakage, name)],
-    (privacy_guard, "worst_of"),
-    (privacy_guard, "_some"),
-    (privacy_guard.HostGuard, "note"),
-    (privacy_guard.HostGuard, "measured_part"),
-    (privacy_guard.CollaboratorGuard, "note"),
-    (artifacts, "_sum_of_rows"),
+    (guard, "worst_of"),
+    (host_guard, "some_rows"),
+    (collaborator_guard, "some_rows"),
+    (host_guard.HostGuard, "note"),
+    (host_guard.HostGuard, "measured_part"),
+    (collaborator_guard.CollaboratorGuard, "note"),
+    (feature_means, "_sum_of_rows"),
     (lifecycle, "write_costs"),
     (lifecycle, "write_outbound"),
     (lifecycle, "mention_verdict"),
@@ -368,12 +370,12 @@ def test_what_cannot_be_written_is_a_missing_file(
 
 
 def test_what_protects_still_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(privacy_guard.HostGuard, "outgoing", fail)
+    monkeypatch.setattr(host_guard.HostGuard, "outgoing", fail)
     at_host, at_bob = run(*parties(tmp_path))
     assert type(at_host) is InjectedError
     assert isinstance(at_bob, BaseException)
     monkeypatch.undo()
-    monkeypatch.setattr(privacy_guard.Guard, "note_counts", fail)
+    monkeypatch.setattr(guard.Guard, "note_counts", fail)
     assert type(run(*parties(tmp_path), task="counts")[0]) is InjectedError
 
 

@@ -26,7 +26,7 @@ from heterofed.protocol.messages import Mark
 from heterofed.runs import snapshot as snapshots
 from heterofed.runs.checkpoint_store import CheckpointStore
 from tests.e2e.processes import Parties
-from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
+from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run, training_by
 from tests.e2e.tiny import rows as tiny_rows
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -44,8 +44,8 @@ def crashing(scheduler: Any, hook: str, at: int) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == at:
-            scheduler._heterofed_run.party.close(0)
-            scheduler._heterofed_run.party.abort = lambda *_: None
+            scheduler._heterofed.run.party.close(0)
+            scheduler._heterofed.run.party.abort = lambda *_: None
             raise CrashError
         return original(*args, **kwargs)
 
@@ -196,6 +196,18 @@ def test_a_metrics_name_in_a_checkpoint_is_no_path(tmp_path: Path, name: str) ->
     assert outside.read_text() == "precious"
 
 
+def test_a_checkpoint_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(snapshots, "FORMAT", 1)
+        interrupted(tmp_path)
+    outcome, _ = run(host(tmp_path), TinyCollaborator(tmp_path))
+    assert isinstance(outcome, e.CheckpointError)
+    assert "format 1" in str(outcome)
+    assert 'resume="never"' in str(outcome)
+
+
 def store(folder: Path, party: str) -> CheckpointStore:
     return CheckpointStore(folder / "tiny" / party / "resume")
 
@@ -343,11 +355,10 @@ def test_how_long_to_wait_may_change(
     interrupted(tmp_path)
     bob = TinyCollaborator(tmp_path)
     assert_same(run(host(tmp_path, **longer), bob), undisturbed)
-    assert bob._heterofed_run is not None
-    assert bob._heterofed_run.agreement is not None
+    assert bob._heterofed.run is not None
     ((name, seconds),) = longer.items()
     assert (
-        getattr(bob._heterofed_run.agreement.plan, name) == seconds
+        getattr(bob._heterofed.run.agreement.plan, name) == seconds
     )  # what the Host has now holds
 
 
@@ -630,9 +641,8 @@ class Legs(TinyHost):
             yield feature_model(tiny_rows(ids, 2, 0)), labels
 
     def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
-        assert self._heterofed_run is not None
-        assert self._heterofed_run.party is not None
-        self.seen.append((self.current_round, self._heterofed_run.party.batch or 0))
+        assert self._heterofed.run is not None
+        self.seen.append((self.current_round, self._heterofed.run.party.batch or 0))
         return super().train_a_batch(feature_projection, labels)
 
 
@@ -718,7 +728,7 @@ def test_who_flaps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     class Flaps(TinyCollaborator):
         def iterate_train_feature(self, *_: Any) -> Iterator[Any]:
             attempts.append(1)
-            self._heterofed_run.party.close(0)  # type: ignore[union-attr]
+            self._heterofed.run.party.close(0)  # type: ignore[union-attr]
             yield from super().iterate_train_feature(*_)
 
     outcomes = run(host(tmp_path, wait_for_peers=30), Flaps(tmp_path))
@@ -730,20 +740,26 @@ def test_who_flaps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def die_before(scheduler: Any, method: str) -> Any:
-    """Let the scheduler die when it comes to one of its own steps."""
-    return crashing(scheduler, method, 1)
+    """Let the scheduler die when it comes to a step of its training."""
+
+    def die(*_: Any) -> None:
+        scheduler._heterofed.run.party.close(0)
+        scheduler._heterofed.run.party.abort = lambda *_: None
+        raise CrashError
+
+    return training_by(scheduler, **{method: die})
 
 
 def test_host_killed_after_the_last_checkpoint(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
-    run(die_before(host(tmp_path), "_heterofed_finish"), TinyCollaborator(tmp_path))
+    run(die_before(host(tmp_path), "_finish"), TinyCollaborator(tmp_path))
     assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
 
 
 def test_killed_between_finish_and_goodbye(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
     bob = TinyCollaborator(tmp_path)
-    die_before(bob, "_heterofed_save_models")
+    die_before(bob, "_finish")
     at_host, at_bob = run(host(tmp_path), bob)
     assert isinstance(at_host, TaskResult)  # its own part is complete
     assert isinstance(at_bob, CrashError)
@@ -759,7 +775,7 @@ def test_a_host_that_waits_hears_the_last_goodbye(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
     bob = TinyCollaborator(tmp_path)
-    die_before(bob, "_heterofed_save_models")
+    die_before(bob, "_finish")
     original = bob.launch_task
 
     def launch(task: str) -> Any:
@@ -799,7 +815,7 @@ def both(folder: Path, **settings: Any) -> list[Any]:
 
 
 def soon_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.runs.run.FAREWELL_SECONDS", 2.0)
+    monkeypatch.setattr("heterofed.runs.unfinished.GOODBYE_SECONDS", 2.0)
 
 
 def settled(*folders: Path) -> Any:
@@ -886,7 +902,7 @@ def test_who_came_to_say_goodbye_joins_no_new_run(
 def test_who_never_says_goodbye_costs_only_the_wait(
     tmp_path: Path, undisturbed: tuple[Any, Any]
 ) -> None:
-    bob = die_before(TinyCollaborator(tmp_path), "_heterofed_save_models")
+    bob = die_before(TinyCollaborator(tmp_path), "_finish")
     at_host, _ = run(host(tmp_path, wait_for_peers=2), bob)
     assert isinstance(at_host, TaskResult)
     assert rows(at_host) == undisturbed[1]
@@ -896,7 +912,7 @@ def test_who_never_says_goodbye_costs_only_the_wait(
 def test_one_of_several_is_lost_before_its_goodbye(fusion: str, tmp_path: Path) -> None:
     whole = run(*both(tmp_path / "whole", fusion=fusion), task="whole")
     parties = both(tmp_path, fusion=fusion, wait_for_peers=60)
-    bob = die_before(parties[1], "_heterofed_save_models")
+    bob = die_before(parties[1], "_finish")
     original = bob.launch_task
 
     def launch(task: str) -> Any:

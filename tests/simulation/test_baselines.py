@@ -13,7 +13,7 @@ from torch import Tensor
 from heterofed import Batch, ConfigError, register_metrics, simulate
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.simulation.baselines import compare, plot
-from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
+from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -44,7 +44,7 @@ class Host(TinyHost):
 def test_modes_beside_each_other(tmp_path: Path) -> None:
     host, bob = Host(tmp_path, max_rounds=3), TinyCollaborator(tmp_path)
     carol = TinyCollaborator(tmp_path, "carol", seed=3)
-    host._heterofed_collaborators = ["carol", "bob"]
+    with_settings(host, collaborators=["carol", "bob"])
     done = simulate(host, [bob, carol], task_id="tiny", baselines=["pooled", "local"])
     assert done.comparison is not None
     assert host.result.rounds == 3

@@ -204,7 +204,7 @@ def test_what_ended_the_task_comes_out(where: str, who: str, tmp_path: Path) -> 
     key = "alice" if who == "host" else "bob"
     assert any(note.endswith(f"party {key}") for note in caught.value.__notes__)
     assert time.monotonic() - began < 20
-    assert host._heterofed_settings.place is None is collaborator._heterofed_settings.place
+    assert host._heterofed.settings.place is None is collaborator._heterofed.settings.place
 
 
 def test_errors_of_the_task_are_those_of_the_one_at_fault(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from torch import optim
 from heterofed import ConfigError, simulate
 from heterofed.errors import NonFiniteError, OtherSettingsError
 from heterofed.protocol.messages import PsiBlinded, PsiSigned
+from heterofed.tabular import TabularCollaborator, TabularHost
 from heterofed.tabular import search as searching
 from heterofed.tabular.search import TRIAL, follow_search, search, search_as_host
 from tests.e2e.tiny import TinyCollaborator, TinyHost
+from tests.tabular.people import loans
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -68,6 +70,35 @@ def test_one_intersection_for_all_trials(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(each.score != each.score for each in found.trials if each not in good)
     assert list(found.table().columns) == ["trial", "score", "seconds", "rate"]
     assert found.final.rounds == 1
+
+
+def test_tables_are_searched_by_their_validation_rows(tmp_path: Path) -> None:
+    mine, theirs = loans(200)
+    seen: list[dict[str, str]] = []
+
+    def parties_of(settings: dict[str, Any]) -> Any:
+        bank = TabularHost(
+            "bank",
+            mine,
+            ids="customer",
+            label="defaulted",
+            max_rounds=1,
+            psi_protocol="ecdh",
+            agreed={TRIAL: "7"},
+            results_dir=tmp_path,
+            **settings,
+        )
+        shop = TabularCollaborator("shop", theirs, ids="client", results_dir=tmp_path)
+        shop.on_round_end = lambda: seen.append(shop.agreed)  # type: ignore[method-assign]
+        return bank, [shop]
+
+    found = search(parties_of, {"width": [8, 16], "learning_rate": (1e-3, 1e-1, "log")}, trials=2)
+    assert [each.score > 0 for each in found.trials] == [True, True]
+    assert found.best.score == min(each.score for each in found.trials)
+    assert seen[0][TRIAL] == "7"
+    assert [int(each["width"]) for each in seen] == [
+        each.settings["width"] for each in (*found.trials, found.best)
+    ]
 
 
 def test_a_search_between_real_parties(tmp_path: Path) -> None:

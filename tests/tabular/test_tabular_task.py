@@ -51,6 +51,21 @@ def test_the_model_learns_from_both_tables(trained: Any) -> None:
     assert done.results["bank"].best_round == 1 + validation["loss"].argmin()
 
 
+def test_the_shares_of_the_parties_are_told(tmp_path: Path) -> None:
+    mine, theirs = loans()
+    bank = bank_of(mine, tmp_path, max_rounds=4, learning_rate=0.01, party_dropout=0.3)
+    simulate(bank, [shop_of(theirs, tmp_path)], task_id="t")
+    assert bank.evaluation is not None
+    shares = bank.evaluation.tables["shares"]
+    assert shares.columns == ("party", "auc")
+    assert [name for name, _ in shares.rows] == ["bank", "shop"]
+    assert shares.rows[0][1] > 0.2
+    assert shares.rows[1][1] > 0
+    assert sum(share for _, share in shares.rows) == pytest.approx(
+        bank.evaluation["auc"] - 0.5, abs=1e-6
+    )
+
+
 def test_the_best_model_predicts_what_the_test_has_measured(trained: Any) -> None:
     bank, done, results = trained
     mine, theirs = loans()

@@ -14,12 +14,12 @@ from torch import Tensor
 from heterofed.compute.batch import Batch, rows_of
 from heterofed.compute.tensors import Layout, check_finite, unpack
 from heterofed.errors import FeatureError, RowCountError, RowOrderError
+from heterofed.hetero_nn.feature_means import Stand
 from heterofed.hetero_nn.train.lengths import may_follow, one_after_another, tells_lengths
 from heterofed.hetero_nn.train.row_order import RowOrder
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
-from heterofed.runs.artifacts import Stand
 
 OUR_COLUMNS = {"id", "parties"}
 """Of the table that `predict` returns, beside those of `predict_a_batch`."""

@@ -8,7 +8,8 @@ from hashlib import sha256
 
 from torch import Tensor
 
-from heterofed.compute.tensors import Layout, check_finite, pack, unpack
+from heterofed.compute.features import FeatureBatch
+from heterofed.compute.tensors import check_finite, pack, unpack
 from heterofed.errors import FeatureError, LocalProtocolError
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Mail, Peer
@@ -54,18 +55,19 @@ class FeatureFeed:
         """Whether each batch's gradients are compared with what the other Collaborators got."""
         return self._witness is not None
 
-    def send(self, layout: Layout, tensors: dict[str, Tensor], order: bytes | None = None) -> None:
+    def send(self, batch: FeatureBatch, order: bytes | None = None) -> None:
         """Send the next batch; waits while all credit is used.
 
         Args:
-            layout: what the hook yielded.
-            tensors: the features by name.
+            batch: the features, as they are to travel.
             order: digest of the rows' ids (see `order.py`).
         """
         while self._host.session.batch_window < 1:
             self._take_done()
         with self._party.encoding(self._host, "sent"):
-            specs, payload = pack(tensors, self._host.session.feature_coding, self._party.name)
+            specs, payload = pack(
+                batch.tensors, self._host.session.feature_coding, self._party.name
+            )
         size, most = sum(spec.nbytes for spec in specs), self._host.session.max_batch_bytes
         if size > most:
             raise FeatureError(
@@ -76,7 +78,7 @@ class FeatureFeed:
             self._party.round,
             self._sent,
             specs[0].shape[0],
-            layout,
+            batch.layout,
             specs,
             ids=order,
             busy=self._busy(),

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from heterofed.compute.autograd import device_of
 from heterofed.compute.batch import Batch, rows_of
+from heterofed.compute.features import FeatureBatch
 from heterofed.compute.leaves import Leaves
-from heterofed.compute.tensors import Layout, check_finite, named, restore, unpack
+from heterofed.compute.tensors import check_finite, named, restore, unpack
 from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.train.gradient_relay import TagRelay
 from heterofed.hetero_nn.train.row_order import RowOrder
@@ -40,20 +41,14 @@ class Received:
     """
 
     peer: Peer
-    layout: Layout
-    tensors: dict[str, Tensor]
+    features: FeatureBatch
     work: float = 0.0
     lent: dict[str, Tensor] | None = None
 
     @property
     def given(self) -> dict[str, Tensor]:
         """What user code gets, by tensor name."""
-        return self.tensors if self.lent is None else self.lent
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch."""
-        return len(next(iter(self.tensors.values())))
+        return self.features.tensors if self.lent is None else self.lent
 
 
 @dataclass(slots=True)
@@ -80,14 +75,14 @@ class JointBatch:
             tensors = each.given
             if keep is not None:
                 tensors = kept(tensors, keep[each.peer.name])
-            projection[each.peer.name] = restore(each.layout, tensors)
+            projection[each.peer.name] = restore(each.features.layout, tensors)
         return projection
 
     def release(self) -> None:
         """Let go of the tensors, whoever else still holds this object: the next ones may be big."""
         self.mine = Batch(None)
         for each in self.theirs:
-            each.tensors.clear()
+            each.features.tensors.clear()
             each.lent = None
         self.theirs.clear()
 
@@ -185,7 +180,7 @@ def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None)
         check_finite(tensors, "the features", peer.name)
     party.account.reported(party.phase, peer.name, message.busy / 1e6)
     work = max(message.busy / 1e6, mail.moving)
-    return Received(peer, message.layout, tensors, work)
+    return Received(peer, FeatureBatch(message.layout, tensors), work)
 
 
 def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
@@ -201,7 +196,7 @@ def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
     shared: Leaves | None = None
     pairs = []
     for each in batch.theirs:
-        leaves = shared or Leaves(each.tensors, trainable=each.peer.session.trainable)
+        leaves = shared or Leaves(each.features.tensors, trainable=each.peer.session.trainable)
         shared = leaves if batch.sums else None
         each.lent = leaves.lent
         pairs.append((each, leaves))
@@ -215,15 +210,16 @@ def summed(batch: JointBatch, phase: str) -> JointBatch:
         RemoteProtocolError: they are not of one shape; it names the first party whose shape is not
             that of most.
     """
-    shapes = {each.peer.name: tuple(each.tensors[""].shape) for each in batch.theirs}
+    shapes = {each.peer.name: tuple(each.features.tensors[""].shape) for each in batch.theirs}
     ((usual, _count),) = Counter(shapes.values()).most_common(1)  # of equals the first that came
     for name, shape in shapes.items():
         if shape != usual:
             what = f"sent masked features of shape {list(shape)}, others of {list(usual)}"
             raise unlawful(name, phase, f"{what}: a sum is of one shape at all parties")
-    total = masked_sum([each.tensors[""] for each in batch.theirs], torch.get_default_dtype())
+    parts = [each.features.tensors[""] for each in batch.theirs]
+    total = masked_sum(parts, torch.get_default_dtype())
     for each in batch.theirs:
-        each.layout, each.tensors = "tensor", {"": total}
+        each.features = FeatureBatch("tensor", {"": total})
     batch.sums = True
     return batch
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
-from heterofed.metrics import as_float
+from heterofed.metrics import as_float, registered_metrics
+from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
 
@@ -30,6 +32,24 @@ def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
                 key,
             )
     return {key: value for key, value in found.items() if value is not None}
+
+
+def record_training(run: Run, owner: type, recorded: Sequence[Mapping[str, float]]) -> float | None:
+    """Append a round's means to `train.csv`; gives the mean of `loss`.
+
+    Args:
+        run: of the Host.
+        owner: the class of its scheduler.
+        recorded: the scalars of each batch.
+    """
+    means = means_of(recorded)
+    if means and "train" not in registered_metrics(owner):  # else the name is the user's
+        if "train" not in run.metrics:
+            run.open_metrics("train", list(means)).cut(0)
+        table = run.metrics["train"]
+        table.widen(means)
+        table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)
+    return means.get("loss")
 
 
 def means_of(recorded: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from heterofed.errors import ReleaseLimitError
 from heterofed.privacy.accountant import composed_epsilon
-from heterofed.privacy.dpsgd import DPSGD, Sampling, weights_epsilon
+from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.ledger import Cost, Shared, Totals
 from heterofed.privacy.passes import Pass
-from heterofed.runs.run import Run, ledger_of, party_of
+from heterofed.runs.run import Run
 from heterofed.runs.settings import ReleaseLimits
 
 ANY = ""
@@ -41,7 +41,7 @@ class Releases:
         self._weights = weights
         self._passing: Pass | None = None
         self._steps_before = self._steps_paid = 0
-        self.totals: Totals = ledger_of(run).totals()
+        self.totals: Totals = run.opened_ledger().totals()
 
     def leaves(self, ids: Sequence[str] | None, rows: int) -> None:
         """A batch is about to leave: count it, where its pass has not paid for it.
@@ -63,7 +63,7 @@ class Releases:
             self._passing = passing
             self._steps_before = self._weights.steps if self._weights else 0
             self._steps_paid = steps = self._steps_drawn(passing)
-        most: int = self._run.state.pop(f"most in {passing.kind}", 1)  # times that a row was drawn
+        most = self._run.state.most_drawn.pop(passing.kind, 1)  # times that a row was drawn
         for charged, times in passing.takes(_names(ids), rows, most):
             self._charge(passing, charged, self._cost(passing) * times, steps)
             steps = 0
@@ -112,14 +112,15 @@ class Releases:
     # -- within ------------------------------------------------------------------------------
 
     def _charge(self, passing: Pass, ids: Sequence[str], cost: Cost, steps: int) -> None:
-        whole: list[str] = self._run.state.get(f"{passing.kind}_ids", [])
+        state = self._run.state
+        whole = {"train": state.train_ids, "test": state.test_ids}.get(passing.kind, [])
         if ids is passing.ids and len(ids) == len(whole):
             ids = whole  # the same, in the order that the ledger knows
         draw = self._weights.draw(steps) if self._weights and steps else None
         shared = Shared(draw, self._shared())
         if cost == Cost() and shared == Shared():
             return  # a round at whose end nobody gets anything
-        ledger = ledger_of(self._run)
+        ledger = self._run.opened_ledger()
         ledger.charge(passing.kind, ids, cost, shared, self._check)
         self.totals = ledger.totals()
 
@@ -127,7 +128,7 @@ class Releases:
         """Batches that were drawn for this round, where this party trains on such by DP-SGD."""
         if self._weights is None or not self._weights.poisson or passing.kind != "train":
             return 0
-        drawn: Sampling | None = self._run.state.get("sampling", (0, None))[1]
+        drawn = self._run.state.sampling
         return len(drawn.sizes) if drawn else 0
 
     def _check(self, totals: Totals) -> None:
@@ -142,7 +143,7 @@ class Releases:
     def _within(self, measure: str, value: float, limit: float) -> None:
         if value <= limit:
             return
-        party = party_of(self._run)
+        party = self._run.party
         setting = "max_releases_per_row" if measure == "releases_per_row" else "max_epsilon"
         raise ReleaseLimitError(
             f"{measure} of {party.name} would come to {value:.6g}, over all runs of this task, and"

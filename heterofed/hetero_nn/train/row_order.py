@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from heterofed.compute.alignment import keyed_digest
 from heterofed.errors import FeatureError, RowOrderError
-from heterofed.runs.run import Run, agreement_of, party_of
+from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
 
@@ -57,12 +57,12 @@ class RowOrder:
         plain = set(map(type, ids)) <= {str} or all(isinstance(each, str) for each in ids)
         if len(ids) != rows or not plain:
             raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
-        purpose = f"rows {party_of(self._run).phase} {party_of(self._run).round} {number}"
-        return keyed_digest(agreement_of(self._run).secret, purpose, ids)
+        purpose = f"rows {self._run.party.phase} {self._run.party.round} {number}"
+        return keyed_digest(self._run.agreement.secret, purpose, ids)
 
     def unproven(self) -> None:
         """Warn, once per run, that this party's rows come without ids."""
-        self._warn(party_of(self._run).name, shuffling_loaders(self._owner))
+        self._warn(self._run.party.name, shuffling_loaders(self._owner))
 
     def compare(self, mine: bytes | None, theirs: bytes | None, peer: str, number: int) -> None:
         """At the Host: refuse a batch whose rows are others at `peer`.
@@ -75,7 +75,7 @@ class RowOrder:
         if theirs is None:
             self._warn(peer, [])
         elif mine != theirs:
-            party = party_of(self._run)
+            party = self._run.party
             raise RowOrderError(
                 f"batch {number} of round {party.round} has other rows at {peer} than at"
                 f" {party.name}, or in another order; read rows in the order of the ids that"

@@ -64,7 +64,8 @@ class Evaluation:
         rows: how many there were.
         metrics: numbers by name; NaN where one is undefined, which a note explains.
         curves: by name: `roc`, `pr` and `calibration`; of numbers `calibration` and `residuals`.
-        tables: by name: `deciles` (lift and gain), `confusion`, `classes`, `labels`.
+        tables: by name: `deciles` (lift and gain), `confusion`, `classes`, `labels`, `shares` (of
+            the parties).
         notes: sentences on what is undefined or doubtful.
     """
 

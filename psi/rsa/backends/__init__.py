@@ -14,9 +14,10 @@ does so inside its CRT code, but that is not in its documented contract.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from psi.rsa.backends import gmp, openssl
+from psi.rsa.backends.elsewhere import ExecutorBackend
+from psi.rsa.backends.here import Backend, open_here
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
     from psi.workers import Workers
 
 
-class Backend(Protocol):
-    """Holds one private key until `close`. Safe to call from several threads."""
-
-    name: str
-
-    def power_d(self, chunk: bytes) -> bytes:
-        """x^d mod n for each value in `chunk`, all of n's width; each must lie in [0, n)."""
-
-    def close(self) -> None:
-        """Forget the key."""
+__all__ = ["Backend", "open_backend", "open_here"]
 
 
 def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) -> Backend:
@@ -44,17 +36,4 @@ def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) 
     here = open_here(key, workers.count, name)
     if not workers.elsewhere:
         return here
-    from psi.rsa.backends.elsewhere import ExecutorBackend
-
     return ExecutorBackend(key, workers, here)
-
-
-def open_here(key: RSAPrivateKey, workers: int, name: str | None = None) -> Backend:
-    """The same, in this process."""
-    if name in (None, "openssl"):
-        library = openssl.find_library()
-        if library is not None:
-            return openssl.OpenSSLBackend(library, key, workers)
-    if name in (None, "gmpy2"):
-        return gmp.GMPBackend(key)
-    raise ValueError(f"there is no PSI backend {name!r} on this machine")

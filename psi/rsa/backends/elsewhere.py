@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from psi.errors import StateError
 from psi.rsa.backends.encoding import from_der, to_der
+from psi.rsa.backends.here import Backend, open_here
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-    from psi.rsa.backends import Backend
     from psi.workers import Workers
 
 
@@ -46,6 +46,4 @@ def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _backend(der: bytes, name: str | None) -> Backend:
-    from psi.rsa.backends import open_here
-
     return open_here(from_der(der), 1, name)

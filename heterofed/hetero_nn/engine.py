@@ -1,0 +1,40 @@
+"""What is behind a scheduler of split training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from heterofed.errors import ConfigError
+from heterofed.hetero_nn.settings import HalfSettings
+from heterofed.runs.engine import Engine
+from heterofed.runs.task import Task
+
+S = TypeVar("S", bound=HalfSettings)
+
+
+class HalfEngine(Engine[S]):
+    """What is behind a scheduler of split training: its settings, its run, and its tasks.
+
+    Args:
+        settings: what the constructor was given.
+        training: makes the task that trains.
+        dry_run: makes the task that tries one batch.
+    """
+
+    def __init__(
+        self, settings: S, training: Callable[[Any], Task], dry_run: Callable[[Any], Task]
+    ) -> None:
+        super().__init__(settings)
+        self.training, self.dry_run = training, dry_run
+
+    def made(self, name: str) -> Any:
+        """A model or optimizer of the run; made on first use.
+
+        Raises:
+            ConfigError: no run has begun.
+        """
+        models = self.run.models if self.run is not None else None
+        if models is None:
+            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
+        return models.made(name)

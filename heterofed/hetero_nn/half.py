@@ -1,0 +1,81 @@
+"""One party's half of a task in one run: its hooks, its models, its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from heterofed.compute.alignment import round_order
+from heterofed.compute.autograd import evaluating
+from heterofed.hetero_nn.hook_streams import SeededHooks
+from heterofed.hetero_nn.hooks import PartyHooks, half_engine
+from heterofed.hetero_nn.models import HalfModels
+from heterofed.hetero_nn.settings import HalfSettings
+from heterofed.hetero_nn.train.own_batches import OwnBatches
+from heterofed.hetero_nn.train.row_order import RowOrder
+from heterofed.hetero_nn.train.signature_keeper import SignatureKeeper
+from heterofed.runs.checkpoint_part import CheckpointPart
+from heterofed.runs.extra_modules import modules_beside
+from heterofed.runs.model_files import ModelFiles
+from heterofed.runs.run import Run
+
+M = TypeVar("M", bound=HalfModels)
+
+
+class Half(Generic[M]):
+    """What every loop of a party needs: whose hooks it calls, in which run, on which models.
+
+    The run is told of its models, so that hooks may ask for them.
+
+    Args:
+        owner: the scheduler.
+        run: the run.
+        models: the class of its models.
+
+    Attributes:
+        hooks: the owner's, with notes and random streams.
+        batches: what its feature hooks yield.
+        signature: what they are fed.
+        order: proofs that rows are of the same ids.
+    """
+
+    def __init__(self, owner: PartyHooks, run: Run, models: type[M]) -> None:
+        self.owner, self.run = owner, run
+        self.settings: HalfSettings = half_engine(owner).settings
+        key, name = self.settings.feature_key, self.settings.shown_name
+        self.hooks = SeededHooks(owner, run, key, name)
+        self.models = models(self.hooks, self.settings)
+        self.signature = SignatureKeeper(owner, run, self.hooks, name)
+        self.batches = OwnBatches(
+            owner, run, self.hooks, self.models, self.settings, self.signature
+        )
+        self.order = RowOrder(run, owner)
+        run.models, run.around_hooks = self.models, self.signature.reading
+
+    def files(self, parts: Sequence[CheckpointPart] = ()) -> ModelFiles:
+        """The models in the results folder; `parts` write what they keep beside the signature."""
+        return ModelFiles(self.run, self.models, self.owner, [self.signature, *parts])
+
+    def round_ids(self) -> list[str]:
+        """The train ids in the agreed order of this round."""
+        plan = self.run.plan
+        return round_order(
+            self.run.state.train_ids,
+            seed=plan.seed,
+            round_number=self.run.round,
+            shuffle=plan.shuffle,
+        )
+
+    def leg_ids(self, first: int) -> list[str]:
+        """The train ids from batch `first` of this round on, as far as its next checkpoint."""
+        plan, order = self.run.plan, self.round_ids()
+        start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
+        return order[start : start + rows] if rows else order
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The models, and modules beside them, in eval mode and without gradients."""
+        models = self.models.models()
+        with evaluating(*models, *modules_beside(self.owner, models)):
+            yield

@@ -1,0 +1,81 @@
+"""Tasks of split training: what all of them do alike, in either role."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from heterofed.compute.autograd import sharing_cores
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.hooks import ends_by_default
+from heterofed.hetero_nn.models import HalfModels, HostModels
+from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
+from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
+from heterofed.hetero_nn.train.host_loop import HostLoop
+from heterofed.protocol.plan import Plan
+from heterofed.runs.run import Run
+from heterofed.runs.task import CollaboratorTask, HostTask
+
+
+class HostHalfTask(HostTask):
+    """A task of the Host."""
+
+    half: Half[HostModels]
+    loop: HostLoop
+
+    @property
+    def settings(self) -> HostSettings:
+        """What the Host's constructor was given."""
+        settings: HostSettings = self.engine.settings
+        return settings
+
+    def begin(self, run: Run) -> None:
+        """The launch has begun: hooks may ask for models."""
+        super().begin(run)
+        self.make_half(run)
+
+    def make_half(self, run: Run) -> None:
+        """Make the half, and the loop that trains it."""
+        self.half = Half(self.owner, run, HostModels)
+        self.hooks = self.half.hooks
+        self.loop = self.make_loop()
+
+    def make_loop(self) -> HostLoop:
+        """The loop of this kind of task."""
+        return HostLoop(self.owner, self.half, self.settings)
+
+    def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:
+        """What the Host announces."""
+        default_end = ends_by_default(type(self.owner))
+        return self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
+
+    def sharing(self, run: Run) -> AbstractContextManager[None]:
+        """Share this machine's cores with the other parties."""
+        return sharing_cores(1 + len(run.plan.collaborators))
+
+
+class CollaboratorHalfTask(CollaboratorTask):
+    """A task of a Collaborator."""
+
+    half: Half[HalfModels]
+    loop: CollaboratorLoop
+
+    @property
+    def settings(self) -> CollaboratorSettings:
+        """What the Collaborator's constructor was given."""
+        settings: CollaboratorSettings = self.engine.settings
+        return settings
+
+    def begin(self, run: Run) -> None:
+        """The launch has begun: hooks may ask for models."""
+        super().begin(run)
+        self.make_half(run)
+
+    def make_half(self, run: Run) -> None:
+        """Make the half, and the loop that trains it."""
+        self.half = Half(self.owner, run, HalfModels)
+        self.hooks = self.half.hooks
+        self.loop = CollaboratorLoop(self.owner, self.half, self.settings)
+
+    def sharing(self, run: Run) -> AbstractContextManager[None]:
+        """Share this machine's cores with the other parties."""
+        return sharing_cores(1 + len(run.plan.collaborators))

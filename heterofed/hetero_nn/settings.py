@@ -1,0 +1,216 @@
+"""What the constructors of the two schedulers of split training are given, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from heterofed.errors import ConfigError
+from heterofed.privacy.dpsgd import DPSGD
+from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.leakage import Effort, check_effort
+from heterofed.protocol.plan import MAX_STALENESS, Coding, Fusion, LossReduction, Plan
+from heterofed.runs.settings import (
+    LeadSettings,
+    ReleaseLimits,
+    Settings,
+    check_flag,
+    check_seconds,
+    is_count,
+)
+
+MOST_ROWS = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfSettings(Settings):
+    """What both roles are given; each field is an argument of that name."""
+
+    is_feature_trainable: bool
+    weights_defence: DPSGD | None
+    leak_report: Effort
+    max_releases_per_row: int | None
+    max_epsilon: float | None
+    max_rollbacks: int
+
+    @property
+    def limits(self) -> ReleaseLimits:
+        """How much may leave this party."""
+        return ReleaseLimits(self.max_releases_per_row, self.max_epsilon, self.max_rollbacks)
+
+    @property
+    def has_epsilon(self) -> bool:
+        """Whether this party has a defence that an epsilon is told for."""
+        return self.weights_defence is not None
+
+    def check(self) -> None:
+        super().check()
+        check_flag("is_feature_trainable", self.is_feature_trainable)
+        check_effort(self.leak_report)
+        self.limits.check(defended=self.has_epsilon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollaboratorSettings(HalfSettings):
+    """What a Collaborator is given."""
+
+    embedding_defence: ClippedGaussian | Decorrelation | None
+
+    @property
+    def has_epsilon(self) -> bool:
+        """Whether this party has a defence that an epsilon is told for."""
+        return super().has_epsilon or isinstance(self.embedding_defence, ClippedGaussian)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings(LeadSettings, HalfSettings):
+    """What the Host is given."""
+
+    max_rounds: int
+    log_rounds: int
+    wait_for_peers: float
+    shuffle: bool
+    early_gradients: bool
+    announce_split: bool
+    batch_size: int | None
+    checkpoint_batches: int
+    compress_features: Coding | None
+    compress_gradients: Coding | None
+    max_staleness: int | Literal["auto"]
+    party_dropout: float
+    fusion: Fusion
+    gradient_defence: GradientDefence | None
+    label_dp: RandomisedResponse | None
+    loss_reduction: LossReduction | None
+
+    @property
+    def has_epsilon(self) -> bool:
+        """Whether this party has a defence that an epsilon is told for."""
+        return super().has_epsilon or self.label_dp is not None
+
+    def check(self) -> None:
+        super().check()
+        check_seconds("wait_for_peers", self.wait_for_peers)
+        check_flag("shuffle", self.shuffle)
+        check_flag("early_gradients", self.early_gradients)
+        check_flag("announce_split", self.announce_split)
+        if not is_count(self.log_rounds):
+            raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
+        check_staleness(self.max_staleness)
+        check_compression("compress_features", self.compress_features)
+        check_compression("compress_gradients", self.compress_gradients)
+        self._check_batches()
+        dropout = self.party_dropout
+        if isinstance(dropout, bool) or not 0 <= dropout < 1:
+            raise ConfigError(f"party_dropout={dropout!r}: give a probability from 0 to below 1")
+        self._check_fusion()
+        self._check_defences()
+
+    def check_rounds(self) -> None:
+        """Refuse a number of rounds that would never end the task by itself.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if not is_count(self.max_rounds, least=1):
+            raise ConfigError(
+                f"max_rounds={self.max_rounds!r}: give a whole number of rounds from 1 on, or"
+                " define is_task_finished"
+            )
+
+    def training_plan(
+        self, collaborators: tuple[str, ...], *, order: int, default_end: bool
+    ) -> Plan:
+        """What the Host announces.
+
+        Args:
+            collaborators: in task order.
+            order: what the order of rows is drawn from.
+            default_end: whether the task ends after `max_rounds`.
+        """
+        return self.plan(
+            collaborators,
+            max_rounds=self.max_rounds if default_end else 0,
+            seed=order,
+            shuffle=self.shuffle,
+            checkpoint_batches=self.checkpoint_batches,
+            batch_size=self.batch_size or 0,
+            compress_features=self.compress_features or "none",
+            compress_gradients=self.compress_gradients or "none",
+            loss_reduction=self.loss_reduction,
+            fusion=self.fusion,
+            max_staleness=self.max_staleness,
+            wait_for_peers=float(self.wait_for_peers),
+            announced_split=self.announce_split,
+        )
+
+    def _check_batches(self) -> None:
+        size, every = self.batch_size, self.checkpoint_batches
+        if size is not None and not (is_count(size, least=1) and size <= MOST_ROWS):
+            raise ConfigError(f"batch_size={size!r}: give a number of rows, or None")
+        if not is_count(every) or every > MOST_ROWS:
+            raise ConfigError(f"checkpoint_batches={every!r}: give 0 or a number of batches")
+        if every and not size:
+            raise ConfigError(
+                "checkpoint_batches needs batch_size: give it, and use self.batches in the hooks"
+            )
+
+    def _check_fusion(self) -> None:
+        if self.fusion not in get_args(Fusion):
+            raise ConfigError(f"fusion={self.fusion!r}: give one of {get_args(Fusion)}")
+        if self.fusion != "masked_sum":
+            return
+        if self.collaborators == 1 or self.early_gradients:
+            raise ConfigError(
+                "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
+                " features), and no early_gradients"
+            )
+        if self.party_dropout:
+            raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
+
+    def _check_defences(self) -> None:
+        reduction: Any = self.loss_reduction
+        if reduction not in {None, *get_args(LossReduction)}:
+            raise ConfigError(f"loss_reduction={reduction!r}: give 'mean' or 'sum'")
+        if self.weights_defence is not None and reduction is None:
+            raise ConfigError(
+                "weights_defence needs loss_reduction: say whether train_a_batch takes the mean or"
+                " the sum of its loss over the rows"
+            )
+        if reduction is not None and self.early_gradients:
+            raise ConfigError(
+                "loss_reduction (for DP-SGD) and early_gradients: a second backward, where"
+                " train_a_batch changes gradients, would count each sample twice; give one of them"
+            )
+        if self.gradient_defence is not None and self.early_gradients:
+            raise ConfigError(
+                "gradient_defence and early_gradients: early ones travel before the defence; give"
+                " one of the two"
+            )
+
+
+def check_staleness(steps: object) -> None:
+    """Check how far forwards may run ahead.
+
+    Raises:
+        ConfigError: neither "auto" nor a number of steps.
+    """
+    if steps != "auto" and (not is_count(steps) or steps not in range(MAX_STALENESS + 1)):
+        raise ConfigError(
+            f"max_staleness={steps!r}: give a number of steps from 0 (exact) to {MAX_STALENESS},"
+            ' or "auto"'
+        )
+
+
+def check_compression(name: str, coding: object) -> None:
+    """Check how tensors are to travel.
+
+    Raises:
+        ConfigError: a coding that there is not.
+    """
+    known = get_args(Coding)
+    if coding is not None and coding not in known:
+        names = ", ".join(f'"{each}"' for each in known[1:])
+        raise ConfigError(f"{name}={coding!r}: give None (as they are) or one of {names}")

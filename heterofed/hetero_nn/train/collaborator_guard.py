@@ -1,0 +1,186 @@
+"""A Collaborator's guard: embeddings on their way out, and the inputs that they were made of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Container, Mapping
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from heterofed.compute.alignment import keyed_digest
+from heterofed.compute.features import FeatureBatch
+from heterofed.compute.tensors import check_finite
+from heterofed.errors import FeatureError
+from heterofed.hetero_nn.settings import CollaboratorSettings
+from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, some_rows
+from heterofed.hetero_nn.train.model_calls import ModelCalls
+from heterofed.hetero_nn.train.releases import EmbeddingReleases
+from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.leakage import MEASURED_ROWS, InputLeaks
+from heterofed.privacy.masking import Masks
+from heterofed.privacy.noise import drawn_from
+from heterofed.privacy.rows import joined, parted
+from heterofed.privacy.witness import Witness
+from heterofed.reporting.diagnostics import shielded
+from heterofed.runs.run import Run
+
+
+class CollaboratorGuard(Guard):
+    """Embeddings on their way out, and the inputs that they were made of.
+
+    Args:
+        run: that it belongs to.
+        settings: of the Collaborator: its defences, and what may leave.
+        users: names of metrics sets that the user registered.
+        stream: runs what draws noise.
+        model: the feature model; what it is called with is what the embeddings are made of.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: CollaboratorSettings,
+        users: Container[str],
+        stream: Stream,
+        model: nn.Module | None,
+    ) -> None:
+        defence = settings.embedding_defence
+        noise = defence if isinstance(defence, ClippedGaussian) else None
+        weights = settings.weights_defence if settings.is_feature_trainable else None
+        releases = EmbeddingReleases(run, settings.limits, weights, noise)
+        budget = budget_of(run, settings.leak_report)
+        self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
+        super().__init__(run, budget, self._leaks, users, weights, releases)
+        self._stream = stream
+        self._defence = defence
+        self._calls = ModelCalls(run.harmless)
+        self._inputs: dict[int, Tensor] = {}
+        self._unmeasured: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._name = run.party.name
+        self._masks: Masks | None = None
+        self._split_by: dict[str, bytes] | None = None
+        self._bound: dict[str, bytes] = {}
+        self._watch: RemovableHandle | None = None
+        watching = budget.effort != "off" or isinstance(defence, Decorrelation)
+        if model is not None and watching:
+            with run.harmless(REPORT):
+                self._watch = model.register_forward_pre_hook(self._calls)
+
+    def close(self) -> None:
+        """See `Guard.close`."""
+        super().close()
+        if self._watch is not None:
+            self._watch.remove()
+
+    def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
+        """What is sent to the Host instead of these features; gradients go through it.
+
+        Raises:
+            FeatureError: features that the defence cannot hide.
+        """
+        sent, floats = batch, batch.floats
+        if isinstance(self._defence, ClippedGaussian):
+            if len(floats) < len(batch.tensors):
+                raise FeatureError(
+                    "ClippedGaussian hides floats alone: yield no integers or bools as features;"
+                    " let feature_model take them in (an embedding layer), or convert them"
+                )
+            with drawn_from(self._noise("the Host")):
+                rows = self._stream("embedding_defence", self._defence, joined(floats))
+            hidden = parted(rows, floats)
+            check_finite(hidden, "what embedding_defence gave", self._name)
+            sent = batch.holding(batch.tensors | hidden)
+        inputs = self._calls.taken(batch.rows)
+        if inputs is not None and floats and not testing:
+            self._unmeasured = inputs, {name: sent.tensors[name] for name in floats}
+            if isinstance(self._defence, Decorrelation):
+                self._inputs[number] = inputs.clone()  # the hook may use the memory again
+        return sent
+
+    def leaves(self, batch: FeatureBatch) -> None:
+        """A batch of features is about to leave: it is counted before.
+
+        Raises:
+            ReleaseLimitError: more would have left than the user allows.
+        """
+        self._releases.leaves(batch.ids, batch.rows)
+
+    def note(self) -> None:
+        """Measure what `outgoing` gave last, now that it has been sent; never raises."""
+        if self._unmeasured is not None:
+            (inputs, sent), self._unmeasured = self._unmeasured, None
+            if self._leaks.has_time():
+                with self._run.harmless(REPORT):
+                    self._leaks.note(inputs[:MEASURED_ROWS], some_rows(sent))
+
+    def masked(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
+        """What travels: the features, or where the Host gets only sums one masked tensor.
+
+        Raises:
+            FeatureError: features that cannot be summed.
+        """
+        if not self._run.mask_secrets:
+            return batch
+        if len(batch.floats) < len(batch.tensors):
+            raise FeatureError("a masked sum is of floats: yield no integers or bools as features")
+        shared = self._shared()
+        if self._masks is None or self._masks.shared is not shared:
+            self._masks = Masks(self._name, shared)
+        phase = "test" if testing else "train"
+        hidden = self._masks.mask(joined(batch.tensors), phase, self._run.round, number)
+        return FeatureBatch("tensor", {"": hidden}, batch.ids)
+
+    def witness(self) -> Witness | None:
+        """What compares gradients with the other Collaborators'; None where each has its own."""
+        if not self._run.mask_secrets:
+            return None
+        return Witness(self._name, self._run.plan.collaborators, self._shared())
+
+    def _shared(self) -> dict[str, bytes]:
+        """What this party shares with each other Collaborator that has split the same ids.
+
+        A Host may claim other ids in common with each of them. The sums of rows of different
+        people, matched otherwise in each run, would tell one party's features apart.
+        """
+        met = self._run.mask_secrets
+        if self._split_by is not met:  # met anew
+            state = self._run.state
+            self._split_by, parts = met, (state.train_ids, state.test_ids)
+            self._bound = {
+                name: functools.reduce(_bound_to, parts, secret) for name, secret in met.items()
+            }
+        return self._bound
+
+    def gradients(
+        self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What the feature model learns from: the Host's gradients, and decorrelation's.
+
+        Raises:
+            FeatureError: the inputs of this batch were not seen.
+        """
+        if self._run.mask_secrets and came:  # of the sum, and so of each part of it
+            came = parted(came[""], tensors)
+        if not isinstance(self._defence, Decorrelation) or not came:
+            return came
+        if number not in self._inputs:
+            raise FeatureError(
+                "Decorrelation needs the inputs: call feature_model once per batch, with a float"
+                " tensor [rows, ...]"
+            )
+        learnt = {name: tensors[name].detach() for name in came}
+        slope = self._defence.gradient(self._inputs[number], joined(learnt))
+        both = {
+            name: came[name] + each.to(came[name]) for name, each in parted(slope, learnt).items()
+        }
+        check_finite(both, "a gradient with that of embedding_defence", self._name)
+        return both
+
+    def forget(self, number: int) -> None:
+        """The batch is stepped on."""
+        self._inputs.pop(number, None)
+
+
+def _bound_to(secret: bytes, ids: list[str]) -> bytes:
+    return keyed_digest(secret, "rows of a masked sum", ids)

@@ -1,0 +1,234 @@
+"""A Collaborator's steps: send features, step on the gradients that come back, test."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from heterofed.compute.autograd import backward, gradients_like
+from heterofed.compute.batch import Batch
+from heterofed.compute.features import FeatureBatch
+from heterofed.compute.freshness import explaining
+from heterofed.compute.staleness import ahead
+from heterofed.compute.streams import generators_kept
+from heterofed.compute.tensors import check_finite
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.hooks import CollaboratorHooks, updates_by_default
+from heterofed.hetero_nn.models import HalfModels
+from heterofed.hetero_nn.settings import CollaboratorSettings
+from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
+from heterofed.hetero_nn.train.dp_checks import check_private
+from heterofed.hetero_nn.train.feature_sender import FeatureFeed
+from heterofed.hetero_nn.train.guard import REPORT
+from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
+from heterofed.messaging.peer import Peer
+from heterofed.metrics import registered_metrics
+from heterofed.runs.checkpoint_part import CheckpointPart
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A batch that the Host has not answered, with its graph."""
+
+    number: int
+    features: FeatureBatch
+
+
+class CollaboratorLoop(CheckpointPart):
+    """What a Collaborator does in one run, from the split on.
+
+    Args:
+        owner: the Collaborator's scheduler.
+        half: of the Collaborator.
+        settings: of the Collaborator.
+    """
+
+    def __init__(
+        self, owner: CollaboratorHooks, half: Half[HalfModels], settings: CollaboratorSettings
+    ) -> None:
+        self._owner, self._half, self._settings = owner, half, settings
+        self._run, self._hooks, self._models = half.run, half.hooks, half.models
+        self._movement = MovementWatch(half.run, half.models, half.batches)
+        self._in_flight: deque[InFlight] = deque()
+        self._guard: CollaboratorGuard | None = None
+
+    @property
+    def guard(self) -> CollaboratorGuard:
+        """What stands between training and the wire; made once the parties have met."""
+        if self._guard is None:
+            run, settings, model = self._run, self._settings, self._models.feature_model
+            trains = settings.is_feature_trainable
+            if not run.predicts:
+                check_private(run, settings.weights_defence, [model], trains=trains)
+            users, stream = registered_metrics(type(self._owner)), self._hooks.seeded_as
+            self._guard = CollaboratorGuard(run, settings, users, stream, model)
+        return self._guard
+
+    def leave(self) -> None:
+        """See `CheckpointPart`: the guard is made anew for other models and counts."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    def end_round(self) -> None:
+        """Write what the guard has measured, and tell of models that the round has not changed."""
+        self.guard.end_round()
+        self._movement.end_round()
+
+    def train_a_leg(self, host: Peer, first: int, most: int | None = None) -> int:
+        """Send the features of each train batch, from the first on; step on what comes back.
+
+        The step on batch b comes after the features of batch b + staleness, whenever its gradients
+        came: which weights a forward uses is a matter of numbers, not of time. All steps are made
+        when the round, or its leg up to a checkpoint, ends.
+
+        Args:
+            host: where the features go.
+            first: number of the first batch.
+            most: batches to train on; None: all as far as the next checkpoint within the round.
+
+        Returns:
+            The rows of the largest batch.
+        """
+        run, party, guard = self._run, self._run.party, self.guard
+        trainable, rows = self._settings.is_feature_trainable, 0
+        self._models.set_modes(training=True)
+        self._movement.begin()
+        self._in_flight.clear()
+        with (
+            party.in_phase("train", round_number=run.round, unit="batches"),
+            generators_kept(),
+        ):
+            guard.budget.start()
+            feed = FeatureFeed(party, host, first, guard.witness() if trainable else None)
+            for features in self._features(TRAINS, self._half.leg_ids(first), first, most):
+                if trainable:
+                    self._in_flight.append(InFlight(feed.number, features))
+                rows = max(rows, features.rows)
+                self._send(feed, features, TRAINS, testing=False)
+                with run.harmless(REPORT):
+                    guard.note()  # while the Host works
+                del features  # before the next ones are made
+                self._update_down_to(feed, host.session.staleness)
+            if not feed.compares:
+                feed.end()
+            self._update_down_to(feed, 0)
+            if feed.compares:  # once all gradients were
+                feed.end()
+            feed.settle()
+            guard.budget.stop()
+        run.state.kept.staleness = host.session.staleness
+        return rows
+
+    def test(self, host: Peer, most: int | None = None) -> None:
+        """Send the features of each test batch, or of the first ones, in eval mode."""
+        run, party = self._run, self._run.party
+        with (
+            party.in_phase("test", round_number=run.round, unit="batches"),
+            generators_kept(),
+            self._half.evaluating(),
+        ):
+            feed = FeatureFeed(party, host)
+            for _ in self.sending(feed, TESTS, run.state.test_ids, most=most):
+                pass
+            feed.end()
+            feed.settle()
+
+    def sending(
+        self,
+        feed: FeatureFeed,
+        hook: str,
+        ids: Sequence[str],
+        *,
+        most: int | None = None,
+        before: Callable[[int], None] = lambda _rows: None,
+    ) -> Iterator[int]:
+        """Send what a feature hook yields that is not trained on.
+
+        Args:
+            feed: where to.
+            hook: its name.
+            ids: that it gets.
+            most: batches to send; None: all.
+            before: called with the rows of each batch before it leaves.
+
+        Yields:
+            The rows of each batch that has left.
+        """
+        for features in self._features(hook, ids, 0, most):
+            rows = features.rows
+            before(rows)
+            self._send(feed, features, hook, testing=True)
+            del features  # before the next ones are made
+            yield rows
+
+    # -- within ------------------------------------------------------------------------------
+
+    def _send(self, feed: FeatureFeed, features: FeatureBatch, hook: str, *, testing: bool) -> None:
+        proof = self._half.order.proof(features.ids, feed.number, features.rows, hook)
+        feed.send(self.guard.masked(features, feed.number, testing=testing), proof)
+
+    def _features(
+        self, hook: str, ids: Sequence[str], first: int, most: int | None
+    ) -> Iterator[FeatureBatch]:
+        """What a feature hook yields, checked, counted as leaving, and changed by a defence."""
+        number, guard = first, self.guard
+        for batch in self._own(hook, ids, first, most):
+            features = FeatureBatch.of(batch.features, hook, batch.ids)
+            del batch
+            key = self._settings.feature_key
+            check_finite(features.tensors, f"what {hook} yielded", key)
+            guard.leaves(features)
+            features = guard.outgoing(features, number, testing=hook != TRAINS)
+            yield features
+            del features  # before the next ones are made
+            number += 1
+
+    def _own(self, hook: str, ids: Sequence[str], first: int, most: int | None) -> Iterator[Batch]:
+        (host,) = self._run.party.peers.values()
+        grad = hook == TRAINS and self._settings.is_feature_trainable
+
+        def around(items: Iterable[Any]) -> Iterator[Any]:
+            late = lambda: bool(self._in_flight or host.session.staleness)  # noqa: E731
+            return ahead(items, self._models.feature_weights, late)
+
+        own: Iterator[Batch] = self._half.batches.of(
+            hook, ids, grad=grad, with_labels=False, around=around if grad else None, first=first
+        )
+        return own if most is None else itertools.islice(own, most)
+
+    def _update_down_to(self, feed: FeatureFeed, staleness: int) -> None:
+        """Step on the oldest batches, until no more than so many are without an answer."""
+        while len(self._in_flight) > staleness:
+            self._update(feed, self._in_flight.popleft())
+
+    def _update(self, feed: FeatureFeed, batch: InFlight) -> None:
+        """Step on the gradients that count; backward begins with the first that come."""
+        guard, features = self.guard, batch.features
+        self._run.party.batch = batch.number
+        last: dict[str, Tensor] = {}
+        hook, at_once = "update_feature_model", updates_by_default(self._owner)
+        for came in feed.answers():
+            last = guard.gradients(batch.number, features.tensors, came)
+            if at_once and last:
+                with explaining(TRAINS):
+                    self._hooks.seeded_as(hook, self._backward, features.tensors, last)
+        guard.forget(batch.number)
+        if not last:
+            return
+        if at_once:
+            self._hooks.call_as(hook, self._models.feature_optimizer.step)
+        else:
+            arranged = gradients_like(features.layout, features.tensors, last)
+            with explaining(TRAINS):
+                self._hooks.seeded(hook, features.given, arranged)
+
+    def _backward(self, tensors: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+        self._models.feature_optimizer.zero_grad()
+        backward(tensors, gradients, retain=True)

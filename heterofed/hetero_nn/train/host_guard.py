@@ -1,0 +1,153 @@
+"""The Host's guard: gradients on their way out, labels on their way into training."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Container, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from heterofed.compute.batch import Batch
+from heterofed.compute.tensors import check_finite
+from heterofed.errors import ConfigError
+from heterofed.files import heterofed_home
+from heterofed.hetero_nn.settings import HostSettings
+from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, some_rows
+from heterofed.hetero_nn.train.releases import GradientReleases
+from heterofed.privacy.coins import with_kept_coins
+from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.label_attacks import class_numbers
+from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.leakage import LabelLeaks, rows_to_measure
+from heterofed.privacy.noise import drawn_from
+from heterofed.privacy.repeats import Place, Repeats
+from heterofed.privacy.rows import joined, parted
+from heterofed.reporting.diagnostics import shielded
+from heterofed.runs.run import Run
+
+
+class HostGuard(Guard):
+    """Gradients on their way out, labels on their way into training.
+
+    Args:
+        run: that it belongs to.
+        settings: of the Host: its defences, and what may leave.
+        users: names of metrics sets that the user registered.
+        stream: runs what draws noise.
+    """
+
+    def __init__(
+        self, run: Run, settings: HostSettings, users: Container[str], stream: Stream
+    ) -> None:
+        labels = settings.label_dp
+        if labels is not None:
+            labels = _with_coins(run, labels)
+        weights, each = settings.weights_defence, 1 + settings.early_gradients
+        self._gradient_releases = GradientReleases(run, settings.limits, weights, labels, each)
+        budget = budget_of(run, settings.leak_report)
+        self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
+        super().__init__(run, budget, self._leaks, users, weights, self._gradient_releases)
+        self._stream = stream
+        self._gradients = settings.gradient_defence
+        self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
+        self._labels = labels
+
+    def steps(self, batch: Batch, rows: int, *, listening: bool) -> None:
+        """A batch is about to be trained on; what leaves of it is counted before.
+
+        Args:
+            batch: of the Host.
+            rows: that it has.
+            listening: whether anybody gets gradients.
+
+        Raises:
+            ReleaseLimitError: more would have left than the user allows.
+        """
+        self._gradient_releases.steps(batch.ids, rows, listening=listening)
+
+    def labels(self, batch: Batch) -> Any:
+        """The labels to train on.
+
+        Raises:
+            ConfigError: randomised response was asked for, and the batch has no ids, or no tensor.
+        """
+        if self._labels is None:
+            return batch.labels
+        if batch.ids is None or not isinstance(batch.labels, Tensor):
+            raise ConfigError(
+                "label_dp turns each id's label once and for all: iterate_train_feature must yield"
+                " Batch(features, labels, ids) with labels in a tensor"
+            )
+        return self._labels(batch.labels, batch.ids)
+
+    def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
+        """What is sent to a Collaborator instead of these gradients.
+
+        Raises:
+            ConfigError: a defence was asked for, and the labels are no class numbers.
+        """
+        if self._gradients is None or not clean:
+            return clean
+        rows = joined(clean)
+        numbers = class_numbers(labels, len(rows))
+        if numbers is None:
+            raise ConfigError(
+                "gradient_defence needs labels that are class numbers from 0 on, in a tensor"
+                " [rows] or [rows, 1], or one-hot"
+            )
+        party = self._run.party
+        repeats = self._run.repeats = self._run.repeats or Repeats()
+        place = Place(party.phase, peer, self._run.round, party.batch)
+        defend = functools.partial(self._defended, self._gradients, peer)
+        hidden = repeats.answer(place, rows, lambda: defend(rows.clone(), numbers.to(rows.device)))
+        sent = parted(hidden, clean)
+        check_finite(sent, "what gradient_defence gave", party.name)
+        return sent
+
+    def _defended(
+        self, gradients: GradientDefence, peer: str, rows: Tensor, numbers: Tensor
+    ) -> Tensor:
+        defence = self._defences.setdefault(peer, copy.deepcopy(gradients))
+        noise = self._noise(peer)
+        with drawn_from(noise):
+            # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
+            also = noise.name_for(rows, numbers)
+            sent: Tensor = self._stream("gradient_defence", defence, rows, numbers, also=also)
+            return sent
+
+    def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of what `note` needs of received embeddings, since user code may change those."""
+        with self._run.harmless(REPORT):
+            rows = rows_to_measure(embeddings.values())
+            if rows and self._leaks.has_time():
+                return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
+        return {}
+
+    def note(
+        self,
+        peer: str,
+        clean: dict[str, Tensor],
+        sent: dict[str, Tensor],
+        labels: object,
+        embeddings: Mapping[str, Tensor],
+    ) -> None:
+        """Measure a batch that was sent; never raises."""
+        if not clean or not embeddings or not self._leaks.has_time():
+            return
+        with self._run.harmless(REPORT):
+            numbers = class_numbers(labels)
+            if numbers is None or len(numbers) != len(next(iter(clean.values()))):
+                return
+            used = {name: embeddings[name] for name in clean}
+            most = len(next(iter(used.values())))  # those that were kept
+            rows = [some_rows(each, most) for each in (sent, clean, used)]
+            self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
+
+
+def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:
+    if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+        return labels.by_lot()
+    ledger, party = run.ledger or heterofed_home(), run.party.name
+    return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)

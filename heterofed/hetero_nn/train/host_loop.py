@@ -1,0 +1,302 @@
+"""The Host's steps: train on joint batches, send gradients back, test."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heterofed.compute.batch import Batch, copied_batch
+from heterofed.compute.freshness import explaining
+from heterofed.compute.leaves import EarlyGradients, Leaves
+from heterofed.compute.staleness import PROBE_BATCHES, Probe
+from heterofed.compute.streams import generators_kept, random_stream
+from heterofed.compute.tensors import check_finite, pack
+from heterofed.errors import ConfigError, FeatureError
+from heterofed.hetero_nn.feature_means import MEANS, FeatureMeans
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.hooks import HostHooks
+from heterofed.hetero_nn.models import HostModels
+from heterofed.hetero_nn.settings import HostSettings
+from heterofed.hetero_nn.train.dp_checks import check_private
+from heterofed.hetero_nn.train.gradient_relay import TagRelay
+from heterofed.hetero_nn.train.guard import REPORT
+from heterofed.hetero_nn.train.host_guard import HostGuard
+from heterofed.hetero_nn.train.joint_batch import (
+    JointBatch,
+    Received,
+    joint_batches,
+    leaves_of,
+    telling_what_came,
+)
+from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
+from heterofed.hetero_nn.train.recording import record_training, scalars_of
+from heterofed.hetero_nn.train.test_hooks import TestHooks
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
+from heterofed.metrics import registered_metrics
+from heterofed.protocol import messages as msg
+from heterofed.runs.checkpoint_part import CheckpointPart
+
+logger = logging.getLogger("heterofed")
+
+
+class HostLoop(CheckpointPart):
+    """What the Host does in one run, from the split on.
+
+    Args:
+        owner: the Host's scheduler.
+        half: of the Host.
+        settings: of the Host.
+    """
+
+    def __init__(self, owner: HostHooks, half: Half[HostModels], settings: HostSettings) -> None:
+        self._owner, self._half, self._settings = owner, half, settings
+        self._run, self._hooks, self._models = half.run, half.hooks, half.models
+        self._movement = MovementWatch(half.run, half.models, half.batches)
+        self._warned: set[str] = set()
+        self._guard: HostGuard | None = None
+
+    @property
+    def guard(self) -> HostGuard:
+        """What stands between training and the wire; made once the parties have met."""
+        if self._guard is None:
+            run, settings = self._run, self._settings
+            check_private(run, settings.weights_defence, self._models.models())
+            users = registered_metrics(type(self._owner))
+            self._guard = HostGuard(run, settings, users, self._hooks.seeded_as)
+        return self._guard
+
+    def leave(self) -> None:
+        """See `CheckpointPart`: the guard is made anew for other models and counts."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+    def end_round(self) -> None:
+        """Write what the guard has measured, and tell of models that the round has not changed."""
+        self.guard.end_round()
+        self._movement.end_round()
+
+    # -- a round -----------------------------------------------------------------------------
+
+    def train_a_round(self) -> Iterator[int]:
+        """One pass over the train ids, or what is left of it.
+
+        Yields:
+            Before which batch a checkpoint is due.
+        """
+        run, plan, probe = self._run, self._run.plan, Probe()
+        first = run.batch
+        while True:
+            trained = self.train_a_leg(first, probe)
+            if not trained:
+                raise FeatureError(
+                    f"iterate_train_feature gave no batch in round {run.round}: it has to begin"
+                    " anew in each round"
+                )
+            first += plan.checkpoint_batches
+            if not plan.checkpoint_batches or not self._half.leg_ids(first):
+                break
+            if trained != first:
+                raise ConfigError(
+                    f"iterate_train_feature gave {trained} batches where {first} were due: with"
+                    " checkpoint_batches its batches are those of self.batches(train_ids)"
+                )
+            yield first
+        self._staleness_from(PROBE_BATCHES, probe)  # the round may have had fewer batches
+        run.batch = 0
+
+    def record_round(self) -> float | None:
+        """Write what the round has come to; gives the mean loss."""
+        run, kept = self._run, self._run.state.kept
+        FeatureMeans(kept.means, run.harmless).save(run.result.folder / MEANS)
+        recorded, kept.means, kept.recorded = kept.recorded, {}, []
+        return record_training(run, type(self._owner), recorded)
+
+    def train_a_leg(self, first: int, probe: Probe, most: int | None = None) -> int:
+        """Train on the batches from the first on, as far as the next checkpoint within the round.
+
+        Args:
+            first: number of the first batch.
+            probe: learns how long batches take.
+            most: batches to train on; None: all.
+
+        Returns:
+            How many batches of the round are trained.
+        """
+        run, party, guard = self._run, self._run.party, self.guard
+        self._models.set_modes(training=True)
+        self._movement.begin()
+        number, means = first, FeatureMeans(run.state.kept.means, run.harmless)
+        with (
+            party.in_phase("train", round_number=run.round, unit="batches"),
+            generators_kept(),
+        ):
+            guard.budget.start()
+            party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(first), first))
+            for batch in self._joint_batches(TRAINS, self._half.leg_ids(first), first, most):
+                worked = party.account.compute + party.account.encode
+                probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
+                steps = self._staleness_from(number + 1, probe)
+                for each in batch.theirs:
+                    means.add(each.peer.name, each.features)
+                run.state.kept.recorded.append(self.step(number, batch, steps))
+                number += 1
+                party.progress(number)
+            guard.budget.stop()
+        return number
+
+    def _staleness_at_start(self, first: int) -> int:
+        """Of a round. Where it is chosen the first round begins exactly, also when repeated."""
+        agreed = self._run.plan.max_staleness
+        if agreed != "auto":
+            return agreed
+        chosen = self._run.state.kept.staleness or 0
+        return chosen if (self._run.round, first) > (1, 0) else 0
+
+    def _staleness_from(self, number: int, probe: Probe) -> int | None:
+        """What is to be announced before batch `number`: the choice, once it is due."""
+        run, kept = self._run, self._run.state.kept
+        if run.plan.max_staleness != "auto" or (run.round, number) != (1, PROBE_BATCHES):
+            return None
+        if kept.staleness is None:
+            kept.staleness = probe.choose()
+            logger.info("chose max_staleness=%d: first batches took %s", kept.staleness, probe)
+        return kept.staleness
+
+    # -- a batch -----------------------------------------------------------------------------
+
+    def step(
+        self, number: int, batch: JointBatch, staleness: int | None = None
+    ) -> dict[str, float]:
+        """Train on one batch, send gradients back; gives the scalars to record."""
+        guard = self.guard
+        watched = [
+            (each, leaves, self._early(each, leaves, number)) for each, leaves in leaves_of(batch)
+        ]
+        seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
+        with self._run.harmless(REPORT):
+            seen = [guard.measured_part(each.features.tensors) for each in batch.theirs]
+        labels = guard.labels(batch.mine)
+        outcome = self._train(number, batch, labels, [leaves for _, leaves, _ in watched])
+        sent = self._answer(number, batch, watched, labels, staleness)
+        for each in batch.theirs:  # once all have theirs on the way
+            self._run.party.let_drain(each.peer)
+        for (each, clean, defended), part in zip(sent, seen, strict=True):
+            with self._run.harmless(REPORT):  # while the others work
+                guard.note(each.peer.name, clean, defended, batch.mine.labels, part)
+        return scalars_of(outcome, self._warned)
+
+    def _early(self, each: Received, leaves: Leaves, number: int) -> EarlyGradients | None:
+        """What sends gradients while `train_a_batch` is still in backward, if anybody waits."""
+        if not self._settings.early_gradients or each.peer.session.staleness:
+            return None
+        return EarlyGradients(
+            leaves, functools.partial(_send_gradients, self._run.party, each.peer, number)
+        )
+
+    def _train(self, number: int, batch: JointBatch, labels: Any, leaves: list[Leaves]) -> Any:
+        """Count what is about to leave, and have the user train on a batch."""
+        listening = any(each.peer.session.trainable for each in batch.theirs)
+        self.guard.steps(batch.mine, batch.theirs[0].features.rows, listening=listening)
+        rows = {each.peer.name: each.features.rows for each in batch.theirs}
+        projection = batch.projection(self._run.party.name, self.kept_rows(number, rows))
+        covered = self._models.made("optimizer").covering(leaves)
+        with telling_what_came(projection), explaining(TRAINS), covered:
+            return self._hooks.seeded("train_a_batch", projection, labels)
+
+    def _answer(
+        self,
+        number: int,
+        batch: JointBatch,
+        watched: list[tuple[Received, Leaves, EarlyGradients | None]],
+        labels: Any,
+        staleness: int | None,
+    ) -> list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]]:
+        """Send each Collaborator its gradients; gives them as they were, and as they left."""
+        party = self._run.party
+        sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
+        clean: dict[str, Tensor] = {}
+        defended: dict[str, Tensor] = {}
+        for each, leaves, early in watched:
+            if not batch.sums or not sent:  # of a sum all get the same
+                clean = leaves.gradients()
+                check_finite(clean, "the gradient of the features", each.peer.name)
+                defended = self.guard.outgoing(each.peer.name, clean, labels)
+            last = early.changed() if early else bool(clean)
+            if last:
+                _send_gradients(party, each.peer, number, defended, done=staleness is None)
+            if not last or staleness is not None:
+                done = msg.BatchDone(self._run.round, number, stepped=True, staleness=staleness)
+                party.post(each.peer, done, patient=False)
+            sent.append((each, clean, defended))
+        return sent
+
+    def kept_rows(self, number: int, rows: Mapping[str, int]) -> dict[str, Tensor] | None:
+        """Which of so many rows of each Collaborator are not dropped (`party_dropout`)."""
+        chance = self._settings.party_dropout
+        if not chance:
+            return None
+        path = (self._settings.feature_key, "party_dropout", self._run.round, number)
+        with random_stream(self._run.seed, *path):
+            return {name: torch.rand(count) >= chance for name, count in rows.items()}
+
+    # -- a test ------------------------------------------------------------------------------
+
+    def test(self, most: int | None = None) -> None:
+        """Measure the models on the test ids, or on the first batches of them."""
+        run, party = self._run, self._run.party
+        tested = TestHooks(self._owner, self._hooks)
+        with (
+            party.in_phase("test", round_number=run.round, unit="batches"),
+            generators_kept(),
+            self._half.evaluating(),
+        ):
+            party.broadcast(msg.BeginTest(run.round))
+            batches = self._joint_batches(TESTS, run.state.test_ids, 0, most)
+            for number, batch in enumerate(batches):
+                if tested.keeps:
+                    batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
+                tested.add(batch.projection(party.name), batch.mine.labels)
+                for each in batch.theirs:
+                    party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
+                party.progress(number + 1)
+            tested.end()
+
+    def _joint_batches(
+        self, hook: str, ids: list[str], first: int, most: int | None
+    ) -> Iterator[JointBatch]:
+        run, party, relay = self._run, self._run.party, None
+        if run.plan.fusion == "masked_sum":
+            if len({each.session.trainable for each in party.peers.values()}) > 1:
+                raise ConfigError(
+                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                )
+            relay = TagRelay(party, run.plan.collaborators)
+        own: Iterator[Batch] = self._half.batches.of(
+            hook,
+            ids,
+            grad=hook == TRAINS and self._settings.is_feature_trainable,
+            with_labels=True,
+            first=first,
+        )
+        if most is not None:
+            own = itertools.islice(own, most)
+        order, model = self._half.order, self._models.infer_model
+        return joint_batches(party, own, hook, model, order, first, relay=relay)
+
+
+def _send_gradients(
+    party: Party, peer: Peer, number: int, gradients: dict[str, Tensor], *, done: bool = False
+) -> None:
+    with party.encoding(peer, "sent"):
+        specs, payload = pack(gradients, peer.session.gradient_coding, party.name)
+    # Not patient: this may run within the user's backward, where nothing may wait.
+    party.post(peer, msg.Gradients(party.round, number, specs, done), payload, patient=False)

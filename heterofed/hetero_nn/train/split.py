@@ -1,0 +1,95 @@
+"""How the common ids are split into train and test ids, and compared between the parties."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from heterofed.compute.alignment import SortedIdSet, check_split, keyed_digest
+from heterofed.errors import SplitMismatchError
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.train.announced_split import announce_split, announced_split
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.messages import SplitAccepted, SplitPlan
+
+logger = logging.getLogger("heterofed")
+
+
+Parts = tuple[Sequence[str], Sequence[str]]
+"""Train and test ids."""
+
+
+def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None) -> SplitPlan:
+    """Split the common ids; gives the digests by which the parties compare their splits.
+
+    Args:
+        half: of this party; its run gets the train and test ids.
+        common: ids that all parties have.
+        announced: what the Host has announced; None: the hook of this party is asked.
+
+    Raises:
+        SplitError: the hook gave something that is no split.
+    """
+    run, ids = half.run, SortedIdSet(common)
+    train, test = check_split(announced or half.hooks.call("split_dataset", ids))
+    if not ids.issuperset(train) or not ids.issuperset(test):
+        logger.info("split_dataset returned names that are not ids of the intersection")
+    if half.settings.weights_defence is not None:
+        half.settings.weights_defence.take_rows(len(train))
+    if twice := len(set(train) & set(test)):
+        logger.warning(
+            "%d of the %d test ids are train ids too: the test is of rows that were trained on",
+            twice,
+            len(test),
+        )
+    run.result.ids = len(ids)
+    run.state.train_ids, run.state.test_ids = train, test
+    half.signature.begin_anew()
+    half.signature.compare_columns()
+    secret = run.maybe_agreement.secret if run.maybe_agreement else b""
+    return SplitPlan(
+        keyed_digest(secret, "train", train),
+        keyed_digest(secret, "test", test),
+        len(train),
+        len(test),
+    )
+
+
+def split_as_host(
+    half: Half[Any], common: Iterable[str], keep: Callable[[], None] = lambda: None
+) -> None:
+    """Have every Collaborator split as the Host does; `keep` is called once all have."""
+    party, state = half.run.party, half.run.state
+    with party.in_phase("split"):
+        digests = split(half, common)
+        if half.run.plan.announced_split:
+            announce_split(party, common, state.train_ids, state.test_ids)
+        party.broadcast(digests)
+        for peer in party.peers.values():
+            party.take(peer, SplitAccepted)
+        keep()
+
+
+def split_as_collaborator(
+    half: Half[Any], host: Peer, common: Iterable[str], keep: Callable[[], None] = lambda: None
+) -> None:
+    """Split as the Host does; `keep` is called before that is told to it.
+
+    Raises:
+        SplitMismatchError: this party's split is another one.
+    """
+    party = half.run.party
+    with party.in_phase("split"):
+        announces = half.run.plan.announced_split
+        announced = announced_split(party, host, common) if announces else None
+        theirs = party.take(host, SplitPlan).of(SplitPlan)
+        mine = split(half, common, announced)
+        if mine != theirs:
+            raise SplitMismatchError(
+                f"split_dataset gave {mine.train_count} train and {mine.test_count} test ids at"
+                f" {party.name}, {theirs.train_count} and {theirs.test_count} at {host.name},"
+                " or others of the same number; use the same function at every party"
+            )
+        keep()
+        party.post(host, SplitAccepted())

@@ -1,0 +1,293 @@
+"""The whole course of a training task, from the intersection of ids to the finish, in each role."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from heterofed.errors import PeerLostError
+from heterofed.events import RoundEnded
+from heterofed.hetero_nn.feature_means import MEANS
+from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
+from heterofed.hetero_nn.hooks import updates_by_default
+from heterofed.hetero_nn.train.guard import OURS
+from heterofed.hetero_nn.train.keeping import Keeping
+from heterofed.hetero_nn.train.rounds import go_through_rounds
+from heterofed.hetero_nn.train.split import split_as_collaborator, split_as_host
+from heterofed.intersection.collaborator import intersect_as_collaborator
+from heterofed.intersection.host import intersect_as_host
+from heterofed.messaging.aborts import BETWEEN, lost, unlawful
+from heterofed.messaging.peer import Peer
+from heterofed.protocol import messages as msg
+from heterofed.reporting.results import write_whole
+from heterofed.runs.checkpoint_part import CheckpointPart
+from heterofed.runs.return_limit import ReturnLimit
+from heterofed.runs.run import Run
+from heterofed.runs.run_folder import open_run_folder
+from heterofed.runs.state import RunState
+from heterofed.runs.task import Task
+from heterofed.runs.unfinished import awaited
+
+WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
+"""What the Host may say between two phases."""
+
+
+class _Training(Task):
+    """A task that is kept, so that it can go on after it was interrupted."""
+
+    purpose = "train"
+    goes_on = True
+    keeping: Keeping
+
+    def open_folder(self, run: Run) -> None:
+        """Make the results folder: of the run that goes on, or of a new one."""
+        open_run_folder(run, self._limit(run), lambda: self._start_over(run))
+
+    def settle(self, run: Run) -> None:  # noqa: ARG002
+        """Complete this party's part of a run whose last checkpoint all parties hold."""
+        self.keeping.checkpoints.settle()
+
+    def _start_over(self, run: Run) -> None:
+        """Forget what an earlier attempt of this launch has made; what was made before it stays."""
+        if run.waits:
+            self.keeping.leave()
+            run.state = RunState()
+            self.make_half(run)
+        run.metrics.clear()
+        run.result.models.clear()
+        run.round = run.batch = 0
+        self.open_metrics(run)
+
+    def _limit(self, run: Run) -> ReturnLimit:
+        return ReturnLimit(run, self.settings.max_rollbacks, self.settings.shown_name)
+
+    def make_half(self, run: Run) -> None:
+        """Make the half, its loop and its checkpoints."""
+        raise NotImplementedError
+
+
+class HostTraining(_Training, HostHalfTask):
+    """Training at the Host."""
+
+    def make_half(self, run: Run) -> None:
+        """Make the half, its loop and its checkpoints."""
+        HostHalfTask.make_half(self, run)
+        self.keeping = Keeping(
+            self.half,
+            (self.loop, _BestMeans()),
+            accumulates=True,
+            limit=self._limit(run),
+            made=lambda: self.loop.guard,
+        )
+
+    def perform(self, run: Run) -> None:
+        """Do the task, from the first phase after the join to its finish."""
+        if not self._begin(run):
+            go_through_rounds(
+                run,
+                self.half.hooks,
+                self.settings,
+                train=lambda: self._train_a_round(run),
+                test=self.loop.test,
+                end=lambda loss, seconds, last: self._end_round(run, loss, seconds, last=last),
+            )
+        self._finish(run)
+
+    def _begin(self, run: Run) -> bool:
+        """Come to where the rounds begin, or go on; gives whether all of them are done."""
+        if run.agreement.resume is not None:
+            return self.keeping.checkpoints.take_up()
+        self._agree_on_ids(run)
+        return False
+
+    def _agree_on_ids(self, run: Run) -> None:
+        ids = self.keeping.prepare()
+        common = intersect_as_host(run, ids)
+        split_as_host(self.half, common, lambda: self.keeping.keep_split(len(common)))
+
+    def _train_a_round(self, run: Run) -> float | None:
+        for number in self.loop.train_a_round():
+            self._keep_batch(run, number)
+        return self.loop.record_round()
+
+    def _keep_batch(self, run: Run, number: int) -> None:
+        """A checkpoint within the round, before batch `number`."""
+        party = run.party
+        with party.in_phase("checkpoint", round_number=run.round):
+            party.broadcast(msg.Checkpoint(run.round, number))
+            run.batch = number
+            self.loop.guard.note_counts()
+            self.keeping.checkpoints.keep()
+            for peer in party.peers.values():
+                party.take(peer, msg.CheckpointHeld)
+
+    def _end_round(self, run: Run, loss: float | None, seconds: float, *, last: bool) -> None:
+        party = run.party
+        best, run.state.is_best = run.state.is_best, False
+        with party.in_phase("checkpoint", round_number=run.round):
+            party.broadcast(msg.RoundEnd(run.round, best, last))
+            self.loop.end_round()
+            self.keeping.checkpoints.close_round(best=best, last=last)
+            for peer in party.peers.values():
+                party.take(peer, msg.CheckpointHeld)
+        measured: dict[str, float] = {}
+        with run.harmless("the line of the round"):
+            measured = _measured(run)
+        most = max(self.settings.max_rounds, 0)
+        party.emit(RoundEnded(run.round, most, seconds, loss, measured))
+
+    def _finish(self, run: Run) -> None:
+        party = run.party
+        with party.in_phase("finish"):
+            self.keeping.files.save()
+            self.loop.guard.end()
+            gone = run.store.finished() or set()
+            run.store.note_finished(gone)
+            run.complete = True
+            peers = list(party.peers.values())
+            for peer in peers:
+                with contextlib.suppress(PeerLostError):  # the others are to hear it all the same
+                    party.post(peer, msg.Finish(run.round))
+            for peer in peers:
+                if party.take_leave(peer):
+                    gone.add(peer.name)
+                    run.store.note_finished(gone)
+        if run.plan.wait_for_peers and (names := awaited(run)):
+            raise lost(names[0], "finish", "no goodbye")
+
+
+class CollaboratorTraining(_Training, CollaboratorHalfTask):
+    """Training at a Collaborator."""
+
+    def make_half(self, run: Run) -> None:
+        """Make the half, its loop and its checkpoints."""
+        CollaboratorHalfTask.make_half(self, run)
+        self.keeping = Keeping(
+            self.half,
+            [self.loop],
+            accumulates=not updates_by_default(self.owner),
+            limit=self._limit(run),
+            made=lambda: self.loop.guard,
+        )
+
+    def is_trainable(self) -> bool:
+        """Whether this party's features take gradients."""
+        return self.settings.is_feature_trainable
+
+    def perform(self, run: Run) -> None:
+        """Do the task, from the first phase after the join to its finish."""
+        party = run.party
+        (host,) = party.peers.values()
+        expected = self._begin(run, host)
+        next_leg = run.batch
+        while True:
+            party.phase = BETWEEN
+            match party.take(host, *expected).message:
+                case msg.BeginTrain(round=number, staleness=steps, first=first):
+                    self._count_rounds(run, host, first)
+                    run.round, run.state.kept.staleness = number, steps
+                    self.loop.train_a_leg(host, first)
+                    next_leg = first + run.plan.checkpoint_batches
+                case msg.Checkpoint(batch=number):
+                    self._keep_batch(run, host, number)
+                case msg.BeginTest():
+                    self._check_round_trained(run, host, next_leg)
+                    self.loop.test(host)
+                case msg.RoundEnd(best=best, last=last):
+                    self._check_round_trained(run, host, next_leg)
+                    self._end_round(run, host, best=best, last=last)
+                case _:
+                    break
+        self._finish(run, host)
+
+    def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
+        """Come to where the rounds begin, or go on; gives what the Host may say from there on."""
+        agreement = run.agreement
+        if agreement.resume is not None and self.keeping.checkpoints.take_up():
+            return (msg.Finish,)
+        if agreement.plan.fusion == "masked_sum" and not agreement.mask_keys:
+            raise unlawful(host.name, "join", "sent no masking keys for a run that trains")
+        if agreement.resume is None:
+            self._agree_on_ids(run, host)
+        return WHAT_COMES
+
+    def _agree_on_ids(self, run: Run, host: Peer) -> None:
+        ids = self.keeping.prepare()
+        most = self.settings.max_peer_ids
+        common = intersect_as_collaborator(run, host, ids, max_peer_ids=most)
+        split_as_collaborator(self.half, host, common, lambda: self.keeping.keep_split(len(common)))
+
+    def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
+        """Hold the rounds that begin, over rollbacks and restarts, against those of the plan.
+
+        Raises:
+            RemoteProtocolError: there are more than an honest Host would ever need.
+        """
+        most = run.plan.max_rounds
+        if first or not most:
+            return
+        begun, allowed = run.opened_ledger().count(run.agreement.run, "rounds"), 2 * most
+        allowed += self.settings.max_rollbacks
+        if begun > allowed:
+            what = f"has begun {begun} rounds in a run of {most}, those repeated counted too"
+            raise unlawful(host.name, "train", what)
+
+    def _check_round_trained(self, run: Run, host: Peer, next_leg: int) -> None:
+        """Check that no leg of the round is left, before its test or its end.
+
+        Where features are summed, all have to be tested with the weights of the same batch.
+
+        Raises:
+            RemoteProtocolError: batches from `next_leg` on are still to be trained.
+        """
+        if run.plan.checkpoint_batches and self.half.leg_ids(next_leg):
+            what = f"has a round tested or ended of which {next_leg} batches are trained, not all"
+            raise unlawful(host.name, f"train, round {run.round}", what)
+
+    def _keep_batch(self, run: Run, host: Peer, number: int) -> None:
+        party = run.party
+        with party.in_phase("checkpoint", round_number=run.round):
+            run.batch = number
+            self.loop.guard.note_counts()
+            self.keeping.checkpoints.keep()
+            party.post(host, msg.CheckpointHeld(run.round, number))
+
+    def _end_round(self, run: Run, host: Peer, *, best: bool, last: bool) -> None:
+        party = run.party
+        with party.in_phase("checkpoint", round_number=run.round):
+            run.batch = 0
+            self.loop.end_round()
+            self.keeping.checkpoints.close_round(best=best, last=last)
+            party.post(host, msg.CheckpointHeld(run.round))
+
+    def _finish(self, run: Run, host: Peer) -> None:
+        party = run.party
+        with party.in_phase("finish"):
+            self.keeping.files.save()
+            self.loop.guard.end()
+            run.store.note_finished()
+            run.complete = True
+            party.leave(host)
+            party.close()  # once the goodbye has left, nobody has to be told any more
+            run.store.note_finished(run.plan.collaborators)
+
+
+class _BestMeans(CheckpointPart):
+    """The means of features go with the models of the best round, too."""
+
+    def write_beside(self, folder: Path, prefix: str) -> None:
+        """See `CheckpointPart`."""
+        if prefix:
+            means = (folder / MEANS).read_bytes()
+            write_whole(folder / f"{prefix}{MEANS}", lambda file: file.write(means))
+
+
+def _measured(run: Run) -> dict[str, float]:
+    """What the user's metrics sets have of this round."""
+    return {
+        key: value
+        for name, metrics in run.metrics.items()
+        if name not in OURS
+        for key, value in metrics.last_of(run.round).items()
+        if isinstance(value, int | float)
+    }

@@ -1,0 +1,157 @@
+"""The PSI phase at a Collaborator, over the protocol: it signs what the Host requests.
+
+The cryptography is in `psi`; here its bytes are put into messages.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psi
+from heterofed.errors import EmptyIntersectionError, PSIFailedError
+from heterofed.intersection.ids import check_count, files_named, own_ids, tell
+from heterofed.intersection.request import TAG_BYTES, domain_of, is_void, named
+from heterofed.intersection.storage import kept_tags, signed_for
+from heterofed.messaging import aborts
+from heterofed.messaging.notices import NOTICE_SECONDS
+from heterofed.messaging.party import POLL_SECONDS, Party
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.messages import (
+    PsiBegin,
+    PsiBlinded,
+    PsiKey,
+    PsiMatched,
+    PsiRenew,
+    PsiSigned,
+    PsiTagged,
+    PsiTags,
+    PsiUnblinded,
+)
+from heterofed.runs.run import Run
+
+
+def intersect_as_collaborator(
+    run: Run, host: Peer, ids: Iterable[str], *, max_peer_ids: int, predicts: bool = False
+) -> list[str]:
+    """The ids that every party has, in the order of `ids`; see `common_as_collaborator`."""
+    own = own_ids(ids)
+    return own.pick(
+        common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts)
+    )
+
+
+def common_as_collaborator(
+    run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int, predicts: bool = False
+) -> array[int]:
+    """Take part in the Host's intersection; gives the common ids' positions among `ids`, in order.
+
+    Args:
+        run: this run.
+        host: who asks.
+        ids: own ids.
+        max_peer_ids: how many ids the Host may have signed in all runs of this task together; it
+            is counted on disk before each signature.
+        predicts: for a prediction. No common id is no error then, and nothing is kept for later:
+            the key is never on disk.
+
+    Raises:
+        PSIFailedError: a check failed, the Host asks for more than it may have, there are more
+            ids than the plan allows, or this machine cannot compute the plan's protocol.
+        CheckpointError: a file that the intersection needs cannot be written or read.
+    """
+    party, plan = run.party, run.plan
+    check_count(run, len(ids))
+    try:
+        psi.check_protocol(plan.psi_protocol)
+    except psi.LibraryError as error:
+        raise PSIFailedError(
+            f"{party.name} cannot take part: {error}; or let {host.name} choose psi_protocol='rsa'",
+            party=party.name,
+        ) from error
+    setting = "max_ids_per_day" if predicts else "max_peer_ids"
+    with (
+        party.in_phase("psi", unit="ids"),
+        files_named(),
+        named(host, party.name, setting),
+        _signer(run, host, ids, max_peer_ids, kept=not predicts) as (signer, begin),
+    ):
+        _answer(party, host, signer, begin)
+        common = signer.positions()
+        tell(len(common), len(ids), min(begin.count, len(ids)), expected=predicts)
+        if not common and not predicts:
+            raise EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
+    return common
+
+
+@contextmanager
+def _signer(
+    run: Run, host: Peer, ids: psi.OwnIds, max_peer_ids: int, *, kept: bool
+) -> Iterator[tuple[psi.Signer, PsiBegin]]:
+    """A signer whose key the Host takes, an earlier one or a new one; and what the Host asks."""
+    party, plan = run.party, run.plan
+    keeps = kept_tags(run, host) if kept else None
+    with ExitStack() as stack:
+
+        def propose() -> psi.Signer:
+            bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
+            signer = psi.signer(
+                plan.psi_protocol,
+                ids,
+                **bits,
+                domain=domain_of(run, party.name),
+                budget=signed_for(run, host),
+                max_peer_ids=max_peer_ids,
+                kept=keeps,
+            )
+            stack.enter_context(signer)
+            run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}
+            party.post(host, PsiKey(len(ids), signer.kept), [signer.public_key()])
+            return signer
+
+        try:
+            signer = propose()
+            mail = party.take(host, PsiBegin, PsiRenew)
+            if keeps is not None and isinstance(mail.message, PsiRenew):
+                signer.close()
+                keeps.discard()
+                signer = propose()
+                mail = party.take(host, PsiBegin)
+            yield signer, mail.of(PsiBegin)
+        except PSIFailedError as error:
+            stack.close()
+            if keeps is not None and is_void(error, host.name, party.name):
+                keeps.discard()
+            raise
+
+
+def _answer(party: Party, host: Peer, signer: psi.Signer, begin: PsiBegin) -> None:
+    """Sign what the Host sends, send own tags, take its claims."""
+    signer.begin(begin.count, begin.done)
+    signed = begin.done
+    while signed < begin.count:
+        mail = party.take(host, PsiBlinded)
+        party.pump(0)
+        if host.lost:  # what it still had asked for would be signed for nobody
+            raise aborts.lost(host.name, party.phase, host.lost)
+        values = mail.of(PsiBlinded).values
+        party.post(host, PsiSigned(values), [signer.sign(bytes(mail.payload))])
+        signer.precompute()  # not before something was counted: it may cost hours of computing
+        signed += values
+        party.progress(signed, begin.count)
+    party.take(host, PsiUnblinded)  # once the tags have left, a restarted Host can ask no more
+    said, tagged = party.clock(), 0
+    while not signer.ready(POLL_SECONDS):
+        party.pump(0)  # the Host may have ended the task
+        if party.clock() - said >= NOTICE_SECONDS and signer.progress() > tagged:
+            said, tagged = party.clock(), signer.progress()
+            party.post(host, PsiTagged(tagged))
+    for tags in signer.tags():
+        party.post(host, PsiTags(len(tags) // TAG_BYTES), [tags])
+    last = False
+    while not last:
+        mail = party.take(host, PsiMatched)
+        last = mail.of(PsiMatched).last
+        signer.add_proofs(bytes(mail.payload))

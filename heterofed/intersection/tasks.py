@@ -1,0 +1,111 @@
+"""Tasks that only intersect ids, in each role: ids in, `intersection.csv` out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import psi
+from heterofed.errors import ConfigError, DataError, PSIFailedError
+from heterofed.events import Callback
+from heterofed.intersection.collaborator import common_as_collaborator
+from heterofed.intersection.host import common_as_host
+from heterofed.intersection.ids import own_ids
+from heterofed.messaging.party import Party
+from heterofed.protocol.messages import Finish
+from heterofed.reporting.results import write_whole
+from heterofed.runs.run import Run
+from heterofed.runs.scheduler import Scheduler
+from heterofed.runs.task import CollaboratorTask, HostTask, Task
+from heterofed.runs.unfinished import begin, goes_on
+
+OVER = (PSIFailedError, DataError, ConfigError)
+"""After these no intersection goes on; after a lost party or an interruption it does."""
+
+
+class PSITask(Task):
+    """What both roles share.
+
+    Attributes:
+        common: the ids that all parties have, sorted, once they are found.
+        write: does with the result what this task is for.
+    """
+
+    purpose = "psi"
+    goes_on = True
+
+    def __init__(self, owner: Scheduler) -> None:
+        super().__init__(owner)
+        self.common: list[str] = []
+        self.write: Callable[[Run, psi.OwnIds, array[int]], None] = self._write_csv
+
+    def open_folder(self, run: Run) -> None:
+        """Make the results folder of a new run; one that goes on has its own."""
+        if not goes_on(run):
+            run.store.clear()
+            super().open_folder(run)
+            begin(run)
+
+    def failed(self, run: Run, error: BaseException) -> None:
+        """Forget the run where no intersection can go on after this error."""
+        if isinstance(error, OVER):
+            run.store.clear()
+
+    def own_ids(self, run: Run) -> psi.OwnIds:
+        """This party's ids, checked."""
+        with run.party.in_phase("prepare"):
+            return own_ids(self.hooks.call("load_local_ids"))
+
+    def keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+        """Write the result; `common` holds positions among `ids`."""
+        run.result.ids = len(common)
+        self.write(run, ids, common)
+
+    def _write_csv(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
+        result = run.result
+        self.common = sorted(ids.pick(common))
+        path = result.folder / "intersection.csv"
+        result.metrics["intersection"] = write_whole(path, self._write_common)
+
+    def _write_common(self, file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        csv.writer(text).writerows([["id"], *([each] for each in self.common)])
+        text.detach()  # flushes; whoever opened the file closes it
+
+
+class PSIHostTask(PSITask, HostTask):
+    """The party that asks."""
+
+    @contextmanager
+    def meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
+        """Wait until everybody is there; whoever missed the result may have it found again."""
+        run.ended = None
+        with super().meet(run, callbacks) as party:
+            yield party
+
+    def perform(self, run: Run) -> None:
+        """Do the task, from the first phase after the join to its finish."""
+        party, ids = run.party, self.own_ids(run)
+        self.keep(run, ids, common_as_host(run, ids))
+        with party.in_phase("finish"):
+            party.broadcast(Finish(0))
+            for peer in list(party.peers.values()):
+                party.take_leave(peer)
+
+
+class PSICollaboratorTask(PSITask, CollaboratorTask):
+    """A party that answers."""
+
+    def perform(self, run: Run) -> None:
+        """Do the task, from the first phase after the join to its finish."""
+        party, ids = run.party, self.own_ids(run)
+        (initiator,) = party.peers.values()
+        most = self.settings.max_peer_ids
+        self.keep(run, ids, common_as_collaborator(run, initiator, ids, max_peer_ids=most))
+        party.take(initiator, Finish)
+        with party.in_phase("finish"):
+            party.leave(initiator)

@@ -1,0 +1,104 @@
+"""A run that has not ended: how this party finds it again, and what it tells the others of it."""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+from heterofed.errors import ResumeError
+from heterofed.rendezvous.agreement import Agreement, Earlier
+from heterofed.runs.checkpoint_store import RunRecord
+from heterofed.runs.run import Run
+
+GOODBYE_SECONDS = 15.0
+"""How long a party that was started again, of a run that is complete, looks for the others."""
+
+
+def begin(run: Run) -> None:
+    """Keep a new run, so that it can go on after it was interrupted."""
+    agreement = run.agreement
+    run.record = RunRecord(
+        run=agreement.run,
+        secret=agreement.secret,
+        seed=run.seed,
+        key=secrets.token_bytes(32),
+        plan=agreement.plan,
+        noise=run.noise,
+    )
+    run.store.begin(run.record)
+
+
+def goes_on(run: Run) -> bool:
+    """Whether what the parties agreed on is the run that waits here.
+
+    Raises:
+        ResumeError: it is not, though that is required.
+    """
+    if run.record is not None and run.record.run == run.agreement.run:
+        return True
+    if run.resume == "require":
+        raise ResumeError(
+            "not all other parties hold the run that waits here; bring back their results folders,"
+            ' or start all with resume="auto"'
+        )
+    return False
+
+
+def recall(run: Run, seed: int | None) -> None:
+    """Look for a run of this task that has not ended.
+
+    Args:
+        run: gets its record and its seed.
+        seed: as given to the constructor; None where any will do.
+
+    Raises:
+        ResumeError: there is none though it is required, or it began with another seed.
+    """
+    record = None if run.resume == "never" else run.store.record()
+    if record is None:
+        if run.resume == "require":
+            raise ResumeError(
+                f"there is no unfinished run in {run.result.folder} to go on with; bring back"
+                ' its folder (results_dir), or start with resume="auto"'
+            )
+        return
+    if seed not in (None, record.seed):
+        raise ResumeError(
+            f"the run in {run.result.folder} began with another seed; start with that one, or"
+            ' with resume="never"'
+        )
+    run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
+    run.order = record.plan.seed
+    run.complete = run.store.finished() is not None
+
+
+def earlier(run: Run) -> Earlier | None:
+    """What this party holds of a run that has not ended, to be told to the others."""
+    if run.record is None:
+        return None
+    record = run.record
+    begun = Agreement(record.plan, record.run, record.secret)
+    return Earlier(begun, run.store.marks(), record.split is not None, run.complete)
+
+
+def patience(run: Run, own: float, wait_for_peers: float = 0.0) -> float:
+    """Seconds to wait for the other parties to come online; 0: for ever.
+
+    Args:
+        run: waits for as long as it says where a party was lost, and only for goodbyes once it is
+            complete.
+        own: this party's `join_timeout`.
+        wait_for_peers: what the Host was given, where this is the Host.
+    """
+    if run.complete and not run.waits:
+        return min(max(GOODBYE_SECONDS, wait_for_peers), own or math.inf)
+    return run.waits or own
+
+
+def awaited(run: Run) -> tuple[str, ...]:
+    """Once all hold the last checkpoint: who has not said goodbye, as far as this party knows. At a
+    Collaborator all, until its own goodbye has left.
+    """
+    gone = run.store.finished()
+    names = run.record.plan.collaborators if run.record and gone is not None else ()
+    return tuple(name for name in names if name not in (gone or ()))
