@@ -124,7 +124,7 @@ def predict(
     out: Path,
     max_rows_per_day: int,
     requests: int,
-    **of_source: str | None,
+    **of_source: Any,
 ) -> dict[str, Any]:
     """Predict at one party.
 

@@ -30,7 +30,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 
 def test_the_result_can_be_looked_at(fitted: Fitted) -> None:
     assert list(fitted.evaluations) == ["joint", "local"]
-    assert all(0 <= auc <= 1 for auc in fitted.frame().loc["auc"].tolist())
+    assert all(0 <= each["auc"] <= 1 for each in fitted.evaluations.values())
+    assert fitted.frame().columns.tolist() == ["joint", "local"]
     assert fitted.worth is not None
     for shown in (repr(fitted), fitted._repr_html_()):
         assert "binary model of bank and shop" in shown
