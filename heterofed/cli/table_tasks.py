@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from heterofed.errors import ConfigError
@@ -91,6 +92,9 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
+    if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
+        # On the screen of this party; labels stand in no log.
+        click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto")
     kept = msgspec.json.encode(Given(list(ids), id_recipe, duplicates))
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heterofed import ConfigError, TaskResult, simulate, simulate_prediction
-from heterofed.simulation.baselines import Mode
+from heterofed.simulation.one_graph import Mode
 from heterofed.simulation.simulate import Simulation
 from heterofed.tabular.collaborator import TabularCollaborator
 from heterofed.tabular.evaluation import Evaluation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,8 +28,6 @@ from heterofed.tabular.table import LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
-
-logger = logging.getLogger("heterofed")
 
 
 class TabularHost(HeteroNNHostScheduler):
@@ -202,7 +199,6 @@ class TabularHost(HeteroNNHostScheduler):
                 "TabularHost(label=None) can only predict: give the column of the label to train"
             )
         self._party.table.check()
-        logger.info("labels: %s", self.objective.labels.said)
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
     # -- ids and models --------------------------------------------------------------------
