@@ -11,7 +11,7 @@ from heterofed.protocol import limits, messages
 from heterofed.protocol.plan import MAX_PARTIES, Plan
 from heterofed.rendezvous import backend
 from heterofed.transport import flow_control, zeromq
-from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS
+from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS, MAX_CONNECTIONS_PER_MINUTE
 from heterofed.transport.reliable import listener as readmit
 from heterofed.transport.zeromq import limiter, listener
 from psi.rsa import keys
@@ -34,7 +34,7 @@ def protocol_limits() -> str:
         "seconds between heartbeats": int(beat.interval),
         "seconds without any answer until a link is dead": int(beat.timeout),
         "seconds that a handshake may take at the Host": int(listener.HANDSHAKE_SECONDS),
-        "seconds that a connection may take to say its Hello": int(VISIT_SECONDS),
+        "seconds that a connection may take to say its Hello": int(FIRST_MESSAGE_SECONDS),
         "TCP connections that have said nothing yet, at most": limiter.MAX_SILENT,
         "bytes that such a one may bring (on Linux)": backend.FIRST_BYTES,
         "bytes that libzmq may hold of another one (on Linux)": limiter.MAX_BEHIND,
@@ -42,7 +42,7 @@ def protocol_limits() -> str:
         "links of one party at a time": readmit.PARTY_LINKS,
         "bytes of a peer's mail that was not taken, before the plan": limits.most_waiting(None),
         "the same under the default plan": limits.most_waiting(plan),
-        "connections a minute that are looked at, of one party": VISITS,
+        "connections a minute that are looked at, of one party": MAX_CONNECTIONS_PER_MINUTE,
         "bytes a second that a peer must take of what waits for it": LEAST_RATE,
         "seconds of waiting between two `Waiting`": int(NOTICE_SECONDS),
         "seconds given to an Abort to leave": int(ABORT_LINGER),

@@ -35,7 +35,7 @@ from heterofed.messaging.peer import Timeouts
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
-from heterofed.rendezvous.admission import Door
+from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
 from heterofed.rendezvous.join import HANDSHAKES, RETRY_SECONDS, explained, knock
@@ -258,12 +258,14 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
         host = Party(party, Role.HOST, endpoint, timeouts=Timeouts())
         try:
             yield f"the Host can listen at {task.listens_at}"
-            door = Door(task_digest(task.task), task.purpose, party, [*names], terms=place.terms)
-            host.door = lambda visitor, hello: door.judge(host, visitor, hello)
+            admission = Admission(
+                task_digest(task.task), task.purpose, party, [*names], terms=place.terms
+            )
+            host.admission = lambda visitor, hello: admission.judge(host, visitor, hello)
             until, said, told = host.clock() + wait, set[str](), 0
             while host.clock() < until and said != names:
                 host.pump(0.5)
-                for name in sorted((door.checked & names) - said):
+                for name in sorted((admission.checked & names) - said):
                     said.add(name)
                     yield f"{name} is connected, and has the same terms"
                 for shown in place.strangers.fingerprints[told:]:

@@ -30,7 +30,7 @@ SLACK = 1.25
 """How much longer than measured a batch may take before somebody waits."""
 
 
-def keeping_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]:
+def stashed_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]:
     """Let forwards within the block stay fit for backward whatever becomes of `weights` after.
 
     Saved weights, and views of them, are copied; one that several operations save is copied once.
@@ -86,7 +86,7 @@ def ahead(
     """
     iterator = iter(items)
     while True:
-        with keeping_weights(weights()) if in_flight() else nullcontext():
+        with stashed_weights(weights()) if in_flight() else nullcontext():
             try:
                 item = next(iterator)
             except StopIteration:

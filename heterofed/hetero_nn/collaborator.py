@@ -21,40 +21,44 @@ from heterofed.privacy.leakage import Effort
 
 
 class HeteroNNCollaboratorScheduler(CollaboratorHooks):
-    """Subclass it, fill in the hooks, and call `launch_task`.
+    """A Collaborator of split training: subclass it, define the hooks, and call `launch_task`.
 
     Args:
-        feature_key: this party's unique key in the task; also its identity.
-        name: shown in logs and used for the results folder; the feature key by default.
-        schedule_timeout: longest silence (s) of the Host before its plan is known.
-        data_channel_timeout: (seconds to establish a link once the Host is there, seconds without
-            a byte while one message is moving).
-        is_feature_trainable: False freezes this party's feature model: no gradient travels.
-        max_peer_ids: ids that the Host may have intersected in all runs of a task together; counted
-            on disk, so that nobody walks through a phone book, and those of unchanged sets once.
-            Simulations do not count.
-        max_releases_per_row: how often features of any one row may leave: in training, in tests,
-            predictions and rehearsals of all runs of this task together. One more ends the task
-            with a `ReleaseLimitError` before it leaves; None sets no limit.
-        max_epsilon: most that `eps_embeddings` or `eps_weights` may come to, in all runs together,
-            for what this party has a defence for; the task ends like that before it is more.
-        max_rollbacks: how often a run may go back to the same checkpoint, whoever asks for it:
-            each time the same rows are sent again. Counted on disk, over restarts.
-        seed: start of this party's random streams (initial weights, dropout); it stays here. None
-            draws a secret one. Give a number only to repeat a run: a Host that can guess it knows
-            the initial weights, and works back from features to raw rows.
-        embedding_defence: what is done so that embeddings tell less of the inputs:
-            `ClippedGaussian` or `Decorrelation` of `heterofed.privacy.embedding_defences`.
+        feature_key: the unique key of this party in the task, which is also its identity.
+        name: the name of this party in logs and of its results folder; the feature key by default.
+        schedule_timeout: the longest silence in seconds of the Host before its plan is known.
+        data_channel_timeout: the longest time in seconds to establish a link to a running Host,
+            and the longest time in seconds without a byte while a message arrives.
+        is_feature_trainable: whether this party's feature model is trained; False freezes it, and
+            no gradients are sent to it.
+        max_peer_ids: the most ids that the Host may intersect in all runs of a task together. They
+            are counted on disk, so that the Host cannot test arbitrarily many guesses. Unchanged
+            sets count once, and simulations do not count.
+        max_releases_per_row: the most times that features of any row may be sent in training,
+            tests, predictions and dry runs of all runs of this task together. The task ends with a
+            `ReleaseLimitError` before it would send more. None sets no limit.
+        max_epsilon: the largest `eps_embeddings` or `eps_weights` of all runs of this task
+            together, if this party has such a defence. The task ends with a `ReleaseLimitError`
+            before it would exceed it.
+        max_rollbacks: the most times that a run may be rolled back to the same checkpoint by any
+            party, because the same rows are sent again each time. They are counted on disk across
+            restarts.
+        seed: the seed of this party's random streams (initial weights, dropout), which is not sent
+            to others. None draws a secret seed. Give a number only to repeat a run, because a Host
+            that guesses it knows the initial weights and can compute raw rows from features.
+        embedding_defence: reduces what embeddings reveal about the inputs: `ClippedGaussian` or
+            `Decorrelation` of `heterofed.privacy.embedding_defences`.
         weights_defence: trains the feature model by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
-        leak_report: "sample" measures what the embeddings give away, in at most 3 % of the time;
-            "full" measures every batch; "off" nothing. Written to `leakage.csv`.
-        join_timeout: seconds to wait for the Host to come online; 0: for ever.
-        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
-            way can read and change everything. For experiments on a network of your own.
-        agreed: what the Host has to announce as its `agreed=`, of what it announces; the task ends
-            with an `OtherSettingsError` before any id leaves where it announces something else.
-        results_dir: parent of `<task_id>/<name>`, where results are written.
-        callbacks: get every event of the task (see `heterofed.events`).
+        leak_report: how much to measure what the embeddings reveal: "sample" in at most 3 % of the
+            time, "full" for every batch, "off" never. The results are written to `leakage.csv`.
+        join_timeout: the longest time in seconds to wait for the Host to connect; 0 means no limit.
+        insecure: whether to run a task whose file lists no keys. Its TCP connections are not
+            encrypted, and anybody on the network can read and change everything. Use it only for
+            experiments on a private network.
+        agreed: the settings that the Host must announce as its `agreed=`. If it announces another
+            value, the task ends with an `OtherSettingsError` before any id is sent.
+        results_dir: the parent of the results folder `<task_id>/<name>`.
+        callbacks: called with every event of the task (see `heterofed.events`).
     """
 
     def __init__(
@@ -92,32 +96,33 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         allow_ids: Iterable[str] | None = None,
         requests: int = 0,
     ) -> int:
-        """Answer the Host's `predict`, one request after another, with the finished run's model.
+        """Serve the Host's `predict` requests, one after another, with the finished run's model.
 
-        Each request is logged in `predictions/log.jsonl` in the results folder: times and row
-        counts, no ids; before the first row leaves, and again when it has ended, well or not. A
-        request that fails is followed by the next one, and so is a `join_timeout` without one.
+        Each request is logged in `predictions/log.jsonl` in the results folder, with times and
+        numbers of rows but without ids: once before the first row is sent, and again at its end.
+        The server continues after a request that failed, and after a `join_timeout` without one.
 
         Args:
-            task_id: of the finished task.
-            max_rows_per_day: rows to predict per day (UTC) at most; counted on disk before they
-                are computed, and no longer where the request failed before any of them left.
-            max_ids_per_day: ids that the Host may have intersected for predictions per day (UTC),
-                whether they are here or not; counted on disk, and apart from those of training.
-                None: the constructor's `max_peer_ids`.
-            allow_ids: only these rows; None: all of `load_local_ids`. Of others the Host does not
-                even learn that they are here.
-            requests: return after so many requests, and raise where one fails; 0: serve until
-                interrupted by Ctrl-C.
+            task_id: the id of the finished task.
+            max_rows_per_day: the most rows to predict per day (UTC). They are counted on disk
+                before they are computed; a request that fails before any row was sent is not
+                counted.
+            max_ids_per_day: the most ids that the Host may intersect for predictions per day (UTC),
+                whether this party has them or not. They are counted on disk and apart from
+                training. None uses the constructor's `max_peer_ids`.
+            allow_ids: the rows to serve, or None for all of `load_local_ids`. The Host does not
+                learn that this party has other rows.
+            requests: the number of requests after which to return; an error in one of them is
+                raised. With 0 the server runs until it is interrupted by Ctrl-C.
 
         Returns:
-            Rows predicted.
+            The number of predicted rows.
 
         Raises:
-            ConfigError: something at this party cannot work, there is no finished run, or it was
-                one with `fusion="masked_sum"`.
-            JoinTimeoutError, LimitReachedError, OtherRunError, TaskFailed: only where `requests`
-                is given.
+            ConfigError: a setting or file of this party is wrong, there is no finished run, or it
+                used `fusion="masked_sum"`.
+            JoinTimeoutError, LimitReachedError, OtherRunError, TaskFailed: a request failed and
+                `requests` is not 0.
         """
         return serve(
             self,

@@ -30,7 +30,7 @@ however narrow the numbers are that a peer sends.
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class FeatureImputer:
     """What stands for one row of a party's features: how it arranged them, and their means.
 
     Attributes:
@@ -150,11 +150,11 @@ def _mean(total: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=dtype).expand(total.shape)
 
 
-def read_stands(trained: Trained) -> dict[str, Stand]:
+def read_imputers(trained: Trained) -> dict[str, FeatureImputer]:
     """What stands for each Collaborator, in task order.
 
     Raises:
         ConfigError: the file is not there or damaged.
     """
     kept = read_weights(trained, MEANS.removesuffix(".pt"))
-    return {party: Stand(each["layout"], each["means"]) for party, each in kept.items()}
+    return {party: FeatureImputer(each["layout"], each["means"]) for party, each in kept.items()}

@@ -1,8 +1,8 @@
-"""All hooks of split training, to be read from top to bottom; and what hooks may read and call.
+"""All hooks of split training, and the attributes and methods that hooks may use.
 
-A scheduler's class is made of these: `PartyHooks` for both roles, `HostHooks` and
-`CollaboratorHooks` for one each. How hooks are called is said in `heterofed.hetero_nn.train`; all
-that belongs to that is behind one attribute.
+A scheduler's class inherits from these: `PartyHooks` for both roles, and `HostHooks` or
+`CollaboratorHooks` for one role. The loops in `heterofed.hetero_nn.train` call the hooks; their
+state is behind one attribute.
 """
 
 from __future__ import annotations
@@ -48,21 +48,23 @@ class PartyHooks(Scheduler):
         """Run the task in this process until it ends.
 
         Args:
-            task_id: the same at every party; parties on one machine find each other by it.
-            resume: what to do with a run of this task that has not ended: go on from the newest
-                checkpoint that all parties hold, or begin anew where there is none ("auto"); begin
-                anew ("never"); end with an error where it cannot go on ("require").
-            rehearse: only one batch from end to end, at every party: the result's `rehearsal` at
-                the Host tells shapes, classes and the estimated seconds per round. Nothing is
-                trained, and the results folder stays as it is but for `rehearsal/`.
+            task_id: the id of the task, which is the same at every party. Parties on one machine
+                find each other by it.
+            resume: how to treat an interrupted run of this task. "auto" resumes from the newest
+                checkpoint that all parties hold, or starts anew if there is none. "never" starts
+                anew. "require" raises an error if the run cannot be resumed.
+            rehearse: whether to do only a dry run, which sends one batch from end to end at every
+                party. The result's `rehearsal` at the Host has shapes, classes and the estimated
+                seconds per round. Nothing is trained, and only the folder `rehearsal/` of the
+                results folder is written.
 
         Returns:
-            What came of it; also written to `summary.json` in the results folder.
+            The result of the task, which is also written to `summary.json` in the results folder.
 
         Raises:
-            ConfigError: something at this party cannot work; nothing was done.
-            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
-            Exception: a hook of this party raised; unchanged, with a note of where.
+            ConfigError: a setting or file of this party is wrong; nothing was done.
+            TaskFailed: the task failed; it is a `TaskAborted` if another party ended it.
+            Exception: a hook of this party raised it; it has a note with the hook and the phase.
         """
         engine = self._heterofed
         if rehearse:
@@ -74,116 +76,125 @@ class PartyHooks(Scheduler):
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
 
-        Where the Host announces its split (`announce_split`), it is asked at the Host alone.
+        If the Host announces its split (`announce_split`), this hook is called only at the Host.
 
         Args:
-            id_intersection: the common ids; iterates in sorted order.
+            id_intersection: the common ids, which iterate in sorted order.
 
         Returns:
-            (train ids, test ids). By default a stable hash split, 80/20.
+            The train ids and the test ids. By default a hash of each id puts 80 % of the ids into
+            the train set.
         """
         return default_split(id_intersection)
 
     @abstractmethod
     def make_feature_model(self) -> nn.Module | None:
-        """Hook: this party's half of the model; None where it needs none."""
+        """Hook: return this party's half of the model, or None if it needs none."""
 
     @abstractmethod
     def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer | None:
-        """Hook: the optimizer of the feature model; not asked of a frozen party."""
+        """Hook: return the optimizer of the feature model. It is not called at a frozen party."""
 
     @abstractmethod
     def iterate_train_feature(
         self, feature_model: nn.Module, train_ids: list[str]
     ) -> Iterator[Any]:
-        """Hook, a generator: the batches of one round, each through the feature model.
+        """Hook, a generator: yield the batches of one round, each computed by the feature model.
 
         Args:
-            feature_model: in train mode (eval where this party is frozen).
-            train_ids: in the agreed order of this round, the same at every party.
+            feature_model: the feature model in train mode, or in eval mode at a frozen party.
+            train_ids: the train ids in the agreed order of this round, the same at every party.
 
         Yields:
-            A Collaborator `features` or `Batch(features, ids=...)`; the Host `(features, labels)`
-            or `Batch(features, labels, ids)`. Features are a tensor, tuple or dict of tensors,
-            [rows, ...]. With ids the order of the rows is checked against the other parties'.
+            At a Collaborator `features` or `Batch(features, ids=...)`, at the Host `(features,
+            labels)` or `Batch(features, labels, ids)`. Features are a tensor, or a tuple or dict of
+            tensors, with the shape [rows, ...]. If all parties yield ids, the order of the rows is
+            compared between them.
         """
 
     @abstractmethod
     def iterate_test_feature(self, feature_model: nn.Module, test_ids: list[str]) -> Iterator[Any]:
-        """Hook, a generator: as `iterate_train_feature`, without gradients and in eval mode."""
+        """Hook, a generator: yield the test batches like `iterate_train_feature`.
+
+        It is called without gradients and with the feature model in eval mode.
+        """
 
     def iterate_predict_feature(
         self, feature_model: nn.Module, predict_ids: list[str]
     ) -> Iterator[Any]:
-        """Hook, a generator: the batches of a joint prediction, one row per id, in eval mode.
+        """Hook, a generator: yield the batches of a joint prediction, with one row per id.
+
+        By default it calls `iterate_test_feature`.
 
         Args:
-            feature_model: with the weights of the finished run.
-            predict_ids: sorted; batches of any size, which need not be the other parties'.
+            feature_model: the feature model in eval mode, with the weights of the finished run.
+            predict_ids: the ids to predict, sorted. Batch sizes may differ between parties.
 
         Yields:
-            As `iterate_test_feature`, which it is by default; labels may be None.
+            The same as `iterate_test_feature`; the labels may be None.
         """
         yield from self.iterate_test_feature(feature_model, predict_ids)
 
     def feature_columns(self) -> Sequence[str] | None:
-        """Hook: names of the columns that the feature hooks read, in their order; kept with the
-        model, and compared when it predicts.
+        """Hook: return the names of the columns that the feature hooks read, in order.
+
+        They are kept with the model and compared when it predicts.
 
         Returns:
-            Strings; None, the default, where a `VerticalTable` reads them: it knows its columns.
+            A list of names, or None (the default) if the hooks read a `VerticalTable`, which knows
+            its columns.
         """
         return None
 
     def extra_state(self) -> Any:
-        """Hook: state of yours that no checkpoint keeps by itself: of other libraries, or files.
+        """Hook: return state that checkpoints do not contain by themselves, as of other libraries.
 
         Returns:
-            Tensors and plain values (numbers, strings, lists, dicts of them), or None.
+            Tensors and plain values (numbers, strings, and lists and dicts of them), or None.
         """
         return None
 
     def on_round_end(self) -> None:
-        """Hook: a round and its test are over; the place for learning-rate schedules."""
+        """Hook: called after each round and its test, to step learning-rate schedules."""
 
     def load_extra_state(self, state: Any) -> None:
-        """Hook: the inverse of `extra_state`; called where a run goes on from a checkpoint.
+        """Hook: restore the state of `extra_state` when a run is resumed from a checkpoint.
 
         Args:
-            state: what `extra_state` returned when the checkpoint was written.
+            state: the result of `extra_state` when the checkpoint was written.
         """
 
     # -- what hooks may read and call --------------------------------------------------------
 
     @Shown
     def is_feature_trainable(self) -> bool:
-        """As given to the constructor."""
+        """The constructor's argument: False if this party's feature model is frozen."""
         trainable: bool = self._heterofed.settings.is_feature_trainable
         return trainable
 
     @Shown
     def feature_model(self) -> Any:
-        """This party's feature model; made on first use in a run."""
+        """This party's feature model, which is made on first use in a run."""
         return self._heterofed.made("feature_model")
 
     @Shown
     def feature_optimizer(self) -> Any:
-        """The feature model's optimizer; None at a frozen party."""
+        """The feature model's optimizer, or None at a frozen party."""
         return self._heterofed.made("feature_optimizer")
 
     @Shown
     def train_ids(self) -> list[str]:
-        """Train ids, sorted; empty before the split."""
+        """The train ids, sorted; empty before the split."""
         return self._heterofed.run.state.train_ids if self._heterofed.run else []
 
     @Shown
     def test_ids(self) -> list[str]:
-        """Test ids, sorted; empty before the split."""
+        """The test ids, sorted; empty before the split."""
         return self._heterofed.run.state.test_ids if self._heterofed.run else []
 
     @Shown
     def batch_size(self) -> int | None:
-        """Rows of an agreed batch; None before the parties met, or where none was agreed."""
+        """The agreed number of rows in a batch; None before the plan is known or without one."""
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return agreement.plan.batch_size or None if agreement else None
 
@@ -195,22 +206,22 @@ class PartyHooks(Scheduler):
 
     @Shown
     def agreed(self) -> dict[str, str]:
-        """Settings that the Host announced; before the parties met, what this party was given."""
+        """The settings that the Host announced, or the constructor's before the plan is known."""
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return dict(agreement.plan.agreed if agreement else self._heterofed.settings.agreed)
 
     def batches(self, ids: Sequence[str], *, drop_last: bool = False) -> Iterator[list[str]]:
-        """Cut ids into the agreed batches; for use in the feature hooks.
+        """Cut ids into the agreed batches, for use in the feature hooks.
 
         Args:
-            ids: as the hook got them.
-            drop_last: leave out the last batch where it is shorter; the same at every party.
+            ids: the ids as the hook got them.
+            drop_last: whether to leave out a shorter last batch; the same at every party.
 
         Yields:
-            Lists of the Host's `batch_size` ids, in their order; the last may be shorter.
+            Lists of `batch_size` ids in order; the last one may be shorter.
 
         Raises:
-            ConfigError: the Host was given no batch_size.
+            ConfigError: no batch size was agreed.
         """
         run = self._heterofed.run
         size = run.plan.batch_size if run else 0
@@ -220,25 +231,29 @@ class PartyHooks(Scheduler):
             yield list(ids[start : start + size])
 
     def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
-        """Batches of this round for DP-SGD: each id is in each with the same chance, by itself.
+        """Draw the batches of this round for DP-SGD: each batch contains each id independently.
 
-        The same at every party. For use in `iterate_train_feature`; a batch may be empty.
+        The batches are the same at every party. Call it in `iterate_train_feature`. A batch may be
+        empty.
 
         Args:
-            train_ids: as the hook got them.
-            batch_size: rows of a batch on average.
+            train_ids: the ids as the hook got them.
+            batch_size: the average number of rows in a batch.
+
+        Returns:
+            The ids of each batch.
 
         Raises:
-            ConfigError: there is no round; or the Host writes checkpoints within rounds, for which
-                a hook gets a part of the train ids at a time.
+            ConfigError: no round has begun; or the Host writes checkpoints within rounds, so that
+                the hook gets only a part of the train ids at a time.
         """
         run = self._heterofed.run
         if run is None or run.maybe_agreement is None:
             raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
         if run.plan.checkpoint_batches:
             raise ConfigError(
-                "poisson_batches draws from all train ids, checkpoint_batches gives a part of them"
-                " at a time: take one of the two"
+                "poisson_batches draws from all train ids, but with checkpoint_batches the hook"
+                " gets only a part of them at a time: use one of the two"
             )
         secret = run.agreement.secret
         batches = poisson_batches(train_ids, batch_size, secret=secret, round_number=run.round)
@@ -250,7 +265,7 @@ class PartyHooks(Scheduler):
 
 
 class HostHooks(PartyHooks):
-    """What the Host's user fills in, reads and calls."""
+    """The hooks, attributes and methods of the Host, in addition to those of both roles."""
 
     _heterofed: HalfEngine[HostSettings]
 
@@ -263,79 +278,85 @@ class HostHooks(PartyHooks):
 
     @abstractmethod
     def make_infer_model(self) -> nn.Module | None:
-        """Hook: the model on top of the fused features; None, or one without weights, where the
-        features are fused as they are (as in a logistic regression, by their sum).
+        """Hook: return the model on top of the fused features.
+
+        Return None, or a model without weights, if fusing the features gives the prediction, as
+        their sum does in a logistic regression.
         """
 
     @abstractmethod
     def make_infer_optimizer(self, infer_model: nn.Module) -> Optimizer | None:
-        """Hook: the optimizer of the infer model; not asked where there is none. None where it has
-        no weights.
+        """Hook: return the optimizer of the infer model, or None if that model has no weights.
+
+        It is not called if there is no infer model.
         """
 
     @abstractmethod
     def train_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> Any:
-        """Hook: one step: fuse the features, forward, loss, backward, `self.optimizer.step()`.
+        """Hook: make one training step: fuse the features, forward, loss, backward, step.
 
         Args:
-            feature_projection: features by feature key, each as its hook yielded it, [rows, ...];
-                without the Host's key where it is label-only.
-            labels: what `iterate_train_feature` yielded beside the features.
+            feature_projection: the features by feature key, each in the form in which its hook
+                yielded it, [rows, ...]. It has no entry for a Host without features.
+            labels: the labels that `iterate_train_feature` yielded with the features.
 
         Returns:
-            None, a 0-d loss or a dict of scalars, recorded in `train.csv` as means per round, each
-            over the batches that returned it.
+            None, a 0-d loss or a dict of scalars. The mean per round of each of them, over the
+            batches that returned it, is written to `train.csv`.
         """
 
     @abstractmethod
     def test(
         self, batched_feature_projections: list[dict[str, Any]], batched_labels: list[Any]
     ) -> None:
-        """Hook: measure the models on the test batches, in eval mode and without gradients.
+        """Hook: measure the models on all test batches, in eval mode and without gradients.
 
         Args:
-            batched_feature_projections: one dict per batch, as in `train_a_batch`.
-            batched_labels: labels of the same batches.
+            batched_feature_projections: the `feature_projection` of each batch, as in
+                `train_a_batch`.
+            batched_labels: the labels of each batch.
         """
 
     def test_a_batch(self, feature_projection: dict[str, Any], labels: Any) -> None:
-        """Hook: measure one test batch, instead of `test`, for test sets that do not fit in memory.
+        """Hook: measure one test batch. It replaces `test` for test sets that do not fit in memory.
 
         Args:
-            feature_projection: features by feature key, as in `train_a_batch`.
-            labels: labels of the same rows.
+            feature_projection: the features by feature key, as in `train_a_batch`.
+            labels: the labels of the same rows.
         """
 
     def end_test(self) -> None:
-        """Hook: all test batches went through `test_a_batch`; the place to append metrics."""
+        """Hook: called after `test_a_batch` was called for all test batches, to append metrics."""
 
     def load_predict_ids(self) -> Iterable[str]:
-        """Hook: the ids that `predict` is for where it is given none; by default all own ones.
+        """Hook: return the ids for a `predict` without ids; by default all of this party's ids.
 
-        Of these the ones that all parties have are predicted.
+        The ids among them that all parties have are predicted.
         """
         return self.load_local_ids()
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
-        """Hook: predictions of one batch, in eval mode and without gradients; only for `predict`.
+        """Hook: return the predictions of one batch, in eval mode and without gradients.
+
+        Only `predict` needs it.
 
         Args:
-            feature_projection: features by feature key, as in `train_a_batch`.
+            feature_projection: the features by feature key, as in `train_a_batch`.
 
         Returns:
-            A tensor [rows] or [rows, columns], or a dict of them by column name.
+            A tensor [rows] or [rows, columns], or a dict of such tensors by column name.
         """
         raise NotImplementedError
 
     def is_task_finished(self) -> bool:
-        """Hook: asked after each round; by default whether `max_rounds` are done."""
+        """Hook: return after each round whether it was the last; by default after `max_rounds`."""
         return self._is_reach_max_rounds()
 
     def validate_context(self) -> None:
-        """Hook: check settings before anything else; call `super().validate_context()`.
+        """Hook: check settings before the task begins; call `super().validate_context()`.
 
         Raises:
-            ConfigError: a setting of the constructor cannot work.
+            ConfigError: a setting of the constructor is wrong.
         """
         super().validate_context()
         if ends_by_default(type(self)):
@@ -345,22 +366,22 @@ class HostHooks(PartyHooks):
 
     @Shown
     def max_rounds(self) -> int:
-        """As given to the constructor."""
+        """The constructor's argument: the number of rounds to train."""
         return self._heterofed.settings.max_rounds
 
     @Shown
     def log_rounds(self) -> int:
-        """As given to the constructor."""
+        """The constructor's argument: the number of rounds between two tests."""
         return self._heterofed.settings.log_rounds
 
     @Shown
     def calculation_timeout(self) -> float:
-        """As given to the constructor, in seconds."""
+        """The constructor's argument, in seconds."""
         return self._heterofed.settings.calculation_timeout
 
     @Shown
     def infer_model(self) -> Any:
-        """The model on top of the fused features; made on first use in a run."""
+        """The model on top of the fused features, which is made on first use in a run."""
         return self._heterofed.made("infer_model")
 
     @Shown
@@ -370,17 +391,18 @@ class HostHooks(PartyHooks):
 
     @Shown
     def optimizer(self) -> JointOptimizer:
-        """All optimizers of the Host as one `torch.optim.Optimizer`; its `zero_grad` clears the
-        gradients of received features too.
+        """All optimizers of the Host as one `torch.optim.Optimizer`.
+
+        Its `zero_grad` also clears the gradients of received features.
         """
         optimizer: JointOptimizer = self._heterofed.made("optimizer")
         return optimizer
 
     def mark_best(self) -> None:
-        """Have every party keep this round's weights as `best_<model>.pt`; for use in `test`.
+        """Make every party keep this round's weights as `best_<model>.pt`; call it in `test`.
 
         Raises:
-            ConfigError: no round is running.
+            ConfigError: no round has begun.
         """
         run = self._heterofed.run
         if run is None or run.round == 0:
@@ -393,19 +415,19 @@ class HostHooks(PartyHooks):
 
 
 class CollaboratorHooks(PartyHooks):
-    """What a Collaborator's user fills in, beside what both roles share."""
+    """The hooks of a Collaborator, in addition to those of both roles."""
 
     _heterofed: HalfEngine[CollaboratorSettings]
 
     def update_feature_model(self, features: Any, gradients: Any) -> None:
-        """Hook: one step of the feature model; the place for clipping, AMP, accumulation.
+        """Hook: make one step of the feature model; override it for clipping, AMP or accumulation.
+
+        By default it calls `zero_grad`, backward from the gradients, and `step`. If it is not
+        overridden, the backward pass may run while the Host still computes its own half.
 
         Args:
-            features: what `iterate_train_feature` yielded, still attached to its graph.
-            gradients: dL/dfeatures in the same arrangement; None for tensors without one.
-
-        By default: `zero_grad`, backward from the gradients, `step`. Where this is not overridden,
-        backward runs while the Host is still busy with its own half.
+            features: the features that `iterate_train_feature` yielded, attached to their graph.
+            gradients: dL/dfeatures in the same form, with None for tensors without a gradient.
         """
         tensors = named(features, "iterate_train_feature")[1]
         optimizer = self._heterofed.made("feature_optimizer")
@@ -414,39 +436,39 @@ class CollaboratorHooks(PartyHooks):
         optimizer.step()
 
 
-# -- what a user's class has defined -----------------------------------------------------------
+# -- what a user's class defines --------------------------------------------------------------
 
 
 def tests_in_batches(cls: type[HostHooks]) -> bool:
-    """Whether a class tests batch by batch."""
+    """Return whether a class tests batch by batch."""
     return cls.test_a_batch is not HostHooks.test_a_batch
 
 
 def predicts(cls: type[HostHooks]) -> bool:
-    """Whether a class says what its predictions are."""
+    """Return whether a class defines its predictions."""
     return cls.predict_a_batch is not HostHooks.predict_a_batch
 
 
 def ends_by_default(cls: type[HostHooks]) -> bool:
-    """Whether the task ends after `max_rounds`."""
+    """Return whether the task ends after `max_rounds`."""
     return cls.is_task_finished is HostHooks.is_task_finished
 
 
 def keeps_extra_state(cls: type[PartyHooks]) -> bool:
-    """Whether a class keeps state of its own in checkpoints."""
+    """Return whether a class adds state to checkpoints."""
     return cls.extra_state is not PartyHooks.extra_state
 
 
 def updates_by_default(scheduler: CollaboratorHooks) -> bool:
-    """Whether a step of the feature model is the default one."""
+    """Return whether a scheduler uses the default step of the feature model."""
     mine = getattr(scheduler.update_feature_model, "__func__", None)
     return mine is CollaboratorHooks.update_feature_model
 
 
 def _no_test(*_: Any, **__: Any) -> None:
-    """Stands for `test` where a class tests batch by batch."""
+    """Replace `test` in a class that tests batch by batch."""
 
 
 def half_engine(scheduler: PartyHooks) -> HalfEngine[Any]:
-    """What is behind a scheduler of split training, for the parts of heterofed that run it."""
+    """Return the engine behind a scheduler of split training."""
     return scheduler._heterofed

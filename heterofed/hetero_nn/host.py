@@ -28,81 +28,92 @@ if TYPE_CHECKING:
 
 
 class HeteroNNHostScheduler(HostHooks):
-    """Subclass it, fill in the hooks, and call `launch_task`.
+    """The Host of split training: subclass it, define the hooks, and call `launch_task`.
 
     Args:
-        feature_key: this party's unique key in the task; also its identity.
-        name: shown in logs and used for the results folder; the feature key by default.
-        max_rounds: rounds (epochs over the train ids) to train.
-        calculation_timeout: longest silence (s) of a party that runs user code or heavy compute,
-            counted from its last message; announced to all. 0: no limit.
-        schedule_timeout: longest silence (s) in steps where a party runs no user code.
-        data_channel_timeout: (seconds to establish a link once the peer is there, seconds without
-            a byte while one message is moving).
-        log_rounds: run `test` after the first round, after every `log_rounds`-th and after the
-            last; 0: after the first and the last.
-        is_feature_trainable: False freezes this party's feature model.
-        collaborators: whom to wait for: how many, or their feature keys.
-        join_timeout: seconds to wait for the parties to come online; 0: for ever.
-        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
-            way can read and change everything. For experiments on a network of your own.
-        wait_for_peers: seconds that everybody waits for a party that was lost during the task to
-            come back, before the task ends; then all go on from their last checkpoint. Announced to
-            all. 0: the task ends at once, and goes on when all are started again.
-        seed: start of this party's random streams (initial weights, dropout); it stays here. None
-            draws a secret one. Give a number, at every party, only to repeat a run: one that others
-            can guess tells them the initial weights. The order of rows then hangs on the task id.
-        shuffle: give the train ids in a new agreed order each round.
-        early_gradients: send gradients ahead, while `train_a_batch` is still in backward, so that
-            the Collaborators work at the same time. Only where `train_a_batch` leaves the features'
-            gradients as backward made them: what it changes afterwards (noise, clipping) still
-            counts, but the others have seen the unchanged ones. With staleness nobody waits for
-            them, and they are sent after the step.
-        checkpoint_batches: write a checkpoint after every so many batches too, not only after
-            rounds; needs `batch_size`, and hooks that use `self.batches(train_ids)`, since they are
-            then called once for each such leg of a round. 0: only after rounds.
-        batch_size: rows of a batch, agreed by all: `self.batches(ids)` gives them. None: each hook
-            cuts its own.
-        compress_features: None, "fp16", "bf16" or "int8" (a scale per row): how the Collaborators'
-            floating tensors travel. They arrive in their own dtype, rounded.
-        compress_gradients: the same for the way back.
-        max_staleness: k lets the Collaborators' forwards run up to k steps ahead of the gradients,
-            always by exactly as many, so that nobody waits for each round trip; 0 trains the joined
-            model exactly. "auto" chooses after the first batches, by how long they take.
-        party_dropout: probability that a Collaborator's features of a row are zero in training, for
-            models that will predict rows that a party does not have (see `predict`).
-        fusion: "masked_sum" has two or more Collaborators mask their features, so that only the sum
-            of them can be read; in `train_a_batch` and `test` it stands under "masked_sum", one
-            tensor [rows, d], in place of theirs. Their features must be floats of one shape. There
-            are no joint predictions then.
-        gradient_defence: changes the gradients of the features before they are sent, so that they
-            tell less of the labels: `heterofed.privacy.marvell.Marvell(bound=0.6)`, for one.
-        label_dp: turns some labels before training: `RandomisedResponse(epsilon)`. Needs
-            `Batch(features, labels, ids)` from `iterate_train_feature`.
+        feature_key: the unique key of this party in the task, which is also its identity.
+        name: the name of this party in logs and of its results folder; the feature key by default.
+        max_rounds: the number of rounds (epochs over the train ids) to train.
+        calculation_timeout: the longest silence in seconds of a party that runs user code or heavy
+            computations. It is announced to all parties. 0 means no limit.
+        schedule_timeout: the longest silence in seconds of a party that runs no user code.
+        data_channel_timeout: the longest time in seconds to establish a link to a connected peer,
+            and the longest time in seconds without a byte while a message arrives.
+        log_rounds: the hook `test` is called after the first round, after every `log_rounds`-th and
+            after the last. With 0 it is called after the first and the last.
+        is_feature_trainable: whether this party's feature model is trained; False freezes it.
+        collaborators: the number of Collaborators to wait for, or their feature keys.
+        join_timeout: the longest time in seconds to wait for the parties to connect; 0 means no
+            limit.
+        insecure: whether to run a task whose file lists no keys. Its TCP connections are not
+            encrypted, and anybody on the network can read and change everything. Use it only for
+            experiments on a private network.
+        wait_for_peers: the time in seconds that all parties wait for a lost party to come back;
+            then all resume from their last checkpoint. It is announced to all parties. With 0 the
+            task ends at once, and is resumed when all parties are started again.
+        seed: the seed of this party's random streams (initial weights, dropout), which is not sent
+            to others. None draws a secret seed. Give a number at every party only to repeat a run,
+            because anybody who guesses it knows the initial weights. With a number, the order of
+            rows derives from the task id.
+        shuffle: whether the train ids get a new agreed order in each round.
+        early_gradients: whether gradients are sent while `train_a_batch` still runs its backward
+            pass, so that the Collaborators compute at the same time. Use it only if `train_a_batch`
+            does not change the features' gradients afterwards: changed gradients (noise, clipping)
+            are sent again and count, but the others have seen the unchanged ones. With staleness,
+            gradients are sent after the step.
+        checkpoint_batches: the number of batches between two checkpoints within a round; 0 means
+            that there are checkpoints only after rounds. It requires `batch_size`, and hooks that
+            use `self.batches(train_ids)`, because they are called once for each part of a round.
+        batch_size: the number of rows in a batch that all parties agree on; `self.batches(ids)`
+            yields such batches. With None each hook makes its own batches.
+        compress_features: how the Collaborators' floating tensors are sent: None for unchanged, or
+            rounded to "fp16", "bf16" or "int8" (with a scale per row). They arrive in their own
+            dtype.
+        compress_gradients: how gradients are sent, with the same values.
+        max_staleness: with k, the Collaborators run their forward passes exactly k steps ahead of
+            the gradients, so that they need not wait for each round trip. 0 trains the joined model
+            exactly. "auto" measures the first batches and chooses.
+        party_dropout: the probability that a Collaborator's features of a row are set to zero in
+            training, for models that will predict rows that a party does not have (see `predict`).
+        fusion: "separate" gives the Host each Collaborator's features. With "masked_sum", two or
+            more Collaborators mask their features, so that only their sum can be read;
+            `train_a_batch` and `test` get it under the key "masked_sum" as one tensor [rows, d].
+            The features must be floats of one shape, and joint predictions are not possible.
+        gradient_defence: transforms the gradients of the features before they are sent, so that
+            they reveal less about the labels, for example
+            `heterofed.privacy.marvell.Marvell(bound=0.6)`.
+        label_dp: randomises labels before training, as `RandomisedResponse(epsilon)`. It requires
+            that `iterate_train_feature` yields `Batch(features, labels, ids)`.
         weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
-        max_releases_per_row: how often gradients of any one row may leave in all runs of this task
-            together, early ones too; those of one batch for several Collaborators count once. One
-            more ends the task with a `ReleaseLimitError` before it leaves; None sets no limit.
-        max_epsilon: most that `eps_labels` or `eps_weights` may come to, in all runs together, for
-            what this party has a defence for; the task ends like that before it is more.
-        max_rollbacks: how often a run may go back to the same checkpoint, whoever asks for it:
-            each time the same rows are sent again. Counted on disk, over restarts.
-        loss_reduction: whether `train_a_batch` takes the "mean" or the "sum" of its loss over the
-            rows; agreed where a party trains by DP-SGD. Models that mix rows are refused then.
-        leak_report: "sample" measures what the gradients give away, in at most 3 % of the time;
-            "full" measures every batch; "off" nothing. Written to `leakage.csv`.
-        psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
-        psi_bits: size of the RSA keys of the intersection, 2048 to 4096.
-        max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
-            in all runs of a task together, those of unchanged sets counted once.
-        announce_split: ask `split_dataset` at the Host alone, and tell the others which common ids
-            are in which part, and nothing else: for splits by labels, or by columns that only the
-            Host has.
-        agreed: settings of a layer above the schedulers that all parties are to go by, strings by
-            name, such as how ids are written. The Host announces them with its plan; every party
-            reads them as `self.agreed`, from `load_local_ids` on. They are no secrets.
-        results_dir: parent of `<task_id>/<name>`, where results are written.
-        callbacks: get every event of the task (see `heterofed.events`).
+        max_releases_per_row: the most times that gradients of any row may be sent in all runs of
+            this task together, including early ones. Gradients of one batch for several
+            Collaborators count once. The task ends with a `ReleaseLimitError` before it would send
+            more. None sets no limit.
+        max_epsilon: the largest `eps_labels` or `eps_weights` of all runs of this task together, if
+            this party has such a defence. The task ends with a `ReleaseLimitError` before it would
+            exceed it.
+        max_rollbacks: the most times that a run may be rolled back to the same checkpoint by any
+            party, because the same rows are sent again each time. They are counted on disk across
+            restarts.
+        loss_reduction: whether the loss of `train_a_batch` is the "mean" or the "sum" over the
+            rows. It is part of the plan if a party trains by DP-SGD; models that mix rows are then
+            refused.
+        leak_report: how much to measure what the gradients reveal: "sample" in at most 3 % of the
+            time, "full" for every batch, "off" never. The results are written to `leakage.csv`.
+        psi_protocol: the protocol of the intersection: "rsa" (blind signatures) or "ecdh" (an OPRF
+            over ristretto255, which is faster).
+        psi_bits: the size of the intersection's RSA keys in bits, 2048 to 4096.
+        max_peer_ids: the most ids that any party, including this one, may have intersected. A
+            Collaborator's ids are counted over all runs of a task together, and unchanged sets
+            count once.
+        announce_split: whether only the Host's `split_dataset` is used and the other parties are
+            told which common ids are in which part, and nothing else. It allows splits by labels or
+            by columns that only the Host has.
+        agreed: settings of a layer above the schedulers that all parties share, as strings by name,
+            such as the format of ids. The Host announces them with its plan, and every party reads
+            them as `self.agreed` from `load_local_ids` on. They are not secret.
+        results_dir: the parent of the results folder `<task_id>/<name>`.
+        callbacks: called with every event of the task (see `heterofed.events`).
     """
 
     def __init__(
@@ -159,33 +170,34 @@ class HeteroNNHostScheduler(HostHooks):
         missing_party: Missing = "error",
         parties: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Predict rows jointly, with the models of this task's finished run.
+        """Predict rows jointly with the models of this task's finished run.
 
-        Every Collaborator has to run `serve_predictions`. Their ids are intersected with those
-        asked for, so nobody learns of ids that it does not hold.
+        Every Collaborator has to run `serve_predictions`. Their ids are intersected with the
+        requested ones, so no party learns of ids that it does not hold.
 
         Args:
-            task_id: of the finished task.
-            ids: of the rows, all of them this party's own; None: of those of `load_predict_ids`
-                the ones that all parties have.
-            models: those of the last round, or those that `mark_best` kept.
-            missing_party: where a Collaborator is missing (for longer than `join_timeout`), or some
-                rows of it: raise an error, or let the "mean" of its features in training or "zero"
-                stand for them. Then each Collaborator learns which of its ids were asked for.
-            parties: whom to wait for; None: all Collaborators of the training. With
-                `missing_party="error"` nobody may be left out.
+            task_id: the id of the finished task.
+            ids: the ids of the rows, which must be this party's own. None predicts the ids of
+                `load_predict_ids` that all parties have.
+            models: "last" for the models of the last round, "best" for those that `mark_best` kept.
+            missing_party: what to do if a Collaborator does not connect within `join_timeout` or
+                lacks some rows: raise an error ("error"), or replace its features by their means in
+                training ("mean") or by zeros ("zero"). With "mean" and "zero" each Collaborator
+                learns which of its ids were requested.
+            parties: the feature keys of the Collaborators to wait for, or None for all of the
+                training. With `missing_party="error"` none may be left out.
 
         Returns:
-            A pandas DataFrame in the order of `ids` (else sorted): `id`; `prediction`, or a column
-            for each that `predict_a_batch` gives; and `parties`, who had the row, joined by "+".
+            A pandas DataFrame in the order of `ids`, or sorted by id. Its columns are `id`;
+            `prediction`, or each column that `predict_a_batch` returns; and `parties`, the feature
+            keys of the parties that have the row, joined by "+".
 
         Raises:
-            ConfigError: something at this party cannot work, there is no finished run, or it was
-                one with `fusion="masked_sum"`.
-            MissingPartyError: not all parties have all rows, or `parties` leaves one out, with
-                `missing_party="error"`.
-            OtherRunError: the models of a party are not of the same run.
-            TaskFailed: the prediction could not go on.
+            ConfigError: a setting or file of this party is wrong, there is no finished run, or it
+                used `fusion="masked_sum"`.
+            MissingPartyError: `missing_party` is "error", and a party lacks rows or is left out.
+            OtherRunError: the models of a party come from another run.
+            TaskFailed: the prediction failed.
         """
         return predict(
             self,

@@ -65,7 +65,7 @@ def files_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "make room there" if error.errno in _FULL else "mend that"
+        remedy = "make room there" if error.errno in _FULL else "correct that"
         raise CheckpointError(
             f"the intersection cannot go on: {error.filename or 'a file of it'}:"
             f" {error.strerror or error}; {remedy} and start all parties again: they go on"

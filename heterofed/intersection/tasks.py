@@ -19,7 +19,7 @@ from heterofed.intersection.overlap import count_as_collaborator, count_as_host
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import Finish
-from heterofed.rendezvous.agreement import Errand
+from heterofed.rendezvous.agreement import JoinPurpose
 from heterofed.reporting.results import write_whole
 from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler
@@ -38,7 +38,7 @@ class PSITask(Task):
         write: does with the result what this task is for.
     """
 
-    purpose: ClassVar[Errand] = "psi"
+    purpose: ClassVar[JoinPurpose] = "psi"
     goes_on = True
 
     def __init__(self, owner: Scheduler) -> None:

@@ -23,7 +23,7 @@ from heterofed.protocol.states import Role
 from heterofed.reporting.costs import Account, Direction
 from heterofed.reporting.diagnostics import place_of, shielded
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
-from heterofed.transport.rate_limit import VISIT_SECONDS, Visits
+from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS, RateLimit
 
 logger = logging.getLogger("heterofed")
 
@@ -48,7 +48,7 @@ class Party:
     Attributes:
         peers: the parties of the task, by feature key, in task order.
         visitors: connections that have not been admitted.
-        door: judges each visitor's Hello: the code of a refusal, or None to admit it. Stays in
+        admission: judges each visitor's Hello: the code of a refusal, or None to admit it. Stays in
             place after everybody is there, and then refuses.
         phase, round, batch: where the task stands, for messages and errors.
         account: what it cost so far.
@@ -71,17 +71,17 @@ class Party:
         self.clock = clock
         self.peers: dict[str, Peer] = {}
         self.visitors: dict[Channel, Peer] = {}
-        self.door: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
+        self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
         self.phase = "join"
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
         self.account = shielded(lambda: account or Account(name), "comm.csv")
-        self._outbound = shielded(lambda: self.account.outbound, "outbound.csv")
+        self._egress = shielded(lambda: self.account.egress, "outbound.csv")
         self._endpoint = endpoint
         self._callbacks = list(callbacks)
         self._by_channel: dict[Channel, Peer] = {}
-        self._visits = Visits()
+        self._rate_limit = RateLimit()
         self._notices = Notices()
         self._deadlines = Deadlines(self)
 
@@ -231,7 +231,7 @@ class Party:
         """
         for event in self._endpoint.poll(timeout):
             match event:
-                case Opened(channel) if self._visits.allow(channel.party, self.clock()):
+                case Opened(channel) if self._rate_limit.allow(channel.party, self.clock()):
                     visitor = Peer("a visitor", channel, self.role, self.clock())
                     self.visitors[channel] = visitor
                 case Opened(channel):
@@ -241,7 +241,7 @@ class Party:
                 case Lost(channel, reason):
                     self._lose(channel, reason)
         for visitor in list(self.visitors.values()) if self.role is Role.HOST else ():
-            if self.clock() - visitor.turn_began > VISIT_SECONDS:
+            if self.clock() - visitor.turn_began > FIRST_MESSAGE_SECONDS:
                 self.turn_away(visitor)
         for peer in self.peers.values():
             if peer.lost and not peer.inbox:
@@ -351,7 +351,7 @@ class Party:
         if not isinstance(message, Waiting):
             peer.told = peer.turn_began
         self.account.moved(self.phase, peer.name, "sent", size, messages=1)
-        self._outbound.note(self.phase, type(message).__name__, peer.name, size)
+        self._egress.note(self.phase, type(message).__name__, peer.name, size)
         self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
 
     def _await(self, peers: Sequence[Peer], computing: bool) -> None:
@@ -452,7 +452,7 @@ class Party:
 
     def _greet(self, visitor: Peer, hello: Hello) -> None:
         visitor.held, visitor.mask_key = hello.held, hello.mask_key
-        refusal = self.door(visitor, hello)
+        refusal = self.admission(visitor, hello)
         if refusal is None:
             self.admit(visitor, hello.party)
             logger.info("%s is here", hello.party)
@@ -486,6 +486,6 @@ class Party:
         try:
             peer.session.send(abort)
             peer.channel.send(frames)
-            self._outbound.note(self.phase, "Abort", peer.name, payload_size(frames))
+            self._egress.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
             peer.session.lost()  # nobody is left to be told

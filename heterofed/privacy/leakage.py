@@ -68,7 +68,7 @@ class Leak:
         party: the Collaborator that could read labels, or "the Host", that could read inputs.
         attack: its name.
         measure: "auc" (0.5: nothing, 1: everything), "r2" or "correlation" (0 to 1).
-        value: of the measure; an AUC is of the class that is read best, either way round.
+        value: the value of the measure; an AUC is of the class that is read best, either way round.
         samples: batches, or for attacks at the end rows, that it is taken from.
     """
 
@@ -221,7 +221,7 @@ class LabelLeaks:
     """What the Host's gradients tell of its labels.
 
     Args:
-        budget: of time.
+        budget: the budget of time.
         harmless: tells of attacks that fail; the others go on.
     """
 
@@ -251,7 +251,7 @@ class LabelLeaks:
             party: the Collaborator.
             sent: [rows, d] gradients as they are sent.
             clean: the same before any defence.
-            labels: of the rows; batches whose labels are no class numbers are not measured.
+            labels: the labels of the rows; batches without class numbers are not measured.
             embeddings: [rows, e], what the Collaborator had sent.
         """
         numbers = class_numbers(labels, len(sent))
@@ -327,7 +327,7 @@ class InputLeaks:
     """What a Collaborator's embeddings tell of its inputs.
 
     Args:
-        budget: of time.
+        budget: the budget of time.
         harmless: tells of attacks that fail; the others go on.
     """
 

@@ -12,12 +12,12 @@ from heterofed.messaging.notices import NOTICE_SECONDS
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
-from heterofed.rendezvous.agreement import Earlier, Errand, terms_compared
+from heterofed.rendezvous.agreement import Earlier, JoinPurpose, terms_compared
 
 logger = logging.getLogger("heterofed")
 
 
-class Door:
+class Admission:
     """The Host's: whom it lets in, and when everybody is there.
 
     Args:
@@ -36,7 +36,7 @@ class Door:
     def __init__(
         self,
         task: bytes,
-        purpose: Errand,
+        purpose: JoinPurpose,
         host: str,
         expected: Sequence[str] | int,
         *,

@@ -16,7 +16,7 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-Errand: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap"]
+JoinPurpose: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap"]
 """What the parties meet for: what the task is for, a prediction with what it trained, one batch
 of it, or the number of ids that they share."""
 

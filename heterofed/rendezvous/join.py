@@ -30,7 +30,7 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer, Timeouts, waiting_limit
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms, Welcome, WelcomeBack
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.admission import Door
+from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import (
     AT_SPLIT,
     Agreement,
@@ -61,7 +61,7 @@ SAME_USER = "on this machine, as one user: there is no task file of that name"
 
 def gather(
     party: Party,
-    door: Door,
+    admission: Admission,
     make_plan: Callable[[tuple[str, ...]], Plan],
     *,
     join_timeout: float,
@@ -75,7 +75,7 @@ def gather(
 
     Args:
         party: the Host.
-        door: whom to let in.
+        admission: whom to let in.
         make_plan: called with the Collaborators' keys in task order.
         join_timeout: seconds to wait for them; 0: for ever.
         described: where they meet, for messages.
@@ -89,14 +89,14 @@ def gather(
         JoinTimeoutError: naming who is missing.
         RemoteProtocolError: a Collaborator sent no masking key that will do, and one is needed.
     """
-    party.door = lambda visitor, hello: door.judge(party, visitor, hello)
+    party.admission = lambda visitor, hello: admission.judge(party, visitor, hello)
     began = noticed = party.clock()
-    while not door.is_complete(party):
+    while not admission.is_complete(party):
         party.pump(0.5)
         now = party.clock()
-        missing = door.missing(party)
+        missing = admission.missing(party)
         if missing and join_timeout and now - began > join_timeout:
-            if door.partial:
+            if admission.partial:
                 logger.warning("going on without %s", ", ".join(missing))
                 break
             who = f": {', '.join(missing)}; {start}"
@@ -104,7 +104,7 @@ def gather(
         if missing and now - noticed >= NOTICE_SECONDS:
             noticed = now
             party.notice_waiting(missing, now - began, f"{compare}; {start}" if compare else "")
-    names = tuple(door.close(party))
+    names = tuple(admission.close(party))
     helds = [peer.held for peer in party.peers.values()]
     agreement = earlier.agreed(helds) if earlier is not None else None
     if agreement is None:

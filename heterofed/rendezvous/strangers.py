@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from heterofed.identity.keys import fingerprint
-from heterofed.transport.rate_limit import Visits
+from heterofed.transport.rate_limit import RateLimit
 
 logger = logging.getLogger("heterofed")
 
@@ -34,7 +34,7 @@ class Strangers:
     def __init__(self, task: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._task, self._clock = task, clock
         self._told: dict[str, float] = {}
-        self._lines = Visits(LINES_A_MINUTE)
+        self._lines = RateLimit(LINES_A_MINUTE)
 
     @property
     def fingerprints(self) -> list[str]:

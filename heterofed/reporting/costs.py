@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from heterofed.reporting.egress import Outbound
+from heterofed.reporting.egress import Egress
 
 Direction = Literal["sent", "received", "own"]
 
@@ -48,7 +48,7 @@ class Account:
         compute: the seconds of these that were spent in hooks.
         encode: the seconds of these that were spent on encoding.
         waits: the seconds of these that were spent waiting, by party.
-        outbound: the messages that this party has sent, by kind.
+        egress: the messages that this party has sent, by kind.
     """
 
     def __init__(self, own: str) -> None:
@@ -56,7 +56,7 @@ class Account:
         self.rows: dict[tuple[str, str, Direction], Cost] = defaultdict(Cost)
         self.counted = self.compute = self.encode = 0.0
         self.waits: dict[str, float] = defaultdict(float)
-        self.outbound = Outbound()
+        self.egress = Egress()
 
     def computed(self, phase: str, seconds: float) -> None:
         """Count seconds that this party spent in hooks."""

@@ -30,7 +30,7 @@ GREETINGS = frozenset({"Hello", "Terms", "Welcome", "Waiting", "Abort"})
 """The messages of an attempt to connect, which are sent even if it fails."""
 
 
-class Outbound:
+class Egress:
     """Counts the messages that this party has sent."""
 
     def __init__(self) -> None:

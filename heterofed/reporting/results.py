@@ -23,7 +23,7 @@ from heterofed.protocol.plan import Fusion, PartyName
 from heterofed.reporting.console import megabytes
 from heterofed.reporting.costs import COLUMNS, Account, shares
 from heterofed.reporting.diagnostics import Harmless
-from heterofed.reporting.egress import Outbound
+from heterofed.reporting.egress import Egress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -306,11 +306,11 @@ def write_costs(result: TaskResult, account: Account) -> Path:
     return write_whole(result.folder / "comm.csv", lambda file: file.write(raw))
 
 
-def write_outbound(result: TaskResult, outbound: Outbound) -> Path:
+def write_egress(result: TaskResult, egress: Egress) -> Path:
     """Write `outbound.csv` into the results folder: what this party sent to each other party."""
     path = result.folder / "outbound.csv"
     with writing(path):
-        table = outbound.table(path)
+        table = egress.table(path)
     return write_whole(path, lambda file: file.write(table))
 
 

@@ -181,7 +181,7 @@ class CheckpointStore:
             return None
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder / name} cannot be read ({error.strerror}); mend that, or start with"
+                f"{self.folder / name} cannot be read ({error.strerror}); fix that, or start with"
                 ' resume="never"'
             ) from error
         digest, content = raw[len(MAGIC) : len(MAGIC) + DIGEST_BYTES], raw[len(MAGIC) + 32 :]

@@ -20,8 +20,14 @@ from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
-from heterofed.rendezvous.admission import Door
-from heterofed.rendezvous.agreement import Agreement, Earlier, Errand, check_same_plan, task_digest
+from heterofed.rendezvous.admission import Admission
+from heterofed.rendezvous.agreement import (
+    Agreement,
+    Earlier,
+    JoinPurpose,
+    check_same_plan,
+    task_digest,
+)
 from heterofed.rendezvous.backend import Place, place_of
 from heterofed.rendezvous.join import gather, join
 from heterofed.runs.run import Run
@@ -62,17 +68,17 @@ def as_host(
     settings: LeadSettings,
     callbacks: Sequence[Callback],
     *,
-    purpose: Errand,
+    purpose: JoinPurpose,
     make_plan: Callable[[tuple[str, ...]], Plan],
     expected: Sequence[str] | int | None = None,
     earlier: Earlier | None = None,
     partial: bool = False,
 ) -> Iterator[Party]:
-    """Open the task's door, wait until everybody is there, announce the plan.
+    """Open the task's admission, wait until everybody is there, announce the plan.
 
     Args:
         run: gets its party and what was agreed on.
-        settings: of the Host.
+        settings: the settings of the Host.
         callbacks: get every event.
         purpose: what the parties meet for.
         make_plan: called with the Collaborators' keys in task order.
@@ -93,7 +99,7 @@ def as_host(
     with place.listen() as endpoint:
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
         known = earlier if earlier is not None and earlier.marks else None
-        door = Door(
+        admission = Admission(
             task_digest(run.task_id),
             purpose,
             settings.feature_key,
@@ -107,7 +113,7 @@ def as_host(
         with party.in_phase("join"):
             run.maybe_agreement = gather(
                 party,
-                door,
+                admission,
                 lambda names: place.settle(make_plan(names)),
                 join_timeout=waits,
                 described=place.described,
@@ -143,7 +149,7 @@ def as_collaborator(
     settings: Settings,
     callbacks: Sequence[Callback],
     *,
-    purpose: Errand,
+    purpose: JoinPurpose,
     trainable: bool = False,
     earlier: Earlier | None = None,
 ) -> Iterator[Party]:
@@ -151,7 +157,7 @@ def as_collaborator(
 
     Args:
         run: gets its party and what was agreed on.
-        settings: of the Collaborator.
+        settings: the settings of the Collaborator.
         callbacks: get every event.
         purpose: what the parties meet for.
         trainable: whether this party's features take gradients.
@@ -227,7 +233,7 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
     }
 
 
-def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
+def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Place:
     """Where the parties meet; the run learns where it is counted what leaves this party."""
     place = settings.place
     if place is None:

@@ -37,7 +37,7 @@ from heterofed.reporting.results import (
     check_writable,
     ended_run,
     write_costs,
-    write_outbound,
+    write_egress,
     write_summary,
 )
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
@@ -191,7 +191,7 @@ class Lifecycle:
         party.abort(error, aborts.abort_code(error, run.failed_hook))
         party.emit(TaskEnded(type(error).__name__))
         with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):
-            if run.result.folder.exists() and party.account.outbound.is_worth_a_file:
+            if run.result.folder.exists() and party.account.egress.is_worth_a_file:
                 _write_account(run)
             run.result.folder.rmdir()  # only where nothing was written
         if isinstance(error, TaskFailed) and not console.shows_errors():
@@ -236,7 +236,7 @@ def _write_account(run: Run) -> None:
     with run.harmless("comm.csv"):
         write_costs(run.result, run.account)
     with run.harmless("outbound.csv"):
-        write_outbound(run.result, run.account.outbound)
+        write_egress(run.result, run.account.egress)
 
 
 @contextmanager

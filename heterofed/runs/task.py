@@ -14,7 +14,7 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import Errand
+from heterofed.rendezvous.agreement import JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
@@ -32,12 +32,12 @@ class Task(ABC):
 
     Attributes:
         purpose: what the parties meet for.
-        subfolder: of the party's results folder, for results; empty: that folder itself.
+        subfolder: the subfolder for results in the party's results folder; empty for none.
         goes_on: whether a run that has not ended may go on.
         run: of this launch; None before.
     """
 
-    purpose: ClassVar[Errand]
+    purpose: ClassVar[JoinPurpose]
     subfolder: ClassVar[str] = ""
     goes_on: ClassVar[bool] = False
 

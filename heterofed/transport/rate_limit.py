@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-VISITS = 1200
+MAX_CONNECTIONS_PER_MINUTE = 1200
 """The most connections per minute of one party.
 
 An honest party connects less often, even over a network that breaks ten times per second. Each
@@ -17,18 +17,18 @@ connection costs a listener at most a few milliseconds.
 
 PERIOD_SECONDS = 60.0
 
-VISIT_SECONDS = 15.0
+FIRST_MESSAGE_SECONDS = 15.0
 """The longest time in seconds that a connection may send nothing before it is closed."""
 
 
-class Visits:
+class RateLimit:
     """Counts the connections of each party within the last minute.
 
     Args:
         most: the most connections per minute of one party.
     """
 
-    def __init__(self, most: int = VISITS) -> None:
+    def __init__(self, most: int = MAX_CONNECTIONS_PER_MINUTE) -> None:
         self._most = most
         self._came: dict[str | None, deque[float]] = {}
 

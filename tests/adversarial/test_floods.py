@@ -15,8 +15,12 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Timeouts
 from heterofed.protocol.states import Role
 from heterofed.transport.base import Channel, Endpoint, Event, Opened
-from heterofed.transport.rate_limit import VISIT_SECONDS, VISITS, Visits
-from heterofed.transport.zeromq.zap import DOMAIN, Admission, new_key_pair
+from heterofed.transport.rate_limit import (
+    FIRST_MESSAGE_SECONDS,
+    MAX_CONNECTIONS_PER_MINUTE,
+    RateLimit,
+)
+from heterofed.transport.zeromq.zap import DOMAIN, KeyAdmission, new_key_pair
 from tests.adversarial.peers import TASK, Victim, place
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, slow_batches
@@ -126,7 +130,7 @@ def test_silent_visitors_are_sent_away_in_every_phase(phase: str) -> None:
     host = Party("alice", Role.HOST, Announces(channel), timeouts=Timeouts(), clock=now)
     host.phase = phase
     host.pump(0)
-    now.seconds = VISIT_SECONDS
+    now.seconds = FIRST_MESSAGE_SECONDS
     host.pump(0)
     assert channel.closings == 0
     now.seconds += 0.1
@@ -136,30 +140,33 @@ def test_silent_visitors_are_sent_away_in_every_phase(phase: str) -> None:
 
 
 def test_who_comes_too_often_is_not_looked_at() -> None:
-    channels = [Silent() for _ in range(VISITS + 5)]
+    channels = [Silent() for _ in range(MAX_CONNECTIONS_PER_MINUTE + 5)]
     host = Party("alice", Role.HOST, Announces(*channels), timeouts=Timeouts(), clock=Now())
     host.pump(0)
-    assert [each.closings for each in channels] == [0] * VISITS + [1] * 5
+    assert [each.closings for each in channels] == [0] * MAX_CONNECTIONS_PER_MINUTE + [1] * 5
 
 
 def test_handshakes_are_counted_per_key() -> None:
     keys = [new_key_pair()[0] for _ in range(3)]
-    admission = Admission(frozenset(keys[:2]))
+    admission = KeyAdmission(frozenset(keys[:2]))
 
     def asks(key: str) -> bool:
         raw = z85.decode(key.encode())
         request = [b"1.0", b"1", DOMAIN, b"", b"", b"CURVE", raw]
         return admission.answer(request, 0.0)[2] == b"200"
 
-    assert all(asks(keys[0]) for _ in range(VISITS))
+    assert all(asks(keys[0]) for _ in range(MAX_CONNECTIONS_PER_MINUTE))
     assert not asks(keys[0])
     assert asks(keys[1])
     assert not asks(keys[2])
 
 
 def test_visits_are_counted_per_party_and_minute() -> None:
-    visits = Visits()
-    assert all(visits.allow("bob", visit / VISITS) for visit in range(VISITS))
+    visits = RateLimit()
+    assert all(
+        visits.allow("bob", visit / MAX_CONNECTIONS_PER_MINUTE)
+        for visit in range(MAX_CONNECTIONS_PER_MINUTE)
+    )
     assert not visits.allow("bob", 30)
     assert visits.allow("carol", 30)
     assert visits.allow(None, 30)

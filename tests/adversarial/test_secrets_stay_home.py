@@ -211,11 +211,11 @@ def test_what_left_is_on_record_where_the_task_fails(office: Path, tmp_path: Pat
 
 
 def test_a_run_that_goes_on_adds_to_its_record(tmp_path: Path) -> None:
-    from heterofed.reporting.egress import Outbound
+    from heterofed.reporting.egress import Egress
 
     path = tmp_path / "outbound.csv"
     for _ in range(3):
-        mine = Outbound()
+        mine = Egress()
         mine.note("train", "Features", "alice", 100)
         path.write_bytes(mine.table(path))
     assert outbound(tmp_path)["train", "Features"]["messages"] == "3"
@@ -223,9 +223,9 @@ def test_a_run_that_goes_on_adds_to_its_record(tmp_path: Path) -> None:
 
 
 def test_only_greetings_are_not_worth_a_file() -> None:
-    from heterofed.reporting.egress import GREETINGS, Outbound
+    from heterofed.reporting.egress import GREETINGS, Egress
 
-    mine = Outbound()
+    mine = Egress()
     for kind in GREETINGS:
         mine.note("join", kind, "alice", 1)
     assert not mine.is_worth_a_file

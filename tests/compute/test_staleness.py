@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from heterofed.compute.staleness import MOST_CHOSEN, Probe, keeping_weights
+from heterofed.compute.staleness import MOST_CHOSEN, Probe, stashed_weights
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.5, foreach=False),
@@ -75,7 +75,7 @@ def kept(optimizer: str, steps: int) -> Net:
         stepping.step()
 
     for x, gradient in batches(12):
-        with keeping_weights(net.parameters()):
+        with stashed_weights(net.parameters()):
             in_flight.append((net(x), gradient))
         if len(in_flight) > steps:
             step()
@@ -130,7 +130,7 @@ def test_without_keeping_torch_refuses_or_lies() -> None:
 
 def test_other_tensors_changed_in_place_are_an_error_as_ever() -> None:
     weight = torch.randn(3, requires_grad=True)
-    with keeping_weights([weight]):
+    with stashed_weights([weight]):
         output = (weight * 2).exp()
         used = output * output
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_weight_saved_twice_is_copied_once() -> None:
     weight = torch.randn(4, 4, requires_grad=True)
     x = torch.randn(2, 4, requires_grad=True)
     before = weight.detach().clone()
-    with keeping_weights([weight]):
+    with stashed_weights([weight]):
         y = x @ weight
         z = y @ weight
     saved = [y.grad_fn._saved_mat2, z.grad_fn._saved_mat2]  # type: ignore[union-attr]
@@ -179,7 +179,7 @@ def test_nothing_measured_chooses_the_exact_mode() -> None:
 
 def test_graphs_do_not_outlive_their_tensors() -> None:
     weight = torch.randn(3, 3, requires_grad=True)
-    with keeping_weights([weight]):
+    with stashed_weights([weight]):
         hidden = torch.tanh(torch.randn(2, 3) @ weight)  # saves what it gives
         loss = hidden.exp().sum()
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
@@ -199,7 +199,7 @@ def test_gradients_of_gradients_go_through_kept_weights() -> None:
         return slope.square().sum()
 
     (expected,) = torch.autograd.grad(penalty(), weight)
-    with keeping_weights([weight]):
+    with stashed_weights([weight]):
         kept = penalty()
     (found,) = torch.autograd.grad(kept, weight)
     torch.testing.assert_close(found, expected)

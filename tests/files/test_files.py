@@ -26,7 +26,7 @@ from heterofed.errors import (
     ResultsError,
 )
 from heterofed.files import heterofed_home, private_folder, put_in_place
-from heterofed.hetero_nn.predict.quota import Allowance
+from heterofed.hetero_nn.predict.quota import Quota
 from heterofed.identity import consent, keys
 from heterofed.metrics import Metrics
 from heterofed.privacy.coins import with_kept_coins
@@ -275,8 +275,8 @@ READERS: dict[str, Callable[[Path], tuple[Path, Callable[[], object]]]] = {
         lambda: ReleaseLedger(private_folder(home, "releases"), "t", "a"),
     ),
     "rows a day": lambda home: (
-        Allowance("t", "a", 9, home)._place,
-        lambda: Allowance("t", "a", 9, home).take(1),
+        Quota("t", "a", 9, home)._place,
+        lambda: Quota("t", "a", 9, home).take(1),
     ),
     "coins": lambda home: (
         home / "coins" / f"{keyed_digest(b'', 'label coins', ['t', 'a']).hex()[:32]}.json",

@@ -36,7 +36,7 @@ from heterofed.files import file_lock, heterofed_home
 from heterofed.hetero_nn.half_task import HostHalfTask
 from heterofed.hetero_nn.predict import collaborator as serving
 from heterofed.hetero_nn.predict import quota
-from heterofed.hetero_nn.predict.quota import Allowance
+from heterofed.hetero_nn.predict.quota import Quota
 from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import Decorrelation
@@ -351,10 +351,10 @@ def test_iterate_predict_feature_must_yield_the_rows_asked_for(
 
 
 def test_limits(three: Any, home: Path) -> None:
-    Allowance("other", "carol", 10).take(7)
-    Allowance("other", "carol", 10).take(3)
+    Quota("other", "carol", 10).take(7)
+    Quota("other", "carol", 10).take(3)
     with pytest.raises(LimitReachedError, match="10 were predicted today"):
-        Allowance("other", "carol", 10).take(1)
+        Quota("other", "carol", 10).take(1)
     # What is tried out in one process gives nothing away, and takes nothing from a limit.
     before = files(home)
     assert len(predicted(three, IDS[20:23])) == 3
@@ -364,23 +364,23 @@ def test_limits(three: Any, home: Path) -> None:
 def test_rows_are_given_back_to_the_day_that_they_were_taken_from(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = Allowance("other", "carol", 10)
+    rows = Quota("other", "carol", 10)
     rows.take(8)
     rows.give_back()
     rows.give_back()  # there is nothing left to give
     rows.take(10)
     monkeypatch.setattr(quota, "today", lambda: "2999-01-01")
-    Allowance("other", "carol", 10).take(9)
+    Quota("other", "carol", 10).take(9)
     rows.give_back()
     with pytest.raises(LimitReachedError, match="9 were predicted today"):
-        Allowance("other", "carol", 10).take(2)
+        Quota("other", "carol", 10).take(2)
     (count,) = (home / "predictions").glob("*.json")
-    again = Allowance("other", "carol", 10)
+    again = Quota("other", "carol", 10)
     again.take(1)
     count.write_text("{")
     again.give_back()  # no room is made by what cannot be read
     with pytest.raises(LimitReachedError, match="10 were predicted today"):
-        Allowance("other", "carol", 10).take(1)
+        Quota("other", "carol", 10).take(1)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -317,7 +317,7 @@ def test_nothing_is_signed_for_a_peer_that_is_gone(
     ("error", "says"),
     [
         (OSError(28, "No space left on device", "/scratch"), "/scratch: No space left on device;"),
-        (TimeoutError(110, "held for 30 s", "/b.lock"), "/b.lock: held for 30 s; mend that"),
+        (TimeoutError(110, "held for 30 s", "/b.lock"), "/b.lock: held for 30 s; correct that"),
     ],
 )
 def test_files_that_fail_are_named(

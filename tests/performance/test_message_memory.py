@@ -16,7 +16,7 @@ import torch
 
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import is_finite
-from heterofed.hetero_nn.feature_means import MAX_ROW, FeatureMeans, read_stands
+from heterofed.hetero_nn.feature_means import MAX_ROW, FeatureMeans, read_imputers
 from heterofed.protocol import messages as m
 from heterofed.protocol.plan import Plan
 from heterofed.reporting.diagnostics import Harmless
@@ -69,7 +69,7 @@ def test_means_of_features_stay_small(dtype: str, tmp_path: Path) -> None:
     means.add("eve", FeatureBatch("tensor", {"": torch.ones(1, MAX_ROW + 1, dtype=each)}))
     path = tmp_path / "feature_means.pt"
     means.save(path)
-    stands = read_stands(Trained(tmp_path, bytes(16), 1, 0, "separate", "last"))
+    stands = read_imputers(Trained(tmp_path, bytes(16), 1, 0, "separate", "last"))
     kept = stands["bob"].means["1"]
     assert kept is not None
     assert kept.dtype == each

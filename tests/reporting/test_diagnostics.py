@@ -55,7 +55,7 @@ def _is_code(member: object) -> bool:
 
 ENTRY_POINTS: list[tuple[Any, str]] = [
     *methods(costs.Account),
-    *methods(egress.Outbound),
+    *methods(egress.Egress),
     *methods(leakage.Budget),
     *methods(leakage.LabelLeaks),
     *methods(leakage.InputLeaks),
@@ -72,7 +72,7 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (collaborator_guard.CollaboratorGuard, "note"),
     (feature_means, "_sum_of_rows"),
     (lifecycle, "write_costs"),
-    (lifecycle, "write_outbound"),
+    (lifecycle, "write_egress"),
     (lifecycle, "mention_verdict"),
     (results.TaskResult, "note"),
     (results.TaskResult, "summary"),

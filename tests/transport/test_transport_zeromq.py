@@ -25,8 +25,8 @@ from heterofed.transport.zeromq import listener as listening
 from heterofed.transport.zeromq.listener import PARTY_SHARE
 from heterofed.transport.zeromq.zap import (
     DOMAIN,
-    Admission,
     ClientKeys,
+    KeyAdmission,
     ServerKeys,
     ZapHandler,
     new_key_pair,
@@ -144,7 +144,7 @@ def test_without_a_handler_nobody_gets_in(keyring: Keyring) -> None:
 )
 def test_the_handler_answers_nonsense_with_no(request_: list[bytes]) -> None:
     allowed = frozenset({zmq.utils.z85.encode(b"\xff" * 32).decode()})
-    reply = Admission(allowed).answer(request_, 0.0)
+    reply = KeyAdmission(allowed).answer(request_, 0.0)
     assert reply[2] == b"400"
     assert len(reply) == 6
 

@@ -20,7 +20,7 @@ from heterofed.events import Callback, Event, StillWaiting
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks, half_engine
 from heterofed.hetero_nn.predict.models import load_models
-from heterofed.hetero_nn.predict.quota import Allowance, today
+from heterofed.hetero_nn.predict.quota import Quota, today
 from heterofed.hetero_nn.predict.rows import check_some
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.intersection.collaborator import intersect_as_collaborator
@@ -114,7 +114,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
         self._trained: Trained
         self._ids: list[str]
         self.rows = self._sent = 0
-        self._allowance: Allowance | None = None
+        self._quota: Quota | None = None
         self._met = self._sending = False
 
     def is_to_blame(self, error: Exception) -> bool:
@@ -157,8 +157,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
             self._answer(run, host)
         except BaseException as error:
             with contextlib.suppress(OSError, ResultsError):  # what went wrong is the error
-                if self._allowance is not None and not self._sending:
-                    self._allowance.give_back()
+                if self._quota is not None and not self._sending:
+                    self._quota.give_back()
                 log_request(run, host=host.name, sent=self._sent, outcome=type(error).__name__)
             raise
         log_request(run, host=host.name, sent=self._sent, outcome="served")
@@ -210,8 +210,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
                     f"{host.name} asks for the {plan.models} models: {error}", party=party.name
                 ) from error
         most = self._max_rows_per_day
-        self._allowance = Allowance(run.task_id, party.name, most, run.ledger)
-        self._allowance.take(len(ids))
+        self._quota = Quota(run.task_id, party.name, most, run.ledger)
+        self._quota.take(len(ids))
         log_request(run, host=host.name, rows=len(ids))
 
     def _send(self, run: Run, host: Peer, ids: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.data.table import need_pandas
 from heterofed.errors import ConfigError, MissingIdsError, MissingPartyError, RowCountError
-from heterofed.hetero_nn.feature_means import Stand, read_stands
+from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers
 from heterofed.hetero_nn.half_task import HostHalfTask
 from heterofed.hetero_nn.hooks import HostHooks, predicts
 from heterofed.hetero_nn.predict.models import load_models
@@ -95,7 +95,7 @@ class Prediction(BesideTask, HostHalfTask):
         self._asked, self._which = ids, models
         self._missing, self._parties = missing, parties
         self._trained: Trained
-        self._stands: dict[str, Stand]
+        self._imputers: dict[str, FeatureImputer]
         self._comes: list[str]
         self._ids: list[str]
         self.frame: pd.DataFrame
@@ -125,33 +125,35 @@ class Prediction(BesideTask, HostHalfTask):
                 "there are no joint predictions with fusion='masked_sum': batches need not agree in"
                 " a prediction, so the features would travel unmasked; measure the model in `test`"
             )
-        self._stands = self._expected(read_stands(self._trained))
+        self._imputers = self._expected(read_imputers(self._trained))
         run.round = run.result.rounds = self._trained.rounds
         load_models(self._trained, self.half)
         self.half.signature.serve(self._trained)
         self._ids = self._wanted()
         self.half.signature.compare_columns()
 
-    def _expected(self, stands: dict[str, Stand]) -> dict[str, Stand]:
+    def _expected(self, imputers: dict[str, FeatureImputer]) -> dict[str, FeatureImputer]:
         """What stands for each Collaborator of the training, once it is clear who must come.
 
         Raises:
             ConfigError: `parties` are none, or others than those of the training.
             MissingPartyError: one of the training is left out, and nothing may stand for it.
         """
-        given = list(stands if self._parties is None else self._parties)
-        if isinstance(self._parties, str) or not given or not set(given) <= set(stands):
+        given = list(imputers if self._parties is None else self._parties)
+        if isinstance(self._parties, str) or not given or not set(given) <= set(imputers):
             raise ConfigError(
-                f"parties={self._parties!r}: give some of those of the training, {list(stands)}"
+                f"parties={self._parties!r}: give some of those of the training, {list(imputers)}"
             )
-        self._comes = [name for name in stands if name in given]  # in task order
-        if self._missing == "error" and (absent := [name for name in stands if name not in given]):
+        self._comes = [name for name in imputers if name in given]  # in task order
+        if self._missing == "error" and (
+            absent := [name for name in imputers if name not in given]
+        ):
             raise MissingPartyError(
                 f"parties={given} leaves out {', '.join(absent)}, whose features the model needs;"
                 " give missing_party='zero' or 'mean' to let something stand for them",
                 party=absent[0],
             )
-        return stands
+        return imputers
 
     def _wanted(self) -> list[str]:
         """The ids to predict, sorted; all of them are this party's own."""
@@ -244,7 +246,7 @@ class Prediction(BesideTask, HostHalfTask):
                 peer,
                 [i for i, here in zip(ids, present[name], strict=True) if here],
                 order,
-                self._stands[name],
+                self._imputers[name],
             )
             for name, peer in party.peers.items()
         }
@@ -259,7 +261,7 @@ class Prediction(BesideTask, HostHalfTask):
             mine = {} if batch.features is None else {party.name: batch.features}
             theirs = {
                 name: self._features_of(name, streams, present, slice(place, place + rows), mine)
-                for name in self._stands
+                for name in self._imputers
             }
             columns = as_columns(self.half.hooks.seeded("predict_a_batch", mine | theirs), rows)
             if parts:
@@ -284,7 +286,7 @@ class Prediction(BesideTask, HostHalfTask):
         own: Mapping[str, Any],
     ) -> Any:
         """A party's features of some rows, with what stands for those that it does not have."""
-        stand = self._stands[name]
+        imputer = self._imputers[name]
         device = device_of({}, self.half.models.infer_model)
         for each in own.values():
             if isinstance(each, Tensor):
@@ -297,9 +299,9 @@ class Prediction(BesideTask, HostHalfTask):
         found = int(mask.sum())
         tensors = streams[name].rows(found) if found else {}
         if found < count:
-            tensors = stand.fill(tensors, mask, name, by_mean=self._missing == "mean")
+            tensors = imputer.fill(tensors, mask, name, by_mean=self._missing == "mean")
         placed = {key: tensor.to(device) if device else tensor for key, tensor in tensors.items()}
-        return FeatureBatch(stand.layout, placed).arranged()
+        return FeatureBatch(imputer.layout, placed).arranged()
 
     def _as_frame(
         self,
@@ -308,7 +310,7 @@ class Prediction(BesideTask, HostHalfTask):
         present: Present,
     ) -> pd.DataFrame:
         pandas = need_pandas()
-        there = {name: present[name] for name in self._stands if name in present}
+        there = {name: present[name] for name in self._imputers if name in present}
         parties = who_had(self.settings.feature_key, there, len(ids))
         frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from heterofed.compute.batch import Batch, rows_of
 from heterofed.compute.tensors import Layout, check_finite, unpack
 from heterofed.errors import FeatureError, RowCountError, RowOrderError
-from heterofed.hetero_nn.feature_means import Stand
+from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.train.lengths import may_follow, one_after_another, tells_lengths
 from heterofed.hetero_nn.train.row_order import RowOrder
 from heterofed.messaging.party import Party
@@ -29,10 +29,10 @@ class RowStream:
     """One Collaborator's rows, in the order of its ids, in pieces of any length."""
 
     def __init__(
-        self, party: Party, peer: Peer, ids: list[str], order: RowOrder, stand: Stand
+        self, party: Party, peer: Peer, ids: list[str], order: RowOrder, imputer: FeatureImputer
     ) -> None:
         self._party, self._peer, self._ids, self._order = party, peer, ids, order
-        self._stand = stand
+        self._imputer = imputer
         self._came = self._batches = 0
         self._held: dict[str, Tensor] = {}
 
@@ -87,16 +87,16 @@ class RowStream:
         self._batches += 1
 
     def _check_like_training(self, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-        stand, name = self._stand, self._peer.name
-        if layout != stand.layout or tensors.keys() != stand.means.keys():
+        imputer, name = self._imputer, self._peer.name
+        if layout != imputer.layout or tensors.keys() != imputer.means.keys():
             raise FeatureError(
                 f"{name} sent its features as a {layout} of {len(tensors)}, or under other names"
-                f" than in training, where they were a {stand.layout} of {len(stand.means)}",
+                f" than in training, where they were a {imputer.layout} of {len(imputer.means)}",
                 party=name,
             )
         masked = tells_lengths(tensors)
         for key, tensor in tensors.items():
-            mean, held = stand.means[key], self._held_row(key)
+            mean, held = imputer.means[key], self._held_row(key)
             # Rows that wait here go into one tensor with these: padded, where a mask comes along.
             alike = held is None or masked or tensor.shape[1:] == held.shape
             for like in (each for each in (mean, held) if each is not None):

@@ -113,5 +113,5 @@ def numbers_of(series: pd.Series[Any], column: str) -> np.ndarray[Any, np.dtype[
         at, distinct = pd.factorize(series)
         read = [as_number(each) for each in distinct]
         numbers = np.asarray([math.nan if each is None else each for each in read])[at]
-    refuse_rows(~np.isfinite(numbers), column, "hold no finite number; mend or drop them")
+    refuse_rows(~np.isfinite(numbers), column, "hold no finite number; correct or drop them")
     return numbers

@@ -91,5 +91,5 @@ def _refuse(bad: np.ndarray[Any, Any], name: str, what: str) -> None:
         at = int(np.flatnonzero(bad)[0])
         raise ColumnError(
             f"column {name!r} holds {what} in {int(bad.sum())} rows, the first of them row"
-            f" {at + 1}; mend these cells, leave them empty, or leave the column out"
+            f" {at + 1}; correct these cells, leave them empty, or leave the column out"
         )

@@ -111,7 +111,7 @@ def bin_column(
         return Bins(column=column, words=tuple(sorted(frequent)) or (str(counts.index[0]),))
     numbers = series[held].to_numpy(dtype=np.float64)
     if not np.isfinite(numbers).all():
-        raise ColumnError(f"column {column!r} holds infinity; mend it before it is cut")
+        raise ColumnError(f"column {column!r} holds infinity; correct it before it is binned")
     if labels is None:
         inner = np.linspace(0, 1, most + 1)[1:-1]
         borders = np.unique(np.quantile(numbers, inner))

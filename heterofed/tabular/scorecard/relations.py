@@ -42,5 +42,5 @@ def variance_inflation(frame: pd.DataFrame) -> pd.Series[float]:
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     numbers = frame.select_dtypes(["number", "bool"]).astype("float64")
     if np.isinf(numbers.to_numpy()).any():
-        raise ColumnError("a column holds infinity; mend it first")
+        raise ColumnError("a column holds infinity; correct it first")
     return numbers

@@ -28,7 +28,7 @@ from typing import Protocol
 
 import zmq
 
-from heterofed.transport.rate_limit import VISIT_SECONDS
+from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS
 
 MAX_SILENT = 128
 """The most connections that have sent nothing yet, but at most a quarter of all descriptors."""
@@ -162,7 +162,9 @@ class ConnectionLimiter:
                 self._entries.pop(fd, None)
                 if event == zmq.EVENT_ACCEPTED:
                     self.accepted += 1
-                    self._entries[fd] = _Entry(_peer_of(fd), time.monotonic() + VISIT_SECONDS)
+                    self._entries[fd] = _Entry(
+                        _peer_of(fd), time.monotonic() + FIRST_MESSAGE_SECONDS
+                    )
         return not self._stopping
 
     def _surplus(self, now: float) -> Iterator[int]:

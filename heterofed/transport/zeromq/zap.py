@@ -16,7 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from heterofed.errors import ConfigError
-from heterofed.transport.rate_limit import Visits
+from heterofed.transport.rate_limit import RateLimit
 
 logger = logging.getLogger("heterofed")
 
@@ -116,7 +116,7 @@ class ZapHandler:
     """Answers libzmq's ZAP requests about new connections in one context, until `stop`."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys) -> None:
-        self._admission = Admission(frozenset(keys.parties.values()), keys.refused)
+        self._admission = KeyAdmission(frozenset(keys.parties.values()), keys.refused)
         self._requests = context.socket(zmq.REP)
         self._stopping = context.socket(zmq.PAIR)
         self._stopper = context.socket(zmq.PAIR)
@@ -148,7 +148,7 @@ class ZapHandler:
             self._stopping.close()
 
 
-class Admission:
+class KeyAdmission:
     """Admits the listed keys, each of them a limited number of times per minute.
 
     Args:
@@ -162,7 +162,7 @@ class Admission:
         refused: Callable[[str, str], object] = lambda _key, _address: None,
     ) -> None:
         self._allowed, self._refused = allowed, refused
-        self._visits = Visits()
+        self._rate_limit = RateLimit()
 
     def answer(self, request: list[bytes], now: float) -> list[bytes]:
         """Return the reply to one ZAP request (ZeroMQ RFC 27): the key as User-Id, or 400."""
@@ -177,7 +177,7 @@ class Admission:
             key = z85.encode(request[6]).decode()
             if key not in self._allowed:
                 self._refused(key, request[3].decode("ascii", "replace"))
-            elif self._visits.allow(key, now):
+            elif self._rate_limit.allow(key, now):
                 return [b"1.0", request_id, b"200", b"", key.encode(), b""]
         logger.debug("a connection was refused: its key is unknown or connects too often")
         return [b"1.0", request_id, b"400", b"", b"", b""]

@@ -1,0 +1,72 @@
+"""Code, documentation and messages use the standard terms of the field."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import ROOT
+
+STANDARD = {
+    "allowance": "quota",
+    "deed": "audit event",
+    "doorman": "connection limiter",
+    "errand": "subtask",
+    "farewell": "goodbye, bye timeout",
+    "mend": "fix, correct",
+    "mended": "fixed, corrected",
+    "mends": "fixes, corrects",
+}
+"""Words that no name and no text may have, and the terms to use."""
+
+NAMES = {
+    **STANDARD,
+    "bears": "transfer deadline",
+    "door": "admission",
+    "outbound": "egress",
+    "stand": "imputer, feature means",
+    "stands": "imputer, feature means",
+    "visits": "rate limit",
+}
+"""Words that no name of the packages may have; texts may have them in their common meaning."""
+
+CODE = sorted([*(ROOT / "heterofed").rglob("*.py"), *(ROOT / "psi").rglob("*.py")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def words(text: str) -> set[str]:
+    """The words of a text or name in lower case; `camelCase` and `snake_case` are taken apart."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)
+    return {each.lower() for each in re.findall(r"[A-Za-z]+", apart.replace("_", " "))}
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Every name that a module defines or uses."""
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "asname"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+
+
+@pytest.mark.parametrize("path", [*CODE, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_texts_use_standard_terms(path: Path) -> None:
+    found = words(path.read_text(encoding="utf-8")) & STANDARD.keys()
+    assert not found, {each: STANDARD[each] for each in found}
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_use_standard_terms(path: Path) -> None:
+    defined = [path.stem, *names(ast.parse(path.read_text(encoding="utf-8")))]
+    wrong = {name for name in defined if words(name) & NAMES.keys()}
+    assert not wrong, {name: [NAMES[each] for each in words(name) & NAMES.keys()] for name in wrong}
+
+
+def test_the_check_sees_names_and_texts() -> None:
+    code = "def send_errand(door):\n    return door.Doorman"
+    found = {each for name in names(ast.parse(code)) for each in words(name)}
+    assert found & NAMES.keys() == {"door", "doorman", "errand"}
+    assert words("Mend it; then `_farewellSeconds`.") & STANDARD.keys() == {"mend", "farewell"}
