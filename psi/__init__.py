@@ -37,6 +37,7 @@ if sys.platform == "win32":  # files are opened by ways that Windows does not ha
     raise ImportError("psi runs on Linux and macOS; on Windows install it within WSL 2")
 
 if TYPE_CHECKING:
+    from psi.cardinality import CountAnswerer, CountAsker, count_common
     from psi.ecdh.requester import ECDHRequester
     from psi.ecdh.signer import ECDHSigner
     from psi.hashing import domain
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "BudgetError",
+    "CountAnswerer",
+    "CountAsker",
     "CountError",
     "ECDHRequester",
     "ECDHSigner",
@@ -78,6 +81,7 @@ __all__ = [
     "ValueRefusedError",
     "check_protocol",
     "column",
+    "count_common",
     "domain",
     "intersect",
     "requester",
@@ -86,6 +90,8 @@ __all__ = [
 
 _LATE = {
     "Budget": "psi.storage.budget",
+    "CountAnswerer": "psi.cardinality",
+    "CountAsker": "psi.cardinality",
     "ECDHRequester": "psi.ecdh.requester",
     "ECDHSigner": "psi.ecdh.signer",
     "KeptKey": "psi.storage.key_store",
@@ -98,6 +104,7 @@ _LATE = {
     "Signer": "psi.signing",
     "check_protocol": "psi.protocols",
     "column": "psi.sources",
+    "count_common": "psi.cardinality",
     "domain": "psi.hashing",
     "intersect": "psi.protocols",
     "requester": "psi.protocols",

@@ -15,6 +15,10 @@ from tests.e2e.processes import ROOT, Parties
 from tests.e2e.processes import parties as started_parties
 from tests.identity.offices import Command
 
+# Read when torch is loaded, here and in every process that a test starts. Two threads of one tiny
+# product that share a core wait for each other in a loop: it then takes ten times the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # An example may take as long as it likes: how fast a machine is that others use, no test can say.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Which example fails does not matter where only whether one does is asked (`make mutants`).

@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
+from heterofed.cli.table_check import check
+from heterofed.cli.table_overlap import overlap
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 Role = Literal["host", "collaborator"]
@@ -224,6 +227,10 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **options: Any
     others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
     _refuse(context, others[role], f"it is not for a {role}")
     _show(run(role=role, **options), as_json)
+
+
+table.add_command(check)
+table.add_command(overlap)
 
 
 def _host_options() -> Iterable[click.Parameter]:

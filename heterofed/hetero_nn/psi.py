@@ -10,7 +10,13 @@ from typing import Any, TypeAlias
 import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
-from heterofed.intersection.tasks import PSICollaboratorTask, PSIHostTask, PSITask
+from heterofed.intersection.tasks import (
+    CountCollaboratorTask,
+    CountHostTask,
+    PSICollaboratorTask,
+    PSIHostTask,
+    PSITask,
+)
 from heterofed.protocol.plan import KeyBits, PSIProtocol
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
@@ -28,7 +34,8 @@ class PSIEngine(Engine[Settings]):
     Args:
         settings: what the constructor was given.
         ids: that it was given, too.
-        intersecting: makes the task.
+        intersecting: makes the task that intersects ids.
+        counting: makes the task that counts common ids.
 
     Attributes:
         write: what is done with the result instead of `intersection.csv`, where it is given.
@@ -39,9 +46,10 @@ class PSIEngine(Engine[Settings]):
         settings: Settings,
         ids: Iterable[str] | None,
         intersecting: Callable[[Any], PSITask],
+        counting: Callable[[Any], CountHostTask | CountCollaboratorTask],
     ) -> None:
         super().__init__(settings)
-        self.ids, self.intersecting = ids, intersecting
+        self.ids, self.intersecting, self.counting = ids, intersecting, counting
         self.write: Write | None = None
 
 
@@ -80,6 +88,26 @@ class PSIScheduler(Scheduler):
         task.write = self._heterofed.write or task.write
         Lifecycle(task).launch(task_id, resume)
         return task.common
+
+    def count_common(self, task_id: str) -> dict[str, int]:
+        """Count how many ids this party shares with the others, in place of `launch_task`.
+
+        No party learns which ids they are. All parties call this method, and each needs at least 20
+        ids. An initiator counts with each of its collaborators. An interrupted count begins anew.
+
+        Args:
+            task_id: the same at every party.
+
+        Returns:
+            The number of common ids, by the other party's feature key.
+
+        Raises:
+            ConfigError: something at this party cannot work; nothing was done.
+            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+        """
+        task = self._heterofed.counting(self)
+        Lifecycle(task).launch(task_id, "never")
+        return task.sizes
 
 
 class RSAPSIInitiatorScheduler(PSIScheduler):
@@ -125,7 +153,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
     ) -> None:
         super().__init__()
         settings = LeadSettings.given(locals())
-        self._heterofed = PSIEngine(settings, ids, PSIHostTask)
+        self._heterofed = PSIEngine(settings, ids, PSIHostTask, CountHostTask)
 
 
 class RSAPSICollaboratorScheduler(PSIScheduler):
@@ -163,7 +191,7 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
     ) -> None:
         super().__init__()
         settings = Settings.given(locals())
-        self._heterofed = PSIEngine(settings, ids, PSICollaboratorTask)
+        self._heterofed = PSIEngine(settings, ids, PSICollaboratorTask, CountCollaboratorTask)
 
 
 def write_by(scheduler: PSIScheduler, write: Write) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that only intersect ids, in each role: ids in, `intersection.csv` out."""
+"""Tasks that only intersect ids, in each role: ids in, `intersection.csv` out; or count them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import psi
 from heterofed.errors import ConfigError, DataError, PSIFailedError
@@ -15,8 +15,11 @@ from heterofed.events import Callback
 from heterofed.intersection.collaborator import common_as_collaborator
 from heterofed.intersection.host import common_as_host
 from heterofed.intersection.ids import own_ids
+from heterofed.intersection.overlap import count_as_collaborator, count_as_host
 from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import Finish
+from heterofed.rendezvous.agreement import Errand
 from heterofed.reporting.results import write_whole
 from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler
@@ -35,7 +38,7 @@ class PSITask(Task):
         write: does with the result what this task is for.
     """
 
-    purpose = "psi"
+    purpose: ClassVar[Errand] = "psi"
     goes_on = True
 
     def __init__(self, owner: Scheduler) -> None:
@@ -89,12 +92,16 @@ class PSIHostTask(PSITask, HostTask):
 
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
-        party, ids = run.party, self.own_ids(run)
-        self.keep(run, ids, common_as_host(run, ids))
+        self.find(run, self.own_ids(run))
+        party = run.party
         with party.in_phase("finish"):
             party.broadcast(Finish(0))
             for peer in list(party.peers.values()):
                 party.take_leave(peer)
+
+    def find(self, run: Run, ids: psi.OwnIds) -> None:
+        """Do what the task is for."""
+        self.keep(run, ids, common_as_host(run, ids))
 
 
 class PSICollaboratorTask(PSITask, CollaboratorTask):
@@ -104,8 +111,49 @@ class PSICollaboratorTask(PSITask, CollaboratorTask):
         """Do the task, from the first phase after the join to its finish."""
         party, ids = run.party, self.own_ids(run)
         (initiator,) = party.peers.values()
-        most = self.settings.max_peer_ids
-        self.keep(run, ids, common_as_collaborator(run, initiator, ids, max_peer_ids=most))
+        self.find(run, initiator, ids)
         party.take(initiator, Finish)
         with party.in_phase("finish"):
             party.leave(initiator)
+
+    def find(self, run: Run, initiator: Peer, ids: psi.OwnIds) -> None:
+        """Do what the task is for."""
+        most = self.settings.max_peer_ids
+        self.keep(run, ids, common_as_collaborator(run, initiator, ids, max_peer_ids=most))
+
+
+class CountHostTask(PSIHostTask):
+    """The party that asks how many ids it shares with each of the others.
+
+    Attributes:
+        sizes: the number of common ids, by the other party's feature key.
+    """
+
+    purpose = "overlap"
+
+    def __init__(self, owner: Scheduler) -> None:
+        super().__init__(owner)
+        self.sizes: dict[str, int] = {}
+
+    def find(self, run: Run, ids: psi.OwnIds) -> None:
+        """Do what the task is for."""
+        self.sizes = count_as_host(run, ids)
+
+
+class CountCollaboratorTask(PSICollaboratorTask):
+    """A party that answers how many ids it shares with the initiator.
+
+    Attributes:
+        sizes: the number of common ids, by the other party's feature key.
+    """
+
+    purpose = "overlap"
+
+    def __init__(self, owner: Scheduler) -> None:
+        super().__init__(owner)
+        self.sizes: dict[str, int] = {}
+
+    def find(self, run: Run, initiator: Peer, ids: psi.OwnIds) -> None:
+        """Do what the task is for."""
+        most = self.settings.max_peer_ids
+        self.sizes = {initiator.name: count_as_collaborator(run, initiator, ids, max_peer_ids=most)}

@@ -30,6 +30,9 @@ MAX_ANSWERS = 2
 
 TAG_BYTES = 16
 
+POINT_BYTES = 32
+"""A value of a count of common ids."""
+
 MESSAGE_BYTES = 512
 """The approximate memory of a waiting message without its payload, in bytes."""
 
@@ -99,7 +102,7 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     return agreeing()
 
 
-def most_waiting(plan: Plan | None) -> int:
+def most_waiting(plan: Plan | None, *, counts: bool = False) -> int:
     """Return the most bytes of a peer's messages that wait here, including one that is arriving.
 
     The number is the same for all phases, because a message may wait until the next phase. In the
@@ -111,7 +114,8 @@ def most_waiting(plan: Plan | None) -> int:
     if plan is None:
         return small
     chunk = MAX_FRAME_BYTES + MESSAGE_BYTES
-    tags = plan.max_peer_ids * TAG_BYTES
+    # In a count both lists of values may come while this party computes.
+    tags = plan.max_peer_ids * (2 * POINT_BYTES if counts else TAG_BYTES)
     intersection = (PSI_WINDOW + 2) * chunk + tags + tags // MAX_FRAME_BYTES * MESSAGE_BYTES
     batch = plan.max_batch_bytes + MESSAGE_BYTES
     steps = MAX_STALENESS if plan.max_staleness == "auto" else plan.max_staleness

@@ -121,7 +121,7 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "predict", "rehearse", "check"]
+    purpose: Literal["train", "psi", "overlap", "predict", "rehearse", "check"]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -227,6 +227,42 @@ class PsiMatched(Message, frozen=True):
 
     values: Count
     last: bool
+
+
+class CountBegin(Message, frozen=True):
+    """H to C: how many ids I have; nobody shall learn more than how many of them we share."""
+
+    count: Count
+
+
+class CountReady(Message, frozen=True):
+    """C to H: how many ids I have; send me the values of yours."""
+
+    count: Count
+
+
+class CountBlinded(Message, frozen=True):
+    """H to C: values of my ids, 32 bytes each; over all such messages in ascending order."""
+
+    values: Count
+
+
+class CountRaised(Message, frozen=True):
+    """C to H: your values, raised to my exponent; over all such messages in ascending order."""
+
+    values: Count
+
+
+class CountOwn(Message, frozen=True):
+    """C to H: values of my ids, 32 bytes each; over all such messages in ascending order."""
+
+    values: Count
+
+
+class CountResult(Message, frozen=True):
+    """H to C: how many ids we share."""
+
+    common: Count
 
 
 class SplitParts(Message, frozen=True):
@@ -426,6 +462,12 @@ AnyMessage = (
     | PsiTagged
     | PsiTags
     | PsiMatched
+    | CountBegin
+    | CountReady
+    | CountBlinded
+    | CountRaised
+    | CountOwn
+    | CountResult
     | SplitParts
     | SplitPlan
     | SplitAccepted

@@ -18,6 +18,7 @@ from heterofed.protocol.limits import (
     MAX_ANSWERS,
     MAX_FRAME_BYTES,
     MAX_KEY_BYTES,
+    POINT_BYTES,
     PSI_WINDOW,
     TAG_BYTES,
     Limits,
@@ -31,6 +32,12 @@ from heterofed.protocol.messages import (
     BeginTrain,
     Checkpoint,
     CheckpointHeld,
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
     EndOfFeatures,
     Features,
     Finish,
@@ -65,6 +72,9 @@ MAX_SPAN = 1 << 40
 
 TRAINING = ("train", "rehearse")
 """The purposes for which batches are trained on."""
+
+ID_TASKS = ("psi", "overlap")
+"""The purposes for which the task ends after the ids."""
 
 NO_BATCHES = "checkpoints within rounds, and no batch_size that says where batches end"
 """Why checkpoints within rounds need agreed batches: otherwise each part would be a whole round."""
@@ -115,7 +125,7 @@ class Session:
     @property
     def most_waiting(self) -> int:
         """The most bytes of the peer's messages that may wait here."""
-        return most_waiting(self._plan)
+        return most_waiting(self._plan, counts=self._purpose == "overlap")
 
     @property
     def psi_window(self) -> int:
@@ -225,6 +235,7 @@ class Session:
                 _require(self._purpose == "train", "not a task that trains")
                 _require(message.mark in self._held, "a checkpoint that was not said to be held")
             case PsiKey():
+                _require(self._purpose != "overlap", "only a count was asked for")
                 _require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
                 _require(not (message.kept and psi.renewed), "an old key where a new one is due")
@@ -248,7 +259,9 @@ class Session:
                 _require(psi.signed == psi.to_sign, "before everything was signed")
             case PsiTagged():
                 _no_payload(size)
-                _require(psi.tagged < message.done <= psi.to_tag, "no progress, or too much")
+                counting = psi.asked if self._purpose == "overlap" else 0  # those are raised, too
+                most = psi.to_tag + counting
+                _require(psi.tagged < message.done <= most, "no progress, or too much")
             case PsiTags():
                 _check_tags(message.values, size)
                 _require(psi.tags + message.values <= psi.to_tag, "more than announced")
@@ -257,6 +270,25 @@ class Session:
                 _require(psi.tags == psi.to_tag, "before all tags")
                 most = min(psi.asked, psi.to_tag)
                 _require(psi.matched + message.values <= most, "more than there can be")
+            case CountBegin() | CountReady():
+                _no_payload(size)
+                _require(self._purpose == "overlap", "no count was asked for")
+                _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
+            case CountBlinded():
+                _check_points(message.values, size)
+                _require(psi.blinded + message.values <= psi.asked, "more than announced")
+            case CountRaised():
+                _check_points(message.values, size)
+                _require(psi.blinded == psi.asked, "before all values were asked for")
+                _require(psi.signed + message.values <= psi.asked, "more than were asked for")
+            case CountOwn():
+                _check_points(message.values, size)
+                _require(psi.signed == psi.asked, "before all that were asked for")
+                _require(psi.tags + message.values <= psi.to_tag, "more than announced")
+            case CountResult():
+                _no_payload(size)
+                _require(psi.tags == psi.to_tag, "before all values")
+                _require(message.common <= min(psi.asked, psi.to_tag), "more than there can be")
             case BeginTrain():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
@@ -308,7 +340,7 @@ class Session:
                 _no_payload(size)
                 _require(message.rounds == self._round, "not the rounds that were trained")
                 early = self.state is State.SPLIT
-                _require(early == (self._purpose == "psi"), "too early for this task")
+                _require(early == (self._purpose in ID_TASKS), "too early for this task")
                 trains = self._purpose == "train"
                 _require(not trains or self._is_between_rounds, "the last round has not ended")
             case Features():
@@ -398,6 +430,16 @@ class Session:
             case PsiMatched():
                 psi.matched += message.values
                 complete = message.last
+            case CountBegin():
+                psi.asked = message.count
+            case CountReady():
+                psi.to_tag = message.count
+            case CountBlinded():
+                psi.blinded += message.values
+            case CountRaised():
+                psi.signed += message.values
+            case CountOwn():
+                psi.tags += message.values
             case BeginTrain():
                 self._tested = self._tested and message.first > 0  # another part of the same round
                 self._round, self._round_ended = message.round, False
@@ -541,6 +583,11 @@ class _BatchCounts:
         self.answers = 0
         self.open_bytes -= self._sizes.popleft()
         self._specs.popleft()
+
+
+def _check_points(values: int, size: int) -> None:
+    _require(0 < values == size // POINT_BYTES, "not as many values as it says")
+    _require(size == values * POINT_BYTES <= MAX_FRAME_BYTES, "a chunk of a wrong size")
 
 
 def _form(features: Features) -> tuple[object, ...]:

@@ -16,6 +16,12 @@ from heterofed.protocol.messages import (
     Bye,
     Checkpoint,
     CheckpointHeld,
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
     EndOfFeatures,
     Features,
     Finish,
@@ -69,6 +75,10 @@ class State(StrEnum):
     PSI_SIGNED = "psi_signed"
     PSI_TAGS = "psi_tags"
     PSI_MATCHED = "psi_matched"
+    PSI_COUNT = "psi_count"
+    PSI_COUNT_ASKED = "psi_count_asked"
+    PSI_COUNT_RAISED = "psi_count_raised"
+    PSI_COUNT_OWN = "psi_count_own"
     SPLIT = "split"
     SPLIT_PROPOSED = "split_proposed"
     PREDICT_PROPOSED = "predict_proposed"
@@ -106,7 +116,10 @@ TABLE: Table = {
         (_H, WelcomeBack): State.READY,
         (_H, Terms): State.CLOSED,
     },
-    State.PSI: {(_C, PsiKey): State.PSI_KEYED},
+    State.PSI: {
+        (_C, PsiKey): State.PSI_KEYED,
+        (_H, CountBegin): State.PSI_COUNT,  # where only the number of common ids is asked for
+    },
     State.PSI_KEYED: {
         (_H, PsiRenew): State.PSI,  # once, if the key is of an earlier connection
         (_H, PsiBegin): State.PSI_SIGNING,
@@ -125,11 +138,25 @@ TABLE: Table = {
         (_H, PsiMatched): State.PSI_MATCHED,
     },
     State.PSI_MATCHED: {(_H, PsiMatched): State.PSI_MATCHED},
+    State.PSI_COUNT: {(_C, CountReady): State.PSI_COUNT_ASKED},
+    State.PSI_COUNT_ASKED: {
+        (_H, CountBlinded): State.PSI_COUNT_ASKED,
+        (_C, PsiTagged): State.PSI_COUNT_ASKED,
+        (_C, CountRaised): State.PSI_COUNT_RAISED,
+    },
+    State.PSI_COUNT_RAISED: {
+        (_C, CountRaised): State.PSI_COUNT_RAISED,
+        (_C, CountOwn): State.PSI_COUNT_OWN,
+    },
+    State.PSI_COUNT_OWN: {
+        (_C, CountOwn): State.PSI_COUNT_OWN,
+        (_H, CountResult): State.SPLIT,
+    },
     State.SPLIT: {
         (_H, SplitParts): State.SPLIT,  # if the Host announces the split
         (_H, SplitPlan): State.SPLIT_PROPOSED,
         (_H, PredictPlan): State.PREDICT_PROPOSED,  # a prediction: a test of other rows
-        (_H, Finish): State.FINISHING,  # a task that only intersects ids
+        (_H, Finish): State.FINISHING,  # a task that only intersects or counts ids
     },
     State.SPLIT_PROPOSED: {(_C, SplitAccepted): State.READY},
     State.PREDICT_PROPOSED: {(_C, PredictAccepted): State.READY},

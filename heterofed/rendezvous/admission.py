@@ -141,7 +141,7 @@ class Door:
         return list(party.peers)
 
 
-_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse"}
+_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse", "overlap": "count_common"}
 
 
 def _other(theirs: str, ours: str) -> str:

@@ -16,9 +16,9 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-Errand: TypeAlias = Purpose | Literal["predict", "rehearse"]
-"""What the parties meet for: what the task is for, a prediction with what it trained, or one batch
-of it."""
+Errand: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap"]
+"""What the parties meet for: what the task is for, a prediction with what it trained, one batch
+of it, or the number of ids that they share."""
 
 AT_SPLIT = Mark(0)
 """The checkpoint before the first round."""

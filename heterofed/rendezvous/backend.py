@@ -157,9 +157,9 @@ class Place(ABC):
 
 
 def place_of(
-    task_id: str, party: str, role: Role, purpose: Purpose, *, insecure: bool = False
+    task_id: str, party: str, role: Role, purpose: Purpose | None, *, insecure: bool = False
 ) -> Place:
-    """Where a party goes for a task.
+    """Where a party goes for a task; `purpose` None: within the terms of any.
 
     Raises:
         ConfigError: the task file, the keys or this party's consent do not allow it.
@@ -201,10 +201,12 @@ def _no_file(task_id: str, party: str, home: Path) -> str:
     )
 
 
-def _check_part(task: TaskFile, task_id: str, party: str, role: Role, purpose: Purpose) -> None:
+def _check_part(
+    task: TaskFile, task_id: str, party: str, role: Role, purpose: Purpose | None
+) -> None:
     if task.task != task_id:
         raise ConfigError(f"the file of task {task_id!r} is of task {task.task!r}; rename it")
-    if task.purpose != purpose:
+    if purpose is not None and task.purpose != purpose:
         raise ConfigError(
             f"task {task_id!r} is for {task.purpose!r} and this scheduler for {purpose!r}; use the"
             " other kind of scheduler, or another task"

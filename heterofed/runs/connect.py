@@ -231,8 +231,11 @@ def _place(run: Run, settings: Settings, role: Role, purpose: Errand) -> Place:
     """Where the parties meet; the run learns where it is counted what leaves this party."""
     place = settings.place
     if place is None:
-        # Predictions and rehearsals are within the terms of the task that trains.
-        task: Purpose = "psi" if purpose == "psi" else "train"
+        # Predictions and rehearsals are within the terms of the task that trains; a count of
+        # common ids says less than either kind of task.
+        task: Purpose | None = "psi" if purpose == "psi" else "train"
+        if purpose == "overlap":
+            task = None
         place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
     logger.info("task %s: meeting %s", run.task_id, place.described)
     run.ledger, run.simulated = place.ledger, place.simulated

@@ -108,14 +108,19 @@ def own(labels: Labels, key: bytes, ids: Sequence[str]) -> bytes:
     return _pairs(labels, ids, masked)
 
 
-def _points(labels: Labels, ids: Sequence[str]) -> bytes:
-    start = shake_256(labels.of_ids)
+def hash_to_points(start: bytes, ids: Sequence[str]) -> bytes:
+    """H(id) of each id: `start` and the id through SHAKE-256, then the map of RFC 9496."""
+    beginning = shake_256(start)
     hashes = []
     for text in ids:
-        state = start.copy()
+        state = beginning.copy()
         state.update(text.encode())
         hashes.append(state.digest(HASH_BYTES))
     return find_group().from_hashes(b"".join(hashes))
+
+
+def _points(labels: Labels, ids: Sequence[str]) -> bytes:
+    return hash_to_points(labels.of_ids, ids)
 
 
 def _pairs(labels: Labels, ids: Sequence[str], masked: bytes) -> bytes:

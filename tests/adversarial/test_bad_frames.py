@@ -26,6 +26,8 @@ from heterofed.protocol.codec import encode
 from tests.adversarial.peers import TASK, LyingCollaborator, Victim, connected, hello
 from tests.e2e.tiny import TinyCollaborator, TinyHost, training_by
 
+pytestmark = pytest.mark.slow
+
 pack_header = msgspec.msgpack.encode
 
 

@@ -21,6 +21,8 @@ from tests.adversarial.peers import TASK, Victim, place
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, slow_batches
 
+pytestmark = pytest.mark.slow
+
 
 def resident() -> int:
     """Bytes of memory of this process."""

@@ -34,6 +34,8 @@ from tests.e2e.processes import ROOT, Parties, PartyProcess
 from tests.e2e.tiny import TinyCollaborator
 from tests.identity.offices import open_offices
 
+pytestmark = pytest.mark.slow
+
 OPEN_AT_ONCE = 40
 PATIENCE = 0.2  # seconds for an answer, which mostly does not come
 

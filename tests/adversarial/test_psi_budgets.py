@@ -19,6 +19,8 @@ from psi.rsa.signer import RSASigner
 from tests.adversarial.peers import LyingCollaborator, LyingHost, Victim, domain_of
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
+pytestmark = pytest.mark.slow
+
 MADE_UP = [f"guess-{number}" for number in range(30)] + IDS[:30]
 
 

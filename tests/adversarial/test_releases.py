@@ -23,6 +23,8 @@ from tests.e2e.tiny import IDS, TinyCollaborator, run
 from tests.privacy.test_privacy_runs import Collaborator, Host
 from tests.runs.test_resume import crashing
 
+pytestmark = pytest.mark.slow
+
 NOISE = ClippedGaussian(clip=1.0, noise_multiplier=20.0)
 
 

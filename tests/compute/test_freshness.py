@@ -17,7 +17,7 @@ from heterofed import simulate
 from heterofed.errors import FeatureError
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 Hook = Callable[[Any, Any, list[Tensor]], Any]
 

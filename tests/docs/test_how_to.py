@@ -28,6 +28,8 @@ NOT_OURS = {
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",
+    "ids.md",
+    "tables.md",
     *("numbers.md", "splits.md", "partner-worth.md", "scorecards.md", "search.md"),
 }  # tested elsewhere, or no code
 

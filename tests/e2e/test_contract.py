@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting, T
 from heterofed.messaging.notices import Notices
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run, slow_batches
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def trained(*schedulers: Any) -> list[Any]:
@@ -644,16 +644,20 @@ def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> N
 # -- time, logs, callbacks ------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sleeper", ["alice", "bob"])
 def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
-    host = TinyHost(tmp_path, calculation_timeout=6, psi_protocol="ecdh")
-    collaborator = TinyCollaborator(tmp_path)
-    fell_asleep: list[float] = []
+    ended = threading.Event()
+
+    def end(event: Any) -> None:
+        if isinstance(event, TaskEnded):
+            ended.set()
+
+    host = TinyHost(tmp_path, calculation_timeout=6, psi_protocol="ecdh", callbacks=[end])
+    collaborator = TinyCollaborator(tmp_path, callbacks=[end])
+    fell_asleep: list[bool] = []
 
     def sleep() -> None:
-        fell_asleep.append(time.monotonic())
-        time.sleep(15)
+        fell_asleep.append(ended.wait(60))  # the other party gives up
 
     (host if sleeper == "alice" else collaborator).on_round_end = sleep  # type: ignore[method-assign]
     outcomes = run(host, collaborator)
@@ -662,10 +666,9 @@ def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> Non
     assert sleeper in str(at_other)
     assert "calculation_timeout" in str(at_other)
     assert isinstance(at_sleeper, e.PeerTimeoutError | e.PeerLostError)
-    assert len(fell_asleep) == 1
+    assert fell_asleep == [True]
 
 
-@pytest.mark.slow
 def test_no_limit_on_computing(tmp_path: Path) -> None:
     """Neither for who is silent nor, with a batch too big for the network, for who does not read.
 
@@ -680,8 +683,8 @@ def test_no_limit_on_computing(tmp_path: Path) -> None:
         tmp_path, calculation_timeout=0, max_rounds=1, data_channel_timeout=(30, 2), batch_size=16
     )
     collaborator = Wide(tmp_path, data_channel_timeout=(30, 2))
-    slow_batches(host, pause=6)
-    slow_batches(collaborator, pause=3)
+    slow_batches(host, pause=6, most=1)
+    slow_batches(collaborator, pause=3, most=1)
     trained(host, collaborator)
 
 
@@ -689,18 +692,16 @@ WIDE = 1_150_000
 """Columns with which a batch of 16 rows (70 MiB) is more than the network takes unread."""
 
 
-@pytest.mark.slow
 def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
     class Wide(TinyCollaborator):
         def make_feature_model(self) -> nn.Module:
             return nn.Linear(3, WIDE)
 
     host = TinyHost(tmp_path, max_rounds=1)
-    slow_batches(host, pause=6)  # longer than a message may stop in the middle
+    slow_batches(host, pause=6, most=1)  # longer than a message may stop in the middle
     trained(host, Wide(tmp_path, data_channel_timeout=(30, 2)))
 
 
-@pytest.mark.slow
 def test_waiting_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heterofed.rendezvous.join.NOTICE_SECONDS", 0.5)
     monkeypatch.setattr("heterofed.messaging.party.Notices", functools.partial(Notices, 0.5))

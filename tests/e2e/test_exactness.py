@@ -10,14 +10,12 @@ import torch
 from tests.e2e import mnist_parties as task
 from tests.e2e.processes import Parties
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "option"),
-    [
-        ("float64", 1e-10, "early"),
-        pytest.param("float32", 2e-4, "early", marks=pytest.mark.slow),
-        pytest.param("float64", 1e-10, "plain", marks=pytest.mark.slow),
-    ],
+    [("float64", 1e-10, "early"), ("float32", 2e-4, "early"), ("float64", 1e-10, "plain")],
 )
 def test_split_run_equals_joined_model(
     dtype: str, tolerance: float, option: str, mnist: Path, parties: Parties, tmp_path: Path

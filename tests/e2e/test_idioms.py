@@ -21,7 +21,7 @@ from heterofed import ConfigError, simulate
 from heterofed.compute.joint_optimizer import JointOptimizer
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 ROUNDS, BATCH = 3, 8
 

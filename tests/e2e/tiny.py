@@ -7,6 +7,7 @@ RESULTS [WHAT]`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -165,14 +166,15 @@ def run(*schedulers: Scheduler, task: str = "tiny", timeout: float = 110.0) -> l
     return outcomes
 
 
-def slow_batches(scheduler: Any, pause: float = 0.05) -> None:
-    """Give a test time to do something to a party that trains."""
+def slow_batches(scheduler: Any, pause: float = 0.05, most: int | None = None) -> None:
+    """Give a test time to do something to a party that trains; `most` pauses, or one per batch."""
+    pauses = iter([pause] * most) if most is not None else itertools.repeat(pause)
     original = scheduler.iterate_train_feature
 
     def iterate(feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
         for number, item in enumerate(original(feature_model, train_ids)):
             print(f"batch {number}", flush=True)
-            time.sleep(pause)
+            time.sleep(next(pauses, 0))
             yield item
 
     scheduler.iterate_train_feature = iterate

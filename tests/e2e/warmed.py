@@ -7,6 +7,7 @@ the interpreter ends. Start a process cold where the start of the interpreter it
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -62,7 +63,7 @@ class Server:
         wish = {"arguments": list(arguments), "env": dict(env), "log": str(log), "cwd": str(cwd)}
         with self._ended:
             self._socket.sendall(json.dumps(wish).encode() + b"\n")
-            if not self._ended.wait_for(lambda: self._pids, timeout=60):
+            if not self._ended.wait_for(lambda: self._pids, timeout=180):
                 raise AssertionError("the server of warmed interpreters does not answer")
             return self._pids.pop()
 
@@ -165,6 +166,7 @@ def warm_up() -> None:
         importlib.import_module(name)
     torch = sys.modules["torch"]
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    gc.freeze()  # or each process would look through all of torch for garbage when it ends
 
 
 if __name__ == "__main__":

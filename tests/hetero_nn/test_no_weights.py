@@ -15,7 +15,7 @@ from heterofed.privacy.dpsgd import DPSGD
 from heterofed.simulation.simulate import simulate_prediction
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 TOPS: dict[str, Any] = {
     "none": lambda: None,

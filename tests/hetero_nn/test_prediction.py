@@ -44,7 +44,7 @@ from heterofed.rendezvous.local import lock_path
 from heterofed.runs import artifacts
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, with_settings
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 ALL = ["carol", "bob"]
 

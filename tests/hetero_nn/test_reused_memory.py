@@ -17,7 +17,7 @@ from heterofed.compute.batch import copied
 from heterofed.simulation.simulate import simulate_prediction
 from tests.e2e.tiny import BATCH, TinyCollaborator, TinyHost, rows
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 Pair = namedtuple("Pair", ["first", "second"])
 

@@ -18,7 +18,7 @@ from heterofed.compute.staleness import PROBE_BATCHES, Probe
 from heterofed.compute.streams import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 SEED, BATCH, ROUNDS = 4, 2, 2
 TRAIN = sorted(default_split(IDS[10:50])[0])

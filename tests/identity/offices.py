@@ -11,12 +11,18 @@ import pytest
 
 from heterofed.cli import app
 from heterofed.cli.task import accept_task, new_task
-from heterofed.identity.keys import new_key
+from heterofed.identity.keys import key_path, load_key, new_key
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     with socket.create_server((host, 0)) as server:
         return int(server.getsockname()[1])
+
+
+def public_key(party: str, home: Path) -> str:
+    """Of the key that an earlier task made, or of a new one."""
+    known = key_path(party, home).exists()
+    return (load_key if known else new_key)(party, home).public
 
 
 def open_offices(
@@ -29,9 +35,8 @@ def open_offices(
     **settings: Any,
 ) -> Path:
     """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
-    keys = (
-        {} if keyless else {each: new_key(each, home).public for each in ("alice", *collaborators)}
-    )
+    parties = () if keyless else ("alice", *collaborators)
+    keys = {each: public_key(each, home) for each in parties}
     path = new_task(
         task,
         host="alice",

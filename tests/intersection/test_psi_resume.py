@@ -22,6 +22,8 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.runs.test_resume import CrashError, crashing
 
+pytestmark = pytest.mark.slow
+
 
 def dying_before_it_keeps(scheduler: Any) -> Any:
     """The scheduler, which dies once ids are matched, before it has written which."""

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.processes import ROOT
 from tests.tabular.people import loans
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(320)]
+pytestmark = [pytest.mark.timeout(320)]
 
 
 def printed(module: str, *options: str) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def printed(module: str, *options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.long
 def test_training(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--staleness", "0", "4")
     result = printed("training", *options)
@@ -41,6 +42,7 @@ def test_training(mnist: Path) -> None:
     assert result["bytes_per_batch"]["features"] >= 128 * 10 * 4
 
 
+@pytest.mark.long
 def test_tabular(tmp_path: Path) -> None:
     bank, shop = loans(600)
     both = bank.merge(shop, left_on="customer", right_on="client").fillna(0)
@@ -59,6 +61,7 @@ def test_tabular(tmp_path: Path) -> None:
     } <= {name for name, rate in result["rows_per_s"].items() if rate > 0}
 
 
+@pytest.mark.long
 def test_wan(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--rounds", "1", "--rtt-ms", "20")
     result = printed("wan", *options)
@@ -70,12 +73,14 @@ def test_wan(mnist: Path) -> None:
     assert result["auto_int8_mb"] < result["auto_fp16_mb"] < result["auto_mb"]
 
 
+@pytest.mark.slow
 def test_parties() -> None:
     result = printed("parties", "--counts", "1", "2", "--batches", "20")
     assert set(result["ms_per_batch"]) == {"1", "2"}
     assert result["first_ms"] > 0
 
 
+@pytest.mark.long
 def test_convergence(mnist: Path, tmp_path: Path) -> None:
     options = ["--data", str(mnist), "--limit", "640", "100", "--rounds", "1", "--seeds", "1"]
     options += ["--staleness", "0", "2"]

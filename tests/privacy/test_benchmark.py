@@ -12,6 +12,8 @@ import torch
 
 from benchmarks import privacy
 
+pytestmark = pytest.mark.slow
+
 
 def tables(folder: Path, rows: int = 800) -> None:
     """Two parties' columns of which the labels depend on both, a fifth of them 1."""

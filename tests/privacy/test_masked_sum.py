@@ -35,7 +35,7 @@ from heterofed.runs.hook_calls import HookCalls
 from heterofed.runs.run import Run
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run, training_by
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class SumHost(TinyHost):

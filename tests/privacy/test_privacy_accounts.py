@@ -30,7 +30,7 @@ from tests.privacy.test_privacy_runs import (
 )
 from tests.runs.test_resume import CrashError, crashing
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 TRAIN_IDS = 33  # that the split of the tiny task has
 

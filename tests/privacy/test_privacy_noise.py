@@ -17,7 +17,7 @@ from heterofed.privacy.gradient_defences import IsotropicGaussian
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run, with_settings
 from tests.runs.test_resume import CrashError, crashing
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class Spied(ClippedGaussian):

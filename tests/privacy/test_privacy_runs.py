@@ -21,7 +21,7 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.marvell import Marvell
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class Host(TinyHost):

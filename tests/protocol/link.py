@@ -15,6 +15,12 @@ from heterofed.protocol.messages import (
     Bye,
     Checkpoint,
     CheckpointHeld,
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
     EndOfFeatures,
     Features,
     Finish,
@@ -49,7 +55,7 @@ from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "predict", "rehearse"]
+Purpose = Literal["train", "psi", "overlap", "predict", "rehearse"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -247,6 +253,25 @@ INTERSECTED = (hello(purpose="psi"), welcome(), *SIGNING, *MATCHING)
 PSI_RUN = (*INTERSECTED, finish(0), BYE)
 """One task that only intersects ids."""
 
+
+def points(message: CountBlinded | CountRaised | CountOwn) -> Line:
+    return Line(H if isinstance(message, CountBlinded) else C, message, message.values * 32)
+
+
+COUNTING = (hello(purpose="overlap"), welcome(), Line(H, CountBegin(5)), Line(C, CountReady(4)))
+ANSWERED = (
+    *COUNTING,
+    points(CountBlinded(3)),
+    points(CountBlinded(2)),
+    Line(C, PsiTagged(7)),
+    points(CountRaised(4)),
+    points(CountRaised(1)),
+    points(CountOwn(3)),
+    points(CountOwn(1)),
+)
+COUNT_RUN = (*ANSWERED, Line(H, CountResult(2)), finish(0), BYE)
+"""One count of common ids."""
+
 PREDICT_PLAN = Line(H, PredictPlan(bytes(16), 3, "last", 3, bytes(32)))
 PREDICT_ACCEPTED = Line(C, PredictAccepted())
 PREDICTED = (hello(purpose="predict"), welcome(), *SIGNING, *MATCHING, PREDICT_PLAN)
@@ -319,7 +344,12 @@ class Link:
 def link_in(state: State) -> Link:
     """A link that has honestly come to `state`."""
     link = Link()
-    for line in PREDICT_RUN if state is State.PREDICT_PROPOSED else HONEST_RUN:
+    run: tuple[Line, ...] = HONEST_RUN
+    if state is State.PREDICT_PROPOSED:
+        run = PREDICT_RUN
+    elif state.startswith("psi_count"):
+        run = COUNT_RUN
+    for line in run:
         if link.state is state:
             return link
         link.say(line)

@@ -14,6 +14,12 @@ from heterofed.protocol.messages import (
     BeginTest,
     BeginTrain,
     Checkpoint,
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
     Features,
     Finish,
     Gradients,
@@ -61,6 +67,7 @@ from .link import (
     masked,
     matched,
     parts,
+    points,
     seen,
     seen_by_others,
     signed,
@@ -96,7 +103,7 @@ class Job:
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        self.purpose = self.random.choices(("psi", "predict", "train"), (2, 2, 6))[0]
+        self.purpose = self.random.choices(("psi", "overlap", "predict", "train"), (2, 1, 2, 6))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -136,6 +143,7 @@ class HostScript:
         self.job, self.random = job, job.random
         self.unasked = self.unsigned = job.host_ids
         self.tags_to_come = 0
+        self.to_come = 0
         self.old_key = False
         self.unmatched = job.common
         self.unparted = 0
@@ -150,6 +158,10 @@ class HostScript:
         match message:
             case PsiKey(count=count, kept=kept):
                 self.tags_to_come, self.old_key = count, kept
+            case CountReady(count=count):
+                self.to_come = self.job.host_ids + count
+            case CountRaised(values=values) | CountOwn(values=values):
+                self.to_come -= values
             case PsiSigned(values=values):
                 self.unsigned -= values
             case PsiTags(values=values):
@@ -169,6 +181,14 @@ class HostScript:
                 if self.job.resumed is not None:
                     return welcome_back(self.job.resumed, self.job.plan)
                 return welcome(self.job.plan)
+            case State.PSI if self.job.purpose == "overlap":
+                return Line(H, CountBegin(self.job.host_ids))
+            case State.PSI_COUNT_ASKED if self.unasked:
+                chunk = self.random.randint(1, self.unasked)
+                self.unasked -= chunk
+                return points(CountBlinded(chunk))
+            case State.PSI_COUNT_OWN if not self.to_come:
+                return Line(H, CountResult(self.job.common))
             case State.PSI_KEYED if self.old_key and self.random.random() < 0.5:
                 return Line(H, PsiRenew())
             case State.PSI_KEYED:
@@ -200,7 +220,7 @@ class HostScript:
                     chunk = self.random.randint(1, self.unparted)
                     self.unparted -= chunk
                     return parts(chunk)
-                return finish(0) if self.job.purpose == "psi" else SPLIT_PLAN
+                return finish(0) if self.job.purpose in ("psi", "overlap") else SPLIT_PLAN
             case State.READY:
                 every, message = self.job.plan.checkpoint_batches, self.last
                 training = isinstance(message, BeginTrain) and self.batch > message.first
@@ -255,6 +275,7 @@ class CollaboratorScript:
         self.unsigned: deque[int] = deque()
         self.untagged = job.shop_ids
         self.made = 0
+        self.unraised = self.raised = job.host_ids
         self.keyed = self.renewed = False
         self.batches = self.sent = self.number = self.asked = 0
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
@@ -282,6 +303,8 @@ class CollaboratorScript:
                 self.asked = 0
             case PsiBlinded(values=values):
                 self.unsigned.append(values)
+            case CountBlinded(values=values):
+                self.unraised -= values
             case _:
                 pass
 
@@ -290,6 +313,23 @@ class CollaboratorScript:
             case State.CONNECTING:
                 held = [] if self.job.resumed is None else [self.job.resumed]
                 return hello(*held, trainable=self.job.trainable, purpose=self.job.purpose)
+            case State.PSI if self.job.purpose == "overlap":
+                return None
+            case State.PSI_COUNT:
+                return Line(C, CountReady(self.job.shop_ids))
+            case State.PSI_COUNT_ASKED if self.unraised:
+                return None
+            case State.PSI_COUNT_ASKED if not self.made and self.random.random() < 0.5:
+                self.made = self.random.randint(1, self.job.shop_ids)
+                return Line(C, PsiTagged(self.made))
+            case State.PSI_COUNT_ASKED | State.PSI_COUNT_RAISED if self.raised:
+                chunk = self.random.randint(1, self.raised)
+                self.raised -= chunk
+                return points(CountRaised(chunk))
+            case State.PSI_COUNT_RAISED | State.PSI_COUNT_OWN if self.untagged:
+                chunk = self.random.randint(1, self.untagged)
+                self.untagged -= chunk
+                return points(CountOwn(chunk))
             case State.PSI:
                 self.renewed |= self.keyed  # it was asked for another key
                 self.keyed = True
@@ -476,7 +516,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    both: set[Purpose] = {"train", "psi", "predict"}
+    both: set[Purpose] = {"train", "psi", "overlap", "predict"}
     assert {run.job.purpose for run in finished} == both
     for run in finished:
         said = {kind for _, _, kind in run.rows}
@@ -485,7 +525,8 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
             continue
         fresh = run.job.purpose == "train" and run.job.resumed is None
         assert (SplitPlan in said) == fresh
-        assert ((State.SPLIT, H, Finish) in run.rows) == (run.job.purpose == "psi")
+        of_ids = run.job.purpose in ("psi", "overlap")
+        assert ((State.SPLIT, H, Finish) in run.rows) == of_ids
 
 
 def test_runs_with_aborts_from_either_side_all_end() -> None:

@@ -14,6 +14,8 @@ from psi import Signer
 from psi.workers import shared_pool
 from tests.psi.helpers import exchange, requester, signer
 
+pytestmark = pytest.mark.slow
+
 SOAK = """
 import os, sys, threading
 from psi import intersect

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processes import Parties
+
 RUN = """
 import sys, threading
 from pathlib import Path
@@ -30,15 +32,16 @@ def command(home: Path) -> dict[str, object]:
     return {"args": [sys.executable, "-c", RUN], "cwd": home, "env": env}
 
 
-def test_terminal_shows_a_bar_per_phase_and_a_line_per_round(home: Path) -> None:
+def test_terminal_shows_a_bar_per_phase_and_a_line_per_round(home: Path, parties: Parties) -> None:
     ours, theirs = pty.openpty()
-    shown = b""
-    with subprocess.Popen(**command(home), stdout=subprocess.PIPE, stderr=theirs) as process:  # type: ignore[call-overload]
-        os.close(theirs)
-        while chunk := _read(ours):
-            shown += chunk
+    there = f"import os\nos.chdir({str(home)!r})\nos.dup2(os.open({os.ttyname(theirs)!r}, 2), 2)\n"
+    process = parties.start("-c", there + RUN, TERM="xterm")
+    shown = _read(ours)
+    os.close(theirs)  # the process has it open
+    while chunk := _read(ours):
+        shown += chunk
     os.close(ours)
-    assert process.returncode == 0, shown.decode()
+    assert process.wait() == 0, shown.decode()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"train 1 +\u2501+ \d/\? batches", plain), plain
     assert re.search(r"train 2 +\u2501+ \d/3 batches", plain), plain  # as many as in round 1
@@ -57,7 +60,6 @@ STREAMS = {
     "all none": "import sys; sys.stderr = sys.stdout = sys.stdin = None\n",
     "closed": "import sys; sys.stderr.close()\n",
     "closed later": "",
-    "closed before": "",
     "gone": "import os, sys; ours, theirs = os.pipe(); os.close(ours); os.dup2(theirs, 2)\n",
 }
 QUIET = """
@@ -91,12 +93,18 @@ except ConfigError:
 
 
 @pytest.mark.parametrize("how", STREAMS)
-def test_nothing_needs_a_stderr(home: Path, tmp_path: Path, how: str) -> None:
+def test_nothing_needs_a_stderr(tmp_path: Path, parties: Parties, how: str) -> None:
+    there = f"import os\nos.chdir({str(tmp_path)!r})\n"
+    process = parties.start("-c", there + STREAMS[how] + QUIET, how)
+    process.wait()
+    assert (tmp_path / "rounds").exists(), process.output
+    assert (tmp_path / "rounds").read_text() == "2"
+
+
+def test_nothing_needs_streams_that_are_open_at_the_start(home: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    shell = 'exec "$@" <&- >&- 2>&-' if how == "closed before" else 'exec "$@" 2>errors'
-    command = [sys.executable, "-c", STREAMS[how] + QUIET, how]
-    subprocess.run(["sh", "-c", shell, "sh", *command], cwd=tmp_path, env=env, check=False)
-    assert (tmp_path / "rounds").exists(), (tmp_path / "errors").read_text()
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", QUIET, "closed"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=False)
     assert (tmp_path / "rounds").read_text() == "2"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from heterofed.errors import ConfigError, JoinTimeoutError
-from tests.e2e.processes import ROOT
+from tests.e2e.processes import ROOT, Parties
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -66,9 +66,14 @@ def script(text: str, folder: Path) -> tuple[int, str]:
         ),
     ],
 )
-def test_an_expected_error_is_its_message(text: str, says: str, tmp_path: Path) -> None:
-    code, shown = script(text, tmp_path)
-    assert code == 1
+def test_an_expected_error_is_its_message(
+    text: str, says: str, tmp_path: Path, parties: Parties
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(HEAD + text)
+    party = parties.start(str(path), str(tmp_path / "results"))
+    assert party.wait() == 1
+    shown = party.output
     assert "Traceback" not in shown
     assert shown.count(says) == 1, shown
     assert "script.py:" in shown

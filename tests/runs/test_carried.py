@@ -26,6 +26,8 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.runs.test_resume import CrashError, crashing, weights
 
+pytestmark = pytest.mark.slow
+
 MODULE = "tests.runs.test_carried"
 ROUNDS = 4
 COUNT = 0
@@ -639,7 +641,6 @@ def killed(scheduler: Any, hook: str) -> None:
     setattr(scheduler, hook, call)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("idiom", IDIOMS, ids=lambda each: each.__name__)
 def test_each_idiom(idiom: type[Idiom], tmp_path: Path) -> None:

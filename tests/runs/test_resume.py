@@ -29,7 +29,7 @@ from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run, training_by
 from tests.e2e.tiny import rows as tiny_rows
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 ROUNDS = 4
 
@@ -928,7 +928,6 @@ def test_one_of_several_is_lost_before_its_goodbye(fusion: str, tmp_path: Path) 
     assert all(torch.equal(now[name], expected[name]) for name in expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "how"), [("host", "torn"), ("collaborator", "torn"), ("collaborator", "mute")]
 )

@@ -17,7 +17,7 @@ from heterofed.hetero_nn.psi import RSAPSIInitiatorScheduler
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def status(folder: Path) -> dict[str, Any]:

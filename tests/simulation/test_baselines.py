@@ -15,7 +15,7 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.simulation.baselines import compare, plot
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 class Host(TinyHost):

@@ -26,10 +26,9 @@ from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows
 
 BATCHES = {"train": 6, "test": 2}
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
-@pytest.mark.slow
 def test_simulated_and_separate_processes_are_the_same(parties: Parties, tmp_path: Path) -> None:
     started = [
         parties.start("-m", "tests.e2e.tiny", role, "apart", str(tmp_path), "ecdh")

@@ -494,7 +494,15 @@ def test_a_dead_link_is_noticed() -> None:
     assert stall(FAST) < 2
 
 
-@pytest.mark.slow
+def test_the_defaults_notice_it_within_15_seconds() -> None:
+    """Ten times as slow as those of these tests, in proportion to which it is noticed."""
+    usual = Heartbeat()
+    assert usual.interval + usual.timeout < 15
+    assert usual.interval <= 10 * FAST.interval
+    assert usual.timeout <= 10 * FAST.timeout
+
+
+@pytest.mark.long
 def test_a_dead_link_is_noticed_within_15_seconds() -> None:
     assert stall(Heartbeat()) < 15
 
@@ -545,8 +553,9 @@ def test_large_frames_over_a_slow_link_survive_heartbeats() -> None:
     slow_link(FAST, rate=4e6, frames=10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_large_frames_over_a_very_slow_link_survive_heartbeats() -> None:
+    """The same, ten times as slow in everything."""
     slow_link(Heartbeat(), rate=4e5, frames=12)
 
 

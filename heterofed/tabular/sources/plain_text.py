@@ -147,7 +147,9 @@ class PlainText:
                 f"{self._name} is not UTF-8 text and its encoding cannot be found out: say which it"
                 " is, such as gb18030 or latin-1, or save it as UTF-8"
             )
-        return str(best.encoding)
+        alike = [best.encoding, *best.could_be_from_charset]  # for these bytes
+        found: str = next(each for each in (*likely, best.encoding) if each in alike)
+        return found
 
     def _telling(self) -> bytes:
         """Lines that hold other bytes than ASCII."""

@@ -1,0 +1,119 @@
+"""A count of common ids over the protocol: both parties learn the number, and no id.
+
+The cryptography is in `psi.cardinality`; here its bytes are put into messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psi
+from heterofed.errors import IdError
+from heterofed.intersection.request import domain_of, named
+from heterofed.intersection.storage import signed_for
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.limits import POINT_BYTES
+from heterofed.protocol.messages import (
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
+    PsiTagged,
+)
+from heterofed.runs.run import Run
+
+
+def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
+    """Count with each Collaborator how many ids it shares with this party; by feature key.
+
+    Raises:
+        IdError: there are too few ids for a count.
+        PSIFailedError: a check failed; it names the party.
+    """
+    party = run.party
+    with party.in_phase("psi", total=len(ids) * len(party.peers), unit="ids"):
+        return {peer.name: _ask(run, party, peer, ids) for peer in list(party.peers.values())}
+
+
+def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int) -> int:
+    """Take part in a count; gives how many ids the Host shares with this party.
+
+    Args:
+        run: this run.
+        host: who asks.
+        ids: own ids.
+        max_peer_ids: how many ids the Host may have counted or intersected in all runs of this
+            task together. Unlike an intersection's, each count counts anew.
+
+    Raises:
+        IdError: there are too few ids for a count.
+        PSIFailedError: a check failed, or the Host asks for more than it may have.
+    """
+    party = run.party
+    with party.in_phase("psi", unit="ids"), named(host, party.name):
+        count = party.take(host, CountBegin).of(CountBegin).count
+        budget = signed_for(run, host)
+        with _enough(), psi.CountAnswerer(ids, domain=_domain(run, party.name)) as answerer:
+            answerer.begin(count)
+            budget.spend(count, max_peer_ids)
+            party.post(host, CountReady(len(ids)))
+            return _answer(party, host, answerer, count)
+
+
+def _ask(run: Run, party: Party, peer: Peer, ids: psi.OwnIds) -> int:
+    party.post(peer, CountBegin(len(ids)))
+    theirs = party.take(peer, CountReady).of(CountReady).count
+    domain = _domain(run, peer.name)
+    with named(peer, party.name), _enough(), psi.CountAsker(ids, theirs, domain=domain) as asker:
+        run.result.psi = {"protocol": "count", "backend": asker.backend}
+        for chunk in asker.blinded():
+            party.post(peer, CountBlinded(len(chunk) // POINT_BYTES), [chunk])
+        raised = own = 0
+        while raised < len(ids):
+            mail = party.take(peer, CountRaised, PsiTagged)
+            if isinstance(mail.message, CountRaised):
+                asker.add_raised(bytes(mail.payload))
+                raised += mail.message.values
+                party.progress(raised)
+        while own < theirs:
+            mail = party.take(peer, CountOwn)
+            asker.add_own(bytes(mail.payload))
+            own += mail.of(CountOwn).values
+        size = asker.size()
+    party.post(peer, CountResult(size))
+    return size
+
+
+def _answer(party: Party, host: Peer, answerer: psi.CountAnswerer, count: int) -> int:
+    taken = 0
+    while taken < count:
+        mail = party.take(host, CountBlinded)
+        answerer.add_blinded(bytes(mail.payload))
+        taken += mail.of(CountBlinded).values
+        party.progress(taken, count)
+        party.post(host, PsiTagged(taken))
+    for done in answerer.compute():  # so that the Host hears of it while that takes long
+        party.pump(0)
+        party.post(host, PsiTagged(count + done))
+    for chunk in answerer.raised():
+        party.post(host, CountRaised(len(chunk) // POINT_BYTES), [chunk])
+    for chunk in answerer.own():
+        party.post(host, CountOwn(len(chunk) // POINT_BYTES), [chunk])
+    return answerer.told(party.take(host, CountResult).of(CountResult).common)
+
+
+@contextmanager
+def _enough() -> Iterator[None]:
+    try:
+        yield
+    except psi.IdsError as error:
+        raise IdError(str(error)) from None
+
+
+def _domain(run: Run, collaborator: str) -> bytes:
+    """What the values of one count are bound to: the pair, the task, and this run."""
+    return domain_of(run, collaborator) + b"count" + run.agreement.secret

@@ -1,0 +1,82 @@
+"""The messages of a count: each in its turn, and as many values as were announced."""
+
+from __future__ import annotations
+
+import pytest
+
+from heterofed.protocol.limits import most_waiting
+from heterofed.protocol.messages import (
+    CountBegin,
+    CountBlinded,
+    CountOwn,
+    CountRaised,
+    CountReady,
+    CountResult,
+    PsiKey,
+    PsiTagged,
+    SplitPlan,
+)
+from heterofed.protocol.states import State
+from tests.protocol.link import (
+    ANSWERED,
+    COUNT_RUN,
+    COUNTING,
+    GREETING,
+    PLAN,
+    C,
+    H,
+    Line,
+    Link,
+    finish,
+    hello,
+    points,
+    welcome,
+)
+
+COUNTED = (*ANSWERED, Line(H, CountResult(4)))
+MET = (hello(purpose="overlap"), welcome())
+ASKED = (*COUNTING, points(CountBlinded(5)))
+
+
+def test_an_honest_count() -> None:
+    assert Link(*COUNT_RUN).state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "why"),
+    [
+        (MET, Line(C, PsiKey(4), 500), "only a count was asked for"),
+        (GREETING, Line(H, CountBegin(5)), "no count was asked for"),
+        (MET, Line(H, CountBegin(0)), "out of range"),
+        (MET, Line(H, CountBegin(101)), "out of range"),
+        (MET, Line(H, CountBegin(5), 1), "payload"),
+        (COUNTING[:3], Line(C, CountReady(101)), "out of range"),
+        (COUNTING, points(CountBlinded(6)), "more than announced"),
+        (COUNTING, Line(H, CountBlinded(2), 63), "not as many|wrong size"),
+        (COUNTING, Line(H, CountBlinded(0), 0), "not as many"),
+        (COUNTING, points(CountRaised(5)), "before all values"),
+        (COUNTING, Line(C, PsiTagged(10)), "too much"),
+        (ASKED, points(CountRaised(6)), "more than were asked"),
+        (ASKED, points(CountOwn(1)), "out of turn"),
+        ((*ASKED, points(CountRaised(4))), points(CountOwn(1)), "before all that were asked"),
+        ((*ASKED, points(CountRaised(5))), points(CountOwn(5)), "more than announced"),
+        ((*ASKED, points(CountRaised(5)), points(CountOwn(3))), Line(H, CountResult(1)), "before"),
+        (ANSWERED, Line(H, CountResult(5)), "more than there can be"),
+        (
+            (*ANSWERED, Line(H, CountResult(4))),
+            Line(H, SplitPlan(bytes(32), bytes(32), 2, 1)),
+            "tr",
+        ),
+        (COUNTED, finish(1), "rounds"),
+    ],
+)
+def test_what_is_refused(before: tuple[Line, ...], line: Line, why: str) -> None:
+    said = Link(*before).refuses(line)
+    assert any(each in said for each in why.split("|")), said
+
+
+def test_both_lists_may_wait() -> None:
+    more = most_waiting(PLAN, counts=True) - most_waiting(PLAN)
+    assert more >= 0
+    big = PLAN.__class__(host="a", collaborators=("b",), max_peer_ids=10**9)
+    assert most_waiting(big, counts=True) >= 64 * 10**9
