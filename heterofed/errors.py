@@ -65,6 +65,14 @@ _NOT_THEIRS = (str(Path(__file__).parent), str(Path(traceback.__file__).parent))
 """This package and the standard library."""
 
 
+def _near(filename: str) -> str:
+    """A path from the working directory, where it lies below that."""
+    try:
+        return str(Path(filename).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return filename
+
+
 class HeteroFedError(Exception):
     """Base of all errors of heterofed.
 
@@ -72,8 +80,8 @@ class HeteroFedError(Exception):
     """
 
     def shown(self, trace: TracebackType | None = None) -> list[str]:
-        """Return the error as lines of text: its name and message, the line of the user's code that
-        raised it, and its notes.
+        """Return the error as lines of text: the line of the user's code that raised it, the notes,
+        and last, where a reader looks first, the name and the message, which ends with the remedy.
 
         Args:
             trace: the traceback to search for that line; None stands for the error's own.
@@ -84,9 +92,11 @@ class HeteroFedError(Exception):
             for each in frames
             if not each.filename.startswith(_NOT_THEIRS) and "site-packages" not in each.filename
         ]
-        spot = [f"  at {each.filename}:{each.lineno}, in {each.name}" for each in theirs[-1:]]
-        notes = [str(note) for note in getattr(self, "__notes__", [])]
-        return [f"{type(self).__name__}: {self}", *spot, *notes]
+        spot = [
+            f"  at {_near(each.filename)}:{each.lineno}, in {each.name}" for each in theirs[-1:]
+        ]
+        notes = [f"  {note}" for note in getattr(self, "__notes__", [])]
+        return [*spot, *notes, f"{type(self).__name__}: {self}"]
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows these lines in place of a traceback."""

@@ -19,6 +19,7 @@ from docs.generator import (
     limits,
     messages,
     modules,
+    report_fields,
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
@@ -51,6 +52,7 @@ PIECES: dict[str, Callable[[], str]] = {
     "readme-unprotected": lambda: readme_section(
         "What is not protected yet", "explanation/threat-model.md"
     ),
+    **report_fields.pieces(),
 }
 
 PAGES: dict[str, Callable[[], str]] = {

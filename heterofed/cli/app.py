@@ -14,10 +14,12 @@ import click
 
 from heterofed._version import __version__
 from heterofed.cli import trust
+from heterofed.cli.new import new
 from heterofed.cli.table import table
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
 from heterofed.protocol.plan import MAX_PEER_IDS
+from heterofed.reporting.wrapping import error_line
 from heterofed.trackers.names import TRACKERS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -178,6 +180,32 @@ def psi(column: str | None, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "json", "md", "card"]),
+    default="html",
+    show_default=True,
+    help="A page, data, Markdown, or a model card as Hugging Face has it.",
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Where to; - prints it. By default report.html (.json, .md; README.md for a card) in the"
+    " results folder.",
+)
+def report(run: str, kind: Any, output: str | None) -> None:
+    """Make the report of a run anew, also of one that failed or goes on.
+
+    RUN is a results folder, or a task id where ./heterofed_runs has one party's results of it.
+    """
+    from heterofed.cli.report import run_report
+
+    run_report(run, kind, output)
+
+
+@cli.command()
 @click.option("--verbose", "-v", is_flag=True, help="Python, the system and all packages too.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one line of JSON.")
 def version(verbose: bool, as_json: bool) -> None:
@@ -197,6 +225,7 @@ def version(verbose: bool, as_json: bool) -> None:
 cli.add_command(trust.keys)
 cli.add_command(trust.task)
 cli.add_command(table)
+cli.add_command(new)
 
 
 def main() -> None:
@@ -212,8 +241,8 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except ConfigError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(error_line("error", str(error), sys.stderr), err=True)
         sys.exit(EXIT_USAGE)
     except HeteroFedError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(error_line("error", str(error), sys.stderr), err=True)
         sys.exit(EXIT_FAILED)

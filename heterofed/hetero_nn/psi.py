@@ -85,7 +85,8 @@ class PSIScheduler(Scheduler):
             TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
         """
         task = self._heterofed.intersecting(self)
-        task.write = self._heterofed.write or task.write
+        if self._heterofed.write is not None:  # then no folder of results is left
+            task.write, task.is_reported = self._heterofed.write, False
         Lifecycle(task).launch(task_id, resume)
         return task.common
 

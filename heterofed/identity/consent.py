@@ -12,10 +12,23 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from heterofed.errors import ConfigError
 from heterofed.files import append_json, private_folder, put_in_place, read
 
 AuditEvent = Literal["accepted", "refused", "started"]
+
+MOST_LINES = 100_000
+"""The newest lines of the audit log are read, up to this number."""
+
+
+class _Recorded(msgspec.Struct):
+    when: str
+    event: AuditEvent
+    task: str
+    party: str
+    terms: str
 
 
 def accept(home: Path, task: str, party: str, digest: str) -> None:
@@ -82,6 +95,23 @@ def record(
             f"the audit log {path} cannot be written ({error.strerror}): consents and starts must"
             " be recorded; make the file writable"
         ) from None
+
+
+def on_record(home: Path, task: str, party: str, digest: str) -> dict[str, str]:
+    """Return when each audit event last happened with exactly these terms, by event."""
+    try:
+        lines = read(home / "audit.log").splitlines()
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in lines[-MOST_LINES:]:
+        try:
+            entry = msgspec.json.decode(line, type=_Recorded)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+        if (entry.task, entry.party, entry.terms) == (task, party, digest):
+            found[entry.event] = entry.when
+    return found
 
 
 def _place(home: Path, task: str, party: str, *, make: bool = True) -> Path:

@@ -65,7 +65,7 @@ class PSITask(Task):
 
     def keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         """Write the result; `common` holds positions among `ids`."""
-        run.result.ids = len(common)
+        run.result.ids, run.result.own_ids = len(common), len(ids)
         self.write(run, ids, common)
 
     def _write_csv(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:

@@ -9,6 +9,7 @@ sent.
 | `scores` | the AUC of scores |
 | `label_attacks` | labels from gradients (norm, direction, spectrum) and from a few known labels |
 | `input_attacks` | inputs from embeddings (ridge, decoder), distance correlation |
+| `leakage`, `findings` | the leak report of a run, and its findings in words |
 | `noise` | Gaussian noise that no other party can reproduce |
 | `gradient_defences`, `marvell` | noise on outgoing gradients |
 | `label_dp` | randomised response |

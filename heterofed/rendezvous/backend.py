@@ -34,7 +34,7 @@ from heterofed.identity.task_terms import (
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import HostLock, local_address, lock_path
-from heterofed.rendezvous.strangers import Strangers
+from heterofed.rendezvous.refused_keys import Strangers
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.names import HostName
@@ -92,6 +92,9 @@ class Place(ABC):
 
     simulated = False
     """Whether all parties are in this process, so that nothing is given away."""
+
+    secured = False
+    """Whether everybody there proves by a key who they are, and what travels is encrypted."""
 
     @property
     def ledger(self) -> Path:
@@ -271,6 +274,7 @@ class TaskPlace(Place):
                     f" that the file of task {task.task!r} lists ({fingerprint(member.key or '')});"
                     " bring the right one, or have all parties list the new one"
                 )
+            self.secured = True
         elif not insecure:
             raise ConfigError(
                 f"the file of task {task.task!r} lists no keys, so anybody on the way could read"

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heterofed.events import (
@@ -25,6 +26,8 @@ from heterofed.events import (
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.tracebacks import plain_endings
+from heterofed.reporting.units import seconds_shown
+from heterofed.reporting.wrapping import is_terminal
 
 if TYPE_CHECKING:
     from heterofed.reporting.progress import Bars
@@ -82,19 +85,11 @@ def shows_errors() -> bool:
 
 def _bars() -> Bars | None:
     """Return progress bars if stderr is a terminal; parties in further threads show lines only."""
-    if not _is_terminal() or threading.current_thread() is not threading.main_thread():
+    if not is_terminal(sys.stderr) or threading.current_thread() is not threading.main_thread():
         return None
     from heterofed.reporting.progress import Bars  # rich is slow to load
 
     return Bars()
-
-
-def _is_terminal() -> bool:
-    """Return whether stderr is a terminal; in services it may be None or closed."""
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):
-        return False
 
 
 def _handler(bars: Bars | None) -> logging.Handler | None:
@@ -137,13 +132,25 @@ def _log(event: Event) -> None:
 
 
 def round_line(event: RoundEnded) -> str:
-    """Return a line such as `[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`."""
-    of = f"/{event.rounds}" if event.rounds else ""
-    shown = [] if event.loss is None else [f"loss {event.loss:.4f}"]
+    """Return a line such as `[ROUND 1/5] loss 1.2345  accuracy 0.5612  3.9 s`.
+
+    The columns of all rounds of a task are aligned.
+    """
+    number = f"{event.round}"
+    if event.rounds:
+        number = f"{number.rjust(len(str(event.rounds)))}/{event.rounds}"
+    shown = [] if event.loss is None else [f"loss {_metric(event.loss)}"]
     for key, value in event.metrics.items():
         if key not in ("round", "loss") or (key == "loss" and event.loss is None):
-            shown.append(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
-    return f"[ROUND {event.round}{of}] " + "  ".join([*shown, f"{event.seconds:.1f} s"])
+            shown.append(f"{key} {_metric(value)}")
+    return f"[ROUND {number}] " + "  ".join([*shown, seconds_shown(event.seconds)])
+
+
+def _metric(value: object) -> str:
+    """A value with four decimals, where that shows it."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def shown_mark(round_number: int, batch: int) -> str:
@@ -153,6 +160,9 @@ def shown_mark(round_number: int, batch: int) -> str:
     return f"round {round_number}" if round_number else "the split"
 
 
-def megabytes(count: int) -> str:
-    """Return a number of bytes as text with a unit."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+def path_shown(path: Path) -> str:
+    """Return a path relative to the working directory if it is below that, else as it is."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

@@ -20,10 +20,11 @@ from heterofed.events import Event, PhaseEnded
 from heterofed.files import move_aside, own_folder, put_in_place, read, try_folder, writing
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
-from heterofed.reporting.console import megabytes
+from heterofed.reporting.console import path_shown
 from heterofed.reporting.costs import COLUMNS, Account, shares
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.egress import Egress
+from heterofed.reporting.units import bytes_shown, seconds_shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +70,9 @@ class TaskResult:
         best_round: the round whose models `mark_best` kept, or 0 for none.
         fusion: whether the Host received each Collaborator's features or only their sum.
         ids: the number of ids in the intersection.
+        own_ids: the number of ids of this party, or 0 if they were not counted.
+        train_rows: the number of common ids that are for training.
+        test_rows: the number of common ids that are for tests.
         psi: the `protocol` of the intersection and the `backend` that computed this party's part.
             It is empty if no intersection was computed.
         rehearsal: the findings of a dry run at the Host; None if the task was trained.
@@ -77,6 +81,7 @@ class TaskResult:
         phases: the cost of each phase, by name.
         leak_seconds: the part of `seconds` that the leak report took.
         leaks: the worst findings of the leak report, as one line of text per party.
+        report: the path of `report.html`, or None if none was written.
         seconds: the duration of `launch_task` in seconds.
         bytes_sent: the number of bytes that this party sent, including those between phases.
         bytes_received: the number of bytes that this party received.
@@ -90,6 +95,9 @@ class TaskResult:
     best_round: int = 0
     fusion: Fusion = "separate"
     ids: int = 0
+    own_ids: int = 0
+    train_rows: int = 0
+    test_rows: int = 0
     psi: dict[str, str] = field(default_factory=dict)
     rehearsal: dict[str, Any] | None = None
     metrics: dict[str, Path] = field(default_factory=dict)
@@ -97,6 +105,7 @@ class TaskResult:
     phases: dict[str, PhaseCost] = field(default_factory=dict)
     leak_seconds: float = 0.0
     leaks: list[str] = field(default_factory=list)
+    report: Path | None = None
     seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -124,6 +133,9 @@ class TaskResult:
             "best_round": self.best_round,
             "fusion": self.fusion,
             "ids": self.ids,
+            "own_ids": self.own_ids,
+            "train_rows": self.train_rows,
+            "test_rows": self.test_rows,
             "psi": self.psi,
         }
 
@@ -198,11 +210,17 @@ class TaskResult:
         return f"<{', '.join([what, *shown])}; {self.folder}>"
 
     def summary(self) -> str:
-        """Return the summary that the console prints."""
-        lines = [f"{self.party}: task {self.task_id} done in {self.seconds:.1f} s"]
+        """Return the summary that the console prints: costs by phase, leaks, and the files."""
+        lines = [f"{self.party}: task {self.task_id} done in {seconds_shown(self.seconds)}"]
+        if self.phases:
+            lines.append(_row("phase", "time", "sent", "received"))
         lines += [
-            f"  {name:<10}{cost.seconds:8.1f} s   sent {megabytes(cost.bytes_sent):>9}"
-            f"   received {megabytes(cost.bytes_received):>9}"
+            _row(
+                name,
+                seconds_shown(cost.seconds),
+                bytes_shown(cost.bytes_sent),
+                bytes_shown(cost.bytes_received),
+            )
             for name, cost in self.phases.items()
         ]
         if train := self.phases.get("train"):
@@ -210,9 +228,14 @@ class TaskResult:
             lines.append(f"  train: {spent}")
             if len(train.waits) > 1 and train.slowest:
                 lines.append(f"  slowest party: {train.slowest}")
-        lines += [f"  {each} ({self.metrics.get('leakage', '')})" for each in self.leaks]
-        lines += [f"  {path}" for path in (*self.metrics.values(), *self.models.values())]
+        lines += [f"  leak: {each}" for each in self.leaks]
+        if names := [path.name for path in (*self.metrics.values(), *self.models.values())]:
+            lines.append(f"  in {path_shown(self.folder)}/: {', '.join(names)}")
         return "\n".join(lines)
+
+
+def _row(phase: str, seconds: str, sent: str, received: str) -> str:
+    return f"  {phase:<11}{seconds:>11}{sent:>12}{received:>12}"
 
 
 def _number(text: str) -> float | str:

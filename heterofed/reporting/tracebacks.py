@@ -18,6 +18,7 @@ from types import TracebackType
 
 import heterofed.errors
 from heterofed.errors import HeteroFedError, LocalProtocolError
+from heterofed.reporting.wrapping import error_line, wrapped
 
 RAISED_IN = "heterofed: raised in "
 """The beginning of the note on an exception that a hook raised."""
@@ -42,7 +43,9 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     notes = getattr(error, "__notes__", [])
     try:
         if isinstance(error, HeteroFedError) and not isinstance(error, LocalProtocolError):
-            lines = error.shown(trace)
+            *before, _ = error.shown(trace)
+            last = error_line(type(error).__name__, str(error), sys.stderr)
+            lines = [*(wrapped(each, sys.stderr) for each in before), last]
         elif isinstance(error, KeyboardInterrupt):
             lines = ["interrupted", *notes]
         elif any(str(note).startswith(RAISED_IN) for note in notes):

@@ -245,4 +245,5 @@ def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Pl
         place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
     logger.info("task %s: meeting %s", run.task_id, place.described)
     run.ledger, run.simulated = place.ledger, place.simulated
+    run.meeting, run.terms, run.secured = place.described, place.terms, place.secured
     return place

@@ -43,6 +43,7 @@ from heterofed.reporting.results import (
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks
+from heterofed.runs.report import reported
 from heterofed.runs.run import Resume, Run, new_run
 from heterofed.runs.status import status_kept
 from heterofed.runs.task import Task
@@ -94,6 +95,8 @@ class Lifecycle:
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
             recall(run, self._settings.seed)
+            if task.is_reported:
+                stack.enter_context(reported(run))  # once the status says how it has ended
             note = stack.enter_context(status_kept(run, self._settings))
             callbacks = (run.result.note, note, show, *self._settings.callbacks)
             while not self._attempt(run, callbacks):

@@ -59,6 +59,10 @@ class Run:
         mask_secrets: what this party shares with each other Collaborator since they met last,
             where the Host gets only the sum of their features.
         waits: seconds to wait for a party that was lost; 0 before one was.
+        meeting: where the parties meet, in words; empty before they were looked for.
+        terms: what the task file says, in its canonical form; empty without a task file.
+        secured: whether everybody there proves by a key who they are.
+        defences: what hides something on its way out, by what it hides, by the name of its class.
         ledger: folder in which it is counted, over all runs, what others got of this party.
         predicts: whether it predicts with what was trained, and trains nothing.
         models: the models and optimizers of this run, where the task is of a kind that has some.
@@ -84,6 +88,10 @@ class Run:
     ended: bytes | None = None
     complete: bool = False
     waits: float = 0.0
+    meeting: str = ""
+    terms: bytes = b""
+    secured: bool = False
+    defences: dict[str, str] = field(default_factory=dict)
     futile: int = 0
     begun: int = 0
     simulated: bool = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heterofed.privacy.dpsgd import Sampling
-    from heterofed.privacy.leakage import Leak
+    from heterofed.privacy.findings import Leak
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ from heterofed.events import (
     StillWaiting,
 )
 from heterofed.files import own_folder, put_in_place, read
+from heterofed.identity.task_terms import shown_terms, terms_digest
 from heterofed.messaging.aborts import cause
 from heterofed.reporting.results import STATUS
 from heterofed.runs.run import Run
@@ -135,6 +136,16 @@ class Status:
             "updated": _now(),
             "ended": self._ended,
             "metrics": self._metrics,
+            "ids": {
+                "own": result.own_ids,
+                "common": result.ids,
+                "train": result.train_rows,
+                "test": result.test_rows,
+            },
+            "meeting": self._run.meeting,
+            "secured": self._run.secured,
+            "terms": _shown_terms(self._run.terms),
+            "defences": self._run.defences,
             "versions": _versions(),
             "settings": self._settings,
             "plan": {key: value for key, value in plan.items() if key not in SECRET},
@@ -210,6 +221,20 @@ def _versions() -> dict[str, str]:
         if (module := sys.modules.get(name)) is not None:
             found[name] = str(getattr(module, "__version__", ""))
     return found
+
+
+def _shown_terms(terms: bytes) -> dict[str, Any] | None:
+    """Of a task file: the digest of its terms, its last day, and the parties' key fingerprints."""
+    if not terms:
+        return None
+    fields, key = shown_terms(terms), "key of "
+    return {
+        "digest": terms_digest(terms),
+        "expires": fields["expires"],
+        "fingerprints": {
+            name.removeprefix(key): value for name, value in fields.items() if name.startswith(key)
+        },
+    }
 
 
 def _shown(settings: Settings) -> dict[str, Any]:

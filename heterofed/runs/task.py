@@ -34,6 +34,8 @@ class Task(ABC):
         purpose: what the parties meet for.
         subfolder: the subfolder for results in the party's results folder; empty for none.
         goes_on: whether a run that has not ended may go on.
+        is_reported: whether the launch ends with a report; by default where it has no subfolder,
+            since the report is of the run that trained.
         run: of this launch; None before.
     """
 
@@ -44,6 +46,7 @@ class Task(ABC):
     def __init__(self, owner: Scheduler) -> None:
         self.owner: Any = owner
         self.engine: Engine[Any] = engine_of(owner)
+        self.is_reported = not self.subfolder
         self.run: Run | None = None
         self.hooks: HookCalls
 

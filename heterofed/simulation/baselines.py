@@ -18,6 +18,8 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.hetero_nn.hooks import half_engine
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.metrics import NO_METRICS
+from heterofed.report.render import write_report
+from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import fresh_folder, write_whole
 from heterofed.simulation.one_graph import Baseline, Mode
 
@@ -83,6 +85,8 @@ def compare(
         path = folder / FOLDER / f"{name}.csv"
         write_whole(path, lambda file, n=name: file.write(_joined(n, found).encode()))  # type: ignore[misc]
         done.tables[name] = path
+    with Harmless()("the report"):
+        write_report(folder)
     return done
 
 

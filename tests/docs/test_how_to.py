@@ -472,6 +472,14 @@ def test_baselines(
     assert (tmp_path / "modes.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_report(names: Any, play: Callable[..., tuple[Any, Any, Any, Any]]) -> None:
+    _, _, host, _ = play(names.Host, names.Collaborator)
+    guide = guide_of("report.md", names)
+    assert 0 <= guide.worst_leak(host.folder) <= 1
+    assert guide.as_markdown(host.folder).startswith("# ")
+    assert host.report == host.folder / "report.html"
+
+
 def test_track(
     names: Any,
     tmp_path: Path,

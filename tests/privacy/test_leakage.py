@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from heterofed.privacy.findings import Leak, worst_of
 from heterofed.privacy.label_attacks import MOST_CLASSES, class_numbers
 from heterofed.privacy.leakage import (
     KEPT_BYTES,
@@ -13,8 +14,6 @@ from heterofed.privacy.leakage import (
     Budget,
     InputLeaks,
     LabelLeaks,
-    Leak,
-    worst_of,
 )
 
 

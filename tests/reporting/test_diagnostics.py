@@ -20,7 +20,7 @@ from heterofed import TaskResult
 from heterofed.hetero_nn import feature_means
 from heterofed.hetero_nn.train import collaborator_guard, guard, host_guard, joint_batch
 from heterofed.metrics import Metrics
-from heterofed.privacy import input_attacks, label_attacks, leakage
+from heterofed.privacy import findings, input_attacks, label_attacks, leakage
 from heterofed.reporting import console, costs, egress, progress, results
 from heterofed.runs import lifecycle
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
@@ -59,9 +59,9 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     *methods(leakage.Budget),
     *methods(leakage.LabelLeaks),
     *methods(leakage.InputLeaks),
-    *methods(leakage.Leak),
+    *methods(findings.Leak),
     *[(each, "__init__") for each in (leakage.Budget, leakage.LabelLeaks, leakage.InputLeaks)],
-    (leakage, "worst_of"),
+    (findings, "worst_of"),
     *[(leakage, name) for _, name in functions(label_attacks) if hasattr(leakage, name)],
     *[(leakage, name) for _, name in functions(input_attacks) if hasattr(leakage, name)],
     (guard, "worst_of"),

@@ -109,7 +109,7 @@ def test_notebooks_show_the_message() -> None:
     error = JoinTimeoutError("bob is not there; start it")
     error.add_note("heterofed: party alice")
     lines = error._render_traceback_()
-    assert lines == ["JoinTimeoutError: bob is not there; start it", "heterofed: party alice"]
+    assert lines == ["  heterofed: party alice", "JoinTimeoutError: bob is not there; start it"]
     assert ConfigError("x").shown() == ["ConfigError: x"]
 
 

@@ -13,7 +13,7 @@ from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import check_finite
 from heterofed.errors import FeatureError
 from heterofed.hetero_nn.settings import CollaboratorSettings
-from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, some_rows
+from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, names_of, some_rows
 from heterofed.hetero_nn.train.model_calls import ModelCalls
 from heterofed.hetero_nn.train.releases import EmbeddingReleases
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
@@ -52,6 +52,7 @@ class CollaboratorGuard(Guard):
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, users, weights, releases)
+        run.defences = names_of(embeddings=defence, weights=weights)
         self._stream = stream
         self._defence = defence
         self._calls = ModelCalls(run.harmless)

@@ -15,14 +15,13 @@ from torch import Tensor
 from heterofed.hetero_nn.train.releases import Releases
 from heterofed.metrics import NEVER_CUT, Metrics
 from heterofed.privacy.dpsgd import DPSGD
+from heterofed.privacy.findings import Leak, worst_of
 from heterofed.privacy.leakage import (
     MEASURED_ROWS,
     Budget,
     Effort,
     InputLeaks,
     LabelLeaks,
-    Leak,
-    worst_of,
 )
 from heterofed.privacy.ledger import Totals
 from heterofed.privacy.noise import Noise
@@ -45,6 +44,11 @@ Stream = Callable[..., Any]
 def budget_of(run: Run, effort: Effort) -> Budget:
     """The time that the leak report may take."""
     return shielded(lambda: Budget(effort), REPORT, run.harmless)
+
+
+def names_of(**defences: object) -> dict[str, str]:
+    """Return the names of the classes of those defences that there are."""
+    return {what: type(each).__name__ for what, each in defences.items() if each is not None}
 
 
 class Guard:

@@ -14,7 +14,7 @@ from heterofed.compute.tensors import check_finite
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
 from heterofed.hetero_nn.settings import HostSettings
-from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, some_rows
+from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, names_of, some_rows
 from heterofed.hetero_nn.train.releases import GradientReleases
 from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -49,6 +49,7 @@ class HostGuard(Guard):
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, self._leaks, users, weights, self._gradient_releases)
+        run.defences = names_of(gradients=settings.gradient_defence, labels=labels, weights=weights)
         self._stream = stream
         self._gradients = settings.gradient_defence
         self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch

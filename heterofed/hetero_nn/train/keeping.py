@@ -61,6 +61,7 @@ class Keeping:
         """
         with self._half.run.party.in_phase("prepare"):
             ids = self.checkpoints.load_ids()
+            self._half.run.result.own_ids = len(ids)
             if not self._half.owner.models_after_split:
                 self._make_all()
         return ids

@@ -44,6 +44,7 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
             len(test),
         )
     run.result.ids = len(ids)
+    run.result.train_rows, run.result.test_rows = len(train), len(test)
     run.state.train_ids, run.state.test_ids = train, test
     half.signature.begin_anew()
     half.signature.compare_columns()

@@ -1,0 +1,142 @@
+"""A report as a page, as Markdown, as JSON, or as a model card; the only place that knows Jinja.
+
+The page is one file without script, which loads nothing: its Content-Security-Policy allows one
+style sheet, by its hash. Jinja escapes every value in HTML; in Markdown each value passes `quoted`.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from heterofed.errors import ConfigError
+from heterofed.report import view
+from heterofed.report.charts import chart
+from heterofed.report.gather import gather
+from heterofed.report.model import RunReport
+from heterofed.reporting.results import write_whole
+from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
+
+Format = Literal["html", "json", "md", "card"]
+
+FILES: dict[Format, str] = {
+    "html": "report.html",
+    "json": "report.json",
+    "md": "report.md",
+    "card": "README.md",
+}
+"""How each is called in the results folder; a model card as Hugging Face wants it."""
+
+
+def write_report(folder: Path, kind: Format = "html", *, to: Path | None = None) -> Path:
+    """Write the report of a results folder; gives its path.
+
+    Args:
+        folder: `<results_dir>/<task_id>/<party>`.
+        kind: "html", "json", "md" or "card".
+        to: the file to write; None: `report.html` and so on in the folder.
+
+    Raises:
+        ConfigError: there is no run, no such kind, or the file's folder is not this user's.
+        ResultsError: it cannot be written.
+    """
+    raw = rendered(gather(folder), kind).encode()
+    path = folder / FILES[kind] if to is None else to
+    return write_whole(path, lambda file: file.write(raw), anywhere=to is not None)
+
+
+def rendered(report: RunReport, kind: Format = "html") -> str:
+    """A report as text of this kind.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    if kind not in get_args(Format):
+        raise ConfigError(f"a report as {kind!r}: give one of {', '.join(get_args(Format))}")
+    if kind == "json":
+        return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
+    if kind == "html":
+        style = _style()
+        return _page().render(view.values(report), style=Markup(style), hash=_hash(style))  # noqa: S704 - our own file
+    return _text(kind).render(view.values(report))
+
+
+def quoted(value: object) -> str:
+    """A value within Markdown: of a text, what Markdown or HTML would read is escaped."""
+    if isinstance(value, _Plain) or not isinstance(value, str):
+        return str(value)
+    text = _ENTITIES.sub(lambda found: f"&#{ord(found[0])};", value)
+    return _MARKUP.sub(r"\\\g<0>", text).replace("\n", " ")
+
+
+_ENTITIES = re.compile(r"[&<>|$@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+"""What HTML reads; what ends a cell; and what some renderers make formulas or links of."""
+_MARKUP = re.compile(r"[\\`*\[\]#~!{}]|(?<![^\W_])_|_(?![^\W_])")
+
+
+class _Plain(str):
+    """Text of ours that a template wants as it is."""
+
+    __slots__ = ()
+
+
+def _as_json(value: object) -> _Plain:
+    """A value as JSON has it, which YAML reads too; without what a viewer could take for HTML."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _Plain(re.sub(r"[<>&|]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "bytes": bytes_shown,
+    "seconds": seconds_shown,
+    "value": value_shown,
+    "chart": chart,
+    "day": view.day,
+    "moment": view.moment,
+    "json": _as_json,
+}
+
+
+def _environment(**settings: Any) -> jinja2.Environment:
+    made = jinja2.Environment(  # noqa: S701 - each caller says how it escapes
+        loader=jinja2.PackageLoader("heterofed.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **settings,
+    )
+    made.filters |= FILTERS
+    return made
+
+
+@functools.cache
+def _page() -> jinja2.Template:
+    return _environment(autoescape=True).get_template("report.html.j2")
+
+
+@functools.cache
+def _text(kind: Format) -> jinja2.Template:
+    return _environment(finalize=quoted).get_template(f"{kind}.md.j2")
+
+
+@functools.cache
+def _style() -> str:
+    text = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
+
+
+def _hash(style: str) -> str:
+    """How the page's policy names its one style sheet."""
+    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

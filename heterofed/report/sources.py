@@ -1,0 +1,133 @@
+"""Files of a results folder that may be missing, damaged, huge, planted, or of another run.
+
+Nothing here raises for what it finds: the report is made of what can be read, and says what cannot.
+Text is bounded and freed of what no reader can see.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import stat
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from heterofed.files import read
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_BYTES = 32 << 20
+"""Of a file that is read; a table of a thousand rounds has a hundredth of that."""
+MAX_DIGESTED = 256 << 20
+"""Of a model file; a digest takes a second for each gigabyte."""
+MAX_TEXT = 300
+MAX_MESSAGE = 4000
+
+
+@dataclass(slots=True)
+class Sources:
+    """A results folder.
+
+    Attributes:
+        folder: it.
+        unread: files that are there and could not be read, and why.
+    """
+
+    folder: Path
+    unread: list[str] = field(default_factory=list)
+
+    def struct(self, name: str, kind: type[T]) -> T | None:
+        """A JSON file as this type; None where there is none, or none of this form."""
+        raw = self._bytes(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            self._tell(name, "it is not in the form that heterofed writes")
+            return None
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file; none where there is none."""
+        raw = self._bytes(name)
+        if raw is None:
+            return []
+        try:
+            rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""), strict=True)
+            return [{key: row[key] or "" for key in rows.fieldnames or ()} for row in rows]
+        except (csv.Error, UnicodeDecodeError, KeyError):
+            self._tell(name, "it is no table")
+            return []
+
+    def tables(self) -> list[str]:
+        """Names of the CSV files, in order."""
+        try:
+            return sorted(each.name for each in self.folder.glob("*.csv"))
+        except OSError:
+            return []
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a plain file; None where there is none."""
+        try:
+            found = (self.folder / name).lstat()
+        except (OSError, ValueError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file, hexadecimal; empty where it is large or cannot be read."""
+        size = self.size(name)
+        if size is None or size > MAX_DIGESTED:
+            return ""
+        try:
+            return hashlib.sha256(read(self.folder / name)).hexdigest()
+        except OSError:
+            return ""
+
+    def _bytes(self, name: str) -> bytes | None:
+        size = self.size(name)
+        if size is None:
+            return None
+        if size > MAX_BYTES:
+            self._tell(name, f"it has more than {MAX_BYTES >> 20} MiB")
+            return None
+        try:
+            return read(self.folder / name)
+        except OSError as error:
+            self._tell(name, error.strerror or "it cannot be read")
+            return None
+
+    def _tell(self, name: str, why: str) -> None:
+        self.unread.append(f"{shown(name)}: {why}")
+
+
+def shown(text: object, most: int = MAX_TEXT) -> str:
+    """A string that may be shown: one line, bounded, without characters that hide or reorder."""
+    line = " ".join(str(text)[: 4 * most].split())
+    kept = "".join("\ufffd" if unicodedata.category(each) in _HIDDEN else each for each in line)
+    return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
+
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode's categories of controls, formats (bidirectional overrides too) and what is no text."""
+
+
+def number(text: object) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        value = float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def whole(text: object) -> int | None:
+    """A count, from 0 on; None for anything else."""
+    value = number(text)
+    return int(value) if value is not None and 0 <= value < 2**63 else None

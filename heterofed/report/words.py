@@ -1,0 +1,153 @@
+"""What numbers of a run mean, for people who decide and do not train models."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from heterofed.privacy.findings import WORDS
+from heterofed.report.model import Level
+from heterofed.reporting.units import value_shown
+
+METRICS = {
+    "loss": "what training makes smaller; only its course says something",
+    "accuracy": "share of rows that are predicted right",
+    "balanced_accuracy": "mean over the classes of the share that is predicted right",
+    "auc": "chance that a true case gets a higher score than another row; 0.5 is guessing",
+    "auroc": "chance that a true case gets a higher score than another row; 0.5 is guessing",
+    "roc_auc": "chance that a true case gets a higher score than another row; 0.5 is guessing",
+    "average_precision": "mean precision over all recalls; guessing gives the share of true cases",
+    "pr_auc": "mean precision over all recalls; guessing gives the share of true cases",
+    "gini": "2 x AUC - 1; 0 is guessing, 1 is perfect",
+    "ks": "largest distance of the two classes' scores; 0 is guessing, 1 is perfect",
+    "precision": "of what is flagged, the share that is true",
+    "recall": "of what is true, the share that is flagged",
+    "f1": "harmonic mean of precision and recall",
+    "brier": "mean squared error of probabilities; 0 is perfect",
+    "log_loss": "how surprised the probabilities are by what happened; 0 is perfect",
+    "calibration_error": "how far probabilities are from observed shares, on average",
+    "ece": "how far probabilities are from observed shares, on average",
+    "rmse": "typical error, in units of the label; large ones weigh more",
+    "mse": "mean squared error",
+    "mae": "mean error, in units of the label",
+    "r2": "share of the labels' variance that is explained; 1 is perfect, 0 a constant",
+}
+"""By name in lower case; a name that is not here is shown without words."""
+
+PLAN = {
+    "host": "Host: the party that has the labels",
+    "collaborators": "Collaborators: the parties that have further columns",
+    "max_rounds": "Rounds planned: passes over the train rows",
+    "shuffle": "Whether each round has an order of rows of its own",
+    "checkpoint_batches": "Batches between two checkpoints within a round (0: after rounds only)",
+    "batch_size": "Rows of a batch (0: each party's own affair)",
+    "compress_features": "How features travel: in full, or rounded",
+    "compress_gradients": "How gradients travel: in full, or rounded",
+    "max_staleness": "Steps by which a Collaborator's weights may be behind (0: exact)",
+    "loss_reduction": "How the loss is taken over a batch, where privacy noise depends on it",
+    "fusion": "What the Host gets: each party's features, or only their sum",
+    "credit": "Batches that a Collaborator may send ahead",
+    "calculation_timeout": "Longest silence of a party that computes, in seconds",
+    "schedule_timeout": "Longest silence of a party that does not compute, in seconds",
+    "wait_for_peers": "How long all wait for a party that is lost, in seconds",
+    "psi_protocol": "How common ids are found",
+    "psi_bits": "Size of the RSA keys for that",
+    "max_peer_ids": "Most ids of one party that may be intersected",
+    "max_batch_bytes": "Most bytes of one batch",
+    "announced_split": "Whether the Host says which rows are for training and which for tests",
+    "agreed": "What the parties agreed on beyond that",
+}
+"""Every field of the plan but the seed, which no report has."""
+
+PHASES = {
+    "join": "the parties find each other",
+    "prepare": "ids are loaded, models are made",
+    "psi": "common ids are found, and no others are shown",
+    "split": "common rows are split into train and test",
+    "resume": "a run goes on from its last checkpoint",
+    "train": "features and gradients travel, models learn",
+    "test": "the model is tested",
+    "checkpoint": "all parties save how far they are",
+    "finish": "last models are saved, goodbyes are said",
+}
+
+LEVELS: tuple[tuple[float, Level], ...] = ((0.8, "all"), (0.4, "much"), (0.2, "some"))
+"""From which severity on how much leaks; the same steps as the summary's words."""
+
+LEVEL_WORDS: dict[Level, str] = {
+    "all": "can read",
+    "much": "can guess much of",
+    "some": "can guess some of",
+    "low": "learns little of",
+}
+
+PROTECTS = {
+    "gradients": "noise or scaling on the gradients that are sent",
+    "labels": "some labels are turned before training",
+    "embeddings": "noise on the features that are sent, or less of the inputs in them",
+    "weights": "noise on the steps of this party's own weights",
+}
+"""What a defence changes, by what it hides something in."""
+
+
+class Guarantee(NamedTuple):
+    """What an epsilon of `privacy.csv` is about."""
+
+    title: str
+    covers: str
+    not_covered: str
+
+
+EPSILONS = {
+    "eps_labels": Guarantee(
+        "Each label",
+        "each single label of this party, against everything that is ever sent, in all rounds",
+        "metrics on true labels; that labels of a kind of person can be learnt",
+    ),
+    "eps_embeddings": Guarantee(
+        "Each row of this party",
+        "one person's row at this party, in all features that were sent so far: in training, tests"
+        " and predictions of all runs of the task",
+        "other parties' rows; labels",
+    ),
+    "eps_weights": Guarantee(
+        "Each row, in the trained weights",
+        "what one person's row changes in the trained weights of all parties, if all of them train"
+        " with such noise",
+        "what the parties see of one another while training",
+    ),
+}
+
+
+def meaning_of(metric: str) -> str:
+    """What a metric says, in words; empty where its name is not a well-known one."""
+    plain = re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
+    return METRICS.get(plain) or METRICS.get(plain.removeprefix("test_"), "")
+
+
+def level_of(severity: float) -> Level:
+    """How much leaks, in four steps."""
+    return next((level for least, level in LEVELS if severity >= least), "low")
+
+
+def leak_words(attack: str) -> tuple[str, str]:
+    """What an attack measures, and what it reads; its name where this version does not know it."""
+    return WORDS.get(attack, (attack, "what was sent"))
+
+
+def odds(epsilon: float | None) -> str:
+    """An epsilon as a sentence about what somebody can tell of one person."""
+    if epsilon is None:
+        return "There is no limit: something has left without this protection."
+    if epsilon > 8:
+        return (
+            "No meaningful limit: with an epsilon this large one person's data may change what was"
+            " sent beyond doubt."
+        )
+    factor = math.exp(epsilon)
+    return (
+        "Whatever is sent is at most"
+        f" {value_shown(round(factor, 1 if factor < 10 else 0))} times as likely with one person's"
+        " data as with other data in their place (up to a small chance, delta, where there is one)."
+    )
