@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
 from heterofed.runs.run import Resume
 from heterofed.tabular.ids import Duplicates, IdRecipe
+from heterofed.tabular.models import warm_up
 from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.table import LocalTable, Location
@@ -66,6 +67,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
     ) -> TaskResult:
         self._party.table.check()
+        warm_up()
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
     def validate_context(self) -> None:

@@ -16,7 +16,7 @@ from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, reg
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.ids import Duplicates, IdRecipe
-from heterofed.tabular.models import Top, TopPlan
+from heterofed.tabular.models import Top, TopPlan, warm_up
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
 from heterofed.tabular.objectives.objective import ClassWeights
@@ -199,6 +199,7 @@ class TabularHost(HeteroNNHostScheduler):
                 "TabularHost(label=None) can only predict: give the column of the label to train"
             )
         self._party.table.check()
+        warm_up()
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
     # -- ids and models --------------------------------------------------------------------

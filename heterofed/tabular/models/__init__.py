@@ -5,7 +5,7 @@ enough to make it again. Knows torch and `prepare`; nothing of parties' connecti
 """
 
 from heterofed.tabular.models.half import Half, HalfPlan
-from heterofed.tabular.models.optimizer import SparseAdamW, make_optimizer
+from heterofed.tabular.models.optimizer import SparseAdamW, make_optimizer, warm_up
 from heterofed.tabular.models.top import Top, TopPlan
 
-__all__ = ["Half", "HalfPlan", "SparseAdamW", "Top", "TopPlan", "make_optimizer"]
+__all__ = ["Half", "HalfPlan", "SparseAdamW", "Top", "TopPlan", "make_optimizer", "warm_up"]

@@ -40,6 +40,13 @@ class SparseAdamW(Optimizer):
         return loss
 
 
+def warm_up() -> None:
+    """Make an optimizer and drop it: PyTorch loads modules for seconds before the first one of a
+    process, and this way no other party waits for them.
+    """
+    AdamW(nn.Linear(1, 1).parameters())
+
+
 def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
     """The optimizer of a half, or of the model on top."""
     sparse = {
