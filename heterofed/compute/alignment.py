@@ -41,7 +41,7 @@ def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
     """Check what `load_local_ids`, or another hook, returned and give it back as a list.
 
     Args:
-        ids: of any list-like type.
+        ids: the ids of any list-like type.
         what: names the hook or argument in errors.
 
     Raises:

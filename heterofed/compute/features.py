@@ -18,7 +18,7 @@ class FeatureBatch:
     Attributes:
         layout: how the hook arranged the tensors.
         tensors: by name, each [rows, ...].
-        ids: of the rows, where the hook gave them.
+        ids: the ids of the rows, where the hook gave them.
         given: what the hook yielded, or what stands for it; None where that is of no use.
     """
 
@@ -34,7 +34,7 @@ class FeatureBatch:
         Args:
             features: a tensor, tuple or dict of tensors.
             where: names the hook in errors.
-            ids: of the rows.
+            ids: the ids of the rows.
 
         Raises:
             FeatureError: see `heterofed.compute.tensors.named`.

@@ -69,7 +69,7 @@ class Freshness:
 
         Args:
             features: by name.
-            number: of the batch.
+            number: the number of the batch.
 
         Raises:
             FeatureError: it was made earlier, with weights that have been changed since.

@@ -31,7 +31,7 @@ def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
     CUDA), NumPy and Python.
 
     Args:
-        seed: of the party.
+        seed: the seed of the party.
         path: names of the stream.
     """
     start = hashlib.shake_256(repr((seed, *path)).encode()).digest(SEED_BYTES)

@@ -22,7 +22,7 @@ class HalfModels(ModelRegistry):
 
     Args:
         hooks: make them.
-        settings: of the party.
+        settings: the settings of the party.
         more: how further ones are made, by name.
         saved: further models that the results folder gets.
     """

@@ -1,7 +1,7 @@
-"""Inputs from embeddings: attacks that measure what a Host could rebuild of a Collaborator's rows.
+"""Attacks that reconstruct inputs from embeddings, to measure what a Host could learn of them.
 
-Run by the Collaborator, who knows its inputs. The attacker is taken to know inputs and embeddings
-of half of the rows (leaked, bought, its own customers) and is scored on the other half.
+The Collaborator runs them, because it knows its inputs. The attacker is assumed to know inputs and
+embeddings of half of the rows (leaked, bought, its own customers) and is scored on the other half.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from heterofed.privacy.rows import vectors
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """How much of the inputs' variance is rebuilt.
+    """The share of the inputs' variance that an attack reconstructs.
 
     Attributes:
-        r2: 1 - squared error / variance, over all columns; 1: exactly, 0: no better than the mean.
-        columns: the same for each column, [columns] float64; NaN where a column is constant.
+        r2: 1 - squared error / variance, over all columns. 1 means an exact reconstruction, and 0
+            one that is no better than the mean.
+        columns: the same for each column, float64 of shape [columns]; NaN for a constant column.
     """
 
     r2: float
@@ -30,22 +31,22 @@ class Reconstruction:
 
 
 def table(tensor: Tensor) -> Tensor:
-    """Rows as float64 vectors, [rows, columns]."""
+    """Return rows as float64 vectors of shape [rows, columns]."""
     return vectors(tensor.detach()).to(torch.float64)
 
 
 def ridge_reconstruction(
     inputs: Tensor, embeddings: Tensor, *, penalty: float = 1e-3
 ) -> Reconstruction:
-    """Rebuild inputs by ridge regression on the embeddings.
+    """Reconstruct inputs by ridge regression on the embeddings.
 
     Args:
-        inputs: [rows, ...], any number type.
-        embeddings: [rows, ...] of the same rows, as they are sent.
-        penalty: ridge penalty, in units of the mean variance of an embedding's column.
+        inputs: the inputs, numbers of shape [rows, ...].
+        embeddings: the embeddings of the same rows as they are sent, of shape [rows, ...].
+        penalty: the ridge penalty, in units of the mean variance of an embedding's column.
 
     Raises:
-        ConfigError: fewer than 4 rows, or unequal numbers of rows.
+        ConfigError: there are fewer than 4 rows, or the numbers of rows differ.
     """
     known, hidden = _halves(inputs, embeddings)
     shift = known[1].mean(0)
@@ -60,14 +61,14 @@ def ridge_reconstruction(
 def decoder_reconstruction(
     inputs: Tensor, embeddings: Tensor, *, width: int = 64, steps: int = 300, seed: int = 0
 ) -> Reconstruction:
-    """Rebuild inputs by a small trained decoder (one hidden layer).
+    """Reconstruct inputs by training a small decoder with one hidden layer.
 
     Args:
-        inputs: [rows, ...], any number type.
-        embeddings: [rows, ...] of the same rows, as they are sent.
-        width: of the hidden layer.
-        steps: of Adam on all known rows at once.
-        seed: of the decoder's first weights.
+        inputs: the inputs, numbers of shape [rows, ...].
+        embeddings: the embeddings of the same rows as they are sent, of shape [rows, ...].
+        width: the width of the hidden layer.
+        steps: the steps of Adam on all known rows at once.
+        seed: the seed of the decoder's first weights.
 
     Raises:
         ConfigError: fewer than 4 rows, or unequal numbers of rows.
@@ -93,20 +94,21 @@ def decoder_reconstruction(
 
 
 def distance_correlation(x: Tensor, z: Tensor, *, unbiased: bool = False) -> Tensor:
-    """Distance correlation of two samples: 0 where independent, 1 where one is the other, turned.
+    """Return the distance correlation of two samples (Székely, Rizzo and Bakirov 2007).
 
-    Székely, Rizzo and Bakirov (2007); as a measure of split learning's leak, Vepakomma et al.
-    (2020, "NoPeek"). Differentiable; takes memory for rows x rows.
+    It is 0 for independent samples and 1 if one is a rotation of the other. Vepakomma et al. (2020,
+    "NoPeek") use it to measure the leak of split learning. It is differentiable, and needs memory
+    for rows x rows numbers.
 
     Args:
-        x: [rows, ...] floats.
-        z: [rows, ...] floats of the same rows.
-        unbiased: the bias-corrected squared statistic of Székely and Rizzo (2013), turned back into
-            a correlation (0 where it is negative): for small samples of independent data the plain
-            one is far above 0.
+        x: floats of shape [rows, ...].
+        z: floats of shape [rows, ...], of the same rows.
+        unbiased: whether to use the bias-corrected squared statistic of Székely and Rizzo (2013),
+            converted to a correlation (0 if it is negative). For small samples of independent data
+            the plain statistic is far above 0.
 
     Returns:
-        0-d, between 0 and 1.
+        A 0-d tensor between 0 and 1.
     """
     a, b = (_centred(_distances(each), unbiased) for each in (x, z))
     rows = len(a)

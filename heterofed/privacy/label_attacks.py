@@ -1,8 +1,8 @@
-"""Labels from what a Collaborator receives: attacks that measure how much gradients give away.
+"""Attacks that infer labels from the gradients that a Collaborator receives.
 
-Each attack is run by whoever knows the truth, on exactly what would be sent, and tells how well a
-curious Collaborator could tell the labels. Labels are class numbers; with more than two classes
-each class is attacked against the rest and the mean is told.
+The Host runs each attack on exactly the gradients that it sends, to measure how well a curious
+Collaborator could infer the labels. Labels are class numbers. With more than two classes, each
+class is attacked against the rest, and the mean is reported.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from heterofed.privacy.rows import vectors
 from heterofed.privacy.scores import aucs
 
 MOST_CLASSES = 1000
-"""Whole numbers of more values than this are taken for amounts, not for classes."""
+"""Labels with more different values than this are treated as amounts and not as classes."""
 
 
 def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
-    """Labels as class numbers from 0, where they can be read so.
+    """Convert labels to class numbers from 0 if possible.
 
     Args:
-        labels: a tensor [rows] or [rows, 1] of whole numbers, bools, or floats that are whole;
-            or one-hot, [rows, classes].
-        rows: how many there should be.
+        labels: a tensor [rows] or [rows, 1] of whole numbers, bools, or whole floats; or one-hot
+            labels [rows, classes].
+        rows: the expected number of rows.
 
     Returns:
-        [rows] int64; None for anything else: regression targets, dicts, negative numbers, or more
-        than `MOST_CLASSES` of them.
+        An int64 tensor [rows], or None for other labels: regression targets, dicts, negative
+        numbers, or more than `MOST_CLASSES` classes.
     """
     if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in {1, 2}:
         return None
@@ -53,37 +53,38 @@ def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
 
 
 def numbered_anew(labels: Tensor) -> tuple[list[int], Tensor]:
-    """The classes that there are, ascending, and labels as places in that list.
+    """Return the classes that occur, in ascending order, and the labels as positions in that list.
 
-    What counts or compares by class takes these: a class number may be an amount, and large.
+    Counting and comparing by class uses the positions, because class numbers may be large.
     """
     classes, places = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return classes.tolist(), places
 
 
 def flat(gradients: Tensor) -> Tensor:
-    """One row per sample, [rows, d], in float32 or wider."""
+    """Return gradients as one row per sample, of shape [rows, d], in float32 or wider."""
     rows = vectors(gradients.detach())
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def one_hot(labels: Tensor) -> Tensor:
-    """[rows, n] bool: one column per class; just one, "is it 1", where there are two classes."""
+    """Return bools of shape [rows, n], a column per class, or only class 1's for two classes."""
     classes = max(2, int(labels.max()) + 1) if len(labels) else 2
     return labels[:, None] == torch.arange(classes, device=labels.device)[(classes == 2) :]
 
 
 def norm_leak(gradients: Tensor, labels: Tensor) -> Tensor:
-    """Label from the length of the gradient (Li et al., ICLR 2022, section 3.1).
+    """Infer labels from the norms of gradients (Li et al., ICLR 2022, section 3.1).
 
-    What a model is sure of gets small gradients; the rarer class is learnt later and stands out.
+    Samples that a model predicts with confidence have small gradients. The rarer class is learnt
+    later, so its gradients are larger.
 
     Args:
-        gradients: [rows, ...], as they are sent.
-        labels: [rows] int64.
+        gradients: the gradients as they are sent, of shape [rows, ...].
+        labels: the class numbers, int64 of shape [rows].
 
     Returns:
-        [n] AUC per class; below 0.5 where that class has the shorter gradients.
+        The AUC of each class, of shape [n]; it is below 0.5 for a class with smaller gradients.
     """
     positive = one_hot(labels)
     return aucs(flat(gradients).norm(dim=1)[:, None].expand(positive.shape), positive)
@@ -97,20 +98,21 @@ def cosine_leak(
     known: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Label from the direction of the gradient (Li et al., ICLR 2022, section 3.2).
+    """Infer labels from the directions of gradients (Li et al., ICLR 2022, section 3.2).
 
-    Gradients of one class point alike. The attacker knows `known` samples of each class and scores
-    all others by the cosine with their mean direction.
+    Gradients of one class have similar directions. The attacker knows `known` samples of each class
+    and scores all others by the cosine with their mean direction.
 
     Args:
-        gradients: [rows, ...], as they are sent.
-        labels: [rows] int64.
-        clean: the same before a defence: a stronger attacker, who knows those few undefended.
-        known: samples of a class that the attacker knows; they are not scored.
-        generator: chooses them.
+        gradients: the gradients as they are sent, of shape [rows, ...].
+        labels: the class numbers, int64 of shape [rows].
+        clean: the gradients before a defence, for a stronger attacker who knows the undefended
+            gradients of its known samples; None for none.
+        known: the number of samples per class that the attacker knows; they are not scored.
+        generator: the random generator that chooses the known samples.
 
     Returns:
-        [n] AUC per class; NaN where a class has too few samples.
+        The AUC of each class, of shape [n]; NaN for a class with too few samples.
     """
     sent = F.normalize(flat(gradients), dim=1)
     source = sent if clean is None else F.normalize(flat(clean), dim=1)
@@ -130,17 +132,17 @@ def cosine_leak(
 
 
 def spectral_leak(gradients: Tensor, labels: Tensor) -> Tensor:
-    """Label from the first principal component of the gradients; nothing needs to be known.
+    """Infer labels from the first principal component of the gradients, without known labels.
 
-    After Tran et al. (NeurIPS 2018), as used on split learning by Sun et al. (2022). The sign of a
-    component is free: it is turned so that its longer tail is positive.
+    The method follows Tran et al. (NeurIPS 2018) and its use on split learning by Sun et al.
+    (2022). The sign of a component is arbitrary; it is chosen so that the longer tail is positive.
 
     Args:
-        gradients: [rows, ...], as they are sent.
-        labels: [rows] int64.
+        gradients: the gradients as they are sent, of shape [rows, ...].
+        labels: the class numbers, int64 of shape [rows].
 
     Returns:
-        [n] AUC per class.
+        The AUC of each class, of shape [n].
     """
     rows = flat(gradients).to(torch.float64)
     centred = rows - rows.mean(0)
@@ -158,11 +160,11 @@ def spectral_leak(gradients: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """How well completed labels fit the truth, on samples whose label was not known.
+    """The quality of inferred labels, on samples whose labels the attacker did not know.
 
     Attributes:
-        auc: mean over classes against the rest.
-        accuracy: share of labels guessed right.
+        auc: the mean AUC over the classes, each against the rest.
+        accuracy: the share of labels that were inferred correctly.
         majority: the accuracy of always guessing the most frequent class.
     """
 
@@ -181,23 +183,23 @@ def model_completion(
     pseudo_rounds: int = 2,
     seed: int = 0,
 ) -> Completion:
-    """Labels from a few known ones: put a head on the trained half and train it (Fu et al. 2022).
+    """Infer labels from a few known ones, by training a head on the trained half (Fu et al. 2022).
 
-    After "Label Inference Attacks Against Vertical Federated Learning" (USENIX Security 2022),
-    passive model completion; their semi-supervised MixMatch is replaced by pseudo-labels of the
-    surest samples, class by class.
+    This is the passive model completion of "Label Inference Attacks Against Vertical Federated
+    Learning" (USENIX Security 2022). Their semi-supervised MixMatch is replaced by pseudo-labels of
+    the most confident samples of each class.
 
     Args:
-        inputs: [rows, ...]: embeddings, or what `bottom` takes.
-        labels: [rows] int64: the truth.
-        known: labels that the attacker knows, drawn evenly from the classes.
-        bottom: the attacker's trained half; a copy is trained further along with the head.
-        steps: of Adam, in each round.
-        pseudo_rounds: times that pseudo-labels are taken in and training goes on.
-        seed: of the choice of known labels and of the head.
+        inputs: embeddings, or inputs of `bottom`, of shape [rows, ...].
+        labels: the true class numbers, int64 of shape [rows].
+        known: the number of labels that the attacker knows, drawn evenly from the classes.
+        bottom: the attacker's trained half, of which a copy is trained with the head; or None.
+        steps: the steps of Adam in each round.
+        pseudo_rounds: the number of rounds of training with pseudo-labels.
+        seed: the seed of the choice of known labels and of the head.
 
     Raises:
-        ConfigError: fewer than two classes among the labels, or all of them would be known.
+        ConfigError: there are fewer than two classes, or all labels would be known.
     """
     classes = int(labels.max()) + 1 if len(labels) else 0
     if len(_classes_of(labels)) < 2 or known >= len(labels):

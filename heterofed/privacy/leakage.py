@@ -173,7 +173,7 @@ class LabelLeaks:
     """What the Host's gradients tell of its labels.
 
     Args:
-        budget: of time.
+        budget: the budget of time.
         harmless: tells of attacks that fail; the others go on.
     """
 
@@ -203,7 +203,7 @@ class LabelLeaks:
             party: the Collaborator.
             sent: [rows, d] gradients as they are sent.
             clean: the same before any defence.
-            labels: of the rows; batches whose labels are no class numbers are not measured.
+            labels: the labels of the rows; batches without class numbers are not measured.
             embeddings: [rows, e], what the Collaborator had sent.
         """
         numbers = class_numbers(labels, len(sent))
@@ -279,7 +279,7 @@ class InputLeaks:
     """What a Collaborator's embeddings tell of its inputs.
 
     Args:
-        budget: of time.
+        budget: the budget of time.
         harmless: tells of attacks that fail; the others go on.
     """
 

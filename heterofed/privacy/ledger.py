@@ -1,9 +1,9 @@
-"""What has left this party of each row, in all runs of a task: on disk before it leaves.
+"""Records what a party has sent about each row, in all runs of a task, before it is sent.
 
-One SQLite file per party and task. It lies outside the checkpoints and only grows, so that nothing
-that a peer or a restart does takes anything back. A pass is charged in one synced transaction
-before its first batch leaves: a party that is killed has counted too much, never too little.
-Knows no torch, and of the costs only that they add up. Ids are in it as keyed hashes.
+There is one SQLite file for each party and task. It is not part of checkpoints and only grows, so
+that neither a peer nor a restart can undo a record. A pass is recorded in one synced transaction
+before its first batch is sent, so that a killed party has counted too much and never too little.
+The file holds ids as keyed hashes. This module knows no torch, and of costs only that they add up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from heterofed.files import append
 from heterofed.privacy.passes import Kind
 
 LOCK_SECONDS = 30.0
-"""For another process of this party that counts, which takes a moment."""
+"""The longest time in seconds to wait for another process of this party that uses the file."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -58,12 +58,12 @@ WHERE row IN (SELECT row FROM chosen WHERE kind = ?)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one release costs each of its rows; squared mus of Gaussian mechanisms, which add up.
+    """The cost of one release for each of its rows; costs add up.
 
     Attributes:
-        sent: releases: of embeddings at a Collaborator, of gradients at the Host.
-        embeddings: of the noise on embeddings; infinity where there is none.
-        weights: of a step by DP-SGD that the row is in, where it is known who is in a batch.
+        sent: the number of releases, of embeddings at a Collaborator and of gradients at the Host.
+        embeddings: the squared mu of the noise on embeddings; infinity without noise.
+        weights: the squared mu of a DP-SGD step with the row, if the rows of a batch are known.
     """
 
     sent: int = 0
@@ -71,18 +71,19 @@ class Cost:
     weights: float = 0.0
 
     def __mul__(self, times: int) -> Cost:
-        """Of so many releases."""
+        """Return the cost of several releases."""
         return Cost(self.sent * times, self.embeddings * times, self.weights * times)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What is charged for all rows at once.
+    """The cost of a release that all rows share.
 
     Attributes:
-        draw: noise multiplier, chance of a row to be in a batch, and steps of DP-SGD by sampling.
-        labels: which labels, the name of the coins by which they are turned, and the epsilon of
-            these, which counts once.
+        draw: the noise multiplier, the probability of a row to be in a batch, and the number of
+            steps, for DP-SGD with sampling.
+        labels: the name of the labels, the identifier of their random choices, and their epsilon,
+            which counts once.
     """
 
     draw: tuple[float, float, int] | None = None
@@ -91,12 +92,12 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What has left so far: the most of any row, and what counts for all rows.
+    """The total costs so far.
 
     Attributes:
-        most: of any row, each measure by itself.
-        draws: noise multiplier, rate and steps of DP-SGD by sampling.
-        labels: which labels were told, and the epsilon of all coins that turned them.
+        most: the largest cost of any row, separately for each measure.
+        draws: the noise multipliers, rates and steps of DP-SGD with sampling.
+        labels: the names of the labels, with the epsilon of all their random choices.
     """
 
     most: Cost
@@ -105,15 +106,15 @@ class Totals:
 
 
 class ReleaseLedger:
-    """The count of one party and task.
+    """The ledger of one party and task.
 
     Args:
-        folder: to keep it in, which only this user can enter.
-        task_id: of the task.
-        party: whose rows they are.
+        folder: the folder of the file, which only this user can enter.
+        task_id: the id of the task.
+        party: the feature key of the party that owns the rows.
 
     Raises:
-        LedgerError: it cannot be read or written.
+        LedgerError: the file cannot be read or written.
     """
 
     def __init__(self, folder: Path, task_id: str, party: str) -> None:
@@ -125,7 +126,7 @@ class ReleaseLedger:
             self._base = sqlite3.connect(
                 self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
             )
-            # Extra: else a power cut right after a commit could bring back what was before it.
+            # With less than EXTRA, a power cut right after a commit could undo it.
             self._base.execute("PRAGMA synchronous = EXTRA")
             self._base.executescript(SCHEMA + CHOSEN)
 
@@ -137,17 +138,18 @@ class ReleaseLedger:
         shared: Shared = Shared(),
         check: Callable[[Totals], None] = lambda _totals: None,
     ) -> None:
-        """Count a release of rows; it may leave once this returns.
+        """Record a release of rows, which may be sent when this method has returned.
 
         Args:
-            kind: of the pass; ids that were charged under it last are found faster.
-            ids: of the rows.
-            cost: of each row.
-            shared: what else is released with them.
-            check: gets what will have left of these rows then; where it raises, nothing is counted.
+            kind: the kind of the pass; the ids of its last release are found faster.
+            ids: the ids of the rows.
+            cost: the cost of each row.
+            shared: the cost that all rows share.
+            check: called with the totals of these rows after the release; if it raises an error,
+                nothing is recorded.
 
         Raises:
-            LedgerError: it cannot be written.
+            LedgerError: the file cannot be written.
         """
         with self._telling():
             self._choose(kind, ids)
@@ -157,12 +159,12 @@ class ReleaseLedger:
                 check(self._totals(MOST_CHOSEN, (kind,)))
 
     def totals(self) -> Totals:
-        """What has left so far, over all rows."""
+        """Return the total costs over all rows."""
         with self._telling():
             return self._totals(MOST)
 
     def count(self, run: bytes, what: str) -> int:
-        """Count something that happened in a run; gives how often it has, this time too."""
+        """Count an event of a run, and return its count."""
         with self._telling(), self._transaction():
             self._base.execute(
                 "INSERT INTO counts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
@@ -174,13 +176,13 @@ class ReleaseLedger:
             return int(found.fetchone()[0])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._base.close()
 
-    # -- within ----------------------------------------------------------------------------
+    # -- internal --------------------------------------------------------------------------
 
     def _choose(self, kind: Kind, ids: Sequence[str]) -> None:
-        """Note which rows are meant; they are added where they are new."""
+        """Select the rows of some ids, and add new rows for unknown ids."""
         if self._chosen.get(kind) == ids:
             return
         self._chosen.pop(kind, None)
@@ -235,14 +237,14 @@ class ReleaseLedger:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn what the disk or SQLite says into an error of ours."""
+        """Turn an error of the disk or of SQLite into a LedgerError."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(
-                f"the count of what has left this party, {self._path}, cannot be used ({error});"
-                " make room there, or bring it back from a copy. Remove it only where nothing that"
-                " has left counts any more"
+                f"the ledger of what this party has sent, {self._path}, cannot be used ({error});"
+                " make room there, or restore it from a copy. Remove it only if what was sent no"
+                " longer counts"
             ) from error
 
 

@@ -37,7 +37,7 @@ class Spread:
     """How the gradients of a batch lie.
 
     Attributes:
-        share: of positives, p, between 0 and 1 exclusively.
+        share: the share of positives, p, between 0 and 1 exclusively.
         gap: squared distance of the class means, D.
         positive, negative: variance per dimension within each class, v and u.
         dimensions: d.

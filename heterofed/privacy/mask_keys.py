@@ -1,8 +1,9 @@
-"""The secrets that Collaborators share in pairs, for masks that the Host cannot take off.
+"""The secrets that pairs of Collaborators share, for masks that the Host cannot remove.
 
-The keys of a run are fresh X25519 keys that the Host relays. Where the parties know each other's
-long-lived CURVE keys, those enter the secret too: then a Host that hands out keys of its own making
-does not learn it. Without them the masks hold against a Host that relays honestly. No torch here.
+The keys of a run are fresh X25519 keys that the Host relays. If the parties know each other's
+long-lived CURVE keys, these enter the secret too, so that a Host that replaces keys does not learn
+it. Without them the masks protect only against a Host that relays honestly. This module loads no
+torch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class MaskKey:
 
         Args:
             theirs: the other party's `public`, as the Host relayed it.
-            names: of this party and the other.
+            names: the names of this party and the other.
             run: what is this run's alone, so that no secret is used twice.
             identities: this party's long-lived secret key and the other's public one, 32 bytes
                 each (X25519, as CURVE's are).

@@ -1,16 +1,15 @@
-"""Masked sums: two or more Collaborators whose embeddings the Host adds up without seeing one.
+"""Masked sums: the Host adds up the embeddings of two or more Collaborators without seeing one.
 
-Each pair of Collaborators shares a secret that the Host does not have. For every batch both draw
-the same stream from it; one adds it to its embedding, the other one subtracts it. What each sends
-is uniform numbers; in the sum of all, the streams cancel (Bonawitz et al., CCS 2017, without their
-second mask: see below). Numbers are fixed-point, modulo 2^64, so that they cancel exactly.
+Each pair of Collaborators shares a secret that the Host does not have. For every batch both derive
+the same random numbers from it; one adds them to its embedding, and the other subtracts them. Each
+Collaborator sends uniform numbers, and in the sum of all the masks cancel (Bonawitz et al., CCS
+2017, without their second mask, see below). Numbers are fixed-point, modulo 2^64, so that they
+cancel exactly. The secrets come from `mask_keys`.
 
-The secrets come from `mask_keys`.
-
-When a party drops out of a batch, its masks do not cancel, and the batch is void. The others never
-mask the same batch again for fewer parties: the difference of the two sums would be the embedding
-of the one that dropped. They go on with the next batch, as long as two remain; the schedulers go
-back to a checkpoint with all of them, and fresh keys.
+If a party drops out of a batch, its masks do not cancel, and the batch is void. The others never
+mask the same batch again for fewer parties, because the difference of the two sums would be the
+embedding of the missing party. They continue with the next batch as long as two remain; the
+schedulers roll back to a checkpoint of all parties, with fresh keys.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ FRACTION_BITS = 32
 
 
 class Masker:
-    """Masks the embeddings of one party, each batch once.
+    """Masks the embeddings of one party, and each batch only once.
 
     Args:
-        party: this one.
+        party: the feature key of this party.
         shared: the secret with each other Collaborator, from `mask_keys.MaskKey.secret_with`.
 
     Raises:
-        ConfigError: there is no other Collaborator: the sum would be the embedding.
+        ConfigError: there is no other Collaborator, so the sum would be the embedding.
     """
 
     def __init__(self, party: str, shared: Mapping[str, bytes]) -> None:
@@ -54,21 +53,21 @@ class Masker:
     def mask(
         self, rows: Tensor, *, round_number: int, batch: int, others: Collection[str] | None = None
     ) -> Tensor:
-        """What is sent instead of an embedding.
+        """Return the masked embedding to send.
 
         Args:
-            rows: floats of any shape.
-            round_number: from 1; batches are masked in order.
-            batch: within the round, from 0.
-            others: the other Collaborators that are in this batch; all of them by default.
+            rows: the embedding, floats of any shape.
+            round_number: the number of the round, from 1; batches are masked in order.
+            batch: the number of the batch in the round, from 0.
+            others: the other Collaborators in this batch; all of them by default.
 
         Returns:
-            int64 of the same shape: uniform for who has none of the secrets.
+            An int64 tensor of the same shape, which is uniform for anybody without the secrets.
 
         Raises:
             LocalProtocolError: this batch or a later one was masked before.
-            ConfigError: nobody else is in this batch.
-            FeatureError: an embedding too large for fixed-point numbers, or not finite.
+            ConfigError: no other Collaborator is in this batch.
+            FeatureError: an embedding is not finite, or too large for fixed-point numbers.
         """
         if (round_number, batch) <= self._masked:
             raise LocalProtocolError("a batch is masked only once: two sums tell more than one")
@@ -89,10 +88,10 @@ class Masker:
 
 
 class Masks:
-    """The maskers of one run between two meetings: one for training, one for tests.
+    """The maskers of a run, one for training and one for tests, until the parties connect again.
 
     Args:
-        party: this one.
+        party: the feature key of this party.
         shared: the secret with each other Collaborator.
     """
 
@@ -131,7 +130,7 @@ def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> T
 
     Args:
         parts: int64, of one shape.
-        dtype: of the result.
+        dtype: the dtype of the result.
 
     Raises:
         RemoteProtocolError: parts of other shapes or types.

@@ -53,7 +53,7 @@ class Noise:
         """Numbers for one use.
 
         Args:
-            shape: of the result.
+            shape: the shape of the result.
             hidden: the values that they are to hide, and the scales that they get.
 
         Returns:

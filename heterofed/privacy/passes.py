@@ -40,7 +40,7 @@ class Pass:
         """What is to be charged before a batch may leave.
 
         Args:
-            ids: of its rows; None where the hook does not tell.
+            ids: the ids of its rows; None where the hook does not tell.
             rows: that it has.
             times: that each id may come in this pass, as far as is known before.
 

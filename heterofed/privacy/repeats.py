@@ -46,7 +46,7 @@ class Repeats:
         not care for, and average the answers about all others.
 
         Args:
-            place: of the batch.
+            place: the place of the batch.
             rows: its gradients, [rows, d].
             hide: gives what to send of them, where there are some that were not answered.
         """

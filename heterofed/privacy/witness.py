@@ -1,9 +1,9 @@
-"""Collaborators of a masked sum compare what gradients they got, before they step on them.
+"""Lets Collaborators of a masked sum compare their gradients before they step on them.
 
-All of them get the gradient of the sum, which is one. A Host that sends chosen ones to some and
-zeros to others would move these parties' features alone, and read them off the sums that follow. So
-each Collaborator tags what came with each secret that it shares with another one
-(`mask_keys.MaskKey.secret_with`), and the Host relays the tags: it can make none itself.
+All of them should get the same gradient, that of the sum. A Host that sends chosen gradients to
+some and zeros to others would change only these parties' features, and could read them from the
+sums that follow. So each Collaborator tags its gradients with each secret that it shares with
+another one (`mask_keys.MaskKey.secret_with`). The Host relays the tags, but cannot make any.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from heterofed.messaging.aborts import unlawful
 
 
 class Witness:
-    """What one Collaborator saw, between two meetings of the parties.
+    """Makes and checks the tags of one Collaborator, until the parties connect again.
 
     Args:
-        party: this one.
-        names: of all Collaborators, in the plan's order.
-        shared: the secret with each other one.
+        party: the feature key of this party.
+        names: the feature keys of all Collaborators, in the plan's order.
+        shared: the secret with each other Collaborator.
     """
 
     def __init__(self, party: str, names: Sequence[str], shared: Mapping[str, bytes]) -> None:
@@ -32,12 +32,12 @@ class Witness:
         }
 
     def tags(self, round_number: int, batch: int, seen: bytes) -> tuple[bytes, ...]:
-        """For each other Collaborator what shows it that this one saw the same.
+        """Return the tag for each other Collaborator, in the plan's order.
 
         Args:
-            round_number: from 1.
-            batch: within the round.
-            seen: digest of the gradients of that batch.
+            round_number: the number of the round, from 1.
+            batch: the number of the batch in the round.
+            seen: the digest of the gradients of that batch.
         """
         return tuple(self._tag(name, self._party, round_number, batch, seen)
                      for name in self._others)  # fmt: skip
@@ -45,11 +45,11 @@ class Witness:
     def check(
         self, round_number: int, batch: int, seen: bytes, tags: Sequence[bytes], host: str
     ) -> None:
-        """Compare with what the others tagged for this party, in the plan's order.
+        """Check the tags that the others made for this party, in the plan's order.
 
         Raises:
-            RemoteProtocolError: one of them saw something else; it names the Host, which relays
-                gradients and tags.
+            RemoteProtocolError: one of them has other gradients; the error names the Host, which
+                relays gradients and tags.
         """
         for name, tag in zip(self._others, tags, strict=True):
             if not hmac.compare_digest(tag, self._tag(name, name, round_number, batch, seen)):

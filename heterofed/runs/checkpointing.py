@@ -61,7 +61,7 @@ class Checkpointing:
 
     Args:
         run: the run.
-        hooks: of its user.
+        hooks: the hooks of its user.
         what: is kept.
         limit: of going back.
     """

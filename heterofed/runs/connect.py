@@ -78,7 +78,7 @@ def as_host(
 
     Args:
         run: gets its party and what was agreed on.
-        settings: of the Host.
+        settings: the settings of the Host.
         callbacks: get every event.
         purpose: what the parties meet for.
         make_plan: called with the Collaborators' keys in task order.
@@ -157,7 +157,7 @@ def as_collaborator(
 
     Args:
         run: gets its party and what was agreed on.
-        settings: of the Collaborator.
+        settings: the settings of the Collaborator.
         callbacks: get every event.
         purpose: what the parties meet for.
         trainable: whether this party's features take gradients.

@@ -28,7 +28,7 @@ class DataChecker(ABC):
     """Subclass it, define `verify_data`, and call `execute_verification` before the task.
 
     Args:
-        task_id: of the task that the data are for.
+        task_id: the id of the task that the data are for.
     """
 
     def __init__(self, task_id: str) -> None:

@@ -26,7 +26,7 @@ class ModelFiles:
 
     Args:
         run: whose models they are.
-        models: of the run.
+        models: the models of the run.
         owner: the scheduler, which may hold modules beside them.
         parts: write what they keep with the models.
     """

@@ -187,7 +187,7 @@ def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | 
     """A run that has met nobody.
 
     Args:
-        task_id: of the task.
+        task_id: the id of the task.
         party: this party's feature key.
         folder: for its results.
         resume: see `Resume`.
@@ -216,7 +216,7 @@ def drawn_order(task_id: str, seed: int | None) -> int:
     """What the Host draws the order of rows from, and tells everybody: nothing of its own seed.
 
     Args:
-        task_id: of the task.
+        task_id: the id of the task.
         seed: as given to its constructor. Where it is, so that all can be drawn again, the order
             is the task's.
     """

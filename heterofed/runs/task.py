@@ -32,7 +32,7 @@ class Task(ABC):
 
     Attributes:
         purpose: what the parties meet for.
-        subfolder: of the party's results folder, for results; empty: that folder itself.
+        subfolder: the subfolder for results in the party's results folder; empty for none.
         goes_on: whether a run that has not ended may go on.
         is_reported: whether the launch ends with a report; by default where it has no subfolder,
             since the report is of the run that trained.

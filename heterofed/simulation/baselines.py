@@ -58,7 +58,7 @@ def compare(
     Args:
         host: the Host's scheduler.
         collaborators: the other parties', in task order.
-        task_id: of the finished run; its results folder at the Host gets a folder `baselines`.
+        task_id: the id of the finished task, whose results folder gets a folder `baselines`.
         modes: which to train.
 
     Raises:

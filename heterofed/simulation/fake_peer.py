@@ -34,9 +34,9 @@ def fake_peer(
     Args:
         beside: your party. Beside a Host stands a Collaborator, beside a Collaborator a Host whose
             labels are random and whose model takes features of any shape.
-        feature_key: of the fake party.
+        feature_key: the feature key of the fake party.
         batch_size: rows of its batches; may be left out where a Host of yours has one.
-        shape: of its features, without the rows.
+        shape: the shape of its features, without the rows.
         settings: further arguments of its scheduler, such as `max_rounds` or `seed`.
 
     Returns:

@@ -51,10 +51,10 @@ class Baseline:
     Args:
         host: the Host's scheduler.
         collaborators: the other parties', in task order.
-        task_id: of the joint run.
+        task_id: the id of the joint run.
         folder: for the results of the baseline.
         mode: `pooled` trains every half, `local` only the Host's.
-        secret: of the joint run, from which Poisson batches are drawn.
+        secret: the secret of the joint run, from which Poisson batches are drawn.
     """
 
     def __init__(

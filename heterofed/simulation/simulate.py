@@ -116,7 +116,7 @@ def simulate_prediction(
     Args:
         host: the Host's scheduler; its result is what `predict` returns.
         collaborators: the parties that are there; theirs are the numbers of rows.
-        task_id: of the finished task.
+        task_id: the id of the finished task.
         ids: as for `predict`.
         latency_ms: as for `simulate`.
         mbit: as for `simulate`.

@@ -21,6 +21,8 @@ from psi import OwnIds
 from tests.e2e.processes import ROOT, Parties
 from tests.psi.helpers import no_libsodium
 
+pytestmark = pytest.mark.slow
+
 HETEROFED = ["-m", "heterofed"]
 
 
@@ -203,7 +205,6 @@ def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {source.name, "out"}
 
 
-@pytest.mark.slow
 def test_psi_alone_gives_up(parties: Parties, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("a\n")
     arguments = psi("collaborator", tmp_path / "ids", tmp_path / "out")
@@ -240,7 +241,6 @@ def test_demo_from_end_to_end(parties: Parties, mnist: Path, tmp_path: Path) -> 
     assert "[ROUND 1/1]" in demo.output
 
 
-@pytest.mark.slow
 def test_demo_with_baselines(parties: Parties, mnist: Path, tmp_path: Path) -> None:
     demo = parties.start(
         *HETEROFED,
@@ -263,7 +263,6 @@ def test_demo_with_a_baseline_that_there_is_not(parties: Parties, tmp_path: Path
     assert "give some of local, pooled" in demo.output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("terminate", 128 + signal.SIGTERM)])
 def test_demo_leaves_no_process_behind(
     how: str, code: int, parties: Parties, mnist: Path, tmp_path: Path

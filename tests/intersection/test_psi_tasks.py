@@ -20,11 +20,11 @@ from heterofed.messaging.party import Party
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 from tests.psi.helpers import no_libsodium
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
-@pytest.mark.parametrize("parties", [1, 2, 5, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parties", [1, 2, 5, 16])
 def test_all_parties_get_the_common_ids(parties: int, protocol: Any, tmp_path: Path) -> None:
     chance = random.Random(parties)
     everybody = [f"ümläut {number}\n,\"'" for number in range(300)]
@@ -184,7 +184,6 @@ def test_the_result_tells_how_it_was_found(protocol: Any, backend: str, tmp_path
     assert parties[0].result.psi["backend"].startswith(backend)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 def test_messages_cost_little_more_than_they_carry(protocol: Any, tmp_path: Path) -> None:
     asked, held, common = 5000, 4000, 2000
@@ -227,7 +226,6 @@ def test_no_ids_given(tmp_path: Path) -> None:
     assert isinstance(at_answerer, e.TaskAborted)
 
 
-@pytest.mark.slow
 def test_other_kind_of_task(tmp_path: Path) -> None:
     answerer = RSAPSICollaboratorScheduler("bob", ids=["b"], results_dir=tmp_path)
     at_host, at_answerer = run(TinyHost(tmp_path, join_timeout=3), answerer)

@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_refused_and_named(damage: str, tmp_path: Path) -
         path.symlink_to(tmp_path / "elsewhere")
     if damage == "folder":
         path.mkdir()
-    with pytest.raises(LedgerError, match="bring it back") as told:
+    with pytest.raises(LedgerError, match="restore it") as told:
         opened(tmp_path)
     assert str(path) in str(told.value)
     assert not (tmp_path / "elsewhere").exists()

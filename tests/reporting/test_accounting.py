@@ -13,7 +13,7 @@ from heterofed.reporting.costs import COLUMNS, Account, shares
 from tests.e2e.processes import parties
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 
 def costs_of(folder: Path) -> dict[tuple[str, str, str], dict[str, float]]:

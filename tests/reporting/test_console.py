@@ -13,6 +13,8 @@ import pytest
 
 from tests.e2e.processes import Parties
 
+pytestmark = pytest.mark.slow
+
 RUN = """
 import sys, threading
 from pathlib import Path

@@ -14,7 +14,7 @@ import pytest
 from heterofed.errors import ConfigError, JoinTimeoutError
 from tests.e2e.processes import ROOT, Parties
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 
 HEAD = """
 import sys

@@ -19,7 +19,7 @@ class Quota:
     """Rows that may be predicted in a day (UTC) for one task.
 
     Args:
-        task_id: of the task.
+        task_id: the id of the task.
         party: whose rows they are.
         limit: of the day.
         ledger: folder to count in; None: this user's.

@@ -31,7 +31,7 @@ class CollaboratorGuard(Guard):
 
     Args:
         run: that it belongs to.
-        settings: of the Collaborator: its defences, and what may leave.
+        settings: the settings of the Collaborator: its defences, and what may leave.
         users: names of metrics sets that the user registered.
         stream: runs what draws noise.
         model: the feature model; what it is called with is what the embeddings are made of.

@@ -45,8 +45,8 @@ class CollaboratorLoop(CheckpointPart):
 
     Args:
         owner: the Collaborator's scheduler.
-        half: of the Collaborator.
-        settings: of the Collaborator.
+        half: the half of the Collaborator.
+        settings: the settings of the Collaborator.
     """
 
     def __init__(

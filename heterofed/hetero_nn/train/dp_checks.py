@@ -21,7 +21,7 @@ def check_private(
     Args:
         run: which has met its parties.
         weights: of this party; others may train by it where the plan has a loss reduction.
-        models: of this party, or None.
+        models: the models of this party, or None.
         trains: whether this party has weights that change.
 
     Raises:

@@ -15,7 +15,7 @@ class TagRelay:
 
     Args:
         party: the Host.
-        names: of all Collaborators, in the plan's order.
+        names: the names of all Collaborators, in the plan's order.
     """
 
     def __init__(self, party: Party, names: Sequence[str]) -> None:

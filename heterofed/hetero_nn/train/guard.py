@@ -56,7 +56,7 @@ class Guard:
 
     Args:
         run: that it belongs to.
-        budget: of time for the report.
+        budget: the budget of time for the report.
         report: the attacks of this role.
         users: names of metrics sets that the user registered; they stay the user's.
         weights: DP-SGD of this party, where there is one.

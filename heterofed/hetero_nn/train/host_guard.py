@@ -33,7 +33,7 @@ class HostGuard(Guard):
 
     Args:
         run: that it belongs to.
-        settings: of the Host: its defences, and what may leave.
+        settings: the settings of the Host: its defences, and what may leave.
         users: names of metrics sets that the user registered.
         stream: runs what draws noise.
     """
@@ -59,7 +59,7 @@ class HostGuard(Guard):
         """A batch is about to be trained on; what leaves of it is counted before.
 
         Args:
-            batch: of the Host.
+            batch: the batch of the Host.
             rows: that it has.
             listening: whether anybody gets gradients.
 

@@ -52,8 +52,8 @@ class HostLoop(CheckpointPart):
 
     Args:
         owner: the Host's scheduler.
-        half: of the Host.
-        settings: of the Host.
+        half: the half of the Host.
+        settings: the settings of the Host.
     """
 
     def __init__(self, owner: HostHooks, half: Half[HostModels], settings: HostSettings) -> None:

@@ -27,7 +27,7 @@ class MovementWatch:
 
     Args:
         run: the run.
-        models: of the run.
+        models: the models of the run.
         batches: know whether what they yield has a graph.
     """
 

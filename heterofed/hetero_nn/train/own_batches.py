@@ -45,7 +45,7 @@ class OwnBatches:
         run: in which they are called.
         hooks: the same, with their notes and streams.
         models: the feature model goes into the hooks.
-        settings: of the party.
+        settings: the settings of the party.
         signature: notes or compares what is yielded.
 
     Attributes:

@@ -47,7 +47,7 @@ class Releases:
         """A batch is about to leave: count it, where its pass has not paid for it.
 
         Args:
-            ids: of its rows, where the hook tells them.
+            ids: the ids of its rows, where the hook tells them.
             rows: that it has.
 
         Raises:

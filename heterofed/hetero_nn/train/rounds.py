@@ -26,8 +26,8 @@ def go_through_rounds(
 
     Args:
         run: its round is counted on, unless it is in the middle of one.
-        hooks: of the Host.
-        settings: of the Host.
+        hooks: the hooks of the Host.
+        settings: the settings of the Host.
         train: trains one round, or what is left of it; gives the mean loss.
         test: tests the models.
         end: ends the round: with the loss, the seconds that it took, and whether it was the last.

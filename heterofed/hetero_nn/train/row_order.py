@@ -42,8 +42,8 @@ class RowOrder:
 
         Args:
             ids: one per row, as loaded from the data.
-            number: of the batch.
-            rows: of the batch.
+            number: the number of the batch.
+            rows: the rows of the batch.
             where: names the hook.
 
         Raises:

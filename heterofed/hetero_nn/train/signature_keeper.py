@@ -30,7 +30,7 @@ class SignatureKeeper(CheckpointPart):
     Args:
         owner: the scheduler, whose attributes may be DataFrames that its hooks read.
         run: in which it reads.
-        hooks: of the scheduler.
+        hooks: the hooks of the scheduler.
         name: what logs call this party.
     """
 

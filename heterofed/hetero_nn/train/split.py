@@ -24,7 +24,7 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
     """Split the common ids; gives the digests by which the parties compare their splits.
 
     Args:
-        half: of this party; its run gets the train and test ids.
+        half: the half of this party; its run gets the train and test ids.
         common: ids that all parties have.
         announced: what the Host has announced; None: the hook of this party is asked.
 
