@@ -14,6 +14,7 @@ import click
 
 from heterofed._version import __version__
 from heterofed.cli import trust
+from heterofed.cli.new import new
 from heterofed.cli.table import table
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
@@ -224,6 +225,7 @@ def version(verbose: bool, as_json: bool) -> None:
 cli.add_command(trust.keys)
 cli.add_command(trust.task)
 cli.add_command(table)
+cli.add_command(new)
 
 
 def main() -> None:

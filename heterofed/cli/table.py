@@ -57,6 +57,10 @@ _COMMON = _options(
         show_default=True,
         help="Seconds to wait for the others; 0: for ever.",
     ),
+    click.option("--table", help="Of a database."),
+    click.option("--query", help="Of a database, in place of a table."),
+    click.option("--delimiter", help="Between the fields of a text file; found out by default."),
+    click.option("--encoding", help="Of a text file; found out by default."),
     click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout."),
 )
 
@@ -130,6 +134,25 @@ _AT_HOST = _options(
         default=0,
         show_default=True,
         help="At the Host: another one gives another split.",
+    ),
+    click.option(
+        "--stratify", is_flag=True, help="At the Host: every class in the same share in each part."
+    ),
+    click.option("--group", help="At the Host: column whose equal rows go into one part."),
+    click.option("--time", help="At the Host: column of a time; the latest rows are the test."),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=0, max=1000),
+        default=0,
+        show_default=True,
+        help="At the Host: k-fold cross-validation; a task for each fold.",
+    ),
+    click.option(
+        "--fold",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="At the Host: which fold is the test, from 0.",
     ),
     click.option(
         "--parties",

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular.fitted import in_order
 from heterofed.tabular.written import csv_of
 
 GIVEN = "table.json"
@@ -51,6 +53,10 @@ def train(
     parties: int,
     psi: str,
     balanced: bool,
+    table: str | None,
+    query: str | None,
+    delimiter: str | None,
+    encoding: str | None,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -64,9 +70,10 @@ def train(
         TaskFailed: the task could not go on.
     """
     check_writable(results.absolute())
-    source = open_source(location)
+    source = open_source(location, table=table, query=query, delimiter=delimiter, encoding=encoding)
     source.must_have([*ids, *label, *columns, *leave_out])
-    taken = {*ids, *label, *leave_out, given["weight"]}
+    beside = [given[name] for name in ("weight", "group", "time")]
+    taken = {*ids, *label, *leave_out, *beside}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed}
@@ -85,6 +92,9 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
+    if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
+        # On the screen of this party; labels stand in no log.
+        click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto")
     kept = msgspec.json.encode(Given(list(ids), id_recipe, duplicates))
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
@@ -118,6 +128,7 @@ def predict(
     out: Path,
     max_rows_per_day: int,
     requests: int,
+    **of_source: Any,
 ) -> dict[str, Any]:
     """Predict at one party.
 
@@ -128,7 +139,7 @@ def predict(
         ConfigError: an option, the table or the trained model cannot be; nothing was sent.
         TaskFailed: the prediction could not go on.
     """
-    source = open_source(location)
+    source = open_source(location, **of_source)
     name = party or role
     kept = _given(results.absolute() / task / name)
     chosen = list(ids) or kept.ids
@@ -145,8 +156,7 @@ def predict(
     check_writable(out.parent)
     host = TabularHost(name, source, label=None, **common)
     frame = host.predict(task, models="best")
-    order = {each: place for place, each in enumerate(host.load_local_ids())}
-    frame = frame.sort_values("id", key=lambda column: column.map(order), kind="stable")
+    frame = in_order(frame, host.load_local_ids())
     table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
     write_whole(out, lambda file: file.write(table), anywhere=True)
     return outcome | {"rows": len(frame), "out": str(out)}

@@ -39,7 +39,7 @@ from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
 from heterofed.rendezvous.join import HANDSHAKES, RETRY_SECONDS, explained, knock
-from heterofed.rendezvous.strangers import stranger
+from heterofed.rendezvous.refused_keys import stranger
 from heterofed.reporting.results import check_name, write_whole
 
 LINK_SECONDS = 10.0

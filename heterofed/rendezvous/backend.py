@@ -34,7 +34,7 @@ from heterofed.identity.task_terms import (
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import HostLock, local_address, lock_path
-from heterofed.rendezvous.strangers import Strangers
+from heterofed.rendezvous.refused_keys import Strangers
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.names import HostName

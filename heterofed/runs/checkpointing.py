@@ -21,7 +21,8 @@ from heterofed.metrics import NEVER_CUT
 from heterofed.protocol.messages import Mark
 from heterofed.rendezvous.agreement import AT_SPLIT
 from heterofed.reporting import console
-from heterofed.runs import snapshot as snapshots
+from heterofed.runs import checkpoint_format as snapshots
+from heterofed.runs.checkpoint_format import Snapshot
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.checkpoint_store import Split
 from heterofed.runs.hook_calls import HookCalls
@@ -29,7 +30,6 @@ from heterofed.runs.model_files import ModelFiles
 from heterofed.runs.models import ModelRegistry
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
-from heterofed.runs.snapshot import Snapshot
 from heterofed.runs.user_state import Carried
 
 logger = logging.getLogger("heterofed")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from heterofed.compute.wrappers import state_for
 from heterofed.errors import ConfigError
 from heterofed.reporting.results import write_whole
+from heterofed.runs.checkpoint_format import state_of
 from heterofed.runs.frozen_values import SCALARS
 from heterofed.runs.object_walk import Place, attributes_of, is_users, roots_of, walk
-from heterofed.runs.snapshot import state_of
 from heterofed.runs.user_state import look
 
 logger = logging.getLogger("heterofed")

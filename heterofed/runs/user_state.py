@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from heterofed.compute.wrappers import plain_names, plain_state
 from heterofed.errors import ConfigError, ResumeError
-from heterofed.runs import snapshot as snapshots
+from heterofed.runs import checkpoint_format as snapshots
 from heterofed.runs.frozen_values import CannotFreezeError, freeze, thaw
 from heterofed.runs.object_walk import Found, Place, walk
 from heterofed.runs.value_marks import arrays_in, is_large, mark_of, size_of

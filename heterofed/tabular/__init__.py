@@ -14,6 +14,7 @@ from heterofed.errors import ConfigError
 if TYPE_CHECKING:
     from heterofed.tabular.collaborator import TabularCollaborator
     from heterofed.tabular.evaluation import Evaluation, evaluate
+    from heterofed.tabular.fitted import Fitted, fit
     from heterofed.tabular.host import TabularHost
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.inspect import TableReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation",
+    "Fitted",
     "IdRecipe",
     "Labels",
     "Objective",
@@ -30,12 +32,14 @@ __all__ = [
     "TabularCollaborator",
     "TabularHost",
     "evaluate",
+    "fit",
     "open_source",
     "read_labels",
 ]
 
 _HOME = {
     "Evaluation": "heterofed.tabular.evaluation",
+    "Fitted": "heterofed.tabular.fitted",
     "IdRecipe": "heterofed.tabular.ids",
     "Labels": "heterofed.tabular.objectives",
     "Objective": "heterofed.tabular.objectives",
@@ -44,6 +48,7 @@ _HOME = {
     "TabularCollaborator": "heterofed.tabular.collaborator",
     "TabularHost": "heterofed.tabular.host",
     "evaluate": "heterofed.tabular.evaluation",
+    "fit": "heterofed.tabular.fitted",
     "open_source": "heterofed.tabular.sources",
     "read_labels": "heterofed.tabular.objectives",
 }

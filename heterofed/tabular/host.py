@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,11 +25,9 @@ from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
 from heterofed.tabular.splits import By
 from heterofed.tabular.table import LocalTable, Location
-from heterofed.tabular.targets import EarlyStopping, Targets
+from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
-
-logger = logging.getLogger("heterofed")
 
 
 class TabularHost(HeteroNNHostScheduler):
@@ -202,7 +199,6 @@ class TabularHost(HeteroNNHostScheduler):
                 "TabularHost(label=None) can only predict: give the column of the label to train"
             )
         self._party.table.check()
-        logger.info("labels: %s", self.objective.labels.said)
         return super().launch_task(task_id, resume, rehearse=rehearse)
 
     # -- ids and models --------------------------------------------------------------------
@@ -291,12 +287,10 @@ class TabularHost(HeteroNNHostScheduler):
 
     # -- steps and tests -------------------------------------------------------------------
 
-    def train_a_batch(
-        self, feature_projection: dict[str, Any], labels: dict[str, Tensor]
-    ) -> Tensor:
+    def train_a_batch(self, feature_projection: dict[str, Any], labels: Rows) -> Tensor:
         self.optimizer.zero_grad()
         outputs = self.infer_model(feature_projection)
-        loss = self._objective.loss(outputs, labels["label"], labels["weight"])
+        loss = self._objective.loss(outputs, *unpacked(labels))
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss
@@ -306,14 +300,16 @@ class TabularHost(HeteroNNHostScheduler):
     def test(
         self,
         batched_feature_projections: list[dict[str, Any]],
-        batched_labels: list[dict[str, Tensor]],
+        batched_labels: list[Rows],
     ) -> None:
         """Look at the validation rows in each round; at the test rows when the model is the best
         so far, and say what was found when there is no better one to come.
         """
         outputs = torch.cat([self.infer_model(each) for each in batched_feature_projections])
-        labels, weights = (
-            torch.cat([each[name] for each in batched_labels]) for name in ("label", "weight")
+        rows = [unpacked(each) for each in batched_labels]
+        labels = torch.cat([label for label, _ in rows])
+        weights = torch.cat(
+            [torch.ones(len(label)) if weight is None else weight for label, weight in rows]
         )
         early = self._early
         loss = float(self._objective.loss(outputs[early], labels[early], weights[early]))

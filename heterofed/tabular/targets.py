@@ -13,6 +13,9 @@ from heterofed.tabular.objectives import Objective, check_weights
 from heterofed.tabular.objectives.objective import ClassWeights
 from heterofed.tabular.table import LocalTable
 
+Rows = Tensor | dict[str, Tensor]
+"""Labels of a batch, or labels and weights."""
+
 
 @dataclass(slots=True)
 class Targets:
@@ -46,9 +49,18 @@ class Targets:
         """The objective, scaled to the first rows, which are the train rows."""
         return objective.fit(self.labels[:rows], self.weights[:rows], class_weights=class_weights)
 
-    def of_rows(self, rows: Tensor) -> dict[str, Tensor]:
-        """Labels and weights of some rows, as `train_a_batch` gets them."""
+    def of_rows(self, rows: Tensor) -> Rows:
+        """Labels of some rows, as `train_a_batch` gets them: with their weights where there are
+        any. Plain labels are looked at by the leak report.
+        """
+        if not self.weighed:
+            return self.labels[rows]
         return {"label": self.labels[rows], "weight": self.weights[rows]}
+
+
+def unpacked(rows: Rows) -> tuple[Tensor, Tensor | None]:
+    """Labels and weights of what `of_rows` gave."""
+    return (rows, None) if isinstance(rows, Tensor) else (rows["label"], rows["weight"])
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from heterofed.data import IndexedDataset
 from heterofed.errors import FeatureError, IdError
 from heterofed.hetero_nn.predict.rows import as_columns, check_same_columns
 from heterofed.intersection.ids import own_ids
-from heterofed.runs.snapshot import Snapshot, encode
+from heterofed.runs.checkpoint_format import Snapshot, encode
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.docs.samples import README, blocks, printed, written
 from tests.e2e.processes import ROOT, Parties, PartyProcess
 
 TUTORIAL = ROOT / "docs/tutorial.md"
+OWN_HOOKS = ROOT / "docs/own-hooks.md"
 
 
 def start(parties: Parties, script: Path) -> PartyProcess:
@@ -56,14 +58,14 @@ def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tutorial_runs_and_prints_what_it_says(parties: Parties, tmp_path: Path) -> None:
-    written(TUTORIAL, tmp_path)
+def test_own_hooks_run_and_prints_what_it_says(parties: Parties, tmp_path: Path) -> None:
+    written(OWN_HOOKS, tmp_path)
     tables = start(parties, tmp_path / "make_tables.py")
     assert tables.wait() == 0, tables.output
     shop, bank = (start(parties, tmp_path / name) for name in ("shop.py", "bank.py"))
     for party in (shop, bank):
         assert party.wait() == 0, party.output
-    run, files, prediction = printed(TUTORIAL)
+    run, files, prediction = printed(OWN_HOOKS)
     assert shape(bank.output) == shape(run)
     for line in files.splitlines():
         path, _, head = line.partition("  ")
@@ -77,6 +79,47 @@ def test_tutorial_runs_and_prints_what_it_says(parties: Parties, tmp_path: Path)
     found = re.search(r"800 people, accuracy ([0-9.]+)", predict.output)
     assert found
     assert float(found[1]) > 0.95
+
+
+def command(parties: Parties, line: str, folder: Path) -> PartyProcess:
+    """A `$ heterofed ...` line of a page, run in a folder as a user would."""
+    arguments = shlex.split(line)[1:]
+    run = f"import os, sys; os.chdir({str(folder)!r}); sys.argv = ['heterofed', *{arguments!r}]; "
+    return parties.start("-c", run + "from heterofed.cli import main; main()")
+
+
+@pytest.mark.slow
+def test_tutorial_leads_from_tables_to_predictions(parties: Parties, tmp_path: Path) -> None:
+    (script,) = written(TUTORIAL, tmp_path)
+    tables = start(parties, script)
+    assert tables.wait() == 0, tables.output
+    lines = [line[2:] for each in blocks(TUTORIAL, "console") for line in each.splitlines()]
+    check, train, train_too, serve, predict = lines
+    checked = command(parties, check, tmp_path)
+    assert checked.wait() == 0, checked.output
+    output = ""
+    for pair in ((train + " --rounds 2", train_too), (predict, serve)):
+        both = [command(parties, each, tmp_path) for each in pair]
+        for party in both:
+            assert party.wait() == 0, party.output
+        output += both[0].output
+    said, predictions, files = printed(TUTORIAL)
+    held = "\n".join(shape(output.replace("/2] loss", "/30] loss")))
+    for line in shape(said):
+        assert line in held, line
+    found = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert found[0] == predictions.strip()
+    for line in files.splitlines():
+        assert (tmp_path / line.partition(" ")[0]).is_file(), line
+    last = command_of_python(TUTORIAL)
+    again = parties.start("-c", f"import os; os.chdir({str(tmp_path)!r})\n{last}")
+    assert again.wait() == 0, again.output
+    assert "a gain of" in again.output
+
+
+def command_of_python(page: Path) -> str:
+    """The last Python block of a page."""
+    return blocks(page, "python")[-1]
 
 
 def test_readme_shows_lines_as_they_are_printed() -> None:

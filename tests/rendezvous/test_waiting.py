@@ -22,7 +22,7 @@ from heterofed.messaging.notices import Notices
 from heterofed.protocol.states import Role
 from heterofed.rendezvous import backend as places
 from heterofed.rendezvous.backend import LocalPlace, place_of
-from heterofed.rendezvous.strangers import LINES_A_MINUTE, MAX_KEPT, Strangers
+from heterofed.rendezvous.refused_keys import LINES_A_MINUTE, MAX_KEPT, Strangers
 from heterofed.transport import zeromq
 from heterofed.transport.names import PATIENCE_SECONDS, HostName
 from heterofed.transport.zeromq.answers import Answer, who_answers

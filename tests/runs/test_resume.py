@@ -23,7 +23,7 @@ from heterofed import errors as e
 from heterofed.events import PartyLost
 from heterofed.messaging.party import Party
 from heterofed.protocol.messages import Mark
-from heterofed.runs import snapshot as snapshots
+from heterofed.runs import checkpoint_format as snapshots
 from heterofed.runs.checkpoint_store import CheckpointStore
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run, training_by

@@ -27,7 +27,7 @@ import sys
 
 from heterofed.transport.base import MAX_CHANNELS, MAX_PENDING_BYTES
 from heterofed.transport.zeromq.connector import Connector
-from heterofed.transport.zeromq.endpoint import Heartbeat
+from heterofed.transport.zeromq.heartbeat import Heartbeat
 from heterofed.transport.zeromq.listener import Listener
 from heterofed.transport.zeromq.zap import ClientKeys, ServerKeys
 

@@ -8,7 +8,8 @@ import zmq
 
 from heterofed.errors import ConfigError
 from heterofed.transport.base import Channel, LostReason
-from heterofed.transport.zeromq.endpoint import Connection, Heartbeat, State, ZmqEndpoint
+from heterofed.transport.zeromq.endpoint import Connection, State, ZmqEndpoint
+from heterofed.transport.zeromq.heartbeat import Heartbeat
 from heterofed.transport.zeromq.zap import ClientKeys, require_curve
 
 CONNECT_SECONDS = 10.0

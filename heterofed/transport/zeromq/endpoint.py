@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 import zmq
@@ -25,6 +24,7 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.flow_control import ACK_EVERY, MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
+from heterofed.transport.zeromq.heartbeat import Heartbeat
 from heterofed.transport.zeromq.routes import seed_libc
 from heterofed.transport.zeromq.zap import DOMAIN
 
@@ -41,17 +41,6 @@ _QUEUE = 2 * (WINDOW + 8)
 _PART_BYTES = 42  # CURVE and ZMTP add so many bytes to each part of a message
 _COPY_BELOW = 64 << 10  # smaller frames are copied, because they share large buffers inside libzmq
 _READS = 1000  # message parts that are read in one turn
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The heartbeats that detect a dead connection.
-
-    Interval, timeout and `reliable.link.RETURN_SECONDS` together must stay below 15 s.
-    """
-
-    interval: float = 3.0
-    timeout: float = 9.0
 
 
 class State(Enum):

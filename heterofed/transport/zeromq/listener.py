@@ -16,10 +16,10 @@ from heterofed.transport.zeromq.endpoint import (
     FULL,
     MONITOR,
     Connection,
-    Heartbeat,
     State,
     ZmqEndpoint,
 )
+from heterofed.transport.zeromq.heartbeat import Heartbeat
 from heterofed.transport.zeromq.routes import first_route, is_automatic, was_made
 from heterofed.transport.zeromq.zap import ServerKeys, ZapHandler, require_curve
 

@@ -1,5 +1,7 @@
-"""Keys that knock at a Host and that its task file does not list: of strangers, or of partners who
-have new ones.
+"""The keys that the Host's transport has turned away, for its log.
+
+A key that the task file does not list is refused by `transport.zeromq.zap`, and a party whose name
+is not expected by `rendezvous.admission`. This module only remembers and tells which keys knocked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A party's models, optimizers and user state as bytes, and back into the same objects.
+"""The format of a checkpoint: a party's models, optimizers and user state as bytes, and back.
 
 Loaded with `weights_only`, so a file can hold tensors and plain values and nothing that runs.
 """

@@ -1,0 +1,16 @@
+"""How often a connection is asked whether it is alive, and when it counts as dead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The heartbeats that detect a dead connection.
+
+    Interval, timeout and `reliable.link.RETURN_SECONDS` together must stay below 15 s.
+    """
+
+    interval: float = 3.0
+    timeout: float = 9.0
