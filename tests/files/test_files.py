@@ -180,7 +180,7 @@ def test_a_folder_above_that_others_may_change_is_refused(home: Path, through_li
     (home / "open").chmod(0o777)
     (home / "link").symlink_to(home / "open")
     base = home / ("link" if through_link else "open") / "home"
-    with pytest.raises(ConfigError, match=r"exchange.*HETEROFED_HOME"):
+    with pytest.raises(ConfigError, match=r"replace.*HETEROFED_HOME"):
         private_folder(base, "run")
     (home / "open").chmod(0o1777)  # as /tmp: nobody can rename what is ours
     private_folder(base, "run")
@@ -201,7 +201,7 @@ def test_a_group_of_this_user_alone_is_nobody_else(
 ) -> None:
     home.chmod(0o775)
     monkeypatch.setattr(files, "_is_of_one", lambda group: False)
-    with pytest.raises(ConfigError, match="exchange"):
+    with pytest.raises(ConfigError, match="replace"):
         private_folder(home / "home")
     monkeypatch.setattr(files, "_is_of_one", lambda group: group == home.stat().st_gid)
     private_folder(home / "home")
