@@ -18,7 +18,7 @@ class Leak:
         party: the Collaborator that could read labels, or "the Host", that could read inputs.
         attack: its name.
         measure: "auc" (0.5: nothing, 1: everything), "r2" or "correlation" (0 to 1).
-        value: of the measure; an AUC is of the class that is read best, either way round.
+        value: the value of the measure; an AUC is of the class that is read best, either way round.
         samples: batches, or for attacks at the end rows, that it is taken from.
     """
 
