@@ -92,11 +92,18 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
+    return _launched(scheduler, task, Given(list(ids), id_recipe, duplicates), fresh=fresh)
+
+
+def _launched(
+    scheduler: TabularHost | TabularCollaborator, task: str, read: Given, *, fresh: bool
+) -> dict[str, Any]:
+    """Train to the end, and keep how ids were read for the predictions."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto")
-    kept = msgspec.json.encode(Given(list(ids), id_recipe, duplicates))
+    kept = msgspec.json.encode(read)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
     return _trained(result, {} if found is None else found.metrics)
