@@ -33,7 +33,7 @@ from heterofed.report.model import (
 from heterofed.report.privacy import epsilons, leak_figures, leaks
 from heterofed.report.sources import MAX_MESSAGE, Sources, shown, whole
 from heterofed.report.words import PHASES, PLAN
-from heterofed.reporting.egress import COLUMNS as OUTBOUND
+from heterofed.reporting.egress import COLUMNS as EGRESS_COLUMNS
 from heterofed.reporting.results import STATUS, SUMMARY
 
 INTERSECTION, SIGNATURE = "intersection.csv", "signature.json"
@@ -71,7 +71,7 @@ def gather(folder: Path) -> RunReport:
         leaks=leaks(sources),
         leak_figures=leak_figures(sources),
         epsilons=epsilons(sources),
-        outbound=_outbound(sources),
+        egress=_egress(sources),
         files=_files(sources),
         unread=list(dict.fromkeys(sources.unread)),
     )
@@ -215,9 +215,9 @@ def _phase(name: str, cost: kept.PhaseCosts) -> Phase:
     )
 
 
-def _outbound(sources: Sources) -> list[Outflow]:
+def _egress(sources: Sources) -> list[Outflow]:
     rows = sources.table("outbound.csv")
-    if rows and set(rows[0]) != set(OUTBOUND):
+    if rows and set(rows[0]) != set(EGRESS_COLUMNS):
         return []
     return [
         Outflow(

@@ -396,7 +396,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
     leak_seconds: float = 0.0
     epsilons: list[Epsilon] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
-    outbound: list[Outflow] = field(default_factory=list)
+    egress: list[Outflow] = field(default_factory=list)
     bytes_sent: int = 0
     bytes_received: int = 0
     plan: list[Setting] = field(default_factory=list)

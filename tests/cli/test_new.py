@@ -68,7 +68,7 @@ def test_parties_of_a_template_train(
 
 
 @pytest.mark.slow
-def test_the_tabular_project_runs_by_make(tmp_path: Path) -> None:
+def test_the_tabular_project_runs_by_make(home: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["new", str(tmp_path / "loans")])
     assert done.exit_code == 0, done.output
     ran = subprocess.run(
@@ -78,7 +78,7 @@ def test_the_tabular_project_runs_by_make(tmp_path: Path) -> None:
         text=True,
         timeout=220,
         check=False,
-        env=os.environ | {"HETEROFED_HOME": str(tmp_path / "home")},
+        env=os.environ | {"HETEROFED_HOME": str(home)},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "auc" in ran.stdout

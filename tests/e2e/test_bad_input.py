@@ -52,8 +52,8 @@ def test_settings_of_a_collaborator(settings: dict[str, Any], says: str, tmp_pat
 @pytest.mark.parametrize(
     ("name", "keys", "says"),
     [
-        ("outbound", ["a"], "heterofed's own"),
-        ("comm", ["a"], "heterofed's own"),
+        ("outbound", ["a"], "heterofed itself writes"),
+        ("comm", ["a"], "heterofed itself writes"),
         ("q", "auc", "list of strings"),
         (3, ["a"], "3"),
     ],

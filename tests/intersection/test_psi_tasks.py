@@ -249,7 +249,7 @@ def test_budget_holds_over_runs(tmp_path: Path) -> None:
     assert "12 of the 13 allowed in this task are spent" in str(at_answerer)
     assert isinstance(at_asker, e.PSILimitError)
     assert isinstance(at_asker, e.TaskAborted)
-    assert "count against max_peer_ids" in str(at_asker)
+    assert "count against its max_peer_ids" in str(at_asker)
     assert "trust" not in f"{at_asker}{at_answerer}"
 
 

@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_not_one_that_is_not_there(store: Checkpoi
     store.begin(RECORD)
     (store.folder / "run").unlink()
     (store.folder / "run").mkdir()
-    with pytest.raises(CheckpointError, match=r"run cannot be read \(.+\); mend that"):
+    with pytest.raises(CheckpointError, match=r"run cannot be read \(.+\); fix that"):
         store.record()
 
 

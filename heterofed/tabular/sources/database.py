@@ -116,8 +116,8 @@ def _engine(url: str) -> tuple[Engine, str]:
         ) from None
     except ImportError as error:
         raise ConfigError(
-            f"the driver of this database is not installed ({error.name}): pip install it"
-            " (PostgreSQL: pip install 'heterofed[sql]')"
+            f"the driver of this database is not installed ({error.name}): for"
+            " PostgreSQL pip install 'heterofed[sql]', for others see SQLAlchemy's list of dialects"
         ) from None
 
 
