@@ -76,8 +76,8 @@ class Module:
         random.Random(0).shuffle(specs)
         made: dict[str, Mutant] = {}
         for spec in specs:
-            code = mutate_code(self.source, get_operator(spec.operator_name)(), spec.occurrence)
-            if _compiles(code):
+            code = _mutated(self.source, spec)
+            if code is not None:
                 mutant = Mutant(spec, code)
                 made[mutant.key] = mutant
             if len(made) == sample:
@@ -158,12 +158,16 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def _compiles(code: str) -> bool:
+def _mutated(source: str, spec: MutationSpec) -> str | None:
+    """The code of a mutant; None where that is no code."""
     try:
+        code = mutate_code(source, get_operator(spec.operator_name)(), spec.occurrence)
         compile(code, "mutant", "exec")
     except SyntaxError:
-        return False
-    return True
+        return None
+    except AttributeError:  # Cosmic Ray cannot replace an exception with a dotted name
+        return None
+    return code
 
 
 def _show(text: str) -> None:

@@ -116,6 +116,7 @@ def test_there_is_room_for_what_may_honestly_wait(
         settings = {"credit": 1} | settings
     assert limits.most_waiting(planned(**settings), counts=counts) == (512 << 10) + room
     assert limits.most_waiting(None, counts=counts) == 512 << 10
+    assert counts or limits.most_waiting(planned(**settings)) == (512 << 10) + room
 
 
 @pytest.mark.parametrize("role", Role)
