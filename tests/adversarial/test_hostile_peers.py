@@ -24,14 +24,6 @@ from tests.privacy.test_masked_sum import SumHost
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture
-def open_links() -> Iterator[list[Any]]:
-    links: list[Any] = []
-    yield links
-    for each in links:
-        each.close()
-
-
 @pytest.mark.slow
 def test_stranger_cannot_end_a_running_task(tmp_path: Path, open_links: list[Any]) -> None:
     bob = TinyCollaborator(tmp_path)

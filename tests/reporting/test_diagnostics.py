@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.progress import Progress
 from torch import nn, optim
 
 from heterofed import TaskResult
@@ -179,9 +180,18 @@ def test_a_fault_of_the_bar(
     monkeypatch.setattr(owner, name, fail)
     from heterofed.events import PhaseBegan
 
+    start, started = Progress.start, set[Progress]()
+
+    def noted(each: Progress) -> None:
+        started.add(each)
+        start(each)
+
+    monkeypatch.setattr(Progress, "start", noted)
     with console.attached() as show:
         show(PhaseBegan("train"))
         show(PhaseBegan("test"))
+    for each in started:
+        each.stop()  # or its thread writes on into the stderr of other tests
     assert len(says_failed(caplog)) == 1
 
 

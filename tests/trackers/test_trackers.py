@@ -160,7 +160,7 @@ def test_wandb_keeps_a_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     steps, names = [], set()
     for data in records(file.read_bytes()):
-        record = proto.Record()  # type: ignore[attr-defined]
+        record = proto.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             steps.append(record.history.step.num)
