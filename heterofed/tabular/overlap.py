@@ -122,7 +122,8 @@ def count_overlap(
     """Count at one party.
 
     Returns:
-        ids (how many this party has), common (by the other party's key), and notes for people.
+        ids (how many this party has), common (by the other party's key), notes on the ids, and
+        advice where next to none is common.
 
     Raises:
         TaskFailed: the task could not go on.
@@ -133,4 +134,5 @@ def count_overlap(
     common = party.count_common(task_id)
     own, fewest = len(table.ids), party.result.smallest_ids
     advice = (overlap_advice(size, fewest, fewest, table.recipe) for size in common.values())
-    return {"ids": own, "common": common, "notes": [*table.ids.notes, *filter(None, advice)]}
+    found = {"ids": own, "common": common, "notes": list(table.ids.notes)}
+    return found | {"advice": list(filter(None, advice))}

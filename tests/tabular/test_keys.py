@@ -1,4 +1,4 @@
-"""Rows matched by several keys: first by phone, those that are left by e-mail; each at most once."""
+"""Rows matched by several keys: by phone, those that are left by e-mail; each at most once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def bank_of(table: pd.DataFrame, results: Path, **more: Any) -> TabularHost:
 
 
 def shop_of(table: pd.DataFrame, results: Path, **more: Any) -> TabularCollaborator:
-    given = {"seed": 0, "id_recipe": "phone:US;email"} | more
+    given: dict[str, Any] = {"seed": 0, "id_recipe": "phone:US;email"} | more
     return TabularCollaborator(
         "shop", table.drop(columns="who"), ids=["tel", "address"], results_dir=results, **given
     )
@@ -101,7 +101,7 @@ def test_a_further_key_asks_only_for_rows_that_are_left(trained: Any) -> None:
 
 
 def test_a_prediction_goes_by_the_same_keys(trained: Any) -> None:
-    bank, _, _, results = trained
+    _, _, _, results = trained
     mine, theirs = people()
     rows = [3, 101, 150, 158]  # by phone, by e-mail, by e-mail, by neither
     some = mine[mine["who"].isin(rows)].sample(frac=1, random_state=1)
