@@ -243,6 +243,47 @@ def test_duplicates_and_rows_without_any_key(tmp_path: Path) -> None:
     assert [unmarked(each) for each in free] == ["b@x.com", "c@x.com"]
     assert keys.positions(free).tolist() == [1, 4]
     assert "2 rows have no id of their own" in " ".join(keys.notes)
-    path.write_text("tel,mail\n,\n,\n")
+    path.write_text("tel,mail,x\n,,1\n,,2\n")
     with pytest.raises(IdError, match="no id in the columns"):
         RowKeys.read(open_source(path), ["tel", "mail"], recipe)
+
+
+def test_doubts_are_said_once_and_before_the_parties_meet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="heterofed")
+    mine, theirs = people(60)
+    mine = mine.fillna("none")
+    mine["mobile"] = [f"+86 {each}" for each in mine["mobile"]]
+    bank = TabularHost("bank", mine, ids="mobile", label="defaulted", results_dir=tmp_path, **SMALL)
+    with pytest.raises(HeteroFedError):
+        simulate(bank, [shop_of(theirs, tmp_path, id_recipe=None)], task_id="t")
+    said = [each.getMessage() for each in caplog.records]
+    doubts = [at for at, each in enumerate(said) if "look like phone numbers" in each]
+    met = [at for at, each in enumerate(said) if "meeting" in each]
+    assert len(doubts) == 1
+    assert doubts[0] < max(met)  # the other party may have been first
+    assert "138" not in " ".join(said)
+
+
+def test_a_training_with_next_to_no_common_id_says_which_recipes_to_try(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = np.random.default_rng(0)
+    mine = pd.DataFrame({"id": [f"{row:05}" for row in range(2000)]}).assign(
+        x=chance.normal(size=2000), y=chance.integers(0, 2, 2000)
+    )
+    theirs = pd.DataFrame({"id": [str(row) for row in range(9990, 12_990)]}).assign(
+        z=chance.normal(size=3000)
+    )
+    mine.loc[:9, "id"] = theirs["id"][:10].to_numpy()
+    given: dict[str, Any] = {"results_dir": tmp_path, "ids": "id", "seed": 0}
+    bank = TabularHost(
+        "bank", mine, label="y", max_rounds=1, psi_protocol="ecdh", stratify=True, **given
+    )
+    shop = TabularCollaborator("shop", theirs, **given)
+    simulate(bank, [shop], task_id="t")  # the Host alone splits, and the other is advised, too
+    said = [each.getMessage() for each in caplog.records if "under 1 %" in each.getMessage()]
+    assert len(said) == 2
+    assert "10 of 2000 ids" in said[0]
+    assert "integer, where ids are numbers" in said[0]
