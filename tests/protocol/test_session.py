@@ -152,7 +152,7 @@ def test_ids_are_intersected_by_each_key_of_the_plan() -> None:
     keyed = msgspec.structs.replace(ANNOUNCED, id_keys=2)
     link = Link(hello(), welcome(keyed), *SIGNING, *MATCHING)
     assert link.state is State.PSI
-    for early in (SPLIT_PLAN, parts(1), Line(H, Finish(0))):
+    for early in (SPLIT_PLAN, parts(1)):
         link.refuses(early)
     link.say(*SIGNING)
     assert "more than there can be" in link.refuses(matched(4, last=False))
