@@ -121,7 +121,7 @@ def encoded(rows: Tensor, parties: int) -> np.ndarray[tuple[int], np.dtype[np.ui
     plain = rows.detach().to("cpu", torch.float64).reshape(-1)
     if plain.numel() and not bool((plain.abs() < limit).all()):  # false for NaN, too
         raise FeatureError(
-            f"an embedding is not finite, or not below {limit:g}, the limit of a masked sum"
+            f"an embedding is not finite, or not below {limit:g}: a masked sum has no room for it"
         )
     return (plain * 2.0**FRACTION_BITS).round().to(torch.int64).numpy().view(np.uint64)
 
