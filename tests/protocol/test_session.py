@@ -151,18 +151,19 @@ def test_a_task_that_only_intersects_ids() -> None:
 def test_ids_are_intersected_by_each_key_of_the_plan() -> None:
     keyed = msgspec.structs.replace(ANNOUNCED, id_keys=2)
     link = Link(hello(), welcome(keyed), *SIGNING, *MATCHING)
-    assert link.state is State.PSI
+    passed = [link.state]
     for early in (SPLIT_PLAN, parts(1)):
         link.refuses(early)
     link.say(*SIGNING)
     assert "more than there can be" in link.refuses(matched(4, last=False))
     link.say(*MATCHING)
-    assert link.state is State.SPLIT
+    passed.append(link.state)
     link.refuses(SIGNING[0])  # a third key
     link.say(parts(6))  # of both keys together
     assert "more than were matched" in link.refuses(parts(1))
     link.say(SPLIT_PLAN, ACCEPTED)
-    assert link.state is State.READY
+    passed.append(link.state)
+    assert passed == [State.PSI, State.SPLIT, State.READY]
 
 
 def test_the_host_announces_the_parts_of_all_matched_ids() -> None:
