@@ -252,7 +252,7 @@ def test_so_many_other_values_are_signed_again_and_no_more() -> None:
         signing.begin(2 * 16_384)
         signing._signed_in_all = 16_384 + 2
         signing.resume(2)
-        with pytest.raises(BudgetError, match=r"16385 values to sign again; .*: 16384"):
+        with pytest.raises(BudgetError, match="16385 values to sign again; 16384 are allowed"):
             signing.resume(1)
 
 
