@@ -23,6 +23,7 @@ FOR = {
     "opentelemetry": "`heterofed.trackers.opentelemetry`",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
+    "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
     "docs": "building this site",
     "mutants": "`make mutants`: what tests do not notice",
     "dev": "linters, types and the test suite",

@@ -68,10 +68,15 @@ class TabularHost(HeteroNNHostScheduler):
             trained on.
         group: the column of a group whose rows all go into one part, such as a person's.
         time: the column of a time: the latest rows are for the test.
-        folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
+        folds: the number of parts of a k-fold cross-validation.
+        fold: which of these parts is the test part, counted from 0.
         batch_size: rows of a batch.
-        width, hidden, dropout: of each party's network.
-        learning_rate, weight_decay, schedule: of each party's optimizer.
+        width: the size of each party's embedding.
+        hidden: the size of the hidden layer of each party's network.
+        dropout: the dropout rate of each party's network.
+        learning_rate: the learning rate of each party's optimizer.
+        weight_decay: the weight decay of each party's optimizer.
+        schedule: how the learning rate changes over the rounds.
         settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
             table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
 
