@@ -152,6 +152,12 @@ _AT_HOST = all_of(
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
 @click.option(
+    "--importance",
+    is_flag=True,
+    help="Measure what each column is worth, on test rows that leave once more for each of them;"
+    " every party has to say so.",
+)
+@click.option(
     "--overlap-only",
     is_flag=True,
     help="Only count the ids that the parties share, as `table overlap` does, and train nothing.",
