@@ -71,4 +71,5 @@ def _account(run: Run, peer: Peer) -> str:
     # Counts and results of a peer with a proven name are separate from those of a peer that only
     # claims the name.
     proof = "proven" if peer.channel.party else ""
-    return f"{run.task_id}\0{run.party.name}\0{proof}"
+    key = f"\0key {run.id_key}" if run.id_key else ""
+    return f"{run.task_id}\0{run.party.name}\0{proof}{key}"
