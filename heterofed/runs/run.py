@@ -68,13 +68,13 @@ class Run:
         ledger: the folder in which releases of this party are counted over all runs.
         predicts: whether the run predicts with trained models and trains nothing.
         models: the models and optimizers of this run, where the task is of a kind that has some.
-        around_hooks: what hooks of this run are called within.
-        state: what the run holds since it began; made anew where it begins anew.
-        repeats: gradients as they were sent, which are not to be hidden otherwise when they are
-            sent again; kept while this process runs.
+        around_hooks: the context manager within which hooks of this run are called.
+        state: the state in memory, which is replaced when the run starts again.
+        repeats: the gradients that were sent, so that repeated batches get the same defended
+            gradients; they are kept while this process runs.
         id_key: by which key rows are being matched, from 0, where there are several.
-        account_of_ids: under which name signed ids are counted there; empty: the task's.
-        harmless: runs what only measures or shows.
+        account_of_ids: the name under which signed ids are counted; empty means the task's.
+        harmless: runs code that only measures or shows something, and catches its errors.
     """
 
     task_id: str
