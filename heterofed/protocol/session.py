@@ -150,7 +150,7 @@ class Session:
 
     @property
     def staleness(self) -> int:
-        """How many steps old a trainable Collaborator's weights are, as last announced."""
+        """The staleness of a trainable Collaborator's weights in steps, as it was announced last."""
         return self._staleness
 
     def send(self, message: Message, size: int = 0) -> None:
