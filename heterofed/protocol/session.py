@@ -145,12 +145,12 @@ class Session:
 
     @property
     def gradient_coding(self) -> Coding:
-        """How gradients are coded."""
+        """The compression of gradients."""
         return self._plan.compress_gradients if self._plan else "none"
 
     @property
     def staleness(self) -> int:
-        """The staleness of a trainable Collaborator's weights in steps, as it was announced last."""
+        """The staleness of a trainable Collaborator's weights in steps, as announced last."""
         return self._staleness
 
     def send(self, message: Message, size: int = 0) -> None:
