@@ -140,7 +140,7 @@ class Session:
 
     @property
     def feature_coding(self) -> Coding:
-        """How features are coded."""
+        """The compression of features."""
         return self._plan.compress_features if self._plan else "none"
 
     @property
