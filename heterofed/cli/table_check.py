@@ -19,7 +19,7 @@ USES = {
     "category": "categories",
     "date": "parts of the date",
     "text": "words, hashed",
-    "tags": "tags and values, hashed",
+    "tags": "tags and values",
     "constant": "left out",
     "id": "left out",
 }
