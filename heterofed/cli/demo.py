@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from heterofed.errors import ConfigError, TaskFailed
+from heterofed.errors import ConfigError, TaskFailed, needing
 from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
 from heterofed.runs.lifecycle import sigterm_as_exit
@@ -64,8 +64,9 @@ def run_demo(
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
-    if baselines and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("the plot of baselines needs an extra: pip install 'heterofed[plot]'")
+    if baselines:
+        with needing("plot", "the plot of baselines"):
+            import matplotlib  # noqa: F401
     trackers(track)  # what cannot work shows before anything is started
     example = _example()
     began = time.monotonic()

@@ -96,14 +96,14 @@ def train(
 
 
 def _launched(
-    scheduler: TabularHost | TabularCollaborator, task: str, read: Given, *, fresh: bool
+    scheduler: TabularHost | TabularCollaborator, task: str, given: Given, *, fresh: bool
 ) -> dict[str, Any]:
     """Train to the end, and keep how ids were read for the predictions."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto")
-    kept = msgspec.json.encode(read)
+    kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
     return _trained(result, {} if found is None else found.metrics)
