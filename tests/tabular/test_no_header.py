@@ -41,7 +41,8 @@ def test_it_is_found_out(
     assert source.columns == tuple(f"c{at + 1}" for at in range(width))
     assert [each.kind for each in inspect(source).columns] == kinds
     (said,) = (note for note in source.notes if "header" in note)
-    assert "--header if it is one" in said or "lines of tags" in " ".join(source.notes)
+    assert "(found out; header=True or --header if it is one)" in said
+    assert ("holds the tags" in said) == (kinds[-1] == "tags" and ":" in lines[0])
 
 
 @pytest.mark.parametrize(

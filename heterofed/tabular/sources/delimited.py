@@ -58,8 +58,7 @@ def read_delimited(
     if tags is not None:
         place = scratch.place(".csv")
         write_table(text.path, tags, name, place)
-        text.path, header, delimiter = place, False, ","
-        text.notes.append(f"lines of tags, which are one column, behind {tags} other columns")
+        text.path, delimiter = place, ","
         sample = text.sample()
     if delimiter is None:
         delimiter = delimiter_of(sample)
@@ -68,12 +67,10 @@ def read_delimited(
     elif len(delimiter) != 1:
         raise ConfigError(f"delimiter {delimiter!r}: give one character")
     first, second = _first_rows(sample, delimiter, name, header)
-    found = is_header(first, second) if header is None else header
+    found = (tags is None and is_header(first, second)) if header is None else header
     columns = _named(first, second, name) if found else made_up(len(first))
     if not found:
-        how = "" if header is False else " (found out; header=True or --header if it is one)"
-        shown = ", ".join(columns[:4]) + (", ..." if len(columns) > 4 else "")
-        text.notes.append(f"its first line is no header, so its columns are called {shown}{how}")
+        text.notes.append(_no_header(columns, is_given=header is False, has_tags=tags is not None))
     large = text.path.stat().st_size >= ON_DISK
     connection = connect(scratch, large=large, columns=len(columns))
     listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
@@ -103,6 +100,14 @@ def read_delimited(
         has_header=bool(found),
     )
     return _without_nameless(relation, len(first), name)
+
+
+def _no_header(columns: list[str], *, is_given: bool, has_tags: bool) -> str:
+    """What to say of columns that had to be named."""
+    shown = ", ".join(columns[:4]) + (", ..." if len(columns) > 4 else "")
+    last = f", and {columns[-1]} holds the tags of a line" if has_tags else ""
+    how = "" if is_given else " (found out; header=True or --header if it is one)"
+    return f"its first line is no header, so its columns are called {shown}{last}{how}"
 
 
 def delimiter_of(sample: str) -> str:
