@@ -152,3 +152,9 @@ def test_points_double_the_odds() -> None:
     assert turned.score(frame) == pytest.approx(1000 - score)
     with pytest.raises(ConfigError, match="same columns"):
         build_scorecard(found, {"y": 1.0}, 0.0)
+
+
+def test_the_leak_report_sees_labels_beside_weights(folder: Path) -> None:
+    found = pd.read_csv(folder / "leakage.csv")
+    assert {"norm", "cosine", "spectral"} <= set(found["attack"])
+    assert found.loc[found["attack"] == "cosine", "value"].max() > 0.9
