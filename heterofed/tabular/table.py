@@ -8,8 +8,9 @@ knows of other parties.
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from heterofed.tabular.table_rows import TableRows, rows_by_id
 
 if TYPE_CHECKING:
     from heterofed.tabular.models.half import Model
+
+logger = logging.getLogger("heterofed")
 
 Location = str | os.PathLike[str] | pd.DataFrame | Source
 
@@ -93,6 +96,7 @@ class LocalTable:
         self.own_recipe = IdRecipe.parse(id_recipe) if isinstance(id_recipe, str) else id_recipe
         self._duplicates: Duplicates = duplicates
         self._ids: TableRows
+        self._told: set[str] = set()
         self._asked: tuple[str, bool] | None = None
         self._found: list[Column] | None = None
         self._places = Places([])
@@ -114,11 +118,11 @@ class LocalTable:
                 raise ColumnError(each.problem)
         if not self.label_columns and not self.has_features:
             raise ColumnError(f"{self.source.name} has no column to learn from beside its ids")
-        self.read_ids(self.own_recipe)
+        if self.own_recipe is not None or len(self.id_columns) == 1 or self.label_columns:
+            self.read_ids(self.own_recipe)  # of several columns the Host says whether they are keys
 
-    def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> Iterable[str]:
-        """The id of every row, as the recipe writes it; None: as text. Of a large table they are
-        read from it again, whenever one goes through them.
+    def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> list[str]:
+        """The id of every row by the first key, as the recipe writes it; None: as text.
 
         Raises:
             ConfigError: the recipe does not go with the columns of the ids, or with this party's
@@ -127,10 +131,6 @@ class LocalTable:
         """
         recipe = recipe or IdRecipe.of_columns(len(self.id_columns))
         asked = (str(recipe.read_as(self.own_recipe)), offer_repeats)
-        if len(recipe.keys) > 1:
-            raise ConfigError(
-                f"the id recipe {str(recipe)!r} has several keys; a joint model goes by one"
-            )
         if asked != self._asked:
             self._ids = rows_by_id(
                 self.source,
@@ -140,7 +140,18 @@ class LocalTable:
                 offer_repeats=offer_repeats,
             )
             self._asked = asked
-        return self._ids.ids
+        return self._ids.ids()
+
+    def further_ids(self, common: Sequence[str] | set[str], key: int) -> list[str]:
+        """The ids by a further key (from 1) of the rows that no common id stands for."""
+        return self._ids.further(common, key)
+
+    def tell_doubts(self) -> None:
+        """Log what looks wrong with the ids that were read, one line each, and each once."""
+        for note in self._ids.notes:
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("ids: %s", note)
 
     def positions(self, ids: Sequence[str]) -> Any:
         """Where the rows of some ids stand in the table, in their order.

@@ -6,12 +6,12 @@ intersection asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from heterofed.tabular.ids import Duplicates, IdRecipe, read_ids
+from heterofed.tabular.ids import Duplicates, IdRecipe, RowKeys
 from heterofed.tabular.ids.index import IdIndex
 from heterofed.tabular.ids.table_ids import written_ids
 from heterofed.tabular.sources import Source
@@ -23,11 +23,17 @@ _AT_ONCE = 65_536
 
 
 class TableRows(Protocol):
-    """Unique ids, and where their rows are."""
+    """Unique ids by each key, and where their rows are; see `heterofed.tabular.ids.RowKeys`."""
 
     @property
-    def ids(self) -> Iterable[str]:
-        """In the order of the rows."""
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the ids."""
+
+    def ids(self, key: int = 0) -> list[str]:
+        """The ids by a key, in the order of their rows."""
+
+    def further(self, common: Iterable[str], key: int) -> list[str]:
+        """The ids by a key of those rows that none of the common ids stands for."""
 
     def positions(self, ids: Sequence[str]) -> Positions:
         """The rows of some ids, in their order."""
@@ -41,25 +47,29 @@ def rows_by_id(
     duplicates: Duplicates,
     offer_repeats: bool,
 ) -> TableRows:
-    """The ids of a table; see `heterofed.tabular.ids.read_ids`."""
-    plain = duplicates == "error" and recipe.repeats == 1
+    """The ids of a table; see `heterofed.tabular.ids.RowKeys.read`."""
+    plain = duplicates == "error" and recipe.repeats == 1 and len(recipe.keys) == 1
     if source.is_large and plain:
         return _ManyRows(source, columns, recipe)
-    return read_ids(source, columns, recipe, duplicates=duplicates, offer_repeats=offer_repeats)
+    return RowKeys.read(source, columns, recipe, duplicates=duplicates, offer_repeats=offer_repeats)
 
 
 class _ManyRows:
-    """The rows of a large table, none of whose ids may repeat."""
+    """The rows of a large table by one key; none of its ids may repeat."""
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, source: Source, columns: Sequence[str], recipe: IdRecipe) -> None:
-        self._source, self._columns, self._recipe = source, columns, recipe
+        self._source, self._read_by = source, (columns, recipe)
         self._index = IdIndex(source, columns, recipe)
 
-    @property
-    def ids(self) -> Iterator[str]:
+    def ids(self, key: int = 0) -> list[str]:  # noqa: ARG002 - there is one
         """Read anew at each call."""
-        for part, _ in written_ids(self._source, self._columns, self._recipe):
-            yield from part
+        return [each for part, _ in written_ids(self._source, *self._read_by) for each in part]
+
+    def further(self, common: Iterable[str], key: int) -> list[str]:  # noqa: ARG002
+        """There is no further key."""
+        return []
 
     def positions(self, ids: Sequence[str]) -> Positions:
         """See `TableRows`.
