@@ -16,6 +16,9 @@ from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import csv_of
 
+OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
+"""Options that say how a table is opened."""
+
 GIVEN = "table.json"
 """Holds, in the results folder, which columns of the table were which."""
 
@@ -52,11 +55,6 @@ def train(
     parties: int,
     psi: str,
     balanced: bool,
-    table: str | None,
-    query: str | None,
-    delimiter: str | None,
-    encoding: str | None,
-    header: bool | None,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -70,9 +68,7 @@ def train(
         TaskFailed: the task could not go on.
     """
     check_writable(results.absolute())
-    source = _opened(
-        location, table=table, query=query, delimiter=delimiter, encoding=encoding, header=header
-    )
+    source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
     beside = [given[name] for name in ("weight", "group", "time")]
     taken = {*ids, *label, *leave_out, *beside}
