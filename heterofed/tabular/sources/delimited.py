@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heterofed.errors import ColumnError, ConfigError
 from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb, settle
@@ -18,6 +19,9 @@ from heterofed.tabular.sources.header import is_header, made_up
 from heterofed.tabular.sources.plain_text import PlainText
 from heterofed.tabular.sources.source import Cells, Relation
 from heterofed.tabular.sources.tag_lines import columns_before_tags, write_table
+
+if TYPE_CHECKING:
+    import duckdb
 
 DELIMITERS = (",", ";", "\t", "|")
 ON_DISK = 256 << 20
@@ -71,14 +75,40 @@ def read_delimited(
     columns = _named(first, second, name) if found else made_up(len(first))
     if not found:
         text.notes.append(_no_header(columns, is_given=header is False, has_tags=tags is not None))
-    large = text.path.stat().st_size >= ON_DISK
+    connection = _loaded(
+        scratch, text.path, columns, delimiter, _escape(sample), name, header=found
+    )
+    relation = Relation(
+        connection,
+        scratch,
+        "cells",
+        "rowid",
+        {each: Cells(f"c{at}", "VARCHAR") for at, each in enumerate(columns)},
+        tuple(text.notes),
+        has_header=bool(found),
+    )
+    return _without_nameless(relation, len(first), name)
+
+
+def _loaded(
+    scratch: Scratch,
+    path: Path,
+    columns: list[str],
+    delimiter: str,
+    escape: str,
+    name: str,
+    *,
+    header: bool,
+) -> duckdb.DuckDBPyConnection:
+    """A database with the table `cells`, whose columns are called `c0`, `c1`, ..."""
+    large = path.stat().st_size >= ON_DISK
     connection = connect(scratch, large=large, columns=len(columns))
     listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
     try:
         connection.execute(
-            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(text.path))},"  # noqa: S608
-            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(_escape(sample))},"
-            f" header = {str(found).lower()}, auto_detect = false, strict_mode = true,"
+            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(path))},"  # noqa: S608
+            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(escape)},"
+            f" header = {str(header).lower()}, auto_detect = false, strict_mode = true,"
             f" null_padding = false, nullstr = '', columns = {{{listed}}})"
         )
         if large:
@@ -90,16 +120,7 @@ def read_delimited(
         ) from None
     except need_duckdb().Error as error:
         raise ConfigError(f"{name}, {_fault(str(error), len(columns), delimiter)}") from None
-    relation = Relation(
-        connection,
-        scratch,
-        "cells",
-        "rowid",
-        {each: Cells(f"c{at}", "VARCHAR") for at, each in enumerate(columns)},
-        tuple(text.notes),
-        has_header=bool(found),
-    )
-    return _without_nameless(relation, len(first), name)
+    return connection
 
 
 def _no_header(columns: list[str], *, is_given: bool, has_tags: bool) -> str:
