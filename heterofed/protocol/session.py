@@ -333,6 +333,7 @@ class Session:
                 every = self._plan.checkpoint_batches if self._plan else 0
                 due = every > 0 and message.batch == self._trained and message.batch % every == 0
                 _require(due and message.batch > self._kept, "no checkpoint is due")
+                _require(not self._round_ended, "the round has ended")
             case CheckpointHeld():
                 _no_payload(size)
                 asked = (self._round, 0 if self._round_ended else self._kept)
@@ -595,7 +596,7 @@ class _BatchCounts:
 
 
 def _check_points(values: int, size: int) -> None:
-    _require(0 < values == size // POINT_BYTES, "not as many values as it says")
+    _require(values > 0, "no value")
     _require(size == values * POINT_BYTES <= MAX_FRAME_BYTES, "a chunk of a wrong size")
 
 

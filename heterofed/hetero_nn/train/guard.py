@@ -23,8 +23,8 @@ from heterofed.privacy.leakage import (
     InputLeaks,
     LabelLeaks,
 )
-from heterofed.privacy.ledger import Totals
 from heterofed.privacy.noise import Noise
+from heterofed.privacy.release_costs import Totals
 from heterofed.privacy.rows import joined
 from heterofed.reporting.diagnostics import shielded
 from heterofed.runs.run import Run
