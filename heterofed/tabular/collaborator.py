@@ -69,6 +69,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
             prepare=prepare,
         )
         self._allows_importance = importance
+        local.check_steps(has_classes=False)
         self._party = Party(local, self)
 
     def launch_task(
