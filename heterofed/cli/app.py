@@ -16,6 +16,8 @@ from heterofed._version import __version__
 from heterofed.cli import trust
 from heterofed.cli.new import new
 from heterofed.cli.table import table
+from heterofed.cli.watch import WATCH
+from heterofed.cli.watch import watch as watch_command
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
 from heterofed.protocol.plan import MAX_PEER_IDS
@@ -78,6 +80,7 @@ def cli() -> None:
     multiple=True,
     help="Track the Host's run; may be given several times.",
 )
+@WATCH
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 def demo(
     rounds: int,
@@ -87,6 +90,7 @@ def demo(
     baseline: str,
     psi_protocol: str,
     track: tuple[str, ...],
+    watch: bool,
     as_json: bool,
 ) -> None:
     """Train the split-MNIST example in two processes on this machine."""
@@ -101,6 +105,7 @@ def demo(
         baselines=modes,
         psi_protocol=psi_protocol,
         track=track,
+        watch=watch,
     )
     if as_json:
         click.echo(json.dumps(outcome))
@@ -226,6 +231,7 @@ cli.add_command(trust.keys)
 cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
+cli.add_command(watch_command)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
 from heterofed.runs.lifecycle import sigterm_as_exit
 from heterofed.trackers.names import trackers
+from heterofed.watch.beside import watched
+from heterofed.watch.extra import needed
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 BASELINES = ("local", "pooled")
@@ -39,6 +41,7 @@ def run_demo(
     baselines: Sequence[str] = (),
     psi_protocol: str = "ecdh",
     track: Sequence[str] = (),
+    watch: bool = False,
 ) -> dict[str, Any]:
     """Run the example to its end.
 
@@ -51,6 +54,7 @@ def run_demo(
         psi_protocol: the protocol of the intersection: "ecdh", or "rsa", which takes three times
             as long.
         track: the names of trackers for the Host's run.
+        watch: whether to serve a live page of both parties while they train.
 
     Returns:
         A dict with the keys accuracy (of the last round), rounds, ids, psi_seconds, train_seconds,
@@ -58,14 +62,16 @@ def run_demo(
         baselines it also has `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
-        ConfigError: a baseline does not exist, or an extra (for a tracker or the plot) is not
-            installed.
+        ConfigError: a baseline does not exist, or an extra (for a tracker, the plot or the page) is
+            not installed.
         TaskFailed: one of the processes failed.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
     if baselines and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the plot of baselines needs an extra: pip install 'heterofed[plot]'")
+    if watch:
+        needed()
     trackers(track)  # what cannot work shows before anything is started
     example = _example()
     began = time.monotonic()
@@ -79,7 +85,8 @@ def run_demo(
         common += ["--limit", *map(str, limit)]
     asked = ["--rounds", str(rounds), "--psi-protocol", psi_protocol]
     asked += [word for name in track for word in ("--track", name)]
-    _train(example, folder, common, asked)
+    with watched(results, task) if watch else contextlib.nullcontext():
+        _train(example, folder, common, asked)
     outcome = _outcome(folder / HOST, time.monotonic() - began)
     if baselines:
         modes = ["--rounds", str(rounds), "--modes", *baselines]

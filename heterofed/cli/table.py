@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import overlap
+from heterofed.cli.watch import WATCH
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -193,6 +194,7 @@ _AT_HOST = _options(
 @click.option("--leave-out", multiple=True, help="A column not to learn from.")
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
+@WATCH
 @_AT_HOST
 @click.pass_context
 def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:

@@ -57,6 +57,7 @@ def train(
     query: str | None,
     delimiter: str | None,
     encoding: str | None,
+    watch: bool,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -92,17 +93,23 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
-    return _launched(scheduler, task, Given(list(ids), id_recipe, duplicates), fresh=fresh)
+    kept = Given(list(ids), id_recipe, duplicates)
+    return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
 
 def _launched(
-    scheduler: TabularHost | TabularCollaborator, task: str, read: Given, *, fresh: bool
+    scheduler: TabularHost | TabularCollaborator,
+    task: str,
+    read: Given,
+    *,
+    fresh: bool,
+    watch: bool,
 ) -> dict[str, Any]:
     """Train to the end, and keep how ids were read for the predictions."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
-    result = scheduler.launch_task(task, resume="never" if fresh else "auto")
+    result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(read)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None

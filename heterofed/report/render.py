@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -66,8 +67,9 @@ def rendered(report: RunReport, kind: Format = "html") -> str:
     if kind == "json":
         return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
     if kind == "html":
-        style = _style()
-        return _page().render(view.values(report), style=Markup(style), hash=_hash(style))  # noqa: S704 - our own file
+        style = style_sheet()
+        page = page_template("report.html.j2")
+        return page.render(view.values(report), style=Markup(style), hash=_hash(style))  # noqa: S704 - our own file
     return _text(kind).render(view.values(report))
 
 
@@ -107,9 +109,32 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _environment(**settings: Any) -> jinja2.Environment:
+def page_template(name: str, package: str = "heterofed.report") -> jinja2.Template:
+    """A template of a page, which escapes every value.
+
+    Args:
+        name: of the file in `templates` of the package.
+        package: whose template it is; it may import the parts of the report's templates.
+    """
+    return _pages(package).get_template(name)
+
+
+def style_sheet(package: str = "heterofed.report", name: str = "style.css") -> str:
+    """A style sheet of a package's templates, without comments and indentation."""
+    text = (files(package) / "templates" / name).read_text(encoding="utf-8")
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
+
+
+@functools.cache
+def _pages(package: str) -> jinja2.Environment:
+    return _environment(package, autoescape=True)
+
+
+def _environment(package: str = "heterofed.report", **settings: Any) -> jinja2.Environment:
+    packages = dict.fromkeys([package, "heterofed.report"])
     made = jinja2.Environment(  # noqa: S701 - each caller says how it escapes
-        loader=jinja2.PackageLoader("heterofed.report"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in packages]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -121,20 +146,8 @@ def _environment(**settings: Any) -> jinja2.Environment:
 
 
 @functools.cache
-def _page() -> jinja2.Template:
-    return _environment(autoescape=True).get_template("report.html.j2")
-
-
-@functools.cache
 def _text(kind: Format) -> jinja2.Template:
     return _environment(finalize=quoted).get_template(f"{kind}.md.j2")
-
-
-@functools.cache
-def _style() -> str:
-    text = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
-    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
 
 
 def _hash(style: str) -> str:

@@ -1,0 +1,56 @@
+"""`heterofed watch`, and the option `--watch` of commands that run tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+WATCH = click.option(
+    "--watch",
+    is_flag=True,
+    help="Serve a live page of the task while it runs; its address is printed. Needs an extra.",
+)
+
+
+@click.command()
+@click.argument("tasks", metavar="[TASK]...", nargs=-1)
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("heterofed_runs"),
+    show_default=True,
+    help="Parent of the results folders.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Port to listen at; 0: any free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at. Any other one lets in whoever knows the page's address.",
+)
+@click.option("--until-stdin-ends", is_flag=True, hidden=True)
+def watch(
+    tasks: tuple[str, ...], results: Path, port: int, host: str, until_stdin_ends: bool
+) -> None:
+    """Show runs in a browser, while they go on and after them.
+
+    Prints the address of a page that shows each TASK, by default all tasks of ./heterofed_runs. The
+    address ends in a token: whoever has it can look. Ends with Ctrl-C.
+    """
+    from heterofed.watch.serve import serve
+
+    serve(
+        results.absolute(),
+        tasks,
+        host=host,
+        port=port,
+        say=lambda address: click.echo(f"watch: {address}"),
+        until_stdin_ends=until_stdin_ends,
+    )
