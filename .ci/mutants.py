@@ -76,8 +76,8 @@ class Module:
         random.Random(0).shuffle(specs)
         made: dict[str, Mutant] = {}
         for spec in specs:
-            code = mutate_code(self.source, get_operator(spec.operator_name)(), spec.occurrence)
-            if _compiles(code):
+            code = _mutated(self.source, spec)
+            if code is not None:
                 mutant = Mutant(spec, code)
                 made[mutant.key] = mutant
             if len(made) == sample:
@@ -120,7 +120,8 @@ class Module:
         }
         swapping = {key: codes for key, codes in changed.items() if codes}
         plugin = Swapping(self.tree / self.path, swapping, self.processor_seconds, self._note)
-        self._expected = len(self.outcomes) + len(pending)
+        self._pending = len(pending)
+        self._known = len(self.outcomes)
         if forked(partial(run, self.tests, plugin)) != "survived":
             sys.exit(f"{self.path}: its tests could not be collected")
         self.outcomes = self._kept()
@@ -136,7 +137,8 @@ class Module:
     def _note(self, key: str, outcome: str) -> None:
         self.outcomes[key] = outcome
         self.results.write_text(json.dumps(self.outcomes))
-        os.write(PROGRESS, f"\r{self.path}: {len(self.outcomes)} of {self._expected}".encode())
+        tested = len(self.outcomes) - self._known
+        os.write(PROGRESS, f"\r{self.path}: {tested} of {self._pending}".encode())
 
     def _kept(self) -> dict[str, str]:
         return json.loads(self.results.read_text()) if self.results.exists() else {}
@@ -156,12 +158,16 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def _compiles(code: str) -> bool:
+def _mutated(source: str, spec: MutationSpec) -> str | None:
+    """The code of a mutant; None where that is no code."""
     try:
+        code = mutate_code(source, get_operator(spec.operator_name)(), spec.occurrence)
         compile(code, "mutant", "exec")
     except SyntaxError:
-        return False
-    return True
+        return None
+    except AttributeError:  # Cosmic Ray cannot replace an exception with a dotted name
+        return None
+    return code
 
 
 def _show(text: str) -> None:

@@ -56,6 +56,8 @@ catches only what another party ended. If a hook raises, the exception reaches t
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +110,23 @@ class ConfigError(HeteroFedError):
 
     What to do: correct what the message names and start again.
     """
+
+
+@contextmanager
+def needing(extra: str, feature: str) -> Iterator[None]:
+    """A block that imports a library which not every installation has.
+
+    Args:
+        extra: the extra of heterofed that brings the library, such as "search".
+        feature: what cannot be done without it, as the beginning of a sentence.
+
+    Raises:
+        ConfigError: the library is not installed; the message says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"{feature} needs an extra: pip install 'heterofed[{extra}]'") from error
 
 
 class LocalProtocolError(HeteroFedError):

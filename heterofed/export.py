@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heterofed._version import __version__
 from heterofed.compute.wrappers import unwrapped
 from heterofed.data.signature import read_signature
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, needing
 from heterofed.files import make_folder, writing
 from heterofed.metrics import last_rows
 from heterofed.reporting.results import check_writable, write_whole
@@ -46,10 +46,8 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
         ConfigError: the folder holds no finished run, safetensors is not installed, or `out` cannot
             be written.
     """
-    try:
+    with needing("export", "an export"):
         from safetensors.torch import save
-    except ImportError:
-        raise ConfigError("exports need an extra: pip install 'heterofed[export]'") from None
     trained, out = read_trained(Path(folder), models), Path(out).absolute()
     names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
     if not names:
@@ -120,11 +118,9 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
     Raises:
         ConfigError: the packages for ONNX are not installed, or ONNX cannot express the model.
     """
-    try:
+    with needing("onnx", "ONNX"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError:
-        raise ConfigError("ONNX needs an extra: pip install 'heterofed[onnx]'") from None
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     model = unwrapped(model)
     path = Path(path)

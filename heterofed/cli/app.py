@@ -13,14 +13,12 @@ from typing import Any
 import click
 
 from heterofed._version import __version__
-from heterofed.cli import trust
+from heterofed.cli import options, trust
 from heterofed.cli.new import new
 from heterofed.cli.table import table
-from heterofed.cli.watch import WATCH
 from heterofed.cli.watch import watch as watch_command
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
-from heterofed.protocol.plan import MAX_PEER_IDS
 from heterofed.reporting.wrapping import error_line
 from heterofed.trackers.names import TRACKERS
 
@@ -48,13 +46,7 @@ def cli() -> None:
     show_default=True,
     help="Folder of MNIST; the data are downloaded to it if they are not there.",
 )
-@click.option(
-    "--results",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("heterofed_runs"),
-    show_default=True,
-    help="Parent of the results folder.",
-)
+@options.RESULTS
 @click.option(
     "--limit",
     type=(click.IntRange(min=1), click.IntRange(min=1)),
@@ -80,8 +72,8 @@ def cli() -> None:
     multiple=True,
     help="Track the Host's run; may be given several times.",
 )
-@WATCH
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
+@options.WATCH
+@options.AS_JSON
 def demo(
     rounds: int,
     data: Path,
@@ -121,7 +113,7 @@ def demo(
 
 
 @cli.command()
-@click.option("--task", required=True, help="Task id, the same at every party.")
+@options.TASK
 @click.option(
     "--role",
     type=click.Choice(["initiator", "collaborator"]),
@@ -148,36 +140,20 @@ def demo(
     show_default=True,
     help="Protocol of the intersection; only the initiator sets it.",
 )
-@click.option(
-    "--max-peer-ids",
-    type=click.IntRange(min=1, max=MAX_PEER_IDS),
-    default=10_000_000,
-    show_default=True,
-    help="At the initiator: the most ids of any party. At a collaborator: the most ids that the"
-    " initiator may intersect in all runs of the task together.",
+@options.max_peer_ids(
+    "At the initiator: the most ids of any party. At a collaborator: the most ids that the"
+    " initiator may intersect in all runs of the task together."
 )
-@click.option("--party", help="Your key in the task; the role by default.")
-@click.option(
-    "--parties",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="At the initiator: the number of collaborators to wait for.",
-)
-@click.option(
-    "--join-timeout",
-    type=click.FloatRange(min=0),
-    default=3600.0,
-    show_default=True,
-    help="Seconds to wait for the other parties; 0 means without limit.",
-)
-@click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
-def psi(column: str | None, as_json: bool, **options: Any) -> None:
+@options.PARTY
+@options.parties("At the initiator: the number of collaborators to wait for.")
+@options.JOIN_TIMEOUT
+@options.FRESH
+@options.AS_JSON
+def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
 
-    outcome = run_psi(id_column=column, **options)
+    outcome = run_psi(id_column=column, **given)
     if as_json:
         click.echo(json.dumps(outcome))
     else:

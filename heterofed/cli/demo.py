@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from heterofed.errors import ConfigError, TaskFailed
+from heterofed.errors import ConfigError, TaskFailed, needing
 from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
 from heterofed.runs.lifecycle import sigterm_as_exit
@@ -68,15 +68,15 @@ def run_demo(
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
-    if baselines and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("the plot of baselines needs an extra: pip install 'heterofed[plot]'")
     if watch:
         needed()
+    if baselines:
+        with needing("plot", "the plot of baselines"):
+            import matplotlib  # noqa: F401
     trackers(track)  # what cannot work shows before anything is started
     example = _example()
     began = time.monotonic()
-    results = results.absolute()
-    task = f"demo-{secrets.token_hex(3)}"
+    results, task = results.absolute(), f"demo-{secrets.token_hex(3)}"
     folder = results / task
     check_writable(folder)
     own_folder(folder)
@@ -89,11 +89,7 @@ def run_demo(
         _train(example, folder, common, asked)
     outcome = _outcome(folder / HOST, time.monotonic() - began)
     if baselines:
-        modes = ["--rounds", str(rounds), "--modes", *baselines]
-        with sigterm_as_exit(), _ended_with_us() as children:
-            children.append(_start(example, "baselines", [*common, *modes], None))
-            if code := children[0].wait():
-                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
+        _train_baselines(example, [*common, "--rounds", str(rounds), "--modes", *baselines])
         outcome |= _compared(folder / HOST / "baselines", baselines)
     return outcome
 
@@ -117,6 +113,18 @@ def _train(example: str, folder: Path, common: list[str], asked: list[str]) -> N
             f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
             f" see above and {log}"
         )
+
+
+def _train_baselines(example: str, arguments: list[str]) -> None:
+    """Train the baselines to their end.
+
+    Raises:
+        TaskFailed: their process failed.
+    """
+    with sigterm_as_exit(), _ended_with_us() as children:
+        children.append(_start(example, "baselines", arguments, None))
+        if code := children[0].wait():
+            raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
 
 
 def _example() -> str:

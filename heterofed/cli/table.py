@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
 
+from heterofed.cli import options
+from heterofed.cli.options import all_of
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import overlap
-from heterofed.cli.watch import WATCH
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 Role = Literal["host", "collaborator"]
 
@@ -24,48 +23,17 @@ def table() -> None:
     """Train a joint model of tables, one at each party, and predict with it."""
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def all_of(command: F) -> F:
-        for each in reversed(options):
-            command = each(command)
-        return command
-
-    return all_of
-
-
-_COMMON = _options(
-    click.argument("location", metavar="TABLE"),
-    click.option("--task", required=True, help="Task id, the same at every party."),
-    click.option(
-        "--role",
-        type=click.Choice(["host", "collaborator"]),
-        default="host",
-        show_default=True,
-        help="The Host has the label; one per task.",
-    ),
-    click.option("--party", help="Your key in the task; the role by default."),
-    click.option(
-        "--results",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("heterofed_runs"),
-        show_default=True,
-        help="Parent of the results folder.",
-    ),
-    click.option(
-        "--join-timeout",
-        type=click.FloatRange(min=0),
-        default=3600.0,
-        show_default=True,
-        help="Seconds to wait for the others; 0: for ever.",
-    ),
-    click.option("--table", help="Of a database."),
-    click.option("--query", help="Of a database, in place of a table."),
-    click.option("--delimiter", help="Between the fields of a text file; found out by default."),
-    click.option("--encoding", help="Of a text file; found out by default."),
-    click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout."),
+_COMMON = all_of(
+    options.TABLE,
+    options.TASK,
+    options.ROLE,
+    options.PARTY,
+    options.RESULTS,
+    options.JOIN_TIMEOUT,
+    options.AS_JSON,
 )
 
-_AT_HOST = _options(
+_AT_HOST = all_of(
     click.option("--label", multiple=True, help="At the Host: column of the label, or several."),
     click.option(
         "--kind",
@@ -155,13 +123,7 @@ _AT_HOST = _options(
         show_default=True,
         help="At the Host: which fold is the test, from 0.",
     ),
-    click.option(
-        "--parties",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="At the Host: Collaborators to wait for, where there is no task file.",
-    ),
+    options.parties("At the Host: Collaborators to wait for, where there is no task file."),
     click.option(
         "--psi",
         type=click.Choice(["ecdh", "rsa"]),
@@ -177,27 +139,18 @@ _AT_HOST = _options(
 @click.option(
     "--id", "ids", multiple=True, required=True, help="Column of the ids; several are joined."
 )
-@click.option(
-    "--id-recipe",
-    help="How ids are written, such as integer, text:lower or phone:CN; at the Host for all.",
-)
-@click.option(
-    "--duplicates",
-    type=click.Choice(["error", "first", "last", "many"]),
-    default="error",
-    show_default=True,
-    help="Where an id stands in several rows; many only at the Host.",
-)
+@options.ID_RECIPE
+@options.DUPLICATES
 @click.option(
     "--column", "columns", multiple=True, help="A column to learn from; else all but ids and label."
 )
 @click.option("--leave-out", multiple=True, help="A column not to learn from.")
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
-@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run of the task.")
-@WATCH
+@options.FRESH
+@options.WATCH
 @_AT_HOST
 @click.pass_context
-def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
+def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
     """Train a joint model: run this at every party, each with its own TABLE.
 
     TABLE is a CSV or Parquet file, or the address of a database. Columns are prepared by what they
@@ -207,13 +160,13 @@ def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) 
 
     if role == "collaborator":
         _refuse(context, [each.name for each in _host_options()], "the Host decides")
-        if options["duplicates"] == "many":
+        if given["duplicates"] == "many":
             raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
-    elif not options["label"]:
+    elif not given["label"]:
         raise click.UsageError("the Host needs --label, the column of the label")
-    if options["columns"] and options["leave_out"]:
+    if given["columns"] and given["leave_out"]:
         raise click.UsageError("give --column or --leave-out, not both")
-    _show(run(role=role, **options), as_json)
+    _show(run(role=role, **given), as_json)
 
 
 @table.command()
@@ -241,7 +194,7 @@ def train(context: click.Context, /, role: Role, as_json: bool, **options: Any) 
     help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
 )
 @click.pass_context
-def predict(context: click.Context, /, role: Role, as_json: bool, **options: Any) -> None:
+def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
     """Predict the rows of TABLE that all parties have: run this at every party of the training.
 
     The Host gets the predictions of the best round's models; a Collaborator computes its part of
@@ -251,7 +204,7 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **options: Any
 
     others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
     _refuse(context, others[role], f"it is not for a {role}")
-    _show(run(role=role, **options), as_json)
+    _show(run(role=role, **given), as_json)
 
 
 table.add_command(check)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from heterofed.cli import options
 from heterofed.errors import HeteroFedError
 
 USES = {
@@ -27,22 +28,12 @@ USES = {
 
 
 @click.command()
-@click.argument("location", metavar="TABLE")
+@options.TABLE
 @click.option("--id", "ids", multiple=True, help="Column of the ids, or several.")
 @click.option("--label", "labels", multiple=True, help="At the Host: column of the label.")
-@click.option("--id-recipe", "recipe", help="How ids are written, such as integer or phone:CN.")
-@click.option(
-    "--duplicates",
-    type=click.Choice(["error", "first", "last", "many"]),
-    default="error",
-    show_default=True,
-    help="Where an id stands in several rows: refuse, keep one, or keep all (at the Host).",
-)
-@click.option("--table", help="Of a database.")
-@click.option("--query", help="Of a database, in place of a table.")
-@click.option("--delimiter", help="Between the fields of a text file; found out by default.")
-@click.option("--encoding", help="Of a text file; found out by default.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+@options.ID_RECIPE
+@options.DUPLICATES
+@options.AS_JSON
 @click.pass_context
 def check(context: click.Context, /, location: str, as_json: bool, **given: Any) -> None:
     """Say what each column of a TABLE (a file, or a database's address) is, and would become."""
@@ -50,7 +41,7 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
     from heterofed.tabular.sources import open_source
 
     ids, labels, recipe, duplicates = (
-        given.pop(name) for name in ("ids", "labels", "recipe", "duplicates")
+        given.pop(name) for name in ("ids", "labels", "id_recipe", "duplicates")
     )
     source = open_source(location, **given)
     report = inspect(source, ids=ids, label=labels)

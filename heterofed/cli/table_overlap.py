@@ -8,57 +8,29 @@ from typing import Any
 
 import click
 
-from heterofed.protocol.plan import MAX_PEER_IDS
+from heterofed.cli import options
 
 
 @click.command()
-@click.argument("location", metavar="TABLE")
-@click.option("--task", required=True, help="Task id, the same at every party.")
+@options.TABLE
+@options.TASK
 @click.option("--id", "ids", multiple=True, required=True, help="Column of the ids; or several.")
-@click.option("--id-recipe", "recipe", help="How ids are written; the same at every party.")
-@click.option(
-    "--role",
-    type=click.Choice(["host", "collaborator"]),
-    default="host",
-    show_default=True,
-    help="The Host counts with each other party; one per task.",
+@options.ID_RECIPE
+@options.ROLE
+@options.PARTY
+@options.parties("At the Host: parties to wait for, where there is no task file.")
+@options.max_peer_ids(
+    "Ids that the Host may have counted or intersected in all runs of the task together."
 )
-@click.option("--party", help="Your key in the task; the role by default.")
-@click.option(
-    "--parties",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="At the Host: parties to wait for, where there is no task file.",
-)
-@click.option(
-    "--max-peer-ids",
-    type=click.IntRange(min=1, max=MAX_PEER_IDS),
-    default=10_000_000,
-    show_default=True,
-    help="Ids that the Host may have counted or intersected in all runs of the task together.",
-)
-@click.option(
-    "--results",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("heterofed_runs"),
-    show_default=True,
-    help="Parent of the results folder.",
-)
-@click.option(
-    "--join-timeout",
-    type=click.FloatRange(min=0),
-    default=3600.0,
-    show_default=True,
-    help="Seconds to wait for the others; 0: for ever.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON on stdout.")
-def overlap(as_json: bool, **options: Any) -> None:
+@options.RESULTS
+@options.JOIN_TIMEOUT
+@options.AS_JSON
+def overlap(as_json: bool, **given: Any) -> None:
     """Count how many ids of TABLE the other parties have too: run this at every party.
 
     Every party learns the number and nothing else; before any contract, and without a label.
     """
-    found = count_overlap(**options)
+    found = count_overlap(**given)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -73,13 +45,14 @@ def count_overlap(
     location: str,
     task: str,
     ids: tuple[str, ...],
-    recipe: str | None,
+    id_recipe: str | None,
     role: str,
     party: str | None,
     parties: int,
     max_peer_ids: int,
     results: Path,
     join_timeout: float,
+    **of_source: Any,
 ) -> dict[str, Any]:
     """Run one party of a count.
 
@@ -94,9 +67,9 @@ def count_overlap(
     from heterofed.tabular.ids import IdRecipe, overlap_advice, read_ids
     from heterofed.tabular.sources import open_source
 
-    by = IdRecipe.parse(recipe) if recipe else IdRecipe.of_columns(len(ids))
+    by = IdRecipe.parse(id_recipe) if id_recipe else IdRecipe.of_columns(len(ids))
     # Rows that repeat an id count once: only whom both know is asked.
-    own = read_ids(open_source(location), ids, by, duplicates="first")
+    own = read_ids(open_source(location, **of_source), ids, by, duplicates="first")
     given: dict[str, Any] = {
         "ids": own.ids,
         "max_peer_ids": max_peer_ids,

@@ -73,8 +73,7 @@ def train(
     check_writable(results.absolute())
     source = open_source(location, table=table, query=query, delimiter=delimiter, encoding=encoding)
     source.must_have([*ids, *label, *columns, *leave_out])
-    beside = [given[name] for name in ("weight", "group", "time")]
-    taken = {*ids, *label, *leave_out, *beside}
+    taken = {*ids, *label, *leave_out, *(given[name] for name in ("weight", "group", "time"))}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed}
@@ -100,7 +99,7 @@ def train(
 def _launched(
     scheduler: TabularHost | TabularCollaborator,
     task: str,
-    read: Given,
+    given: Given,
     *,
     fresh: bool,
     watch: bool,
@@ -110,7 +109,7 @@ def _launched(
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
-    kept = msgspec.json.encode(read)
+    kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
     return _trained(result, {} if found is None else found.metrics)

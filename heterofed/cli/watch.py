@@ -1,4 +1,4 @@
-"""`heterofed watch`, and the option `--watch` of commands that run tasks."""
+"""`heterofed watch`: a page of runs in a browser."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ from pathlib import Path
 
 import click
 
-WATCH = click.option(
-    "--watch",
-    is_flag=True,
-    help="Serve a live page of the task while it runs; its address is printed. Needs an extra.",
-)
+from heterofed.cli import options
 
 
 @click.command()
 @click.argument("tasks", metavar="[TASK]...", nargs=-1)
-@click.option(
-    "--results",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("heterofed_runs"),
-    show_default=True,
-    help="Parent of the results folders.",
-)
+@options.RESULTS
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -19,7 +19,7 @@ from heterofed.data.ids import Positions
 from heterofed.data.indexed import Rows
 from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
 from heterofed.data.signature import current_reader
-from heterofed.errors import ColumnError, ConfigError, IdError
+from heterofed.errors import ColumnError, ConfigError, IdError, needing
 from heterofed.reporting.tracebacks import plain_endings
 
 if TYPE_CHECKING:
@@ -163,10 +163,6 @@ class VerticalTable:
                 raise ConfigError(f"{path.name}: give a file that ends in .csv or .parquet")
         except (ConfigError, ColumnError):
             raise
-        except ImportError:
-            raise ConfigError(
-                "reading Parquet needs an extra: pip install 'heterofed[parquet]'"
-            ) from None
         except (UnicodeError, LookupError) as error:
             raise ConfigError(
                 f"{path} cannot be read as {encoding} text ({type(error).__name__}): give the"
@@ -299,7 +295,8 @@ class VerticalTable:
 
 
 def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
-    from pyarrow import parquet
+    with needing("parquet", "a Parquet file"):
+        from pyarrow import parquet
 
     _must_be_among(parquet.read_schema(path).names, wanted or ())
     frame: pd.DataFrame = need_pandas().read_parquet(path, columns=wanted)

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from heterofed.compute.autograd import BATCH_NORMS
 from heterofed.compute.tensors import is_finite
-from heterofed.errors import ConfigError, NonFiniteError
+from heterofed.errors import ConfigError, NonFiniteError, needing
 from heterofed.privacy.accountant import composed_epsilon, gaussian_epsilon
 from heterofed.privacy.gradient_defences import check_positive
 from heterofed.privacy.noise import SECRET_BYTES, Noise, added, widest
@@ -392,8 +392,6 @@ def _check_batch_size(batch_size: int, rows: int | None) -> None:
 
 
 def _opacus() -> Any:
-    try:
+    with needing("privacy", "DP-SGD"):
         import opacus
-    except ImportError:
-        raise ConfigError("DP-SGD needs an extra: pip install 'heterofed[privacy]'") from None
     return opacus

@@ -25,6 +25,7 @@ from heterofed.report import view
 from heterofed.report.charts import chart
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
+from heterofed.report.sources import visible
 from heterofed.reporting.results import write_whole
 from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
 
@@ -128,7 +129,14 @@ def style_sheet(package: str = "heterofed.report", name: str = "style.css") -> s
 
 @functools.cache
 def _pages(package: str) -> jinja2.Environment:
-    return _environment(package, autoescape=True)
+    return _environment(package, autoescape=True, finalize=_visible)
+
+
+def _visible(value: object) -> object:
+    """A value of a page, without characters that hide or reorder others; our markup stays."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(visible, value.split("\n")))
 
 
 def _environment(package: str = "heterofed.report", **settings: Any) -> jinja2.Environment:

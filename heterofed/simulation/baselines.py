@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, needing
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.hooks import half_engine
 from heterofed.hetero_nn.train.training import HostTraining
@@ -143,11 +143,9 @@ def plot(table: Path, metric: str, path: Path) -> Path:
     Raises:
         ConfigError: matplotlib is not installed, or there is no such column.
     """
-    try:
+    with needing("plot", "a plot"):
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise ConfigError("plots need an extra: pip install 'heterofed[plot]'") from None
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or metric not in rows[0] or "round" not in rows[0]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from heterofed import ConfigError, TaskResult, simulate
-from heterofed.errors import NonFiniteError
+from heterofed.errors import NonFiniteError, needing
 from heterofed.files import temporary_folder
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 
@@ -296,10 +296,8 @@ def _tell(study: optuna.Study, asked: optuna.Trial, reached: float) -> None:
 
 
 def _optuna() -> Any:
-    try:
+    with needing("search", "a search"):
         import optuna
-    except ImportError:
-        raise ConfigError("a search needs Optuna: pip install 'heterofed[search]'") from None
     return optuna
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import ModuleType
 
-from heterofed.errors import ConfigError
+from heterofed.errors import needing
 from heterofed.events import Event, PhaseEnded, Resumed, RoundEnded, TaskBegan, TaskEnded
 
 
@@ -129,9 +129,5 @@ def library(name: str, extra: str) -> ModuleType:
     Raises:
         ConfigError: it is not installed; the message names the extra.
     """
-    try:
+    with needing(extra, "this tracker"):
         return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError(
-            f"this tracker needs an extra: pip install 'heterofed[{extra}]'"
-        ) from None

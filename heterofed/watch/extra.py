@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from heterofed.errors import ConfigError
+from heterofed.errors import needing
 
 LIBRARIES = ("starlette", "uvicorn")
 
@@ -15,5 +15,7 @@ def needed() -> None:
     Raises:
         ConfigError: it is not; the message names the extra.
     """
-    if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
-        raise ConfigError("the live page needs an extra: pip install 'heterofed[watch]'")
+    with needing("watch", "the live page"):
+        for name in LIBRARIES:
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(name)

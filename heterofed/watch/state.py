@@ -124,7 +124,7 @@ class RunState:
                 self._end_phase(record)
             case records.Waiting(parties=names):
                 for name in map(self._named, names):
-                    self._stands(name, "awaited", record.at - record.seconds)
+                    self._set_presence(name, "awaited", record.at - record.seconds)
             case records.Round():
                 self.rounds[record.round] = record
                 self.planned = record.rounds or self.planned
@@ -132,7 +132,7 @@ class RunState:
                 party = self._party(record.party)
                 party.fast_bytes, party.fast_seconds = record.bytes, record.seconds
             case records.Lost():
-                self._stands(record.party, "lost", record.at)
+                self._set_presence(record.party, "lost", record.at)
                 if record.party in self.parties:
                     self.parties[record.party].losses += 1
             case records.Resumed():
@@ -164,7 +164,7 @@ class RunState:
         for name in (self.host, *self.collaborators):
             if name != self.party:
                 self._party(name)
-                self._stands(name, "here", record.at)
+                self._set_presence(name, "here", record.at)
 
     def _begin_phase(self, record: records.Phase) -> None:
         if record.phase in LEFT_BEFORE:
@@ -197,7 +197,7 @@ class RunState:
     def _end(self, record: records.Ended) -> None:
         self.ended, self.error, self.phase = True, record.error, ""
         self._nobody_awaited(record.at)
-        self._stands(record.about, "gone", record.at)
+        self._set_presence(record.about, "gone", record.at)
 
     def _nobody_awaited(self, at: float) -> None:
         """A phase began or ended: whoever was waited for is there again."""
@@ -209,7 +209,7 @@ class RunState:
         """The Host's feature key, where a party waits for `the Host` and does not know it yet."""
         return self.host if name == "the Host" else name
 
-    def _stands(self, name: str, presence: Presence, at: float) -> None:
+    def _set_presence(self, name: str, presence: Presence, at: float) -> None:
         """Note how a party of the task stands; one that is none is left out."""
         party = self.parties.get(name)
         if party is not None and party.presence != presence:

@@ -71,6 +71,7 @@ def end_of(peer: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
         monitor.close()
 
 
+@pytest.mark.slow
 def test_a_crowd_is_thinned_at_once(door: Endpoint) -> None:
     with contextlib.ExitStack() as stack:
         links = [
@@ -81,6 +82,7 @@ def test_a_crowd_is_thinned_at_once(door: Endpoint) -> None:
         assert not any(map(is_closed, links[-50:]))  # the oldest went
 
 
+@pytest.mark.slow
 def test_half_a_command_takes_no_room(door: Endpoint) -> None:
     """What strangers sent of commands that never end was all kept, a MiB of each."""
     body = struct.pack(">BQ", 6, 1 << 20) + bytes((1 << 20) - 10)
@@ -98,6 +100,7 @@ def test_half_a_command_takes_no_room(door: Endpoint) -> None:
     assert most < 250 << 20, f"{most >> 20} MiB"
 
 
+@pytest.mark.slow
 def test_whoever_is_let_in_must_say_something(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +159,7 @@ def test_one_party_does_not_take_all_links(door: Endpoint, offices: Path) -> Non
         assert time.monotonic() - began < GRACE_SECONDS or len(door._links) > 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_newcomers_are_kept_few_frames_of(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ VISITORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visitor", VISITORS)
 def test_a_host_with_keys(visitor: str, office: Path) -> None:
     with place("alice").listen() as endpoint:

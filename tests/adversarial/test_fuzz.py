@@ -21,12 +21,14 @@ EXAMPLES = 100
 SIZES = st.sampled_from([0, 0, 1, 16, 24, 64, 256, 1 << 14, 1 << 20, (1 << 20) + 1, 1 << 40])
 
 
+@pytest.mark.slow
 @settings(PATIENT, max_examples=1000)
 @given(st.binary(max_size=1024))
 def test_any_bytes(data: bytes) -> None:
     say(data)
 
 
+@pytest.mark.slow
 def test_many_random_bytes_get_somewhere() -> None:
     """Seeded, so that every branch below is taken in every check."""
     draw = random.Random(5)
@@ -40,6 +42,7 @@ def test_makers_bear_any_bytes(maker: object) -> None:
         assert isinstance(maker(Reader(data)), bytes)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MESSAGE_TYPES)
 def test_every_message_in_every_state_to_every_role(kind: type[Message]) -> None:
     """Each (role, state, message) with 100 messages drawn from all that the struct allows."""

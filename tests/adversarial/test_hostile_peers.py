@@ -24,14 +24,6 @@ from tests.privacy.test_masked_sum import SumHost
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture
-def open_links() -> Iterator[list[Any]]:
-    links: list[Any] = []
-    yield links
-    for each in links:
-        each.close()
-
-
 @pytest.mark.slow
 def test_stranger_cannot_end_a_running_task(tmp_path: Path, open_links: list[Any]) -> None:
     bob = TinyCollaborator(tmp_path)
@@ -45,6 +37,7 @@ def test_stranger_cannot_end_a_running_task(tmp_path: Path, open_links: list[Any
     assert isinstance(other.outcome(), TaskResult)
 
 
+@pytest.mark.slow
 def test_bad_guest_does_not_end_the_join_for_others(tmp_path: Path, open_links: list[Any]) -> None:
     host = Victim(TinyHost(tmp_path, collaborators=2))
     eve = connected()
@@ -57,6 +50,7 @@ def test_bad_guest_does_not_end_the_join_for_others(tmp_path: Path, open_links: 
         assert isinstance(each.outcome(), TaskResult)
 
 
+@pytest.mark.slow
 def test_collaborator_speaks_for_itself_alone(tmp_path: Path, open_links: list[Any]) -> None:
     host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"]))
     carol = Victim(TinyCollaborator(tmp_path, "carol"))
@@ -68,6 +62,7 @@ def test_collaborator_speaks_for_itself_alone(tmp_path: Path, open_links: list[A
         assert each.party == "bob"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lie", "kind"),
     [
@@ -107,6 +102,7 @@ def test_lies_in_training_name_the_liar(
     assert not isinstance(outcome, e.TaskAborted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lie",
     [
@@ -132,6 +128,7 @@ def test_lies_in_a_masked_sum_name_the_liar(
         assert each.party == "bob"
 
 
+@pytest.mark.slow
 def test_a_masking_key_of_small_order_names_its_sender(
     tmp_path: Path, open_links: list[Any]
 ) -> None:
@@ -145,6 +142,7 @@ def test_a_masking_key_of_small_order_names_its_sender(
         assert each.party == "bob"
 
 
+@pytest.mark.slow
 def test_one_that_comes_again_and_again_is_there_once(
     tmp_path: Path, open_links: list[Any]
 ) -> None:
@@ -170,6 +168,7 @@ def test_one_that_comes_again_and_again_is_there_once(
     assert isinstance(host.outcome(), TaskResult)
 
 
+@pytest.mark.slow
 def test_batches_beyond_the_credit_name_the_liar(tmp_path: Path, open_links: list[Any]) -> None:
     told = threading.Event()
 
@@ -192,6 +191,7 @@ def test_batches_beyond_the_credit_name_the_liar(tmp_path: Path, open_links: lis
     assert isinstance(carol.outcome(), e.TaskAborted)
 
 
+@pytest.mark.slow
 def test_dtype_may_not_change_between_batches(tmp_path: Path, open_links: list[Any]) -> None:
     host = Victim(TinyHost(tmp_path))
     bob = LyingCollaborator().to_train()
@@ -215,6 +215,7 @@ def test_key_of_another_size_than_the_plan_says(tmp_path: Path, open_links: list
     assert outcome.party == "bob"
 
 
+@pytest.mark.slow
 def test_no_goodbye_takes_nothing_from_the_host(tmp_path: Path, open_links: list[Any]) -> None:
     class Brief(TinyHost):
         def iterate_train_feature(self, *_: Any) -> Iterator[Any]:
@@ -243,6 +244,7 @@ def test_no_goodbye_takes_nothing_from_the_host(tmp_path: Path, open_links: list
     assert (outcome.folder / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_one_that_vanishes_holds_up_no_other_goodbye(tmp_path: Path) -> None:
     class Slow(TinyCollaborator):
         def on_round_end(self) -> None:
@@ -301,6 +303,7 @@ def test_host_cannot_work_back_to_raw_rows_from_known_weights(tmp_path: Path) ->
     assert isinstance(bob.outcome(), e.TaskFailed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "kind"),
     [
@@ -319,6 +322,7 @@ def test_absurd_plans(plan: dict[str, Any], kind: type[e.TaskFailed], tmp_path: 
     assert outcome.party != "bob"
 
 
+@pytest.mark.slow
 def test_host_holds_to_its_plan(tmp_path: Path) -> None:
     bob, host = Victim(TinyCollaborator(tmp_path)), LyingHost(max_rounds=1)
     host.welcome().to_train()
@@ -335,6 +339,7 @@ def test_host_holds_to_its_plan(tmp_path: Path) -> None:
     assert "more rounds than the plan says" in str(outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["separate", "masked_sum"])
 def test_host_has_a_round_tested_once(fusion: str, tmp_path: Path) -> None:
     # One that trains would compare its gradients with carol's, who is not there.
@@ -357,6 +362,7 @@ def test_host_has_a_round_tested_once(fusion: str, tmp_path: Path) -> None:
     assert "a second time for this round" in str(outcome)
 
 
+@pytest.mark.slow
 def test_host_holds_to_the_agreed_staleness(tmp_path: Path) -> None:
     bob, host = Victim(TinyCollaborator(tmp_path)), LyingHost(max_staleness=2)
     host.welcome().to_train(staleness=3)
@@ -382,6 +388,7 @@ def test_peer_that_reads_nothing_is_given_up_by_name(tmp_path: Path, open_links:
     assert "taken nothing" in str(outcome)
 
 
+@pytest.mark.slow
 def test_nan_gradients_are_the_hosts(tmp_path: Path) -> None:
     bob, host = Victim(TinyCollaborator(tmp_path)), LyingHost()
     host.welcome().to_train()

@@ -61,6 +61,7 @@ def test_only_ciphertext_is_seen(middle: Middle, tmp_path: Path) -> None:
     assert not [each for each in PLAIN if each in seen]
 
 
+@pytest.mark.slow
 def test_without_keys_all_of_it_is_seen(home: Path, tmp_path: Path, command: Command) -> None:
     """The test above can fail."""
     given = ["--host", "alice", "--address", f"tcp://127.0.0.1:{free_port()}"]
@@ -111,6 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tamper", [flip, repeat])
 @pytest.mark.parametrize("at", [4_000, 15_000])
 def test_a_changed_or_repeated_byte_ends_the_link(
@@ -133,6 +135,7 @@ def test_a_changed_or_repeated_byte_ends_the_link(
         assert not isinstance(outcome, e.RemoteProtocolError)
 
 
+@pytest.mark.slow
 def test_a_replayed_connection_says_nothing(open_links: list[Any]) -> None:
     alice, bob = new_key_pair(), new_key_pair()
     listener = listen("tcp://127.0.0.1:*", keys=ServerKeys(*alice, {"bob": bob[0]}))
@@ -171,6 +174,7 @@ def pump(*endpoints: Any, seconds: float = 0.7) -> list[Any]:
 # -- downgrades ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mechanism", "says"),
     [
@@ -212,6 +216,7 @@ def test_a_false_host_hears_nothing(
         assert not [each for each in (*PLAIN, secret.encode()) if each in way]
 
 
+@pytest.mark.slow
 def test_a_party_that_is_asked_for_no_encryption_refuses(
     office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:

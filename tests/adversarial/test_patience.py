@@ -58,6 +58,7 @@ def test_a_host_that_waits_for_ever(
     assert "said only that it waits for carol" in str(outcome)
 
 
+@pytest.mark.slow
 def test_a_host_that_waits_for_ever_in_the_join(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +353,7 @@ def test_something_that_accepts_before_the_host_is_up(
         assert isinstance(each.outcome(60), TaskResult), each.outcome()
 
 
+@pytest.mark.slow
 def test_handshakes_that_go_on_failing(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +368,7 @@ def test_handshakes_that_go_on_failing(
     assert time.monotonic() - began > 1.0
 
 
+@pytest.mark.slow
 def test_one_process_is_there_once_with_its_newest_connection(
     offices: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:

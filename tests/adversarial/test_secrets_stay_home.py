@@ -126,6 +126,7 @@ def columns(values: torch.Tensor) -> Iterator[bytes]:
         yield repr(float(value)).encode()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_well(traffic: Traffic, home: Path, tmp_path: Path) -> None:
     results = traffic.of(Bank(tmp_path, insecure=True), Shop(tmp_path, insecure=True))
     assert all(isinstance(each, TaskResult) for each in results), results
@@ -156,6 +157,7 @@ def test_a_run_in_which_a_hook_raises(traffic: Traffic, tmp_path: Path) -> None:
         assert word not in traffic.sent
 
 
+@pytest.mark.slow
 def test_these_searches_can_find_something(traffic: Traffic, tmp_path: Path) -> None:
     class Careless(Shop):
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
@@ -181,6 +183,7 @@ def outbound(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_what_left_is_on_record(office: Path, tmp_path: Path) -> None:
     results = run(TinyHost(tmp_path), TinyCollaborator(tmp_path))
     assert all(isinstance(each, TaskResult) for each in results), results

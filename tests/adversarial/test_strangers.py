@@ -52,6 +52,7 @@ def _frames(message: m.Message) -> list[Any]:
     return encode(message)
 
 
+@pytest.mark.slow
 def test_no_key_wrong_key_and_wrong_host(offices: Path, tmp_path: Path) -> None:
     host = Victim(TinyHost(tmp_path, collaborators=["bob", "carol"]))
     wait_for_host(offices)
@@ -90,6 +91,7 @@ def test_a_right_key_under_another_name(
     assert "bob, carol" in str(outcome)
 
 
+@pytest.mark.slow
 def test_one_party_cannot_keep_another_out(
     offices: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:

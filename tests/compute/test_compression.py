@@ -149,6 +149,7 @@ def test_dtype_names_cover_all_that_may_travel() -> None:
 # -- in a run ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_each_direction_is_compressed_on_its_own(tmp_path: Path) -> None:
     sizes = {}
@@ -172,6 +173,7 @@ def test_each_direction_is_compressed_on_its_own(tmp_path: Path) -> None:
     assert sizes["gradients"][1] < sizes["plain"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_gradients_are_rounded_and_nothing_else(tmp_path: Path) -> None:
     seen: dict[str, list[Tensor]] = {}

@@ -134,6 +134,7 @@ WHOLE_RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [Host, LabelOnly])
 @pytest.mark.parametrize("form", WHOLE_RUNS)
 def test_a_run_over_such_labels(host: type[Host], form: str, tmp_path: Path) -> None:

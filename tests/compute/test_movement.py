@@ -129,6 +129,7 @@ class Host(TinyHost):
         return nn.Linear(7, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda each: each.__name__)
 def test_what_does_not_train_is_told_once(
     case: Callable[[Parties], None],

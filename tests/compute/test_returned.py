@@ -136,6 +136,7 @@ def test_an_open_file_gives_lines_and_no_ids(tmp_path: Path) -> None:
         check_ids(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "Series", "pyarrow array", "subclasses"])
 def test_a_run_over_ids_of_other_types(form: str, tmp_path: Path) -> None:
     make = LISTS[form]
@@ -313,6 +314,7 @@ def test_columns_that_vary_by_batch(columns: Any, says: str) -> None:
     check_same_columns(first, {"b": torch.ones(1), "a": torch.ones(1)}, 4)
 
 
+@pytest.mark.slow
 def test_test_ids_among_the_train_ids_are_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,6 +70,7 @@ def test_rows_in_order_pass_without_a_word(
     assert warnings_of(caplog) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", ["iterate_train_feature", "iterate_test_feature"])
 def test_one_swapped_row_ends_the_task(hook: str, tmp_path: Path) -> None:
     class Swapping(Collaborator):
@@ -113,6 +114,7 @@ def test_parties_that_shuffle_on_their_own(tmp_path: Path) -> None:
     assert (type(mine), mine.batch, host.steps) == (RowOrderError, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [["id-001"], [1] * BATCH, "x" * BATCH, 5])
 def test_ids_that_are_not_one_string_per_row(ids: Any, tmp_path: Path) -> None:
     class Wrong(Collaborator):
@@ -136,6 +138,7 @@ def test_without_ids_each_party_warns_once(
     assert "bob yields no ids" in found[1]
 
 
+@pytest.mark.slow
 def test_a_host_says_whose_rows_are_not_verified(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

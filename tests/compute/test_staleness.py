@@ -177,6 +177,7 @@ def test_nothing_measured_chooses_the_exact_mode() -> None:
     assert Probe().choose() == 0
 
 
+@pytest.mark.slow
 def test_graphs_do_not_outlive_their_tensors() -> None:
     weight = torch.randn(3, 3, requires_grad=True)
     with stashed_weights([weight]):

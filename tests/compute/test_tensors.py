@@ -276,6 +276,8 @@ def test_int8_is_a_scale_for_each_row_and_then_the_items() -> None:
     items = np.frombuffer(parts[1], np.int8).reshape(2, -1)
     assert items.tolist() == [[127, -1, 0, 63, 0, 0], [-127, 64, 1, 2, 0, 1]]
     assert len(parts) == 2
+    whole = torch.full((3, 8), 127.0)  # its scales have a byte that would be -128
+    assert torch.equal(received({"": whole}, coding="int8")[""], whole)
 
 
 def test_rows_too_small_to_be_told_from_zeros_are_zeros() -> None:

@@ -38,6 +38,7 @@ def test_batches_with_their_ids(workers: int) -> None:
     assert [each.labels.tolist() for each in batches] == [[0, 1, 2], [3]]
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned() -> None:
     data = IndexedDataset(PLAIN, IDS, labelled=True)
     batches = data.batches(sorted(IDS), 3, num_workers=1, multiprocessing_context="spawn")

@@ -98,6 +98,7 @@ def predict(path: Path, host: Any, collaborator: Any, ids: list[str] | None = No
     return done.results["alice"].set_index("id")["prediction"]
 
 
+@pytest.mark.slow
 def test_a_row_served_alone_is_the_row_that_was_trained(tmp_path: Path) -> None:
     host, collaborator = trained(tmp_path)
     mine, other = host_frame(), theirs()
@@ -125,6 +126,7 @@ def test_a_row_served_alone_is_the_row_that_was_trained(tmp_path: Path) -> None:
         assert alone[one] == pytest.approx(together[one], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("party", ["host", "collaborator"])
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -188,6 +190,7 @@ class Framed(Collaborator):
             yield feature_model(torch.tensor(at.to_numpy(), dtype=torch.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [None, ["e", "c", "d"]])
 def test_feature_columns_of_frames_read_by_hand(declared: Any, tmp_path: Path) -> None:
     data = frame("cde", 2, missing=False).iloc[10:].set_index("id")
@@ -211,6 +214,7 @@ def test_feature_columns_of_frames_read_by_hand(declared: Any, tmp_path: Path) -
             served()
 
 
+@pytest.mark.slow
 def test_features_of_another_width_are_refused_at_the_host_too(tmp_path: Path) -> None:
     trained(tmp_path)
     wide: Any = Host(tmp_path, host_table(host_frame()))
@@ -244,6 +248,7 @@ def test_a_test_table_in_another_order_than_the_train_table(tmp_path: Path) -> N
         simulate(host, [bob], task_id="served")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_means(tmp_path: Path) -> None:
     class Falls(Host):
         def on_round_end(self) -> None:

@@ -32,6 +32,7 @@ class ReadingCollaborator(TinyCollaborator):
         return super().load_local_ids()
 
 
+@pytest.mark.slow
 def test_every_party_reads_what_the_host_announces(tmp_path: Path) -> None:
     host = ReadingHost(tmp_path, max_rounds=1, collaborators=2, agreed=AGREED)
     others = [

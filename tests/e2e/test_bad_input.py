@@ -133,6 +133,7 @@ def two_kinds(form: str, labels: Tensor) -> Any:
     }[form]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_only", [False, True])
 @pytest.mark.parametrize("form", ["dict", "tuple", "list", "rows", "array"])
 def test_labels_may_have_any_form(form: str, label_only: bool, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def through_relay(home: Path, *, rounds: int) -> Relay:
     return relay
 
 
+@pytest.mark.slow
 def test_cuts_in_every_phase_change_nothing(home: Path, tmp_path: Path) -> None:
     calm = run(TinyHost(tmp_path / "calm", max_rounds=6), TinyCollaborator(tmp_path / "calm"))
     assert all(isinstance(each, TaskResult) for each in calm)

@@ -52,6 +52,7 @@ def no_fetch(folder: Path) -> dict[str, bytes]:
 # --- files ---
 
 
+@pytest.mark.slow
 def test_the_files_are_the_canonical_ones(real_files: dict[str, bytes]) -> None:
     assert {name: data._md5(content) for name, content in real_files.items()} == {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",

@@ -33,6 +33,7 @@ print(half(torch.ones(1, 3)).tolist())
 """
 
 
+@pytest.mark.slow
 def test_halves_and_card(tmp_path: Path) -> None:
     host, bob = TinyHost(tmp_path, psi_protocol="ecdh"), TinyCollaborator(tmp_path)
     done = simulate(host, [bob], task_id="tiny")

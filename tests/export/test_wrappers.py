@@ -124,6 +124,7 @@ def test_a_run_goes_on_without_its_wrapper(tmp_path: Path) -> None:
     assert all(torch.equal(now[each], expected[each]) for each in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of the compiler
 def test_files_of_compiled_halves_fit_plain_ones(tmp_path: Path) -> None:
     """In one thread: two that compile at once are too much for torch."""

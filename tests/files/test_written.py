@@ -178,6 +178,7 @@ def everything(places: dict[str, Path]) -> list[Path]:
     return [path for path in found if not any(each in str(path) for each in theirs)]
 
 
+@pytest.mark.slow
 def test_all_that_is_written_is_private_under_umask_000(places: dict[str, Path]) -> None:
     seen: dict[Path, int] = {}
 
@@ -199,6 +200,7 @@ def test_all_that_is_written_is_private_under_umask_000(places: dict[str, Path])
     assert not [path for path in seen if path.is_relative_to(places["user"])]
 
 
+@pytest.mark.slow
 def test_a_link_planted_in_place_of_any_file_leads_nowhere(
     places: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ class Reads(TinyHost):
         pass
 
 
+@pytest.mark.slow
 def test_features_in_reused_memory_arrive_as_they_were(tmp_path: Path) -> None:
     host = Reads(tmp_path, max_rounds=1)
     host.seen = []

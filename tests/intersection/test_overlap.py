@@ -18,12 +18,12 @@ pytestmark = pytest.mark.usefixtures("home")
 class Asker(RSAPSIInitiatorScheduler):
     """What `run` starts is the count."""
 
-    def launch_task(self, task_id: str, resume: Any = "auto") -> Any:
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
         return self.count_common(task_id)
 
 
 class Answerer(RSAPSICollaboratorScheduler):
-    def launch_task(self, task_id: str, resume: Any = "auto") -> Any:
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
         return self.count_common(task_id)
 
 
@@ -75,6 +75,7 @@ def test_what_travels_holds_no_id_and_not_their_order(
         assert b"somebody-" not in values
 
 
+@pytest.mark.slow
 def test_a_party_that_wants_to_count_takes_part_in_nothing_else(tmp_path: Path) -> None:
     bank = RSAPSIInitiatorScheduler(
         "bank", ids=ids(*range(30)), join_timeout=3, results_dir=tmp_path

@@ -156,6 +156,7 @@ def endless(folder: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_call_that_blocks_has_a_deadline_or_a_reason() -> None:
     found = endless("heterofed") | endless("psi")
     assert found - set(ENDLESS) == set(), "give these a timeout, or say in ENDLESS why they end"

@@ -189,6 +189,7 @@ def test_host_without_labels(tmp_path: Path) -> None:
     assert "(features, labels)" in str(at_host)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "hook", "phase"),
     [
@@ -269,6 +270,7 @@ def test_wrong_metrics_keys(tmp_path: Path) -> None:
 # -- who is there ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_host_alone(tmp_path: Path) -> None:
     (outcome,) = run(TinyHost(tmp_path, join_timeout=1.5))
     assert type(outcome) is e.JoinTimeoutError
@@ -286,6 +288,7 @@ def test_host_names_who_is_missing(tmp_path: Path) -> None:
     assert_told(at_collaborator, e.JoinTimeoutError)
 
 
+@pytest.mark.slow
 def test_collaborator_alone(tmp_path: Path) -> None:
     (outcome,) = run(TinyCollaborator(tmp_path, join_timeout=1.5))
     assert type(outcome) is e.JoinTimeoutError
@@ -293,6 +296,7 @@ def test_collaborator_alone(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "tiny").glob("*/*")] == ["status.json"]
 
 
+@pytest.mark.slow
 def test_stranger_is_turned_away(tmp_path: Path) -> None:
     host, mallory = TinyHost(tmp_path, collaborators=["bob"]), TinyCollaborator(tmp_path, "mallory")
     outcomes = run(host, mallory, LateCollaborator(tmp_path))
@@ -363,6 +367,7 @@ def test_late_stranger_is_turned_away_too(tmp_path: Path) -> None:
     assert (outcomes[0].rounds, outcomes[2].rounds) == (20, 20)
 
 
+@pytest.mark.slow
 def test_parties_may_come_in_either_order(tmp_path: Path) -> None:
     class Late(TinyHost):
         def validate_context(self) -> None:

@@ -39,6 +39,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "form"), CASES)
 def test_the_largest_features(dtype: str, form: str, parties: Parties, tmp_path: Path) -> None:
     items = SIZE // m.ITEM_BYTES[dtype]

@@ -73,6 +73,7 @@ def test_the_order_of_rows_tells_nothing_of_a_seed() -> None:
     assert len({drawn_order("a", None) for _ in range(100)}) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 5])
 def test_plans_do_not_hang_on_the_hosts_seed(seed: int | None, tmp_path: Path) -> None:
     told, seeds = [], []

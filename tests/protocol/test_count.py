@@ -27,6 +27,7 @@ from tests.protocol.link import (
     H,
     Line,
     Link,
+    Purpose,
     finish,
     hello,
     points,
@@ -80,3 +81,34 @@ def test_both_lists_may_wait() -> None:
     assert more >= 0
     big = PLAN.__class__(host="a", collaborators=("b",), max_peer_ids=10**9)
     assert most_waiting(big, counts=True) >= 64 * 10**9
+
+
+@pytest.mark.parametrize("count", [1, PLAN.max_peer_ids])
+def test_counts_are_of_one_id_up_to_the_limit(count: int) -> None:
+    link = Link(*MET, Line(H, CountBegin(count)), Line(C, CountReady(count)))
+    link.say(points(CountBlinded(count)))
+    assert link.state is State.PSI_COUNT_ASKED
+
+
+@pytest.mark.parametrize(("values", "size"), [(1, 31), (1, 33), (1, 64), (2, 32), (2, 65), (0, 32)])
+def test_a_chunk_has_32_bytes_for_each_value(values: int, size: int) -> None:
+    why = Link(*COUNTING).refuses(Line(H, CountBlinded(values), size))
+    assert "not as many values" in why or "wrong size" in why
+
+
+def test_a_chunk_is_a_frame_at_most() -> None:
+    many = (1 << 20) // 32
+    wide = PLAN.__class__(host="a", collaborators=("b",))
+    link = Link(hello(purpose="overlap"), welcome(wide))
+    link.say(Line(H, CountBegin(2 * many)), Line(C, CountReady(1)))
+    assert "wrong size" in link.refuses(points(CountBlinded(many + 1)))
+    link.say(points(CountBlinded(many)))
+
+
+def test_a_session_has_room_for_both_lists_only_while_it_counts() -> None:
+    big = PLAN.__class__(host="a", collaborators=("b",), max_peer_ids=10**8)
+    purposes: list[Purpose] = ["train", "psi", "overlap", "predict", "rehearse"]
+    for purpose in purposes:
+        link = Link(hello(purpose=purpose), welcome(big))
+        expected = most_waiting(big, counts=purpose == "overlap")
+        assert [each.most_waiting for each in link.ends.values()] == [expected] * 2

@@ -509,6 +509,7 @@ def endings(finished: list[Run]) -> Counter[tuple[str, ...]]:
     return Counter(tuple(run.sessions[role].state.value for role in Role) for run in finished)
 
 
+@pytest.mark.slow
 def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     finished = runs(range(1000))
     assert endings(finished) == {("closed", "closed"): 1000}
@@ -529,6 +530,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
         assert ((State.SPLIT, H, Finish) in run.rows) == of_ids
 
 
+@pytest.mark.slow
 def test_runs_with_aborts_from_either_side_all_end() -> None:
     finished = runs(range(10_000, 13_000), aborts=True)
     ends = endings(finished)
@@ -544,6 +546,7 @@ def test_runs_with_aborts_from_either_side_all_end() -> None:
     assert {(state, role, Abort) for state in live for role in Role} <= used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aborts", [False, True])
 def test_runs_with_losses_all_end(aborts: bool) -> None:
     finished = runs(range(30_000, 31_000), aborts=aborts, losses=True)

@@ -18,7 +18,6 @@ from heterofed.protocol.messages import (
     SplitParts,
 )
 from heterofed.protocol.plan import Plan
-from heterofed.protocol.session import MAX_SPAN
 from heterofed.protocol.states import State
 
 from .link import (
@@ -171,18 +170,26 @@ def test_whoever_waits_for_chunks_gets_on_with_each() -> None:
     assert "no id" in link.refuses(Line(H, SplitParts(0)))
 
 
+def test_one_id_is_enough_and_the_most_may_be_asked() -> None:
+    for count in (1, PLAN.max_peer_ids):
+        for done_before in (0, count):
+            link = Link(hello(), welcome(), Line(C, PsiKey(count), 500))
+            link.say(Line(H, PsiBegin(count, done_before)))
+            assert link.state is State.PSI_SIGNING
+
+
 @pytest.mark.parametrize("size", [1, MAX_KEY_BYTES])
 def test_a_key_has_from_one_byte_to_the_most(size: int) -> None:
     Link(hello(), welcome(), Line(C, PsiKey(4), size))
 
 
-@pytest.mark.parametrize(("more", "alone"), [(-8, False), (0, True), (8, True)])
+@pytest.mark.parametrize(("more", "alone"), [(-1, False), (0, True), (1, True)])
 def test_a_batch_that_is_large_enough_goes_alone(more: int, alone: bool) -> None:
     plan = Plan(host="bank", collaborators=("shop",), credit=3)
-    large = tensor(2, (AHEAD_BYTES + more) // 8)
+    large = tensor(1, AHEAD_BYTES + more, dtype="uint8")
     link = prepared(plan, trainable=False)
     for batch in range(3):  # also once others were dealt with
-        link.say(*([begin_train(1, 0)] if batch == 0 else []), features(batch, large))
+        link.say(*([begin_train(1, 0)] if batch == 0 else []), features(batch, large, rows=1))
         assert (link.ends[C].batch_window == 0) == alone
         assert (link.ends[H].batch_window == 0) == alone
         link.say(done(batch))
@@ -211,6 +218,48 @@ def test_every_batch_is_answered_twice_at_most() -> None:
         for last in (True, False):
             assert "more than twice" in link.refuses(gradients(batch, last=last))
         link.say(done(batch))
+
+
+def test_answers_are_to_the_oldest_open_batch() -> None:
+    link = Link(
+        *PREPARED, begin_train(1), features(0, tensor(2, 3)), features(1, tensor(3, 3), rows=3)
+    )
+    assert "not tensors of that batch" in link.refuses(gradients(0, tensor(3, 3)))
+    link.say(gradients(0, tensor(2, 3)), done(0))
+    assert "not tensors of that batch" in link.refuses(gradients(1, tensor(2, 3)))
+    link.say(gradients(1, tensor(3, 3)))
+
+
+def test_staleness_that_was_chosen_may_be_said_again() -> None:
+    link = prepared(msgspec.structs.replace(PLAN, max_staleness="auto"))
+    link.say(begin_train(1, 0), features(0), done(0, staleness=2), features(1))
+    link.say(done(1, staleness=2), features(2))
+    assert "less staleness" in link.refuses(done(2, staleness=1))
+
+
+def test_no_batch_is_compared_again() -> None:
+    link = prepared(SUMS)
+    link.say(begin_train(1), masked(0), done(0), masked(1), done(1), seen(0))
+    assert "not the batch that is next" in link.refuses(seen(0))
+    link.say(seen(1), seen_by_others(0))
+    assert "not the batch that is next" in link.refuses(seen_by_others(0))
+    link.say(seen_by_others(1), end(2))
+
+
+def test_a_round_that_was_tested_goes_on_tested() -> None:
+    link = prepared(msgspec.structs.replace(IN_LEGS, checkpoint_batches=1))
+    link.say(begin_train(1), features(0), end(1), done(0), begin_test(1), end(0))
+    link.say(keep(1, 1), kept(1, 1), go_on(1, 1), end(1))
+    assert "a second time for this round" in link.refuses(begin_test(1))
+    link.say(round_end(1), kept(1), begin_train(2), end(0, number=2), begin_test(2))
+
+
+def test_sizes_are_none_unless_said() -> None:
+    sending, hearing = Link().ends[C], Link().ends[H]
+    (_, message, _) = hello()
+    sending.send(message)
+    hearing.admit(message)
+    assert hearing.receive(message)
 
 
 @pytest.mark.parametrize(
@@ -303,9 +352,9 @@ def test_the_end_of_features_alone_ends_no_phase_with_open_batches(begin: tuple[
 def test_a_shape_spans_no_more_than_a_memory_holds() -> None:
     """Of no items, and yet torch would be asked for strides that it cannot have."""
     link = Link(*PREPARED, begin_train(1))
-    for shape in ((2, MAX_SPAN // 2 + 1, 0), (2, MAX_SPAN // 2, 2, 0)):
+    for shape in ((2, 2**39 + 1, 0), (2, 2**39, 2, 0)):
         assert "a shape that no memory holds" in link.refuses(features(0, tensor(*shape)))
-    link.say(features(0, tensor(2, MAX_SPAN // 2, 0)))
+    link.say(features(0, tensor(2, 2**39, 0)))
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 2), (2, 4), (1, 3), (2, 3, 1), (1, 6)])

@@ -513,6 +513,7 @@ nested = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(PATIENT, max_examples=150)
 @given(
     tag=st.sampled_from([kind.__name__ for kind in MESSAGE_TYPES]),
@@ -562,6 +563,7 @@ def test_mutated_messages_are_messages_or_refused(line: Line) -> None:
     assert kept < 500
 
 
+@pytest.mark.slow
 def test_mutated_mail_never_breaks_a_session() -> None:
     """Whole path: bytes of a hostile peer into decoder and session, in every state."""
     random = Random(5)

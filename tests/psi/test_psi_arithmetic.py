@@ -23,6 +23,7 @@ def numbers(count: int) -> list[int]:
     return [int(run_hash.of_id(f"number {i}")) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_backends_agree_byte_for_byte() -> None:
     values = [0, 1, 2, 3, N - 1, N - 2, weak_key().p, weak_key().q, 2**1024, *numbers(70)]
     expected = wire(*(pow(value, weak_key().d, N) for value in values))

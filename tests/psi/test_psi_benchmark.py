@@ -52,6 +52,7 @@ def test_a_peer_that_is_not_there_is_an_error_in_the_result() -> None:
     assert "unknown" in run_peer("nobody", args)["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 def test_two_processes(
     protocol: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -116,6 +117,7 @@ def test_a_link_ends_with_the_other_party() -> None:
             link.receive()
 
 
+@pytest.mark.slow
 def test_results_stand_beside_those_of_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

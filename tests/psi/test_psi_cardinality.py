@@ -44,6 +44,7 @@ def played(
     return size, lists
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.sets(st.integers(0, 60), min_size=LEAST_IDS, max_size=50),
@@ -53,6 +54,7 @@ def test_it_counts_what_both_have(first: set[int], second: set[int]) -> None:
     assert count_common(names(*first), names(*second)) == len(first & second)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_travels_does_not_depend_on_the_order_of_ids(chance: random.Random) -> None:
@@ -77,6 +79,7 @@ def test_what_travels_is_as_long_whatever_is_common() -> None:
         assert not cut[0] & cut[2]
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_follow_the_order_of_the_question() -> None:
     """Who is asked sorts what it has raised: the places of a value before and after are unrelated.
 

@@ -24,6 +24,7 @@ def free_port() -> int:
     return port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["ecdh", "rsa"])
 def test_two_parties_in_a_few_lines(protocol: str, tmp_path: Path) -> None:
     port, named = str(free_port()), {}

@@ -328,12 +328,14 @@ def whole_run(protocol: psi.Protocol, pool: Executor) -> None:
             assert asking.intersection() == ids[100:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rsa", "ecdh"])
 def test_processes_do_the_work(protocol: psi.Protocol) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         whole_run(protocol, pool)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_does_the_work() -> None:
     dask: Any = pytest.importorskip("distributed")
     with (

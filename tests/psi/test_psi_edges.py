@@ -74,6 +74,7 @@ def test_both_sides_shuffled_with_partial_overlap(protocol: str, seed: int) -> N
 few_ids = st.lists(st.text(max_size=6), unique=True, max_size=8)
 
 
+@pytest.mark.slow
 @BOTH
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(few_ids, few_ids, few_ids, st.randoms(), st.integers(1, 9))

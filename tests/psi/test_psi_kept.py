@@ -82,6 +82,7 @@ def kept_file(folder: Path) -> Path:
 # -- the same run, interrupted ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @PROTOCOLS
 def test_both_parties_are_killed_and_continue(protocol: str, tmp_path: Path) -> None:
     here, there = tmp_path / "signer", tmp_path / "requester"
@@ -105,6 +106,7 @@ def test_both_parties_are_killed_and_continue(protocol: str, tmp_path: Path) -> 
     assert again._budget.spent() == 200  # what was lost came again as it was
 
 
+@pytest.mark.slow
 @PROTOCOLS
 def test_own_tags_that_a_crash_took_are_made_again(protocol: str, tmp_path: Path) -> None:
     with signer(protocol, tmp_path) as signing:

@@ -106,6 +106,7 @@ def test_e_dividing_p_minus_one_has_no_proof() -> None:
     refused(blob(p * q, best_root), "proof does not hold")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(CHALLENGES))
 def test_one_forged_root(number: int) -> None:
     sent = bytearray(blob(weak_key().n, honest_root(weak_key())))

@@ -15,6 +15,7 @@ from tests.psi.helpers import WIDTH, signer
 VECTORS: dict[str, Any] = json.loads(make_vectors.PATH.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_file_is_what_its_generator_writes() -> None:
     assert make_vectors.build() == VECTORS
 

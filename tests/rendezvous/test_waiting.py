@@ -53,6 +53,7 @@ def test_waits_are_told_of_ever_more_rarely(step: float) -> None:
     assert notices.due(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", [Role.HOST, Role.COLLABORATOR])
 def test_waiting_lines_name_what_to_compare(
     role: Role,
@@ -123,6 +124,7 @@ def test_a_host_tells_of_a_key_that_it_does_not_know(
     assert rotated.public not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_check_at_the_host_reports_unknown_keys(office: Path, command: Command) -> None:
     address = load_task(task_path(TASK, office)).address
     alice, stranger = load_key("alice", office), new_key_pair()
@@ -247,6 +249,7 @@ def foreign(port: int, behave: Callable[[socket.socket], None]) -> Iterator[str]
             each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behave", FOREIGN)
 def test_another_server_at_the_address_is_named_so(
     behave: Callable[[socket.socket], None], office: Path, command: Command

@@ -44,6 +44,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskResult]:
         return simulate(host, [bob], task_id="tiny").results
 
 
+@pytest.mark.slow
 def test_each_party_has_one_of_its_own(done: dict[str, TaskResult]) -> None:
     for name, result in done.items():
         assert result.report == result.folder / "report.html"
@@ -75,6 +76,7 @@ def test_a_hook_that_raises_leaves_a_report_that_names_it(tmp_path: Path) -> Non
     assert theirs.counts.common == 40
 
 
+@pytest.mark.slow
 def test_keys_terms_and_consent_are_those_of_the_task_file(home: Path, tmp_path: Path) -> None:
     open_offices(home, plan=["max_rounds=2", "psi_protocol=ecdh"])
     outcomes = run(TinyHost(tmp_path, psi_protocol="ecdh"), TinyCollaborator(tmp_path))
@@ -93,6 +95,7 @@ def test_keys_terms_and_consent_are_those_of_the_task_file(home: Path, tmp_path:
     assert f"{report.agreed.accepted[:10]} {report.agreed.accepted[11:16]} UTC" in text
 
 
+@pytest.mark.slow
 def test_a_launch_that_met_nobody_leaves_the_report_of_the_run_before(tmp_path: Path) -> None:
     host, bob = parties(tmp_path)
     simulate(host, [bob], task_id="tiny")
@@ -130,6 +133,7 @@ def test_tasks_that_only_intersect_have_one(tmp_path: Path) -> None:
     assert not any(each in text for each in IDS)
 
 
+@pytest.mark.slow
 def test_defences_and_epsilons_are_told(tmp_path: Path) -> None:
     class Host(TinyHost):
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Any:
@@ -146,6 +150,7 @@ def test_defences_and_epsilons_are_told(tmp_path: Path) -> None:
     assert [(each.column, each.value) for each in report.epsilons] == [("eps_labels", 2.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gather", "write_whole", "page_template"])
 def test_a_report_that_fails_costs_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

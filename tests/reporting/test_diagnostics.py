@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.progress import Progress
 from torch import nn, optim
 
 from heterofed import TaskResult
@@ -149,6 +150,7 @@ def test_a_fault_at_each_entry_point_costs_a_row_and_a_line(
         assert not (each.folder / "resume").exists()
 
 
+@pytest.mark.slow
 def test_faults_at_all_entry_points_at_once(
     tmp_path: Path,
     undisturbed: dict[str, torch.Tensor],
@@ -179,12 +181,22 @@ def test_a_fault_of_the_bar(
     monkeypatch.setattr(owner, name, fail)
     from heterofed.events import PhaseBegan
 
+    start, started = Progress.start, set[Progress]()
+
+    def noted(each: Progress) -> None:
+        started.add(each)
+        start(each)
+
+    monkeypatch.setattr(Progress, "start", noted)
     with console.attached() as show:
         show(PhaseBegan("train"))
         show(PhaseBegan("test"))
+    for each in started:
+        each.stop()  # or its thread writes on into the stderr of other tests
     assert len(says_failed(caplog)) == 1
 
 
+@pytest.mark.slow
 def test_a_callback_that_raises_and_equals_everything(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,6 +295,7 @@ def any_run(folder: Path, dtype: torch.dtype, form: str, effort: str) -> list[Ta
     return done(*run(host, bob))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_each_dtype_is_measured(
     dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -295,6 +308,7 @@ def test_each_dtype_is_measured(
     assert all(f",{each}," in table for each in ("ridge", "distance_correlation", "decoder"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [each for each in FORMS if each != "dense"])
 def test_each_form_of_input_trains_on(form: str, tmp_path: Path) -> None:
     measured = any_run(tmp_path / "full", torch.float32, form, "full")
@@ -305,6 +319,7 @@ def test_each_form_of_input_trains_on(form: str, tmp_path: Path) -> None:
     assert "nan" not in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "meta"), (torch.float16, "cpu")])
 def test_attacks_do_not_hang_on_the_defaults_of_the_process(
     device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -337,6 +352,7 @@ def test_attacks_do_not_hang_on_the_defaults_of_the_process(
         torch.set_default_device(None)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_measured_can_be_copied_and_pickled(tmp_path: Path) -> None:
     copies: list[nn.Module] = []
 
@@ -369,6 +385,7 @@ def test_what_cannot_be_written_is_a_missing_file(
     assert set(at_host.models) == {"feature_model", "infer_model"}
 
 
+@pytest.mark.slow
 def test_what_protects_still_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_guard.HostGuard, "outgoing", fail)
     at_host, at_bob = run(*parties(tmp_path))

@@ -58,6 +58,7 @@ NUMBERS = [
 ]
 
 
+@pytest.mark.slow
 def test_numbers_of_any_library_are_recorded(tmp_path: Path) -> None:
     table = trained(tmp_path, lambda n: NUMBERS[n % len(NUMBERS)], max_rounds=5)
     assert list(table["loss"]) == [1.0] * 5
@@ -71,6 +72,7 @@ def test_metrics_take_numbers_of_any_library() -> None:
             as_scalar(several, "it")
 
 
+@pytest.mark.slow
 def test_what_is_no_number_is_told_once_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,6 +96,7 @@ def test_what_is_no_number_is_told_once_and_left_out(
     ]
 
 
+@pytest.mark.slow
 def test_a_mean_is_over_the_batches_that_returned_it(tmp_path: Path) -> None:
     returned: list[Any] = [None, 4.0, {"loss": 2.0, "extra": 1}, {}, {"extra": 0, 7: 1}, None]
     table = trained(tmp_path, lambda n: returned[n % 3 + 3 * (n >= 3)], max_rounds=2)
@@ -111,10 +114,12 @@ def test_nan_is_told_as_it_is(tmp_path: Path) -> None:
     assert list(table["ok"]) == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_nothing_returned_leaves_no_table(tmp_path: Path) -> None:
     assert trained(tmp_path, lambda n: None).empty
 
 
+@pytest.mark.slow
 def test_a_column_that_came_later_goes_with_its_round(tmp_path: Path) -> None:
     """A run that ended in its second round goes on from the first, whose table had one column."""
 

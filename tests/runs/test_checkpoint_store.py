@@ -130,6 +130,7 @@ def test_records_of_before_had_no_noise(store: CheckpointStore) -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["keep", "drop"]), st.sampled_from(AT)), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(STEPS)
 def test_the_newest_two_up_to_the_last_one_kept_are_there(

@@ -103,6 +103,7 @@ class Collaborator(TinyCollaborator):
             yield self.read(self.held)(feature_model(rows(ids, 3, 7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_fresh_object_predicts_with_what_was_learnt(way: str, tmp_path: Path) -> None:
     host, collaborator = Host(tmp_path, way), Collaborator(tmp_path, way)
@@ -124,6 +125,7 @@ def test_a_fresh_object_predicts_with_what_was_learnt(way: str, tmp_path: Path) 
     torch.testing.assert_close(torch.tensor(frame["prediction"].to_numpy()), expected)
 
 
+@pytest.mark.slow
 def test_the_best_round_has_its_own(tmp_path: Path) -> None:
     host = Host(tmp_path, "attribute")
     done = simulate(host, [Collaborator(tmp_path, "attribute")], task_id="beside")
@@ -137,6 +139,7 @@ def test_the_best_round_has_its_own(tmp_path: Path) -> None:
     assert not torch.equal(last[0][2]["1.running_mean"], best[0][2]["1.running_mean"])
 
 
+@pytest.mark.slow
 def test_another_module_in_its_place_is_refused(tmp_path: Path) -> None:
     simulate(Host(tmp_path, "dict"), [Collaborator(tmp_path, "dict")], task_id="beside")
     other = Host(tmp_path, "dict", nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1)))
@@ -144,6 +147,7 @@ def test_another_module_in_its_place_is_refused(tmp_path: Path) -> None:
         simulate_prediction(other, [Collaborator(tmp_path, "dict")], task_id="beside")
 
 
+@pytest.mark.slow
 def test_what_is_not_there_any_more_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,11 +162,13 @@ def test_what_is_not_there_any_more_is_told(
     assert "self.scales[0], which is not there now" in caplog.text
 
 
+@pytest.mark.slow
 def test_nothing_beside_the_models_is_no_file(tmp_path: Path) -> None:
     done = simulate(TinyHost(tmp_path), [TinyCollaborator(tmp_path)], task_id="beside")
     assert not list(done.results["alice"].folder.glob("*extra*"))
 
 
+@pytest.mark.slow
 def test_whatever_an_object_holds_the_run_goes_on(tmp_path: Path) -> None:
     def holding() -> TinyHost:
         host: Any = TinyHost(tmp_path)

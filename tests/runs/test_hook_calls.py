@@ -73,6 +73,7 @@ def test_every_hook_is_checked(role: Any, name: str, tmp_path: Path) -> None:
     assert BY_NAME == ("test",)
 
 
+@pytest.mark.slow
 def test_test_may_call_its_arguments_what_it_likes(tmp_path: Path) -> None:
     seen: list[tuple[Any, Any]] = []
 

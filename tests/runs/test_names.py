@@ -119,6 +119,7 @@ def trained(folder: Path, change: Callable[[type], type]) -> list[TaskResult]:
     return list(simulate(host, [bob], task_id="tiny").results.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [with_methods, with_class_attributes, with_attributes, before_ours]
 )
@@ -166,6 +167,7 @@ def test_a_class_that_takes_a_name_of_ours_is_refused(base: type) -> None:
     type("User", (base,), {"_heterofed_mine": 1, "__module__": "user"})
 
 
+@pytest.mark.slow
 def test_what_bases_hold_has_the_prefix(tmp_path: Path) -> None:
     """All that a subclass inherits, and all that a scheduler holds once it was launched."""
     kinds: list[type] = [TinyHost, TinyCollaborator, DataChecker]

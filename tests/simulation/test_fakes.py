@@ -16,6 +16,7 @@ from tests.e2e.tiny import BATCH, TinyCollaborator, TinyHost
 pytestmark = pytest.mark.usefixtures("home")
 
 
+@pytest.mark.slow
 def test_a_host_with_a_fake_collaborator(tmp_path: Path) -> None:
     host = TinyHost(tmp_path, psi_protocol="ecdh")
     other = fake_peer(host, "bob", batch_size=BATCH, shape=(2, 3), seed=0)
@@ -39,6 +40,7 @@ def test_a_host_with_a_fake_collaborator(tmp_path: Path) -> None:
     assert shapes == {(2, 3)}
 
 
+@pytest.mark.slow
 def test_a_collaborator_with_a_fake_host(tmp_path: Path) -> None:
     mine = TinyCollaborator(tmp_path)
     host = fake_peer(mine, "alice", batch_size=BATCH, max_rounds=2, psi_protocol="ecdh")

@@ -28,6 +28,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     )
 
 
+@pytest.mark.slow
 def test_the_result_can_be_looked_at(fitted: Fitted) -> None:
     assert list(fitted.evaluations) == ["joint", "local"]
     assert all(0 <= each["auc"] <= 1 for each in fitted.evaluations.values())
@@ -43,6 +44,7 @@ def test_the_result_can_be_looked_at(fitted: Fitted) -> None:
     }
 
 
+@pytest.mark.slow
 def test_it_predicts_by_the_names_of_scikit_learn(fitted: Fitted) -> None:
     bank, shop = loans(200)
     both = bank[bank["customer"].isin(shop["client"])]
@@ -66,6 +68,7 @@ def test_what_fit_cannot_begin_with(tmp_path: Path) -> None:
         fit({"bank": bank, "shop": shop}, ids={"bank": "customer"}, label="defaulted")
 
 
+@pytest.mark.slow
 def test_three_parties_and_numbers(tmp_path: Path) -> None:
     bank, shop = loans(150)
     third = shop[["client", "newsletter"]]

@@ -27,7 +27,7 @@ def test_two_tables_are_counted(tmp_path: Path) -> None:
             location=str(path),
             task="try",
             ids=(column,),
-            recipe=recipe,
+            id_recipe=recipe,
             role=role,
             party=None,
             parties=1,

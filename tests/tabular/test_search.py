@@ -43,6 +43,7 @@ def made(folder: Path, settings: dict[str, Any], **more: Any) -> Host:
     return host
 
 
+@pytest.mark.slow
 def test_one_intersection_for_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signed: list[int] = []
 
@@ -72,6 +73,7 @@ def test_one_intersection_for_all_trials(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.final.rounds == 1
 
 
+@pytest.mark.slow
 def test_tables_are_searched_by_their_validation_rows(tmp_path: Path) -> None:
     mine, theirs = loans(200)
     seen: list[dict[str, str]] = []
@@ -101,6 +103,7 @@ def test_tables_are_searched_by_their_validation_rows(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_search_between_real_parties(tmp_path: Path) -> None:
     told: list[dict[str, str]] = []
     results: list[Any] = []

@@ -38,6 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TabularHost, Simu
     return bank, simulate(bank, [shop], task_id="t", baselines=["local"]), results
 
 
+@pytest.mark.slow
 def test_the_model_learns_from_both_tables(trained: Any) -> None:
     bank, done, _ = trained
     assert bank.evaluation.metrics["auc"] > 0.75
@@ -51,6 +52,7 @@ def test_the_model_learns_from_both_tables(trained: Any) -> None:
     assert done.results["bank"].best_round == 1 + validation["loss"].argmin()
 
 
+@pytest.mark.slow
 def test_the_shares_of_the_parties_are_told(tmp_path: Path) -> None:
     mine, theirs = loans()
     bank = bank_of(mine, tmp_path, max_rounds=4, learning_rate=0.01, party_dropout=0.3)
@@ -95,6 +97,7 @@ def test_a_single_row_is_served_as_it_was_trained(trained: Any) -> None:
     assert scores[0] == pytest.approx(scores[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -137,6 +140,7 @@ def test_nothing_of_the_tables_is_announced(trained: Any) -> None:
         assert f"'{name}'" not in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -179,6 +183,7 @@ class Interrupted(TabularHost):
         return super().train_a_batch(feature_projection, labels)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     mine, theirs = loans(150)
     outcomes = []

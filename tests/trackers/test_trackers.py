@@ -73,6 +73,7 @@ class Notes(Tracker):
         self.seen.append(f"end {error}")
 
 
+@pytest.mark.slow
 def test_a_tracker_hears_of_the_task_first_and_of_its_end_last(tmp_path: Path) -> None:
     notes = Notes()
     interrupted(tmp_path, notes)
@@ -97,6 +98,7 @@ def test_a_launch_that_never_met_anybody_leaves_nothing() -> None:
     assert len(notes.seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [None, "boards"])
 def test_tensorboard_reads_every_round_once(tmp_path: Path, folder: str | None) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -160,7 +162,7 @@ def test_wandb_keeps_a_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     steps, names = [], set()
     for data in records(file.read_bytes()):
-        record = proto.Record()  # type: ignore[attr-defined]
+        record = proto.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             steps.append(record.history.step.num)
@@ -192,6 +194,7 @@ def scraped(served: Prometheus) -> dict[tuple[str, ...], float]:
     }
 
 
+@pytest.mark.slow
 def test_prometheus_is_asked_over_http(tmp_path: Path, prometheus: Prometheus) -> None:
     interrupted(tmp_path, prometheus)
     run(tmp_path, prometheus)
@@ -205,6 +208,7 @@ def test_prometheus_is_asked_over_http(tmp_path: Path, prometheus: Prometheus) -
     assert found["heterofed_bytes_total", "sent", "alice", "psi", "t"] > 0
 
 
+@pytest.mark.slow
 def test_the_example_dashboard_asks_for_metrics_that_there_are(
     tmp_path: Path, prometheus: Prometheus
 ) -> None:
@@ -224,6 +228,7 @@ def _words(query: str) -> list[str]:
     return "".join(each if each.isalnum() or each == "_" else " " for each in query).split()
 
 
+@pytest.mark.slow
 def test_opentelemetry_has_a_span_for_each_round_within_the_task(tmp_path: Path) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -257,6 +262,7 @@ class Broken(Tracker):
     def end(self, error: str | None) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notes = Notes()
     run(tmp_path, Broken(), notes)

@@ -156,6 +156,7 @@ def test_a_cut_in_the_middle_lets_a_part_through(echo: Echo) -> None:
         assert 5 <= len(echo.heard[0]) < 10_005
 
 
+@pytest.mark.slow
 def test_a_cut_in_the_middle_comes_where_nothing_is_said(echo: Echo) -> None:
     with Relay(echo.address) as relay, dial(relay) as end:
         assert ask(end, b"hello") == b"hello"

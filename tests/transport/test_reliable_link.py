@@ -163,6 +163,7 @@ def test_hundreds_of_cuts_change_nothing(seed: int, cuts: int) -> None:
     assert pair.near.took == pair.far.sent
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10)), max_size=20))
 def test_duplicates_are_dropped(replays: list[tuple[int, int]]) -> None:
     """Packets of small frames that come again, in the order in which they came."""

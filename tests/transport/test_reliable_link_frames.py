@@ -158,6 +158,16 @@ def test_nothing_is_left_of_what_was_dropped() -> None:
     assert said(link, 100.0) == []
 
 
+def test_a_greeting_is_the_one_of_the_format() -> None:
+    """Another version of this package reads it."""
+    frame = struct.pack(">cB16s?QQ", b"h", 1, TOKEN, True, 3, 2)
+    assert Hello(TOKEN, True, 3, 2).encode() == frame
+    assert Hello.decode(frame) == Hello(TOKEN, True, 3, 2)
+    for other in (b"h\x00", b"h\x02", b"w\x01"):
+        with pytest.raises(LinkError):
+            Hello.decode(other + frame[2:])
+
+
 # -- what it hears -------------------------------------------------------------------------------
 
 
@@ -190,6 +200,18 @@ def test_frames_that_came_before_are_not_given_out_again() -> None:
     assert link.feed(b"c", 2.0) is None
     assert link.feed(packet(4, 0, 0, b"d"), 2.0) == b"d"
     assert link.feed(end(4), 2.0) is None
+    assert link.ended
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 4, 2**64 - 1])
+def test_an_end_is_behind_the_last_frame_that_came(last: int) -> None:
+    link = listening()
+    for number in (1, 2, 3):
+        link.feed(packet(number, 0, 0, b"x"), 0.0)
+    with pytest.raises(LinkError):
+        link.feed(end(last), 0.0)
+    assert not link.ended
+    link.feed(end(3), 0.0)
     assert link.ended
 
 

@@ -113,6 +113,7 @@ def test_the_domain_is_enforced_and_the_handler_runs_before_bind(
     assert order == ["handler", "bind"]
 
 
+@pytest.mark.slow
 def test_without_a_handler_nobody_gets_in(keyring: Keyring) -> None:
     endpoint = listen("tcp://127.0.0.1:*", keys=keyring.listening())
     assert endpoint._zap is not None
@@ -267,6 +268,7 @@ def test_an_oversized_frame_disconnects(plain: Rig) -> None:
     assert b"first" in listener.frames()
 
 
+@pytest.mark.slow
 def test_a_routing_id_that_a_peer_chose_is_ignored(plain: Rig) -> None:
     listener = plain.listen()
     address = listener.endpoint.address  # type: ignore[attr-defined]
@@ -490,6 +492,7 @@ def stall(heartbeat: Heartbeat) -> float:
         relay.close()
 
 
+@pytest.mark.slow
 def test_a_dead_link_is_noticed() -> None:
     assert stall(FAST) < 2
 

@@ -25,11 +25,10 @@ from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
 from heterofed.hetero_nn.train.dp_checks import check_private
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.guard import REPORT
-from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.loop import Loop
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
 from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
-from heterofed.runs.checkpoint_part import CheckpointPart
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class InFlight:
     features: FeatureBatch
 
 
-class CollaboratorLoop(CheckpointPart):
+class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
     """What a Collaborator does in one run, from the split on.
 
     Args:
@@ -52,34 +51,18 @@ class CollaboratorLoop(CheckpointPart):
     def __init__(
         self, owner: CollaboratorHooks, half: Half[HalfModels], settings: CollaboratorSettings
     ) -> None:
-        self._owner, self._half, self._settings = owner, half, settings
-        self._run, self._hooks, self._models = half.run, half.hooks, half.models
-        self._movement = MovementWatch(half.run, half.models, half.batches)
+        super().__init__(half)
+        self._owner, self._settings = owner, settings
         self._in_flight: deque[InFlight] = deque()
-        self._guard: CollaboratorGuard | None = None
 
-    @property
-    def guard(self) -> CollaboratorGuard:
-        """What stands between training and the wire; made once the parties have met."""
-        if self._guard is None:
-            run, settings, model = self._run, self._settings, self._models.feature_model
-            trains = settings.is_feature_trainable
-            if not run.predicts:
-                check_private(run, settings.weights_defence, [model], trains=trains)
-            users, stream = registered_metrics(type(self._owner)), self._hooks.seeded_as
-            self._guard = CollaboratorGuard(run, settings, users, stream, model)
-        return self._guard
-
-    def leave(self) -> None:
-        """See `CheckpointPart`: the guard is made anew for other models and counts."""
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
-
-    def end_round(self) -> None:
-        """Write what the guard has measured, and tell of models that the round has not changed."""
-        self.guard.end_round()
-        self._movement.end_round()
+    def make_guard(self) -> CollaboratorGuard:
+        """See `Loop`."""
+        run, settings, model = self._run, self._settings, self._models.feature_model
+        trains = settings.is_feature_trainable
+        if not run.predicts:
+            check_private(run, settings.weights_defence, [model], trains=trains)
+        users, stream = registered_metrics(type(self._owner)), self._hooks.seeded_as
+        return CollaboratorGuard(run, settings, users, stream, model)
 
     def train_a_leg(self, host: Peer, first: int, most: int | None = None) -> int:
         """Send the features of each train batch, from the first on; step on what comes back.

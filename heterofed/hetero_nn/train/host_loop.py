@@ -34,7 +34,7 @@ from heterofed.hetero_nn.train.joint_batch import (
     leaves_of,
     telling_what_came,
 )
-from heterofed.hetero_nn.train.movement_watch import MovementWatch
+from heterofed.hetero_nn.train.loop import Loop
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
 from heterofed.hetero_nn.train.recording import record_training, scalars_of
 from heterofed.hetero_nn.train.test_hooks import TestHooks
@@ -42,12 +42,11 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
 from heterofed.protocol import messages as msg
-from heterofed.runs.checkpoint_part import CheckpointPart
 
 logger = logging.getLogger("heterofed")
 
 
-class HostLoop(CheckpointPart):
+class HostLoop(Loop[HostModels, HostGuard]):
     """What the Host does in one run, from the split on.
 
     Args:
@@ -57,32 +56,16 @@ class HostLoop(CheckpointPart):
     """
 
     def __init__(self, owner: HostHooks, half: Half[HostModels], settings: HostSettings) -> None:
-        self._owner, self._half, self._settings = owner, half, settings
-        self._run, self._hooks, self._models = half.run, half.hooks, half.models
-        self._movement = MovementWatch(half.run, half.models, half.batches)
+        super().__init__(half)
+        self._owner, self._settings = owner, settings
         self._warned: set[str] = set()
-        self._guard: HostGuard | None = None
 
-    @property
-    def guard(self) -> HostGuard:
-        """What stands between training and the wire; made once the parties have met."""
-        if self._guard is None:
-            run, settings = self._run, self._settings
-            check_private(run, settings.weights_defence, self._models.models())
-            users = registered_metrics(type(self._owner))
-            self._guard = HostGuard(run, settings, users, self._hooks.seeded_as)
-        return self._guard
-
-    def leave(self) -> None:
-        """See `CheckpointPart`: the guard is made anew for other models and counts."""
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
-
-    def end_round(self) -> None:
-        """Write what the guard has measured, and tell of models that the round has not changed."""
-        self.guard.end_round()
-        self._movement.end_round()
+    def make_guard(self) -> HostGuard:
+        """See `Loop`."""
+        run, settings = self._run, self._settings
+        check_private(run, settings.weights_defence, self._models.models())
+        users = registered_metrics(type(self._owner))
+        return HostGuard(run, settings, users, self._hooks.seeded_as)
 
     # -- a round -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from datetime import datetime
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, needing
 
 TYPES = ("text", "integer", "phone", "email", "date")
 
@@ -94,12 +94,8 @@ def _email(cell: str) -> str:
 
 
 def _phone(country: str) -> Writer:
-    try:
+    with needing("phone", "an id that is a phone number"):
         import phonenumbers
-    except ImportError:
-        raise ConfigError(
-            "ids that are phone numbers need phonenumbers: pip install 'heterofed[phone]'"
-        ) from None
     if country and country.upper() not in phonenumbers.SUPPORTED_REGIONS:
         raise ConfigError(f"id recipe: there is no country {country!r}; give two letters (CN, US)")
 

@@ -36,14 +36,7 @@ class OneHot(msgspec.Struct, tag="one_hot"):
 
     def fit(self, work: Work) -> OneHot:
         """The step with what it learns from the train rows."""
-        chosen = work.chosen(self.columns, ["category"], "OneHot")
-        return msgspec.structs.replace(
-            self,
-            categories={
-                name: _known(work.columns[name], self.min_count, self.max_categories)
-                for name in chosen
-            },
-        )
+        return msgspec.structs.replace(self, categories=_learnt(self, work))
 
     def apply(self, work: Work) -> None:
         """Encode the columns of these rows."""
@@ -73,14 +66,7 @@ class Embed(msgspec.Struct, tag="embed"):
 
     def fit(self, work: Work) -> Embed:
         """The step with what it learns from the train rows."""
-        chosen = work.chosen(self.columns, ["category"], "Embed")
-        return msgspec.structs.replace(
-            self,
-            categories={
-                name: _known(work.columns[name], self.min_count, self.max_categories)
-                for name in chosen
-            },
-        )
+        return msgspec.structs.replace(self, categories=_learnt(self, work))
 
     def apply(self, work: Work) -> None:
         """Encode the columns of these rows."""
@@ -98,6 +84,13 @@ class Embed(msgspec.Struct, tag="embed"):
         """Its table of embeddings."""
         sizes = tuple(FIRST + len(known) for known in self.categories.values())
         return Table(sizes, self.width)
+
+
+def _learnt(step: OneHot | Embed, work: Work) -> dict[str, list[str]]:
+    chosen = work.chosen(step.columns, ["category"], type(step).__name__)
+    return {
+        name: _known(work.columns[name], step.min_count, step.max_categories) for name in chosen
+    }
 
 
 def _known(column: pd.Series[Any], min_count: int, most: int) -> list[str]:

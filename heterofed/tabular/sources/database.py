@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, needing
 from heterofed.files import new_file
 from heterofed.tabular.sources.delimited import read_delimited
 from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb, quoted
@@ -96,12 +96,10 @@ def _existing(path: str) -> Path:
 
 def _engine(url: str) -> tuple[Engine, str]:
     """An engine, and the address without its password."""
-    try:
+    with needing("sql", "a database"):
         from sqlalchemy import create_engine
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-    except ImportError:
-        raise ConfigError("databases need SQLAlchemy: pip install 'heterofed[sql]'") from None
     try:
         found = make_url(url)
         found = found.set(drivername=_DRIVERS.get(found.drivername, found.drivername))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heterofed.errors import ConfigError
+from heterofed.errors import needing
 from heterofed.files import temporary_folder
 
 if TYPE_CHECKING:
@@ -43,10 +43,8 @@ def need_duckdb() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
+    with needing("table", "a table"):
         import duckdb
-    except ImportError:
-        raise ConfigError("reading tables needs DuckDB: pip install 'heterofed[table]'") from None
     return duckdb
 
 
