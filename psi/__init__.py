@@ -4,11 +4,11 @@
     intersect(["ann", "bob"], ["bob", "eve"])       # both parties in this process: ["bob"]
 
 Across a network each party holds one object and carries its bytes to the other: `signer(...)`
-and `requester(...)`, by the protocol "rsa" or "ecdh". They know no socket and no clock. What each
-side learns: the intersection and the size of the other's set; the requester first, the signer
-only what is proved to it.
+and `requester(...)`, by the protocol "rsa" or "ecdh". These objects know no socket and no clock.
+Each side learns the size of the other's set. The requester learns the intersection first; the
+signer learns only the matches that the requester proves to it.
 
-A library of its own: it imports neither heterofed nor torch. Names load on first use.
+This package imports neither heterofed nor torch. Its names are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,17 +1,20 @@
-"""How many ids two parties share, and not which: two objects that give and take bytes. No socket.
+"""Counts how many ids two parties share without showing which ones they are.
 
-Both raise points of ristretto255 to a fresh secret exponent (Huberman, Franklin and Hogg 1999; as a
-protocol for the size alone: De Cristofaro, Gasti and Tsudik 2012). H(id) hashes an id to a point.
+Each party has an object that takes and returns bytes and knows no socket. Both multiply points of
+ristretto255 by a fresh secret scalar (Huberman, Franklin and Hogg 1999; De Cristofaro, Gasti and
+Tsudik 2012 describe the variant that shows the size only). H(id) hashes an id to a point; a and b
+are the secret scalars of the asker and the answerer.
 
     asker     -> a * H(x) of its ids x, sorted
     answerer  -> b * (a * H(x)), sorted; and b * H(y) of its own ids y, sorted
     asker        makes a * (b * H(y)), counts how many of these are among b * (a * H(x))
     asker     -> the count
 
-Every list is sorted by its bytes, and a list that is not is refused: it says no more than a set,
-so nothing of the order of ids is in it, and nobody can hide a mark in it. That b * a * H(x) cannot
-be told to belong to a * H(x) is the decisional Diffie-Hellman assumption. It holds against who
-follows the protocol; docs/explanation/overlap.md says what a party can do that does not.
+Every list is sorted by its bytes, and an unsorted list is refused. A sorted list tells no more than
+a set: it does not show the order of the ids, and no party can mark a value by its position. Under
+the decisional Diffie-Hellman assumption nobody can tell which b * a * H(x) belongs to which a *
+H(x). This protects against parties that follow the protocol; docs/explanation/overlap.md says what
+a party that deviates can learn.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from psi.side import Side
 from psi.storage.spill import BUCKET_IDS
 
 LEAST_IDS = 20
-"""Of fewer ids, a count would say something of single people."""
+"""The least number of ids per party. With fewer, a count would say something about single
+people.
+"""
 
 _VERSION = b"psi-count-1"
 _CHUNK = (1 << 20) // POINT_BYTES
@@ -36,27 +41,28 @@ _SLICE = 4096
 
 
 class _Values:
-    """Points of the peer, which come sorted and none of them twice."""
+    """Collects the points of the peer, which must arrive in ascending order without repeats."""
 
     def __init__(self, count: int) -> None:
         self.points: list[bytes] = []
         self._count = count
 
     def add(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk; gives its points.
+        """Take a chunk and return its points.
 
         Raises:
-            ValueRefusedError: not whole points, or not in ascending order.
-            CountError: more than were announced.
+            ValueRefusedError: the chunk does not consist of whole points, or they are not in
+                ascending order.
+            CountError: more points came than were announced.
         """
         if not chunk or len(chunk) % POINT_BYTES:
-            raise ValueRefusedError("a chunk that holds no whole number of values")
+            raise ValueRefusedError("a chunk does not hold a whole number of values")
         new = _cut(chunk)
         if len(self.points) + len(new) > self._count:
-            raise CountError(f"more than the {self._count} values that were announced")
+            raise CountError(f"more than the {self._count} announced values came")
         before = self.points[-1:] + new
         if any(first >= second for first, second in pairwise(before)):
-            raise ValueRefusedError("values that are not in ascending order, or repeated")
+            raise ValueRefusedError("the values are not in ascending order, or one is repeated")
         self.points += new
         return new
 
@@ -66,7 +72,7 @@ class _Values:
 
 
 class _Counting(Side):
-    """What both have: own ids, a secret exponent that is made for this count, and workers."""
+    """Base of both parties: it holds the own ids, a secret scalar for this count, and workers."""
 
     def __init__(
         self, ids: Iterable[str], *, domain: bytes, workers: int | None = None, key: bytes = b""
@@ -82,12 +88,14 @@ class _Counting(Side):
             )
 
     def close(self) -> None:
-        """Forget the exponent."""
+        """Forget the secret scalar."""
         self._key = b""
         super().close()
 
     def _own(self) -> Iterator[bytes]:
-        """Own ids as points times the exponent, some at a time, in the order of the ids."""
+        """Yield the points of the own ids times the scalar, several at once, in the order of the
+        ids.
+        """
         some: list[str] = []
         for each in self._ids:
             some.append(each)
@@ -115,21 +123,23 @@ class _Counting(Side):
         try:
             return find_group().multiply(self._key, points)
         except PointRefusedError:
-            raise ValueRefusedError("a value is no element of the group, or the identity") from None
+            raise ValueRefusedError(
+                "a value is no element of the group, or is the identity"
+            ) from None
 
 
 class CountAsker(_Counting):
-    """The party that asks, and counts.
+    """The party that asks for the count and computes it.
 
     Args:
-        ids: own ids: unique strings, at least `LEAST_IDS`.
-        peer_count: how many ids the other party says that it has.
-        domain: binds the values to one task; the same at both.
-        workers: threads; None: one for each usable core.
+        ids: the ids of this party: unique strings, at least `LEAST_IDS` of them.
+        peer_count: the number of ids that the other party announced.
+        domain: the bytes that bind the values to one task; both parties must give the same.
+        workers: the number of threads; None starts one per usable core.
 
     Raises:
-        IdsError: the ids cannot be used.
-        CountError: the other party's number of ids is too small.
+        IdsError: the ids are not unique strings, or there are too few.
+        CountError: the other party has too few ids.
     """
 
     def __init__(
@@ -149,32 +159,32 @@ class CountAsker(_Counting):
         self._both: list[bytes] = []
 
     def blinded(self) -> Iterator[bytes]:
-        """Own values, sorted, in chunks of at most 1 MiB."""
+        """Return the values of the own ids, sorted, in chunks of at most 1 MiB."""
         return _chunks(sorted(_cut(b"".join(self._own()))))
 
     def add_raised(self, chunk: bytes) -> None:
-        """Take own values that the peer has raised.
+        """Take own values that the peer has multiplied by its scalar.
 
         Raises:
-            PeerError: they cannot be that.
+            PeerError: the values are malformed, unsorted, repeated or too many.
         """
         for each in self._answers.add(chunk):
             if not find_group().is_point(each):
-                raise ValueRefusedError("a value is no element of the group, or the identity")
+                raise ValueRefusedError("a value is no element of the group, or is the identity")
 
     def add_own(self, chunk: bytes) -> None:
         """Take values of the peer's ids.
 
         Raises:
-            PeerError: they cannot be that.
+            PeerError: the values are malformed, unsorted, repeated or too many.
         """
         self._both += self._raised(self._theirs.add(chunk))
 
     def size(self) -> int:
-        """How many ids both have.
+        """Return the number of ids that both parties have.
 
         Raises:
-            StateError: not all values have come.
+            StateError: some values have not arrived yet.
         """
         if not (self._answers.complete and self._theirs.complete):
             raise StateError("size was called before all values had come")
@@ -185,12 +195,12 @@ class CountAnswerer(_Counting):
     """The party that answers.
 
     Args:
-        ids: own ids: unique strings, at least `LEAST_IDS`.
-        domain: binds the values to one task; the same at both.
-        workers: threads; None: one for each usable core.
+        ids: the ids of this party: unique strings, at least `LEAST_IDS` of them.
+        domain: the bytes that bind the values to one task; both parties must give the same.
+        workers: the number of threads; None starts one per usable core.
 
     Raises:
-        IdsError: the ids cannot be used.
+        IdsError: the ids are not unique strings, or there are too few.
     """
 
     def __init__(
@@ -202,10 +212,10 @@ class CountAnswerer(_Counting):
         self._own_values: list[bytes] = []
 
     def begin(self, count: int) -> None:
-        """The asker says how many ids it has.
+        """Note how many ids the asker announced.
 
         Raises:
-            CountError: too few for a count.
+            CountError: there are too few ids for a count.
         """
         if count < LEAST_IDS:
             raise CountError(f"the peer has {count} ids, and a count needs {LEAST_IDS}")
@@ -215,53 +225,55 @@ class CountAnswerer(_Counting):
         """Take a chunk of the asker's values.
 
         Raises:
-            PeerError: they cannot be that.
+            PeerError: the values are malformed, unsorted, repeated or too many.
         """
         if self._asked is None:
             raise StateError("add_blinded was called before begin")
         self._raised_values += self._raised(self._asked.add(chunk))
 
     def raised(self) -> Iterator[bytes]:
-        """The asker's values, raised and sorted; only once all of them have come.
+        """Return the asker's values times the own scalar, sorted, after all of them have arrived.
 
         Raises:
-            StateError: some have not.
+            StateError: some values have not arrived yet.
         """
         if self._asked is None or not self._asked.complete:
             raise StateError("raised was called before all values had come")
         return _chunks(sorted(self._raised_values))
 
     def compute(self) -> Iterator[int]:
-        """Compute the values of own ids, some at a time; gives after each how many are done."""
+        """Compute the values of the own ids step by step; yield the number done after each step."""
         self._own_values = []
         for some in self._own():
             self._own_values += _cut(some)
             yield len(self._own_values)
 
     def own(self) -> Iterator[bytes]:
-        """Values of own ids, sorted; computed here where `compute` has not."""
+        """Return the values of the own ids, sorted. They are computed here unless `compute`
+        did it.
+        """
         if len(self._own_values) != self.count:
             for _ in self.compute():
                 pass
         return _chunks(sorted(self._own_values))
 
     def told(self, size: int) -> int:
-        """Check the count that the asker tells.
+        """Check the count that the asker reports, and return it.
 
         Raises:
-            CountError: there cannot be so many.
+            CountError: the count is negative or larger than one of the sets.
         """
         asked = len(self._raised_values)
         if not 0 <= size <= min(asked, self.count):
-            raise CountError(f"{size} common ids of {asked} and {self.count}")
+            raise CountError(f"the peer reports {size} common ids of {asked} and {self.count}")
         return size
 
 
 def count_common(first: Iterable[str], second: Iterable[str], *, domain: bytes = b"") -> int:
-    """How many ids two sets share, both parties in this process: to try out, and for tests.
+    """Return how many ids two sets share. Both parties run in this process, for trials and tests.
 
     Raises:
-        IdsError: ids cannot be used, or are too few.
+        IdsError: the ids of a set are not unique strings, or there are too few.
     """
     domain = domain or secrets.token_bytes(16)
     with (

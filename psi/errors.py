@@ -1,4 +1,4 @@
-"""What can go wrong in a private set intersection, as one tree.
+"""Defines all errors of a private set intersection, as one tree.
 
 PSIError
 ├── IdsError            this party's own ids cannot be used
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 
 class PSIError(Exception):
-    """Base of all errors of psi."""
+    """The base of all errors of psi."""
 
 
 class IdsError(PSIError):
@@ -34,18 +34,18 @@ class IdsError(PSIError):
 
 
 class BudgetError(PSIError):
-    """The peer asks for more signatures than its budget allows, over all runs of this task.
+    """The peer asks for more signatures than its budget allows, counted over all runs of this task.
 
     What to do: find out why; raise the budget only if the peer's set really is that large.
     """
 
 
 class LimitError(BudgetError):
-    """The peer asks for more than what is left of its limit, over all runs of this task."""
+    """The peer asks for more than is left of its limit, counted over all runs of this task."""
 
 
 class StateError(PSIError):
-    """A method was called out of order; a bug in the calling program."""
+    """A method was called out of order, which is a bug in the calling program."""
 
 
 class FaultError(PSIError):
@@ -92,7 +92,7 @@ class ProofError(PeerError):
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let an `OSError` say which file it is about, as those of open files do not."""
+    """Add the path to an `OSError` from inside, because errors of open files do not name it."""
     try:
         yield
     except OSError as error:

@@ -1,15 +1,16 @@
-"""Everything that is hashed, and under which label. Knows bytes and n; no key, no peer.
+"""Computes all hashes of the RSA protocol, each under its own label.
 
-Three hashes, all bound to the modulus n of the run:
+This module knows bytes and the public modulus n, but no secret key and no peer. There are three
+hashes, all bound to the modulus n of the run:
 
     H(id)   full-domain hash onto [0, n): SHAKE-256, 128 bits longer than n, reduced mod n, so
             that it is within 2^-128 of uniform. Domain: "id", the caller's domain, n.
     tag     the first 16 bytes of SHA-256("tag" || n || s), where s = H(id)^d. The signer sends
             the tags of its ids.
-    match   the first 16 bytes of SHA-256("match" || n || s). Only who holds s can compute it,
-            and no tag reveals it, so it proves a match to the signer.
+    match   the first 16 bytes of SHA-256("match" || n || s). Only a party that has s can
+            compute it, and no tag reveals it, so it proves a match to the signer.
 
-The challenges of the key's proof come from the same full-domain hash under another label.
+The challenges of the key's proof are computed by the same full-domain hash under another label.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ _VERSION = b"psi-rsa-1"
 
 
 def domain(task_id: str, run_id: str) -> bytes:
-    """The bytes that bind all hashes to one run of one task under this protocol version.
+    """Return the bytes that bind all hashes to one run of one task and to this protocol version.
 
-    Both parties must give the same; a value hashed in another run then means nothing here.
+    Both parties must give the same. A value that was hashed in another run then matches nothing.
     """
     return prefixed(_VERSION, task_id.encode(), run_id.encode())
 
 
 def prefixed(*parts: bytes) -> bytes:
-    """The parts in a row, each after its length, so that no two lists of parts look the same."""
+    """Join the parts, each after its length, so that different lists give different bytes."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def stream(seed: bytes, purpose: bytes) -> Callable[[int], bytes]:
-    """A source of random bytes: each call gives the next ones; the same for the same arguments.
+    """Return a function that returns the next pseudorandom bytes at each call.
+
+    The same arguments give the same bytes.
 
     Args:
         seed: 32 secret bytes.
-        purpose: what the bytes are for; those of two purposes have nothing to do with each other.
+        purpose: what the bytes are for; the bytes of two purposes are independent of each other.
     """
     calls = count()
 
@@ -55,7 +58,7 @@ def stream(seed: bytes, purpose: bytes) -> Callable[[int], bytes]:
 
 
 class RunHash:
-    """The hashes of one run: one domain and one modulus."""
+    """The hashes of one run, which has one domain and one modulus."""
 
     def __init__(self, run_domain: bytes, n: mpz) -> None:
         self._n = n
@@ -69,19 +72,19 @@ class RunHash:
         self._match = sha256(b"match" + modulus)
 
     def of_id(self, text: str) -> mpz:
-        """H(id): a number in [0, n)."""
+        """Return H(id), a number in [0, n)."""
         state = self._of_ids.copy()
         state.update(text.encode())
         return mpz.from_bytes(state.digest(self._expanded), "big") % self._n
 
     def challenge(self, number: int) -> mpz:
-        """The `number`-th challenge of the key's proof, in [0, n)."""
+        """Return the challenge of this number in the key's proof, in [0, n)."""
         state = self._of_proof.copy()
         state.update(number.to_bytes(4, "big"))
         return mpz.from_bytes(state.digest(self._expanded), "big") % self._n
 
     def tag_and_match(self, signature: bytes) -> tuple[bytes, bytes]:
-        """The tag and the match proof that belong to s, given in the width of n."""
+        """Return the tag and the match proof of a signature s, which has as many bytes as n."""
         tag, match = self._tag.copy(), self._match.copy()
         tag.update(signature)
         match.update(signature)

@@ -1,7 +1,8 @@
-"""The signer's own tags, computed in the background. Knows threads; not how a tag is made.
+"""Computes the signer's own tags in background threads.
 
-Half of the signer's work needs nothing from the peer. It runs while the requester blinds and
-while bytes travel, in small slices, and steps aside whenever a chunk of the peer is being signed.
+Half of the signer's work needs nothing from the peer. It is done in small slices while the
+requester blinds and while bytes travel, and it pauses whenever a chunk of the peer is signed. This
+module does not know how a tag is computed.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ Deliver = Callable[[Sequence[int], bytes], None]
 
 
 class OwnTags:
-    """Makes the pairs (tag, match proof) of own ids, slice by slice.
+    """Computes the pairs (tag, match proof) of the own ids, slice by slice.
 
     Args:
         ids: the ids.
-        todo: the positions of those that have no pair yet.
-        compute: gives the pairs of a slice, one after the other.
-        deliver: takes the positions of a slice and its pairs; never called twice at once.
-        workers: how many slices at once.
-        slice_ids: ids in a slice; the peer waits for one slice at most.
+        todo: the positions of the ids that have no pair yet.
+        compute: returns the pairs of the ids of a slice, joined in their order.
+        deliver: takes the positions of a slice and its pairs; it is never called concurrently.
+        workers: the number of slices that are computed concurrently.
+        slice_ids: the number of ids in a slice; the peer waits for one slice at most.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class OwnTags:
         self._started = False
 
     def start(self) -> None:
-        """Begin; a second call changes nothing."""
+        """Start the computation. A second call has no effect."""
         if not self._started:
             self._started = True
             self._running = self._needed
@@ -59,7 +60,7 @@ class OwnTags:
 
     @contextmanager
     def step_aside(self) -> Iterator[None]:
-        """Inside, no new slice begins."""
+        """Start no new slice while the `with` block runs."""
         with self._changed:
             self._aside += 1
         try:
@@ -70,12 +71,12 @@ class OwnTags:
                 self._changed.notify_all()
 
     def done(self) -> int:
-        """How many ids have their tag."""
+        """Return the number of ids that have their tag."""
         with self._changed:
             return self._done
 
     def ready(self, seconds: float) -> bool:
-        """Wait for at most so long; whether `wait` would return or raise at once."""
+        """Wait at most this long, and return whether `wait` would end at once."""
         self.start()
         with self._changed:
             return self._changed.wait_for(
@@ -83,14 +84,14 @@ class OwnTags:
             )
 
     def wait(self) -> None:
-        """Return once all are made; begins if nobody did. Raises what a thread raised."""
+        """Wait until all pairs are computed; start if necessary. Raise what a thread raised."""
         self.start()
         self._join()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """End after the slices in progress."""
+        """Stop after the slices in progress."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -101,14 +102,16 @@ class OwnTags:
             self._changed.wait_for(lambda: not self._running)
 
     def _submit(self) -> None:
-        """Have one slice made; where the program is ending, no more of them are."""
+        """Queue one slice. If the program is ending, the pool refuses it and the work ends."""
         try:
             shared_pool().submit(self._run)
         except RuntimeError as failure:
             self._end(failure)
 
     def _run(self) -> None:
-        """Make one slice, and have another one made: a program that ends waits for no more."""
+        """Compute one slice and queue the next one, so that a program that ends waits for one
+        only.
+        """
         try:
             positions = self._next()
             if positions is None:

@@ -1,4 +1,4 @@
-"""A party's object by the name of its protocol, and both parties at once."""
+"""Creates the object of a party by the name of its protocol, or runs both parties at once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Protocol = Literal["rsa", "ecdh"]
 
 
 def check_protocol(protocol: Protocol) -> None:
-    """Check that this machine can compute a protocol, before anything else is begun.
+    """Check that this machine can compute a protocol, before anything else starts.
 
     Raises:
-        LibraryError: it lacks a library.
+        LibraryError: a library that the protocol needs is missing.
     """
     if protocol == "ecdh":
         from psi.ecdh.group import find_group
@@ -28,7 +28,7 @@ def check_protocol(protocol: Protocol) -> None:
 
 
 def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
-    """The signer of "rsa" or "ecdh": `RSASigner` or `ECDHSigner`, with the same arguments."""
+    """Return an `RSASigner` for "rsa" or an `ECDHSigner` for "ecdh", with the same arguments."""
     if protocol == "rsa":
         from psi.rsa.signer import RSASigner
 
@@ -43,7 +43,9 @@ def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
 def requester(
     protocol: Protocol, ids: Iterable[str], public_key: bytes, peer_count: int, **settings: Any
 ) -> Requester[Any]:
-    """The requester of "rsa" or "ecdh": `RSARequester` or `ECDHRequester`, same arguments."""
+    """Return an `RSARequester` for "rsa" or an `ECDHRequester` for "ecdh", with the same
+    arguments.
+    """
     if protocol == "rsa":
         from psi.rsa.requester import RSARequester
 
@@ -58,7 +60,7 @@ def requester(
 def intersect(
     ids_a: Iterable[str], ids_b: Iterable[str], *, protocol: Protocol = "rsa"
 ) -> list[str]:
-    """The ids both hold, in the order of `ids_a`: both parties of the protocol in this process.
+    """Run both parties in this process and return the common ids, in the order of `ids_a`.
 
     Args:
         ids_a: the requester's ids.

@@ -1,16 +1,17 @@
-"""The party that asks, whatever the protocol: sends, collects, matches, proves. No key, no socket.
+"""Implements the requester of both protocols: it blinds, collects answers, matches and proves.
 
-One object per signer and run. The order of calls:
+This module knows neither keys nor sockets. Each object serves one run with one signer, and its
+methods are called in this order:
 
-    blinded()                   chunks for the signer; several may be on their way at once
-    unblind(signed)             its answers, in the same order
-    add_tags(tags)              the signer's tags
-    intersection()              own ids that the signer holds too; or only their positions()
-    proofs(ids)                 what convinces the signer of a match, for the ids to be shared
-    close()                     remove what is on disk; also done when the object is forgotten
+    blinded()           yields chunks for the signer; several may be unanswered at once
+    unblind(signed)     takes its answers, in the same order
+    add_tags(tags)      takes the signer's tags
+    intersection()      returns the common ids; `positions()` returns only their positions
+    proofs(ids)         yields the match proofs that show the signer these common ids
+    close()             removes the files; this also happens when the object is garbage-collected
 
-A record of an id is its tag, its match proof and its position. Tags of both sides are joined
-bucket by bucket, so that only one bucket's records are in memory at a time.
+The record of an id consists of its tag, its match proof and its position. The tags of both sides
+are joined bucket by bucket, so that only one bucket's records are in memory at a time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Secret = TypeVar("Secret")
 
 @dataclass(slots=True)
 class OnItsWay(Generic[Secret]):
-    """A chunk without an answer: whose ids, and what unblinds them."""
+    """A chunk that has no answer yet: its ids, their positions, and the secret that unblinds it."""
 
     positions: Sequence[int]
     ids: list[str]
@@ -52,35 +53,39 @@ class OnItsWay(Generic[Secret]):
 
 
 class Requester(Side, ABC, Generic[Secret]):
-    """What `RSARequester` and `ECDHRequester` share.
+    """The base of `RSARequester` and `ECDHRequester`.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable, or `psi.OwnIds`.
-        public_key: the signer's blob; `KeyRefusedError` if it does not fit.
-        peer_count: how many ids the signer announced.
-        domain: `psi.domain(task, run)`, the same at both parties.
-        workers: threads, or calls of the executor at once; None for one per usable core.
-        executor: does the work elsewhere where that is heavy (ECDH); ids and blindings travel
-            to it.
-        chunk_ids: ids per chunk, cut to what fits in 1 MiB.
-        max_peer_ids: the most ids the signer may announce, since their tags take room here; with
-            `budget`, the most tags ever matched for this peer, over all its runs.
-        budget: counts on disk the tags that are matched: each lets the peer test one guess. The
-            same tags again under the same key count once, with `resume`.
+        ids: the ids of this party: unique strings, from any iterable, or `psi.OwnIds`.
+        public_key: the signer's public key. The constructor raises `KeyRefusedError` if it is
+            invalid.
+        peer_count: the number of ids that the signer announced.
+        domain: `psi.domain(task, run)`; both parties must give the same.
+        workers: the number of threads, or of concurrent calls of the executor; None means one per
+            usable core.
+        executor: runs the expensive work elsewhere, which the ECDH protocol supports; the ids and
+            the blinding scalars are sent to it.
+        chunk_ids: the number of ids per chunk; it is reduced to what fits in 1 MiB.
+        max_peer_ids: the most ids that the signer may announce, because their tags take memory
+            here. With `budget`, it is the most tags that are matched for this peer over all its
+            runs.
+        budget: counts the matched tags on disk, because each of them lets the peer test one guess.
+            With `resume`, the same tags under the same key are counted once.
         bucket_ids: more ids than this are kept in files instead of in memory.
-        scratch: the folder for those files; None for the system's.
-        resume: keeps results on disk, so that an interrupted run continues, and a later one with
-            the same ids and the same key; blinding is then drawn from a seed in its file.
+        scratch: the folder for those files; None means the system's temporary folder.
+        resume: keeps results on disk. An interrupted run then continues, and a later run with the
+            same ids and the same key reuses them. Blinding factors are derived from a seed in its
+            file.
     """
 
     backend: str
-    """What computes."""
+    """The name of the library that computes."""
 
     _random: RandomBytes
-    """Where blinding comes from without `resume`."""
+    """The source of blinding factors without `resume`."""
 
     value_bytes: int
-    """Width of each blinded and each signed value."""
+    """The number of bytes of each blinded and each signed value."""
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class Requester(Side, ABC, Generic[Secret]):
         self._peer_count = peer_count
         self._started = False
         self._on_their_way: deque[OnItsWay[Secret]] = deque()
-        # Own tags, and the peer's: as many buckets for both, so that they can be joined.
+        # Own and peer's records have the same number of buckets, so that buckets can be joined.
         most = max(self.count, peer_count)
         self._results = Records(_PAIR + _INDEX, most, self._scratch)
         self._peer_tags = Distinct(most, self._scratch)
@@ -121,7 +126,7 @@ class Requester(Side, ABC, Generic[Secret]):
 
     @abstractmethod
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
-        """Keep the peer's key, or `KeyRefusedError`; gives the width of a value."""
+        """Store the peer's key and return the bytes of a value, or raise `KeyRefusedError`."""
 
     @abstractmethod
     def _order(self, positions: array[int], random: RandomBytes) -> None:
@@ -129,36 +134,38 @@ class Requester(Side, ABC, Generic[Secret]):
 
     @abstractmethod
     def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, Secret]:
-        """The blinded values of ids, and what unblinds the answers."""
+        """Return the blinded values of the ids, and the secret that unblinds the answers."""
 
     @abstractmethod
     def _unblind(self, sent: OnItsWay[Secret], signed: bytes) -> bytes:
-        """Tag and match proof of each id, one after the other; refuses bad answers."""
+        """Check the answers and return tag and match proof of each id, joined in their order."""
 
     @property
     def known(self) -> bool:
-        """Whether an earlier object was there with the same key and the same ids."""
+        """Whether the file of `resume` has the same key and the same ids from an earlier object."""
         return self._resume is not None and self._resume.known
 
     @property
     def resumed(self) -> int:
-        """Results that an earlier, interrupted object left; the signer's `resume` wants it."""
+        """The number of results that an earlier object left; give it to the signer's `resume`."""
         return self.count - len(self._todo)
 
     def blinded(self) -> Iterator[bytes]:
-        """A blinded value for each id that has no result, chunk by chunk; made as asked for."""
+        """Yield blinded values of the ids that have no result yet, chunk by chunk, computed
+        lazily.
+        """
         if self._started:
             raise StateError("blinded was called before; every blinding is used once")
         self._started = True
         return self._blind_all()
 
     def unblind(self, signed: bytes) -> None:
-        """The signer's answer to the oldest chunk that has none: unblind and check it."""
+        """Check and unblind the signer's answer to the oldest unanswered chunk."""
         if not self._started:
             raise StateError("unblind was called before blinded")
         width = self.value_bytes
         if len(signed) % width:
-            raise ValueRefusedError(f"a chunk of {len(signed)} bytes; values have {width} each")
+            raise ValueRefusedError(f"a chunk has {len(signed)} bytes; each value has {width}")
         if not self._on_their_way:
             raise CountError("signed values came where none were outstanding")
         sent = self._on_their_way[0]
@@ -176,9 +183,9 @@ class Requester(Side, ABC, Generic[Secret]):
         self._on_their_way.popleft()
 
     def add_tags(self, tags: bytes, *, last: bool = False) -> None:
-        """A chunk of the signer's tags; with `last`, refuse if fewer came than announced.
+        """Take a chunk of the signer's tags; with `last`, also check that all announced tags came.
 
-        Past `bucket_ids` ids, a tag that came twice is found by `intersection`.
+        With more than `bucket_ids` ids, a repeated tag is found only by `intersection`.
         """
         came = unpacked(tags)
         total = len(self._peer_tags) + len(came)
@@ -189,18 +196,19 @@ class Requester(Side, ABC, Generic[Secret]):
         self._tags_digest.update(tags)
 
     def intersection(self) -> list[str]:
-        """The own ids that the signer holds too, in their own order."""
+        """Return the own ids that the signer holds too, in their own order."""
         return self._ids.pick(self.positions())
 
     def positions(self) -> array[int]:
-        """The positions among the own ids of those that the signer holds too, in order."""
+        """Return the positions, among the own ids, of the common ids, in ascending order."""
         return array("Q", (position for position, _ in self._matches()))
 
     def proofs(self, ids: Collection[str]) -> Iterator[bytes]:
-        """Match proofs for `ids` in chunks of at most 1 MiB; nothing at all for no ids.
+        """Return the match proofs of `ids` in chunks of at most 1 MiB; without ids there is no
+        chunk.
 
-        `ids` may be any part of the intersection: with several signers, what all of them hold.
-        The proofs are sent sorted, which says nothing about the order of ids.
+        `ids` may be any part of the intersection. With several signers, give the ids that all of
+        them hold. The proofs are sorted, so they show nothing of the order of the ids.
         """
         wanted, found = set(ids), self.positions()
         chosen = array("Q", (at for at in found if self._ids.pick([at])[0] in wanted))
@@ -208,7 +216,7 @@ class Requester(Side, ABC, Generic[Secret]):
         return self.proofs_at(chosen)
 
     def proofs_at(self, positions: Iterable[int]) -> Iterator[bytes]:
-        """The same for the ids at these positions."""
+        """Return the match proofs of the ids at these positions, as `proofs` does."""
         wanted = bytearray(self.count)
         for position in positions:
             wanted[position] = 1
@@ -219,7 +227,7 @@ class Requester(Side, ABC, Generic[Secret]):
         return packed(chosen)
 
     def close(self) -> None:
-        """Forget the results and remove what is on disk, except for what `resume` keeps."""
+        """Forget the results and remove the files, except for the file of `resume`."""
         self._results.close()
         self._peer_tags.close()
         if self._resume is not None:
@@ -235,7 +243,7 @@ class Requester(Side, ABC, Generic[Secret]):
             yield values
 
     def _matches(self) -> Iterator[tuple[int, bytes]]:
-        """(position, match proof) of the common ids, in their own order."""
+        """Yield (position, match proof) of the common ids, in their own order."""
         if len(self._results) != self.count or len(self._peer_tags) != self._peer_count:
             raise StateError("intersection was asked for before all signatures and tags came")
         if self._found is None:
@@ -247,11 +255,11 @@ class Requester(Side, ABC, Generic[Secret]):
                 yield int.from_bytes(record[:_INDEX], "big"), record[_INDEX:]
 
     def _source(self, purpose: bytes) -> RandomBytes:
-        """Random bytes for the chunk of just these positions: no two chunks share any."""
+        """Return the source of random bytes for one chunk; no two chunks share random bytes."""
         return self._random if self._resume is None else self._resume.random(purpose)
 
     def _accept_tags(self) -> None:
-        """Count the tags before anything of the match is known, or refuse them."""
+        """Count the tags against the budget, or refuse them, before any match is computed."""
         digest, resume = self._tags_digest.digest(), self._resume
         if resume is not None:
             resume.check_tags(digest)
@@ -276,13 +284,13 @@ class Requester(Side, ABC, Generic[Secret]):
                 for record in self._results.read(bucket)
                 if record[:TAG_BYTES] in theirs
             )
-            # With many signers the files of both would add up to more than a process may have.
+            # With many signers, the open files would otherwise exceed the limit of a process.
             self._results.forget(bucket)
             self._peer_tags.forget(bucket)
         return found
 
     def _take_up(self, public_key: bytes, domain: bytes) -> array[int]:
-        """Positions still to be sent, in the order of sending; results of before are taken in."""
+        """Load earlier results; return the positions still to be sent, in the order of sending."""
         have = bytearray(self.count)
         if self._resume is not None:
             bound = [public_key, domain, self.count.to_bytes(_INDEX, "big"), self._ids.digest()]

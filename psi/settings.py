@@ -1,4 +1,4 @@
-"""What every party's object may be given, whatever its protocol; defaults are at its base class."""
+"""Types the arguments that all signers and all requesters share; base classes have the defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PartySettings(TypedDict, total=False):
-    """Both roles."""
+    """The arguments that both roles share."""
 
     workers: int | None
     executor: Executor | None
@@ -23,14 +23,14 @@ class PartySettings(TypedDict, total=False):
 
 
 class SignerSettings(PartySettings, total=False):
-    """See `psi.signing.Signer`."""
+    """The arguments of every signer; see `psi.signing.Signer`."""
 
     budget: Budget | None
     kept: KeptKey | None
 
 
 class RequesterSettings(PartySettings, total=False):
-    """See `psi.requesting.Requester`."""
+    """The arguments of every requester; see `psi.requesting.Requester`."""
 
     chunk_ids: int
     budget: Budget | None

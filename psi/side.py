@@ -1,4 +1,4 @@
-"""What both parties' objects have: own ids, room for records, workers. Knows no protocol."""
+"""Holds what the objects of both parties share: own ids, temporary files and workers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from psi.workers import Workers
 
 
 class Side:
-    """Base of signers and requesters; their docstrings tell of the arguments."""
+    """The base of signers and requesters, whose docstrings describe the arguments."""
 
     count: int
-    """Number of own ids."""
+    """The number of own ids."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Side:
         self.count = len(self._ids)
 
     def close(self) -> None:
-        """Forget everything and remove what is on disk; ids that were lent stay."""
+        """Forget everything and remove the files. An `OwnIds` that the caller gave stays open."""
         if not self._borrows:
             self._ids.close()
         self._scratch.close()

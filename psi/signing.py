@@ -1,21 +1,26 @@
-"""The party that signs, whatever the protocol: counts, orders and matches. No key, no socket.
+"""Implements the signer of both protocols: it counts, orders and matches.
 
-The order of calls, each of which takes or gives what travels:
+This module knows neither keys nor sockets. The methods take and return the bytes that travel, and
+are called in this order:
 
-    public_key()                to the requester, with `count`; `precompute()` fills the wait
-    begin(count)                the number of ids the requester announced
-    sign(blinded) -> signed     chunk by chunk
-    resume(done)                only if the requester was restarted: what it still has
-    tags()                      only now, so that no guess can be tested after they are seen
-    matched(proofs, last=...)   what the requester proved to hold
-    close()                     forget the key
+    public_key()                returns the key for the requester, which also gets `count`;
+                                `precompute()` uses the time until the requester answers
+    begin(count)                takes the number of ids that the requester announced
+    sign(blinded) -> signed     signs one chunk after another
+    resume(done)                is called only if the requester was restarted, with the number of
+                                values that it still has
+    tags()                      returns the tags only now, so that no guess can be tested after
+                                the requester has seen them
+    matched(proofs, last=...)   returns the own ids that the requester proved to hold
+    close()                     forgets the key
 
-With `kept` a restarted signer continues too: `begin(count, done)` then says what the requester has.
-A chunk that was signed of late comes again where its answer was lost, to the last byte. Its
-signatures are those that the requester has a right to: they say nothing new and count once.
+With `kept`, a restarted signer continues too; `begin(count, done)` then takes the number of values
+that the requester still has. If the answer to a recently signed chunk was lost, the requester sends
+the same bytes again. It is entitled to these signatures: they tell it nothing new and are counted
+once.
 
 Everything from the peer is checked before it is used, and counted before it is signed. After an
-error that blames the peer the object is of no further use: close it.
+error that blames the peer, the object cannot be used any further and must be closed.
 """
 
 from __future__ import annotations
@@ -47,31 +52,33 @@ if TYPE_CHECKING:
     from psi.storage.budget import Budget
     from psi.storage.key_store import KeptKey
 
-MAX_CHUNK = 1 << 20  # bytes; the longest chunk either side sends
+MAX_CHUNK = 1 << 20  # bytes of the longest chunk that either side sends
 RESIGN_VALUES = 16_384  # values that may be signed again in a run, for restarted requesters
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES
-_SLICE = 64  # own ids per step: 3 to 16 ms, the longest that a chunk of the peer waits
-_SLICE_ELSEWHERE = 512  # through an executor, where each step has to travel
+_SLICE = 64  # own ids per step, which takes 3 to 16 ms; a chunk of the peer waits for one step
+_SLICE_ELSEWHERE = 512  # own ids per step through an executor, to which each step is sent
 
 
 class Signer(Side, ABC):
-    """What `RSASigner` and `ECDHSigner` share.
+    """The base of `RSASigner` and `ECDHSigner`.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable, or `psi.OwnIds`.
-        bound: protocol, domain and whatever else the key of the run belongs to.
-        budget: counts signed values on disk; None counts this run alone.
-        max_peer_ids: the most values ever signed for this peer, over all runs of the budget.
-        workers: operations at once; None for one per usable core.
-        executor: does the work elsewhere; the key of the run travels to it, with ECDH ids too.
+        ids: the ids of this party: unique strings, from any iterable, or `psi.OwnIds`.
+        bound: the protocol, the domain and everything else that the key of the run belongs to.
+        budget: counts signed values on disk; None counts in this run only.
+        max_peer_ids: the most values that are signed for this peer, over all runs of the budget.
+        workers: the number of concurrent operations; None means one per usable core.
+        executor: runs the work elsewhere; the key of the run is sent to it, and with ECDH the ids
+            too.
         bucket_ids: more ids than this are kept in files instead of in memory.
-        scratch: the folder for those files; None for the system's.
-        kept: keeps key and own tags on disk, for a restart or for later runs; needs a budget.
+        scratch: the folder for those files; None means the system's temporary folder.
+        kept: keeps the key and the own tags on disk, for a restart or for later runs; it needs a
+            budget.
     """
 
     backend: str
-    """What computes with the secret; "kept tags" where nothing is left to compute."""
+    """The name of the library that computes; "kept tags" if nothing is left to compute."""
 
     def __init__(
         self,
@@ -93,10 +100,11 @@ class Signer(Side, ABC):
         self._own_tags = Records(TAG_BYTES, self.count, self._scratch, in_order)
         self._own_matches = Records(TAG_BYTES + _INDEX, self.count, self._scratch)
         self._announced: int | None = None
-        self._signed = 0  # of the announced ones
-        self._signed_in_all = 0  # in this run, with what was signed again
+        self._signed = 0  # of the announced values
+        self._signed_in_all = 0  # in this run, including values that were signed again
         self._recent: deque[bytes] = deque(maxlen=RECENT_CHUNKS) if kept is None else kept.recent
-        self._lost: set[bytes] = set()  # chunks whose answers the requester may not have heard
+        # Digests of chunks whose answers may not have reached the requester.
+        self._lost: set[bytes] = set()
         self._proofs: Distinct | None = None
         self._index_of_match: dict[bytes, int] = {}
         self._closed = False
@@ -108,56 +116,68 @@ class Signer(Side, ABC):
 
     @abstractmethod
     def public_key(self) -> bytes:
-        """The key for the requester, with what it needs to check it."""
+        """Return the public key for the requester, with everything that it needs to check the
+        key.
+        """
 
     @abstractmethod
     def _pairs_of(self, ids: list[str]) -> bytes:
-        """Tag and match proof of each id, one after the other."""
+        """Return tag and match proof of each id, joined in their order."""
 
     @abstractmethod
     def _check(self, blinded: bytes, *, again: bool) -> int:
-        """The number of values in a chunk, or `ValueRefusedError`; nothing is signed yet.
+        """Check a chunk before it is signed, and return the number of its values.
 
         Args:
             blinded: the chunk.
-            again: whether it has been checked and signed before.
+            again: whether the chunk was checked and signed before.
+
+        Raises:
+            ValueRefusedError: the chunk or a value is malformed, or a value is repeated.
         """
 
     @abstractmethod
     def _sign(self, blinded: bytes) -> bytes:
-        """The values signed; what `_check` could not see is `ValueRefusedError` here."""
+        """Sign the values; raise `ValueRefusedError` for a bad value that `_check` could not
+        detect.
+        """
 
     @abstractmethod
     def _forget(self) -> None:
-        """Drop the key."""
+        """Forget the key."""
 
     @property
     def kept(self) -> bool:
-        """Whether the key is one of an earlier object, and not made by this one."""
+        """Whether the key was made by an earlier object and loaded from disk."""
         return self._kept is not None and self._kept.kept
 
     def precompute(self) -> None:
-        """Start on the own tags in the background; returns at once."""
+        """Start to compute the own tags in the background, and return at once."""
         self._require_open()
         self._own.start()
 
     def progress(self) -> int:
-        """How many own tags are computed, of `count`."""
+        """Return how many of the `count` own tags are computed."""
         return self._own.done()
 
     def ready(self, seconds: float) -> bool:
-        """Wait for at most so long; whether all own tags are computed, so that `tags` can begin."""
+        """Wait at most this long, and return whether `tags` can begin without another wait."""
         self._require_open()
         return self._own.ready(seconds)
 
     def begin(self, count: int, done: int = 0) -> None:
-        """The requester announced `count` ids; `BudgetError` if they are too many.
+        """Note the number of ids that the requester announced.
 
-        Nothing is spent yet: `sign` records each chunk on disk before it signs it.
+        Nothing is counted against the budget yet: `sign` records each chunk on disk before it signs
+        it.
 
         Args:
-            count: the number of its ids.
-            done: how many of them it has results of, from before this signer was restarted.
+            count: the number of the requester's ids.
+            done: the number of its ids that have results from before this signer was restarted.
+
+        Raises:
+            BudgetError: the requester announced too many ids.
+            CountError: the numbers are impossible.
         """
         self._require_open()
         if self._announced is not None:
@@ -169,26 +189,28 @@ class Signer(Side, ABC):
         if self._budget is not None:
             if self._kept is not None:
                 self._signed_in_all = self._kept.signed_before(self._budget.spent())
-            # What is asked again as it was costs nothing; what is not, `sign` counts.
+            # Values that are asked for again unchanged cost nothing; `sign` counts the others.
             self._budget.require(max(0, count - max(done, self._signed_in_all)), self._limit)
         self._announced = count
         self._go_on_from(done)
 
     def sign(self, blinded: bytes) -> bytes:
-        """The next chunk of blinded values, each signed, in the same order."""
+        """Sign the next chunk of blinded values, and return the signed values in the same order."""
         self._require_open()
         if self._announced is None:
             raise StateError("sign was called before begin")
         if self._kept is not None and self._kept.tags_out:
             raise BudgetError("the tags have left, so nothing more is signed; begin a new run")
         if not blinded:
-            raise ValueRefusedError("a chunk without values")
+            raise ValueRefusedError("a chunk has no values")
         digest = sha256(blinded).digest()
         again = digest in self._lost
         values = self._check(blinded, again=again)
         total = self._signed + values
         if total > self._announced:
-            raise CountError(f"{total} values to sign where {self._announced} were announced")
+            raise CountError(
+                f"the peer sent {total} values to sign where {self._announced} were announced"
+            )
         if again:
             self._lost.remove(digest)
         else:
@@ -201,10 +223,11 @@ class Signer(Side, ABC):
             return self._sign(blinded)
 
     def resume(self, done: int) -> None:
-        """The requester was restarted and has the results of `done` values: it asks for the rest.
+        """Continue with a requester that was restarted and has the results of `done` values.
 
-        Of what was signed and lost on the way, other values than before are signed up to
-        `RESIGN_VALUES` in a run: each of those lets the peer test one more guess, and counts.
+        The requester asks for the rest again. If it then sends other values than before, at most
+        `RESIGN_VALUES` of them are signed in a run. Each of these lets the peer test one more
+        guess, and is counted.
         """
         self._require_open()
         if self._announced is None or self._proofs is not None:
@@ -212,12 +235,12 @@ class Signer(Side, ABC):
         self._go_on_from(done)
 
     def tags(self) -> Iterator[bytes]:
-        """The own tags in chunks of at most 1 MiB; waits until they are computed.
+        """Wait until the own tags are computed, and return them in chunks of at most 1 MiB.
 
-        Once they have left, nothing is signed again, also not after a restart with `kept`. So let a
-        requester that keeps results say first that it has them all.
+        After that nothing is signed any more, not even after a restart with `kept`. Therefore a
+        requester that keeps results should first confirm that it has all of them.
 
-        They are sent sorted. A tag is a hash, so its order says nothing about the order of ids.
+        The tags are sorted. A tag is a hash, so this order says nothing about the order of the ids.
         """
         self._require_open()
         if self._announced is None or self._signed != self._announced:
@@ -227,22 +250,22 @@ class Signer(Side, ABC):
         self._own.wait()
         if self._kept is not None:
             self._kept.note_tags_out()
-        # Proofs are joined with the own ones bucket by bucket, so both need the same buckets.
+        # Proofs are compared with the own ones bucket by bucket, so both have equally many buckets.
         self._proofs = Distinct(self.count, self._scratch)
         if self._own_matches.buckets == 1:
             self._index_of_match = _indexes(self._own_matches.read(0))
         return packed(self._own_tags)
 
     def matched(self, proofs: bytes, *, last: bool) -> list[str] | None:
-        """Check a chunk of match proofs; with the last one, the own ids that matched, in order.
+        """Check a chunk of match proofs; after the last one, return the matched own ids in order.
 
-        Past `bucket_ids` own ids, a wrong proof is found with the last chunk.
+        With more than `bucket_ids` own ids, a wrong proof is found only with the last chunk.
         """
         self.add_proofs(proofs)
         return self._ids.pick(self.positions()) if last else None
 
     def add_proofs(self, proofs: bytes) -> None:
-        """Check a chunk of match proofs; `positions` gives what all of them say."""
+        """Check a chunk of match proofs. `positions` then returns the ids that all chunks prove."""
         self._require_open()
         if self._announced is None or self._proofs is None:
             raise StateError("matched was called before tags")
@@ -255,7 +278,7 @@ class Signer(Side, ABC):
             raise ProofError(f"more matches are claimed than the {self._announced} ids asked")
 
     def positions(self) -> array[int]:
-        """The positions among the own ids of those whose match was proved, in order."""
+        """Return the positions, among the own ids, of the proved matches, in ascending order."""
         if self._proofs is None:
             raise StateError("positions was called before tags")
         claimed = bytearray(self.count)
@@ -271,7 +294,7 @@ class Signer(Side, ABC):
         return array("Q", (position for position, one in enumerate(claimed) if one))
 
     def close(self) -> None:
-        """Forget the key and the tags, and remove what is on disk, except for what `kept` keeps."""
+        """Forget the key and the tags, and remove the files, except for those of `kept`."""
         if not self._closed:
             self._closed = True
             self._own.stop()
@@ -284,7 +307,7 @@ class Signer(Side, ABC):
             super().close()
 
     def _take_up(self, bound: Sequence[bytes]) -> tuple[bytes | None, Sequence[int]]:
-        """The key that was kept, and the positions of own ids that have no tag yet."""
+        """Return the secret key from disk, if any, and the positions of own ids without a tag."""
         if self._kept is None:
             return None, range(self.count)
         have = bytearray(self.count)
@@ -299,13 +322,13 @@ class Signer(Side, ABC):
         return key, array("Q", (position for position, one in enumerate(have) if not one))
 
     def _keep_key(self, key: bytes, public: bytes) -> None:
-        """To be called by a subclass with a new key."""
+        """Store a new key on disk if `kept` was given; subclasses call this."""
         if self._kept is not None:
             self._kept.begin(key, public)
 
     @property
     def _kept_public(self) -> bytes:
-        """The public key of an earlier object whose tags have left; else empty."""
+        """The public key of an earlier object that has sent its tags, or b""."""
         return self._kept.public if self._kept is not None and self._kept.tags_out else b""
 
     def _note_signed(self, digest: bytes) -> None:
@@ -315,14 +338,14 @@ class Signer(Side, ABC):
             self._recent.append(digest)
 
     def _go_on_from(self, done: int) -> None:
-        again = self._kept is not None and self._kept.reuse  # then runs are not told apart
+        again = self._kept is not None and self._kept.reuse  # then runs are counted together
         most = self._announced if again else self._signed_in_all
         if not 0 <= done <= min(most or 0, self._announced or 0):
             raise CountError(f"the peer says it has {done} of {most} signed values")
         if not again and self._signed_in_all - done > RESIGN_VALUES:
             raise BudgetError(
-                f"{self._signed_in_all - done} values to sign again; allowed in a run:"
-                f" {RESIGN_VALUES}; begin a new run"
+                f"the peer sent {self._signed_in_all - done} values to sign again; {RESIGN_VALUES}"
+                " are allowed in a run; begin a new run"
             )
         self._signed = done
         self._lost = set(self._recent)
@@ -350,7 +373,7 @@ def _indexes(records: list[bytes]) -> dict[bytes, int]:
 
 
 def packed(values: Records) -> Iterator[bytes]:
-    """Tags or proofs, sorted, in chunks of at most 1 MiB; nothing where there are none."""
+    """Yield tags or proofs, sorted, in chunks of at most 1 MiB; there is no empty chunk."""
     step = MAX_CHUNK // TAG_BYTES
     for records in values.in_buckets():
         ordered = sorted(records)
@@ -359,7 +382,9 @@ def packed(values: Records) -> Iterator[bytes]:
 
 
 def unpacked(chunk: bytes) -> list[bytes]:
-    """The 16-byte values of a chunk, or `ValueRefusedError` if one is cut short."""
+    """Return the 16-byte values of a chunk, or raise `ValueRefusedError` if one is incomplete."""
     if len(chunk) % TAG_BYTES:
-        raise ValueRefusedError(f"a chunk of {len(chunk)} bytes; tags and proofs have {TAG_BYTES}")
+        raise ValueRefusedError(
+            f"a chunk has {len(chunk)} bytes; each tag or proof has {TAG_BYTES}"
+        )
     return cut(chunk, TAG_BYTES)

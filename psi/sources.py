@@ -1,7 +1,8 @@
-"""Ids out of files, one at a time: text, CSV, TSV, Parquet. Knows files, nothing of a protocol.
+"""Reads ids from text, CSV, TSV and Parquet files, one at a time.
 
-Everything that takes ids takes any iterable of strings, so a list, a generator or a pandas Series
-needs nothing from here. A column can be read more than once, and holds no more than a block.
+All functions of psi accept any iterable of strings, so a list, a generator or a pandas Series needs
+nothing from this module. A column can be read several times, and only one block of it is in memory.
+This module knows nothing of a protocol.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 
 from psi.errors import IdsError
 
-_SHOWN = 10  # columns named in a message
-_ROWS = 65_536  # rows of a Parquet file read at a time
-_FIELD = 1 << 24  # characters in a field of a CSV file; more is most likely a quote left open
+_SHOWN = 10  # the most columns that an error names
+_ROWS = 65_536  # rows of a Parquet file that are read at once
+# The most characters in a field of a CSV file; a longer one most likely has an open quote.
+_FIELD = 1 << 24
 
 
 class Column:
-    """The ids in one column of a file; iterating reads the file anew. Made by `column`."""
+    """The ids in one column of a file, which each iteration reads again; `column` creates it."""
 
     def __init__(self, path: Path, name: str | None) -> None:
         self._path, self._name = path, name
@@ -86,17 +88,17 @@ def _listed(names: list[str]) -> str:
 
 
 def delimiter_of(path: Path) -> str:
-    """What separates the fields of a table in text: tabs in `.tsv`, commas in all others."""
+    """Return the separator of the fields of a text table: a tab for `.tsv`, else a comma."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def csv_rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a table in text, its head first; a line without anything is no row.
+    """Yield the rows of a text table, the header first; empty lines are skipped.
 
     Raises:
-        IdsError: this is not UTF-8 text, or no table.
+        IdsError: the file is not UTF-8 text, or not a table.
     """
-    # The module's own limit, which holds in the whole process, is too short for some ids.
+    # The limit of the csv module, which applies to the whole process, is too small for some ids.
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD))
     with path.open(encoding="utf-8-sig", newline="") as file, _as_text(path):
         reader = csv.reader(file, delimiter=delimiter_of(path))
@@ -112,7 +114,7 @@ def csv_rows(path: Path) -> Iterator[list[str]]:
 def _as_text(path: Path) -> Iterator[None]:
     try:
         yield
-    except UnicodeDecodeError:  # it holds what was read, so it goes no further
+    except UnicodeDecodeError:  # it holds the content of the file, so it is not passed on
         raise IdsError(
             f"{path.name} is not UTF-8 text; save it as that, or convert it: iconv -f GBK -t UTF-8"
             " where it is GBK"
@@ -120,16 +122,17 @@ def _as_text(path: Path) -> Iterator[None]:
 
 
 def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
-    """The ids in a file, read as they are needed.
+    """Return the ids in a file, which are read when they are needed.
 
     Args:
-        path: a Parquet file (ending in `.parquet`; needs pyarrow), else UTF-8 text, with tabs
-            between the columns where it ends in `.tsv`.
-        name: the column of a CSV, TSV or Parquet file; None for a text file of one id per line, or
-            a Parquet file of one column. An id is exactly what the file holds: nothing is stripped,
-            and numbers in Parquet are refused, since parties might write them differently.
+        path: a Parquet file, whose name ends in `.parquet` (this needs pyarrow), or UTF-8 text. If
+            the name ends in `.tsv`, tabs separate the columns.
+        name: the column of a CSV, TSV or Parquet file; None for a text file with one id per line,
+            or for a Parquet file with one column. An id is exactly what the file holds: nothing is
+            stripped. Numbers in Parquet files are refused, because parties might write them
+            differently.
 
     Raises:
-        IdsError: while it is read: no such column, or not a file of that kind.
+        IdsError: the file has no such column or is not of that kind; iterating raises it.
     """
     return Column(Path(path), name)

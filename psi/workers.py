@@ -1,11 +1,11 @@
-"""One list, several workers. Knows nothing of what it runs.
+"""Spreads the work on one list over several workers; this module knows nothing of the work.
 
-Threads are the default: the work inside releases the interpreter lock, and nothing has to be
-copied. Any `concurrent.futures.Executor` may do the heavy part instead (processes, a cluster);
-then each thread here only waits for one call at a time.
+Threads are the default, because the work releases the interpreter lock and nothing has to be
+copied. Any `concurrent.futures.Executor` (of processes, or of a cluster) can run the expensive part
+instead; each thread here then only waits for one call at a time.
 
-The threads are those of one pool for the whole process. GMP's Python binding keeps caches for each
-thread that are never freed, so a pool for each call would grow a process that lives for months.
+All threads belong to one pool of the process. GMP's Python binding keeps caches per thread that are
+never freed, so a new pool for each call would leak memory in a process that runs for months.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
-_MOST_THREADS = 256  # of the pool, which makes one only where none is idle
-_WORTH_A_THREAD = 16  # below this many items per thread, starting it costs more than it saves
+_MOST_THREADS = 256  # in the pool, which starts one only if none is idle
+_WORTH_A_THREAD = 16  # with fewer items per thread, starting it costs more than it saves
 
 
 def usable_cores() -> int:
-    """The cores this process may run on, which in a container are fewer than the machine has."""
+    """Return how many cores this process may use; in a container, the machine can have more."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def worker_count(workers: int | None) -> int:
-    """The number of workers to use; None asks for one per usable core."""
+    """Return the number of workers to use, which is one per usable core for None."""
     if workers is None:
         return usable_cores()
     if workers < 1:
@@ -42,23 +42,23 @@ def worker_count(workers: int | None) -> int:
 
 @cache
 def shared_pool() -> ThreadPoolExecutor:
-    """The threads of this process that compute for all its runs.
+    """Return the pool of threads that compute for all runs of this process.
 
-    What runs there must not wait for what is queued there: all threads might wait.
+    Work in the pool must not wait for other work in the pool, because then all threads could wait.
     """
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="psi")
 
 
-if hasattr(os, "register_at_fork"):  # a child process has the pool, but not its threads
+if hasattr(os, "register_at_fork"):  # a child process inherits the pool without its threads
     os.register_at_fork(after_in_child=shared_pool.cache_clear)
 
 
 class Workers:
-    """So many calls at once, in threads of this process or through an executor.
+    """Runs a number of calls concurrently, in threads of this process or through an executor.
 
     Args:
-        workers: calls at once; None for one per usable core.
-        executor: what runs them; None for this process. It is not shut down here.
+        workers: the number of concurrent calls; None means one per usable core.
+        executor: runs the calls; None means this process. It is not shut down here.
     """
 
     def __init__(self, workers: int | None, executor: Executor | None = None) -> None:
@@ -76,7 +76,9 @@ class Workers:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """`work(*args)`, there where the work is done; exceptions come out here."""
+        """Return `work(*args)`, computed here or by the executor; its exceptions are raised
+        here.
+        """
         if self._executor is None:
             return work(*args, **kwargs)
         return self._executor.submit(work, *args, **kwargs).result()
@@ -84,16 +86,17 @@ class Workers:
     def spread(
         self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """See `spread`: `work` runs in threads here, and may use `call`."""
+        """Run `work` in threads here, as the function `spread` does; `work` may use `call`."""
         return spread(work, items, self.count)
 
 
 def spread(
     work: Callable[[Sequence[Item]], Result], items: Sequence[Item], workers: int
 ) -> list[Result]:
-    """Call `work` on contiguous parts of `items`, one thread each; results in order of the parts.
+    """Call `work` on contiguous parts of `items`, each in a thread, and return the results in
+    order.
 
-    The calling thread does the first part itself. The first exception comes out after all ended.
+    The calling thread computes the first part. An exception is raised after all parts have ended.
     """
     parts = max(1, min(workers, len(items) // _WORTH_A_THREAD))
     size = -(-len(items) // parts) if items else 1

@@ -82,7 +82,8 @@ ROLE = click.option(
 )
 ID_RECIPE = click.option(
     "--id-recipe",
-    help="How ids are written, such as integer, text:lower or phone:CN; at the Host for all.",
+    help="How ids are written, such as integer, text:lower, phone:CN or 'phone:CN;email' (first by"
+    " phone, then by e-mail); at the Host for all.",
 )
 DUPLICATES = click.option(
     "--duplicates",

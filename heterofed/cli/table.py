@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from heterofed.cli import options
 from heterofed.cli.options import all_of
 from heterofed.cli.table_check import check
-from heterofed.cli.table_overlap import overlap
+from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 
 Role = Literal["host", "collaborator"]
 
@@ -137,7 +137,11 @@ _AT_HOST = all_of(
 @table.command()
 @_COMMON
 @click.option(
-    "--id", "ids", multiple=True, required=True, help="Column of the ids; several are joined."
+    "--id",
+    "ids",
+    multiple=True,
+    required=True,
+    help="Column of the ids; several are joined, or are keys tried in order (see --id-recipe).",
 )
 @options.ID_RECIPE
 @options.DUPLICATES
@@ -148,6 +152,11 @@ _AT_HOST = all_of(
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
 @options.WATCH
+@click.option(
+    "--overlap-only",
+    is_flag=True,
+    help="Only count the ids that the parties share, as `table overlap` does, and train nothing.",
+)
 @_AT_HOST
 @click.pass_context
 def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
@@ -158,15 +167,27 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
     """
     from heterofed.cli.table_tasks import train as run
 
+    overlap_only = given.pop("overlap_only")
     if role == "collaborator":
         _refuse(context, [each.name for each in _host_options()], "the Host decides")
         if given["duplicates"] == "many":
             raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
-    elif not given["label"]:
+    elif not given["label"] and not overlap_only:
         raise click.UsageError("the Host needs --label, the column of the label")
     if given["columns"] and given["leave_out"]:
         raise click.UsageError("give --column or --leave-out, not both")
+    if overlap_only:
+        counted = {name: given[name] for name in _COUNTED}
+        show_overlap(count_overlap(role=role, **counted), as_json=as_json)
+        return
     _show(run(role=role, **given), as_json)
+
+
+_COUNTED = (
+    *("location", "table", "query", "delimiter", "encoding", "ids", "id_recipe"),
+    *("task", "party", "parties", "results", "join_timeout"),
+)
+"""What a count needs of a training's options."""
 
 
 @table.command()

@@ -30,13 +30,17 @@ def overlap(as_json: bool, **given: Any) -> None:
 
     Every party learns the number and nothing else; before any contract, and without a label.
     """
-    found = count_overlap(**given)
+    show_overlap(count_overlap(**given), as_json=as_json)
+
+
+def show_overlap(found: dict[str, Any], *, as_json: bool) -> None:
+    """Say what a count has found; doubts about ids were said before it began."""
     if as_json:
         click.echo(json.dumps(found))
         return
     for name, size in found["common"].items():
         click.echo(f"{size} of {found['ids']} ids are common with {name}")
-    for line in found["notes"]:
+    for line in found["advice"]:
         click.echo(f"note: {line}")
 
 
@@ -49,38 +53,35 @@ def count_overlap(
     role: str,
     party: str | None,
     parties: int,
-    max_peer_ids: int,
     results: Path,
     join_timeout: float,
+    max_peer_ids: int = 10_000_000,
     **of_source: Any,
 ) -> dict[str, Any]:
     """Run one party of a count.
 
     Returns:
-        ids (how many this party has), common (by the other party's key), and notes for people.
+        ids (how many this party has), common (by the other party's key), notes on the ids, and
+        advice where next to none is common.
 
     Raises:
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.
         TaskFailed: the task could not go on.
     """
-    from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
-    from heterofed.tabular.ids import IdRecipe, overlap_advice, read_ids
+    from heterofed.tabular import overlap
+    from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.sources import open_source
 
-    by = IdRecipe.parse(id_recipe) if id_recipe else IdRecipe.of_columns(len(ids))
-    # Rows that repeat an id count once: only whom both know is asked.
-    own = read_ids(open_source(location, **of_source), ids, by, duplicates="first")
+    source = open_source(location, **of_source)
+    own = overlap.OwnTable(source, list(ids), IdRecipe.parse(id_recipe) if id_recipe else None)
     given: dict[str, Any] = {
-        "ids": own.ids,
         "max_peer_ids": max_peer_ids,
         "results_dir": results,
         "join_timeout": join_timeout,
     }
     scheduler = (
-        RSAPSIInitiatorScheduler(party or role, collaborators=parties, **given)
+        overlap.OverlapHost(party or role, own, collaborators=parties, **given)
         if role == "host"
-        else RSAPSICollaboratorScheduler(party or role, **given)
+        else overlap.OverlapCollaborator(party or role, own, **given)
     )
-    common = scheduler.count_common(task)
-    advice = (overlap_advice(size, len(own), len(own), by) for size in common.values())
-    return {"ids": len(own), "common": common, "notes": [*own.notes, *filter(None, advice)]}
+    return overlap.count_overlap(task, scheduler, own)

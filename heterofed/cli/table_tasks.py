@@ -14,7 +14,6 @@ from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import TabularCollaborator, TabularHost, open_source
-from heterofed.tabular.fitted import in_order
 from heterofed.tabular.written import csv_of
 
 GIVEN = "table.json"
@@ -168,8 +167,7 @@ def predict(
     out = out.absolute()
     check_writable(out.parent)
     host = TabularHost(name, source, label=None, **common)
-    frame = host.predict(task, models="best")
-    frame = in_order(frame, host.load_local_ids())
+    frame = host.in_table_order(host.predict(task, models="best"))
     table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
     write_whole(out, lambda file: file.write(table), anywhere=True)
     return outcome | {"rows": len(frame), "out": str(out)}

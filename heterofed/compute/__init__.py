@@ -1,1 +1,1 @@
-"""Tensors of one party: batches, gradients, random streams, staleness. It knows no peer."""
+"""Handles the tensors of one party: batches, gradients, random streams, staleness; no peers."""

@@ -1,6 +1,7 @@
-"""Ids in an agreed order: checks of own ids, default split, keyed digests, order of a round.
+"""Checks ids, splits them, digests them with a key, and orders them for a round.
 
-Plain strings and bytes; no torch. Ids are exact code points, never normalised.
+This module works on plain strings and bytes, without torch. Ids are compared by exact code points
+and are never normalised.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from heterofed.errors import EmptySplitError, IdError
 TEST_SHARE = 0.2
 
 DIGESTED_AT_ONCE = 4096
-"""Ids."""
+"""A collection of ids."""
 
 
 class SortedIdSet(set[str]):
-    """A set of ids that iterates in sorted order, so that `list(ids)[:n]` is the same everywhere.
+    """A set of ids that iterates in sorted order, so that `list(ids)[:n]` is the same at every
+    party.
 
-    Everything else is a plain set.
+    In everything else it is a plain set.
     """
 
     def __iter__(self) -> Iterator[str]:
@@ -38,15 +40,15 @@ class SortedIdSet(set[str]):
 
 
 def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
-    """Check what `load_local_ids`, or another hook, returned and give it back as a list.
+    """Check the ids that `load_local_ids` or another hook returned, and return them as a list.
 
     Args:
-        ids: the ids of any list-like type.
-        what: names the hook or argument in errors.
+        ids: the ids, of any list-like type.
+        what: the name of the hook or argument for errors.
 
     Raises:
-        IdError: not unique, non-surrogate strings, or none. The message gives counts and positions,
-            never an id.
+        IdError: there is no id, or an id is not a string, is repeated or holds a lone surrogate.
+            The message gives counts and positions, and never an id.
     """
     listed = strings(ids, what)
     if not listed:
@@ -77,7 +79,10 @@ def _can_travel(text: str) -> bool:
 
 
 def default_split(ids: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Split ids 80/20 by a hash of each id: the same everywhere, and stable when ids are added."""
+    """Split ids 80/20 by a hash of each id.
+
+    The split is the same at every party, and ids keep their part when others are added.
+    """
     train: set[str] = set()
     test: set[str] = set()
     for each in ids:
@@ -88,11 +93,11 @@ def default_split(ids: Iterable[str]) -> tuple[set[str], set[str]]:
 
 
 def check_split(split: object) -> tuple[list[str], list[str]]:
-    """Check what `split_dataset` returned; gives sorted train and test ids.
+    """Check the result of `split_dataset`, and return the sorted train and test ids.
 
     Raises:
-        IdError: not a pair of collections of unique strings.
-        EmptySplitError: no train ids, or no test ids.
+        IdError: the result is not a pair of collections of unique strings.
+        EmptySplitError: there are no train ids or no test ids.
     """
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise IdError(
@@ -115,8 +120,10 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
 
 
 def pack_parts(ids: Iterable[str], train: Iterable[str], test: Iterable[str]) -> bytes:
-    """In which part each of some ids is, in their order: two bits for each, 1 for a train id, 2 for
-    a test id, the lowest bits of a byte first.
+    """Encode in which part each id is, with two bits per id in the order of the ids.
+
+    The bits are 1 for a train id, 2 for a test id and 0 for neither; the lowest bits of a byte come
+    first.
     """
     trained, tested = set(train), set(test)
     bits = [(each in trained, each in tested) for each in ids]
@@ -124,7 +131,7 @@ def pack_parts(ids: Iterable[str], train: Iterable[str], test: Iterable[str]) ->
 
 
 def unpack_parts(ids: Sequence[str], packed: bytes) -> tuple[list[str], list[str]]:
-    """Train and test ids of what `pack_parts` gave for the same ids."""
+    """Return the train and test ids that `pack_parts` encoded for the same ids."""
     raw = np.frombuffer(packed, dtype=np.uint8)
     bits = np.unpackbits(raw, count=2 * len(ids), bitorder="little").astype(bool)
     train, test = bits[::2], bits[1::2]
@@ -132,12 +139,13 @@ def unpack_parts(ids: Sequence[str], packed: bytes) -> tuple[list[str], list[str
 
 
 def keyed_digest(secret: bytes, purpose: str, ids: Sequence[str]) -> bytes:
-    """HMAC-SHA256 over ids in their order, 32 bytes.
+    """Return an HMAC-SHA256 over ids in their order, 32 bytes.
 
-    They come in groups of 4096, the last one smaller: how many they are and the code points of each
-    (8 bytes, big-endian), then their text in UTF-8.
+    The ids are hashed in groups of 4096, of which the last may be smaller. Each group consists of
+    its number of ids and the number of code points of each id (8 bytes, big-endian), and then of
+    their text in UTF-8.
 
-    Keyed, because ids are guessable: without `secret` nobody can test a guess.
+    The digest is keyed because ids are guessable: without `secret` nobody can test a guess.
     """
     mac = hmac.new(secret, purpose.encode() + b"\0", hashlib.sha256)
     for start in range(0, len(ids), DIGESTED_AT_ONCE):
@@ -148,7 +156,9 @@ def keyed_digest(secret: bytes, purpose: str, ids: Sequence[str]) -> bytes:
 
 
 def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bool) -> list[str]:
-    """The order of this round's train ids: as they are, or the round's agreed shuffle."""
+    """Return the train ids in this round's order, which is shuffled by the seed if `shuffle` is
+    set.
+    """
     order = list(ids)
     if shuffle:
         random.Random(stream_seed(seed, "shuffle", round_number)).shuffle(order)
@@ -156,11 +166,11 @@ def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bo
 
 
 def stream_seed(seed: int, *path: str | int) -> int:
-    """A 63-bit seed for one random stream of the task, the same in every process.
+    """Return the 63-bit seed of one random stream of the task, which is the same in every process.
 
     Args:
         seed: the plan's seed.
-        path: names the stream, such as (feature key, hook, round, batch).
+        path: the name of the stream, such as (feature key, hook, round, batch).
     """
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""The split training step: backward from the cut layer, modes, devices. Knows torch; no sockets."""
+"""Provides the parts of a split training step: backward from the cut layer, modes and devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _THREADS_AT_IMPORT = torch.get_num_threads()
 
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Put modules into eval mode, without gradients, and restore each submodule's mode after."""
+    """Put modules into eval mode without gradients, and restore each submodule's mode at the
+    end.
+    """
     modes = [
         (sub, sub.training) for module in modules if module is not None for sub in module.modules()
     ]
@@ -37,10 +39,10 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def sharing_cores(parties: int) -> Iterator[None]:
-    """Let torch use this machine's cores divided by the parties that run on it, and restore it.
+    """Divide this machine's cores among the parties that run on it, and restore torch's setting.
 
-    Parties with a thread per core each spend most of their time in each other's way. What the
-    user has set (`OMP_NUM_THREADS`, `torch.set_num_threads`) stays as it is.
+    Parties that each use one thread per core slow each other down. A number of threads that the
+    user set (`OMP_NUM_THREADS`, `torch.set_num_threads`) is not changed.
     """
     before = torch.get_num_threads()
     chosen = before != _THREADS_AT_IMPORT or before * 2 < (os.cpu_count() or 1)
@@ -60,9 +62,9 @@ def backward(
     """Run backward through a feature model from the gradients at the cut layer.
 
     Args:
-        features: as the feature model gave them.
-        gradients: by the same names, on any device.
-        retain: keep the graph, for another backward with other gradients.
+        features: the output of the feature model, by name.
+        gradients: the gradients by the same names, on any device.
+        retain: whether to keep the graph for another backward pass with other gradients.
     """
     pairs = [
         (features[name], gradient.to(features[name].device))
@@ -77,7 +79,7 @@ def backward(
 def gradients_like(
     layout: Layout, features: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> Any:
-    """Arrange gradients as the hook had arranged its features; None where there is none."""
+    """Arrange gradients as the hook arranged its features, with None for missing ones."""
     placed = {
         name: gradients[name].to(feature.device) if name in gradients else None
         for name, feature in features.items()
@@ -88,10 +90,10 @@ def gradients_like(
 
 
 def gradients_by_name(features: Mapping[str, Tensor], gradients: Any) -> dict[str, Tensor]:
-    """The inverse of `gradients_like`: gradients by tensor name, without those that are None.
+    """Invert `gradients_like`: return the gradients that are not None, by tensor name.
 
     Raises:
-        LocalProtocolError: there are other gradients than features.
+        LocalProtocolError: the gradients do not match the features.
     """
     if isinstance(gradients, Tensor) or gradients is None:
         gradients = (gradients,)
@@ -102,7 +104,7 @@ def gradients_by_name(features: Mapping[str, Tensor], gradients: Any) -> dict[st
 
 
 def device_of(own: Mapping[str, Tensor], model: nn.Module | None) -> torch.device | None:
-    """Where peers' features should live: with the Host's own, else with its infer model."""
+    """Return the device for peers' features: that of the Host's features, or of its infer model."""
     for tensor in own.values():
         return tensor.device
     parameter = next(model.parameters(), None) if model is not None else None
@@ -110,10 +112,10 @@ def device_of(own: Mapping[str, Tensor], model: nn.Module | None) -> torch.devic
 
 
 def check_model(model: object, hook: str) -> nn.Module | None:
-    """Check what a model hook returned.
+    """Check the result of a model hook.
 
     Raises:
-        ConfigError: neither a Module nor None.
+        ConfigError: it is neither a Module nor None.
     """
     if model is None or isinstance(model, nn.Module):
         return model
@@ -121,10 +123,10 @@ def check_model(model: object, hook: str) -> nn.Module | None:
 
 
 def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
-    """Check what an optimizer hook returned; several become one.
+    """Check the result of an optimizer hook, and join several optimizers to one.
 
     Raises:
-        ConfigError: neither an Optimizer, nor a list or tuple of them, nor None.
+        ConfigError: it is neither an Optimizer, nor a list or tuple of them, nor None.
     """
     if optimizer is None or isinstance(optimizer, Optimizer):
         return optimizer
@@ -140,7 +142,7 @@ def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
 
 
 def has_weights(model: nn.Module | None) -> bool:
-    """Whether a model has any parameter."""
+    """Return whether a model has any parameter."""
     return model is not None and next(model.parameters(), None) is not None
 
 
@@ -148,16 +150,18 @@ BATCH_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
 )
-"""Modules in which the rows of a batch change one another."""
+"""The modules in which the rows of a batch influence one another."""
 
 
 def has_batch_norm(model: nn.Module | None) -> bool:
-    """Whether a model mixes the rows of a batch."""
+    """Return whether a model mixes the rows of a batch."""
     return model is not None and any(isinstance(each, BATCH_NORMS) for each in model.modules())
 
 
 def optimizer_of(model: nn.Module, make: Callable[[nn.Module], object]) -> object:
-    """What an optimizer hook makes for a model; None where torch refuses to optimize nothing."""
+    """Return the optimizer that a hook makes for a model, or None for a model without
+    parameters.
+    """
     try:
         return make(model)
     except ValueError as error:
@@ -167,7 +171,7 @@ def optimizer_of(model: nn.Module, make: Callable[[nn.Module], object]) -> objec
 
 
 class Lazy:
-    """Makes a value once, when it is first asked for; refuses to be asked while making it."""
+    """Makes a value at the first call, and refuses calls while the value is being made."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -176,7 +180,11 @@ class Lazy:
         self._value: Any = None
 
     def __call__(self) -> Any:
-        """The value."""
+        """Return the value.
+
+        Raises:
+            LocalProtocolError: the value is being made by this very call.
+        """
         if not self._made:
             if self._making:
                 raise LocalProtocolError("a hook that makes a model or optimizer asked for itself")

@@ -1,4 +1,4 @@
-"""What the batch hooks yield, read and checked."""
+"""Reads and checks the batches that the hooks yield."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from heterofed.errors import FeatureError, IdError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What `iterate_train_feature` and `iterate_test_feature` may yield.
+    """One batch, which `iterate_train_feature` and `iterate_test_feature` may yield.
 
     Attributes:
-        features: tensor, tuple or dict of tensors, first dimension = rows; None at a label-only
-            Host.
+        features: a tensor, or a tuple or dict of tensors, whose first dimension is the rows; None
+            at a label-only Host.
         labels: the Host's labels of the same rows, in any form that `train_a_batch` takes.
-        ids: ids of the rows, as loaded from the data beside them (not copied from what the hook was
-            given): proof that all parties' rows are in the same order. At a label-only Host they
-            also say how many rows there are, where the form of the labels does not.
+        ids: the ids of the rows, which must be loaded with the data and not copied from the
+            argument of the hook. They prove that the rows of all parties are in the same order. At
+            a label-only Host they also give the number of rows if the form of the labels does not.
     """
 
     features: Features | None
@@ -35,15 +35,16 @@ class Batch:
 
 
 def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
-    """Read what a feature hook yielded.
+    """Read one item that a feature hook yielded.
 
     Args:
-        item: what it yielded.
-        where: names it.
-        with_labels: whether there must be labels; None: there may be, and features need not.
+        item: the item.
+        where: the name of the hook for errors.
+        with_labels: whether labels are required; with None, labels are allowed and features are
+            optional.
 
     Raises:
-        FeatureError: it is not of the form that the hook's contract gives.
+        FeatureError: the item does not have the form that the hook's contract requires.
     """
     if isinstance(item, Batch):
         batch = item
@@ -67,10 +68,10 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
 
 
 def _ids(ids: object, where: str) -> list[str]:
-    """The ids beside a batch, as a list.
+    """Return the ids of a batch as a list.
 
     Raises:
-        FeatureError: they are no list of strings.
+        FeatureError: the ids are not a list of strings.
     """
     try:
         return strings(ids, f"the ids of {where}")
@@ -79,15 +80,17 @@ def _ids(ids: object, where: str) -> list[str]:
 
 
 def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
-    """Rows of a batch: of its features, else of its ids, else of its labels.
+    """Return the number of rows of a batch, by its features, else by its ids, else by its labels.
 
     Args:
-        batch: what a hook yielded.
-        where: names the hook.
-        others: rows of another party's batch; they count where labels alone may be of as many.
+        batch: the batch that a hook yielded.
+        where: the name of the hook for errors.
+        others: the number of rows of another party's batch; it is taken if only labels are given
+            and they can belong to that many rows.
 
     Raises:
-        FeatureError: nothing tells the rows, or the labels cannot be those of the features.
+        FeatureError: the number of rows cannot be determined, or the labels do not match the
+            features.
     """
     if batch.features is not None:
         rows = len(next(iter(named(batch.features, where)[1].values())))
@@ -106,15 +109,15 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
 
 
 def copied_batch(batch: Batch) -> Batch:
-    """The same with memory of its own, for when the next batch may use the same again."""
+    """Return a copy of the batch, because the next batch may reuse the memory."""
     return replace(batch, features=copied(batch.features), labels=copied(batch.labels))
 
 
 def copied(value: Any) -> Any:
-    """The same with tensors and arrays of its own, in dicts, lists and tuples too.
+    """Return a copy of all tensors and arrays of a value, also within dicts, lists and tuples.
 
     Args:
-        value: features or labels of any form; objects of other classes stay as they are.
+        value: features or labels of any form; objects of other classes are not copied.
     """
     if isinstance(value, Tensor):
         return value.clone()

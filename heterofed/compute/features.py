@@ -1,4 +1,4 @@
-"""One batch of features: named tensors, and how a hook arranged them."""
+"""Defines a batch of features: named tensors, and how a hook arranged them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from heterofed.compute.tensors import Layout, named, restore
 
 @dataclass(slots=True)
 class FeatureBatch:
-    """Features of the same rows.
+    """The features of the rows of one batch.
 
     Attributes:
         layout: how the hook arranged the tensors.
-        tensors: by name, each [rows, ...].
-        ids: the ids of the rows, where the hook gave them.
-        given: what the hook yielded, or what stands for it; None where that is of no use.
+        tensors: the tensors by name, each of shape [rows, ...].
+        ids: the ids of the rows, if the hook gave them.
+        given: the features as the hook yielded them, or a replacement; None if they are not needed.
     """
 
     layout: Layout
@@ -29,33 +29,33 @@ class FeatureBatch:
 
     @classmethod
     def of(cls, features: Any, where: str, ids: Sequence[str] | None = None) -> FeatureBatch:
-        """What a hook yielded.
+        """Return the batch of the features that a hook yielded.
 
         Args:
-            features: a tensor, tuple or dict of tensors.
-            where: names the hook in errors.
+            features: a tensor, or a tuple or dict of tensors.
+            where: the name of the hook for errors.
             ids: the ids of the rows.
 
         Raises:
-            FeatureError: see `heterofed.compute.tensors.named`.
+            FeatureError: the features are invalid; see `heterofed.compute.tensors.named`.
         """
         layout, tensors = named(features, where)
         return cls(layout, tensors, ids, features)
 
     @property
     def rows(self) -> int:
-        """Rows of the batch."""
+        """The number of rows of the batch."""
         return len(next(iter(self.tensors.values())))
 
     @property
     def floats(self) -> dict[str, Tensor]:
-        """The tensors of floating-point numbers, by name."""
+        """Return the floating-point tensors by name."""
         return {name: each for name, each in self.tensors.items() if each.is_floating_point()}
 
     def arranged(self) -> Any:
-        """The tensors as the hook arranged them."""
+        """Return the tensors as the hook arranged them."""
         return restore(self.layout, self.tensors)
 
     def holding(self, tensors: Mapping[str, Tensor]) -> FeatureBatch:
-        """The same rows with other tensors of the same names."""
+        """Return the same rows with other tensors of the same names."""
         return FeatureBatch(self.layout, dict(tensors), self.ids, restore(self.layout, tensors))

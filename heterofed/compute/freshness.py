@@ -1,7 +1,7 @@
-"""Whether features were made with the weights of now: graphs are looked at, nothing is computed.
+"""Checks that features were computed with the current weights, by inspecting their graphs.
 
-A hook that returns a list, or computes a batch ahead, trains on weights that have changed since;
-autograd says nothing of that, or that some tensor was modified in place. Knows torch.
+A hook that returns a list, or that computes a batch in advance, trains on weights that have changed
+meanwhile. Autograd does not report this, or reports only that a tensor was modified in place.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from heterofed.errors import FeatureError
 
 MOST_SPANS = 1024
-"""Calls of a hook that are remembered."""
+"""The number of calls of a hook that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The nodes of graphs that one call of a hook has made, and the weights as they were then.
+    """The graph nodes that one call of a hook made, and the versions of the weights at that time.
 
     Attributes:
-        first, end: sequence numbers that autograd gave on this thread.
-        versions: of the weights, when the call was over.
+        first, end: the range of sequence numbers that autograd gave to the nodes on this thread.
+        versions: the versions of the weights at the end of the call.
     """
 
     first: int
@@ -38,14 +38,14 @@ class _Span:
 class Freshness:
     """Watches one feature hook.
 
-    A graph counts as old where a node of it that reads a weight was made in an earlier call of the
-    hook, and that weight has been changed since. So features that a hook makes ahead of no step
-    (under staleness, or while gradients accumulate) are as good as any, and so is whatever depends
-    on frozen weights alone. Nodes of other threads are not judged: each counts by itself.
+    A graph is outdated if a node that reads a weight was made in an earlier call of the hook, and
+    that weight has changed since then. So features may be computed in advance if no step comes in
+    between (under staleness, or while gradients accumulate), or if they depend on frozen weights
+    only. Nodes of other threads are not checked, because each thread has its own sequence numbers.
 
     Args:
-        hook: names it.
-        weights: what steps may change.
+        hook: the name of the hook.
+        weights: returns the weights that steps may change.
     """
 
     def __init__(self, hook: str, weights: Callable[[], Iterable[Tensor]]) -> None:
@@ -56,7 +56,7 @@ class Freshness:
 
     @contextmanager
     def making(self) -> Iterator[None]:
-        """Around each call of the hook, or step of its generator."""
+        """Enclose each call of the hook, or each step of its generator."""
         first = self._now = _number() + 1
         try:
             yield
@@ -65,14 +65,15 @@ class Freshness:
             self._spans.append(_Span(first, _number(), versions))
 
     def check(self, features: Mapping[str, Tensor], number: int) -> None:
-        """Look at what the last call has given.
+        """Check the features that the last call returned.
 
         Args:
-            features: by name.
+            features: the features by name.
             number: the number of the batch.
 
         Raises:
-            FeatureError: it was made earlier, with weights that have been changed since.
+            FeatureError: the features were computed earlier, with weights that have changed since
+                then.
         """
         places = {id(each): place for place, each in enumerate(self._weights())}
         now = self._spans[-1].versions if self._spans else ()
@@ -92,14 +93,14 @@ class Freshness:
 
 
 def _number() -> int:
-    """The sequence number of a node that is made here: autograd counts them on each thread."""
+    """Return the sequence number of a new graph node; autograd counts them on each thread."""
     with torch.enable_grad():
         node: Any = (torch.zeros((), requires_grad=True) * 1).grad_fn
     return int(node._sequence_nr())
 
 
 def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Nodes that read a weight: the sequence number of each, and the place of the weight."""
+    """Yield the sequence number of each node that reads a weight, and the index of the weight."""
     waiting: list[Any] = [each.grad_fn for each in features if each.grad_fn is not None]
     seen = set(waiting)
     while waiting:
@@ -117,8 +118,9 @@ def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[
 
 @contextmanager
 def explaining(hook: str) -> Iterator[None]:
-    """Add a note where torch refuses to go backward through a graph a second time, or with weights
-    that have changed: what it says names no hook.
+    """Add the name of the hook to torch's errors about graphs.
+
+    torch raises them for a second backward pass, or for weights that have changed, without a hook.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several optimizers as one, as a joined model would have it. Knows torch; no sockets."""
+"""Joins several optimizers to one that behaves like the optimizer of a joined model."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ from heterofed.errors import ConfigError
 class JointOptimizer(Optimizer):
     """Several optimizers as one `torch.optim.Optimizer`.
 
-    `self.optimizer` of the Host covers the infer model and the Host's own feature model, and the
-    gradients that go to the other parties: `zero_grad` clears those too, so that between two passes
-    over one batch it does what it does in a joined model. Parameter groups and state are those of
-    the parts; learning-rate schedules and `torch.amp.GradScaler` take it as they take any.
+    The Host's `self.optimizer` covers the infer model, the Host's own feature model, and the
+    gradients that go to the other parties. `zero_grad` clears those gradients too, so that it has
+    the same effect between two passes over one batch as in a joined model. Parameter groups and
+    state are those of the parts. Learning-rate schedules and `torch.amp.GradScaler` accept it like
+    any other optimizer.
 
-    Iterating gives the parts.
+    Iteration yields the parts.
 
     Args:
-        optimizers: the parts; there may be none.
+        optimizers: the parts, possibly none.
     """
 
-    # `GradScaler` then leaves unscaling, and skipping a step, to `step`: it knows no leaves.
+    # `GradScaler` then leaves it to `step` to unscale and to skip a step, because it does not know
+    # the leaves.
     _step_supports_amp_scaling = True
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers: tuple[Optimizer, ...] = ()
-        super().__init__([{"params": []}], {})  # for its hooks; groups and state are the parts'
+        # For the hooks of the base class; groups and state are those of the parts.
+        super().__init__([{"params": []}], {})
         self.optimizers = tuple(
             part
             for each in optimizers
@@ -67,14 +70,14 @@ class JointOptimizer(Optimizer):
             leaf.clear(set_to_none=set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of each part.
+        """Make one step of each part.
 
         Args:
-            closure: computes the loss and its gradients anew, as `torch.optim.LBFGS` needs it. It
-                goes to the parts that cannot do without; if there are none, it is called once.
+            closure: computes the loss and its gradients again, which `torch.optim.LBFGS` needs. It
+                is passed to the parts that require it; if there are none, it is called once.
 
         Returns:
-            What the closure returned.
+            The result of the closure.
 
         Raises:
             ConfigError: `GradScaler.unscale_` was called with this optimizer, and the gradients
@@ -96,7 +99,7 @@ class JointOptimizer(Optimizer):
         """Unscale all gradients before the step, as `scaler.unscale_` does for any optimizer.
 
         Args:
-            scaler: whose `scale` the loss went through.
+            scaler: the scaler that scaled the loss.
         """
         scaler.unscale_(self)
         self._scale_leaves(_inverse(torch.tensor(scaler.get_scale())))
@@ -106,11 +109,13 @@ class JointOptimizer(Optimizer):
         if self.optimizers:
             self.optimizers[0].add_param_group(param_group)
         elif param_group["params"]:
-            raise ValueError("there is no optimizer here that could take a parameter group")
+            raise ValueError("there is no optimizer that could take a parameter group")
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all parts, the very ones: a schedule changes them in place."""
+        """The groups of all parts, as the same objects, because a schedule changes them in
+        place.
+        """
         return [group for each in self.optimizers for group in each.param_groups]
 
     @param_groups.setter
@@ -130,7 +135,7 @@ class JointOptimizer(Optimizer):
         _JointState(self.optimizers).update(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What `load_state_dict` has read and checked, to each part its own."""
+        """Distribute the state that `load_state_dict` has read and checked to the parts."""
         groups = iter(state["param_groups"])
         for each in self.optimizers:
             own = [next(groups) for _ in each.param_groups]
@@ -148,10 +153,10 @@ class JointOptimizer(Optimizer):
 
     @contextmanager
     def covering(self, received: Sequence[Leaves]) -> Iterator[None]:
-        """Let this optimizer cover the features of one batch, within the block."""
+        """Make this optimizer cover the received features of one batch within the block."""
         thread = threading.get_ident()
 
-        def note_step(*_: object) -> None:  # of whatever optimizer, also one within another
+        def note_step(*_: object) -> None:  # called by any part, also by one that wraps another
             for leaf in self._leaves if threading.get_ident() == thread else ():
                 leaf.note_step()
 
@@ -167,7 +172,7 @@ class JointOptimizer(Optimizer):
                 each.close()
 
     def _part_cleared(self, part: int, set_to_none: bool) -> None:
-        """Where every part was cleared since the last backward, that is a `zero_grad` of all."""
+        """Clear the leaves too if every part was cleared since the last backward pass."""
         if any(leaf.fresh for leaf in self._leaves):
             self._cleared.clear()
         for leaf in self._leaves:
@@ -178,7 +183,7 @@ class JointOptimizer(Optimizer):
                 leaf.clear(set_to_none=set_to_none)
 
     def _is_unscaled(self) -> bool:
-        """Unscale what a `GradScaler` has left scaled; gives whether there is to be a step."""
+        """Unscale what a `GradScaler` left scaled, and return whether to make a step."""
         found = getattr(self, "found_inf", None)
         if found is None:  # no scaler
             return True
@@ -203,7 +208,7 @@ class JointOptimizer(Optimizer):
 
 
 class _JointState(MutableMapping[Any, Any]):
-    """State of several optimizers by parameter; each entry lies with its parameter's optimizer."""
+    """The joint state of several optimizers by parameter; each entry is stored in its optimizer."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = optimizers
@@ -217,7 +222,7 @@ class _JointState(MutableMapping[Any, Any]):
     def __delitem__(self, key: Any) -> None:
         del self._home(key)[key]
 
-    def __contains__(self, key: object) -> bool:  # reading from a state makes an entry
+    def __contains__(self, key: object) -> bool:  # reading a missing entry would create it
         return any(key in each.state for each in self._optimizers)
 
     def __iter__(self) -> Iterator[Any]:
@@ -236,7 +241,7 @@ class _JointState(MutableMapping[Any, Any]):
 
 
 def _after_zero_grad(optimizer: Optimizer, call: Callable[[bool], None]) -> None:
-    """Call something after each `zero_grad`; torch has hooks for `step` alone."""
+    """Make an optimizer call a function after each `zero_grad`; torch has hooks for `step` only."""
     plain = optimizer.zero_grad
 
     @functools.wraps(plain)
@@ -248,7 +253,7 @@ def _after_zero_grad(optimizer: Optimizer, call: Callable[[bool], None]) -> None
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Whether its `step` takes a closure and cannot do without."""
+    """Return whether the optimizer's `step` requires a closure."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 
@@ -259,7 +264,7 @@ def _is_finite(leaf: Leaf) -> bool:
 
 
 def _inverse(scale: Tensor) -> Tensor:
-    """By what a `GradScaler` of this scale multiplies gradients, to the bit."""
+    """Return the factor by which a `GradScaler` of this scale multiplies gradients, bit for bit."""
     return scale.double().reciprocal().float()
 
 

@@ -1,4 +1,4 @@
-"""Labels of any form: how many there are, where that can be told. Knows no library of arrays."""
+"""Determines the number of labels of any form if possible, without importing array libraries."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from numbers import Number
 from typing import Any
 
 MOST_PARTS = 64
-"""Of a list of labels that are looked at for their sizes."""
+"""The number of elements of a list of labels whose sizes are examined."""
 
 
 def may_be_of(labels: Any, count: int, rows: int) -> bool:
-    """Whether so many labels may be of so many rows: several of each, one for several as for pairs,
-    or a list of rows.
+    """Return whether labels can belong to a number of rows.
+
+    A row may have several labels, several rows may share one (as pairs do), and labels may be lists
+    of rows.
     """
     whole = min(count, rows) > 0 and max(count, rows) % min(count, rows) == 0
     return whole or rows in sizes_in(labels)
 
 
 def count_of(labels: Any) -> int | None:
-    """As `count_of_plain`, also of several that are as many each."""
+    """Return the result of `count_of_plain`, or the common count of several labels of equal
+    length.
+    """
     parts = list(labels.values()) if isinstance(labels, Mapping) else labels
     if not isinstance(parts, list | tuple) or count_of_plain(labels) is not None:
         return count_of_plain(labels)
@@ -30,9 +34,11 @@ def count_of(labels: Any) -> int | None:
 
 
 def count_of_plain(labels: Any) -> int | None:
-    """How many labels there are, where they are plainly one after another: an array of [n] or
-    [n, 1], or a list of numbers or strings. None for any other form, which need not tell its rows:
-    concatenated targets beside their lengths, time-major ones, boxes of all images in one table.
+    """Return the number of labels of a plain form: an array [n] or [n, 1], or a list of scalars.
+
+    It is None for any other form, whose length need not be the number of rows. Examples are
+    concatenated targets with their lengths, time-major targets, and the boxes of all images in one
+    table.
     """
     shape = _shape_of(labels)
     if shape is not None:
@@ -43,7 +49,9 @@ def count_of_plain(labels: Any) -> int | None:
 
 
 def sizes_in(labels: Any, depth: int = 0) -> Iterator[int]:
-    """Numbers that may be the rows of labels: dimensions of arrays, lengths of lists."""
+    """Yield the numbers that can be the number of rows: dimensions of arrays and lengths of
+    lists.
+    """
     shape = _shape_of(labels)
     if shape is not None:
         yield from shape
@@ -54,15 +62,15 @@ def sizes_in(labels: Any, depth: int = 0) -> Iterator[int]:
         if not isinstance(labels, Mapping):
             yield len(labels)
     elif hasattr(labels, "__len__") and not isinstance(labels, str | bytes):
-        with suppress(Exception):  # whatever it is
+        with suppress(Exception):  # an object of any library may raise anything
             yield len(labels)
 
 
 def _shape_of(labels: Any) -> tuple[int, ...] | None:
-    """Of an array of any library."""
+    """Return the shape of an array of any library, or None."""
     try:
         return tuple(int(size) for size in labels.shape)
-    except Exception:  # there is none, or a nested tensor has no one shape
+    except Exception:  # there is no shape, or a nested tensor has several
         return None
 
 

@@ -1,7 +1,7 @@
-"""Received features at the Host: leaves of its graph, and the gradients that go back. Knows torch.
+"""Manages received features at the Host: the leaves of its graph, and their gradients.
 
-User code gets tensors over the same memory that are no leaves, so that it may change them in place
-(`ReLU(inplace=True)`, `add_`), as it could in a joined model. Their `.grad` is that of the leaves.
+User code gets tensors that share the memory but are not leaves, so that it may change them in place
+(`ReLU(inplace=True)`, `add_`) as in a joined model. Their `.grad` is that of the leaves.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from heterofed.compute.tensors import is_finite, takes_gradient
 
 
 class _Lent(torch.autograd.Function):
-    """The same numbers as another node of the graph."""
+    """Returns the same numbers as another node of the graph."""
 
     @staticmethod
     def forward(_context: Any, leaf: Tensor) -> Tensor:
-        return leaf.data  # not a view of the leaf: autograd refuses in-place changes of those
+        # Not a view of the leaf, because autograd refuses in-place changes of such views.
+        return leaf.data
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
@@ -30,21 +31,22 @@ class _Lent(torch.autograd.Function):
 
 
 class Leaf:
-    """One received tensor, and the gradient of it that counts.
+    """One received tensor and its valid gradient, which is sent back.
 
-    That is the one that `.grad` holds in the end, as after a plain backward. Where it was cleared
-    by `zero_grad`, it is the one that a step was made with before; what was cleared without a step,
-    as between the two passes of sharpness-aware minimisation, counts no more.
+    The valid gradient is the one that `.grad` holds at the end, as after a plain backward pass. If
+    `zero_grad` cleared it after a step, it is the one that this step used. A gradient that was
+    cleared without a step is not valid any more, as between the two passes of sharpness-aware
+    minimisation.
 
     Args:
-        tensor: of a dtype that takes gradients; becomes a leaf that requires one.
+        tensor: a tensor of a dtype that can have gradients; it becomes a leaf that requires one.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.requires_grad_()
         self.lent: Tensor = _Lent.apply(tensor)
         self.fresh = False
-        """Whether a backward has come here since this was last set to False."""
+        """Whether a backward pass reached this leaf since this was last set to False."""
         self._stepped = False
         self._kept: Tensor | None = None
         self._zeros: Tensor | None = None
@@ -55,17 +57,17 @@ class Leaf:
         ]
 
     def gradient(self) -> Tensor | None:
-        """The gradient that counts now; None where the loss did not use the tensor."""
+        """The valid gradient; None if the loss did not use the tensor."""
         now = self._shown()
         return self._kept if now is None or now is self._zeros else now
 
     def is_untouched(self) -> bool:
-        """Whether `.grad` is as backward left it."""
+        """Return whether `.grad` is unchanged since the backward pass."""
         now = self._shown()
         return now is not None and (id(now), now._version) == self._backward_left_it
 
     def note_step(self) -> None:
-        """An optimizer has made a step."""
+        """Note that an optimizer has made a step."""
         self._stepped = True
 
     def clear(self, *, set_to_none: bool) -> None:
@@ -73,23 +75,23 @@ class Leaf:
         now = self._shown()
         if self._stepped:
             self._kept, self._stepped = self.gradient(), False
-        # Other zeros, not the same tensor with zeros in it: what counts may be that tensor.
+        # A new tensor of zeros is needed, because the old tensor may be the valid gradient.
         self._zeros = None if set_to_none or now is None else torch.zeros_like(now)
         self._put(self._zeros)
 
     def forget(self) -> None:
-        """Let no gradient count: the step was left out."""
+        """Discard all gradients, because the step was skipped."""
         self._kept = self._zeros = None
         self._put(None)
 
     def close(self) -> None:
-        """Watch it no longer; the hooks hold this object, and so the memory."""
+        """Remove the hooks, which would keep this object and its memory alive."""
         for hook in self._hooks:
             hook.remove()
 
     def _take_changes(self, _gradient: Tensor) -> None:
-        """What user code has made of `.grad` is what another backward adds to."""
-        # With `retain_grad`, torch itself has put this backward's gradient there already.
+        """Take over what user code made of `.grad`, because another backward pass adds to it."""
+        # With `retain_grad`, torch has already stored this backward pass's gradient there.
         if self.tensor.grad is not None and not self.lent.retains_grad:
             self.tensor.grad = self._shown()
 
@@ -105,24 +107,25 @@ class Leaf:
             self.lent.grad = gradient
 
     def _shown(self) -> Tensor | None:
-        """What user code sees as `.grad`."""
+        """Return what user code sees as `.grad`."""
         if not self._is_same_form():
             return self.tensor.grad
-        with warnings.catch_warnings():  # torch warns where a tensor that is no leaf has none
+        # Torch warns about a missing `.grad` of a tensor that is no leaf.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self.lent.grad
 
     def _is_same_form(self) -> bool:
-        # Where `squeeze_` or the like has changed its shape it cannot hold the gradient.
+        # If `squeeze_` or the like changed its shape, it cannot hold the gradient.
         return self.lent.shape == self.tensor.shape
 
 
 class Leaves:
-    """One party's features of a batch at the Host.
+    """The features of one party in a batch at the Host.
 
     Args:
-        tensors: as they were received.
-        trainable: whether gradients travel back.
+        tensors: the tensors as they were received, by name.
+        trainable: whether gradients are sent back.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, trainable: bool) -> None:
@@ -135,31 +138,35 @@ class Leaves:
             name: self.leaves[name].lent if name in self.leaves else tensor
             for name, tensor in tensors.items()
         }
-        """What user code gets."""
+        """The tensors that user code gets."""
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients that count now; without those that the loss did not use."""
+        """Return the valid gradients by name, without those of tensors that the loss did not
+        use.
+        """
         found = {name: leaf.gradient() for name, leaf in self.leaves.items()}
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
     def close(self) -> None:
-        """Let nothing hold the tensors any longer."""
+        """Release the tensors."""
         for leaf in self.leaves.values():
             leaf.close()
 
 
 class EarlyGradients:
-    """Gradients of one party's leaves, handed on the moment backward has all of them.
+    """Passes on the gradients of one party's leaves as soon as the backward pass has all of them.
 
-    The Host's own half is still in backward then. `changed` tells afterwards whether something
-    (clipping, a second backward) has made them others than those that were handed on.
+    The backward pass of the Host's own half is still running then. `changed` tells afterwards
+    whether something (clipping, a second backward pass) has changed the gradients that were passed
+    on.
 
-    What is handed on early is what backward gave: noise or clipping after it comes too late to hide
-    that. So this is for Hosts that say they change nothing.
+    Noise or clipping after the backward pass would come too late to hide these gradients. So this
+    class is used only at Hosts that declare that they do not change gradients.
 
     Args:
         leaves: the party's features.
-        hand_on: gets the gradients by name; called at most once, on the thread that made this.
+        hand_on: is called with the gradients by name, at most once, on the thread that made this
+            object.
     """
 
     def __init__(self, leaves: Leaves, hand_on: Callable[[dict[str, Tensor]], None]) -> None:
@@ -174,20 +181,23 @@ class EarlyGradients:
         ]
 
     def changed(self) -> bool:
-        """Whether other gradients count now than those handed on; ends the watch."""
+        """Return whether the valid gradients differ from those that were passed on; remove the
+        hooks.
+        """
         for hook in self._hooks:
             hook.remove()
         now = self._leaves.gradients()
         if self._handed is None:
             return bool(now)
-        # By value: neither identity nor version tells of edits through `.grad.data`.
+        # Values are compared, because neither identity nor version shows edits through
+        # `.grad.data`.
         return now.keys() != self._handed.keys() or not all(
             torch.equal(gradient, self._handed[name]) for name, gradient in now.items()
         )
 
     def _accumulated(self, _leaf: Tensor) -> None:
         self._missing -= 1
-        # Backward of CUDA graphs runs on a thread of its own, where nothing of ours may be sent.
+        # The backward pass on CUDA runs on its own thread, where no message may be sent.
         if self._missing != 0 or threading.get_ident() != self._thread:
             return
         gradients = self._leaves.gradients()

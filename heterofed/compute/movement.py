@@ -1,7 +1,7 @@
-"""Whether training has changed a model at all: a half that silently stays as it was made.
+"""Detects models that training does not change.
 
-`torch.no_grad` around a feature hook, an optimizer of other parameters, a loss that nobody goes
-backward from: PyTorch says nothing of them, and the run would end well. Knows torch.
+Possible causes are `torch.no_grad` around a feature hook, an optimizer of other parameters, or a
+loss without a backward pass. PyTorch reports none of them, and the run would seem to succeed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 LOOKED_AT = 4096
-"""Numbers of a parameter whose values are compared; the rest is judged by its version."""
+"""The count of numbers of a parameter that are compared by value, beside its version."""
 
 
 class Movement:
-    """What models are before some steps, to be compared with what they are afterwards.
+    """A record of models before some steps, to be compared with the models afterwards.
 
-    A model whose parameters take no gradient, or have no shape yet, is not judged.
+    A model is not checked if its parameters take no gradient or have no shape yet.
 
     Args:
-        models: by name.
+        models: the models by name.
     """
 
     def __init__(self, models: Mapping[str, nn.Module | None]) -> None:
@@ -32,7 +32,7 @@ class Movement:
         }
 
     def unmoved(self) -> list[str]:
-        """Names of the models of which no parameter has changed."""
+        """Return the names of the models of which no parameter has changed."""
         return [
             name
             for name, parameters in self._before.items()
@@ -48,7 +48,7 @@ def _learning(model: nn.Module) -> list[Tensor]:
 
 
 def _has_changed(parameter: Tensor, mark: Any, some: Tensor) -> bool:
-    # Versions tell of steps of zero too; changes through `.data` show in the values alone.
+    # Versions also change with steps of zero; changes through `.data` show only in the values.
     return _mark_of(parameter) != mark or not _some_of(parameter).equal(some)
 
 

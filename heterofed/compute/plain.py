@@ -1,7 +1,7 @@
-"""What hooks return, as plain Python: ids and names as strings, answers as True or False.
+"""Converts results of hooks to plain Python: ids and names to strings, answers to True or False.
 
-pandas, NumPy, pyarrow and torch give values of types of their own. Those that can only mean one
-thing are converted, all others are refused where they are returned. Loads none of these libraries.
+pandas, NumPy, pyarrow and torch return values of their own types. Values with only one possible
+meaning are converted, and all others are refused. This module imports none of these libraries.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from heterofed.errors import ConfigError, IdError
 
 
 def strings(values: object, what: str) -> list[str]:
-    """Strings of any list-like type, as a list of `str`.
+    """Convert strings of any list-like type to a list of `str`.
 
     Args:
         values: a list, set or generator of strings, an array, Series, Index or pyarrow array.
-        what: names the values in errors, such as the hook that returned them.
+        what: the name of the values for errors, such as the hook that returned them.
 
     Raises:
-        IdError: they are of more or less than one dimension, or one of them is no string. The
-            message gives a position, never a value.
+        IdError: the values do not have one dimension, or one of them is not a string. The message
+            gives a position, and never a value.
     """
     plain = list(map(as_string, a_list(values, what)))
     for position, each in enumerate(plain):
@@ -37,10 +37,11 @@ def strings(values: object, what: str) -> list[str]:
 
 
 def a_list(values: object, what: str) -> Iterable[Any]:
-    """What may be a list of strings, by its own type alone.
+    """Return the values if their type can be a list of strings.
 
     Raises:
-        IdError: it is one string, a table, a mapping, a file, or of another number of dimensions.
+        IdError: the values are a string, a table, a mapping or a file, or do not have one
+            dimension.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise IdError(f"{what}: give a list of str, not {type(values).__name__}")
@@ -57,7 +58,7 @@ def a_list(values: object, what: str) -> Iterable[Any]:
 
 
 def as_string(value: Any) -> Any:
-    """A string of NumPy or pyarrow, or of a subclass, as a `str`; anything else as it is."""
+    """Convert a string of NumPy, pyarrow or a subclass to `str`; return other values unchanged."""
     if type(value) is str:
         return value
     plain = _plain(value)
@@ -65,15 +66,15 @@ def as_string(value: Any) -> Any:
 
 
 def as_truth(value: object, what: str) -> bool:
-    """Whether an answer counts as yes, as `if` would take it.
+    """Return whether an answer counts as yes, as `if` would take it.
 
     Args:
-        value: what a hook answered; None counts as no.
-        what: names it in errors.
+        value: the result of a hook; None counts as no.
+        what: the name of the hook for errors.
 
     Raises:
-        ConfigError: it is true whatever it says (a string, a function that was not called, a
-            coroutine), or has no truth (an array of several values).
+        ConfigError: the value would be true whatever it says (a string, a function that was not
+            called, a coroutine), or has no truth value (an array of several values).
     """
     if isinstance(value, str | bytes | Generator | Coroutine) or callable(value):
         raise ConfigError(f"{what} must return True or False, not a {type(value).__name__}")
@@ -87,14 +88,14 @@ def as_truth(value: object, what: str) -> bool:
 
 
 def as_bool(value: object, what: str) -> bool:
-    """True or False, also of NumPy, pyarrow or torch.
+    """Convert True or False of Python, NumPy, pyarrow or torch to `bool`.
 
     Args:
-        value: what a hook answered; None is no answer, and refused.
-        what: names it in errors.
+        value: the result of a hook; None is refused.
+        what: the name of the hook for errors.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the value is neither True nor False.
     """
     plain = _plain(value)
     if getattr(plain, "size", None) == 1 or getattr(plain, "numel", lambda: 0)() == 1:
@@ -105,7 +106,7 @@ def as_bool(value: object, what: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of pyarrow, NumPy or torch as the Python value that it holds."""
+    """Convert a scalar of pyarrow, NumPy or torch to the Python value that it holds."""
     if hasattr(value, "as_py"):
         return value.as_py()
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:

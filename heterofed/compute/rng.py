@@ -1,7 +1,8 @@
-"""The global random generators of this process: torch (CPU and CUDA), NumPy, Python. Knows torch.
+"""Seeds, saves and restores the global random generators of torch (CPU and CUDA), NumPy and Python.
 
-torch and NumPy would take 32 bits of a seed where it is a number, few enough to try all: then
-features would tell the initial weights, and those the raw rows. So they get whole states.
+If the seed were a number, torch and NumPy would use only 32 bits of it, which a peer could search
+through. Features would then reveal the initial weights, and these the raw rows. So the generators
+get whole states.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from numpy.random.mtrand import get_bit_generator
 from torch import Tensor
 
 _WORDS = 624
-"""Of a state of the Mersenne Twister, 4 bytes each."""
+"""The number of words, of 4 bytes each, of a state of the Mersenne Twister."""
 
 _MORE = 24
-"""Bytes more of the seed that Python's generator takes."""
+"""The number of further bytes of the seed that Python's generator takes."""
 
 SEED_BYTES = 8 + 2 * 4 * _WORDS + _MORE
-"""That `start_generators` needs."""
+"""The number of bytes that `start_generators` needs."""
 
 _STATE = torch.Generator().manual_seed(0).get_state()
-"""Where torch's state is made, which it copies: seed and counters, 24 bytes, then 8 for a word."""
+"""A buffer in which torch's state is made: 24 bytes for seed and counters, then 8 per word."""
 
 _KNOWN = _STATE.numel() == 5056
 
 
 def start_generators(seed: bytes) -> None:
-    """Start all of them.
+    """Seed all generators.
 
     Args:
-        seed: `SEED_BYTES`, any of which makes other numbers: 8 for the generators of CUDA devices,
-            which take no more, and of Python; the words of torch's and of NumPy's; more for Python.
+        seed: `SEED_BYTES` bytes: 8 for the generators of CUDA devices, which take no more, and for
+            Python's; the words of torch's and NumPy's generators; and further bytes for Python's.
     """
     start = int.from_bytes(seed[:8], "big") >> 1
     words = np.frombuffer(seed, "<u4", 2 * _WORDS, offset=8)
@@ -45,9 +46,9 @@ def start_generators(seed: bytes) -> None:
         state[0] = start
         state[3 : 3 + _WORDS] = words[:_WORDS]
         torch.default_generator.set_state(_STATE)
-    else:  # another torch than we know: better few bits than none
+    else:  # an unknown version of torch, which is seeded with fewer bits
         torch.default_generator.manual_seed(start)
-    # Not torch.manual_seed: before CUDA is initialised it queues a call for later, each time.
+    # torch.manual_seed is avoided, because it queues a call each time before CUDA is initialised.
     if _cuda_devices():
         torch.cuda.manual_seed_all(start)
     random.seed(int.from_bytes(seed[:8] + seed[-_MORE:], "big"))
@@ -56,15 +57,16 @@ def start_generators(seed: bytes) -> None:
 
 def _start_numpy(words: np.ndarray[Any, np.dtype[np.uint32]]) -> None:
     if _NUMPY_WORDS is not None and get_bit_generator() is _NUMPY:
-        np.random.seed(0)  # forgets the other half of a pair of normal numbers
+        np.random.seed(0)  # also discards the second number of a pair of normal numbers
         _NUMPY_WORDS[:] = words
     else:
         np.random.set_state(("MT19937", words, _WORDS, 0, 0.0))
 
 
 def _words_in_place() -> np.ndarray[Any, np.dtype[np.uint32]] | None:
-    """The words of NumPy's generator where they lie: NumPy's own ways there take ten times as long,
-    more than all else here. None where they lie elsewhere than we know.
+    """Return the memory of the words of NumPy's generator, or None if its layout is unknown.
+
+    NumPy's own functions take ten times as long, which is more than everything else here.
     """
     if not isinstance(_NUMPY, np.random.MT19937):
         return None
@@ -74,13 +76,13 @@ def _words_in_place() -> np.ndarray[Any, np.dtype[np.uint32]] | None:
     return words if np.array_equal(words, state["state"]["key"]) else None
 
 
-_NUMPY = get_bit_generator()  # held, so that its memory stays
+_NUMPY = get_bit_generator()  # keeps its memory alive
 _NUMPY_WORDS = _words_in_place()
 
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """Where the generators stand."""
+    """The states of all generators."""
 
     torch_cpu: Tensor
     torch_cuda: tuple[Tensor, ...]
@@ -89,12 +91,12 @@ class RandomState:
 
     @classmethod
     def now(cls) -> RandomState:
-        """As they stand."""
+        """Return the current states."""
         cuda = tuple(torch.cuda.get_rng_state(device) for device in _cuda_devices())
         return cls(torch.get_rng_state(), cuda, np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
-        """Put them back; devices that have come into use since stay as they are."""
+        """Restore the states. CUDA devices that came into use meanwhile are not changed."""
         torch.set_rng_state(self.torch_cpu)
         for device, state in enumerate(self.torch_cuda):
             torch.cuda.set_rng_state(state, device)
@@ -103,7 +105,7 @@ class RandomState:
 
 
 def _cuda_devices() -> list[int]:
-    # Before CUDA is initialised there is no state to keep, and asking would initialise it.
+    # Before CUDA is initialised there is no state, and a query would initialise it.
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
     return list(range(torch.cuda.device_count()))

@@ -1,10 +1,11 @@
-"""Steps whose forward ran ahead: weights kept as they were, and how far ahead pays. Knows torch.
+"""Stashes weights for steps with staleness, and chooses the staleness.
 
-With staleness k a Collaborator's forward of batch b uses its weights after step b-1-k, so that k
-batches are on their way while it goes on. Backward of a batch must see the weights of its own
-forward, which optimizers have changed in place by then; so what a forward saves of them is copied.
-(`torch.autograd.graph.allow_mutation_on_saved_tensors` does as much for any tensor, but looks at
-every operation to do so: MNIST steps took 35 % longer with it, 3 % with this.)
+With staleness k, a Collaborator's forward pass of batch b uses its weights after step b-1-k, so
+that k batches are in flight meanwhile. The backward pass of a batch must see the weights of its own
+forward pass, which optimizers have changed in place by then. So the weights that a forward pass
+saves are copied. (`torch.autograd.graph.allow_mutation_on_saved_tensors` does the same for any
+tensor, but has to inspect every operation: MNIST steps took 35 % longer with it, and 3 % longer
+with this module.)
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ from torch import Tensor
 T = TypeVar("T")
 
 MOST_CHOSEN = 16
-"""Largest staleness that is chosen unasked: further ones cost accuracy and seldom buy time."""
+"""The largest staleness that is chosen automatically; more costs accuracy and seldom saves time."""
 
 PROBE_BATCHES = 8
-"""Batches of the first round that are trained exactly and timed before staleness is chosen."""
+"""The first batches, which are trained without staleness and timed before it is chosen."""
 
 SLACK = 1.25
-"""How much longer than measured a batch may take before somebody waits."""
+"""The factor by which a batch may take longer than measured before a party waits."""
 
 
 def stashed_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]:
-    """Let forwards within the block stay fit for backward whatever becomes of `weights` after.
+    """Keep forward passes within the block valid for backward, even if `weights` change afterwards.
 
-    Saved weights, and views of them, are copied; one that several operations save is copied once.
-    So is memory that torch did not allocate: NumPy writes the next batch into it without a trace.
-    Any other saved tensor that is changed in place before backward is an error then, as ever.
+    Saved weights and views of them are copied; a weight that several operations save is copied
+    once. Memory that torch did not allocate is copied too, because NumPy can write the next batch
+    into it without torch noticing. Any other saved tensor that is changed in place causes torch's
+    usual error in the backward pass.
 
     Args:
-        weights: parameters that an optimizer may change.
+        weights: the parameters that an optimizer may change.
     """
     storages = {each.untyped_storage().data_ptr() for each in weights}
     copies: dict[tuple[object, ...], Tensor] = {}
@@ -55,7 +57,8 @@ def stashed_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]
             if form not in copies:
                 copies[form] = saved.clone()
             saved = copies[form]
-        # Not the tensor itself: an operation that saves what it gives would keep itself alive.
+        # The tensor itself must not be saved: an operation that saves its own output would keep
+        # itself alive.
         return saved.detach(), saved._version
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
@@ -64,12 +67,12 @@ def stashed_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]
 def _unpack(packed: tuple[Tensor, int]) -> Tensor:
     saved, version = packed
     if saved._version != version:
-        # Hooks switch torch's own check off.
+        # With these hooks, torch does not make its own check.
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace"
             f" operation: a tensor of shape {list(saved.shape)} is at version {saved._version},"
-            f" expected version {version}. With max_staleness a batch is in use until later: give"
-            " each its own memory"
+            f" expected version {version}. With max_staleness a batch is used for longer, so give"
+            " each batch its own memory"
         )
     return saved
 
@@ -77,12 +80,12 @@ def _unpack(packed: tuple[Tensor, int]) -> Tensor:
 def ahead(
     items: Iterable[T], weights: Callable[[], Iterable[Tensor]], in_flight: Callable[[], bool]
 ) -> Generator[T, None, None]:
-    """Iterate user code whose forwards may have to outlast steps.
+    """Iterate user code whose forward passes may be followed by steps before their backward passes.
 
     Args:
-        items: what a feature hook gives, each with its graph.
-        weights: what steps change.
-        in_flight: whether a step, or another item, may come before the next item's backward.
+        items: the items that a feature hook yields, each with its graph.
+        weights: the weights that steps change.
+        in_flight: whether a step, or another item, may come before the next item's backward pass.
     """
     iterator = iter(items)
     while True:
@@ -92,15 +95,16 @@ def ahead(
             except StopIteration:
                 return
         yield item
-        del item  # before the next one is made
+        del item  # frees it before the next one is made
 
 
 class Probe:
-    """Times the first batches, each trained exactly, and says how far ahead pays.
+    """Times the first batches, which are trained without staleness, and chooses the staleness.
 
-    Such a batch takes one whole cycle: forward there, the way here, the step here, the way back,
-    backward and step there. With k more on their way one comes every 1/(k+1) of that, down to what
-    the busiest party (or link) needs for one.
+    Such a batch takes one full cycle: the forward pass at the Collaborator, the transfer here, the
+    step here, the transfer back, and the backward pass and step there. With k more batches in
+    flight, one arrives in 1/(k+1) of this time, or in the time that the busiest party or link needs
+    for one batch.
     """
 
     def __init__(self) -> None:
@@ -109,12 +113,12 @@ class Probe:
         self._work: list[float] = []
 
     def note(self, now: float, own: float, others: float) -> None:
-        """A batch has come in full.
+        """Note that a whole batch has arrived.
 
         Args:
-            now: seconds on any clock.
-            own: seconds that this party has worked so far.
-            others: seconds that the busiest other party, or link, worked for this batch.
+            now: the current time in seconds, on any clock.
+            own: the seconds that this party has worked so far.
+            others: the seconds that the busiest other party or link worked for this batch.
         """
         if self._last is not None:
             self._cycles.append(now - self._last[0])
@@ -122,7 +126,7 @@ class Probe:
         self._last = (now, own)
 
     def choose(self) -> int:
-        """The least staleness with which nobody should wait, 0 to `MOST_CHOSEN`."""
+        """Return the least staleness with which no party should wait, from 0 to `MOST_CHOSEN`."""
         cycle, work = self._typical()
         return min(MOST_CHOSEN, max(0, math.ceil(SLACK * cycle / work) - 1)) if work > 0 else 0
 

@@ -1,7 +1,4 @@
-"""Random streams: each entry into user code draws numbers of its own, whatever happens in between.
-
-Knows torch; no sockets.
-"""
+"""Runs each call of user code on its own random stream, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from heterofed.compute.rng import SEED_BYTES, RandomState, start_generators
 T = TypeVar("T")
 
 _GENERATORS = threading.RLock()
-"""Held while a stream runs: parties that share a process share its global generators too."""
+"""Held while a stream runs, because parties in one process share its global generators."""
 
 
 @contextmanager
 def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
-    """Run a block on the random numbers of one stream of the task, and restore what was before.
+    """Run a block on the random numbers of one stream of the task, and restore the generators.
 
-    Every entry into user code runs under a stream named (feature key, hook, round, batch), so a
+    Every call of user code runs on a stream with the name (feature key, hook, round, batch). So a
     split run draws the same dropout masks as a joined model that uses the same streams, whatever
-    happens in between and in whichever process. Covers the global generators of torch (CPU and
-    CUDA), NumPy and Python.
+    happens in between and in whichever process. The stream covers the global generators of torch
+    (CPU and CUDA), NumPy and Python.
 
     Args:
         seed: the seed of the party.
-        path: names of the stream.
+        path: the name of the stream.
     """
     start = hashlib.shake_256(repr((seed, *path)).encode()).digest(SEED_BYTES)
     with _GENERATORS:
@@ -48,7 +45,7 @@ def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
 
 
 class _Depth(threading.local):
-    """How many streams this thread is in, and whether `generators_kept` is around them."""
+    """The number of nested streams on this thread, and whether `generators_kept` encloses them."""
 
     streams = 0
     kept = False
@@ -59,8 +56,9 @@ _depth = _Depth()
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Restore the generators at the end of the block, so that not each stream in it has to: that
-    takes longer than everything else that heterofed does for a batch.
+    """Restore the generators at the end of the block instead of after each stream within it.
+
+    Restoring takes longer than everything else that heterofed does for a batch.
     """
     with _GENERATORS:
         before = RandomState.now()
@@ -76,7 +74,7 @@ def generators_kept() -> Iterator[None]:
 def streamed(
     items: Iterable[T], seed: int | bytes, *path: str | int, grad: bool = True, first: int = 0
 ) -> Generator[T, None, None]:
-    """Iterate user code, each step under the stream (path, batch number), from batch `first` on."""
+    """Iterate user code from batch `first`, each step on the stream (path, batch number)."""
     iterator = iter(items)
     batch = first
     while True:
@@ -86,5 +84,5 @@ def streamed(
             except StopIteration:
                 return
         yield item
-        del item  # before the next one is made
+        del item  # frees it before the next one is made
         batch += 1

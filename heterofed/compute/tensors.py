@@ -1,8 +1,8 @@
-"""Named tensors <-> specs and buffers. Knows torch and the dtypes that may travel; no sockets.
+"""Converts named tensors to specs and buffers, and back.
 
-Buffers are row-major and little-endian. Outgoing ones refer to the tensor's own memory where it
-is contiguous and on the CPU; incoming tensors share the memory of the received payload. Coded ones
-are rounded: to float16 or bfloat16, or to int8 after one float32 scale per row.
+Buffers are row-major and little-endian. Outgoing buffers share the memory of tensors that are
+contiguous and on the CPU; incoming tensors share the memory of the received payload. Compressed
+tensors are rounded to float16, to bfloat16, or to int8 with one float32 scale per row.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ if sys.byteorder != "little":
 
 
 def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
-    """Give every tensor of what a hook yielded its name, and check that it may travel.
+    """Name every tensor of the features that a hook yielded, and check that it can be sent.
 
     Args:
         features: a tensor, a non-empty tuple (or list) or a non-empty dict of tensors.
-        where: names the hook in error messages.
+        where: the name of the hook for errors.
 
     Raises:
-        FeatureError: anything else, or unequal first dimensions, or a dtype that cannot travel.
+        FeatureError: the features have another form, unequal first dimensions, or a dtype that
+            cannot be sent.
     """
     layout: Layout
     tensors: dict[str, Tensor]
@@ -79,12 +80,12 @@ def _kind_of(value: object) -> str:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """Name of a tensor's dtype without the module: `float32`."""
+    """Return the name of a tensor's dtype without the module, such as `float32`."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def takes_gradient(tensor: Tensor) -> bool:
-    """Whether gradients of this dtype travel."""
+    """Return whether a tensor of this dtype gets a gradient."""
     return dtype_name(tensor) in GRADIENT_DTYPES
 
 
@@ -92,7 +93,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        NonFiniteError: naming `what` and `party`.
+        NonFiniteError: a tensor holds one of them; the message names `what` and `party`.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not is_finite(tensor):
@@ -105,26 +106,30 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a floating tensor holds neither NaN nor infinity; makes no copy of it."""
+    """Return whether a floating-point tensor holds neither NaN nor infinity, without a copy
+    of it.
+    """
     plain = tensor.detach()
     wide = torch.float64 if plain.dtype == torch.float64 else torch.float32
     parts = torch.split(plain.reshape(-1), 1 << 20)
-    # On the CPU torch makes a wider copy of half-precision numbers before it adds them up.
+    # On the CPU, torch makes a wider copy of half-precision numbers before it adds them.
     added = parts if plain.dtype != wide and plain.device.type == "cpu" else (plain,)
     if all(math.isfinite(part.sum(dtype=wide).item()) for part in added):
-        return True  # a sum keeps every NaN and infinity
+        return True  # a sum is finite only if every number is
     return all(bool(torch.isfinite(part).all()) for part in parts)
 
 
 def pack(
     tensors: Mapping[str, Tensor], coding: Coding = "none", party: str = ""
 ) -> tuple[tuple[TensorSpec, ...], list[memoryview]]:
-    """Describe tensors and give their bytes; no copy of contiguous CPU tensors that are not coded.
+    """Return the specs and the bytes of tensors.
+
+    Contiguous tensors on the CPU are not copied unless they are compressed.
 
     Args:
-        tensors: by name; of dtypes that may travel.
-        coding: how floating ones travel.
-        party: whose they are, for errors.
+        tensors: the tensors by name, of dtypes that can be sent.
+        coding: the compression of floating-point tensors.
+        party: the party that owns the tensors, for errors.
 
     Raises:
         NonFiniteError: a value is too large for the coding.
@@ -136,7 +141,7 @@ def pack(
         parts = [tensor.detach()]
         if spec.is_coded(coding):
             parts = _code(parts[0], coding)
-            # The last part may be int8, which is finite by itself.
+            # The last part may be int8, which is always finite.
             if not is_finite(parts[0]):
                 raise NonFiniteError(
                     f"a tensor of {party} holds values too large to travel as {coding}; compress by"
@@ -152,7 +157,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _to_host(tensor: Tensor) -> Tensor:
-    """A tensor in main memory: itself, or a copy through page-locked memory, which is faster."""
+    """Return the tensor in main memory; a copy goes through page-locked memory, which is faster."""
     if not tensor.is_cuda:
         return tensor.cpu()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -160,7 +165,7 @@ def _to_host(tensor: Tensor) -> Tensor:
 
 
 def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
-    """A floating tensor in the parts in which it travels."""
+    """Compress a floating-point tensor to the parts that are sent."""
     if coding == "fp16":
         return [tensor.to(torch.float16)]
     if coding == "bf16":
@@ -169,7 +174,7 @@ def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
     scales = rows.abs().amax(dim=1) / 127
     tiny = torch.finfo(torch.float32).tiny
     steps = rows / scales.clamp_min(tiny).unsqueeze(1)
-    scales[scales < tiny] = 0  # rows of zeros, or of numbers too small to be told from them
+    scales[scales < tiny] = 0  # rows of zeros, or of numbers too small to differ from zero
     return [scales, steps.round_().clamp_(-127, 127).to(torch.int8)]
 
 
@@ -180,17 +185,17 @@ def unpack(
     device: torch.device | None = None,
     coding: Coding = "none",
 ) -> dict[str, Tensor]:
-    """Build tensors over a received payload; the inverse of `pack`.
+    """Build tensors from a received payload; this inverts `pack`.
 
     Args:
-        specs: already checked by the session against the payload's length.
+        specs: the specs, which the session has checked against the payload's length.
         payload: the tensors' bytes, one after another.
-        party: who sent it, for errors.
-        device: where the tensors should live; None leaves them on the CPU.
-        coding: how floating ones travelled.
+        party: the party that sent them, for errors.
+        device: the device for the tensors; None leaves them on the CPU.
+        coding: the compression of floating-point tensors.
 
     Raises:
-        RemoteProtocolError: the payload does not hold what the specs say.
+        RemoteProtocolError: the payload does not match the specs.
     """
     if sum(spec.coded_bytes(coding) for spec in specs) != len(payload):
         raise RemoteProtocolError(
@@ -236,10 +241,10 @@ def _decoded(
 
 
 def _from_bytes(part: memoryview, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-    """A flat tensor over these bytes, or a copy of them on another device."""
+    """Return a flat tensor that shares these bytes, or a copy of them on another device."""
     tensor = torch.frombuffer(part, dtype=torch.uint8)
     if tensor.data_ptr() % dtype.itemsize:
-        tensor = tensor.clone()  # torch wants items at multiples of their size
+        tensor = tensor.clone()  # torch needs items at addresses that are multiples of their size
     tensor = tensor.view(dtype)
     if device is None or device.type != "cuda":
         return tensor if device is None else tensor.to(device)
@@ -247,7 +252,7 @@ def _from_bytes(part: memoryview, dtype: torch.dtype, device: torch.device | Non
 
 
 def restore(layout: Layout, tensors: Mapping[str, Tensor]) -> Features:
-    """Put named tensors back into the form in which the hook yielded them."""
+    """Arrange named tensors in the form in which the hook yielded them."""
     if layout == "tensor" and len(tensors) == 1:
         return next(iter(tensors.values()))
     if layout == "tuple":

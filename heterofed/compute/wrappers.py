@@ -1,7 +1,8 @@
-"""Wrappers around a model that change the names of its tensors: files hold the names without them.
+"""Removes from tensor names the prefixes that wrappers around a model add.
 
-`torch.compile` puts `_orig_mod.` before each name, `DataParallel` `module.`, Opacus `_module.`.
-What was trained in a wrapper has to load into the plain model, and the other way round.
+`torch.compile` adds `_orig_mod.` to each name, `DataParallel` adds `module.`, and Opacus adds
+`_module.`. Files hold the names without prefixes, so that weights which were trained in a wrapper
+load into the plain model, and the other way round.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ INNER = {
     ("torch", "FullyShardedDataParallel"): "_fsdp_wrapped_module",
     ("opacus", "AbstractGradSampleModule"): "_module",
 }
-"""By library and class: the attribute that holds what is wrapped."""
+"""The attribute that holds the wrapped model, by library and class of the wrapper."""
 
 
 def inner_of(module: nn.Module) -> str | None:
-    """The name of the attribute in which a wrapper holds what it wraps; None for other modules."""
+    """Return the attribute in which a wrapper holds the wrapped model; None for other modules."""
     for each in type(module).__mro__:
         found = INNER.get((each.__module__.partition(".")[0], each.__name__))
         if found is not None:
@@ -32,20 +33,21 @@ def inner_of(module: nn.Module) -> str | None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within all wrappers around it."""
+    """Return the model within all of its wrappers."""
     while (inner := inner_of(model)) is not None:
         model = getattr(model, inner)
     return model
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
-    """The `state_dict` of a model, by the names that its tensors have without wrappers."""
+    """Return the `state_dict` of a model, by the names of its tensors without wrappers."""
     state = model.state_dict()
     plain = plain_names(model, state)
     if all(name == key for key, name in plain.items()):
         return state
     renamed = OrderedDict((plain[key], value) for key, value in state.items())
-    if (versions := getattr(state, "_metadata", None)) is not None:  # of each module, by its path
+    # One for each module, by its path.
+    if (versions := getattr(state, "_metadata", None)) is not None:
         segments = _segments(model)
         renamed._metadata = {  # type: ignore[attr-defined]
             _short(f"{path}.", segments).removesuffix("."): value
@@ -55,11 +57,11 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
 
 
 def state_for(model: nn.Module, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved state by the names that this model, in its wrappers, has for the tensors.
+    """Return a saved state by the names that this model with its wrappers uses.
 
     Args:
-        model: to be given the state.
-        saved: by names with the same wrappers, or without.
+        model: the model that will load the state.
+        saved: the state, by names with the same wrappers or without.
     """
     here = {plain: key for key, plain in plain_names(model, model.state_dict()).items()}
     renamed = OrderedDict((here.get(key, key), value) for key, value in saved.items())
@@ -67,7 +69,7 @@ def state_for(model: nn.Module, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Each name without the wrappers that it leads through; as they are where two would be one."""
+    """Map each name to the name without wrappers; names are kept if two would become equal."""
     segments = _segments(model)
     plain = {name: _short(name, segments) for name in names}
     if len(set(plain.values())) < len(plain):
@@ -83,7 +85,7 @@ def _short(name: str, segments: list[tuple[str, str]]) -> str:
 
 
 def _segments(model: nn.Module) -> list[tuple[str, str]]:
-    """Of each wrapper the path that leads to it, and the name within; the innermost first."""
+    """Return the path and the attribute of each wrapper, the innermost wrapper first."""
     found = [
         (f"{path}." if path else "", inner)
         for path, module in model.named_modules(remove_duplicate=False)

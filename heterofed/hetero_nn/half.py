@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from heterofed.compute.alignment import round_order
+from heterofed.compute.alignment import SortedIdSet, round_order
 from heterofed.compute.autograd import evaluating
+from heterofed.compute.plain import strings
 from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.hetero_nn.models import HalfModels
@@ -72,6 +73,11 @@ class Half(Generic[M]):
         plan, order = self.run.plan, self.round_ids()
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
         return order[start : start + rows] if rows else order
+
+    def further_ids(self, common: SortedIdSet, key: int) -> list[str]:
+        """What `load_further_ids` gives; see `heterofed.intersection.keys`."""
+        with self.run.party.in_phase("prepare"):
+            return strings(self.hooks.call("load_further_ids", common, key), "load_further_ids")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

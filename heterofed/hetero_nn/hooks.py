@@ -86,6 +86,25 @@ class PartyHooks(Scheduler):
 
     # -- hooks -----------------------------------------------------------------------------
 
+    def load_further_ids(self, common: set[str], key: int) -> Iterable[str]:
+        """Hook: return the ids by a further key, of the rows that no key before has matched.
+
+        It is called only if the Host's plan has several keys (`id_keys`); `load_local_ids` returns
+        the ids by the first one.
+
+        Args:
+            common: the ids that all parties have by the keys before.
+            key: the number of the key, from 1.
+
+        Returns:
+            Unique strings, which may be none. They must differ from ids by other keys, so mark them
+            by their key, in the same way at every party.
+        """
+        raise ConfigError(
+            f"the Host's plan matches rows by several keys, and there is none of number {key} for"
+            f" rows that are not among the {len(common)} common ones: define load_further_ids"
+        )
+
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         """Hook: split the common ids into train and test ids; the same function at every party.
 
@@ -210,6 +229,13 @@ class PartyHooks(Scheduler):
         """The agreed number of rows in a batch; None before the plan is known or without one."""
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return agreement.plan.batch_size or None if agreement else None
+
+    @Shown
+    def id_keys(self) -> int:
+        """By how many keys rows are matched; 1 before the plan is known, at a Collaborator."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        given: int = getattr(self._heterofed.settings, "id_keys", 1)
+        return agreement.plan.id_keys if agreement else given
 
     @Shown
     def parties(self) -> tuple[str, ...]:

@@ -109,6 +109,9 @@ class HeteroNNHostScheduler(HostHooks):
         announce_split: whether only the Host's `split_dataset` is used and the other parties are
             told which common ids are in which part, and nothing else. It allows splits by labels or
             by columns that only the Host has.
+        id_keys: by how many keys rows are matched, one intersection after another: rows that the
+            first key (`load_local_ids`) does not match are tried by the second one
+            (`load_further_ids`), and so on. No row is matched twice.
         agreed: settings of a layer above the schedulers that all parties share, as strings by name,
             such as the format of ids. The Host announces them with its plan, and every party reads
             them as `self.agreed` from `load_local_ids` on. They are not secret.
@@ -153,6 +156,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
         announce_split: bool = False,
+        id_keys: int = 1,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume, Run
 from heterofed.runs.scheduler import Scheduler
-from heterofed.runs.settings import LeadSettings, Settings
+from heterofed.runs.settings import LeadSettings, Settings, Shown
 
 Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
 """Writes the common ids, which stand at these positions among the own ones."""
@@ -67,6 +67,14 @@ class PSIScheduler(Scheduler):
         if self._heterofed.ids is None:
             raise ConfigError("give the constructor ids=..., or define load_local_ids")
         return self._heterofed.ids
+
+    @Shown
+    def agreed(self) -> dict[str, str]:
+        """The settings that the initiator announced, or the constructor's before the plan is
+        known.
+        """
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return dict(agreement.plan.agreed if agreement else self._heterofed.settings.agreed)
 
     def launch_task(
         self,
@@ -140,6 +148,8 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_bits: size of the RSA keys, 2048, 3072 or 4096.
         max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
             in all runs of a task together, those of unchanged sets counted once.
+        agreed: settings of a layer above that all parties share, such as how ids are written, as
+            strings by name. They are announced before any id is read.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
     """
@@ -159,6 +169,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -182,6 +193,8 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         join_timeout: seconds to wait for the initiator to come online; 0: for ever.
         insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
             way can read and change everything. For experiments on a network of your own.
+        agreed: settings of a layer above that the initiator must announce likewise; others of its
+            are read as `self.agreed`.
         results_dir: parent of `<task_id>/<name>`.
         callbacks: get every event of the task.
     """
@@ -197,6 +210,7 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         data_channel_timeout: tuple[float, float] = (30, 60),
         join_timeout: float = 3600,
         insecure: bool = False,
+        agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:

@@ -11,7 +11,7 @@ from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
-from heterofed.protocol.plan import MAX_STALENESS, Coding, Fusion, LossReduction, Plan
+from heterofed.protocol.plan import MAX_ID_KEYS, MAX_STALENESS, Coding, Fusion, LossReduction, Plan
 from heterofed.runs.settings import (
     LeadSettings,
     ReleaseLimits,
@@ -74,6 +74,7 @@ class HostSettings(LeadSettings, HalfSettings):
     shuffle: bool
     early_gradients: bool
     announce_split: bool
+    id_keys: int
     batch_size: int | None
     checkpoint_batches: int
     compress_features: Coding | None
@@ -98,6 +99,8 @@ class HostSettings(LeadSettings, HalfSettings):
         check_flag("announce_split", self.announce_split)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
+        if not is_count(self.id_keys, 1) or self.id_keys > MAX_ID_KEYS:
+            raise ConfigError(f"id_keys={self.id_keys!r}: give 1 to {MAX_ID_KEYS}")
         check_staleness(self.max_staleness)
         check_compression("compress_features", self.compress_features)
         check_compression("compress_gradients", self.compress_gradients)
@@ -144,6 +147,7 @@ class HostSettings(LeadSettings, HalfSettings):
             max_staleness=self.max_staleness,
             wait_for_peers=float(self.wait_for_peers),
             announced_split=self.announce_split,
+            id_keys=self.id_keys,
         )
 
     def _check_batches(self) -> None:

@@ -36,6 +36,7 @@ NOT_AGREED = frozenset(
         "wait_for_peers",
         "checkpoint_batches",
         "agreed",
+        "id_keys",
     }
 )
 """The fields of the plan that are not terms: they are elsewhere in the file, secret until the run,

@@ -13,6 +13,7 @@ from typing import Any
 import psi
 from heterofed.errors import EmptyIntersectionError, PSIFailedError
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
+from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import TAG_BYTES, domain_of, is_void, named
 from heterofed.intersection.storage import kept_tags, signed_for
 from heterofed.messaging import aborts
@@ -34,13 +35,32 @@ from heterofed.runs.run import Run
 
 
 def intersect_as_collaborator(
-    run: Run, host: Peer, ids: Iterable[str], *, max_peer_ids: int, predicts: bool = False
+    run: Run,
+    host: Peer,
+    ids: Iterable[str],
+    further: Further | None = None,
+    *,
+    max_peer_ids: int,
+    predicts: bool = False,
 ) -> list[str]:
-    """The ids that every party has, in the order of `ids`; see `common_as_collaborator`."""
-    own = own_ids(ids)
-    return own.pick(
-        common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts)
-    )
+    """The ids that every party has, by each key in the order of its ids; see
+    `common_as_collaborator` and `by_keys`.
+    """
+
+    def intersect(some: Iterable[str]) -> list[str]:
+        own = own_ids(some)
+        return own.pick(
+            common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts)
+        )
+
+    common = by_keys(run, ids, further, intersect)
+    if not common and not predicts:
+        raise _nothing(host)
+    return common
+
+
+def _nothing(host: Peer) -> EmptyIntersectionError:
+    return EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
 
 
 def common_as_collaborator(
@@ -80,9 +100,9 @@ def common_as_collaborator(
     ):
         _answer(party, host, signer, begin)
         common = signer.positions()
-        tell(len(common), len(ids), min(begin.count, len(ids)), expected=predicts)
-        if not common and not predicts:
-            raise EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
+        tell(run, len(common), len(ids), min(begin.count, len(ids)), expected=predicts)
+        if not common and not predicts and plan.id_keys == 1:
+            raise _nothing(host)
     return common
 
 

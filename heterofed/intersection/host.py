@@ -13,14 +13,32 @@ from contextlib import ExitStack, contextmanager
 import psi
 from heterofed.errors import EmptyIntersectionError
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
+from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
 from heterofed.runs.run import Run
 
 
-def intersect_as_host(run: Run, ids: Iterable[str]) -> list[str]:
-    """The ids that every party has, in the order of `ids`; see `common_as_host`."""
-    own = own_ids(ids)
-    return own.pick(common_as_host(run, own))
+def intersect_as_host(run: Run, ids: Iterable[str], further: Further | None = None) -> list[str]:
+    """The ids that every party has, by each key in the order of its ids; see `common_as_host` and
+    `by_keys`.
+    """
+    first = own_ids(ids)
+
+    def intersect(some: Iterable[str]) -> list[str]:
+        own = own_ids(some)
+        return own.pick(common_as_host(run, own))
+
+    common = by_keys(run, first, further, intersect)
+    if not common:
+        raise _nothing(run, first)
+    return common
+
+
+def _nothing(run: Run, ids: psi.OwnIds) -> EmptyIntersectionError:
+    return EmptyIntersectionError(
+        f"{run.party.name} has {len(ids)} ids and none of them is common to all parties;"
+        " compare how the parties write their ids (spaces, case, leading zeros)"
+    )
 
 
 def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
@@ -29,7 +47,7 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     Raises:
         PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
             party.
-        EmptyIntersectionError: no id is common to all.
+        EmptyIntersectionError: no id is common to all, and the plan has no further key.
         CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party = run.party
@@ -38,15 +56,25 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
         common = _common(len(ids), [request.matches for request in requests])
         sizes = [len(ids), *(request.peer_count for request in requests)]
-        tell(len(common), len(ids), min(sizes))
-        if not common:
-            raise EmptyIntersectionError(
-                f"{party.name} has {len(ids)} ids and none of them is common to all parties;"
-                " compare how the parties write their ids (spaces, case, leading zeros)"
-            )
+        tell(run, len(common), len(ids), min(sizes))
+        if not common and run.plan.id_keys == 1:
+            raise _nothing(run, ids)
         for request in requests:
             request.claim(common)
     return common
+
+
+def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, set[str]]:
+    """At the Host: the ids that all parties have, by each key of the plan; by feature key of each
+    Collaborator. Nothing is kept for later, and no common id is no error; see `by_keys`.
+    """
+
+    def intersect(some: Iterable[str]) -> list[str]:
+        found = match_each(run, some, only_common=True)
+        return sorted(next(iter(found.values()))) if found else []
+
+    common = set(by_keys(run, ids, further, intersect))
+    return dict.fromkeys(run.party.peers, common)
 
 
 def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, set[str]]:

@@ -42,10 +42,16 @@ def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
     return own
 
 
-def tell(common: int, own: int, smallest: int, *, expected: bool = False) -> None:
-    """Say how many ids are in common, and what may be wrong where they are few."""
-    logger.info("psi: %d ids in common, of %d here (%s %%)", common, own, _percent(common, own))
-    if common < TINY * smallest and not expected:
+def tell(run: Run, common: int, own: int, smallest: int, *, expected: bool = False) -> None:
+    """Say how many ids are in common, and what may be wrong where they are few; a further key is
+    of the rows that are left, which may be few.
+    """
+    which = f" by key {run.id_key + 1}" if run.plan.id_keys > 1 else ""
+    share = _percent(common, own)
+    logger.info("psi: %d ids in common%s, of %d here (%s %%)", common, which, own, share)
+    if not run.id_key:
+        run.result.smallest_ids = smallest
+    if common < TINY * smallest and not expected and not which:
         logger.warning(
             "psi: few ids are in common: %s %% of the smallest set's. Compare how the parties write"
             " them (leading zeros, spaces, case, numbers with a decimal point, another hash or"

@@ -56,6 +56,7 @@ def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids
     party = run.party
     with party.in_phase("psi", unit="ids"), named(host, party.name):
         count = party.take(host, CountBegin).of(CountBegin).count
+        run.result.smallest_ids = min(count, len(ids))
         budget = signed_for(run, host)
         with _enough(), psi.CountAnswerer(ids, domain=_domain(run, party.name)) as answerer:
             answerer.begin(count)
@@ -67,6 +68,7 @@ def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids
 def _ask(run: Run, party: Party, peer: Peer, ids: psi.OwnIds) -> int:
     party.post(peer, CountBegin(len(ids)))
     theirs = party.take(peer, CountReady).of(CountReady).count
+    run.result.smallest_ids = min(run.result.smallest_ids or len(ids), theirs)
     domain = _domain(run, peer.name)
     with named(peer, party.name), _enough(), psi.CountAsker(ids, theirs, domain=domain) as asker:
         run.result.psi = {"protocol": "count", "backend": asker.backend}

@@ -69,4 +69,5 @@ def _account(run: Run, peer: Peer) -> str:
     # What was found with a peer whose name is proven is counted, and kept, apart from what was
     # found with one that only says that name.
     proof = "proven" if peer.channel.party else ""
-    return f"{run.task_id}\0{run.party.name}\0{proof}"
+    key = f"\0key {run.id_key}" if run.id_key else ""
+    return f"{run.task_id}\0{run.party.name}\0{proof}{key}"

@@ -1,1 +1,1 @@
-"""Messages to and from peers: sending, waiting, deadlines, and how a task is aborted."""
+"""Exchanges messages with peers: it sends, waits, keeps deadlines and aborts tasks."""

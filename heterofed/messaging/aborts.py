@@ -1,5 +1,6 @@
-"""How tasks end early: from what happened to the error that a user reads, and to the Abort that
-the other parties get, and back. Pure functions; texts of exceptions never travel.
+"""Converts the reason why a task ends early to the user's error and to the peers' Abort, and back.
+
+All functions are pure. Texts of exceptions are never sent.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from heterofed.protocol.messages import Abort
 from heterofed.transport.base import LostReason
 
 BETWEEN = "between phases"
-"""Where a Collaborator is while the Host says what comes next."""
+"""The name of the phase of a Collaborator that waits for the Host to announce the next one."""
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
 """The exit code of a party that was asked to stop."""
 
 
 def lost(party: str, phase: str, reason: str) -> PeerLostError:
-    """The connection to `party` broke, or never stood."""
+    """Return the error for a connection to `party` that broke or was never established."""
     if reason == LostReason.HANDSHAKE_FAILED:
         return HandshakeError(
             f"the handshake with {party} failed {during(phase)}: it does not know this party's"
@@ -46,7 +47,7 @@ def lost(party: str, phase: str, reason: str) -> PeerLostError:
 
 
 def silent(party: str, phase: str, seconds: float, what: str) -> PeerTimeoutError:
-    """`party` is connected and has, for so long, done `what`."""
+    """Return the error for a connected party that has done `what` for this many seconds."""
     happened = f"{party} has {what} for {seconds:.0f} s {during(phase)}, though it is connected"
     return PeerTimeoutError(
         f"{happened}; if its hooks need that long, raise calculation_timeout at the Host",
@@ -56,12 +57,12 @@ def silent(party: str, phase: str, seconds: float, what: str) -> PeerTimeoutErro
 
 
 def during(phase: str) -> str:
-    """Where in the task, for a sentence: `in phase train`, or `between phases`."""
+    """Return the place in the task for a sentence: `in phase train` or `between phases`."""
     return phase if phase == BETWEEN else f"in phase {phase}"
 
 
 def cause(error: BaseException) -> str:
-    """What ended a task that is no error of ours: `Ctrl-C`, `SIGTERM`, else its type."""
+    """Return a name for a foreign error that ended a task: `Ctrl-C`, `SIGTERM`, or its type."""
     if isinstance(error, KeyboardInterrupt):
         return "Ctrl-C"
     if isinstance(error, SystemExit):
@@ -70,16 +71,16 @@ def cause(error: BaseException) -> str:
 
 
 def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
-    """`party` did `what`, which the protocol does not allow."""
+    """Return the error for a party that did `what`, which the protocol does not allow."""
     return RemoteProtocolError(
         f"{party} {what} ({where(phase, 0, None)}); run the same version of heterofed at every"
-        " party, and do not trust a party where it stays",
+        " party, and do not trust this party if the error remains",
         party=party,
     )
 
 
 def told(abort: Abort, party: str) -> TaskFailed:
-    """What a party raises that was told of the end; `party` is whom it believes to be the cause."""
+    """Return the error of a party that received an Abort; `party` is the party that it blames."""
     kind = aborted(abort.code)
     numbers = abort.numbers if len(abort.numbers) == 2 else (0, 0)
     return kind(
@@ -94,7 +95,7 @@ def told(abort: Abort, party: str) -> TaskFailed:
 
 
 def where(phase: str, round_number: int, batch: int | None, lead: str = "") -> str:
-    """`phase train, round 2, batch 17`, as far as each is known, after `lead`."""
+    """Return `phase train, round 2, batch 17` after `lead`, without the parts that are unknown."""
     parts = [phase if phase == BETWEEN else f"phase {phase}"] if phase else []
     parts += [f"round {round_number}"] if round_number else []
     parts += [f"batch {batch}"] if batch is not None else []
@@ -106,11 +107,11 @@ def where(phase: str, round_number: int, batch: int | None, lead: str = "") -> s
 def abort_frames(
     error: BaseException, code: str, here: tuple[str, str, int, int | None]
 ) -> tuple[Abort, list[Buffer]]:
-    """The last words to the other parties.
+    """Return the frames of the Abort that the other parties get.
 
     Args:
-        error: what ended the task; what it knows of party and place goes before `here`.
-        code: see `abort_code`.
+        error: the error that ended the task. Its own party and place take precedence over `here`.
+        code: the code of the Abort; see `abort_code`.
         here: this party's name, phase, round and batch.
     """
     party, phase, round_number, batch = here
@@ -122,13 +123,13 @@ def abort_frames(
     abort = Abort(code, phase, party, round_number, batch, numbers)
     try:
         return abort, encode(abort)
-    except LocalProtocolError:  # a name or number that cannot travel
+    except LocalProtocolError:  # a name or number cannot be encoded
         abort = Abort(InternalError.code, "", here[0])
         return abort, encode(abort)
 
 
 def abort_code(error: BaseException, failed_hook: str | None) -> str:
-    """The code by which the other parties learn what ended the task."""
+    """Return the code that tells the other parties what ended the task."""
     if isinstance(error, TaskFailed):
         return error.code
     if isinstance(error, KeyboardInterrupt | SystemExit):

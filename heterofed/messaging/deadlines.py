@@ -1,6 +1,6 @@
-"""How long a party bears the silence of its peers, and how slow they may be.
+"""Decides how long the peers of a party may be silent and how slow they may be.
 
-Knows a party by what it shows: its timeouts, its peers, its phase. It reads no clock.
+This module uses only the party's timeouts, peers and phase, and reads no clock.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from heterofed.messaging import aborts
 from heterofed.messaging.peer import PSI_WAITING, Peer, Timeouts, holding_limit
 
 LEAST_RATE = 64 << 10
-"""Bytes a second that a peer must take, or send, of what is on its way, beyond the silence that it
-is allowed.
+"""The least rate, in bytes per second, at which a peer must read or send a large message.
+
+The time for the message is added to the silence that the peer is allowed.
 """
 
 
 class Waits(Protocol):
-    """A party that waits."""
+    """The attributes of a party that `Deadlines` uses."""
 
     timeouts: Timeouts
     peers: dict[str, Peer]
@@ -29,7 +30,7 @@ class Deadlines:
     """The deadlines of one party.
 
     Args:
-        party: who waits; what it shows is looked up each time.
+        party: the party that waits; its attributes are read at each call.
     """
 
     def __init__(self, party: Waits) -> None:
@@ -37,17 +38,19 @@ class Deadlines:
 
     @property
     def patience(self) -> float:
-        """Seconds of silence of one that may be at work and reads or sends what is large."""
+        """The seconds of silence allowed to a peer that may be computing during a large
+        transfer.
+        """
         timeouts = self._party.timeouts
         return max(timeouts.moving, timeouts.calculation or math.inf)
 
     def transfer(self, peer: Peer, began: float, size: int) -> float:
-        """Until when `size` bytes may be on their way to or from a peer, since `began`."""
+        """Return the deadline for the transfer of `size` bytes, which started at `began`."""
         ends = began + self.patience + size / LEAST_RATE
         return min(ends, self._of_the_others(peer, began))
 
     def _of_the_others(self, peer: Peer, began: float) -> float:
-        """Until when the others bear that `peer` holds this party up, since `began`."""
+        """Return the time until which the other peers tolerate that `peer` delays this party."""
         party, calculation = self._party, self._party.timeouts.calculation
         told = [each.told for each in party.peers.values() if each is not peer]
         limit = holding_limit(1 + len(party.peers), calculation)
@@ -60,11 +63,11 @@ class Deadlines:
 
         Args:
             peer: the peer.
-            computing: whether it may be running user code or heavy compute.
-            now: by the party's clock.
+            computing: whether the peer may be running user code or heavy computation.
+            now: the current time of the party's clock.
 
         Raises:
-            PeerTimeoutError: it has.
+            PeerTimeoutError: the peer has been silent for too long.
         """
         if peer.inbox:
             return
@@ -83,15 +86,15 @@ class Deadlines:
             raise aborts.silent(peer.name, phase, silence, "said nothing")
 
     def check_waiting(self, peer: Peer, began: float, now: float) -> None:
-        """A peer that only says whom it waits for may do so for long, and not for ever.
+        """Check that a peer has not reported for too long that it waits for another party.
 
         Args:
             peer: the peer.
-            began: when this party began to wait for it.
-            now: by the party's clock.
+            began: the time at which this party began to wait for it.
+            now: the current time of the party's clock.
 
         Raises:
-            PeerTimeoutError: it did so for too long.
+            PeerTimeoutError: the peer has reported nothing else for too long.
         """
         limit, phase = self._party.timeouts.waiting, self._party.phase
         if limit and phase == "psi":

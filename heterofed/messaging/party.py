@@ -1,7 +1,7 @@
-"""A party at work: its peers, their mail, its waits and deadlines, and how it ends.
+"""Connects the sessions of a party to the transport and the clock.
 
-The thin shell around the protocol core: here, and only here, sessions meet the transport and the
-clock. Knows no torch, no hooks and no particular phase.
+A `Party` sends messages, receives those of its peers, waits for them within deadlines, and ends the
+task. This module knows no torch, no hooks and no particular phase.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS, RateLimit
 logger = logging.getLogger("heterofed")
 
 ABORT_LINGER = 2.0
-"""Seconds that a party gives its last words."""
+"""The most seconds for which a party tries to send its last messages."""
 
 POLL_SECONDS = 0.5
 
@@ -37,21 +37,23 @@ class Party:
     """This party's end of a task.
 
     Args:
-        name: feature key of this party.
-        role: its role.
-        endpoint: its transport; closed by `close`.
-        timeouts: see `Timeouts`; may be replaced when the plan is known.
-        callbacks: get every event; one that raises is logged and left out from then on.
-        account: of the task so far, where it has met before.
-        clock: seconds that only go up.
+        name: the feature key of this party.
+        role: the role of this party.
+        endpoint: the transport of this party, which `close` closes.
+        timeouts: the timeouts, which may be replaced when the plan is known.
+        callbacks: functions that get every event; one that raises an error is logged and not called
+            again.
+        account: the costs of the task so far, if the parties connected before.
+        clock: returns a monotonic time in seconds.
 
     Attributes:
         peers: the parties of the task, by feature key, in task order.
-        visitors: connections that have not been admitted.
-        admission: judges each visitor's Hello: the code of a refusal, or None to admit it. Stays in
-            place after everybody is there, and then refuses.
-        phase, round, batch: where the task stands, for messages and errors.
-        account: what it cost so far.
+        visitors: the connections that have not been admitted.
+        admission: a function that takes a visitor's Hello and returns the code of a refusal, or
+            None to admit the visitor. It stays in place after all parties are connected, and then
+            refuses.
+        phase, round, batch: the current place in the task, for messages and errors.
+        account: the costs of the task so far.
     """
 
     def __init__(
@@ -85,17 +87,17 @@ class Party:
         self._notices = Notices()
         self._deadlines = Deadlines(self)
 
-    # -- who is there ----------------------------------------------------------------------
+    # -- membership ------------------------------------------------------------------------
 
     def admit(self, visitor: Peer, name: str) -> None:
-        """Make a visitor the task's peer of this name."""
+        """Make a visitor the peer of this name."""
         self.visitors.pop(visitor.channel, None)
         visitor.name = name
         self.peers[name] = visitor
         self._by_channel[visitor.channel] = visitor
 
     def forget(self, peer: Peer) -> None:
-        """Close a peer's connection, and take it out of the task."""
+        """Close a peer's connection and remove the peer from the task."""
         peer.session.lost()
         peer.channel.close()
         self._by_channel.pop(peer.channel, None)
@@ -103,7 +105,7 @@ class Party:
             del self.peers[peer.name]
 
     def turn_away(self, visitor: Peer, code: str | None = None) -> None:
-        """Close a visitor's connection, with an Abort where `code` says why."""
+        """Close a visitor's connection, after an Abort if `code` gives a reason."""
         self.visitors.pop(visitor.channel, None)
         if code is not None and not visitor.session.ended:
             refusal = Abort(code, "join", self.name)
@@ -120,12 +122,12 @@ class Party:
         *,
         patient: bool = True,
     ) -> None:
-        """Send a message; waits where the peer is far behind in reading, if `patient`.
+        """Send a message. If `patient`, wait while the peer is far behind in reading.
 
-        Nobody sends while this party computes, so what the peer is behind by is not left to later.
+        Nothing is sent while this party computes, so it is better to wait here than later.
 
         Raises:
-            LocalProtocolError: the session does not allow it now.
+            LocalProtocolError: the session does not allow this message now.
             PeerLostError: the connection broke.
             PeerTimeoutError: the peer has stopped reading, or reads too slowly.
         """
@@ -134,10 +136,10 @@ class Party:
             self.let_drain(peer)
 
     def let_drain(self, peer: Peer) -> None:
-        """Wait where a peer is far behind in reading what was posted without patience.
+        """Wait while a peer is far behind in reading messages that were posted without patience.
 
         Raises:
-            PeerTimeoutError: it has stopped reading, or reads too slowly.
+            PeerTimeoutError: the peer has stopped reading, or reads too slowly.
         """
         if not peer.channel.pending:
             return
@@ -156,15 +158,15 @@ class Party:
         """Wait for the next message of a peer.
 
         Args:
-            peer: whose mail.
-            kinds: what it may be.
-            computing: whether the peer may be running user code or heavy compute meanwhile.
+            peer: the peer.
+            kinds: the types that the message may have.
+            computing: whether the peer may be running user code or heavy computation meanwhile.
 
         Raises:
-            TaskAborted: it, or another peer, ended the task.
+            TaskAborted: this peer or another one ended the task.
             PeerLostError: a connection broke.
-            PeerTimeoutError: it was silent for longer than allowed.
-            RemoteProtocolError: it said something else.
+            PeerTimeoutError: the peer was silent for longer than allowed.
+            RemoteProtocolError: the peer sent another message.
         """
         self._await([peer], computing)
         return self._next(peer, kinds)
@@ -172,46 +174,48 @@ class Party:
     def take_all(
         self, *kinds: type[Message], peers: Sequence[Peer] | None = None
     ) -> dict[str, Mail]:
-        """Wait for the next message of every peer, in whatever order they come.
+        """Wait for the next message of every peer, in any order.
 
         Args:
-            kinds: what they may be.
-            peers: only those of these.
+            kinds: the types that the messages may have.
+            peers: the peers to wait for; all of them by default.
 
         Raises:
-            TaskFailed: as `take`.
+            TaskFailed: the task ended, as in `take`.
         """
         peers = list(self.peers.values()) if peers is None else peers
         self._await(peers, computing=True)
         return {peer.name: self._next(peer, kinds) for peer in peers}
 
     def take_leave(self, peer: Peer) -> bool:
-        """Wait for a peer's Bye; this party's work is done, so anything else is only a warning.
+        """Wait for a peer's Bye. This party's work is done, so any failure is only logged.
 
         Returns:
-            Whether it said it.
+            Whether the Bye arrived.
         """
         if self.peers.get(peer.name) is not peer:
-            return False  # it went while another one's goodbye was waited for
+            return False  # it disconnected while this party waited for another peer's Bye
         try:
             self.take(peer, Bye)
         except TaskFailed as error:
             logger.warning("%s did not say goodbye: %s", error.party or peer.name, error)
             gone = error.party if error.party in self.peers else peer.name
             self.peers = {key: each for key, each in self.peers.items() if key != gone}
-            return self.take_leave(peer)  # unless it was this one that went
+            return self.take_leave(peer)  # another peer has failed, and this one may still say Bye
         return True
 
     def leave(self, host: Peer) -> None:
-        """Say Bye to the Host; this party's work is done either way."""
+        """Send Bye to the Host. This party's work is done even if that fails."""
         try:
             self.post(host, Bye())
         except TaskFailed as error:
             logger.warning("%s did not hear the goodbye: %s", host.name, error)
 
     def notice_waiting(self, names: Collection[str], seconds: float, compare: str = "") -> None:
-        """Tell the user, ever more rarely, and as Host the other peers whom this party is waiting
-        for, and for how long; `compare` as in `StillWaiting`.
+        """Report whom this party is waiting for, and for how long.
+
+        The user is told less and less often. A Host also tells its other peers. `compare` is as in
+        `StillWaiting`.
         """
         names = tuple(names)
         behind = next((p.host_waits_for for p in self.peers.values() if p.host_waits_for), None)
@@ -223,11 +227,11 @@ class Party:
                     self._put(peer, Waiting(names[0]))
 
     def pump(self, timeout: float) -> None:
-        """Take in what the transport has, for at most `timeout` seconds of waiting.
+        """Process what the transport received, after waiting for at most `timeout` seconds.
 
         Raises:
-            TaskAborted, PeerLostError, RemoteProtocolError: a peer ended the task, is gone, or
-                broke the protocol. Visitors that do are turned away, nothing else.
+            TaskAborted, PeerLostError, RemoteProtocolError: a peer ended the task, disconnected, or
+                violated the protocol. A visitor that does so is only disconnected.
         """
         for event in self._endpoint.poll(timeout):
             match event:
@@ -258,7 +262,7 @@ class Party:
         total: int | None = None,
         unit: str = "",
     ) -> Iterator[None]:
-        """Note that the task is in `phase` (of a round), and what it cost."""
+        """Note that the task is in `phase` (of a round) within the block, and record its cost."""
         self.phase, self.round, self.batch = phase, round_number or self.round, None
         began, sent, received = self.clock(), self.bytes_sent, self.bytes_received
         account = self.account
@@ -285,7 +289,7 @@ class Party:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Count a block as this party's own work, but for what is counted within it."""
+        """Count the time of a block as this party's own work, without what is counted within it."""
         began, counted = self.clock(), self.account.counted
         try:
             yield
@@ -295,30 +299,30 @@ class Party:
 
     @contextmanager
     def encoding(self, peer: Peer, direction: Direction) -> Iterator[None]:
-        """Count a block as turning mail of a peer into bytes, or back."""
+        """Count the time of a block as encoding or decoding messages of a peer."""
         began = self.clock()
         yield
         self.account.encoded(self.phase, peer.name, direction, self.clock() - began)
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Note that `done` units of the phase are done."""
+        """Report that `done` units of the phase are done."""
         self.emit(Progressed(done, total))
 
     def emit(self, event: Event) -> None:
-        """Hand an event to the callbacks."""
+        """Pass an event to the callbacks."""
         for callback in list(self._callbacks):
             try:
                 callback(event)
             except Exception as error:
                 self._callbacks = [each for each in self._callbacks if each is not callback]
                 logger.warning(
-                    "a callback raised (%s) and is left out from here on", place_of(error)
+                    "a callback raised an error (%s) and is not called again", place_of(error)
                 )
 
     # -- the end ---------------------------------------------------------------------------
 
     def abort(self, error: BaseException, code: str) -> None:
-        """Tell every peer that the task has ended; for at most `ABORT_LINGER` seconds."""
+        """Tell every peer that the task has ended, within at most `ABORT_LINGER` seconds."""
         abort, frames = aborts.abort_frames(
             error, code, (self.name, self.phase, self.round, self.batch)
         )
@@ -342,7 +346,7 @@ class Party:
         try:
             peer.channel.send(frames)
         except HeteroFedError as error:
-            self.pump(0)  # why it left may have come and wait to be read
+            self.pump(0)  # the reason may have arrived and not been read yet
             peer.session.lost()
             raise aborts.lost(peer.name, self.phase, "disconnected") from error
         size = payload_size(frames)
@@ -355,7 +359,9 @@ class Party:
         self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
 
     def _await(self, peers: Sequence[Peer], computing: bool) -> None:
-        """Wait until all of these peers have mail; each moment counts for those who have none."""
+        """Wait until all of these peers have sent a message, and record the time as waiting for
+        them.
+        """
         if all(peer.inbox for peer in peers):
             return
         began = noticed = before = self.clock()
@@ -387,7 +393,8 @@ class Party:
         since = noticed = began
         ends = self._deadlines.transfer(peer, began, least)
         while peer.channel.pending:
-            self._endpoint.flush(POLL_SECONDS)  # room shows there; what came is taken in next
+            # This shows whether there is room; the next step reads what arrived.
+            self._endpoint.flush(POLL_SECONDS)
             self.pump(0)
             now = self.clock()
             if peer.channel.pending < least:
@@ -412,7 +419,7 @@ class Party:
         try:
             complete = peer.decoder.feed(frame)
             now = self.clock()
-            if channel not in self.visitors:  # they have no name yet, and may be anybody
+            if channel not in self.visitors:  # a visitor has no name yet and may be anybody
                 self._note_received(peer, len(frame), now - began, complete=complete is not None)
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
@@ -427,7 +434,7 @@ class Party:
         if not isinstance(message, Waiting):
             peer.moved_on = peer.turn_began
         if self.role is Role.HOST and channel in self.visitors:
-            # Whoever was not let in has no part in the task: a Hello, or nothing.
+            # A visitor that is not admitted has no part in the task: only its Hello is read.
             if isinstance(message, Hello):
                 self._greet(peer, message)
             else:
@@ -439,7 +446,7 @@ class Party:
             case Abort() if self.phase == "join" and self.role is Role.HOST:
                 self._drop(peer)
             case Abort():
-                # The Host speaks for all parties, a Collaborator for itself alone.
+                # The Host may blame any party, a Collaborator only itself.
                 by_host = self.role is Role.COLLABORATOR
                 raise aborts.told(message, message.party if by_host else peer.name)
             case _:
@@ -459,14 +466,15 @@ class Party:
             self.admit(visitor, hello.party)
             logger.info("%s is here", hello.party)
         elif (gone := self.peers.get(hello.party)) is not None and gone.lost:
-            self.turn_away(visitor)  # it was started anew, and comes again until we meet anew
+            # It was restarted, and connects again until all parties reconnect.
+            self.turn_away(visitor)
         else:
-            if hello.purpose != "check":  # which only compares terms, and is told of as such
+            if hello.purpose != "check":  # a check only compares terms and is logged elsewhere
                 logger.warning("turned %r away: %s", hello.party, refusal)
             self.turn_away(visitor, refusal)
 
     def _drop(self, peer: Peer) -> None:
-        """Forget a party that left before the task began: it may come again."""
+        """Forget a party that disconnected before the task began, so that it may connect again."""
         self.visitors.pop(peer.channel, None)
         admitted = peer.channel in self._by_channel
         self.forget(peer)
@@ -482,7 +490,7 @@ class Party:
             raise aborts.lost("the Host", self.phase, reason)
         elif not peer.session.ended:
             peer.session.lost()
-            peer.lost = reason  # raised once what came before is taken
+            peer.lost = reason  # raised after the messages before it were taken
 
     def _say_abort(self, peer: Peer, abort: Abort, frames: list[Buffer]) -> None:
         try:
@@ -490,4 +498,4 @@ class Party:
             peer.channel.send(frames)
             self._egress.note(self.phase, "Abort", peer.name, payload_size(frames))
         except HeteroFedError:
-            peer.session.lost()  # nobody is left to be told
+            peer.session.lost()  # the peer is gone and needs no Abort

@@ -1,4 +1,4 @@
-"""What a party holds of each other party: its connection, its session, its mail."""
+"""Holds the state of each other party: its connection, its session and its messages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds of silence that this party bears; see the schedulers' constructors.
+    """The timeouts of a party in seconds; see the constructors of the schedulers.
 
     Attributes:
-        calculation: of a peer that runs user code or heavy compute; 0: no limit.
-        schedule: of a peer that runs no user code.
-        moving: without a byte, while one message is moving.
-        waiting: of a Host that only says whom it waits for; 0: no limit.
+        calculation: the limit for a peer that runs user code or heavy computation; 0 means no
+            limit.
+        schedule: the limit for a peer that runs no user code.
+        moving: the limit without a single byte while a message is being transferred.
+        waiting: the limit for a Host that only reports whom it waits for; 0 means no limit.
     """
 
     calculation: float = 300.0
@@ -38,23 +39,23 @@ class Timeouts:
 WAITING_SLACK = 30.0
 
 PSI_WAITING = 24 * 3600.0
-"""What an intersection may take: it depends on how many ids the others have, and on their machines.
-"""
+"""The limit in seconds for an intersection, whose time depends on the peers' ids and machines."""
 
 
 def waiting_limit(plan: Plan) -> float:
-    """Seconds for which a Host may say that it waits and nothing else; 0: no limit.
+    """Return the seconds for which a Host may report only that it waits; 0 means no limit.
 
-    It bears each party's silence for `calculation_timeout`. Parties that take all of it may do so
-    one after the other, so all of them together have as many times as much.
+    The Host waits for each party for `calculation_timeout`. The parties may use this time one after
+    the other, so the limit is multiplied by their number.
     """
     return _in_turn(1 + len(plan.collaborators), plan.calculation_timeout, WAITING_SLACK)
 
 
 def holding_limit(parties: int, calculation: float) -> float:
-    """Seconds after its last word to the others that a Host lets one party hold it up; 0: no limit.
+    """Return the seconds for which one party may delay the Host's messages to the others.
 
-    Less than what they bear by `waiting_limit`: so they hear who it was, and do not name the Host.
+    0 means no limit. The limit is below `waiting_limit`, so that the others learn which party it
+    was and do not blame the Host.
     """
     return _in_turn(parties, calculation, WAITING_SLACK / 2)
 
@@ -68,7 +69,7 @@ class Mail:
     """A message of a peer that its session has accepted, with its payload.
 
     Attributes:
-        moving: seconds between its first frame and its last.
+        moving: the seconds between the first frame of the message and the last.
     """
 
     message: Message
@@ -77,25 +78,29 @@ class Mail:
 
     @property
     def held_bytes(self) -> int:
-        """What it holds until it is taken."""
+        """The bytes that the message occupies until it is taken."""
         return len(self.payload) + MESSAGE_BYTES
 
     def of(self, kind: type[M]) -> M:
-        """The message as the one kind that it was asked for as."""
+        """Return the message as the type that the caller asked for.
+
+        Raises:
+            LocalProtocolError: the message has another type.
+        """
         if not isinstance(self.message, kind):
             raise LocalProtocolError(f"a {type(self.message).__name__} is not a {kind.__name__}")
         return self.message
 
 
 class Peer:
-    """One other party as seen from here.
+    """The state of one other party.
 
     Attributes:
-        name: its feature key; a provisional name before its Hello was accepted.
-        inbox: what it sent and nobody has taken; `put` and `pop` bound it.
-        held: what it said that it holds of an earlier run.
-        mask_key: its key for masks that Collaborators share.
-        incarnation: 16 random bytes that name its process.
+        name: the feature key of the party, or a provisional name before its Hello was accepted.
+        inbox: the messages that were not taken yet; `put` and `pop` limit their size.
+        held: the state of an earlier run that the party said it holds.
+        mask_key: the party's public key for masked sums.
+        incarnation: 16 random bytes that identify the party's process.
     """
 
     def __init__(self, name: str, channel: Channel, role: Role, now: float) -> None:
@@ -105,29 +110,32 @@ class Peer:
         self.decoder = Decoder(self._admit, lambda: self.session.limits.header)
         self.inbox: deque[Mail] = deque()
         self._held_bytes = 0
-        self.turn_began = now  # its last message, or ours to it: since then it may be at work
+        # The time of the last message in either direction; the peer may compute since then.
+        self.turn_began = now
         self.byte_came = self.message_began = now
-        self.moved_on = now  # its last message but Waiting, or ours to it
-        self.told = now  # our last message to it but Waiting
+        self.moved_on = now  # the same without the peer's Waiting messages
+        self.told = now  # the time of the last message to it, without Waiting
         self.host_waits_for: str | None = None
         self.held: Held | None = None
         self.mask_key: bytes | None = None
         self.incarnation: bytes | None = None
-        self.lost: str | None = None  # why, once its connection is gone
+        self.lost: str | None = None  # the reason, after its connection broke
 
     def put(self, mail: Mail) -> None:
-        """Keep mail until it is taken."""
+        """Store a message until it is taken."""
         self.inbox.append(mail)
         self._held_bytes += mail.held_bytes
 
     def pop(self) -> Mail:
-        """Take the oldest mail."""
+        """Take the oldest message."""
         mail = self.inbox.popleft()
         self._held_bytes -= mail.held_bytes
         return mail
 
     def pick(self, kind: type[Message]) -> Mail | None:
-        """Take the oldest mail of a kind, past what came before it; None where there is none."""
+        """Take the oldest message of a type, even if others came before it; return None if there is
+        none.
+        """
         for mail in self.inbox:
             if isinstance(mail.message, kind):
                 self.inbox.remove(mail)
@@ -136,9 +144,9 @@ class Peer:
         return None
 
     def _admit(self, message: Message, size: int) -> None:
-        """Whether a message may come whose payload has yet to be given room."""
+        """Check a message before memory is allocated for its payload, or raise an error."""
         self.session.admit(message, size)
         if self.session.ended:
-            return  # late mail: nothing of it is kept
+            return  # a late message, which is not stored
         if self._held_bytes + size + MESSAGE_BYTES > self.session.most_waiting:
-            raise RemoteProtocolError("more mail than may wait here")
+            raise RemoteProtocolError("more messages than may wait here")

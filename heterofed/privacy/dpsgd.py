@@ -286,7 +286,7 @@ def weights_epsilon(
     known = [(1 / math.sqrt(squared), 1.0, 1)] if squared else []
     accountant = _opacus().accountants.RDPAccountant()
     accountant.history = [*draws, *known]
-    with warnings.catch_warnings():  # at the end of the range of orders the bound is looser
+    with warnings.catch_warnings():  # the bound is looser at the end of the range of orders
         warnings.filterwarnings("ignore", message="Optimal order is the")
         return float(accountant.get_epsilon(delta))
 

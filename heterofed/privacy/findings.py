@@ -1,4 +1,4 @@
-"""What the attacks of a leak report found, as numbers and in plain words. Knows no tensor."""
+"""Describes what the attacks of a leak report found, as numbers and in words, without tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 KNOWN_LABELS = 40
-"""That an attacker is taken to have, where an attack needs some."""
+"""The number of labels that an attacker is assumed to know, for attacks that need some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,13 @@ class Leak:
 
     Attributes:
         party: the Collaborator that could read labels, or "the Host", that could read inputs.
-        attack: its name.
-        measure: "auc" (0.5: nothing, 1: everything), "r2" or "correlation" (0 to 1).
-        value: the value of the measure; an AUC is of the class that is read best, either way round.
-        samples: batches, or for attacks at the end rows, that it is taken from.
+        attack: the name of the attack.
+        measure: "auc", where 0.5 means no leak and 1 a full leak, or "r2" or "correlation" from 0
+            to 1.
+        value: the value of the measure. An AUC is that of the class which is inferred best, and is
+            at least 0.5.
+        samples: the number of batches that were measured, or of rows for attacks at the end of a
+            run.
     """
 
     party: str
@@ -30,11 +33,11 @@ class Leak:
 
     @property
     def severity(self) -> float:
-        """0: nothing leaks, 1: all does."""
+        """The size of the leak, from 0 (nothing leaks) to 1 (everything leaks)."""
         return 2 * self.value - 1 if self.measure == "auc" else self.value
 
     def words(self) -> str:
-        """For people."""
+        """Return the leak as a sentence for people."""
         name, what = WORDS[self.attack]
         level = next(text for least, text in LEVELS if self.severity >= least)
         return f"{name} {self.value:.2f}: {self.party} {level} {what}"
@@ -58,7 +61,7 @@ WORDS = {
 
 
 def worst_of(leaks: list[Leak]) -> list[Leak]:
-    """For each party the leak that tells most."""
+    """Return the most severe leak of each party."""
     found: dict[str, Leak] = {}
     for leak in leaks:
         if leak.party not in found or leak.severity > found[leak.party].severity:

@@ -74,7 +74,8 @@ def check_positive(what: str, value: float, *, most: float = 1e9) -> None:
     """Refuse a setting that is not a number above 0.
 
     Raises:
-        ConfigError: it is not; the message names the setting.
+        ConfigError: the value is not a number above 0 or is too large; the message names the
+            setting.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise ConfigError(f"{what} is {value!r}: give a number above 0, at most {most:g}")

@@ -71,7 +71,7 @@ def decoder_reconstruction(
         seed: the seed of the decoder's first weights.
 
     Raises:
-        ConfigError: fewer than 4 rows, or unequal numbers of rows.
+        ConfigError: there are fewer than 4 rows, or the numbers of rows differ.
     """
     (x, z), (x_hidden, z_hidden) = _halves(inputs, embeddings)
     z_mean, z_std = z.mean(0), z.std(0).clamp_min(1e-9)

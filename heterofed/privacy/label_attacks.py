@@ -240,7 +240,9 @@ def _classes_of(labels: Tensor) -> Tensor:
 
 
 def _evenly(labels: Tensor, known: int) -> Tensor:
-    """[rows] bool: `known` rows, as evenly from the classes as there are rows of them."""
+    """Choose `known` rows as evenly from the classes as possible, and return bools of shape
+    [rows].
+    """
     order = torch.randperm(len(labels))
     within = torch.empty_like(labels)
     for each in _classes_of(labels):
@@ -252,7 +254,9 @@ def _evenly(labels: Tensor, known: int) -> Tensor:
 
 
 def _surest(chances: Tensor, given: Tensor) -> Tensor:
-    """Weights: 1 for known labels, 0.3 for the surer half of each predicted class."""
+    """Return weights: 1 for known labels, 0.3 for the more confident half of each predicted
+    class.
+    """
     sure, guess = chances.max(1)
     weights = torch.zeros(len(chances))
     for each in _classes_of(guess):
@@ -267,7 +271,7 @@ class _Attacker:
 
     def __init__(self, inputs: Tensor, bottom: nn.Module | None, classes: int) -> None:
         self._bottom = copy.deepcopy(bottom).cpu() if bottom is not None else nn.Identity()
-        self._bottom.train(False)  # no dropout: there is little to learn from
+        self._bottom.train(False)  # dropout is off, because there is little to learn from
         rows = flat(self._bottom(inputs))
         self._shift, self._scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
         self._head = nn.Linear(rows.shape[1], classes, dtype=rows.dtype)

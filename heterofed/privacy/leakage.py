@@ -1,7 +1,8 @@
-"""The leak report of a run: the attacks, run on samples of what was really sent, within a budget.
+"""Computes the leak report of a run by attacks on samples of what was really sent.
 
-Knows tensors and a clock. A Host's `LabelLeaks` sees gradients and labels; a Collaborator's
-`InputLeaks` its inputs and embeddings. Neither ever sees more than its party has anyway.
+A time budget limits the attacks. The Host's `LabelLeaks` sees gradients and labels, and a
+Collaborator's `InputLeaks` sees its inputs and embeddings. Neither sees more than its party has
+anyway.
 """
 
 from __future__ import annotations
@@ -39,32 +40,37 @@ T = TypeVar("T")
 Effort = Literal["sample", "full", "off"]
 
 SHARE, SHARE_AT_END = 0.005, 0.027
-"""Of the time that training takes, what samples may take, and with the attacks at the end; 3 % is
-promised."""
+"""The share of the training time that samples may take, and that all attacks may take together.
+
+The documentation promises 3 %.
+"""
 KEPT_ROWS, KEPT_BYTES = 1000, 8_000_000
-"""Of each party, for attacks that need more than one batch; whichever is less."""
+"""The most rows and bytes of each party that are kept for attacks that need several batches."""
 MEASURED_ROWS = 4096
-"""Of a batch; more would tell no more, and cost."""
+"""The most rows of a batch that are measured; more would cost time and show nothing more."""
 MEASURED_NUMBERS = 1 << 22
-"""Of a batch; attacks work on copies in float32 or wider, and a peer says how long a row is."""
+"""The most numbers of a batch that are measured.
+
+Attacks copy them in float32 or wider, and a peer determines the length of a row.
+"""
 
 
 def check_effort(effort: object) -> None:
-    """Refuse an effort that there is not.
+    """Refuse an unknown effort.
 
     Raises:
-        ConfigError: it is none of "sample", "full", "off".
+        ConfigError: the effort is not "sample", "full" or "off".
     """
     if effort not in get_args(Effort):
         raise ConfigError(f"leak_report={effort!r}: give one of {', '.join(get_args(Effort))}")
 
 
 class Budget:
-    """Decides when there is time to measure: some share of the time that goes by.
+    """Decides when there is time to measure, which may take a share of the training time.
 
     Args:
-        effort: "full" measures whenever asked; "off" never.
-        clock: seconds.
+        effort: "sample" measures within the share, "full" always, and "off" never.
+        clock: returns a time in seconds.
     """
 
     def __init__(self, effort: Effort, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -76,20 +82,26 @@ class Budget:
         self._last: dict[str, float] = {}
 
     def start(self) -> None:
-        """Training goes on."""
+        """Note that training starts or continues."""
         self._since = self._clock()
 
     def stop(self) -> None:
-        """Training pauses: a round is over."""
+        """Note that training pauses, because a round is over."""
         self._trained += self._clock() - self._since
 
     @property
     def spent(self) -> float:
-        """Seconds spent on measuring."""
+        """The number of seconds that were spent on measuring."""
         return self._spent
 
     def allows(self, attack: str, cost: float, *, running: bool = True) -> bool:
-        """Whether an attack that took so many seconds last time (at first: `cost`) may run."""
+        """Return whether there is time for an attack.
+
+        Args:
+            attack: the name of the attack, which is expected to take as long as last time.
+            cost: the expected time in seconds of an attack that has not run yet.
+            running: whether training goes on now; else the budget includes the attacks at the end.
+        """
         if self.effort != "sample":
             return self.effort == "full"
         trained = self._trained + (self._clock() - self._since if running else 0.0)
@@ -97,7 +109,7 @@ class Budget:
         return self._spent + self._last.get(attack, cost) <= share * trained
 
     def timed(self, attack: str, run: Callable[[], T]) -> T:
-        """Run an attack and count what it takes; gives what it found."""
+        """Run an attack, count its time, and return its result."""
         began = self._clock()
         try:
             return run()
@@ -107,7 +119,7 @@ class Budget:
 
 
 class _Means:
-    """Means of what the samples of a round gave, for each class."""
+    """The mean results of the samples of a round, for each class."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], dict[int, list[float]]] = {}
@@ -126,8 +138,8 @@ class _Means:
 
 
 class _Kept:
-    """The last rows of two tensors that belong together: `KEPT_ROWS`, or as many as there is room
-    for.
+    """Keeps the last rows of two tensors with the same rows, within `KEPT_ROWS` and
+    `KEPT_BYTES`.
     """
 
     def __init__(self) -> None:
@@ -138,10 +150,11 @@ class _Kept:
     def add(self, one: Tensor, other: Tensor) -> None:
         forms = [each.shape[1:] for each in (one, other)]
         if self._batches and [each.shape[1:] for each in self._batches[-1]] != forms:
-            self._batches.clear()  # rows of another length cannot stand beside these
+            self._batches.clear()  # rows of another length cannot be joined with these
             self.rows = 0
         self._most = rows_with_room(one, other)
-        one, other = one[-self._most :].clone(), other[-self._most :].clone()  # not the whole batch
+        # A clone does not hold the memory of the whole batch.
+        one, other = one[-self._most :].clone(), other[-self._most :].clone()
         while self._batches and self.rows + len(one) - len(self._batches[0][0]) >= self._most:
             self.rows -= len(self._batches.popleft()[0])
         self._batches.append((one, other))
@@ -149,7 +162,7 @@ class _Kept:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many rows as are kept."""
+        """Return whether the limit of rows is reached."""
         return self.rows >= self._most
 
     def last(self) -> tuple[Tensor, Tensor]:
@@ -158,23 +171,23 @@ class _Kept:
 
 
 def rows_with_room(*tensors: Tensor, most: int = KEPT_ROWS) -> int:
-    """How many rows of these may be held, at most `most`."""
+    """Return how many rows of these tensors may be kept, at most `most`."""
     row = sum(each[:1].numel() * each.element_size() for each in tensors)
     return max(1, min(most, KEPT_BYTES // max(1, row)))
 
 
 def rows_to_measure(tensors: Iterable[Tensor]) -> int:
-    """How many rows of a batch are measured; 0 where one alone is too long."""
+    """Return how many rows of a batch are measured; 0 if a single row is too long."""
     row = sum(math.prod(each.shape[1:]) for each in tensors)
     return min(MEASURED_ROWS, MEASURED_NUMBERS // max(1, row))
 
 
 class LabelLeaks:
-    """What the Host's gradients tell of its labels.
+    """Measures what the Host's gradients reveal of its labels.
 
     Args:
-        budget: the budget of time.
-        harmless: tells of attacks that fail; the others go on.
+        budget: the time budget.
+        harmless: reports attacks that fail, while the others continue.
     """
 
     def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
@@ -186,9 +199,10 @@ class LabelLeaks:
         self._measured = False
 
     def has_time(self) -> bool:
-        """Whether the next batch is worth a look: there is time, or nothing was measured yet.
+        """Return whether to look at the next batch: there is time, or nothing was measured yet.
 
-        To look at each batch, and not to measure it, takes more time than to measure some.
+        Looking at every batch without measuring it would take more time than measuring some
+        batches.
         """
         if self._budget.effort == "off":
             return False
@@ -197,14 +211,14 @@ class LabelLeaks:
     def note(
         self, party: str, sent: Tensor, clean: Tensor, labels: object, embeddings: Tensor
     ) -> None:
-        """See one batch as a Collaborator gets it; measures where there is time.
+        """Take one batch as a Collaborator gets it, and measure it if there is time.
 
         Args:
             party: the Collaborator.
-            sent: [rows, d] gradients as they are sent.
-            clean: the same before any defence.
-            labels: the labels of the rows; batches without class numbers are not measured.
-            embeddings: [rows, e], what the Collaborator had sent.
+            sent: the gradients as they are sent, of shape [rows, d].
+            clean: the gradients before any defence, of shape [rows, d].
+            labels: the labels of the rows; batches whose labels are not classes are not measured.
+            embeddings: the embeddings that the Collaborator sent, of shape [rows, e].
         """
         numbers = class_numbers(labels, len(sent))
         if self._budget.effort == "off" or numbers is None or len(sent) == 0:
@@ -216,17 +230,17 @@ class LabelLeaks:
         if self._measured and not allowed:
             return
         if int((numbered_anew(numbers)[1].bincount() > 1).sum()) < 2:
-            return  # no class to tell from another
+            return  # there is only one class
         batch = (party, sent, clean, numbers)
         if allowed:
             self._measure(*batch)
-        else:  # so that a short run has at least one of each party
-            # Whoever's memory they are in.
+        else:  # a short run then has at least one measurement of each party
+            # The user's hooks may reuse the memory, so the rows are copied.
             batch = (party, sent.clone(), clean.clone(), numbers.clone())
             self._waiting = [each for each in self._waiting if each[0] != party] + [batch]
 
     def end_round(self) -> list[Leak]:
-        """What the round's samples gave."""
+        """Return the leaks that the samples of the round show."""
         if not self._measured:
             for batch in self._waiting:
                 self._measure(*batch)
@@ -238,7 +252,7 @@ class LabelLeaks:
         ]
 
     def at_end(self) -> list[Leak]:
-        """Model completion from the last embeddings, where there is time."""
+        """Run model completion on the last embeddings of each party if there is time."""
         found: list[Leak] = []
         for party, kept in self._kept.items():
             with self._harmless(told("completion")):
@@ -267,7 +281,8 @@ class LabelLeaks:
             }
             for name, each in attacks.items():
                 with self._harmless(told(name)):
-                    aucs = each().tolist()  # of each class, or where there are two of class 1 alone
+                    # One per class, but only that of class 1 for two classes.
+                    aucs = each().tolist()
                     of = classes[-1:] if len(aucs) == 1 else classes
                     self._means.add(party, name, dict(zip(of, aucs, strict=True)))
 
@@ -276,36 +291,36 @@ class LabelLeaks:
 
 
 class InputLeaks:
-    """What a Collaborator's embeddings tell of its inputs.
+    """Measures what a Collaborator's embeddings reveal of its inputs.
 
     Args:
-        budget: the budget of time.
-        harmless: tells of attacks that fail; the others go on.
+        budget: the time budget.
+        harmless: reports attacks that fail, while the others continue.
     """
 
     def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
         self._budget = budget
         self._harmless = harmless or Harmless()
         self._means = _Means()
-        self._filling: _Kept | None = _Kept()  # with batches that follow each other
-        self._kept: _Kept | None = None  # the last that were measured
+        self._filling: _Kept | None = _Kept()  # collects consecutive batches
+        self._kept: _Kept | None = None  # the rows that were measured last
         self._measured = False
 
     def has_time(self) -> bool:
-        """Whether the next batch is worth a look: it follows on others, or there is time for more.
+        """Return whether to look at the next batch: rows are being collected, or there is time.
 
-        To keep each batch takes more time than to measure some.
+        Keeping every batch would take more time than measuring some batches.
         """
         if self._budget.effort == "off":
             return False
         return self._filling is not None or self._budget.allows("embeddings", 0.005)
 
     def note(self, inputs: Tensor, embeddings: Tensor) -> None:
-        """See one batch as the Host gets it; measures where there is time.
+        """Take one batch as the Host gets it, and measure it if there is time.
 
         Args:
-            inputs: [rows, ...], what the feature model was called with.
-            embeddings: [rows, d] of the same rows, as they are sent.
+            inputs: the inputs of the feature model, of shape [rows, ...].
+            embeddings: the embeddings of the same rows as they are sent, of shape [rows, d].
         """
         if not self.has_time() or len(inputs) < 8 or not inputs.is_floating_point():
             return
@@ -318,7 +333,7 @@ class InputLeaks:
             self._filling = self._filling if each_batch else None
 
     def end_round(self) -> list[Leak]:
-        """What the round's samples gave."""
+        """Return the leaks that the samples of the round show."""
         if self._filling is not None and self._filling.rows and not self._measured:
             self._measure(self._filling)
         return [
@@ -328,7 +343,7 @@ class InputLeaks:
         ]
 
     def at_end(self) -> list[Leak]:
-        """A trained decoder on the last rows, where there is time."""
+        """Run the attack with a trained decoder on the last rows if there is time."""
         kept = self._kept or self._filling
         if not kept or not kept.rows or not self._budget.allows("decoder", 1.0, running=False):
             return []
@@ -341,9 +356,11 @@ class InputLeaks:
 
     def _measure(self, kept: _Kept) -> None:
         def attack() -> None:
-            # Of several batches: weights have moved a little, but few rows rebuild nothing.
+            # The rows come from several batches. The weights have moved a little meanwhile, but the
+            # few rows of one batch are not enough for a reconstruction.
             x, z = (each.float() for each in kept.last())
-            # Fewer known rows than columns fit anything; then what is rebuilt means nothing.
+            # With fewer known rows than columns, a regression fits anything and its result means
+            # nothing.
             if len(x) >= 4 * z.flatten(1).shape[1]:
                 with self._harmless(told("ridge")):
                     found = _not_below_zero(ridge_reconstruction(x, z).r2)
@@ -358,10 +375,10 @@ class InputLeaks:
 
 
 def told(attack: str) -> str:
-    """How the log names an attack of the leak report that fails."""
+    """Return the name that the log uses for a failed attack of the leak report."""
     return f"the attack {attack} of the leak report"
 
 
 def _not_below_zero(value: float) -> float:
-    """The same, or 0 where it is less; NaN stays NaN."""
+    """Return the value, or 0 if it is negative; NaN stays NaN."""
     return 0.0 if value < 0 else value

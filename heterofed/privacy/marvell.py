@@ -1,19 +1,21 @@
-"""Marvell: the noise on gradients that hides two classes best for its power.
+"""Computes Marvell, the noise on gradients that hides two classes best for a given power.
 
-Li et al., "Label Leakage and Protection in Two-party Split Learning" (ICLR 2022). Gradients of the
-positive class are taken as N(g1, v I), those of the negative as N(g0, u I); noise N(0, S1) and
-N(0, S0) is added. Of all S1, S0 of mean power P (p tr S1 + (1-p) tr S0 <= P) those are wanted that
-minimise the sum of both Kullback-Leibler divergences. The paper shows that they have one variance
-along g1 - g0 and another one across, for each class: four numbers. This module finds them.
+The method is from Li et al., "Label Leakage and Protection in Two-party Split Learning" (ICLR
+2022). It models the gradients of the positive class as N(g1, v I) and those of the negative class
+as N(g0, u I), and adds noise N(0, S1) and N(0, S0). Among all S1 and S0 of mean power P (p tr S1 +
+(1-p) tr S0 <= P), it takes those that minimise the sum of both Kullback-Leibler divergences. The
+paper shows that for each class they have one variance along g1 - g0 and another one across, so that
+four numbers are to be found.
 
-With a, b the total variances along (noise and own) of positives and negatives, c, e those across,
-D = |g1 - g0|^2 and d dimensions,
+Let a and b be the total variances (of noise and gradients) of positives and negatives along g1 -
+g0, and c and e those across. With D = |g1 - g0|^2 and d dimensions,
 
     2 sumKL + 2 d = a/b + b/a + D/a + D/b + (d-1) (c/e + e/c).
 
-Across, noise is only worth its power where it makes c and e more alike, so it goes to the class
-of the smaller one. For a given power along, Q = p a + (1-p) b, the best r = a/b has a closed form.
-What is left is how to share the power between along and across: a convex function of one number.
+Across, noise helps only by making c and e more alike, so only the class with the smaller variance
+gets it. For a given power along, Q = p a + (1-p) b, the best r = a/b has a closed form. What
+remains is to divide the power between the two directions, by minimising a convex function of one
+number.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How the gradients of a batch lie.
+    """The statistics of the gradients of a batch.
 
     Attributes:
         share: the share of positives, p, between 0 and 1 exclusively.
-        gap: squared distance of the class means, D.
-        positive, negative: variance per dimension within each class, v and u.
-        dimensions: d.
+        gap: the squared distance of the class means, D.
+        positive, negative: the variance per dimension within each class, v and u.
+        dimensions: the number of dimensions, d.
     """
 
     share: float
@@ -52,7 +54,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Variances of the noise: along the difference of the class means, and across it."""
+    """The variances of the noise, along the difference of the class means and across it."""
 
     positive_along: float
     positive_across: float
@@ -61,15 +63,15 @@ class Noise:
 
     @property
     def typical(self) -> float:
-        """A standard deviation of its order of size."""
+        """The order of magnitude of the noise's standard deviation."""
         return math.sqrt(max(astuple(self)))
 
     def scaled(self, scale: float) -> Noise:
-        """For gradients that are so many times as long."""
+        """Return the same noise for gradients that are `scale` times as long."""
         return Noise(*(each * scale**2 for each in astuple(self)))
 
     def power(self, spread: Spread) -> float:
-        """Mean squared length of the noise over both classes."""
+        """Return the mean squared length of the noise over both classes."""
         across = spread.dimensions - 1
         return spread.share * (self.positive_along + across * self.positive_across) + (
             1 - spread.share
@@ -77,7 +79,10 @@ class Noise:
 
 
 def sum_kl(spread: Spread, noise: Noise) -> float:
-    """KL(positive || negative) + KL(negative || positive) of the gradients with noise, in nats."""
+    """Return sumKL of the gradients with noise, in nats.
+
+    It is KL(positive || negative) + KL(negative || positive).
+    """
     a, c = spread.positive + noise.positive_along, spread.positive + noise.positive_across
     b, e = spread.negative + noise.negative_along, spread.negative + noise.negative_across
     if min(a, b) <= 0:
@@ -87,20 +92,22 @@ def sum_kl(spread: Spread, noise: Noise) -> float:
 
 
 def auc_bound(kl: float) -> float:
-    """No attack on gradients of that sumKL has a higher leak AUC (Li et al., theorem 2)."""
+    """Return the highest leak AUC of any attack on gradients with this sumKL (Li et al., theorem
+    2).
+    """
     return 1.0 if kl >= 4 else 0.5 + math.sqrt(kl) / 2 - kl / 8
 
 
 def kl_for_auc(bound: float) -> float:
-    """The inverse of `auc_bound`, for 0.5 < bound < 1."""
+    """Return the sumKL whose `auc_bound` is `bound`, for 0.5 < bound < 1."""
     return (2 - math.sqrt(8 - 8 * bound)) ** 2
 
 
 def best_noise(spread: Spread, power: float) -> Noise:
-    """The noise of mean power `power` for which `sum_kl` is least."""
+    """Return the noise of mean power `power` that minimises `sum_kl`."""
     p, u, v = spread.share, spread.negative, spread.positive
     across = spread.dimensions - 1
-    cost = across * ((1 - p) if u < v else p)  # of one unit of variance across
+    cost = across * ((1 - p) if u < v else p)  # power of one unit of variance across
     most = min(power, cost * abs(v - u))
 
     def across_for(spent: float) -> float:
@@ -123,7 +130,7 @@ def best_noise(spread: Spread, power: float) -> Noise:
 
 
 def power_for_kl(spread: Spread, kl: float) -> float:
-    """The least power with which `best_noise` brings `sum_kl` down to `kl` (within 1 %)."""
+    """Return the least power with which `best_noise` reduces `sum_kl` to `kl` (within 1 %)."""
     low, high = 0.0, max(spread.gap, spread.positive, spread.negative, 1e-30)
     if sum_kl(spread, best_noise(spread, 0.0)) <= kl:
         return 0.0
@@ -141,11 +148,12 @@ def power_for_kl(spread: Spread, kl: float) -> float:
 
 
 def spread_of(gradients: Tensor, positive: Tensor) -> tuple[Spread, Tensor]:
-    """Statistics of a batch, and the unit vector along the difference of its class means.
+    """Return the statistics of a batch and the unit vector along the difference of its class means.
 
     Args:
-        gradients: [rows, d].
-        positive: [rows] bool, with at least one row of either class.
+        gradients: the gradients, of shape [rows, d].
+        positive: whether each row is positive, bools of shape [rows] with at least one row of each
+            class.
     """
     rows = gradients.to(torch.float64)
     ones, zeros = rows[positive], rows[~positive]
@@ -156,7 +164,8 @@ def spread_of(gradients: Tensor, positive: Tensor) -> tuple[Spread, Tensor]:
         float((part - mean).square().mean())
         for part, mean in zip((ones, zeros), means, strict=True)
     ]
-    floor = 1e-9 * max(gap, *variances, 1e-30)  # a class of equal gradients: finite divergences
+    # Keeps divergences finite if a class has equal gradients.
+    floor = 1e-9 * max(gap, *variances, 1e-30)
     spread = Spread(
         share=len(ones) / len(rows),
         gap=gap,
@@ -171,17 +180,19 @@ def spread_of(gradients: Tensor, positive: Tensor) -> tuple[Spread, Tensor]:
 class Marvell:
     """Marvell as a defence of outgoing gradients, for labels 0 and 1.
 
-    Give one of the two strengths. A batch of only one class gets the noise of the last batch of
-    both; before there was one, isotropic noise of the gradients' own power.
+    Give either `power` or `bound`. A batch with only one class gets the noise of the last batch
+    with both classes; before the first of these, it gets isotropic noise of the gradients' own
+    power.
 
     Args:
-        power: power of the noise in units of the squared distance of the class means, the paper's
-            hyperparameter s.
-        bound: highest leak AUC to allow: as much noise as `auc_bound` asks for. It holds for
-            gradients that are as Gaussian as the theorem takes them; the leak report measures.
+        power: the power of the noise in units of the squared distance of the class means, which is
+            the paper's hyperparameter s.
+        bound: the highest leak AUC to allow; the noise is chosen by `auc_bound`. The bound holds if
+            the gradients are Gaussian as the theorem assumes; the leak report measures the real
+            leak.
 
     Raises:
-        ConfigError: none or both are given, or out of range.
+        ConfigError: neither or both are given, or the value is out of range.
     """
 
     def __init__(self, power: float | None = None, *, bound: float | None = None) -> None:
@@ -201,10 +212,14 @@ class Marvell:
         return f"Marvell(bound={self._bound})"
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:
-        """What is sent instead of `gradients`, [rows, d]; labels [rows], 0 or 1.
+        """Return the gradients to send.
+
+        Args:
+            gradients: the gradients, of shape [rows, d].
+            labels: the labels 0 or 1, of shape [rows].
 
         Raises:
-            ConfigError: other labels.
+            ConfigError: a label is neither 0 nor 1.
         """
         if len(labels) and int(labels.max()) > 1:
             raise ConfigError("Marvell hides two classes; there is a label other than 0 and 1")
@@ -220,7 +235,7 @@ class Marvell:
         elif self._last is None:
             return IsotropicGaussian(1.0)(gradients, labels)
         noise, direction = self._last
-        # One grid for the batch: one for each class would tell them apart.
+        # All rows are rounded to one grid, because one grid for each class would tell them apart.
         return added(gradients, _drawn(noise, direction, positive, gradients), noise.typical)
 
 
@@ -234,12 +249,12 @@ def _drawn(noise: Noise, direction: Tensor, positive: Tensor, gradients: Tensor)
 
 
 def _by_class(positive: Tensor, ones: float, zeros: float, like: Tensor) -> Tensor:
-    """Standard deviation of each row, from the variances of the classes; of the dtype of `like`."""
+    """Return the standard deviation of each row by its class, in the dtype of `like`."""
     return torch.where(positive, like.new_tensor(ones), like.new_tensor(zeros)).sqrt()
 
 
 def _along(spread: Spread, extra: float) -> tuple[float, float]:
-    """Total variances along, (a, b), for noise of mean power `extra` there."""
+    """Return the total variances along, (a, b), for noise of mean power `extra` there."""
     p, u, v = spread.share, spread.negative, spread.positive
     total = p * v + (1 - p) * u + extra
     ratio = math.sqrt((total + (1 - p) * spread.gap) / (total + p * spread.gap))
@@ -251,12 +266,12 @@ def _along(spread: Spread, extra: float) -> tuple[float, float]:
 
 
 def _skew(x: float, y: float) -> float:
-    """x/y + y/x - 2, without cancellation; 0 where both are 0."""
+    """Return x/y + y/x - 2 without cancellation; it is 0 if both are 0."""
     return 0.0 if x == y else (x - y) ** 2 / (x * y)
 
 
 def _least(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a convex function of one number is least: golden section."""
+    """Return the argument that minimises a convex function, by golden-section search."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = function(left), function(right)
     for _ in range(60):

@@ -21,14 +21,14 @@ KEY_BYTES = 32
 
 
 class MaskKey:
-    """A party's key pair of one run."""
+    """The key pair of a party in one run."""
 
     def __init__(self) -> None:
         self._private = X25519PrivateKey.generate()
 
     @property
     def public(self) -> bytes:
-        """What the other parties get, 32 bytes."""
+        """The public key for the other parties, 32 bytes."""
         return self._private.public_key().public_bytes_raw()
 
     def secret_with(
@@ -39,17 +39,17 @@ class MaskKey:
         run: bytes,
         identities: tuple[bytes, bytes] | None = None,
     ) -> bytes:
-        """What this party and another one share, 32 bytes; both get the same.
+        """Return the secret of 32 bytes that this party shares with another one.
 
         Args:
             theirs: the other party's `public`, as the Host relayed it.
             names: the names of this party and the other.
-            run: what is this run's alone, so that no secret is used twice.
+            run: bytes that are different in each run, so that no secret is used twice.
             identities: this party's long-lived secret key and the other's public one, 32 bytes
                 each (X25519, as CURVE's are).
 
         Raises:
-            RemoteProtocolError: a key of another length or of small order, or this party's own.
+            RemoteProtocolError: the key has another length or small order, or is this party's own.
         """
         if theirs == self.public:
             raise RemoteProtocolError(
@@ -66,13 +66,13 @@ class MaskKey:
 
 
 def check_keys(keys: Mapping[str, bytes]) -> None:
-    """Look at all Collaborators' keys before they are relayed.
+    """Check the keys of all Collaborators before they are relayed.
 
     Args:
-        keys: `MaskKey.public` of each, by feature key.
+        keys: the public key of each Collaborator, by feature key.
 
     Raises:
-        RemoteProtocolError: one is of another length or of small order, or another party's.
+        RemoteProtocolError: a key has another length or small order, or is another party's.
     """
     throwaway, seen = X25519PrivateKey.generate(), dict[bytes, str]()
     for name, key in keys.items():

@@ -111,10 +111,11 @@ class Masks:
 
 
 def encoded(rows: Tensor, parties: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Fixed-point numbers modulo 2^64, flat.
+    """Return the numbers as a flat array of fixed-point numbers modulo 2^64.
 
     Raises:
-        FeatureError: a number so large that the sum of as many parties could wrap, or not finite.
+        FeatureError: a number is not finite, or so large that the sum over the parties could
+            overflow.
     """
     limit = 2.0 ** (63 - FRACTION_BITS) / parties
     plain = rows.detach().to("cpu", torch.float64).reshape(-1)
@@ -126,14 +127,14 @@ def encoded(rows: Tensor, parties: int) -> np.ndarray[tuple[int], np.dtype[np.ui
 
 
 def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The sum of the embeddings, from what all parties of a batch sent.
+    """Return the sum of the embeddings from the masked embeddings of all parties of a batch.
 
     Args:
-        parts: int64, of one shape.
+        parts: the masked embeddings, int64 tensors of one shape.
         dtype: the dtype of the result.
 
     Raises:
-        RemoteProtocolError: parts of other shapes or types.
+        RemoteProtocolError: the shapes differ, or a dtype is not int64.
     """
     if len({tuple(each.shape) for each in parts}) != 1 or any(
         each.dtype != torch.int64 for each in parts
@@ -143,12 +144,12 @@ def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> T
         )
     total = parts[0].clone()
     for each in parts[1:]:
-        total += each  # wraps modulo 2^64
+        total += each  # int64 addition is modulo 2^64
     return total.to(torch.float64).div_(2.0**FRACTION_BITS).to(dtype)
 
 
 def _stream(secret: bytes, place: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Uniform numbers that both ends of a pair draw for one batch."""
+    """Return the uniform numbers that both parties of a pair draw for one batch."""
     key = hmac.digest(secret, b"batch" + place, sha256)
     cipher = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     return np.frombuffer(cipher.update(bytes(8 * count)), dtype="<u8")

@@ -1,16 +1,18 @@
-"""Gaussian noise that nobody else can draw again, and that never hides two things.
+"""Draws Gaussian noise that no other party can reproduce, and that never hides two different
+values.
 
-Noise protects as long as nobody can subtract it. torch's generators do not serve: how the CPU's is
-seeded has 32 bits, and a batch that is trained again after a rollback would get the same numbers
-for other values. Here every draw has a ChaCha20 key of its own: HMAC-SHA256 by a secret of this
-party, 32 bytes, over where the draw stands (phase, peer, round, batch) and over all that the noise
-hides. A run that goes on and computes the same again sends the same again, bit for bit; where a
-value or a scale differs, the noise is another one.
+Noise protects only if nobody can subtract it. torch's generators are not suitable: the seed of the
+CPU's generator has 32 bits, and a batch that is trained again after a rollback would get the same
+numbers for other values. Here every draw has its own ChaCha20 key. The key is an HMAC-SHA256, keyed
+with a secret of 32 bytes of this party, over the place of the draw (phase, peer, round, batch) and
+over all values that the noise hides. A resumed run that computes the same values sends the same
+bits again; if a value or a scale differs, the noise is different.
 
-Floats give noise away by their low bits: which sums can come about hangs on what was added to what
-(Mironov, CCS 2012; Haney et al. 2022). So all noise is float64, and each sum is rounded to a grid
-that is coarse beside the noise's own steps and fine beside its scale: every point of it can come
-from every value. Rounding is post-processing, so an epsilon of the noise holds for the sum.
+The low bits of floats can reveal noise, because the possible sums depend on the values that were
+added (Mironov, CCS 2012; Haney et al. 2022). So all noise is float64, and each sum is rounded to a
+grid that is coarse compared with the steps of the noise and fine compared with its scale. Every
+point of the grid can then come from every value. Rounding is post-processing, so an epsilon of the
+noise also holds for the rounded sum.
 """
 
 from __future__ import annotations
@@ -32,17 +34,18 @@ from torch import Tensor
 SECRET_BYTES = 32
 
 GRID_BITS = 14
-"""Releases are rounded to multiples of the power of two that is just below 2^-14 of the noise's
-standard deviation, which has 2^38 numbers of its own in each step.
+"""Releases are rounded to multiples of the largest power of two up to 2^-14 standard deviations.
+
+The noise has 2^38 different numbers within each of these steps.
 """
 
 
 class Noise:
-    """Standard normal numbers of one place in a run.
+    """The standard normal numbers of one place in a run.
 
     Args:
-        secret: 32 bytes that stay at this party.
-        path: names the place: phase, peer, round, batch.
+        secret: 32 secret bytes of this party.
+        path: the place: phase, peer, round and batch.
     """
 
     def __init__(self, secret: bytes, *path: str | int | None) -> None:
@@ -50,14 +53,14 @@ class Noise:
         self._draws = 0
 
     def normal(self, shape: Sequence[int], *hidden: Tensor | float) -> Tensor:
-        """Numbers for one use.
+        """Return numbers for one use.
 
         Args:
             shape: the shape of the result.
-            hidden: the values that they are to hide, and the scales that they get.
+            hidden: the values that the numbers hide, and the scales that they are multiplied by.
 
         Returns:
-            float64 on the CPU; others with each call, and for other `hidden`.
+            A float64 tensor on the CPU, with different numbers for each call and for each `hidden`.
         """
         key = self._key_for(self._draws, hidden)
         self._draws += 1
@@ -67,7 +70,7 @@ class Noise:
         return normal_from(np.frombuffer(stream, "<u8"))[:count].reshape(tuple(shape))
 
     def name_for(self, *hidden: Tensor | float) -> str:
-        """Names a random stream for what is to be hidden, as unforeseeable as the noise."""
+        """Return the name of a random stream for hidden values, as unpredictable as the noise."""
         return self._key_for(-1, hidden).hex()
 
     def _key_for(self, draw: int, hidden: Sequence[Tensor | float]) -> bytes:
@@ -81,18 +84,18 @@ class Noise:
 
 
 def normal_from(words: np.ndarray[Any, np.dtype[np.uint64]]) -> Tensor:
-    """As many standard normal numbers, by the transform of Box and Muller (1958).
+    """Return one standard normal number per word, by the transform of Box and Muller (1958).
 
     Args:
-        words: uniform 64-bit numbers, an even number of them. Any are good: the longest result is
-            9.35, which a normal number is beyond once in 10^20.
+        words: an even number of uniform 64-bit numbers. The largest possible result is 9.35, which
+            a normal number exceeds with a probability of 10^-20.
 
     Returns:
-        float64 on the CPU.
+        A float64 tensor on the CPU.
     """
     lengths, angles = words.reshape(2, -1)
-    # In (0, 1], by 63 bits: the tail ends where the smallest is. No step through float32: a tensor
-    # of integers times a number would be one.
+    # These are in (0, 1] with 63 bits; the smallest one determines where the tail ends. The
+    # conversion must avoid float32, which a tensor of integers times a number would become.
     uniform = torch.from_numpy(((lengths >> 1) + np.uint64(1)).astype(np.float64) * 2.0**-63)
     length = (-2 * uniform.log()).sqrt()
     angle = torch.from_numpy((angles >> 11).astype(np.float64) * (math.tau * 2.0**-53))
@@ -104,7 +107,7 @@ _source: ContextVar[Noise | None] = ContextVar("heterofed_noise", default=None)
 
 @contextmanager
 def drawn_from(noise: Noise) -> Iterator[None]:
-    """Let `normal` draw from there within the block, on this thread."""
+    """Make `normal` draw from this noise within the block, on this thread."""
     before = _source.set(noise)
     try:
         yield
@@ -113,14 +116,16 @@ def drawn_from(noise: Noise) -> Iterator[None]:
 
 
 def normal(like: Tensor, *hidden: Tensor | float) -> Tensor:
-    """Standard normal numbers for a defence: unforeseeable in a run, else torch's own.
+    """Return standard normal numbers for a defence.
+
+    In a run they are unpredictable for peers; elsewhere torch's generator draws them.
 
     Args:
-        like: of whose shape and device they are.
-        hidden: what they are to hide: the values that go out with them, and the scales.
+        like: a tensor of the shape and on the device of the result.
+        hidden: the values that the numbers hide, and the scales that they are multiplied by.
 
     Returns:
-        float64, or float32 where the device has no wider one.
+        A float64 tensor, or float32 if the device does not support float64.
     """
     noise = _source.get()
     if noise is None:
@@ -131,13 +136,14 @@ def normal(like: Tensor, *hidden: Tensor | float) -> Tensor:
 
 
 def added(clean: Tensor, noise: Tensor, std: Tensor | float | None = None) -> Tensor:
-    """Their sum in the dtype of `clean`, rounded to a grid, so that its low bits tell nothing.
+    """Return the sum in the dtype of `clean`, rounded to a grid so that its low bits reveal
+    nothing.
 
     Args:
-        clean: what is hidden; gradients go through to it.
-        noise: of the same shape.
-        std: the noise's standard deviation, which the grid hangs on; where it is not known before
-            the noise is drawn, the root of its mean square.
+        clean: the values to hide; gradients pass through to them.
+        noise: the noise, of the same shape.
+        std: the standard deviation of the noise, which determines the grid. With None, the root
+            mean square of the noise is used.
     """
     if std is None:
         std = noise.detach().square().mean().sqrt() if noise.numel() else 0.0
@@ -147,14 +153,17 @@ def added(clean: Tensor, noise: Tensor, std: Tensor | float | None = None) -> Te
 
 
 def grid(std: float) -> float:
-    """Steps to which a release with noise of this standard deviation is rounded; 0: not at all."""
-    if not math.isfinite(std) or std < 2.0**-1000:  # no noise, or what no float64 has steps for
+    """Return the step to which a release with noise of this standard deviation is rounded.
+
+    It is 0 if the release is not rounded.
+    """
+    if not math.isfinite(std) or std < 2.0**-1000:  # no noise, or less than float64 has steps for
         return 0.0
     return math.ldexp(1.0, math.frexp(std)[1] - 1 - GRID_BITS)
 
 
 class _Rounded(torch.autograd.Function):
-    """Rounds to multiples of a step; gradients pass as if it did not."""
+    """Rounds to multiples of a step; gradients pass unchanged."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor, step: float) -> Tensor:
@@ -166,13 +175,14 @@ class _Rounded(torch.autograd.Function):
 
 
 def wide(rows: Tensor) -> tuple[Tensor, float]:
-    """Numbers that squares neither overflow nor vanish of, and the power of two that they were
-    divided by.
+    """Return the numbers divided by a power of two, and this power, so that squares stay in range.
 
-    Gradients may be as small as 1e-30: their squares are 0 in float32, and so would be the noise.
+    Gradients may be as small as 1e-30; their squares are 0 in float32, and the noise would be 0
+    too.
 
     Returns:
-        float64, or float32 where the device has no wider one; at most 1, where they are finite.
+        A float64 tensor, or float32 if the device does not support float64, whose finite numbers
+        are at most 1; and the power of two.
     """
     largest = float(rows.detach().abs().amax()) if rows.numel() else 0.0
     scale = math.ldexp(1.0, math.frexp(largest)[1]) if 0 < largest < math.inf else 1.0
@@ -180,5 +190,5 @@ def wide(rows: Tensor) -> tuple[Tensor, float]:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The floats that noise is added in there."""
+    """Return the widest float dtype of a device, in which noise is added."""
     return torch.float32 if device.type == "mps" else torch.float64

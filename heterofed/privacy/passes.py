@@ -1,7 +1,8 @@
-"""Which rows leave in one pass over some ids, batch by batch. Knows no disk and no tensor.
+"""Counts which rows are sent in one pass over some ids, batch by batch.
 
-A pass is charged before its first batch leaves, for every id that the hook was asked for. Later
-batches are free as long as no row comes more often than it was charged.
+A pass is charged to the ledger before its first batch is sent, for every id that the hook was
+called with. Later batches cost nothing unless a row is sent more often than it was charged. This
+module uses no disk and no tensors.
 """
 
 from __future__ import annotations
@@ -13,36 +14,36 @@ from typing import Literal
 Kind = Literal["train", "test", "predict"]
 
 NOBODY = ""
-"""Stands for the rows of a hook that was given no ids, and yields rows all the same."""
+"""The id to which rows are charged if a hook that was given no ids still yields rows."""
 
 
 class Pass:
     """One pass over some ids by a feature hook.
 
     Args:
-        kind: which hook it is.
-        ids: that the hook was given, each once.
+        kind: the kind of the hook.
+        ids: the ids that the hook was called with, each once.
     """
 
     def __init__(self, kind: Kind, ids: Sequence[str]) -> None:
         self.kind = kind
         self.ids = ids or [NOBODY]
         self.batches = 0
-        self.times = 0  # that each id of the pass is charged for
-        self._in_order = 0  # rows that came as the ids say
+        self.times = 0  # how many releases of each id of the pass are charged
+        self._in_order = 0  # the number of rows that came in the order of the ids
         self._unnamed = 0
-        self._seen: Counter[str] | None = None  # once rows came in another order
+        self._seen: Counter[str] | None = None  # set when rows came in another order
         self._allowed: Counter[str] = Counter()
 
     def takes(
         self, ids: Sequence[str] | None, rows: int, times: int = 1
     ) -> Iterator[tuple[Sequence[str], int]]:
-        """What is to be charged before a batch may leave.
+        """Yield what must be charged before a batch may be sent.
 
         Args:
-            ids: the ids of its rows; None where the hook does not tell.
-            rows: that it has.
-            times: that each id may come in this pass, as far as is known before.
+            ids: the ids of the rows of the batch; None if the hook does not give them.
+            rows: the number of rows in the batch.
+            times: how often each id may occur in this pass, as far as it is known in advance.
 
         Yields:
             Ids, and how many releases of each of them are to be charged.
@@ -52,7 +53,8 @@ class Pass:
             yield self._charge_all(times - self.times)
         if ids is None:
             self._unnamed += rows
-            # Nobody knows whose rows these are: as if each id came once before any came again.
+            # It is unknown whose rows these are. They are counted as if every id came once before
+            # any id came again.
             needed = -(-(self._in_order + self._unnamed) // len(self.ids))
             if needed > self.times:
                 yield self._charge_all(needed - self.times)
@@ -70,7 +72,7 @@ class Pass:
         return self.ids, times
 
     def _beyond(self, ids: Sequence[str]) -> Counter[str]:
-        """How often each id comes more than it was charged for."""
+        """Return how many more releases than charged each of these ids has now."""
         if self._seen is None:
             self._seen = Counter(self.ids[: self._in_order])
             self._allowed = Counter(dict.fromkeys(self.ids, self.times))

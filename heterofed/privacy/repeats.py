@@ -1,11 +1,11 @@
-"""What was sent instead of gradients, for batches that are trained again.
+"""Remembers the noisy gradients that were sent, for batches that are trained again.
 
-A Collaborator may make all go back to a checkpoint and send its features again, moved in their last
-digits. Were noise drawn anew for such gradients, a few repeats would average it away; were the same
-noise added to them, the difference of two answers would be without noise. So where a row's gradient
-has moved by less than its noise hides, what was sent is sent again, bit for bit, whatever became of
-the other rows: as answers are kept in surveys that are repeated (Ding, Kulkarni and Yekhanin, NIPS
-2017).
+A Collaborator can make all parties roll back to a checkpoint, and then send its features again with
+changes in the last digits. If new noise were drawn for such gradients, a few repetitions would
+average it away. If the same noise were added, the difference of two answers would have no noise. So
+if a row's gradient has moved by less than its noise hides, the same bits are sent again, whatever
+happened to the other rows. Repeated surveys memoise answers in the same way (Ding, Kulkarni and
+Yekhanin, NIPS 2017).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 NEAR = 1 / 8
-"""Of the noise's length: what moves less is the same."""
+"""The share of the noise's length; a gradient that moved by less is treated as unchanged."""
 
 MAX_BYTES = 256 << 20
-"""That are kept in memory; beyond that the oldest batches are forgotten."""
+"""The most bytes that are kept in memory; after that, the oldest batches are forgotten."""
 
 
 class Place(NamedTuple):
-    """Where gradients stand in a task."""
+    """The place of a batch of gradients in a task."""
 
     phase: str
     peer: str
@@ -33,22 +33,25 @@ class Place(NamedTuple):
 
 
 class Repeats:
-    """Gradients of this round and the one before it, as they were and as they were sent."""
+    """The gradients of this round and the previous one, before the defence and as they were
+    sent.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[Place, list[tuple[Tensor, Tensor]]] = {}
         self._bytes = 0
 
     def answer(self, place: Place, rows: Tensor, hide: Callable[[], Tensor]) -> Tensor:
-        """What to send there: of rows that were answered before, the same again.
+        """Return the gradients to send, which are the same as before for rows that were sent
+        before.
 
-        Row by row: were all hidden anew where one has moved, a peer could move a row that it does
-        not care for, and average the answers about all others.
+        This is decided for each row. If all rows got new noise because one has moved, a peer could
+        move a row that it does not care for, and average the noise of all others.
 
         Args:
             place: the place of the batch.
-            rows: its gradients, [rows, d].
-            hide: gives what to send of them, where there are some that were not answered.
+            rows: the gradients of the batch, of shape [rows, d].
+            hide: returns the gradients to send for all rows; it is called if some rows are new.
         """
         clean = rows.detach().cpu().clone()
         if place not in self._kept:
@@ -62,7 +65,9 @@ class Repeats:
         return sent.to(rows)
 
     def _known(self, place: Place, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows were answered before, and how; in `clean` they become what they were then."""
+        """Return which rows were sent before, and as what; set these rows of `clean` to their old
+        values.
+        """
         plain, sent = clean.double(), torch.zeros_like(clean)
         known = torch.zeros(len(clean), dtype=torch.bool)
         for before, answer in self._kept[place]:
@@ -73,11 +78,11 @@ class Repeats:
         return known, sent
 
     def _note(self, place: Place, rows: Tensor, sent: Tensor) -> None:
-        """Keep what was sent for these gradients."""
+        """Store what was sent for these gradients."""
         pair = rows, sent
         self._kept.setdefault(place, []).append(pair)
         self._bytes += _size(pair)
-        # No checkpoint is older than the one before the last.
+        # The parties never roll back further than to the checkpoint before the last one.
         for old in [each for each in self._kept if each.round < place.round - 1]:
             self._forget(old)
         while self._bytes > MAX_BYTES:
@@ -88,7 +93,7 @@ class Repeats:
 
 
 def _near(rows: Tensor, clean: Tensor, sent: Tensor) -> Tensor:
-    """Which rows have moved by less than the noise of a usual row of that batch hides."""
+    """Return which rows have moved by less than the noise of a typical row of the batch hides."""
     noise = (sent - clean).square().sum(1).mean().sqrt()
     near: Tensor = (rows - clean).square().sum(1).sqrt() <= NEAR * noise
     return near

@@ -1,4 +1,4 @@
-"""Tensors of any shape as one vector per sample, and back. Knows tensors only."""
+"""Converts tensors of any shape to one vector per sample, and back."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def vectors(tensor: Tensor) -> Tensor:
-    """[rows, d] of a tensor [rows, ...]."""
+    """Return a tensor of shape [rows, ...] as one of shape [rows, d]."""
     return tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None]
 
 
 def joined(tensors: Mapping[str, Tensor]) -> Tensor:
-    """All tensors of one batch as one row per sample, [rows, d], in float32 or wider.
+    """Join all tensors of one batch to one row per sample, of shape [rows, d], in float32 or wider.
 
-    A defence sees them together: noise on one of two embeddings protects nothing that the other
-    one tells.
+    A defence must see them together, because noise on one of two embeddings protects nothing that
+    the other one reveals.
     """
     widest = torch.float32
     for each in tensors.values():
@@ -27,7 +27,7 @@ def joined(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def parted(rows: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `joined`: tensors of the names, shapes and dtypes of `like`."""
+    """Invert `joined`: return tensors with the names, shapes and dtypes of `like`."""
     widths = [vectors(each).shape[1] for each in like.values()]
     return {
         name: part.reshape(each.shape).to(each.dtype)

@@ -1,4 +1,4 @@
-"""How well a score tells two classes apart. Knows tensors only."""
+"""Measures how well a score separates two classes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from torch import Tensor
 
 
 def auc(scores: Tensor, positive: Tensor) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative.
+    """Return the area under the ROC curve (AUC).
 
-    Ties count half (Mann and Whitney 1947).
+    It is the probability that a positive has a higher score than a negative. Ties count half (Mann
+    and Whitney 1947).
 
     Args:
-        scores: [rows], any float dtype; higher means "rather positive".
-        positive: [rows], bool.
+        scores: the scores, floats of shape [rows]; a higher score means "more likely positive".
+        positive: whether each row is positive, bools of shape [rows].
 
     Returns:
-        Between 0 and 1; NaN where either class is empty.
+        A number between 0 and 1; NaN if a class is empty.
     """
     return float(aucs(scores[:, None], positive[:, None])[0])
 
 
 def aucs(scores: Tensor, positive: Tensor) -> Tensor:
-    """`auc` of several scores at once.
+    """Return the `auc` of several scores at once.
 
     Args:
-        scores: [rows, n].
-        positive: [rows, n] bool.
+        scores: the scores, of shape [rows, n].
+        positive: whether each row is positive for each score, bools of shape [rows, n].
 
     Returns:
-        [n] float64; NaN where a class is empty.
+        A float64 tensor of shape [n]; NaN if a class is empty.
     """
     positive = positive.to(torch.float64)
     wins = positive.sum(0), (1 - positive).sum(0)
@@ -38,7 +39,7 @@ def aucs(scores: Tensor, positive: Tensor) -> Tensor:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """Ranks from 1 in each column; equal values share the mean of theirs."""
+    """Return the ranks from 1 in each column; equal values share their mean rank."""
     columns = scores.T.contiguous()
     ordered = columns.sort(dim=1).values
     below = torch.searchsorted(ordered, columns, right=False)
@@ -47,5 +48,5 @@ def _ranks(scores: Tensor) -> Tensor:
 
 
 def folded(value: float) -> float:
-    """An AUC seen by an attacker who may turn the score around: never below 0.5."""
+    """Return the AUC of an attacker who may invert the score, which is at least 0.5."""
     return max(value, 1 - value)

@@ -20,6 +20,7 @@ MAX_AGREED = 32
 """The most settings of a layer above in a plan, so that a Welcome fits into a small header."""
 
 MAX_PARTIES = 64
+MAX_ID_KEYS = 8
 MAX_STALENESS = 32
 MAX_PEER_IDS = 2**32
 
@@ -66,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         psi_protocol: the protocol of the intersection: RSA blind signatures, or an OPRF over
             ristretto255.
         psi_bits: the size of the intersection's RSA keys in bits.
+        id_keys: by how many keys rows are matched, one intersection after another. Each further key
+            is of rows that no key before has matched.
         max_peer_ids: the most ids that one party may have intersected.
         max_batch_bytes: the most bytes of one batch of features or gradients.
         announced_split: whether the Host announces which common ids are for training and which for
@@ -92,6 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     wait_for_peers: Seconds = 0.0
     psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
+    id_keys: Annotated[int, Meta(ge=1, le=MAX_ID_KEYS)] = 1
     max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
     announced_split: bool = False

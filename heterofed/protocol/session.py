@@ -108,6 +108,7 @@ class Session:
         self._trained = 0
         self._staleness = 0
         self._psi = _PsiCounts()
+        self._keys = self._matched = 0
         self._parted = 0
         self._batches = _BatchCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
@@ -306,16 +307,16 @@ class Session:
                 _require(self._announces_split, "the plan has every party split by itself")
                 _require(message.ids > 0, "no id")
                 _require(size == -(-message.ids // 4), "not two bits for each id")
-                _require(self._parted + message.ids <= psi.matched, "more than were matched")
+                _require(self._parted + message.ids <= self._matched, "more than were matched")
             case SplitPlan():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
-                parted = not self._announces_split or self._parted == psi.matched
+                parted = not self._announces_split or self._parted == self._matched
                 _require(parted, "before the parts of all ids")
             case PredictPlan():
                 _no_payload(size)
                 _require(self._purpose == "predict", "not a prediction")
-                _require(message.count <= psi.matched, "more rows than were matched")
+                _require(message.count <= self._matched, "more rows than were matched")
             case BeginTest():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
@@ -332,6 +333,7 @@ class Session:
                 every = self._plan.checkpoint_batches if self._plan else 0
                 due = every > 0 and message.batch == self._trained and message.batch % every == 0
                 _require(due and message.batch > self._kept, "no checkpoint is due")
+                _require(not self._round_ended, "the round has ended")
             case CheckpointHeld():
                 _no_payload(size)
                 asked = (self._round, 0 if self._round_ended else self._kept)
@@ -429,6 +431,8 @@ class Session:
                 psi.tags += message.values
             case PsiMatched():
                 psi.matched += message.values
+                self._matched += message.values
+                self._keys += message.last
                 complete = message.last
             case CountBegin():
                 psi.asked = message.count
@@ -480,8 +484,14 @@ class Session:
                 pass
         if complete and self.state is State.TRAIN_DRAINING:
             self._trained = batches.done
-        if complete:
+        if complete and self.state is State.PSI_MATCHED and self._keys < self._plan_keys:
+            self.state, self._psi = State.PSI, _PsiCounts(psi.width)
+        elif complete:
             self.state = COMPLETED.get(self.state, self.state)
+
+    @property
+    def _plan_keys(self) -> int:
+        return self._plan.id_keys if self._plan else 1
 
     @property
     def _is_between_rounds(self) -> bool:
@@ -527,10 +537,10 @@ class Session:
 class _PsiCounts:
     """Counts the values of an intersection that were sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 0) -> None:
         self.asked = self.to_sign = self.to_tag = 0
         self.blinded = self.signed = self.tagged = self.tags = self.matched = 0
-        self.width = 0
+        self.width = width
         self.kept = self.renewed = False
         self.unsigned: deque[tuple[int, int]] = deque()
 
@@ -586,7 +596,7 @@ class _BatchCounts:
 
 
 def _check_points(values: int, size: int) -> None:
-    _require(0 < values == size // POINT_BYTES, "not as many values as it says")
+    _require(values > 0, "no value")
     _require(size == values * POINT_BYTES <= MAX_FRAME_BYTES, "a chunk of a wrong size")
 
 

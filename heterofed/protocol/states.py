@@ -102,7 +102,8 @@ COMPLETED: dict[State, State] = {
     State.TEST_DRAINING: State.READY,
 }
 """The next state once everything that was announced has come: the last match, or `BatchDone` for
-every batch.
+every batch. After the last match by one key, and if the plan says that there are more keys, the
+next state is `PSI` again.
 """
 
 Table = dict[State, dict[tuple[Role, type[Message]], State]]

@@ -71,6 +71,8 @@ class TaskResult:
         fusion: whether the Host received each Collaborator's features or only their sum.
         ids: the number of ids in the intersection.
         own_ids: the number of ids of this party, or 0 if they were not counted.
+        smallest_ids: the number of ids of the party that has the fewest, as far as this party was
+            told; 0 if no intersection was computed.
         train_rows: the number of common ids that are for training.
         test_rows: the number of common ids that are for tests.
         psi: the `protocol` of the intersection and the `backend` that computed this party's part.
@@ -96,6 +98,7 @@ class TaskResult:
     fusion: Fusion = "separate"
     ids: int = 0
     own_ids: int = 0
+    smallest_ids: int = 0
     train_rows: int = 0
     test_rows: int = 0
     psi: dict[str, str] = field(default_factory=dict)
@@ -134,6 +137,7 @@ class TaskResult:
             "fusion": self.fusion,
             "ids": self.ids,
             "own_ids": self.own_ids,
+            "smallest_ids": self.smallest_ids,
             "train_rows": self.train_rows,
             "test_rows": self.test_rows,
             "psi": self.psi,

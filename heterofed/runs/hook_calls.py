@@ -22,6 +22,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "iterate_test_feature": ("feature_model", "test_ids"),
     "iterate_train_feature": ("feature_model", "train_ids"),
     "load_extra_state": ("state",),
+    "load_further_ids": ("common", "key"),
     "load_local_ids": (),
     "load_predict_ids": (),
     "make_feature_model": (),
@@ -43,6 +44,7 @@ GENERATORS = (
     "iterate_predict_feature",
     "iterate_test_feature",
     "iterate_train_feature",
+    "load_further_ids",
     "load_local_ids",
     "load_predict_ids",
 )

@@ -70,6 +70,7 @@ class Run:
         state: what the run holds since it began; made anew where it begins anew.
         repeats: gradients as they were sent, which are not to be hidden otherwise when they are
             sent again; kept while this process runs.
+        id_key: by which key rows are being matched, from 0, where there are several.
         account_of_ids: under which name signed ids are counted there; empty: the task's.
         harmless: runs what only measures or shows.
     """
@@ -101,6 +102,7 @@ class Run:
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
     ledger: Path | None = None
     predicts: bool = False
+    id_key: int = 0
     account_of_ids: str = ""
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     harmless: Harmless = field(default_factory=Harmless)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from heterofed.compute.alignment import check_ids
+from heterofed.compute.alignment import SortedIdSet, check_ids
 from heterofed.compute.autograd import sharing_cores
 from heterofed.compute.batch import Batch, copied, rows_of
 from heterofed.compute.features import FeatureBatch
@@ -143,6 +143,9 @@ class Baseline:
             if not half.owner.models_after_split:
                 half.models.make_all()
         common = set.intersection(*sets)
+        for key in range(1, self._mine.run.plan.id_keys):
+            further = [set(half.further_ids(SortedIdSet(common), key)) for half in self._halves]
+            common |= set.intersection(*further)
         if not common:
             raise EmptyIntersectionError("no id is common to all parties")
         announced = None

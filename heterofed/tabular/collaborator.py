@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
 from heterofed.events import Callback
+from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import warm_up
@@ -73,7 +74,8 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         callbacks: Sequence[Callback] = (),
         watch: bool = False,
     ) -> TaskResult:
-        self._party.table.check()
+        with attached():
+            self._party.check()
         warm_up()
         return super().launch_task(
             task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
@@ -84,7 +86,12 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         self._party.begin()
 
     def load_local_ids(self) -> list[str]:
+        if self.parties:
+            self._party.check_keys()
         return self._party.ids(offer_repeats=True)
+
+    def load_further_ids(self, common: set[str], key: int) -> list[str]:
+        return self._party.further_ids(common, key)
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         return self._party.parts(id_intersection).pair()
@@ -93,6 +100,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         return self._party.columns()
 
     def make_feature_model(self) -> nn.Module:
+        self._party.advise()
         return self._party.make_half()
 
     def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer:

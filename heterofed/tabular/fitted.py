@@ -111,6 +111,7 @@ class Fitted:
     ) -> None:
         self._tables, self._ids = dict(tables), dict(ids)
         self._names, self.simulation = list(tables), simulation
+        self._recipe = host.agreed["id_recipe"]
         self.classes_ = np.asarray(host.classes_)
         self.feature_names_in_ = {
             name: np.asarray(_columns_of(result.folder), dtype=object)
@@ -165,6 +166,7 @@ class Fitted:
             first,
             tables[first],
             ids=self._ids[first],
+            id_recipe=self._recipe,
             label=None,
             collaborators=others,
             psi_protocol="ecdh",
@@ -175,8 +177,7 @@ class Fitted:
             for name in others
         ]
         done = simulate_prediction(host, partners, task_id=self.result.task_id, models="best")
-        found: pd.DataFrame = done.results[first]
-        return in_order(found, host.load_local_ids())
+        return host.in_table_order(done.results[first])
 
     def predict_proba(self, tables: Mapping[str, Location] | None = None) -> NDArray[np.float64]:
         """Probabilities, [rows, classes], of the rows of `predictions`.
@@ -221,13 +222,6 @@ class Fitted:
             f"{tested.kind} model of {' and '.join(self._names)}: {result.ids} common rows, round"
             f" {result.best_round} of {result.rounds} kept, {tested.rows} test rows"
         )
-
-
-def in_order(frame: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
-    """Predictions in the order of a table's ids."""
-    places = {each: place for place, each in enumerate(ids)}
-    by_place = frame.sort_values("id", key=lambda column: column.map(places), kind="stable")
-    return by_place.reset_index(drop=True)
 
 
 def _by_mode(host: TabularHost, simulation: Simulation) -> dict[str, Tested]:

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
 from heterofed.events import Callback
+from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
-from heterofed.tabular.ids import Duplicates, IdRecipe
+from heterofed.tabular.ids import Duplicates, IdRecipe, key_of, unmarked
 from heterofed.tabular.models import Top, TopPlan, warm_up
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
@@ -42,7 +45,8 @@ class TabularHost(HeteroNNHostScheduler):
         feature_key: this party's unique key in the task; also its identity.
         table: a path, the address of a database, a DataFrame, or what `open_source` gave.
         ids: the column that holds the ids, or several.
-        id_recipe: how ids are written; None: as text.
+        id_recipe: how ids are written; None: as text. Several keys, such as "phone:CN;email", match
+            rows by the first, those that are left by the second, and so on.
         duplicates: what to do where an id stands in several rows: "error"; keep the "first" or the
             "last"; or "many", for which the recipe says how many.
         label: the column of the label; several columns of a multi-label task; None: this object is
@@ -134,6 +138,7 @@ class TabularHost(HeteroNNHostScheduler):
             names = " and ".join(local.label_columns)
             labels = read_labels(local.all_labels(), kind=kind, positive=positive, column=names)
             self.objective = Objective(labels=labels)
+        recipe = local.own_recipe or IdRecipe.of_columns(len(local.id_columns))
         given = Settings(
             model=model,
             outputs=1 if self.objective is None else self.objective.outputs,
@@ -144,7 +149,7 @@ class TabularHost(HeteroNNHostScheduler):
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             schedule=schedule,
-            id_recipe=str(local.own_recipe or IdRecipe.of_columns(len(local.id_columns))),
+            id_recipe=str(recipe),
             split=split,
             test=test,
             validation=validation,
@@ -161,6 +166,7 @@ class TabularHost(HeteroNNHostScheduler):
             "agreed": given.announced(),
             "batch_size": batch_size,
             "announce_split": split != "id",
+            "id_keys": len(recipe.keys),
         }
         ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
@@ -205,7 +211,8 @@ class TabularHost(HeteroNNHostScheduler):
             raise ConfigError(
                 "TabularHost(label=None) can only predict: give the column of the label to train"
             )
-        self._party.table.check()
+        with attached():
+            self._party.check(decides=True)
         warm_up()
         return super().launch_task(
             task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
@@ -221,7 +228,11 @@ class TabularHost(HeteroNNHostScheduler):
         self._party.begin()
 
     def load_local_ids(self) -> list[str]:
+        self._party.check_keys()
         return self._party.ids()
+
+    def load_further_ids(self, common: set[str], key: int) -> list[str]:
+        return self._party.further_ids(common, key)
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         parts = self._party.parts(id_intersection)
@@ -233,6 +244,7 @@ class TabularHost(HeteroNNHostScheduler):
         return self._party.columns()
 
     def make_feature_model(self) -> nn.Module | None:
+        self._party.advise()
         if not self.train_ids:  # of a finished run; it lies beside what this one will write
             trained = self.result.folder.parent / "feature_model.pt"
             return self._party.make_half() if trained.exists() else None
@@ -361,6 +373,21 @@ class TabularHost(HeteroNNHostScheduler):
             }
         return {"probability" if objective.kind == "binary" else "prediction": scores}
 
+    def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Predictions in the order of this party's table.
+
+        Where rows are matched by several keys, `id` is the one that has matched the row, and the
+        column `matched_by` names its columns.
+        """
+        ids, table = frame["id"].tolist(), self._party.table
+        order = np.argsort(table.positions(ids), kind="stable")
+        if self.id_keys > 1:
+            recipe = IdRecipe.parse(self._party.settings.id_recipe)
+            names = ["+".join(each) for each in recipe.by_key(table.id_columns)]
+            frame = frame.assign(id=[unmarked(each) for each in ids])
+            frame.insert(1, "matched_by", [names[key_of(each)] for each in ids])
+        return frame.iloc[order].reset_index(drop=True)
+
     def _end_test(self, labels: Tensor, weights: Tensor) -> None:
         """Say, and keep, how good the model of the best round is."""
         found = self._judged(self._tested, labels, weights)
@@ -371,7 +398,8 @@ class TabularHost(HeteroNNHostScheduler):
         ids = [each for each, early in zip(self.test_ids, self._early, strict=True) if not early]
         scores = self._objective.scores(self._tested)
         known = weights.double().numpy() if self._targets.weighed else None
-        tested = Tested(ids, labels.double().numpy(), scores.double().numpy(), known, found)
+        truth, scored = labels.double().numpy(), scores.double().numpy()
+        tested = Tested([unmarked(each) for each in ids], truth, scored, known, found)
         tested.save(self.result.folder)
         self._ended[self.result.folder] = tested
 

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.tabular.ids import IdRecipe
+from heterofed.errors import ConfigError
+from heterofed.intersection.keys import nobody
+from heterofed.reporting.results import TaskResult
+from heterofed.tabular.ids import IdRecipe, overlap_advice
 from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
 from heterofed.tabular.splits import Parts
 from heterofed.tabular.table import Batch, LocalTable
 
+logger = logging.getLogger("heterofed")
+
 M = TypeVar("M", Half, Top)
 
 
 class Run(Protocol):
     """What of a scheduler is asked here: public attributes only."""
+
+    @property
+    def feature_key(self) -> str:
+        """This party's key."""
+
+    @property
+    def result(self) -> TaskResult:
+        """What came of the run so far."""
+
+    @property
+    def id_keys(self) -> int:
+        """By how many keys rows are matched."""
 
     @property
     def agreed(self) -> dict[str, str]:
@@ -73,10 +91,58 @@ class Party:
 
     # -- ids -------------------------------------------------------------------------------
 
+    def check(self, *, decides: bool = False) -> None:
+        """Look at all of the table before anybody is met; raises as `LocalTable.check`.
+
+        Args:
+            decides: whether this party says how ids are written, or knows it from its own recipe
+                alone; what looks wrong with them is told once that is known.
+        """
+        self.table.check()
+        if decides or self.table.own_recipe is not None:
+            self.table.tell_doubts()
+
     def ids(self, *, offer_repeats: bool = False) -> list[str]:
-        """This party's ids, as the agreed recipe writes them."""
+        """This party's ids by the first key, as the agreed recipe writes them.
+
+        Raises:
+            ConfigError: the recipe has other keys than the plan.
+        """
         recipe = IdRecipe.parse(self.settings.id_recipe)
-        return self.table.read_ids(recipe, offer_repeats=offer_repeats)
+        ids = self.table.read_ids(recipe, offer_repeats=offer_repeats)
+        self.table.tell_doubts()
+        return ids or [nobody(self._run.feature_key)]
+
+    def further_ids(self, common: set[str], key: int) -> list[str]:
+        """This party's ids by a further key (from 1), of rows that no key before has matched.
+
+        Raises:
+            ConfigError: the recipe has no such key.
+        """
+        self.check_keys()
+        return self.table.further_ids(common, key)
+
+    def check_keys(self) -> None:
+        """Check that rows are matched by the keys of the recipe.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        recipe = IdRecipe.parse(self.settings.id_recipe)
+        if len(recipe.keys) != self._run.id_keys:
+            raise ConfigError(
+                f"the id recipe {str(recipe)!r} has {len(recipe.keys)} key(s), and rows are matched"
+                f" by {self._run.id_keys}: give the recipe to the Host"
+            )
+
+    def advise(self) -> None:
+        """Say which recipes to try, where next to no id was common."""
+        if not self._run.train_ids:  # of a finished run
+            return
+        result, recipe = self._run.result, self.settings.id_recipe
+        smallest = result.smallest_ids
+        if advice := overlap_advice(result.ids, smallest, smallest, IdRecipe.parse(recipe)):
+            logger.warning("%s", advice)
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
         """Common ids by what they are for: every party computes the same, or the Host alone does

@@ -7,6 +7,7 @@ rows of tensors. Nothing here knows of other parties.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from heterofed.errors import ColumnError, ConfigError, MissingIdsError
-from heterofed.tabular.ids import Duplicates, IdRecipe, TableIds, read_ids
+from heterofed.errors import ColumnError, MissingIdsError
+from heterofed.tabular.ids import Duplicates, IdRecipe, RowKeys
 from heterofed.tabular.inspect import TableReport, inspect
 from heterofed.tabular.kinds import Column
 from heterofed.tabular.prepare import Inputs, Preparation, Step, choose
@@ -25,6 +26,8 @@ from heterofed.tabular.sources import Source, open_source
 
 if TYPE_CHECKING:
     from heterofed.tabular.models.half import Model
+
+logger = logging.getLogger("heterofed")
 
 Location = str | os.PathLike[str] | pd.DataFrame | Source
 
@@ -80,7 +83,8 @@ class LocalTable:
         self.source.must_have([*self._beside, *_names(split_by or ())])
         self.own_recipe = IdRecipe.parse(id_recipe) if isinstance(id_recipe, str) else id_recipe
         self._duplicates: Duplicates = duplicates
-        self._ids: TableIds
+        self._ids: RowKeys
+        self._told: set[str] = set()
         self._asked: tuple[str, bool] | None = None
         self._found: list[Column] | None = None
         self._rows: pd.Index[Any] = pd.Index([], dtype="object")
@@ -101,10 +105,11 @@ class LocalTable:
                 raise ColumnError(each.problem)
         if not self.label_columns and not self.has_features:
             raise ColumnError(f"{self.source.name} has no column to learn from beside its ids")
-        self.read_ids(self.own_recipe)
+        if self.own_recipe is not None or len(self.id_columns) == 1 or self.label_columns:
+            self.read_ids(self.own_recipe)  # of several columns the Host says whether they are keys
 
     def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> list[str]:
-        """The id of every row, as the recipe writes it; None: as text.
+        """The id of every row by the first key, as the recipe writes it; None: as text.
 
         Raises:
             ConfigError: the recipe does not go with the columns of the ids, or with this party's
@@ -113,12 +118,8 @@ class LocalTable:
         """
         recipe = recipe or IdRecipe.of_columns(len(self.id_columns))
         asked = (str(recipe.read_as(self.own_recipe)), offer_repeats)
-        if len(recipe.keys) > 1:
-            raise ConfigError(
-                f"the id recipe {str(recipe)!r} has several keys; a joint model goes by one"
-            )
         if asked != self._asked:
-            self._ids = read_ids(
+            self._ids = RowKeys.read(
                 self.source,
                 self.id_columns,
                 recipe.read_as(self.own_recipe),
@@ -126,7 +127,18 @@ class LocalTable:
                 offer_repeats=offer_repeats,
             )
             self._asked = asked
-        return self._ids.ids
+        return self._ids.ids()
+
+    def further_ids(self, common: Sequence[str] | set[str], key: int) -> list[str]:
+        """The ids by a further key (from 1) of the rows that no common id stands for."""
+        return self._ids.further(common, key)
+
+    def tell_doubts(self) -> None:
+        """Log what looks wrong with the ids that were read, one line each, and each once."""
+        for note in self._ids.notes:
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("ids: %s", note)
 
     def positions(self, ids: Sequence[str]) -> Any:
         """Where the rows of some ids stand in the table, in their order.

@@ -1,1 +1,1 @@
-"""The protocol by an oblivious function over ristretto255, and its two roles."""
+"""Implements PSI with an oblivious pseudorandom function (OPRF) over ristretto255."""

@@ -1,12 +1,14 @@
-"""The group ristretto255 (RFC 9496), through libsodium by ctypes. Knows points, nothing of PSI.
+"""Provides the group ristretto255 (RFC 9496) by calling libsodium through ctypes.
 
-A group of prime order: no cofactor, no small subgroups, one encoding per element. libsodium's
-multiplication refuses encodings that are not canonical and results that are the identity, and
-runs in constant time. ctypes releases the interpreter lock during each call, so threads scale.
+The group has prime order, so it has no cofactor and no small subgroups, and each element has one
+encoding. libsodium's multiplication runs in constant time; it refuses encodings that are not
+canonical and results that are the identity. ctypes releases the interpreter lock during each call,
+so threads run in parallel.
 
-Where the library comes from: the system's libsodium (1.0.18 or newer), which gets the system's
-security updates; else the copy in the package `rbcl`. PyNaCl's copy does not export these
-functions. Points and scalars are strings of 32 bytes, many of them joined into one.
+The system's libsodium (1.0.18 or newer) is preferred because it gets the system's security updates.
+Without it, the copy in the package `rbcl` is used. PyNaCl's copy does not export these functions.
+Points and scalars are strings of 32 bytes, and most functions take many of them joined into one
+string. This module knows nothing of PSI.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ _PROTOTYPES: dict[str, list[Any]] = {
 
 
 class PointRefusedError(ValueError):
-    """An encoding is not canonical, or the identity. Callers say whose it was."""
+    """An encoding is not canonical, or is the identity. Callers turn this into an error that names
+    the party.
+    """
 
 
 class Group:
-    """The operations, on one loaded library. Safe to call from several threads."""
+    """The operations of the group, on one loaded library. Several threads may call them."""
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self.backend = f"libsodium ({name})"
@@ -58,7 +62,9 @@ class Group:
         self._is_valid = library.crypto_core_ristretto255_is_valid_point
 
     def from_hashes(self, hashes: bytes) -> bytes:
-        """A point for each 64 uniform bytes: the one-way map of RFC 9496, section 4.3.4."""
+        """Return a point for every 64 uniform bytes, by the one-way map of RFC 9496, section
+        4.3.4.
+        """
         count = len(hashes) // HASH_BYTES
         source, target = _buffer(hashes), ctypes.create_string_buffer(count * POINT_BYTES)
         read, write = ctypes.addressof(source), ctypes.addressof(target)
@@ -68,9 +74,14 @@ class Group:
         return target.raw
 
     def multiply(self, scalars: bytes, points: bytes) -> bytes:
-        """Each point times its scalar, or times the only one; `PointRefusedError` for bad points.
+        """Return each point times its scalar, or times the only scalar.
 
-        Scalars must not be 0 mod the order.
+        Args:
+            scalars: one scalar per point or a single one; none may be 0 mod the order.
+            points: the points.
+
+        Raises:
+            PointRefusedError: a point is not canonical, or is the identity.
         """
         keys, source = _buffer(scalars), _buffer(points)
         target = ctypes.create_string_buffer(len(points))
@@ -84,35 +95,35 @@ class Group:
         return target.raw
 
     def base(self, scalar: bytes) -> bytes:
-        """The generator times `scalar`, which must not be 0 mod the order."""
+        """Return the generator times `scalar`, which must not be 0 mod the order."""
         key, target = _buffer(scalar), ctypes.create_string_buffer(POINT_BYTES)
         if self._base(ctypes.addressof(target), ctypes.addressof(key)) != 0:
             raise ValueError("the scalar is zero")
         return target.raw
 
     def is_point(self, point: bytes) -> bool:
-        """Whether this is the canonical encoding of an element other than the identity."""
+        """Return whether this is the canonical encoding of an element other than the identity."""
         source = _buffer(point)
         return self._is_valid(ctypes.addressof(source)) == 1 and any(point)
 
 
 def scalar(value: mpz | int) -> bytes:
-    """A number in [0, order) as libsodium takes it."""
+    """Return a number in [0, order) in libsodium's encoding, 32 bytes little-endian."""
     return int(value).to_bytes(POINT_BYTES, "little")
 
 
 def scalars_from(random: bytes) -> list[mpz]:
-    """A scalar in [1, order) from each 64 uniform bytes, within 2^-250 of uniform."""
+    """Return a scalar in [1, order) for every 64 uniform bytes, within 2^-250 of uniform."""
     cut = (random[at : at + HASH_BYTES] for at in range(0, len(random), HASH_BYTES))
     return [1 + mpz.from_bytes(each, "little") % (ORDER - 1) for each in cut]
 
 
 @cache
 def find_group(name: str | None = None) -> Group:
-    """The group on the first library that is there, or on the named one ("system", "rbcl").
+    """Return the group on the first library found, or on the named one ("system" or "rbcl").
 
     Raises:
-        LibraryError: there is none.
+        LibraryError: no such library was found.
     """
     tried = []
     for where, load in (("system", _system), ("rbcl", _bundled)):
@@ -138,7 +149,7 @@ def _system() -> ctypes.CDLL:
 
 
 def _candidates() -> Iterator[str]:
-    # By name first: `find_library` starts other programs to search, which takes 50 ms.
+    # Known names come first, because `find_library` runs other programs for 50 ms to search.
     if sys.platform.startswith("linux"):
         yield from ("libsodium.so.26", "libsodium.so.23")
     found = ctypes.util.find_library("sodium")
@@ -151,7 +162,7 @@ def _bundled() -> ctypes.CDLL:
 
     module = sys.modules["rbcl._sodium"]  # `rbcl._sodium` itself is the library
     library: ctypes.CDLL = module._sodium
-    # rbcl leaves that file behind in every process. Once loaded it can go (not on Windows).
+    # rbcl leaves that file behind in every process. It can be removed once it is loaded.
     with contextlib.suppress(OSError):
         Path(module.lib_path).unlink()
     return library

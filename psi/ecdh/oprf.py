@@ -1,6 +1,7 @@
-"""The oblivious function of the ECDH protocol, as plain functions over bytes. Knows no peer.
+"""Computes the oblivious pseudorandom function (OPRF) of the ECDH protocol, on plain bytes.
 
-2HashDH (Jarecki, Kiayias, Krawczyk 2014), the "OPRF mode" of RFC 9497 with labels of our own:
+The function is 2HashDH (Jarecki, Kiayias, Krawczyk 2014), which RFC 9497 calls the OPRF mode, with
+labels of this protocol:
 
     H(id)   a point of ristretto255: SHAKE-256 to 64 bytes, then the map of RFC 9496. Domain:
             protocol version, "id", the caller's domain and the signer's public point B.
@@ -8,8 +9,8 @@
     tag     the first 16 bytes of SHA-256("tag" || B || s || id).
     match   the first 16 bytes of SHA-256("match" || B || s || id).
 
-Each function takes and gives picklable values, so that any executor can run it elsewhere; what
-is secret among them (b, the unblinding scalars, ids) then goes to that executor's machines.
+Each function takes and returns picklable values, so that an executor can run it on another machine.
+The secrets among its arguments (b, the unblinding scalars, the ids) are then sent to that machine.
 """
 
 from __future__ import annotations
@@ -39,43 +40,54 @@ _CHECK_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What all hashes of one run start with."""
+    """The labels with which all hashes of one run start."""
 
     point: bytes
-    """B, the signer's public point."""
+    """The signer's public point B, 32 bytes."""
     of_ids: bytes
+    """The input that precedes each id in H(id)."""
 
     @classmethod
     def of(cls, run_domain: bytes, point: bytes) -> Labels:
-        """The labels of a run under its domain and the signer's public point."""
+        """Return the labels of a run with this domain and this public point of the signer."""
         return cls(point, prefixed(_VERSION, b"id", run_domain, point))
 
 
 def make_key() -> bytes:
-    """A fresh secret scalar b."""
+    """Return a fresh secret scalar b."""
     (value,) = scalars_from(secrets.token_bytes(HASH_BYTES))
     return scalar(value)
 
 
 def encode_key(run_domain: bytes, point: bytes) -> bytes:
-    """The blob for the requester: "PSE1", B, and 16 bytes that tell whether the domains agree."""
+    """Return the public key for the requester.
+
+    It is "PSE1", B, and 16 bytes by which the requester sees whether both parties gave the same
+    domain.
+    """
     return _MAGIC + point + _check(run_domain, point)
 
 
 def read_key(blob: bytes, run_domain: bytes) -> Labels:
-    """The labels of the run that a peer's blob begins, or `KeyRefusedError`."""
+    """Check a peer's public key and return the labels of the run, or raise `KeyRefusedError`."""
     if len(blob) != len(_MAGIC) + POINT_BYTES + _CHECK_BYTES or not blob.startswith(_MAGIC):
         raise KeyRefusedError("this is no ECDH key of this protocol version")
     point = blob[len(_MAGIC) : len(_MAGIC) + POINT_BYTES]
     if not find_group().is_point(point):
-        raise KeyRefusedError("the key is no element of the group, or the identity")
+        raise KeyRefusedError("the key is no element of the group, or is the identity")
     if blob[-_CHECK_BYTES:] != _check(run_domain, point):
         raise KeyRefusedError("the key was made for another run (the two domains differ)")
     return Labels.of(run_domain, point)
 
 
 def blind(labels: Labels, ids: Sequence[str], random: bytes) -> tuple[bytes, bytes]:
-    """Values r * H(id) and 1/r for each id; r comes from 64 bytes of `random` each, used once."""
+    """Return r * H(id) of each id, and 1/r of each id.
+
+    Args:
+        labels: the labels of the run.
+        ids: the ids.
+        random: 64 uniform bytes per id, from which r is made; they must not be used again.
+    """
     chosen = scalars_from(random)
     unblinding = inverses(chosen, ORDER)
     values = find_group().multiply(b"".join(map(scalar, chosen)), _points(labels, ids))
@@ -83,33 +95,39 @@ def blind(labels: Labels, ids: Sequence[str], random: bytes) -> tuple[bytes, byt
 
 
 def evaluate(key: bytes, values: bytes) -> bytes:
-    """The product of b and each of the peer's values, or `ValueRefusedError`."""
+    """Return b times each of the peer's values, or raise `ValueRefusedError` for a bad point."""
     try:
         return find_group().multiply(key, values)
     except PointRefusedError:
-        raise ValueRefusedError("a value is no element of the group, or the identity") from None
+        raise ValueRefusedError("a value is no element of the group, or is the identity") from None
 
 
 def finish(labels: Labels, ids: Sequence[str], unblinding: bytes, signed: bytes) -> bytes:
-    """Tag and match of each id, from b * r * H(id) and 1/r; `SignatureError` for bad points."""
+    """Return tag and match of each id, computed from b * r * H(id) and 1/r.
+
+    Raises:
+        SignatureError: a signed value is not a point of the group, or is the identity.
+    """
     try:
         masked = find_group().multiply(unblinding, signed)
     except PointRefusedError:
-        raise SignatureError("a signed value is no element of the group, or the identity") from None
+        raise SignatureError(
+            "a signed value is no element of the group, or is the identity"
+        ) from None
     return _pairs(labels, ids, masked)
 
 
 def own(labels: Labels, key: bytes, ids: Sequence[str]) -> bytes:
-    """Tag and match of each of the signer's ids."""
+    """Return tag and match of each of the signer's own ids."""
     try:
         masked = find_group().multiply(key, _points(labels, ids))
-    except PointRefusedError:  # no hash gives the identity; a broken library might
+    except PointRefusedError:  # no hash maps to the identity, but a broken library might return it
         raise FaultError("a value of an own id came out wrong") from None
     return _pairs(labels, ids, masked)
 
 
 def hash_to_points(start: bytes, ids: Sequence[str]) -> bytes:
-    """H(id) of each id: `start` and the id through SHAKE-256, then the map of RFC 9496."""
+    """Return H(id) of each id: SHAKE-256 of `start` and the id, mapped to a point by RFC 9496."""
     beginning = shake_256(start)
     hashes = []
     for text in ids:

@@ -1,10 +1,11 @@
-"""The ECDH protocol's requester: blinds points, unblinds the products.
+"""Implements the requester of the ECDH protocol, which blinds points and unblinds the products.
 
-The flow is `psi.requesting`, the function `psi.ecdh.oprf`. Each id gets a scalar of its own,
-uniform and used once, so that what is sent is uniform whatever the ids. Answers cannot be verified
-here as RSA's can: a signer that multiplies some values by another scalar loses those matches, and
-would learn from the claims in which position a match was asked. So ids are sent in an order drawn
-for this run alone, and a position means nothing.
+`psi.requesting` has the order of calls, and `psi.ecdh.oprf` the arithmetic. Each id is blinded by
+its own uniform scalar, which is used once, so the values on the wire are uniform whatever the ids
+are. Unlike RSA signatures, the answers cannot be verified. A signer that multiplies some values by
+another scalar loses those matches, and the claimed matches would then tell it at which positions
+they were. Therefore ids are sent in a random order, which is drawn anew for each run, so that a
+position says nothing about an id.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ from psi.requesting import OnItsWay, Requester
 from psi.settings import RequesterSettings
 from psi.storage.spill import cut
 
-_DRAWN = 8192  # random numbers taken from the system at a time
+_DRAWN = 8192  # random numbers that are read from the system at once
 Shuffle = Callable[["array[int]"], None]
 
 
 class ECDHRequester(Requester[bytes]):
-    """One run with one signer.
+    """The requester in one run with one signer.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable.
-        public_key: the signer's blob; `KeyRefusedError` if it does not fit.
-        peer_count: how many ids the signer announced.
-        domain: `psi.domain(task, run)`, the same at both parties.
-        common: see `psi.requesting.Requester`.
+        ids: the ids of this party: unique strings, from any iterable.
+        public_key: the signer's public key. The constructor raises `KeyRefusedError` if it is
+            invalid.
+        peer_count: the number of ids that the signer announced.
+        domain: `psi.domain(task, run)`; both parties must give the same.
+        common: the arguments of `psi.requesting.Requester`.
 
-    The private arguments are for tests: a source of random bytes, and another order.
+    Tests use the private arguments to set the source of random bytes and the order.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class ECDHRequester(Requester[bytes]):
 def shuffle(positions: array[int], random: RandomBytes = secrets.token_bytes) -> None:
     """Put positions into a random order (Fisher and Yates).
 
-    Each draw is 64 bits scaled to the range, so within 2^-40 of uniform for 10^7 positions. The
-    standard library's shuffle does the same with a call of the system per draw, five times slower.
+    Each draw scales 64 random bits to the range, which is within 2^-40 of uniform for 10^7
+    positions. The standard library's shuffle makes one system call per draw and is five times
+    slower.
     """
     at = len(positions)
     while at > 1:

@@ -1,8 +1,9 @@
-"""The ECDH protocol's signer: multiplies by the secret scalar of one run.
+"""Implements the signer of the ECDH protocol, which multiplies by the secret scalar of one run.
 
-The flow is `psi.signing`, the function `psi.ecdh.oprf`. Refused: encodings that are not canonical,
-the identity (ristretto255 has no other small-order element), values that come twice. With honest
-blinding a repeat does not happen in 2^-250; past `bucket_ids` values it is found before the tags.
+`psi.signing` has the order of calls, and `psi.ecdh.oprf` the arithmetic. The signer refuses
+encodings that are not canonical, the identity (ristretto255 has no other element of small order),
+and values that come twice. With honest blinding, a repeat has a probability below 2^-250 per pair.
+With more than `bucket_ids` values, a repeat is found just before the tags are sent.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ECDHSigner(Signer):
-    """One run with one requester.
+    """The signer in one run with one requester.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable.
-        domain: `psi.domain(task, run)`, the same at both parties.
-        common: see `psi.signing.Signer`.
+        ids: the ids of this party: unique strings, from any iterable.
+        domain: `psi.domain(task, run)`; both parties must give the same.
+        common: the arguments of `psi.signing.Signer`.
 
-    The private argument is for tests: a ready scalar.
+    Tests use the private argument to set the secret scalar.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ECDHSigner(Signer):
             self._keep_key(key, self._blob)
 
     def public_key(self) -> bytes:
-        """The public point and a check of the domain; 52 bytes."""
+        """Return the public point and a check value of the domain, 52 bytes in all."""
         return self._blob
 
     def begin(self, count: int, done: int = 0) -> None:
@@ -80,9 +81,10 @@ class ECDHSigner(Signer):
     def _check(self, blinded: bytes, *, again: bool) -> int:
         if len(blinded) % POINT_BYTES:
             raise ValueRefusedError(
-                f"a chunk of {len(blinded)} bytes; values have {POINT_BYTES} each"
+                f"a chunk has {len(blinded)} bytes; each value has {POINT_BYTES}"
             )
-        # Half of an encoding stands for it: two honest ones share it with 2^-80 in 10^7 values.
+        # Half of each encoding is compared: among 10^7 honest values, two agree with probability
+        # 2^-80.
         values = [value[:16] for value in cut(blinded, POINT_BYTES)]
         if self._seen is not None and not again and not self._seen.add(values):
             raise ValueRefusedError("a value to sign came twice")
@@ -105,4 +107,4 @@ class ECDHSigner(Signer):
         return self._secret
 
     def _forget(self) -> None:
-        self._secret = None  # Python cannot wipe it
+        self._secret = None  # Python cannot overwrite it in memory

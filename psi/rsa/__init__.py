@@ -1,1 +1,1 @@
-"""The protocol by RSA blind signatures: keys with their proofs, and the two roles."""
+"""Implements PSI with RSA blind signatures: keys with their proofs, requester and signer."""

@@ -1,25 +1,26 @@
-"""The key of one run: made by the signer, checked by the requester. Knows no ids.
+"""Makes the key of one run at the signer, and checks it at the requester. It knows no ids.
 
-Why a proof. The requester's protection is that r^e is uniform in Z_n*, so that H(id) * r^e says
-nothing about H(id). That holds exactly if x -> x^e is a permutation of Z_n*. A signer who takes
-a prime p with e | p-1 breaks it: the blinded value then shows which coset of the e-th powers
-mod p the hash lies in, and ids can be guessed and checked.
+The key needs a proof for this reason. The requester is protected because r^e is uniform in Z_n*, so
+that H(id) * r^e says nothing about H(id). This is true exactly if x -> x^e is a permutation of
+Z_n*. A signer that chooses a prime p with e | p-1 breaks this: the blinded value then shows in
+which coset of the e-th powers mod p the hash lies, and guessed ids can be checked.
 
-The proof (Goldberg, Reyzin, Sagga, Baldimtsi: Efficient Noninteractive Certification of RSA
-Moduli and Beyond, 2019): e-th roots of challenges hashed from n. If x -> x^e is no permutation
-of Z_n*, its image is a proper subgroup, and as e is prime and every prime factor of n is larger
-than e (hence p != e and only e | p-1 can be the reason), at most one unit in e = 65537 has a
-root. How many challenges: the paper allows challenges that are not units, of which a share 1/p
-lies in a factor p; then each passes a bad key with at most 1/p + (1 - 1/p)/e < 2^-15, so
-ceil(128/15) = 9 give 128 bits. We also refuse a key whose challenges are not units, for which
-eight would do ((1/65537)^8 < 2^-128); we keep the paper's nine: 2^-144 with our check.
-"No prime factor up to e" is one gcd with the product of all those primes.
+The proof consists of e-th roots of challenges that are hashed from n (Goldberg, Reyzin, Sagga,
+Baldimtsi: Efficient Noninteractive Certification of RSA Moduli and Beyond, 2019). If x -> x^e is no
+permutation of Z_n*, its image is a proper subgroup. As e is prime and every prime factor of n is
+larger than e (hence p != e, and only e | p-1 can be the reason), at most one unit in e = 65537 has
+a root. The paper allows challenges that are not units, of which a share of 1/p lies in a factor p.
+Then a bad key passes each challenge with a probability of at most 1/p + (1 - 1/p)/e < 2^-15, so
+ceil(128/15) = 9 challenges give 128 bits. This module also refuses a key whose challenges are not
+units, for which eight would be enough ((1/65537)^8 < 2^-128). It keeps the paper's nine, which give
+2^-144 with this check. One gcd with the product of all primes up to e shows that n has no such
+factor.
 
-What the proof does not say: n may have factors a little larger than e. An id whose hash is a
+The proof does not exclude factors of n that are a little larger than e. An id whose hash is a
 multiple of such a factor could not be hidden, so the requester checks its hashes too.
 
-The blob: "PSI1", bits of n (2 bytes), e (4 bytes), n, nine roots; numbers big-endian, n and the
-roots in the width of n. At most 5,130 bytes for 4096 bits.
+The encoded key consists of "PSI1", the bits of n (2 bytes), e (4 bytes), n, and nine roots. All
+numbers are big-endian; n and the roots have as many bytes as n. With 4096 bits it has 5,130 bytes.
 """
 
 from __future__ import annotations
@@ -48,19 +49,19 @@ _HEADER = len(_MAGIC) + 2 + 4
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A modulus; the exponent is always 65537."""
+    """The modulus of an RSA key, whose exponent is always 65537."""
 
     n: mpz
     bits: int
 
     @property
     def width(self) -> int:
-        """Bytes of one value on the wire."""
+        """The number of bytes of one value on the wire."""
         return (self.bits + 7) // 8
 
 
 def make_key(bits: int) -> RSAPrivateKey:
-    """A fresh key of exactly `bits` bits."""
+    """Return a fresh key of exactly `bits` bits."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     if not MIN_BITS <= bits <= MAX_BITS or bits % 8:
@@ -69,9 +70,12 @@ def make_key(bits: int) -> RSAPrivateKey:
 
 
 def sign_each(backend: Backend, values: Sequence[mpz], key: PublicKey) -> list[mpz]:
-    """x^d for values that leave this machine; each result was checked: s^e = x.
+    """Return x^d for values that are sent to the peer, after checking s^e = x for each of them.
 
-    A single CRT result that is right mod p and wrong mod q would let its receiver factor n.
+    A result that is right mod p and wrong mod q would let its receiver factor n.
+
+    Raises:
+        FaultError: a result is wrong.
     """
     signed = split(backend.power_d(join(values, key.width)), key.width)
     if powers(signed, E, key.n) != list(values):
@@ -80,9 +84,12 @@ def sign_each(backend: Backend, values: Sequence[mpz], key: PublicKey) -> list[m
 
 
 def sign_own(backend: Backend, values: Sequence[mpz], key: PublicKey) -> list[mpz]:
-    """x^d for values that stay here and are only hashed; the product of all is checked.
+    """Return x^d for values that stay here and are only hashed, after checking their product.
 
-    A slip here costs a match, not the key, so two multiplications per value are enough.
+    A wrong result here costs a match and not the key, so two multiplications per value are enough.
+
+    Raises:
+        FaultError: a result is wrong.
     """
     signed = split(backend.power_d(join(values, key.width)), key.width)
     if powers([product(signed, key.n)], E, key.n) != [product(values, key.n)]:
@@ -91,7 +98,7 @@ def sign_own(backend: Backend, values: Sequence[mpz], key: PublicKey) -> list[mp
 
 
 def encode_key(key: PublicKey, run_hash: RunHash, backend: Backend) -> bytes:
-    """The blob for the requester: the key and its proof."""
+    """Return the key and its proof, encoded for the requester."""
     challenges = [run_hash.challenge(number) for number in range(CHALLENGES)]
     roots = sign_each(backend, challenges, key)
     header = _MAGIC + key.bits.to_bytes(2, "big") + E.to_bytes(4, "big")
@@ -101,7 +108,12 @@ def encode_key(key: PublicKey, run_hash: RunHash, backend: Backend) -> bytes:
 def read_key(
     blob: bytes, domain: bytes, min_bits: int = MIN_BITS, max_bits: int = MAX_BITS
 ) -> tuple[PublicKey, RunHash]:
-    """The key in a peer's blob and the hashes of its run, or `KeyRefusedError`."""
+    """Check a peer's encoded key, and return the key and the hashes of its run.
+
+    Raises:
+        KeyRefusedError: the key is malformed or has a size or factor that is not allowed, or its
+            proof does not hold.
+    """
     if len(blob) < _HEADER or not blob.startswith(_MAGIC):
         raise KeyRefusedError("this is no RSA key of this protocol version")
     bits = int.from_bytes(blob[4:6], "big")

@@ -1,9 +1,9 @@
-"""RSA blind signatures as a set intersection: the party that asks.
+"""Implements the requester of the protocol with RSA blind signatures.
 
-The flow is `psi.requesting`; here is what RSA adds. Blinding is uniform in Z_n*, of its own for
-each id, and kept in memory until its answer is unblinded.
-Every answer is verified, s^e = H(id), one by one: batch verification would let a signer slip in
-factors of small order, which it can choose.
+`psi.requesting` has the order of calls, and this module adds what is specific to RSA. Each id has
+its own blinding factor, uniform in Z_n*, which is kept in memory until the answer is unblinded.
+Every answer is verified separately by s^e = H(id), because batch verification would let a signer
+multiply in factors of small order that it can choose.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from psi.rsa.keys import MAX_BITS, MIN_BITS, E, read_key
 from psi.settings import RequesterSettings
 
 Unblinding = list[tuple[mpz, mpz]]
-"""H(id) and 1/r for each id on its way."""
+"""H(id) and 1/r of each id in an unanswered chunk."""
 
 
 class RSARequester(Requester[Unblinding]):
-    """One run with one signer.
+    """The requester in one run with one signer.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable.
-        public_key: the signer's blob; `KeyRefusedError` if it or its proof does not hold.
-        peer_count: how many ids the signer announced.
-        domain: `psi.domain(task, run)`, the same at both parties.
-        min_bits: the smallest modulus accepted.
-        max_bits: the largest modulus accepted.
-        common: see `psi.requesting.Requester`.
+        ids: the ids of this party: unique strings, from any iterable.
+        public_key: the signer's public key with its proof. The constructor raises `KeyRefusedError`
+            if either is invalid.
+        peer_count: the number of ids that the signer announced.
+        domain: `psi.domain(task, run)`; both parties must give the same.
+        min_bits: the smallest size of the modulus that is accepted.
+        max_bits: the largest size of the modulus that is accepted.
+        common: the arguments of `psi.requesting.Requester`.
 
-    The private argument is for tests: a source of random bytes.
+    Tests use the private argument to set the source of random bytes.
     """
 
     backend = "gmpy2"
@@ -63,7 +64,7 @@ class RSARequester(Requester[Unblinding]):
         return self._key.width
 
     def _order(self, positions: array[int], random: RandomBytes) -> None:
-        """As they are: every answer is verified, so the order tells the signer nothing."""
+        """Keep the order: every answer is verified, so the order tells the signer nothing."""
 
     def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, Unblinding]:
         units = zip(ids, *random_units(len(ids), self._key.n, random), strict=True)
@@ -80,7 +81,7 @@ class RSARequester(Requester[Unblinding]):
         ids, blinding, unblinding = zip(*drawn, strict=True)
         hashes = [self._hash.of_id(text) for text in ids]
         if not all_units(hashes, n):
-            # A factor of n, just above what the key's proof covers, would show through r^e.
+            # A hash that is a multiple of a small factor of n cannot be hidden by r^e.
             raise KeyRefusedError("the modulus has small factors")
         masks = powers(blinding, E, n)
         values = (value * mask % n for value, mask in zip(hashes, masks, strict=True))

@@ -1,8 +1,9 @@
-"""RSA blind signatures (Chaum 1983) as a set intersection (De Cristofaro and Tsudik 2010): signer.
+"""Implements the signer of the protocol with RSA blind signatures.
 
-The flow is `psi.signing`; here is what RSA adds. Two values are signed on purpose: 1 and n-1 sign
-to themselves and say nothing. A blinded value may come twice, since it then only takes the place
-of another one in the announced number.
+The protocol is PSI by blind signatures (Chaum 1983; De Cristofaro and Tsudik 2010). `psi.signing`
+has the order of calls, and this module adds what is specific to RSA. The values 1 and n-1 are not
+refused, because their signatures are the values themselves and show nothing. A blinded value may
+come twice, because it then only uses up one more of the announced number.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class RSASigner(Signer):
-    """One run with one requester.
+    """The signer in one run with one requester.
 
     Args:
-        ids: this party's ids: unique strings, from any iterable.
-        domain: `psi.domain(task, run)`, the same at both parties.
-        bits: size of the key.
-        common: see `psi.signing.Signer`.
+        ids: the ids of this party: unique strings, from any iterable.
+        domain: `psi.domain(task, run)`; both parties must give the same.
+        bits: the size of the modulus in bits.
+        common: the arguments of `psi.signing.Signer`.
 
-    The private arguments are for tests: a ready key, and a backend by name.
+    Tests use the private arguments to set the key and the name of the backend.
     """
 
     def __init__(
@@ -66,13 +67,15 @@ class RSASigner(Signer):
             self._keep_key(to_der(key), self._blob)
 
     def public_key(self) -> bytes:
-        """The key with the proof that blinding under it hides; at most 5,130 bytes."""
+        """Return the public key with the proof that blinding under it hides ids; at most 5,130
+        bytes.
+        """
         return self._blob
 
     def _check(self, blinded: bytes, *, again: bool) -> int:  # noqa: ARG002
         key, width = self._key, self._key.width
         if len(blinded) % width:
-            raise ValueRefusedError(f"a chunk of {len(blinded)} bytes; values have {width} each")
+            raise ValueRefusedError(f"a chunk has {len(blinded)} bytes; each value has {width}")
         values = split(blinded, width)
         if not all(0 < value < key.n for value in values):
             raise ValueRefusedError("a value to sign is not in [1, n)")
@@ -97,11 +100,11 @@ class RSASigner(Signer):
 
     def _backend(self) -> Backend:
         if self._secret is None:
-            raise StateError("the key is gone: the tags made with it have left")
+            raise StateError("the key was removed, because the tags made with it were sent")
         return self._secret
 
     def _forget(self) -> None:
-        # libcrypto wipes its copies. Short-lived copies that Python made while the key was set
-        # up are freed but cannot be wiped.
+        # libcrypto overwrites its copies. Short-lived copies that Python made while the key was set
+        # up are freed but cannot be overwritten.
         if self._secret is not None:
             self._secret.close()

@@ -1,1 +1,1 @@
-"""What an intersection keeps on disk: ids, counts, keys, results; it knows no protocol."""
+"""Keeps what an intersection needs on disk: ids, counts, keys and results."""

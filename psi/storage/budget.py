@@ -1,13 +1,14 @@
-"""How much this machine has done for a peer in a task, kept on disk. Knows no keys.
+"""Counts on disk how many values this machine has processed for a peer in a task.
 
-Each value that a signer signs, and each tag that a requester matches, lets the peer test one guess,
-so a peer that may start run after run could walk through a phone book. The count survives restarts,
-and is written and synced before what it counts: a crash in between costs the peer values, never the
-other way round.
+Each value that a signer signs, and each tag that a requester matches, lets the peer test one guess.
+A peer that may start any number of runs could test a whole phone book. The count survives restarts.
+It is written and synced before the counted work is done, so a crash in between costs the peer some
+of its values and never gives it more.
 
-One small file per peer and task in a folder that the caller names; the file's name is a hash, so
-any string is safe. A file that cannot be read is refused, not started over. Whoever can write to
-the folder can reset the count: it protects against peers, not against this machine's users.
+Each peer and task has one small file in a folder that the caller names. The file's name is a hash,
+so any string can be a name of a peer. A file that cannot be read is refused and not restarted from
+zero. Whoever can write to the folder can reset the count: it protects against peers, not against
+users of this machine. This module knows no keys.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Budget:
     """The count of one peer and task.
 
     Args:
-        folder: where it is kept; made if it is missing.
+        folder: the folder of the file; it is created if it is missing.
         peer: the peer's name.
         task: the task's name.
-        counts: what it counts, in words; each has a count of its own.
+        counts: a description of the counted things; each description has its own count.
     """
 
     def __init__(
@@ -53,12 +54,16 @@ class Budget:
         self._path = Path(folder) / f"{self._name}.json"
 
     def spent(self) -> int:
-        """Values signed so far, over all runs."""
+        """Return the number of values that were counted so far, over all runs.
+
+        Raises:
+            BudgetError: the file is damaged.
+        """
         try:
             raw = read(self._path)
         except FileNotFoundError:
             return 0
-        # A half-written or edited file must not count as nothing signed.
+        # A damaged or edited file must not be taken for a count of zero.
         with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(raw)
             signed = record["signed"]
@@ -70,11 +75,11 @@ class Budget:
         )
 
     def require(self, count: int, limit: int) -> None:
-        """BudgetError unless `count` more values would stay within `limit`; records nothing."""
+        """Raise `LimitError` if `count` more values would exceed `limit`. Nothing is recorded."""
         self._within(self.spent(), count, limit)
 
     def spend(self, count: int, limit: int) -> None:
-        """Record `count` more values on disk, or BudgetError and nothing recorded."""
+        """Record `count` more values on disk, or raise `LimitError` and record nothing."""
         private_folder(self._path.parent)
         with self._locked():
             spent = self.spent()

@@ -1,7 +1,8 @@
-"""The one place of `psi` that makes folders and files: they are this user's alone.
+"""Creates all folders and files of `psi`, which only this user can access.
 
-A folder gets mode 0700 and a file 0600, whatever the umask. A link is never followed, and what
-belongs to another user is refused with a `PermissionError`. Knows nothing of what is written.
+A folder gets mode 0700 and a file mode 0600, whatever the umask. Symbolic links are never followed,
+and files and folders of another user are refused with a `PermissionError`. This module knows
+nothing of the content of files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder and those above it that are missing, or check that one is this user's alone."""
+    """Make a folder and its missing parents, or check that an existing one is private."""
     missing, above = [], folder
     while not os.path.lexists(above):
         missing.append(above)
@@ -33,7 +34,7 @@ def private_folder(folder: Path) -> Path:
     for each in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another process was faster
             each.mkdir(mode=0o700)
-            if each.lstat().st_mode & 0o777 != 0o700:  # the umask took more
+            if each.lstat().st_mode & 0o777 != 0o700:  # the umask removed more
                 each.chmod(0o700)
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
@@ -47,19 +48,19 @@ def private_folder(folder: Path) -> Path:
 def _close_folder(handle: int, folder: Path) -> None:
     found = os.fstat(handle)
     if found.st_mode & stat.S_ISVTX:
-        return  # as /tmp: nobody can exchange what is ours there
+        return  # as in /tmp, where nobody can replace files of another user
     _refuse_foreign(found, folder)
     if found.st_mode & _OTHERS_WRITE:
         os.fchmod(handle, 0o700)
 
 
 def open_private(path: Path, *, new: bool = False) -> int:
-    """Open a file to read and write, which is made where it is not there; gives its descriptor.
+    """Open a file to read and write, create it if it is missing, and return its descriptor.
 
-    A file that others than its owner may read or write is replaced by an empty one: whoever has it
-    open shall not read what comes now.
+    A file that other users may read or write is replaced by an empty one, so that a user who has
+    the old one open cannot read the new content.
     """
-    # A named pipe that somebody planted must not stop us.
+    # Opening a named pipe that another user planted must not block.
     flags = os.O_RDWR | os.O_CREAT | _FLAGS | getattr(os, "O_NONBLOCK", 0)
     file = os.open(path, flags | os.O_EXCL if new else flags, 0o600)
     if os.name != "posix":
@@ -69,7 +70,8 @@ def open_private(path: Path, *, new: bool = False) -> int:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
         _refuse_foreign(found, path)
-        os.fchmod(file, 0o600)  # the umask may have taken more, or a default of the folder less
+        # The umask or the folder's default permissions may have given another mode.
+        os.fchmod(file, 0o600)
     except OSError:
         os.close(file)
         raise
@@ -81,7 +83,7 @@ def open_private(path: Path, *, new: bool = False) -> int:
 
 
 def read(path: Path) -> bytes:
-    """The content of a file of ours; an `OSError` where it is a link or no plain file."""
+    """Return the content of a file of this user; raise `OSError` for a link or a special file."""
     file = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(file, "rb") as opened, naming(path):
         if os.name == "posix":
@@ -93,7 +95,7 @@ def read(path: Path) -> bytes:
 
 
 def put_in_place(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and outlives the machine."""
+    """Write a file atomically, and sync it so that it survives a crash of the machine."""
     draft = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
         with naming(path), os.fdopen(open_private(draft, new=True), "wb") as file:
@@ -112,15 +114,15 @@ def put_in_place(path: Path, content: bytes) -> None:
 
 
 def file_lock(path: Path, timeout: float) -> FileLock:
-    """A lock between processes, not yet acquired; `timeout` in seconds."""
+    """Return a lock between processes, which is not acquired yet; `timeout` is in seconds."""
     from filelock import FileLock
 
     return FileLock(path, timeout=timeout, mode=0o600)
 
 
 def nameless_file(folder: str) -> IO[bytes]:
-    """An empty file that nobody else can open, and that is gone once it is closed."""
-    # Closed by its caller, after more than one block.
+    """Return an empty file that nobody else can open and that is removed when it is closed."""
+    # The caller closes the file later, so there is no `with` block here.
     return tempfile.TemporaryFile(buffering=1 << 16, dir=folder)
 
 

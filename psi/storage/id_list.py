@@ -1,10 +1,12 @@
-"""The ids of one party: checked once, kept in their order. Knows strings, nothing of a peer.
+"""Checks the ids of one party once, and keeps them in their order.
 
-Ids are exact code points: nothing is normalised, stripped or folded, because two parties that
-fold differently would silently lose matches. Messages of errors hold positions, never ids.
+Ids are compared by exact code points. Nothing is normalised, stripped or case-folded, because two
+parties that do this differently would silently lose matches. Error messages contain positions and
+never ids.
 
-Few ids are held as a list. More than `bucket_ids` go to a nameless file as they come, with one
-number of eight bytes per id in memory; repeats are then found bucket by bucket.
+Up to `bucket_ids` ids are held as a list. More are written to a nameless file as they arrive, with
+one number of eight bytes per id in memory; repeats are then found bucket by bucket. This module
+knows nothing of a peer.
 """
 
 from __future__ import annotations
@@ -19,25 +21,26 @@ from itertools import chain, islice, pairwise
 from psi.errors import IdsError, naming
 from psi.storage.spill import BUCKET_IDS, Records, Scratch
 
-_SHOWN = 10  # positions named in a message
-_BLOCK = 8192  # ids handled at a time where they stream
+_SHOWN = 10  # the most positions that an error names
+_BLOCK = 8192  # ids that are processed at once when they are streamed
 _INDEX = 8  # bytes of a position in a record
 _BUCKETS = 64
 
 
 class OwnIds:
-    """Any iterable's ids, all strings, none repeated, each encodable as UTF-8; may be shared.
+    """The checked ids of one party; several runs may share one object.
 
-    Signers and requesters make one of what they are given, unless it is one already: several
-    runs over the same ids then check and hold them once.
+    Signers and requesters make an `OwnIds` of the ids that they are given. Several runs over the
+    same ids can be given the same object, so that the ids are checked and held once.
 
     Args:
-        source: the ids.
+        source: the ids, from any iterable.
         bucket_ids: more ids than this are kept in a file instead of in memory.
-        scratch: the folder for that file; None for the system's.
+        scratch: the folder for that file; None means the system's temporary folder.
 
     Raises:
-        IdsError: with a count and positions, never an id.
+        IdsError: an id is not a string, is repeated, or cannot be encoded as UTF-8. The message has
+            a count and positions, and never an id.
     """
 
     def __init__(
@@ -69,13 +72,13 @@ class OwnIds:
             yield from block
 
     def blocks(self, size: int) -> Iterator[tuple[int, list[str]]]:
-        """(position of the first, ids) for each `size` ids, in order."""
+        """Yield the ids in order in blocks of `size`, each with the position of its first id."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             yield start, self._between(start, stop)
 
     def pick(self, positions: Iterable[int]) -> list[str]:
-        """The ids at these positions."""
+        """Return the ids at these positions."""
         if self._held is not None:
             return [self._held[position] for position in positions]
         ends, file = self._ends, self._file.fileno()
@@ -83,11 +86,11 @@ class OwnIds:
         return [os.pread(file, length, start).decode() for start, length in spans]
 
     def close(self) -> None:
-        """Give the file's room back; also done when the object is forgotten."""
+        """Remove the file; this also happens when the object is garbage-collected."""
         self._scratch.close()
 
     def digest(self) -> bytes:
-        """32 bytes that stand for these ids in this order."""
+        """Return a digest of 32 bytes of these ids in this order."""
         state = blake2b(digest_size=32)
         for text in self:
             encoded = text.encode()
@@ -105,7 +108,7 @@ class OwnIds:
     def _spool(self, stream: Iterator[str]) -> None:
         strange, unencodable = _Positions(), _Positions()
         key = secrets.token_bytes(32)  # so that nobody can choose ids that share a bucket
-        # The number of ids is not known yet. Fewer than these fill no bucket.
+        # The number of ids is not known yet. Up to this many, no bucket exceeds its size.
         seen = Records(16 + _INDEX, _BUCKETS * self._scratch.bucket_ids, self._scratch)
         position, end = 0, 0
         while block := list(islice(stream, _BLOCK)):
@@ -139,7 +142,7 @@ class OwnIds:
 
 
 class _Positions:
-    """Where something is wrong: how often, and the first few places."""
+    """Counts the ids with one defect, and remembers the first few positions."""
 
     def __init__(self, found: Iterable[int] = ()) -> None:
         self._count, self._first = 0, list[int]()
@@ -175,7 +178,7 @@ def _check_list(own: list[str]) -> None:
 
 
 def _encoded(text: object) -> bytes | None:
-    # The UnicodeEncodeError holds the id, so it must not become part of what we raise.
+    # The UnicodeEncodeError holds the id, so it must not be chained to the error that is raised.
     try:
         return text.encode() if isinstance(text, str) else None
     except UnicodeEncodeError:

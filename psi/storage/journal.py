@@ -1,10 +1,11 @@
-"""A file that a run is continued from: what it belongs to, then frames. Knows no protocol.
+"""Writes and reads the file from which an interrupted run continues.
 
-One file per peer and task, readable by this user only. It begins with a random salt and a digest,
-keyed with it, of what the frames belong to. Anything else than exactly that makes the file
-worthless, and it is begun anew. Each frame is a length, its bytes, and a keyed digest over both
-and the digest before. A torn or changed frame ends what is read, and what follows is dropped.
-Several threads may append.
+Each peer and task has one file, which only this user can read. It begins with a random salt and
+with a digest, keyed with the salt, of the things that the frames belong to (key, domain, ids). If
+this digest differs from the expected one, the file is emptied and started again. Each frame has a
+length, its bytes, and a keyed digest of both and of the previous digest. Reading stops at an
+incomplete or changed frame, and the rest of the file is dropped. Several threads may append. This
+module knows no protocol.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ class Journal:
     """The frames of one peer and task.
 
     Args:
-        folder: where the file lies; made if it is missing.
-        kind: what the frames are for; part of the file's name.
+        folder: the folder of the file; it is created if it is missing.
+        kind: the purpose of the frames, which becomes part of the file's name.
         peer: the peer's name.
         task: the task's name.
-        suffix: of the file's name.
+        suffix: the suffix of the file's name.
 
     Attributes:
-        known: whether the file was there when it was opened, and belonged to what it is bound to.
+        known: whether the file existed when it was opened, and was bound to the same things.
     """
 
     def __init__(
@@ -59,7 +60,10 @@ class Journal:
         self._end: weakref.finalize[..., Journal] | None = None
 
     def open(self, bound: Sequence[bytes]) -> Iterator[bytes]:
-        """The frames that belong to `bound`; once they are all read, `append` may be called."""
+        """Open the file and yield its frames if it is bound to `bound`.
+
+        `append` may be called after all frames were read.
+        """
         if self._file is not None:
             raise StateError("this file is in use; make one object per run")
         private_folder(self.path.parent)
@@ -69,7 +73,7 @@ class Journal:
         end = _SALT + _DIGEST
         self.known = size >= end and os.pread(file, _DIGEST, _SALT) == self._last
         if self.known and os.utime in os.supports_fd:
-            os.utime(file)  # so that its age says when it was last of use
+            os.utime(file)  # so that its age shows when it was last used
         if not self.known:
             self._salt = os.urandom(_SALT)
             self._last = self._digest(prefixed(*bound))
@@ -84,16 +88,16 @@ class Journal:
 
     @property
     def seed(self) -> bytes:
-        """32 secret bytes, the same for as long as the file belongs to the same."""
+        """A secret seed of 32 bytes, which stays the same until the file is started again."""
         return blake2b(b"seed", digest_size=32, key=self._salt).digest()
 
     def append(self, frame: bytes, *, sync: bool = True) -> None:
-        """Put a frame on disk, whole or not at all; with `sync` it also outlives the machine."""
+        """Append a frame atomically; with `sync`, it also survives a crash of the machine."""
         head = len(frame).to_bytes(_LENGTH, "big")
         with self._appending, naming(self.path):
             if self._file is None:
                 raise StateError("append was called before open")
-            # Each digest covers the one before: frames must reach the file in the order of these.
+            # Each digest covers the previous one, so frames must be written in this order.
             self._last = self._digest(self._last + head + frame)
             rest = memoryview(head + frame + self._last)
             while rest:
@@ -102,18 +106,18 @@ class Journal:
                 os.fsync(self._file)
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Close the file and keep it on disk."""
         if self._end is not None:
             self._end()
         self._file = None
 
     def discard(self) -> None:
-        """Remove the file: the run is over, or is not to be continued."""
+        """Remove the file, because the run is over or will not be continued."""
         self.close()
         self.path.unlink(missing_ok=True)
 
     def _take_file(self) -> tuple[int, int]:
-        """The file, open for this object alone, and its size."""
+        """Open and lock the file for this object only; return its descriptor and its size."""
         file = self._file = open_private(self.path)
         self._end = weakref.finalize(self, os.close, file)
         with contextlib.suppress(ImportError):  # Windows has no fcntl

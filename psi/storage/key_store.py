@@ -1,22 +1,22 @@
-"""What a signer keeps on disk, where its caller says so: the key, and the own tags made with it.
+"""Keeps a signer's key and own tags on disk, if its caller asks for it.
 
-Two uses. Without `reuse`, a killed signer goes on with the same key: it signs what is missing, and
-again, without counting it, what it has signed of late to the last byte. Once the tags leave, the
-secret key is removed: nothing more is signed under it. The tags stay, so that a requester that
-holds all results may have the same answer again, in this run or a later one, and learns nothing by
-it but that the signer's set is the same.
+There are two uses. Without `reuse`, a signer that was killed continues with the same key. It signs
+the missing values, and it signs recent chunks again without counting them if their bytes are the
+same. Before the tags are sent, the secret key is removed, so that nothing more is signed with it.
+The tags stay on disk. A requester that holds all results can then get the same answer again, in
+this run or a later one; it learns from this only that the signer's set is the same.
 
-With `reuse`, the secret key stays too, and later runs may have other values signed with it. The
-signer's own half of the work is saved, and this is what it costs:
+With `reuse`, the secret key stays too, and values of later runs are signed with it. This saves the
+signer its own half of the work, at this cost:
 
-- The peer has the tags before it asks, so it may choose each guess by what the ones before gave;
-  and what it had signed once stays of use. The budget still bounds how many values are signed.
-- The bytes of two runs can be linked by whoever sees them.
-- Who reads the file can test any guess against the recorded bytes of every run under this key.
+- The peer has the tags before it asks, so it can choose each guess by the results of the previous
+  ones, and its old signatures stay useful. The budget still bounds how many values are signed.
+- Whoever sees the bytes of two runs can link them.
+- Whoever reads the file can test any guess against recorded bytes of every run with this key.
 
-So it is for one named peer, needs a budget, and both sides must give the same domain each time.
-The files (`psi.storage.journal`, mode 0600) are bound to protocol, domain and the own ids in their
-order: once any of these changes, they are removed and another key is made.
+Therefore `reuse` is for one named peer, needs a budget, and both sides must give the same domain
+each time. The files (`psi.storage.journal`, mode 0600) are bound to the protocol, the domain and
+the own ids in their order. If any of these changes, the files are removed and a new key is made.
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ from psi.storage.spill import cut
 
 _PUBLIC, _SPENT, _OWN, _TAGS_OUT, _SIGNED = b"P", b"S", b"O", b"T", b"C"
 _DIGEST = 32
-RECORD_BYTES = 40  # tag, match proof and position of an own id
-RECENT_CHUNKS = 16  # that are known again; an honest requester has three on their way
+RECORD_BYTES = 40  # the bytes of tag, match proof and position of an own id
+RECENT_CHUNKS = 16  # chunks that are recognised again; an honest requester has three unanswered
 
 
 class KeptKey:
     """A signer's key and own tags for one peer.
 
     Args:
-        folder: where the files lie; made if it is missing. Back it up nowhere.
+        folder: the folder of the files; it is created if it is missing. Do not back it up.
         peer: the requester's name.
         task: the task's name.
-        reuse: whether runs after this one may have values signed; read what that shows above.
+        reuse: whether values of later runs may be signed with the same key. The docstring of the
+            module says what this reveals.
 
     Attributes:
-        kept: whether an earlier object has made the key.
+        kept: whether an earlier object made the key.
         public: the public key of an earlier object, with its proof; empty for a new key.
-        recent: digests of the chunks that were signed of late.
-        tags_out: whether the tags have left, so that nothing more may be signed; with `reuse`,
-            where runs do not count, always False.
+        recent: the digests of the chunks that were signed recently.
+        tags_out: whether the tags were sent, so that nothing more may be signed. It is always False
+            with `reuse`.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class KeptKey:
         self.tags_out = False
 
     def open(self, bound: Sequence[bytes], take: Callable[[list[bytes]], None]) -> bytes | None:
-        """The secret key of an earlier object that belongs to `bound`, or None.
+        """Return the secret key of an earlier object that is bound to `bound`, or None.
 
-        Without it, and unless the tags are out, a new key is due: then `begin` comes next.
+        If there is no key and the tags were not sent, the caller makes a new key and calls `begin`.
 
         Args:
-            bound: what key and tags belong to.
-            take: gets the records of own ids that are there.
+            bound: the things that the key and the tags belong to.
+            take: is called with the records of own ids that are on disk.
         """
         self._bound, self._spent = bound, None
         self.public, self.tags_out = b"", False
@@ -89,7 +90,8 @@ class KeptKey:
             return key
         if self.public and self.tags_out:
             self._secret.discard()
-            if not key:  # only now is it known that the records are of use
+            # The records were skipped above, because only now they are known to be valid.
+            if not key:
                 self._journal.close()
                 for data in self._read(bound):
                     take(cut(data, RECORD_BYTES))
@@ -98,19 +100,19 @@ class KeptKey:
         return None
 
     def begin(self, key: bytes, public: bytes) -> None:
-        """Put a new key on disk."""
+        """Write a new key to disk."""
         self._journal.append(_PUBLIC + public)
         self._secret.append(_digest_of(public) + key)
 
     def put(self, records: Sequence[bytes]) -> None:
-        """Put records of own ids on disk; what a crash takes is computed again."""
+        """Write records of own ids to disk; records that a crash destroys are computed again."""
         self._journal.append(_OWN + b"".join(records), sync=False)
 
     def signed_before(self, spent: int) -> int:
-        """Values that earlier objects signed in this run; 0 with `reuse`, where runs do not count.
+        """Return how many values earlier objects signed in this run; it is 0 with `reuse`.
 
         Args:
-            spent: what the budget has counted up to now.
+            spent: the number of values that the budget has counted up to now.
         """
         if self._spent is None or self._spent > spent:
             self._spent = spent
@@ -118,29 +120,31 @@ class KeptKey:
         return 0 if self.reuse else spent - self._spent
 
     def note_signed(self, digest: bytes) -> None:
-        """Put on disk that a chunk was counted and is signed."""
+        """Record on disk that a chunk was counted and is signed."""
         self.recent.append(digest)
         self._journal.append(_SIGNED + digest, sync=False)
 
     def note_tags_out(self) -> None:
-        """Put on disk that the tags leave, and remove the key; comes before the first one does."""
+        """Record that the tags are sent, and remove the key. Call this before the first tag is
+        sent.
+        """
         if not self.tags_out and not self.reuse:
             self.tags_out = True
             self._journal.append(_TAGS_OUT)
             self._secret.discard()
 
     def close(self) -> None:
-        """Let go of the files; they stay."""
+        """Close the files and keep them on disk."""
         self._journal.close()
         self._secret.close()
 
     def discard(self) -> None:
-        """Remove the files and with them the key: the tags are not used again."""
+        """Remove the files and with them the key, because the tags are not used again."""
         self._journal.discard()
         self._secret.discard()
 
     def _read(self, bound: Sequence[bytes]) -> Iterator[bytes]:
-        """Take in what is on disk; gives the records of own ids."""
+        """Load the state from disk, and yield the records of own ids."""
         self.recent.clear()
         for frame in self._journal.open(bound):
             kind, data = frame[:1], frame[1:]

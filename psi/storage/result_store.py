@@ -1,11 +1,11 @@
-"""What a requester keeps on disk: for a run that was interrupted, and for later ones.
+"""Keeps a requester's results on disk, for an interrupted run and for later runs.
 
 The file (`psi.storage.journal`) is bound to the signer's key, the run's domain and the own ids in
-their order. It holds tags, match proofs and a seed that blinding is drawn from, never an id: who
-can read it could claim matches under that key and unblind what was sent, as long as the signer
-answers. A signer that comes with the same key is asked for what is missing alone, by the same bytes
-as before, and has to send the same tags as before: so nothing new is learnt, and nothing counts
-twice.
+their order. It holds tags, match proofs and a seed for the blinding factors, and never an id.
+Whoever can read it could claim matches under that key, and could unblind what was sent, as long as
+the signer answers. A signer with the same key is asked only for the missing values, with the same
+bytes as before, and must send the same tags as before. So the parties learn nothing new, and
+nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from psi.hashing import stream
 from psi.storage.journal import Journal
 from psi.storage.spill import cut
 
-_DIGEST = 32  # of all tags; records are multiples of 40 bytes
+_DIGEST = 32  # bytes of the digest of all tags; frames of records are multiples of 40 bytes
 
 
 class Resume:
     """The results of one requester with one signer.
 
     Args:
-        folder: where the file lies; made if it is missing.
+        folder: the folder of the file; it is created if it is missing.
         peer: the signer's name.
         task: the task's name.
 
     Attributes:
-        known: whether the file was begun with this key, domain and ids by an earlier object.
+        known: whether an earlier object created the file with the same key, domain and ids.
         tagged: whether all tags were accepted before.
     """
 
@@ -46,7 +46,10 @@ class Resume:
         return bool(self._tags)
 
     def open(self, bound: Sequence[bytes], width: int) -> Iterator[list[bytes]]:
-        """The results of an earlier object that belong to `bound`; then `append` may be called."""
+        """Yield the results of an earlier object that are bound to `bound`.
+
+        `append` may be called after all results were read.
+        """
         self._tags = b""
         for frame in self._journal.open(bound):
             if len(frame) == _DIGEST:
@@ -56,28 +59,28 @@ class Resume:
         self.known = self._journal.known
 
     def random(self, purpose: bytes) -> RandomBytes:
-        """Random bytes that are the same for the same purpose, as long as the file is."""
+        """Return a source of random bytes that are the same for the same file and purpose."""
         return stream(self._journal.seed, purpose)
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Put results on disk, whole or not at all, before they are used."""
+        """Write results to disk atomically, before they are used."""
         self._journal.append(b"".join(records))
 
     def check_tags(self, digest: bytes) -> None:
-        """`ValueRefusedError` where other tags were accepted under this key before."""
+        """Raise `ValueRefusedError` if other tags were accepted under this key before."""
         if self._tags and not hmac.compare_digest(self._tags, digest):
-            raise ValueRefusedError("other tags came than before under the same key")
+            raise ValueRefusedError("the peer sent other tags than before under the same key")
 
     def note_tags(self, digest: bytes) -> None:
-        """Put on disk which tags were accepted."""
+        """Record on disk which tags were accepted."""
         if not self._tags:
             self._tags = digest
             self._journal.append(digest)
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Close the file and keep it on disk."""
         self._journal.close()
 
     def discard(self) -> None:
-        """Remove the file: the run is over, or is not to be continued."""
+        """Remove the file, because the run is over or will not be continued."""
         self._journal.discard()

@@ -1,9 +1,10 @@
-"""Records of one width: in memory while they are few, else in bucket files. Knows no protocol.
+"""Holds records of one width in memory while they are few, and else in bucket files.
 
-Sorting, joining and looking for repeats need only one bucket at a time in memory. A record's
-bucket follows from its first bytes: by Python's keyed hash, which a peer cannot aim at, or in
-order of the records where what comes out has to be sorted. The files have no name: nobody can
-open them, and they are gone when the run is closed or forgotten, or the program ends, even killed.
+Sorting, joining and searching for repeats then need only one bucket at a time in memory. The bucket
+of a record follows from its first bytes: either by Python's keyed hash, which a peer cannot
+predict, or in the order of the records if the output must be sorted. The files have no name, so
+nobody can open them. They are removed when the run is closed or garbage-collected, and when the
+program ends, even if it is killed. This module knows no protocol.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from psi.errors import naming
 from psi.storage.files import nameless_file
 
 BUCKET_IDS = 1_000_000
-"""Up to so many records are held in memory; beyond, buckets of about this size are on disk."""
-_KEY = 16  # bytes of a record that place it
-_MOST_BUCKETS = 100  # each is an open file, and a process may have 1,024 of those
+"""Up to this many records are held in memory; more are on disk in buckets of about this size."""
+_KEY = 16  # bytes of a record that determine its bucket
+_MOST_BUCKETS = 100  # each is an open file, of which a process may have 1,024
 
 Place = Callable[[bytes, int], int]
 
 
 def by_hash(record: bytes, buckets: int) -> int:
-    """The bucket of a record: the same for records that start with the same 16 bytes."""
+    """Return the bucket of a record; records with the same first 16 bytes share a bucket."""
     return hash(record[:_KEY]) % buckets
 
 
 def in_order(record: bytes, buckets: int) -> int:
-    """The bucket of a record whose first bytes are uniform: later buckets hold larger records."""
+    """Return the bucket of a record with uniform first bytes; later buckets hold larger records."""
     return int.from_bytes(record[:4], "big") * buckets >> 32
 
 
 class Scratch:
-    """The files of one run.
+    """The temporary files of one run.
 
     Args:
-        bucket_ids: the most records to hold in memory in one place.
-        folder: where they take room; None for the system's place for temporary files.
+        bucket_ids: the most records that one `Records` object holds in memory.
+        folder: the folder of the files; None means the system's temporary folder.
     """
 
     def __init__(
@@ -55,42 +56,43 @@ class Scratch:
         self._end = weakref.finalize(self, _close, self._files)
 
     def buckets(self, total: int) -> int:
-        """How many buckets `total` records need; 1 means: in memory."""
+        """Return how many buckets `total` records need; 1 means that they are held in memory."""
         return max(1, min(-(-total // self.bucket_ids), _MOST_BUCKETS))
 
     def open(self) -> IO[bytes]:
-        """A new empty file to write to and read back."""
-        file = nameless_file(self.folder)  # closed by `_close`, also when this object is forgotten
+        """Return a new empty file to write to and read from."""
+        file = nameless_file(self.folder)  # `_close` closes it
         self._files.append(file)
         return file
 
     def close(self) -> None:
-        """Give the room back."""
+        """Close the files, which frees their space."""
         self._end()
 
 
 def _close(files: list[IO[bytes]]) -> None:
     for file in files:
-        with contextlib.suppress(OSError):  # the disk is full: what it did not take may be dropped
+        # The disk is full, and the unwritten rest may be dropped.
+        with contextlib.suppress(OSError):
             file.close()
 
 
 class Records:
-    """Records to be read bucket by bucket."""
+    """Records that are read bucket by bucket."""
 
     def __init__(self, width: int, total: int, scratch: Scratch, place: Place = by_hash) -> None:
         self.buckets = scratch.buckets(total)
         self._width, self._place = width, place
         self._held: list[bytes] = []
         self._scratch = scratch
-        self._files: list[IO[bytes]] = []  # opened once there is something to put into them
+        self._files: list[IO[bytes]] = []  # opened with the first record
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, records: Iterable[bytes]) -> None:
-        """Take records in; they must have the announced width."""
+        """Add records, which must have the announced width."""
         if self.buckets == 1:
             self._held.extend(records)
             self._count = len(self._held)
@@ -104,7 +106,7 @@ class Records:
                 self._count += 1
 
     def read(self, bucket: int) -> list[bytes]:
-        """The records of a bucket, in the order in which they came."""
+        """Return the records of a bucket, in the order in which they were added."""
         if not self._files:
             return self._held
         file = self._files[bucket]
@@ -114,12 +116,12 @@ class Records:
         return cut(data, self._width)
 
     def forget(self, bucket: int) -> None:
-        """Give the room of a bucket back, and its open file; nothing may be added after that."""
+        """Close the file of a bucket, which frees its space. Nothing may be added after that."""
         if self._files:
             _close([self._files[bucket]])
 
     def in_buckets(self) -> Iterator[list[bytes]]:
-        """All records, bucket by bucket."""
+        """Return all records, bucket by bucket."""
         return map(self.read, range(self.buckets))
 
     def close(self) -> None:
@@ -129,9 +131,9 @@ class Records:
 
 
 class Distinct:
-    """Keys of 16 bytes, none of which may come twice.
+    """A set of 16-byte keys, none of which may be added twice.
 
-    In memory a repeat is found at once, on disk when the buckets are read.
+    In memory, a repeat is found at once; on disk, it is found when the buckets are read.
     """
 
     def __init__(self, total: int, scratch: Scratch) -> None:
@@ -142,7 +144,7 @@ class Distinct:
         return len(self._records) if self._seen is None else len(self._seen)
 
     def add(self, keys: list[bytes]) -> bool:
-        """Take keys in, all or none; False if it is known that one is a repeat."""
+        """Add all keys or none; return False if one is known to be a repeat."""
         if self._seen is None:
             fine = len(set(keys)) == len(keys)
             if fine:
@@ -155,7 +157,7 @@ class Distinct:
         return True
 
     def read(self, bucket: int) -> set[bytes] | None:
-        """The keys of a bucket, or None if one came twice."""
+        """Return the keys of a bucket, or None if one was added twice."""
         if self._seen is not None:
             return self._seen
         keys = self._records.read(bucket)
@@ -167,7 +169,7 @@ class Distinct:
         self._records.forget(bucket)
 
     def repeated(self) -> bool:
-        """Whether any key came twice: reads all buckets."""
+        """Read all buckets, and return whether any key was added twice."""
         return any(self.read(bucket) is None for bucket in range(self._records.buckets))
 
     def close(self) -> None:
@@ -177,5 +179,5 @@ class Distinct:
 
 
 def cut(data: bytes, width: int) -> list[bytes]:
-    """The pieces of `width` bytes."""
+    """Cut the data into pieces of `width` bytes."""
     return [data[at : at + width] for at in range(0, len(data), width)]

@@ -446,7 +446,7 @@ def test_mail_that_nobody_takes_is_bounded() -> None:
     peer.put(Mail(m.Bye(), bytearray(held - 512)))
     assert peer.decoder.feed(b"".join(map(bytes, encode(greeting)))) is not None
     peer.put(Mail(m.Bye(), bytearray(0)))
-    with pytest.raises(e.RemoteProtocolError, match="more mail than may wait"):
+    with pytest.raises(e.RemoteProtocolError, match="more messages than may wait"):
         peer.decoder.feed(b"".join(map(bytes, encode(greeting))))
     peer.pop()
     peer.decoder = Peer("a visitor", Silent(), Role.HOST, 0.0).decoder

@@ -118,7 +118,7 @@ def test_one_buffer_for_all_batches(steps: int, trains: bool, tmp_path: Path) ->
 
 
 def test_torch_memory_that_is_used_again_too_early_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="give each its own memory"):
+    with pytest.raises(RuntimeError, match="give each batch its own memory"):
         outcome(tmp_path, "torch", 2, trains=True)
 
 

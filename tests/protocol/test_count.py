@@ -12,6 +12,7 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    PredictPlan,
     PsiKey,
     PsiTagged,
     SplitPlan,
@@ -53,8 +54,8 @@ def test_an_honest_count() -> None:
         (MET, Line(H, CountBegin(5), 1), "payload"),
         (COUNTING[:3], Line(C, CountReady(101)), "out of range"),
         (COUNTING, points(CountBlinded(6)), "more than announced"),
-        (COUNTING, Line(H, CountBlinded(2), 63), "not as many|wrong size"),
-        (COUNTING, Line(H, CountBlinded(0), 0), "not as many"),
+        (COUNTING, Line(H, CountBlinded(2), 63), "wrong size"),
+        (COUNTING, Line(H, CountBlinded(0), 0), "no value"),
         (COUNTING, points(CountRaised(5)), "before all values"),
         (COUNTING, Line(C, PsiTagged(10)), "too much"),
         (ASKED, points(CountRaised(6)), "more than were asked"),
@@ -68,12 +69,12 @@ def test_an_honest_count() -> None:
             Line(H, SplitPlan(bytes(32), bytes(32), 2, 1)),
             "tr",
         ),
+        (COUNTED, Line(H, PredictPlan(bytes(16), 3, "last", 0, bytes(32))), "not a prediction"),
         (COUNTED, finish(1), "rounds"),
     ],
 )
 def test_what_is_refused(before: tuple[Line, ...], line: Line, why: str) -> None:
-    said = Link(*before).refuses(line)
-    assert any(each in said for each in why.split("|")), said
+    assert why in Link(*before).refuses(line)
 
 
 def test_both_lists_may_wait() -> None:
@@ -90,10 +91,9 @@ def test_counts_are_of_one_id_up_to_the_limit(count: int) -> None:
     assert link.state is State.PSI_COUNT_ASKED
 
 
-@pytest.mark.parametrize(("values", "size"), [(1, 31), (1, 33), (1, 64), (2, 32), (2, 65), (0, 32)])
+@pytest.mark.parametrize(("values", "size"), [(1, 31), (1, 33), (1, 64), (2, 32), (2, 65)])
 def test_a_chunk_has_32_bytes_for_each_value(values: int, size: int) -> None:
-    why = Link(*COUNTING).refuses(Line(H, CountBlinded(values), size))
-    assert "not as many values" in why or "wrong size" in why
+    assert "wrong size" in Link(*COUNTING).refuses(Line(H, CountBlinded(values), size))
 
 
 def test_a_chunk_is_a_frame_at_most() -> None:

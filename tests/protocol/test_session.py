@@ -148,6 +148,23 @@ def test_a_task_that_only_intersects_ids() -> None:
     assert not set(passed) & {State.SPLIT_PROPOSED, State.READY, State.TRAIN, State.TEST}
 
 
+def test_ids_are_intersected_by_each_key_of_the_plan() -> None:
+    keyed = msgspec.structs.replace(ANNOUNCED, id_keys=2)
+    link = Link(hello(), welcome(keyed), *SIGNING, *MATCHING)
+    passed = [link.state]
+    for early in (SPLIT_PLAN, parts(1)):
+        link.refuses(early)
+    link.say(*SIGNING)
+    link.say(*MATCHING)
+    passed.append(link.state)
+    link.refuses(SIGNING[0])  # a third key
+    link.say(parts(6))  # of both keys together
+    assert "more than were matched" in link.refuses(parts(1))
+    link.say(SPLIT_PLAN, ACCEPTED)
+    passed.append(link.state)
+    assert passed == [State.PSI, State.SPLIT, State.READY]
+
+
 def test_the_host_announces_the_parts_of_all_matched_ids() -> None:
     link = Link(hello(), welcome(ANNOUNCED), *SIGNING, *MATCHING)
     assert "before the parts of all ids" in link.refuses(SPLIT_PLAN)

@@ -124,7 +124,9 @@ def test_a_round_that_has_ended_does_not_go_on() -> None:
     plan = msgspec.structs.replace(IN_LEGS, checkpoint_batches=1)
     link = prepared(plan)
     link.say(begin_train(1), features(0), end(1), done(0), keep(1, 1), kept(1, 1), round_end(1))
+    assert "out of turn" in link.refuses(keep(1, 1))
     link.say(kept(1))
+    assert "the round has ended" in link.refuses(keep(1, 1)), "else it could go on from there"
     assert "not the next" in link.refuses(go_on(1, 1))
     assert "not the next" in link.refuses(go_on(2, 1))
     link.say(begin_train(2))

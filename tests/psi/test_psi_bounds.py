@@ -23,7 +23,7 @@ from psi import (
     ValueRefusedError,
 )
 from psi.ecdh.group import POINT_BYTES
-from psi.signing import MAX_CHUNK, RESIGN_VALUES
+from psi.signing import MAX_CHUNK
 from tests.psi.ecdh_helpers import requester, signer
 
 A, B = list("abcdefgh"), list("hgfexyz")
@@ -187,6 +187,18 @@ def fresh(signing: Any, count: int) -> bytes:
     return bytes(chunk)
 
 
+def test_without_a_limit_of_their_own_so_many_may_be_asked() -> None:
+    with signer(B) as signing:
+        with pytest.raises(LimitError, match="allowed: 10000000"):
+            signing.begin(10_000_001)
+        signing.begin(10_000_000)
+
+
+def test_nobody_has_what_was_not_signed() -> None:
+    with signer(B) as signing, pytest.raises(CountError, match="has 1 of 0 signed values"):
+        signing.begin(8, 1)
+
+
 def test_no_value_more_is_signed_than_announced() -> None:
     with signer(B) as signing:
         signing.begin(7)
@@ -237,11 +249,11 @@ def test_a_lost_answer_comes_again_and_counts_once(tmp_path: Path) -> None:
 
 def test_so_many_other_values_are_signed_again_and_no_more() -> None:
     with signer(B) as signing:
-        signing.begin(2 * RESIGN_VALUES)
-        signing._signed_in_all = RESIGN_VALUES + 1
-        signing.resume(1)
-        with pytest.raises(BudgetError, match=f"{RESIGN_VALUES + 1} values to sign again"):
-            signing.resume(0)
+        signing.begin(2 * 16_384)
+        signing._signed_in_all = 16_384 + 2
+        signing.resume(2)
+        with pytest.raises(BudgetError, match="16385 values to sign again; 16384 are allowed"):
+            signing.resume(1)
 
 
 @pytest.mark.parametrize("spent", [0, 3])

@@ -174,9 +174,9 @@ def test_a_restarted_signer_signs_again_only_so_much(tmp_path: Path) -> None:
     with signer("ecdh", tmp_path) as signing:
         signing.begin(50_000)
     budget.spend(20_000, 10**6)  # as if so many had been signed and the process killed
-    for done in (20_001, -1):
+    for count, done in ((50_000, 20_001), (50_000, -1), (0, 1)):
         with signer("ecdh", tmp_path) as again, pytest.raises(CountError):
-            again.begin(50_000, done)
+            again.begin(count, done)
     with signer("ecdh", tmp_path) as again, pytest.raises(BudgetError, match="sign again"):
         again.begin(50_000, 20_000 - RESIGN_VALUES - 1)
     with signer("ecdh", tmp_path) as again:

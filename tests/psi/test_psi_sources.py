@@ -63,6 +63,8 @@ def test_on_disk_as_in_memory(
     asking.close()
     signing.close()
     assert all(file.closed for each in (asking, signing) for file in each._scratch._files)
+    if not on_disk:
+        assert not any(each.read(0) for each in (signing._own_tags, signing._own_matches))
 
 
 def rsa_cut(data: bytes) -> list[bytes]:
@@ -268,6 +270,7 @@ def test_files_are_open_no_longer_than_needed(tmp_path: Path) -> None:
     assert in_use() == own + 10
     assert asking.intersection() == [str(number) for number in range(60)]
     assert in_use() == own + 5  # the matches
+    assert [len(bucket) for bucket in asking._found.in_buckets()] == [18, 18, 18, 6, 0]
     assert len(b"".join(asking.proofs(asking.intersection()))) == 16 * 60
 
 

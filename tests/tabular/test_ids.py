@@ -210,3 +210,28 @@ def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
         IdIndex(twice, "id")
     with pytest.raises(IdError, match=r"table.csv has no id in column 'id'|missing"):
         IdIndex(table(tmp_path, "id,x\n,1\n,2\n"), "id")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["00417", "417"], "zeros in front"),
+        (["A1", "1.0E+05", "B2"], "1.0E+05"),
+        (["A1", "17.0", "B2"], "123.0"),
+        (["+86 138 1234 5678", "A1"], "phone numbers"),
+        (["(020) 1234-5678", "A1"], "phone numbers"),
+        (["138 1234 5678", "A1"], "phone numbers"),
+        (["Ann@x.com", "A1"], "e-mail addresses"),
+        (["2024-12-31", "A1"], "dates"),
+        (["31/12/2024", "A1"], "dates"),
+        ([" A1", "A2"], "spaces"),
+        (["Aa", "B"], "upper and lower"),
+        (["13812345678", "A1", "2024-00017", "12-34"], ""),
+    ],
+)
+def test_what_looks_wrong_with_ids(cells: list[str], said: str, tmp_path: Path) -> None:
+    source = table(tmp_path, "id,x\n" + "".join(f'"{cell}",1\n' for cell in cells))
+    notes = read_ids(source, "id").notes
+    assert len(notes) == bool(said)
+    assert all(said in each for each in notes)
+    assert not any(cell in note for cell in cells for note in notes if cell not in ("1.0E+05",))

@@ -269,8 +269,8 @@ def test_a_tracker_that_fails_ends_no_run(tmp_path: Path, caplog: pytest.LogCapt
     assert notes.seen[-1] == "end None"
     assert sum(isinstance(each, RoundEnded) for each in notes.seen) == 3
     assert [each.getMessage() for each in caplog.records if "callback" in each.getMessage()] == [
-        "alice: a callback raised (RuntimeError at test_trackers.py:"
-        f"{Broken.begin.__code__.co_firstlineno + 1}) and is left out from here on"
+        "alice: a callback raised an error (RuntimeError at test_trackers.py:"
+        f"{Broken.begin.__code__.co_firstlineno + 1}) and is not called again"
     ]
 
 

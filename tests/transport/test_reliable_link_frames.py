@@ -87,7 +87,7 @@ def test_after_a_cut_it_goes_on_behind_what_the_peer_has() -> None:
 def test_whoever_connects_sends_before_the_welcome_on_a_first_connection_alone() -> None:
     link = Link(0.0)
     link.put([b"a"])
-    assert said(link) == []
+    assert (link.greeted, said(link)) == (False, [])
     assert link.hello(TOKEN) == Hello(TOKEN, False, 0, 0).encode()
     assert said(link) == [packet(1, 0, 0, b"a")]
     assert (link.confirmed, link.greeted) == (False, False)
@@ -106,6 +106,15 @@ def test_an_acknowledgement_is_said_by_itself_after_so_many_frames() -> None:
         link.feed(packet(number, 0, 0, b"x"), 0.0)
         link.take()
         assert said(link) == ([packet(1, number)] if number % ACK_EVERY == 0 else [])
+
+
+def test_whoever_took_many_frames_at_once_says_so_at_once() -> None:
+    """Else a sender with a full window would stand still until the next beat."""
+    link = listening()
+    for number in range(1, WINDOW + 1):
+        link.feed(packet(number, 0, 0, b"x"), 0.0)
+        link.take()
+    assert said(link) == [packet(1, WINDOW)]
 
 
 @pytest.mark.parametrize("late", [0.0, 0.5, 100.0])

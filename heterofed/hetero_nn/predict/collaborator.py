@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from heterofed.compute.alignment import check_ids, keyed_digest
+from heterofed.compute.alignment import SortedIdSet, check_ids, keyed_digest
 from heterofed.errors import (
     ConfigError,
     HeteroFedError,
@@ -172,7 +172,12 @@ class Serving(BesideTask, CollaboratorHalfTask):
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
-                run, host, self._ids, max_peer_ids=self._max_ids_per_day, predicts=True
+                run,
+                host,
+                self._ids,
+                self._further_ids,
+                max_peer_ids=self._max_ids_per_day,
+                predicts=True,
             )
         )
         self._agree(run, host, ids)
@@ -187,6 +192,11 @@ class Serving(BesideTask, CollaboratorHalfTask):
         self.rows = run.result.ids = len(ids)
         with party.in_phase("finish"):
             party.leave(host)
+
+    def _further_ids(self, common: SortedIdSet, key: int) -> list[str]:
+        """Ids by a further key, of those rows that may be predicted."""
+        ids = self.half.further_ids(common, key)
+        return ids if self._allowed is None else sorted(self._allowed.intersection(ids))
 
     def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         """Compare what the Host means to predict; count and log the rows before any is computed."""

@@ -32,7 +32,7 @@ from heterofed.hetero_nn.predict.rows import (
     rows_in,
     who_had,
 )
-from heterofed.intersection.host import match_each
+from heterofed.intersection.host import match_by_keys, match_each
 from heterofed.protocol import messages as msg
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.artifacts import Trained, Which, trained_here
@@ -119,6 +119,11 @@ class Prediction(BesideTask, HostHalfTask):
             raise ConfigError(f"missing_party={self._missing!r}: give 'error', 'mean' or 'zero'")
         if not predicts(type(self.owner)):
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
+        if self.settings.id_keys > 1 and (self._asked is not None or self._missing != "error"):
+            raise ConfigError(
+                "rows are matched by several keys: predict all rows of a table that has those that"
+                " you want, without ids and without missing_party"
+            )
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(
@@ -182,8 +187,7 @@ class Prediction(BesideTask, HostHalfTask):
         party = run.party
         matched, ids = self._match(run), self._ids
         if self._missing == "error":
-            common = set(ids).intersection(*matched.values())
-            ids = [each for each in ids if each in common]
+            ids = sorted(set.intersection(*matched.values())) if matched else []
         run.result.ids = len(ids)
         present = {name: np.array([each in has for each in ids]) for name, has in matched.items()}
         self._agree(run, ids, present)
@@ -222,6 +226,8 @@ class Prediction(BesideTask, HostHalfTask):
         """
         if not self._ids:
             return {}
+        if run.plan.id_keys > 1:
+            return match_by_keys(run, self._ids, self.half.further_ids)
         matched = match_each(run, self._ids, only_common=self._missing == "error")
         if self._missing == "error" and self._asked is not None:
             least, at = min((len(has), name) for name, has in matched.items())

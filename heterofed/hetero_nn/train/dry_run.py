@@ -58,8 +58,8 @@ class HostDryRun(BesideTask, HostHalfTask):
 
     def perform(self, run: Run) -> None:
         """One batch of each kind, from the first phase after the join to the finish."""
-        party = run.party
-        split_as_host(self.half, intersect_as_host(run, _prepared(self.half)))
+        party, ids = run.party, _prepared(self.half)
+        split_as_host(self.half, intersect_as_host(run, ids, self.half.further_ids))
         run.round = 1
         began = party.clock()
         self.loop.train_a_leg(0, Probe(), most=1)
@@ -103,7 +103,8 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
         party, most = run.party, self.settings.max_peer_ids
         (host,) = party.peers.values()
         ids = _prepared(self.half)
-        common = intersect_as_collaborator(run, host, ids, max_peer_ids=most)
+        further = self.half.further_ids
+        common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
         split_as_collaborator(self.half, host, common)
         self.half.models.check_trains()  # where they are made after the split
         run.round = 1

@@ -102,7 +102,7 @@ class HostTraining(_Training, HostHalfTask):
 
     def _agree_on_ids(self, run: Run) -> None:
         ids = self.keeping.prepare()
-        common = intersect_as_host(run, ids)
+        common = intersect_as_host(run, ids, self.half.further_ids)
         split_as_host(self.half, common, lambda: self.keeping.keep_split(len(common)))
 
     def _train_a_round(self, run: Run) -> float | None:
@@ -213,8 +213,8 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
 
     def _agree_on_ids(self, run: Run, host: Peer) -> None:
         ids = self.keeping.prepare()
-        most = self.settings.max_peer_ids
-        common = intersect_as_collaborator(run, host, ids, max_peer_ids=most)
+        most, further = self.settings.max_peer_ids, self.half.further_ids
+        common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
         split_as_collaborator(self.half, host, common, lambda: self.keeping.keep_split(len(common)))
 
     def _count_rounds(self, run: Run, host: Peer, first: int) -> None:

@@ -8,7 +8,18 @@ of messages or models.
 
 from heterofed.tabular.ids.advice import overlap_advice
 from heterofed.tabular.ids.index import IdIndex
+from heterofed.tabular.ids.keys import RowKeys, key_of, unmarked
 from heterofed.tabular.ids.recipe import IdRecipe
 from heterofed.tabular.ids.table_ids import Duplicates, TableIds, read_ids
 
-__all__ = ["Duplicates", "IdIndex", "IdRecipe", "TableIds", "overlap_advice", "read_ids"]
+__all__ = [
+    "Duplicates",
+    "IdIndex",
+    "IdRecipe",
+    "RowKeys",
+    "TableIds",
+    "key_of",
+    "overlap_advice",
+    "read_ids",
+    "unmarked",
+]

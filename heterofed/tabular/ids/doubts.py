@@ -1,4 +1,6 @@
-"""What looks wrong with ids, though each by itself could be one: zeros, exponents, spaces, case."""
+"""What looks wrong with ids, though each by itself could be one: zeros, exponents, spaces, case,
+and ids that are phone numbers, e-mail addresses or dates, of which there is more than one form.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,9 @@ from heterofed.tabular.ids.writing import EXPONENT
 
 _FRACTION = re.compile(r"[-+]?\d+\.0+")
 _PADDED = re.compile(r"0\d+")
+_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+_PHONE = re.compile(r"[+(\d][\d\s().\-/]{5,28}\d")
+_EMAIL = re.compile(r"(mailto:)?[^@\s]+@[^@\s]+\.[^@\s]+", re.IGNORECASE)
 
 
 class Doubts:
@@ -27,7 +32,8 @@ class Doubts:
         self._as_text = [part.type == "text" for part in parts]
         self._exponent: tuple[int, int] | None = None
         self._exponents = self._fractions = self._padded = 0
-        self._spaces = self._wide = self._upper = self._lower = self._numbers = 0
+        self._spaces = self._upper = self._lower = self._numbers = 0
+        self._phones = self._emails = self._dates = 0
 
     def look(self, row: int, at: int, cell: str) -> None:
         """Count one cell."""
@@ -42,10 +48,22 @@ class Doubts:
                 self._fractions += 1
             elif _PADDED.fullmatch(cell):
                 self._padded += 1
+        self._look_at_form(cell.strip())
         self._spaces += cell != cell.strip()
-        self._wide += not cell.isascii()
         self._upper += cell != cell.lower()
         self._lower += cell != cell.upper()
+
+    def _look_at_form(self, cell: str) -> None:
+        """Count what is written in one of several forms; plain digits may be anything."""
+        if cell.isdigit() or cell.isalpha():
+            return
+        if "@" in cell:
+            self._emails += _EMAIL.fullmatch(cell) is not None
+        elif _DATE.fullmatch(cell):
+            self._dates += 1
+        elif _PHONE.fullmatch(cell):
+            digits = sum(map(str.isdigit, cell))
+            self._phones += 7 <= digits <= 15 and (cell[0] in "+(" or digits >= 10)
 
     def check(self, rows: int) -> None:
         """Refuse ids that have lost digits.
@@ -72,8 +90,18 @@ class Doubts:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What to tell a person, and the recipe that would help."""
+        """What to tell a person, and the recipe that would help; no id, and no name of a column."""
         found = []
+        if self._exponents:
+            found.append(
+                f"{self._exponents} ids are written like 1.0E+05: a spreadsheet may have dropped"
+                " their last digits; export that column as text"
+            )
+        if self._fractions:
+            found.append(
+                f"{self._fractions} ids are written like 123.0: whole numbers that were read as"
+                " fractions; the recipe integer drops the .0"
+            )
         if self._padded:
             found.append(
                 f"{self._padded} ids have zeros in front (00123): a party that keeps them as"
@@ -81,6 +109,15 @@ class Doubts:
             )
         if self._spaces:
             found.append(f"{self._spaces} ids have spaces around them; the recipe text drops them")
-        if self._upper and self._lower:
+        found += [
+            f"{count} ids look like {what}; the recipe {recipe} makes all forms of one the same"
+            for count, what, recipe in (
+                (self._phones, "phone numbers", "phone:CN (with your country)"),
+                (self._emails, "e-mail addresses", "email"),
+                (self._dates, "dates", "date (or date:dmy, date:mdy)"),
+            )
+            if count
+        ]
+        if self._upper and self._lower and not self._emails:
             found.append("ids have upper and lower case: where case means nothing, use text:lower")
         return tuple(found)

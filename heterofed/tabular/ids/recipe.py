@@ -76,6 +76,11 @@ class IdRecipe:
         keys = tuple(tuple(map(_part, key.split("+"))) for key in body.split(";"))
         if len(keys) > MAX_KEYS or any(len(key) > MAX_PARTS for key in keys):
             raise ConfigError(f"id recipe: at most {MAX_KEYS} keys of {MAX_PARTS} columns each")
+        if len(keys) > 1 and repeats > 1:
+            raise ConfigError(
+                "id recipe: several keys match each row once; *n, many rows of one id, goes with"
+                " one key"
+            )
         return cls(keys, repeats)
 
     @classmethod

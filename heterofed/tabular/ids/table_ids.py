@@ -66,6 +66,7 @@ def read_ids(
     duplicates: Duplicates = "error",
     offer_repeats: bool = False,
     key: int = 0,
+    may_be_empty: bool = False,
 ) -> TableIds:
     """Read the ids of a table as the recipe writes them.
 
@@ -78,6 +79,7 @@ def read_ids(
         offer_repeats: at a Collaborator, whether each row stands for all `recipe.repeats` rows that
             the Host may have of its id.
         key: which key of the recipe; rows without it are left out where the recipe has more keys.
+        may_be_empty: whether it is no error where no row has that key.
 
     Raises:
         ConfigError: there are more or fewer columns than parts.
@@ -90,7 +92,9 @@ def read_ids(
     recipe = recipe or IdRecipe.of_columns(len(names))
     source.must_have(names)
     chosen = recipe.by_key(names)[key]
-    written = _Written(source, chosen, recipe.keys[key], may_lack=len(recipe.keys) > 1)
+    written = _Written(
+        source, chosen, recipe.keys[key], may_lack=len(recipe.keys) > 1, may_be_empty=may_be_empty
+    )
     ids, rows = written.all()
     kept = _without_duplicates(ids, duplicates, source.name, recipe.repeats)
     found = [ids[at] for at in kept.at] if kept.ids is None else kept.ids
@@ -122,9 +126,16 @@ class _Written:
     """The ids of one key, row by row."""
 
     def __init__(
-        self, source: Source, columns: list[str], parts: tuple[Part, ...], *, may_lack: bool
+        self,
+        source: Source,
+        columns: list[str],
+        parts: tuple[Part, ...],
+        *,
+        may_lack: bool,
+        may_be_empty: bool = False,
     ) -> None:
         self._source, self._columns, self._may_lack = source.as_written(), columns, may_lack
+        self._may_be_empty = may_be_empty
         self._writers = [part.writer for part in parts]
         self.doubts = Doubts(source.name, columns, parts)
 
@@ -158,7 +169,7 @@ class _Written:
             start += len(frame)
             count += len(ids)
             yield ids, rows
-        if not count:
+        if not count and not self._may_be_empty:
             raise IdError(f"{self._source.name} has no id in column {self._columns[0]!r}")
         self.doubts.check(count)
 

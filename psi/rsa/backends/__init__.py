@@ -1,15 +1,16 @@
-"""Raising to the secret exponent d, the one operation that must not leak through time.
+"""Raises values to the secret exponent d, the one operation that must not leak through timing.
 
-Two ways, with the same bytes as result:
+Two backends compute the same bytes:
 
-    openssl   libcrypto's raw RSA: constant-time, blinded, fastest. Used where it is found.
-    gmpy2     CRT with GMP's constant-time exponentiation and base blinding; about four times
-              slower; works wherever this package can be installed.
+    openssl   libcrypto's raw RSA, which is constant-time, blinded and the fastest. It is used
+              if it is found.
+    gmpy2     the Chinese remainder theorem (CRT) with GMP's constant-time exponentiation and
+              base blinding. It is about four times slower and always available.
 
-Either may run behind an executor, where `psi.rsa.backends.elsewhere` opens it.
+`psi.rsa.backends.elsewhere` runs either of them through an executor.
 
-Callers check every result against the public exponent themselves (`psi.rsa.keys`): libcrypto also
-does so inside its CRT code, but that is not in its documented contract.
+Callers check every result against the public exponent (`psi.rsa.keys`). libcrypto does so too in
+its CRT code, but its documentation does not promise it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ __all__ = ["Backend", "open_backend", "open_here"]
 
 
 def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) -> Backend:
-    """The best backend on this machine, or the named one (ValueError if it is not there).
+    """Return the best backend of this machine, or the named one.
 
-    With an executor the private operations run there, and the name is still this machine's.
+    With an executor, the private operations run there; the name is that of this machine's backend.
+
+    Raises:
+        ValueError: there is no backend of this name on this machine.
     """
     here = open_here(key, workers.count, name)
     if not workers.elsewhere:

@@ -1,7 +1,7 @@
-"""Private operations through an executor: the key travels there. Knows nothing of PSI.
+"""Runs the private operations through an executor, to which the secret key is sent.
 
-Each worker process keeps the last key it was sent, parsed, until another one comes or it ends.
-Give a run an executor only where every machine behind it may see the key of the run.
+Each worker process caches the parsed form of the last key that it received. Use an executor only if
+every machine behind it may see the key of the run. This module knows nothing of PSI.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class ExecutorBackend:
-    """Sends each chunk to the executor; the results are the same bytes."""
+    """Sends each chunk to the executor, which returns the same bytes as a local backend."""
 
     def __init__(self, key: RSAPrivateKey, workers: Workers, here: Backend) -> None:
         self._der: bytes | None = to_der(key)
         self._workers, self.name = workers, here.name
-        self._there = here.name if here.name == "gmpy2" else None  # else the best one there
+        self._there = here.name if here.name == "gmpy2" else None  # None: the worker's best one
         here.close()
 
     def power_d(self, chunk: bytes) -> bytes:
@@ -35,12 +35,12 @@ class ExecutorBackend:
         return self._workers.call(power_d, self._der, self._there, chunk)
 
     def close(self) -> None:
-        """Forget the key here; a worker forgets it when it ends or gets another."""
+        """Forget the key here. A worker forgets it when it ends or receives another key."""
         self._der = None
 
 
 def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
-    """What a worker does: x^d for each value in the chunk."""
+    """Return x^d for each value in the chunk; this function runs in the worker."""
     return _backend(der, name).power_d(chunk)
 
 

@@ -1,4 +1,4 @@
-"""An RSA private key as bytes, and back. Knows nothing of PSI."""
+"""Encodes an RSA private key as bytes and decodes it; this module knows nothing of PSI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def to_der(key: RSAPrivateKey) -> bytes:
-    """The key as PKCS #1 in DER, not encrypted."""
+    """Return the key as unencrypted PKCS #1 in DER."""
     from cryptography.hazmat.primitives import serialization
 
     return key.private_bytes(
@@ -20,11 +20,11 @@ def to_der(key: RSAPrivateKey) -> bytes:
 
 
 def from_der(der: bytes) -> RSAPrivateKey:
-    """The opposite of `to_der`."""
+    """Return the key that `to_der` encoded."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     key = serialization.load_der_private_key(der, None)
     if not isinstance(key, RSAPrivateKey):
-        raise TypeError("not an RSA key")
+        raise TypeError("the bytes are not an RSA key")
     return key

@@ -1,9 +1,10 @@
-"""The secret exponent through gmpy2, where libcrypto is not found. Knows nothing of PSI.
+"""Raises values to the secret exponent with gmpy2, for machines without libcrypto.
 
-Plain `powmod` leaks its exponent through time and cache, so this uses GMP's `mpz_powm_sec`
-(same instructions and memory accesses for all exponents of one size). The reductions and the
-recombination around it are not constant-time, so each base is first multiplied by r^e for a
-secret r, and the result by 1/r: what an observer may time is unrelated to what the peer sent.
+Plain `powmod` leaks its exponent through timing and caches. This module uses GMP's `mpz_powm_sec`,
+which has the same instructions and memory accesses for all exponents of one size. The reductions
+and the recombination around it are not constant-time. Therefore each base is first multiplied by
+r^e for a secret r, and the result by 1/r, so that no timing depends on the values that the peer
+sent. This module knows nothing of PSI.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from psi.errors import StateError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-_FRESH_AFTER = 32  # operations with one r, squared in between; libcrypto does the same
+_FRESH_AFTER = 32  # operations before r is drawn anew; it is squared in between, as libcrypto does
 
 
 class GMPBackend:
-    """CRT by `powmod_sec`, blinded."""
+    """Computes x^d by the Chinese remainder theorem with blinded bases and `powmod_sec`."""
 
     name = "gmpy2"
 
@@ -59,6 +60,6 @@ class GMPBackend:
         return of_q + q * ((of_p - of_q) * self._q_inverse % p)
 
     def close(self) -> None:
-        """Drop the numbers; Python cannot wipe them, but nothing here refers to them any more."""
+        """Drop the references to the secret numbers; Python cannot overwrite them in memory."""
         self._closed = True
         self._p = self._q = self._dp = self._dq = self._q_inverse = mpz(0)

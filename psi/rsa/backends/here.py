@@ -1,4 +1,4 @@
-"""The backends of this process, and what each of them can do."""
+"""Defines what a backend can do, and opens the backends of this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Holds one private key until `close`. Safe to call from several threads."""
+    """Holds one private key until `close`. Several threads may call it."""
 
     name: str
 
     def power_d(self, chunk: bytes) -> bytes:
-        """x^d mod n for each value in `chunk`, all of n's width; each must lie in [0, n)."""
+        """Return x^d mod n for each value in `chunk`; each has as many bytes as n and is
+        below n.
+        """
 
     def close(self) -> None:
         """Forget the key."""
 
 
 def open_here(key: RSAPrivateKey, workers: int, name: str | None = None) -> Backend:
-    """The best backend of this process, or the named one (ValueError if it is not there)."""
+    """Return the best backend of this process, or the named one.
+
+    Raises:
+        ValueError: there is no backend of this name on this machine.
+    """
     if name in (None, "openssl"):
         library = openssl.find_library()
         if library is not None:

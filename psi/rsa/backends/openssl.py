@@ -1,12 +1,14 @@
-"""The secret exponent through OpenSSL's libcrypto, called by ctypes. Knows nothing of PSI.
+"""Raises values to the secret exponent with OpenSSL's libcrypto, which is called through ctypes.
 
-`cryptography` offers no unpadded RSA, rightly; a blind signature needs exactly that. So this
-calls EVP_PKEY_decrypt with padding mode "none": x^d mod n by CRT, constant-time exponentiation,
-base blinding on. ctypes releases the interpreter lock around each call, so threads scale. Each
-thread borrows a key object of its own: sharing one costs about 20 % in its blinding lock.
+The package `cryptography` rightly does not offer unpadded RSA, but a blind signature needs it. This
+module calls EVP_PKEY_decrypt with the padding mode "none", which computes x^d mod n by the Chinese
+remainder theorem with constant-time exponentiation and base blinding. ctypes releases the
+interpreter lock during each call, so threads run in parallel. Each thread borrows its own key
+object, because a shared one would cost about 20 % in its blinding lock.
 
-The library is the one that Python's own `ssl` is linked to, else what the system's loader finds.
-Look-alikes (LibreSSL, BoringSSL) are not used: we have not checked what they promise.
+The library is the one that Python's `ssl` module is linked to, or else the one that the system's
+loader finds. LibreSSL and BoringSSL are not used, because their guarantees have not been checked.
+This module knows nothing of PSI.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def find_library() -> ctypes.CDLL | None:
 
 
 def _candidates() -> Iterator[str]:
-    # Symbols of a library are also found through a module that is linked to it.
+    # The symbols of a library can also be looked up through a module that is linked to it.
     for module in ("_ssl", "_hashlib"):
         spec = find_spec(module)
         if spec is not None and spec.has_location and spec.origin is not None:
@@ -77,7 +79,7 @@ def _candidates() -> Iterator[str]:
 
 
 class _Key:
-    """One parsed key with its operation context; libcrypto wipes both when they are freed."""
+    """One parsed key with its operation context; libcrypto overwrites both when they are freed."""
 
     def __init__(self, library: ctypes.CDLL, der: bytes) -> None:
         self._library = library
@@ -115,7 +117,7 @@ class _Key:
 
 
 class OpenSSLBackend:
-    """As many key objects as threads; a call borrows one, and waits while all are lent."""
+    """Holds one key object per thread; a call borrows one, and waits if all are in use."""
 
     name = "openssl"
 
@@ -138,7 +140,7 @@ class OpenSSLBackend:
             self._idle.put(key)
 
     def close(self) -> None:
-        """Wait for calls in progress, then free all key objects; later calls are refused."""
+        """Wait for the calls in progress, then free all key objects. Later calls are refused."""
         for _ in range(self._workers):
             self._idle.get()
         self._workers = 0
