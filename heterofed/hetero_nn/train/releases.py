@@ -14,8 +14,8 @@ from heterofed.privacy.accountant import composed_epsilon
 from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
-from heterofed.privacy.ledger import Cost, Shared, Totals
 from heterofed.privacy.passes import Pass
+from heterofed.privacy.release_costs import NOTHING_SHARED, Cost, Shared, Totals
 from heterofed.runs.run import Run
 from heterofed.runs.settings import ReleaseLimits
 
@@ -118,7 +118,7 @@ class Releases:
             ids = whole  # the same, in the order that the ledger knows
         draw = self._weights.draw(steps) if self._weights and steps else None
         shared = Shared(draw, self._shared())
-        if cost == Cost() and shared == Shared():
+        if cost == Cost() and shared == NOTHING_SHARED:
             return  # a round at whose end nobody gets anything
         ledger = self._run.opened_ledger()
         ledger.charge(passing.kind, ids, cost, shared, self._check)
