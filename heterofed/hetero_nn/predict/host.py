@@ -19,7 +19,7 @@ from torch import Tensor
 from heterofed.compute.alignment import check_ids, keyed_digest
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
-from heterofed.data.table import need_pandas
+from heterofed.data.frames import need_pandas
 from heterofed.errors import ConfigError, MissingIdsError, MissingPartyError, RowCountError
 from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers
 from heterofed.hetero_nn.half_task import HostHalfTask
