@@ -1,4 +1,4 @@
-"""How hooks are called: their arguments, checked against what users define before a run begins."""
+"""Calls hooks, and checks their arguments before a run begins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GENERATORS = (
     "load_local_ids",
     "load_predict_ids",
 )
-"""Hooks that may yield."""
+"""The hooks that may be generators."""
 
 BY_NAME = ("test",)
 """Hooks that are called with these names, where they take them."""
@@ -58,9 +58,9 @@ class HookCalls:
     """The hooks of one user's object, as they are called within one run.
 
     Args:
-        owner: whose hooks they are.
-        run: within which they are called.
-        name: what logs call this party.
+        owner: the object with the hooks.
+        run: the run within which they are called.
+        name: the name of this party in logs.
     """
 
     def __init__(self, owner: object, run: Run, name: str) -> None:
@@ -73,15 +73,15 @@ class HookCalls:
         return self.call_as(hook, getattr(self._owner, hook), *args, **kwargs)
 
     def call_as(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what stands for a hook, as that would be called."""
+        """Call a function in place of a hook, in the same way."""
         args, kwargs = arguments(call, args, kwargs)
         with self.inside(hook):
             return call(*args, **kwargs)
 
     @contextmanager
     def inside(self, hook: str) -> Iterator[None]:
-        """Count user code as this party's work, and mark what it raises: that comes out unchanged,
-        with a note of where.
+        """Count user code as this party's work, and add the place as a note to errors that it
+        raises.
         """
         party = self._run.maybe_party
         try:
@@ -96,10 +96,10 @@ class HookCalls:
 
 
 def check_hooks(owner: object) -> None:
-    """Check that every hook of a scheduler can be called as it will be.
+    """Check that every hook of a scheduler can be called with its arguments.
 
     Raises:
-        ConfigError: naming the hook and its arguments.
+        ConfigError: a hook cannot be called so. The message names the hook and its arguments.
     """
     for name, parameters in HOOKS.items():
         call = getattr(owner, name, None)
@@ -118,12 +118,12 @@ def check_hooks(owner: object) -> None:
 
 
 def takes(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether something can be called with these arguments, as far as it says."""
+    """Return whether an object can be called with these arguments, according to its signature."""
     try:
         inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
         return False
-    except ValueError:  # it says nothing of its arguments
+    except ValueError:  # it has no signature
         return True
     return True
 
@@ -131,7 +131,7 @@ def takes(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 def arguments(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments by name where they are taken so, else by their order."""
+    """Return the arguments by name if the hook takes them so, or else by their order."""
     if kwargs and not takes(call, *args, **kwargs):
         return (*args, *kwargs.values()), {}
     return args, dict(kwargs)

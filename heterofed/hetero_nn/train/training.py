@@ -1,4 +1,4 @@
-"""The whole course of a training task, from the intersection of ids to the finish, in each role."""
+"""Runs a training task in each role, from the intersection of ids to the finish."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from heterofed.runs.task import Task
 from heterofed.runs.unfinished import awaited
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
-"""What the Host may say between two phases."""
+"""The messages that the Host may send between two phases."""
 
 
 class _Training(Task):
@@ -40,7 +40,7 @@ class _Training(Task):
     keeping: Keeping
 
     def open_folder(self, run: Run) -> None:
-        """Make the results folder: of the run that goes on, or of a new one."""
+        """Make the results folder of the resumed or new run."""
         open_run_folder(run, self._limit(run), lambda: self._start_over(run))
 
     def settle(self, run: Run) -> None:  # noqa: ARG002
