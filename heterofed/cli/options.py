@@ -65,6 +65,12 @@ TABLE = all_of(
     click.option("--query", help="Of a database, in place of a table."),
     click.option("--delimiter", help="Between the fields of a text file; found out by default."),
     click.option("--encoding", help="Of a text file; found out by default."),
+    click.option(
+        "--header/--no-header",
+        default=None,
+        help="Whether the first line of a text file names its columns (c1, c2, ... where it does"
+        " not); found out by default.",
+    ),
 )
 """A table and how to open it: the arguments of `open_source`, whose address is `location`."""
 

@@ -13,8 +13,11 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
-from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import csv_of
+
+OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
+"""Options that say how a table is opened."""
 
 GIVEN = "table.json"
 """Holds, in the results folder, which columns of the table were which."""
@@ -52,10 +55,6 @@ def train(
     parties: int,
     psi: str,
     balanced: bool,
-    table: str | None,
-    query: str | None,
-    delimiter: str | None,
-    encoding: str | None,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -69,7 +68,7 @@ def train(
         TaskFailed: the task could not go on.
     """
     check_writable(results.absolute())
-    source = open_source(location, table=table, query=query, delimiter=delimiter, encoding=encoding)
+    source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
     beside = [given[name] for name in ("weight", "group", "time")]
     taken = {*ids, *label, *leave_out, *beside}
@@ -92,6 +91,14 @@ def train(
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
     return _launched(scheduler, task, Given(list(ids), id_recipe, duplicates), fresh=fresh)
+
+
+def _opened(location: str, **given: Any) -> Source:
+    """Open a table, and say what was found out about it."""
+    source = open_source(location, **given)
+    for note in source.notes:
+        click.echo(f"{source.name}: {note}", err=True)
+    return source
 
 
 def _launched(
@@ -145,7 +152,7 @@ def predict(
         ConfigError: an option, the table or the trained model cannot be; nothing was sent.
         TaskFailed: the prediction could not go on.
     """
-    source = open_source(location, **of_source)
+    source = _opened(location, **of_source)
     name = party or role
     kept = _given(results.absolute() / task / name)
     chosen = list(ids) or kept.ids

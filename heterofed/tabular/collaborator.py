@@ -62,6 +62,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
             columns=columns,
             prepare=prepare,
         )
+        local.check_steps(has_classes=False)
         self._party = Party(local, self)
 
     def launch_task(

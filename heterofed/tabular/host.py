@@ -27,7 +27,7 @@ from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
 from heterofed.tabular.splits import By
-from heterofed.tabular.table import LocalTable, Location
+from heterofed.tabular.table import Known, LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
@@ -137,6 +137,7 @@ class TabularHost(HeteroNNHostScheduler):
             names = " and ".join(local.label_columns)
             labels = read_labels(local.all_labels(), kind=kind, positive=positive, column=names)
             self.objective = Objective(labels=labels)
+            local.check_steps(has_classes=labels.kind == "binary")
         recipe = local.own_recipe or IdRecipe.of_columns(len(local.id_columns))
         given = Settings(
             model=model,
@@ -176,7 +177,7 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = self._tested = torch.zeros(0)
         self._targets: Targets
         self._ended: dict[Path, Tested] = {}
-        self._party = Party(local, self)
+        self._party = Party(local, self, self._known)
 
     @property
     def tested(self) -> Tested | None:
@@ -272,6 +273,14 @@ class TabularHost(HeteroNNHostScheduler):
         ids = [*self.train_ids, *self.test_ids]
         self._targets = Targets.of(self._party.table, self.objective, ids)
         return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
+
+    def _known(self, ids: Sequence[str]) -> Known | None:
+        """Labels 0 and 1 of some ids, and their weights, for steps that are fitted by them."""
+        if self.objective is None or self.objective.kind != "binary":
+            return None
+        targets = Targets.of(self._party.table, self.objective, ids)
+        weights = targets.weights.double().numpy() if targets.weighed else None
+        return targets.labels.double().numpy(), weights
 
     # -- batches ---------------------------------------------------------------------------
 
