@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
+from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
+from heterofed.tabular import importance as importances
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.ids import Duplicates, IdRecipe, key_of, unmarked
 from heterofed.tabular.models import Top, TopPlan, warm_up
@@ -27,7 +29,7 @@ from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
 from heterofed.tabular.splits import By
-from heterofed.tabular.table import LocalTable, Location
+from heterofed.tabular.table import Known, LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
@@ -77,6 +79,9 @@ class TabularHost(HeteroNNHostScheduler):
         learning_rate: the learning rate of each party's optimizer.
         weight_decay: the weight decay of each party's optimizer.
         schedule: how the learning rate changes over the rounds.
+        importance: measure, after the last round, what each column of each party is worth to the
+            model of the best round, on up to 2,000 test rows (`importance.csv`, and the table
+            `importance` of the evaluation). Every other party has to allow it.
         settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
             table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
 
@@ -123,6 +128,7 @@ class TabularHost(HeteroNNHostScheduler):
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         schedule: Schedule = "cosine",
+        importance: bool = False,
         **settings: Any,
     ) -> None:
         split: By = _split_by(stratify, group, time)
@@ -142,6 +148,7 @@ class TabularHost(HeteroNNHostScheduler):
             names = " and ".join(local.label_columns)
             labels = read_labels(local.all_labels(), kind=kind, positive=positive, column=names)
             self.objective = Objective(labels=labels)
+            local.check_steps(has_classes=labels.kind == "binary")
         recipe = local.own_recipe or IdRecipe.of_columns(len(local.id_columns))
         given = Settings(
             model=model,
@@ -171,6 +178,7 @@ class TabularHost(HeteroNNHostScheduler):
             "batch_size": batch_size,
             "announce_split": split != "id",
             "id_keys": len(recipe.keys),
+            "final_rows": importances.ROWS if importance else 0,
         }
         ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
@@ -181,7 +189,8 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = self._tested = torch.zeros(0)
         self._targets: Targets
         self._ended: dict[Path, Tested] = {}
-        self._party = Party(local, self)
+        self._importance: importances.Importance | None = None
+        self._party = Party(local, self, self._known)
 
     @property
     def tested(self) -> Tested | None:
@@ -203,7 +212,13 @@ class TabularHost(HeteroNNHostScheduler):
         return () if self.objective is None else self.objective.classes
 
     def launch_task(
-        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        rehearse: bool = False,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
     ) -> TaskResult:
         if self.objective is None:
             raise ConfigError(
@@ -212,7 +227,9 @@ class TabularHost(HeteroNNHostScheduler):
         with attached():
             self._party.check(decides=True)
         warm_up()
-        return super().launch_task(task_id, resume, rehearse=rehearse)
+        return super().launch_task(
+            task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
+        )
 
     # -- ids and models --------------------------------------------------------------------
 
@@ -277,6 +294,14 @@ class TabularHost(HeteroNNHostScheduler):
         ids = [*self.train_ids, *self.test_ids]
         self._targets = Targets.of(self._party.table, self.objective, ids)
         return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
+
+    def _known(self, ids: Sequence[str]) -> Known | None:
+        """Labels 0 and 1 of some ids, and their weights, for steps that are fitted by them."""
+        if self.objective is None or self.objective.kind != "binary":
+            return None
+        targets = Targets.of(self._party.table, self.objective, ids)
+        weights = targets.weights.double().numpy() if targets.weighed else None
+        return targets.labels.double().numpy(), weights
 
     # -- batches ---------------------------------------------------------------------------
 
@@ -368,6 +393,58 @@ class TabularHost(HeteroNNHostScheduler):
                 f"probability {name}": scores[:, at] for at, name in enumerate(objective.classes)
             }
         return {"probability" if objective.kind == "binary" else "prediction": scores}
+
+    # -- what columns are worth ------------------------------------------------------------
+
+    def final_look(self, party: str, number: int, features: Any) -> None:
+        if self._importance is None:
+            self._importance = self._begin_importance()
+        if number:
+            self._importance.look(party, features, self._scores_of)
+        else:
+            self._importance.has_whole(party, features)
+
+    def end_final_look(self) -> dict[str, list[float]]:
+        found, self._importance = self._importance, None
+        if found is None:
+            return {}
+        own = () if self.feature_model is None else self._own_batches()
+        for number, features in enumerate(own):
+            if number:
+                found.look(self.feature_key, features, self._scores_of)
+        names = self._party.prepared_columns()
+        table = importances.table_of(found.drops, self.feature_key, names)
+        self.result.metrics["importance"] = importances.written(self.result.folder, table)
+        if (tested := self.tested) is not None:
+            columns = ("party", "column", HEADLINE[tested.evaluation.kind])
+            rows = tuple(table.itertuples(index=False, name=None))
+            tested.evaluation.tables["importance"] = Table(columns, rows)
+            tested.save(self.result.folder)
+        return {name: each for name, each in found.drops.items() if name != self.feature_key}
+
+    def _own_batches(self) -> Iterator[Any]:
+        for batch in self._party.permuted_batches(self.feature_model, self.final_ids):
+            yield self.feature_model(batch.inputs)
+
+    def _begin_importance(self) -> importances.Importance:
+        ids, early = self.final_ids, dict(zip(self.test_ids, self._early.tolist(), strict=True))
+        rows = torch.tensor([not early[each] for each in ids])
+        (batch,) = self._party.table.batches(ids, len(ids))
+        labels, weights = unpacked(self._targets.of_rows(batch.rows))
+        weights = torch.ones(len(labels)) if weights is None else weights
+        found = importances.Importance(
+            self._objective.kind,
+            rows,
+            labels[rows].double().numpy(),
+            weights[rows].double().numpy(),
+        )
+        if self.feature_model is not None:
+            found.has_whole(self.feature_key, self.feature_model(batch.inputs))
+        return found
+
+    def _scores_of(self, projection: dict[str, Any]) -> Tensor:
+        ordered = {name: projection[name] for name in self.parties if name in projection}
+        return self._objective.scores(self.infer_model(ordered))
 
     def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predictions in the order of this party's table.
