@@ -57,6 +57,11 @@ JOIN_TIMEOUT = click.option(
     help="Seconds to wait for the other parties; 0: without limit.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+WATCH = click.option(
+    "--watch",
+    is_flag=True,
+    help="Serve a live page of the task while it runs; its address is printed. Needs an extra.",
+)
 FRESH = click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
 
 TABLE = all_of(

@@ -55,6 +55,7 @@ def train(
     parties: int,
     psi: str,
     balanced: bool,
+    watch: bool,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -70,8 +71,7 @@ def train(
     check_writable(results.absolute())
     source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
-    beside = [given[name] for name in ("weight", "group", "time")]
-    taken = {*ids, *label, *leave_out, *beside}
+    taken = {*ids, *label, *leave_out, *(given[name] for name in ("weight", "group", "time"))}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed}
@@ -90,7 +90,8 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
-    return _launched(scheduler, task, Given(list(ids), id_recipe, duplicates), fresh=fresh)
+    kept = Given(list(ids), id_recipe, duplicates)
+    return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
 
 def _opened(location: str, **given: Any) -> Source:
@@ -102,13 +103,18 @@ def _opened(location: str, **given: Any) -> Source:
 
 
 def _launched(
-    scheduler: TabularHost | TabularCollaborator, task: str, given: Given, *, fresh: bool
+    scheduler: TabularHost | TabularCollaborator,
+    task: str,
+    given: Given,
+    *,
+    fresh: bool,
+    watch: bool,
 ) -> dict[str, Any]:
     """Train to the end, and keep how ids were read for the predictions."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
-    result = scheduler.launch_task(task, resume="never" if fresh else "auto")
+    result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None

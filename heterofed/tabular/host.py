@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
+from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
@@ -199,7 +200,13 @@ class TabularHost(HeteroNNHostScheduler):
         return () if self.objective is None else self.objective.classes
 
     def launch_task(
-        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        rehearse: bool = False,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
     ) -> TaskResult:
         if self.objective is None:
             raise ConfigError(
@@ -208,7 +215,9 @@ class TabularHost(HeteroNNHostScheduler):
         with attached():
             self._party.check(decides=True)
         warm_up()
-        return super().launch_task(task_id, resume, rehearse=rehearse)
+        return super().launch_task(
+            task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
+        )
 
     # -- ids and models --------------------------------------------------------------------
 
