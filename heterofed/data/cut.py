@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from heterofed.data.frames import ids_in, must_have
 from heterofed.data.ids import Positions
 from heterofed.data.indexed import IndexedDataset
-from heterofed.data.table import VerticalTable, ids_in, must_have
+from heterofed.data.table import VerticalTable
 from heterofed.errors import ColumnError, ConfigError
 
 Parts = Mapping[str, Any]

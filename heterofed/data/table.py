@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofed.data.frames import ids_in, must_differ, must_have, need_pandas, read_frame
 from heterofed.data.ids import Positions
 from heterofed.data.indexed import Rows
 from heterofed.data.numbers import could_be, exact_features, exact_labels, kind_of
 from heterofed.data.signature import current_reader
-from heterofed.errors import ColumnError, ConfigError, IdError, needing
+from heterofed.errors import ColumnError, ConfigError
 from heterofed.reporting.tracebacks import plain_endings
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class VerticalTable:
         frame = frame.copy(deep=False)
         frame.columns = frame.columns.map(str)
         id, label = (None if each is None else str(each) for each in (id, label))  # noqa: A001
-        _must_differ(list(frame.columns))
+        must_differ(list(frame.columns))
         must_have(frame, [each for each in (id, label) if each is not None])
         self._positions = Positions(ids_in(frame.index if id is None else frame[id]), "the table")
         rest = [each for each in frame.columns if each not in (id, label)]
@@ -151,26 +150,8 @@ class VerticalTable:
             ConfigError: the file cannot be read, or a row has more fields than the header.
             IdError, ColumnError: as in the constructor.
         """
-        need_pandas()
-        path = Path(path)
         wanted = None if columns is None else [id, *columns, *([label] if label else [])]
-        try:
-            if path.suffix.lower() == ".parquet":
-                frame = _read_parquet(path, wanted)
-            elif ".csv" in [each.lower() for each in path.suffixes]:
-                frame = _read_csv(path, id, encoding)
-            else:
-                raise ConfigError(f"{path.name}: give a file that ends in .csv or .parquet")
-        except (ConfigError, ColumnError):
-            raise
-        except (UnicodeError, LookupError) as error:
-            raise ConfigError(
-                f"{path} cannot be read as {encoding} text ({type(error).__name__}): give the"
-                ' encoding that it was written in, such as encoding="gbk" or "latin-1", or save it'
-                " as UTF-8"
-            ) from None
-        except Exception as error:  # pandas and pyarrow raise many kinds
-            raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from error
+        frame = read_frame(Path(path), id, wanted, encoding)
         return cls(frame, id=id, columns=columns, label=label, missing=missing)
 
     @property
@@ -292,105 +273,6 @@ class VerticalTable:
     def __repr__(self) -> str:
         labels = "" if self._labels is None else " and labels"
         return f"<VerticalTable of {len(self)} rows, {len(self.columns)} columns{labels}>"
-
-
-def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
-    with needing("parquet", "a Parquet file"):
-        from pyarrow import parquet
-
-    _must_be_among(parquet.read_schema(path).names, wanted or ())
-    frame: pd.DataFrame = need_pandas().read_parquet(path, columns=wanted)
-    return frame
-
-
-def _read_csv(path: Path, id_column: str, encoding: str) -> pd.DataFrame:
-    """Read all columns of a CSV file. Ids are read as text, such as `007`, `NA` or `null`.
-
-    A comma at the end of each row, or also of the header, makes no column.
-    """
-    pandas = need_pandas()
-    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": encoding}
-    header = list(pandas.read_csv(path, header=None, nrows=1, **plain).iloc[0])
-    _must_differ([name for name in header if name])  # otherwise pandas would rename them
-    _must_be_among(header, [id_column])
-    # Otherwise pandas uses the first column as the index if rows are longer than the header.
-    form: dict[str, Any] = {"index_col": False, "encoding": encoding}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)
-        try:
-            frame: pd.DataFrame = pandas.read_csv(path, dtype={id_column: str}, **form)
-        except (pandas.errors.ParserWarning, pandas.errors.ParserError):
-            raise ConfigError(
-                f"{path.name} has rows with more fields than its header names; name every column,"
-                " and put fields that hold commas in quotes"
-            ) from None
-    # Read the ids separately: pandas would take an id "NA" for a missing value.
-    ids = pandas.read_csv(path, usecols=[id_column], index_col=False, **plain)[id_column]
-    nameless = [
-        name
-        for name, written in zip(frame.columns, header, strict=False)
-        if not written and frame[name].isna().all()
-    ]
-    return frame.assign(**{id_column: ids.where(ids != "")}).drop(columns=nameless)
-
-
-def need_pandas() -> Any:
-    """Return the pandas module.
-
-    Raises:
-        ConfigError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise ConfigError("tables need pandas: pip install pandas") from None
-    return pandas
-
-
-def must_have(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    """Check that a table has columns of these names.
-
-    Raises:
-        ColumnError: a column does not exist.
-    """
-    _must_be_among(list(frame.columns), names)
-
-
-def _must_be_among(columns: Sequence[str], names: Sequence[str]) -> None:
-    absent = [name for name in names if name not in columns]
-    if absent:
-        raise ColumnError(f"the table has no column {absent[0]!r}; it has {list(columns)}")
-
-
-def _must_differ(columns: Sequence[str]) -> None:
-    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
-    if twice:
-        raise ColumnError(f"the table has more than one column {twice[0]!r}; rename one")
-
-
-def ids_in(series: pd.Series[Any] | pd.Index[Any]) -> list[object]:
-    """Convert ids to strings.
-
-    Raises:
-        IdError: ids are missing, or they are booleans or fractions.
-    """
-    pandas = need_pandas()
-    absent = int(np.count_nonzero(series.isna()))
-    if absent:
-        raise IdError(f"{absent} rows of the table have no id; drop them")
-    if pandas.api.types.is_bool_dtype(series.dtype):
-        raise IdError("the ids of the table are True and False; name the column that holds ids")
-    if pandas.api.types.is_integer_dtype(series.dtype):
-        return [str(each) for each in series]
-    if pandas.api.types.is_float_dtype(series.dtype):
-        raise IdError("the ids of the table are fractions; read that column as str (dtype=str)")
-    # An object column may hold any of these types; True does not count as a number.
-    return [
-        str(each)
-        if isinstance(each, int | np.integer) and each is not True and each is not False
-        else each
-        for each in series.tolist()
-    ]
 
 
 def _report(column: pd.Series[Any]) -> ColumnReport:

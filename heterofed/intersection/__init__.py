@@ -1,1 +1,1 @@
-"""The PSI phase over the protocol, at the Host and at a Collaborator; it loads no torch."""
+"""Runs the PSI phase over the protocol, at the Host and at a Collaborator, without torch."""

@@ -1,6 +1,6 @@
-"""The PSI phase at a Collaborator, over the protocol: it signs what the Host requests.
+"""Runs the PSI phase at a Collaborator, which signs the Host's blinded ids.
 
-The cryptography is in `psi`; here its bytes are put into messages.
+The cryptography is in `psi`; this module sends its bytes in messages.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def intersect_as_collaborator(
     max_peer_ids: int,
     predicts: bool = False,
 ) -> list[str]:
-    """The ids that every party has, by each key in the order of its ids; see
-    `common_as_collaborator` and `by_keys`.
+    """Return the ids that every party has, by each key in the order of its ids.
+
+    See `common_as_collaborator` and `by_keys`.
     """
 
     def intersect(some: Iterable[str]) -> list[str]:
@@ -66,20 +67,20 @@ def _nothing(host: Peer) -> EmptyIntersectionError:
 def common_as_collaborator(
     run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int, predicts: bool = False
 ) -> array[int]:
-    """Take part in the Host's intersection; gives the common ids' positions among `ids`, in order.
+    """Take part in the Host's intersection, and return the positions of the common ids in `ids`.
 
     Args:
         run: this run.
-        host: who asks.
-        ids: own ids.
-        max_peer_ids: how many ids the Host may have signed in all runs of this task together; it
-            is counted on disk before each signature.
-        predicts: for a prediction. No common id is no error then, and nothing is kept for later:
-            the key is never on disk.
+        host: the Host, which requests the intersection.
+        ids: the ids of this party.
+        max_peer_ids: the most ids that are signed for the Host in all runs of this task together.
+            They are counted on disk before they are signed.
+        predicts: whether the intersection is for a prediction. Then an empty intersection is no
+            error, and nothing is kept for later: the key is never written to disk.
 
     Raises:
-        PSIFailedError: a check failed, the Host asks for more than it may have, there are more
-            ids than the plan allows, or this machine cannot compute the plan's protocol.
+        PSIFailedError: a check failed, the Host requested more than is allowed, there are more ids
+            than the plan allows, or this machine cannot compute the plan's protocol.
         CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party, plan = run.party, run.plan
@@ -110,7 +111,7 @@ def common_as_collaborator(
 def _signer(
     run: Run, host: Peer, ids: psi.OwnIds, max_peer_ids: int, *, kept: bool
 ) -> Iterator[tuple[psi.Signer, PsiBegin]]:
-    """A signer whose key the Host takes, an earlier one or a new one; and what the Host asks."""
+    """Return a signer whose key, earlier or new, the Host accepted, and the Host's request."""
     party, plan = run.party, run.plan
     keeps = kept_tags(run, host) if kept else None
     with ExitStack() as stack:
@@ -148,20 +149,21 @@ def _signer(
 
 
 def _answer(party: Party, host: Peer, signer: psi.Signer, begin: PsiBegin) -> None:
-    """Sign what the Host sends, send own tags, take its claims."""
+    """Sign the values that the Host sends, send the own tags, and check the Host's proofs."""
     signer.begin(begin.count, begin.done)
     signed = begin.done
     while signed < begin.count:
         mail = party.take(host, PsiBlinded)
         party.pump(0)
-        if host.lost:  # what it still had asked for would be signed for nobody
+        if host.lost:  # the remaining requests would be signed for nobody
             raise aborts.lost(host.name, party.phase, host.lost)
         values = mail.of(PsiBlinded).values
         party.post(host, PsiSigned(values), [signer.sign(bytes(mail.payload))])
-        signer.precompute()  # not before something was counted: it may cost hours of computing
+        signer.precompute()  # starts after a request was counted, because it may compute for hours
         signed += values
         party.progress(signed, begin.count)
-    party.take(host, PsiUnblinded)  # once the tags have left, a restarted Host can ask no more
+    # After the tags were sent, a restarted Host can request nothing more.
+    party.take(host, PsiUnblinded)
     said, tagged = party.clock(), 0
     while not signer.ready(POLL_SECONDS):
         party.pump(0)  # the Host may have ended the task

@@ -1,6 +1,6 @@
-"""The PSI phase at the Host, over the protocol: it requests, every Collaborator signs.
+"""Runs the PSI phase at the Host, which has its ids signed by every Collaborator.
 
-The cryptography is in `psi`; here, and for one Collaborator in `request`, its bytes are put into
+The cryptography is in `psi`. This module, and `request` for one Collaborator, send its bytes in
 messages.
 """
 
@@ -42,12 +42,12 @@ def _nothing(run: Run, ids: psi.OwnIds) -> EmptyIntersectionError:
 
 
 def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
-    """Find the ids that every party has; gives their positions among `ids`, in order.
+    """Find the ids that every party has, and return their positions in `ids` in ascending order.
 
     Raises:
-        PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
-            party.
-        EmptyIntersectionError: no id is common to all, and the plan has no further key.
+        PSIFailedError: a check failed, or there are more ids than the plan allows. The error names
+            the party.
+        EmptyIntersectionError: no id is common to all parties, and the plan has no further key.
         CheckpointError: a file that the intersection needs cannot be written or read.
     """
     party = run.party
@@ -65,8 +65,9 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
 
 
 def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, set[str]]:
-    """At the Host: the ids that all parties have, by each key of the plan; by feature key of each
-    Collaborator. Nothing is kept for later, and no common id is no error; see `by_keys`.
+    """At the Host: return the ids that all parties have by any key of the plan, by feature key.
+
+    Nothing is kept for later, and an empty intersection is no error. See `by_keys`.
     """
 
     def intersect(some: Iterable[str]) -> list[str]:
@@ -78,13 +79,13 @@ def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, s
 
 
 def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, set[str]]:
-    """At the Host: which of `ids` each Collaborator has, by feature key.
+    """Return, at the Host, which of `ids` each Collaborator has, by feature key.
 
     Args:
         run: this run.
-        ids: own ids.
-        only_common: let the Collaborators learn only of ids that all parties have; else each learns
-            which of its own are among `ids`.
+        ids: the ids of this party.
+        only_common: whether the Collaborators learn only the ids that all parties have. Otherwise
+            each of them learns which of its own ids are in `ids`.
 
     Raises:
         PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
@@ -105,7 +106,7 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
 
 @contextmanager
 def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Request]]:
-    """Have every Collaborator sign `ids`, and take its tags."""
+    """Have every Collaborator sign `ids`, and receive its tags."""
     peers = run.party.peers.values()
     with files_named(), ExitStack() as stack:
         requests = [stack.enter_context(Request(run, peer, ids, kept=kept)) for peer in peers]
@@ -124,7 +125,7 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
 
 
 def _common(count: int, found: Sequence[array[int]]) -> array[int]:
-    """Positions (of `count`) that stand in all of `found`, in order."""
+    """Return the positions below `count` that all arrays in `found` contain, in ascending order."""
     parties = bytearray(count)
     for positions in found:
         for position in positions:

@@ -1,4 +1,4 @@
-"""Ids on their way into an intersection, and what is said of what came out of it."""
+"""Checks the ids for an intersection, and logs its result."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ logger = logging.getLogger("heterofed")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 TINY = 0.1
-"""Of the smallest set: where fewer ids are in common, something is probably wrong with them."""
+"""The share of the smallest set below which the ids of the parties probably do not fit together."""
 
 
 def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
-    """Check what `load_local_ids` returned; any iterable will do, and need not fit into memory.
+    """Check the ids that `load_local_ids` returned, which need not fit into memory.
 
     Args:
-        ids: list-like, or a generator.
-        what: names the ids in errors.
+        ids: a list-like object or a generator.
+        what: the name of the ids for errors.
 
     Raises:
-        IdError: not an iterable of unique strings without lone surrogates, or empty. The message
-            gives counts and positions, never an id.
+        IdError: the ids are not an iterable of unique strings without lone surrogates, or there are
+            none. The message gives counts and positions, and never an id.
     """
     try:
         own = ids if isinstance(ids, psi.OwnIds) else psi.OwnIds(map(as_string, a_list(ids, what)))
@@ -43,8 +43,9 @@ def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
 
 
 def tell(run: Run, common: int, own: int, smallest: int, *, expected: bool = False) -> None:
-    """Say how many ids are in common, and what may be wrong where they are few; a further key is
-    of the rows that are left, which may be few.
+    """Log how many ids are in common, and the possible reasons if they are few.
+
+    A further id key is for the rows that are left, which may be few.
     """
     which = f" by key {run.id_key + 1}" if run.plan.id_keys > 1 else ""
     share = _percent(common, own)
@@ -67,7 +68,7 @@ def _percent(part: int, whole: int) -> str:
 
 @contextmanager
 def files_named() -> Iterator[None]:
-    """Say which file cannot be written or read; what was kept goes on once it can."""
+    """Turn an error of the disk into a `CheckpointError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -79,7 +80,7 @@ def files_named() -> Iterator[None]:
 
 
 def check_count(run: Run, count: int) -> None:
-    """PSIFailedError where this party has more ids than the plan allows."""
+    """Raise `PSIFailedError` if this party has more ids than the plan allows."""
     plan = run.plan
     if count > plan.max_peer_ids:
         raise PSIFailedError(

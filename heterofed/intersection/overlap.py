@@ -1,6 +1,6 @@
-"""A count of common ids over the protocol: both parties learn the number, and no id.
+"""Counts common ids over the protocol, so that both parties learn the number and no id.
 
-The cryptography is in `psi.cardinality`; here its bytes are put into messages.
+The cryptography is in `psi.cardinality`; this module sends its bytes in messages.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from heterofed.runs.run import Run
 
 
 def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
-    """Count with each Collaborator how many ids it shares with this party; by feature key.
+    """Return how many ids each Collaborator shares with this party, by feature key.
 
     Raises:
         IdError: there are too few ids for a count.
-        PSIFailedError: a check failed; it names the party.
+        PSIFailedError: a check failed. The error names the party.
     """
     party = run.party
     with party.in_phase("psi", total=len(ids) * len(party.peers), unit="ids"):
@@ -40,18 +40,19 @@ def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
 
 
 def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids: int) -> int:
-    """Take part in a count; gives how many ids the Host shares with this party.
+    """Take part in a count, and return how many ids the Host shares with this party.
 
     Args:
         run: this run.
-        host: who asks.
-        ids: own ids.
-        max_peer_ids: how many ids the Host may have counted or intersected in all runs of this
-            task together. Unlike an intersection's, each count counts anew.
+        host: the Host, which requests the count.
+        ids: the ids of this party.
+        max_peer_ids: the most ids of the Host that are counted or intersected in all runs of this
+            task together. A repeated count uses up the number again, unlike a repeated
+            intersection.
 
     Raises:
         IdError: there are too few ids for a count.
-        PSIFailedError: a check failed, or the Host asks for more than it may have.
+        PSIFailedError: a check failed, or the Host requested more than is allowed.
     """
     party = run.party
     with party.in_phase("psi", unit="ids"), named(host, party.name):
@@ -98,7 +99,7 @@ def _answer(party: Party, host: Peer, answerer: psi.CountAnswerer, count: int) -
         taken += mail.of(CountBlinded).values
         party.progress(taken, count)
         party.post(host, PsiTagged(taken))
-    for done in answerer.compute():  # so that the Host hears of it while that takes long
+    for done in answerer.compute():  # reports progress to the Host, because this may take long
         party.pump(0)
         party.post(host, PsiTagged(count + done))
     for chunk in answerer.raised():
@@ -117,5 +118,5 @@ def _enough() -> Iterator[None]:
 
 
 def _domain(run: Run, collaborator: str) -> bytes:
-    """What the values of one count are bound to: the pair, the task, and this run."""
+    """Return the bytes that bind the values of one count to the pair, the task and this run."""
     return domain_of(run, collaborator) + b"count" + run.agreement.secret

@@ -1,7 +1,7 @@
-"""The Host's side of the intersection with one Collaborator: `psi`'s bytes, in a small window.
+"""Runs the Host's side of the intersection with one Collaborator, with a few chunks in flight.
 
-The window is kept small because what is on its way when a party is killed has to be signed again,
-and a signer does that for so many values only (`psi.signing.RESIGN_VALUES`).
+The number of chunks is small, because chunks in flight when a party is killed have to be signed
+again, and a signer does that only for `psi.signing.RESIGN_VALUES` values.
 """
 
 from __future__ import annotations
@@ -31,33 +31,34 @@ from heterofed.runs.run import Run
 TAG_BYTES = 16
 
 CHUNK_IDS = 1024
-"""Ids per chunk: some 150 ms of a signer's two cores with RSA, 25 ms with ECDH."""
+"""The ids per chunk, which take two cores of a signer about 150 ms with RSA and 25 ms with ECDH."""
 
 CHUNKS_AHEAD = 3
-"""Chunks asked for and not yet unblinded and kept: one at each party, and one on its way."""
+"""The most chunks without a stored result: one at each party, and one in transfer."""
 
 
 TAGS_PER_SECOND = 10
-"""Tags that the slowest party makes in a second: one that makes fewer is not waited for."""
+"""The least number of tags per second that a party must compute; slower ones are given up."""
 
 
 class Request:
-    """One Collaborator's part in the Host's intersection, in the order of the calls.
+    """The Host's intersection with one Collaborator; the methods are listed in the order of calls.
 
     Args:
         run: this run.
-        peer: the Collaborator; its key is taken here.
-        ids: own ids.
-        kept: whether results are kept for a later meeting, and the Collaborator's ids are counted.
+        peer: the Collaborator, whose key the constructor receives.
+        ids: the ids of this party.
+        kept: whether results are kept for later runs, and the Collaborator's ids are counted.
 
     Attributes:
         name: the Collaborator's feature key.
-        peer_count: how many ids it has.
-        answered: own ids whose signatures are unblinded and kept.
+        peer_count: the number of ids of the Collaborator.
+        answered: the number of own ids whose signatures are unblinded and stored.
         matches: after `take_tags`, the positions of the own ids that the Collaborator has too.
 
     Raises:
-        PSIFailedError: here and in each method: a check failed; it names the party.
+        PSIFailedError: a check failed, in the constructor or in a method. The error names the
+            party.
     """
 
     def __init__(self, run: Run, peer: Peer, ids: psi.OwnIds, *, kept: bool = True) -> None:
@@ -73,14 +74,14 @@ class Request:
         self._width = self._requester.value_bytes
         self._asked = self.answered = self._requester.resumed
         self.matches = array("Q")
-        self._ahead = 0  # chunks that were asked for and are not yet unblinded
+        self._ahead = 0  # the number of chunks that were sent and are not unblinded yet
         run.result.psi = {
             "protocol": run.plan.psi_protocol,
             "backend": self._requester.backend,
         }
 
     def _open(self, ids: psi.OwnIds) -> bool:
-        """Take the key; False where it is an earlier meeting's and nothing of that is here."""
+        """Receive the key; return False if it is an earlier one of which nothing is stored here."""
         mail = self._party.take(self._peer, PsiKey)
         key = mail.of(PsiKey)
         self.peer_count = key.count
@@ -115,17 +116,19 @@ class Request:
 
     @property
     def signed(self) -> bool:
-        """Whether all own ids are answered."""
+        """Whether the signatures of all own ids are stored."""
         return self.answered == self._count
 
     def announce(self) -> None:
-        """Say how many ids there are, and how many of them have their answer from before."""
+        """Send the number of own ids, and the number of stored results."""
         self._party.post(self._peer, PsiBegin(self._count, self.answered))
         self._confirm()
 
     def ask(self) -> None:
-        """Send blinded ids, so that the signer never waits, but no more than may get lost."""
-        # Of a peer that is gone, what came before is still unblinded and kept.
+        """Send blinded ids until the limit of chunks in flight, so that the signer need not
+        wait.
+        """
+        # Answers that arrived before the peer disconnected are still unblinded and stored.
         while self._asked < self._count and self._ahead < CHUNKS_AHEAD and not self._peer.lost:
             with named(self._peer, self._party.name):
                 chunk = next(self._chunks)
@@ -135,7 +138,7 @@ class Request:
             self._ahead += 1
 
     def take_signed(self) -> int:
-        """Take one chunk of signatures, where one is due; gives how many."""
+        """Receive one chunk of signatures if one is due, and return how many."""
         if self.signed:
             return 0
         mail = self._party.take(self._peer, PsiSigned)
@@ -152,7 +155,7 @@ class Request:
             self._party.post(self._peer, PsiUnblinded())
 
     def take_tags(self) -> None:
-        """Take all tags of the Collaborator's ids, and match them at once, which frees files."""
+        """Receive all tags of the Collaborator's ids, and match them at once, which frees files."""
         taken, began = 0, self._party.clock()
         while taken < self.peer_count:
             mail = self._party.take(self._peer, PsiTags, PsiTagged)
@@ -166,7 +169,7 @@ class Request:
             self.matches = self._requester.positions()
 
     def _check_pace(self, seconds: float) -> None:
-        """However little it makes between two notices, all of it is done some day."""
+        """Raise `PeerTimeoutError` if the Collaborator computes its tags too slowly."""
         silence = self._run.plan.calculation_timeout
         most = silence + self.peer_count / TAGS_PER_SECOND
         if silence and seconds > most:
@@ -177,7 +180,7 @@ class Request:
             )
 
     def claim(self, common: array[int]) -> None:
-        """Prove the matches at these positions, and that there are no more."""
+        """Send the match proofs of these positions, and mark the last chunk."""
         for proofs in self._requester.proofs_at(common):
             self._party.post(self._peer, PsiMatched(len(proofs) // TAG_BYTES, last=False), [proofs])
         self._party.post(self._peer, PsiMatched(0, last=True))
@@ -185,12 +188,12 @@ class Request:
 
 @contextmanager
 def named(peer: Peer, own: str, setting: str = "max_peer_ids") -> Iterator[None]:
-    """Turn psi's errors into ours, naming the peer; their texts hold no ids.
+    """Turn errors of psi into errors of heterofed that name the peer. Their texts hold no ids.
 
     Args:
-        peer: with whom ids are intersected.
+        peer: the peer with which ids are intersected.
         own: this party.
-        setting: which setting of this party limits what the peer may have.
+        setting: the setting of this party that limits the ids of the peer.
     """
     try:
         yield
@@ -212,12 +215,14 @@ def named(peer: Peer, own: str, setting: str = "max_peer_ids") -> Iterator[None]
 
 
 def is_void(error: BaseException | None, *parties: str) -> bool:
-    """Whether what two parties have kept is of no use after this error: one of them caused it."""
+    """Return whether the stored results of these parties are useless, because one caused the
+    error.
+    """
     if not isinstance(error, PSIFailedError) or isinstance(error, PSILimitError):
         return False
     return error.party in parties
 
 
 def domain_of(run: Run, collaborator: str) -> bytes:
-    """What both sides bind hashes, keys and files to: each key is of one pair in one task."""
+    """Return the bytes that bind hashes, keys and files to one pair of parties in one task."""
     return psi.domain(run.task_id, f"{run.plan.host}\0{collaborator}")

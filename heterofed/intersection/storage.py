@@ -1,8 +1,8 @@
-"""What intersections leave on disk, and where: counts that only grow, and what later ones reuse.
+"""Determines which files intersections keep: counts that only grow, and results for reuse.
 
-A Collaborator keeps its tags, a Host the results, each for one peer and task. Where neither set has
-changed, a later intersection signs nothing and tests no guess, so it counts nothing: who makes the
-parties meet again and again cannot use up what another one may have.
+A Collaborator keeps its tags and a Host keeps the results, each for one peer and task. If neither
+set has changed, a later intersection signs nothing and tests no guess, so nothing is counted.
+Therefore nobody can use up another party's limit by making the parties connect again and again.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ from heterofed.messaging.peer import Peer
 from heterofed.runs.run import Run
 
 KEPT_DAYS = 90
-"""After so many days without use, what could be reused is removed."""
+"""Files for reuse are removed after this many days without use."""
 
 TAGS = "ids to be tested here"
 
 
 def signed_for(run: Run, host: Peer) -> psi.Budget:
-    """The values that this party, a Collaborator, has signed for the Host."""
-    # A name that the connection does not prove is the Host's own word: it may change any day.
+    """Return the count of values that this Collaborator has signed for the Host."""
+    # If the connection does not prove the Host's name, the Host can change it at any time.
     task = run.account_of_ids or run.task_id
     return psi.Budget(_folder(run, "budgets"), peer=host.channel.party or "", task=task)
 
 
 def tested_by(run: Run, peer: Peer) -> psi.Budget:
-    """The ids of a Collaborator, real ones or made up, that this party, the Host, has matched."""
+    """Return the count of a Collaborator's ids, real or invented, that this Host has matched."""
     name = peer.channel.party or ""
     return psi.Budget(_folder(run, "budgets"), peer=name, task=run.task_id, counts=TAGS)
 
 
 def kept_tags(run: Run, host: Peer) -> psi.KeptKey:
-    """What a Collaborator goes on from with this Host."""
+    """Return the tags that a Collaborator keeps for this Host."""
     kept = psi.KeptKey(_kept(run), peer=host.name, task=_account(run, host))
-    if run.resume == "never" and not run.simulated:  # a simulation has what it was given
+    # A simulation uses the folder that it was given.
+    if run.resume == "never" and not run.simulated:
         kept.discard()
     return kept
 
 
 def kept_results(run: Run, peer: Peer) -> psi.Resume:
-    """What a Host goes on from with this Collaborator."""
+    """Return the results that a Host keeps for this Collaborator."""
     kept = psi.Resume(_kept(run), peer=peer.name, task=_account(run, peer))
-    if run.resume == "never" and not run.simulated:  # a simulation has what it was given
+    # A simulation uses the folder that it was given.
+    if run.resume == "never" and not run.simulated:
         kept.discard()
     return kept
 
@@ -56,7 +58,7 @@ def _folder(run: Run, name: str) -> Path:
 
 
 def _kept(run: Run) -> Path:
-    """Where files that may be reused lie; those that nobody has used for long go."""
+    """Return the folder of files for reuse, after removing those that were not used for long."""
     folder, oldest = _folder(run, "intersections"), time.time() - KEPT_DAYS * 86_400
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
@@ -66,8 +68,8 @@ def _kept(run: Run) -> Path:
 
 
 def _account(run: Run, peer: Peer) -> str:
-    # What was found with a peer whose name is proven is counted, and kept, apart from what was
-    # found with one that only says that name.
+    # Counts and results of a peer with a proven name are separate from those of a peer that only
+    # claims the name.
     proof = "proven" if peer.channel.party else ""
     key = f"\0key {run.id_key}" if run.id_key else ""
     return f"{run.task_id}\0{run.party.name}\0{proof}{key}"

@@ -1,4 +1,7 @@
-"""Tasks that only intersect ids, in each role: ids in, `intersection.csv` out; or count them."""
+"""Defines the tasks that only intersect or count ids, in each role.
+
+An intersection writes `intersection.csv`.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,15 @@ from heterofed.runs.task import CollaboratorTask, HostTask, Task
 from heterofed.runs.unfinished import begin, goes_on
 
 OVER = (PSIFailedError, DataError, ConfigError)
-"""After these no intersection goes on; after a lost party or an interruption it does."""
+"""After these errors, the intersection cannot be resumed; after a lost party it can."""
 
 
 class PSITask(Task):
-    """What both roles share.
+    """The base of both roles.
 
     Attributes:
-        common: the ids that all parties have, sorted, once they are found.
-        write: does with the result what this task is for.
+        common: the sorted ids that all parties have, after they were found.
+        write: is called with the result to write it.
     """
 
     purpose: ClassVar[JoinPurpose] = "psi"
@@ -47,19 +50,19 @@ class PSITask(Task):
         self.write: Callable[[Run, psi.OwnIds, array[int]], None] = self._write_csv
 
     def open_folder(self, run: Run) -> None:
-        """Make the results folder of a new run; one that goes on has its own."""
+        """Make the results folder of a new run; a resumed run has one already."""
         if not goes_on(run):
             run.store.clear()
             super().open_folder(run)
             begin(run)
 
     def failed(self, run: Run, error: BaseException) -> None:
-        """Forget the run where no intersection can go on after this error."""
+        """Forget the run if the intersection cannot be resumed after this error."""
         if isinstance(error, OVER):
             run.store.clear()
 
     def own_ids(self, run: Run) -> psi.OwnIds:
-        """This party's ids, checked."""
+        """Return this party's checked ids."""
         with run.party.in_phase("prepare"):
             return own_ids(self.hooks.call("load_local_ids"))
 
@@ -77,15 +80,15 @@ class PSITask(Task):
     def _write_common(self, file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         csv.writer(text).writerows([["id"], *([each] for each in self.common)])
-        text.detach()  # flushes; whoever opened the file closes it
+        text.detach()  # flushes, and leaves it to the caller to close the file
 
 
 class PSIHostTask(PSITask, HostTask):
-    """The party that asks."""
+    """The task of the initiator, which requests the intersection."""
 
     @contextmanager
     def meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
-        """Wait until everybody is there; whoever missed the result may have it found again."""
+        """Wait for all parties; a party that missed the result can have it computed again."""
         run.ended = None
         with super().meet(run, callbacks) as party:
             yield party
@@ -100,12 +103,12 @@ class PSIHostTask(PSITask, HostTask):
                 party.take_leave(peer)
 
     def find(self, run: Run, ids: psi.OwnIds) -> None:
-        """Do what the task is for."""
+        """Find the common ids or their number, and store the result."""
         self.keep(run, ids, common_as_host(run, ids))
 
 
 class PSICollaboratorTask(PSITask, CollaboratorTask):
-    """A party that answers."""
+    """The task of a party that answers the initiator."""
 
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
@@ -117,13 +120,13 @@ class PSICollaboratorTask(PSITask, CollaboratorTask):
             party.leave(initiator)
 
     def find(self, run: Run, initiator: Peer, ids: psi.OwnIds) -> None:
-        """Do what the task is for."""
+        """Find the common ids or their number, and store the result."""
         most = self.settings.max_peer_ids
         self.keep(run, ids, common_as_collaborator(run, initiator, ids, max_peer_ids=most))
 
 
 class CountHostTask(PSIHostTask):
-    """The party that asks how many ids it shares with each of the others.
+    """The task of the initiator, which asks how many ids it shares with each other party.
 
     Attributes:
         sizes: the number of common ids, by the other party's feature key.
@@ -136,12 +139,12 @@ class CountHostTask(PSIHostTask):
         self.sizes: dict[str, int] = {}
 
     def find(self, run: Run, ids: psi.OwnIds) -> None:
-        """Do what the task is for."""
+        """Find the common ids or their number, and store the result."""
         self.sizes = count_as_host(run, ids)
 
 
 class CountCollaboratorTask(PSICollaboratorTask):
-    """A party that answers how many ids it shares with the initiator.
+    """The task of a party that counts with the initiator how many ids they share.
 
     Attributes:
         sizes: the number of common ids, by the other party's feature key.
@@ -154,6 +157,6 @@ class CountCollaboratorTask(PSICollaboratorTask):
         self.sizes: dict[str, int] = {}
 
     def find(self, run: Run, initiator: Peer, ids: psi.OwnIds) -> None:
-        """Do what the task is for."""
+        """Find the common ids or their number, and store the result."""
         most = self.settings.max_peer_ids
         self.sizes = {initiator.name: count_as_collaborator(run, initiator, ids, max_peer_ids=most)}

@@ -8,101 +8,33 @@ The file holds ids as keyed hashes. This module knows no torch, and of costs onl
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from heterofed.errors import LedgerError
 from heterofed.files import append
+from heterofed.privacy.ledger_file import open_file, transaction
 from heterofed.privacy.passes import Kind
-
-LOCK_SECONDS = 30.0
-"""The longest time in seconds to wait for another process of this party that uses the file."""
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
-    row INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE,
-    sent INTEGER NOT NULL DEFAULT 0, embeddings REAL NOT NULL DEFAULT 0,
-    weights REAL NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS draws (
-    noise REAL, rate REAL, steps INTEGER NOT NULL, PRIMARY KEY (noise, rate)
-);
-CREATE TABLE IF NOT EXISTS labels (
-    label_set TEXT, coins BLOB, epsilon REAL, PRIMARY KEY (label_set, coins, epsilon)
-);
-CREATE TABLE IF NOT EXISTS counts (
-    run BLOB, what TEXT, times INTEGER NOT NULL, PRIMARY KEY (run, what)
-);
-"""
-
-CHOSEN = """
-CREATE TEMP TABLE chosen (kind TEXT, row INTEGER, PRIMARY KEY (kind, row)) WITHOUT ROWID
-"""
-"""The rows that a pass of each kind is about."""
-
-CHARGE = """
-UPDATE rows SET sent = sent + ?, embeddings = embeddings + ?, weights = weights + ?
-WHERE row IN (SELECT row FROM chosen WHERE kind = ?)
-"""
-MOST = "SELECT max(sent), max(embeddings), max(weights) FROM rows"
-MOST_CHOSEN = """
-SELECT max(sent), max(embeddings), max(weights) FROM rows
-WHERE row IN (SELECT row FROM chosen WHERE kind = ?)
-"""
+from heterofed.privacy.release_costs import NOTHING_SHARED, Cost, Shared, Totals
+from heterofed.privacy.row_groups import NAME_BYTES, RowGroups
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """The cost of one release for each of its rows; costs add up.
+class Known:
+    """Where the rows of the last pass of a kind are.
 
     Attributes:
-        sent: the number of releases, of embeddings at a Collaborator and of gradients at the Host.
-        embeddings: the squared mu of the noise on embeddings; infinity without noise.
-        weights: the squared mu of a DP-SGD step with the row, if the rows of a batch are known.
+        ids: the ids of the rows; None if the groups have other rows too.
+        groups: the ids of the groups, each with the number of times that its rows have changed.
     """
 
-    sent: int = 0
-    embeddings: float = 0.0
-    weights: float = 0.0
-
-    def __mul__(self, times: int) -> Cost:
-        """Return the cost of several releases."""
-        return Cost(self.sent * times, self.embeddings * times, self.weights * times)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """The cost of a release that all rows share.
-
-    Attributes:
-        draw: the noise multiplier, the probability of a row to be in a batch, and the number of
-            steps, for DP-SGD with sampling.
-        labels: the name of the labels, the identifier of their random choices, and their epsilon,
-            which counts once.
-    """
-
-    draw: tuple[float, float, int] | None = None
-    labels: tuple[str, bytes, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The total costs so far.
-
-    Attributes:
-        most: the largest cost of any row, separately for each measure.
-        draws: the noise multipliers, rates and steps of DP-SGD with sampling.
-        labels: the names of the labels, with the epsilon of all their random choices.
-    """
-
-    most: Cost
-    draws: tuple[tuple[float, float, int], ...]
-    labels: tuple[tuple[str, float], ...]
+    ids: Sequence[str] | None = None
+    groups: dict[int, int] = field(default_factory=dict)
 
 
 class ReleaseLedger:
@@ -120,22 +52,18 @@ class ReleaseLedger:
     def __init__(self, folder: Path, task_id: str, party: str) -> None:
         self._key = _digest(task_id, party)
         self._path = folder / f"{self._key.hex()[:32]}.sqlite"
-        self._chosen: dict[Kind, Sequence[str]] = {}
+        self._known: dict[Kind, Known] = {}
         with self._telling():
             append(self._path, b"")  # private; SQLite gives its journal the same permissions
-            self._base = sqlite3.connect(
-                self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            # With less than EXTRA, a power cut right after a commit could undo it.
-            self._base.execute("PRAGMA synchronous = EXTRA")
-            self._base.executescript(SCHEMA + CHOSEN)
+            self._base = open_file(self._path)
+            self._groups = RowGroups(self._base)
 
     def charge(
         self,
         kind: Kind,
         ids: Sequence[str],
         cost: Cost,
-        shared: Shared = Shared(),
+        shared: Shared = NOTHING_SHARED,
         check: Callable[[Totals], None] = lambda _totals: None,
     ) -> None:
         """Record a release of rows, which may be sent when this method has returned.
@@ -152,20 +80,25 @@ class ReleaseLedger:
             LedgerError: the file cannot be written.
         """
         with self._telling():
-            self._choose(kind, ids)
-            with self._transaction():
-                self._base.execute(CHARGE, (cost.sent, cost.embeddings, cost.weights, kind))
+            known = self._known.pop(kind, Known())
+            names = [] if known.ids == ids else self._names(ids)  # slow, so before the lock
+            with transaction(self._base):
+                if names or self._groups.changes(known.groups) != known.groups:
+                    known = self._charge_names(kind, ids, names or self._names(ids), cost)
+                else:
+                    self._groups.add(known.groups, cost)
                 self._charge_shared(shared)
-                check(self._totals(MOST_CHOSEN, (kind,)))
+                check(self._totals(self._groups.most(known.groups)))
+            self._known[kind] = known
 
     def totals(self) -> Totals:
         """Return the total costs over all rows."""
         with self._telling():
-            return self._totals(MOST)
+            return self._totals(self._groups.most())
 
     def count(self, run: bytes, what: str) -> int:
         """Count an event of a run, and return its count."""
-        with self._telling(), self._transaction():
+        with self._telling(), transaction(self._base):
             self._base.execute(
                 "INSERT INTO counts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
                 (run, what),
@@ -181,22 +114,12 @@ class ReleaseLedger:
 
     # -- internal --------------------------------------------------------------------------
 
-    def _choose(self, kind: Kind, ids: Sequence[str]) -> None:
-        """Select the rows of some ids, and add new rows for unknown ids."""
-        if self._chosen.get(kind) == ids:
-            return
-        self._chosen.pop(kind, None)
-        names = [self._name(each) for each in ids]
-        with self._transaction():
-            self._base.execute("DELETE FROM chosen WHERE kind = ?", (kind,))
-            self._base.executemany(
-                "INSERT OR IGNORE INTO rows (name) VALUES (?)", ((name,) for name in names)
-            )
-            self._base.executemany(
-                "INSERT OR IGNORE INTO chosen SELECT ?, row FROM rows WHERE name = ?",
-                ((kind, name) for name in names),
-            )
-        self._chosen[kind] = list(ids)
+    def _charge_names(
+        self, kind: Kind, ids: Sequence[str], names: Sequence[bytes], cost: Cost
+    ) -> Known:
+        groups = self._groups.charge(kind, names, cost)
+        is_whole = self._groups.size(groups) == len(names)
+        return Known(list(ids) if is_whole else None, groups)
 
     def _charge_shared(self, shared: Shared) -> None:
         if shared.draw is not None:
@@ -208,32 +131,21 @@ class ReleaseLedger:
         if shared.labels is not None:
             self._base.execute("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", shared.labels)
 
-    def _totals(self, query: str, arguments: tuple[str, ...] = ()) -> Totals:
-        sent, embeddings, weights = self._base.execute(query, arguments).fetchone()
+    def _totals(self, most: Cost) -> Totals:
         draws = self._base.execute("SELECT noise, rate, steps FROM draws ORDER BY noise, rate")
         labels = self._base.execute(
             "SELECT label_set, sum(epsilon) FROM labels GROUP BY label_set ORDER BY label_set"
         )
-        return Totals(
-            Cost(sent or 0, embeddings or 0.0, weights or 0.0),
-            tuple(draws.fetchall()),
-            tuple(labels.fetchall()),
-        )
+        return Totals(most, tuple(draws.fetchall()), tuple(labels.fetchall()))
+
+    def _names(self, ids: Iterable[str]) -> list[bytes]:
+        """Return the names of rows in the file, sorted and each once."""
+        names = sorted(map(self._name, ids))
+        return [each for each, _ in itertools.groupby(names)]
 
     def _name(self, id_: str) -> bytes:
         raw = id_.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(raw, digest_size=16, key=self._key).digest()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._base.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # it may have been rolled back by itself
-                self._base.execute("ROLLBACK")
-            raise
+        return hashlib.blake2b(raw, digest_size=NAME_BYTES, key=self._key).digest()
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -1,1 +1,1 @@
-"""How the parties of a task find each other, prove who they are and agree on a plan."""
+"""Lets the parties of a task find each other, prove their identities and agree on a plan."""

@@ -1,4 +1,4 @@
-"""Whom a Host lets in, and when everybody is there."""
+"""Decides which visitors a Host admits, and when all parties are connected."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ logger = logging.getLogger("heterofed")
 
 
 class Admission:
-    """The Host's: whom it lets in, and when everybody is there.
+    """The admission of visitors at the Host.
 
     Args:
-        task: digest of the task id.
-        purpose: what the task is for.
+        task: the digest of the task id.
+        purpose: the purpose of the task.
         host: the Host's own feature key.
-        expected: the Collaborators' feature keys, or how many of them.
-        terms: those of the Host's task file; empty without one.
-        ended: the run that this Host has ended last; whoever still holds a part of it is told so.
-        going_on: the run that waits for a party to come back, or is complete and waits for
-            goodbyes; others would throw it away.
-        partial: once `join_timeout` has passed, go on with whoever is there.
-        check_usable: raises where a key or the task has expired by now.
+        expected: the feature keys of the Collaborators, or their number.
+        terms: the terms of the Host's task file; empty without one.
+        ended: the last run that ended at this Host; a party that still holds a part of it is told
+            so.
+        going_on: a run that waits for a lost party, or a complete one that waits for goodbyes; it
+            must not be replaced by another run.
+        partial: whether to continue without missing parties after `join_timeout`.
+        check_usable: raises an error if a key or the task has expired.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Admission:
         self.checked: set[str] = set()
 
     def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
-        """The code of a refusal, or None to let the visitor in.
+        """Return the code of a refusal, or None to admit the visitor.
 
         Raises:
             ConfigError: a key or the task has expired since the Host was started.
@@ -91,13 +92,15 @@ class Admission:
         return None
 
     def _make_way(self, party: Party, hello: Hello) -> None:
-        """One process is there once: its newest connection is the living one."""
+        """Replace an older connection of the same process, because only the newest one is alive."""
         older = party.peers.get(hello.party)
         if older is not None and older.incarnation == hello.incarnation:
             party.forget(older)
 
     def _judge_leaving(self, party: Party, hello: Hello, run: Earlier) -> str | None:
-        """As `judge`, of a complete run: only goodbyes are awaited, of who holds its last mark."""
+        """Judge a visitor as `judge` does, for a complete run in which only goodbyes are
+        missing.
+        """
         if hello.party not in run.agreement.plan.collaborators:
             return "stranger"
         awaited = self._names is None or hello.party in self._names
@@ -106,9 +109,9 @@ class Admission:
         return "duplicate_party" if self._closed or hello.party in party.peers else None
 
     def _compare(self, party: Party, visitor: Peer, hello: Hello) -> str:
-        """Show the visitor the Host's terms; what differs goes to the Host's log."""
+        """Send the visitor the Host's terms, and log the differences."""
         with contextlib.suppress(PeerLostError):
-            # Not patient: whoever was not let in holds nobody up.
+            # A visitor that is not admitted must not delay anybody.
             party.post(visitor, Terms(self._terms), patient=False)
         if hello.terms == self._terms:
             self.checked.add(hello.party)
@@ -120,21 +123,21 @@ class Admission:
                 hello.party,
                 terms_compared(self._terms, hello.terms),
             )
-        return "other_terms"  # nobody hears it: Terms were the last word
+        return "other_terms"  # not sent, because Terms was the last message
 
     def is_complete(self, party: Party) -> bool:
-        """Whether everybody is there."""
+        """Return whether all parties are connected."""
         return len(party.peers) == self._count
 
     def missing(self, party: Party) -> list[str]:
-        """Whom the Host still waits for, in words."""
+        """Return a description of the parties that the Host still waits for."""
         if self._names is not None:
             return [name for name in self._names if name not in party.peers]
         lacking = self._count - len(party.peers)
         return [f"{lacking} more Collaborator{'s' if lacking > 1 else ''}"] if lacking else []
 
     def close(self, party: Party) -> list[str]:
-        """Let nobody in from here on; gives the parties in task order."""
+        """Admit no further visitor, and return the parties in task order."""
         self._closed = True
         order = self._names if self._names is not None else sorted(party.peers)
         party.peers = {name: party.peers[name] for name in order if name in party.peers}
@@ -145,6 +148,6 @@ _CALLS = {"predict": "serve_predictions", "rehearse": "rehearse", "overlap": "co
 
 
 def _other(theirs: str, ours: str) -> str:
-    """That a party has another purpose than its Host, and what it should call instead."""
+    """Return a sentence on a party's wrong purpose, with the method that it should call instead."""
     call = _CALLS.get(ours, "launch_task")
     return f"{theirs}, and this Host waits for parties that {ours}: call {call} there"

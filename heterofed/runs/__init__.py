@@ -1,1 +1,1 @@
-"""One run of a task at one party: its life, settings, checkpoints, and what it leaves behind."""
+"""Manages one run of a task at one party: its lifecycle, settings, checkpoints and results."""

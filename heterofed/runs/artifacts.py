@@ -1,4 +1,4 @@
-"""What a finished run left at a party: which run it was, and its models."""
+"""Reads what a finished run left at a party: its identity and its models."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class _Summary(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run, as its results folder tells.
+    """A finished run, as its results folder describes it.
 
     Attributes:
         folder: the results folder.
-        run: 16 bytes that name the run, the same at every party.
-        rounds: rounds trained.
-        best_round: the round whose models `mark_best` kept; 0: none.
+        run: the 16 bytes that identify the run at every party.
+        rounds: the number of trained rounds.
+        best_round: the round whose models `mark_best` kept; 0 if there is none.
         fusion: whether the Host got each Collaborator's features or only their sum.
-        which: which of its models are meant.
+        which: whether the last or the best models are used.
     """
 
     folder: Path
@@ -50,16 +50,18 @@ class Trained:
     which: Which
 
     def path(self, name: str) -> Path:
-        """Of a model's file, or of another one that is kept for the best round too."""
+        """Return the path of a model's file, or of another file that is also kept for the best
+        round.
+        """
         prefix = "best_" if self.which == "best" else ""
         return self.folder / f"{prefix}{name}"
 
 
 def read_trained(folder: Path, which: Which = "last") -> Trained:
-    """Look at what a finished run left in a results folder.
+    """Return the finished run of a results folder.
 
     Raises:
-        ConfigError: no run has ended well there.
+        ConfigError: no run has ended successfully there.
     """
     if which not in ("last", "best"):
         raise ConfigError(f"models={which!r}: give 'last' or 'best'")
@@ -77,11 +79,11 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
 
 
 def trained_here(run: Run, which: Which = "last") -> Trained:
-    """What the finished run left whose results folder is above that of this one.
+    """Return the finished run whose results folder contains that of this run.
 
     Raises:
-        ConfigError: no run has ended well there, or the folder is a link or another user's: where
-            others may exchange it, they could have their own model served.
+        ConfigError: no run has ended successfully there, or the folder is a link or belongs to
+            another user, who could replace the model.
     """
     folder = run.result.folder.parent
     if folder.is_dir():
@@ -90,10 +92,10 @@ def trained_here(run: Run, which: Which = "last") -> Trained:
 
 
 def read_weights(trained: Trained, name: str) -> Any:
-    """What `torch.save` put into `<name>.pt`.
+    """Return the content of `<name>.pt`, which `torch.save` wrote.
 
     Raises:
-        ConfigError: it is not there, or is damaged.
+        ConfigError: the file is missing or damaged.
     """
     path = trained.path(f"{name}.pt")
     if not path.exists() and trained.which == "best":
@@ -106,10 +108,10 @@ def read_weights(trained: Trained, name: str) -> Any:
 
 
 def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
-    """Give a model the weights that the run left.
+    """Load the weights of the run into a model.
 
     Raises:
-        ConfigError: they are not there, or of another model.
+        ConfigError: the weights are missing, or belong to another model.
     """
     state = read_weights(trained, name)
     try:
@@ -122,10 +124,10 @@ def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
 
 
 def load_beside(trained: Trained, owner: object) -> None:
-    """Give what a scheduler holds beside its models what it had learnt in training.
+    """Load the trained state of the modules that a scheduler holds beside its models.
 
     Raises:
-        ConfigError: it holds something else in its place, or the file is damaged.
+        ConfigError: the scheduler holds another module in the same place, or the file is damaged.
     """
     if trained.path(f"{EXTRA}.pt").exists():
         load_extras(owner, read_weights(trained, EXTRA))

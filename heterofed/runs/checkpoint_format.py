@@ -1,6 +1,6 @@
-"""The format of a checkpoint: a party's models, optimizers and user state as bytes, and back.
+"""Encodes a party's models, optimizers and user state as the bytes of a checkpoint, and decodes it.
 
-Loaded with `weights_only`, so a file can hold tensors and plain values and nothing that runs.
+A checkpoint is loaded with `weights_only`, so it holds tensors and plain values and no code.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ LOADABLE = "tensors and plain values (numbers, strings, lists, dicts)"
 
 
 FORMAT = 2
-"""Of what is in a checkpoint: another number where what is kept, or how, has changed."""
+"""The version of the format, which changes whenever the content of a checkpoint changes."""
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """What is to be known of one party after a round; the content of a checkpoint.
+    """The content of a checkpoint: the state of one party after a round.
 
     Attributes:
-        round, batch: after how many whole rounds, and batches of the next one.
-        last: whether no round comes after it.
-        states: `state_dict` of each model and optimizer, by name.
-        metrics: of each metrics set its keys, and the bytes of its CSV.
-        kept: what is kept of the run itself.
-        carried: what the user's objects carry beside those.
-        extra: what the user's `extra_state` gave.
+        round, batch: the number of whole rounds so far, and of batches of the next round.
+        last: whether this is after the last round.
+        states: the `state_dict` of each model and optimizer, by name.
+        metrics: the keys of each metrics set, and the number of bytes of its CSV file.
+        kept: the state of the run itself.
+        carried: the state of the user's other objects.
+        extra: the result of the user's `extra_state`.
     """
 
     round: int
@@ -55,12 +55,12 @@ class Snapshot:
 
 
 def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
-    """Turn a snapshot into bytes.
+    """Encode a snapshot as bytes.
 
     Args:
-        snapshot: scalars of NumPy in it are turned into plain numbers.
-        proven: whether one of the same models and optimizers was found to load again; else this one
-            is tried, before anything depends on it.
+        snapshot: the snapshot; its NumPy scalars are converted to plain numbers.
+        proven: whether a snapshot of the same models and optimizers was loaded successfully.
+            Otherwise this one is loaded as a test before anything depends on it.
 
     Raises:
         ConfigError: `extra_state`, or the state of an optimizer or model, holds something other
@@ -84,10 +84,10 @@ def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
 
 
 def decode(content: bytes) -> Snapshot:
-    """The inverse of `encode`.
+    """Decode the bytes that `encode` returned.
 
     Raises:
-        CheckpointError: these are not the bytes of a snapshot, or they are in another format.
+        CheckpointError: the bytes are not a snapshot, or have another format.
     """
     try:
         whole = dict(_loaded(content))
@@ -108,7 +108,9 @@ def decode(content: bytes) -> Snapshot:
 
 
 def plain(value: Any) -> Any:
-    """The same with scalars of NumPy, which no checkpoint could be loaded with, as numbers."""
+    """Convert NumPy scalars within a value to numbers, because `weights_only` refuses the
+    scalars.
+    """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     if type(value) in (dict, OrderedDict):
@@ -119,19 +121,21 @@ def plain(value: Any) -> Any:
 
 
 def state_of(thing: nn.Module | Optimizer) -> dict[str, Any]:
-    """Its `state_dict`, without parameters that have no shape yet: nothing is known of them."""
+    """Return the `state_dict` without parameters that have no shape yet."""
     state = plain_state(thing) if isinstance(thing, nn.Module) else thing.state_dict()
     return {name: each for name, each in state.items() if not _is_lazy(each)}
 
 
 def make_plain(optimizer: Optimizer) -> None:
-    """Turn the hyperparameters into what a checkpoint holds, so that every run steps with those."""
+    """Convert the hyperparameters to the types of a checkpoint, so that all runs use the same
+    values.
+    """
     for group in optimizer.param_groups:
         group.update({key: plain(each) for key, each in group.items() if key != "params"})
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
-    """The class, and of each parameter group everything but the parameters."""
+    """Return the class, and the content of each parameter group without the parameters."""
     groups = [
         {key: plain(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
@@ -143,7 +147,7 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
     """Load a saved state into a model or optimizer.
 
     Raises:
-        ResumeError: the model has other tensors than when it was saved; names them.
+        ResumeError: the model has other tensors than when it was saved. The message names them.
     """
     if isinstance(thing, nn.Module):
         saved = state_for(thing, saved)
@@ -155,7 +159,8 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
             )
     try:
         if isinstance(thing, nn.Module):
-            thing.load_state_dict(dict(saved), strict=False)  # what has no shape yet is not there
+            # Parameters without a shape are missing.
+            thing.load_state_dict(dict(saved), strict=False)
         else:
             thing.load_state_dict(dict(saved))
     except (ValueError, RuntimeError, KeyError) as error:
@@ -166,10 +171,10 @@ def put_back(name: str, thing: nn.Module | Optimizer, saved: Mapping[str, Any]) 
 
 
 def check_optimizers(now: Mapping[str, Optimizer], before: Mapping[str, Any]) -> None:
-    """Check that there are the same optimizers as when the run began.
+    """Check that the optimizers are the same as when the run began.
 
     Raises:
-        ResumeError: naming both.
+        ResumeError: they differ. The message names both.
     """
     changed = []
     for name in sorted(now.keys() | before.keys()):
@@ -192,7 +197,7 @@ def _keys(settings: Mapping[str, Any]) -> set[str]:
 
 
 def bring_back_settings(name: str, optimizer: Optimizer, before: Mapping[str, Any]) -> None:
-    """Give an optimizer the hyperparameters that the run began with; tell of those it overrules."""
+    """Restore the hyperparameters that the run began with, and log those that this overrides."""
     made = settings_of(optimizer)["groups"]
     for index, (now, then) in enumerate(zip(made, before["groups"], strict=False)):
         optimizer.param_groups[index].update(then)
@@ -239,17 +244,17 @@ def _saved(value: object) -> bytes:
 
 
 def _saved_if_it_can_be(value: object) -> bytes:
-    """The same; empty for what cannot be written at all, such as a lock or a generator."""
+    """Return the saved bytes, or none for a value that cannot be saved, such as a lock."""
     try:
         return _saved(value)
-    except Exception:  # whatever pickle says about it
+    except Exception:  # pickle may raise anything
         return b""
 
 
 def _loads(content: bytes) -> bool:
     try:
         _loaded(content)
-    except Exception:  # whatever torch says about it
+    except Exception:  # torch may raise anything
         return False
     return True
 

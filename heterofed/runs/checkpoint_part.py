@@ -1,4 +1,4 @@
-"""What has a part in checkpoints beside models, optimizers and the user's objects."""
+"""Defines the interface of further parts of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from heterofed.runs.state import Kept
 
 
 class CheckpointPart:
-    """Something of a run that is kept with it; each method may do nothing."""
+    """A further part of a run's checkpoints. By default, each method does nothing."""
 
     def note(self, kept: Kept) -> None:
-        """Note what is to be kept: a checkpoint is about to be written."""
+        """Store the state in `kept`, because a checkpoint will be written."""
 
     def write_beside(self, folder: Path, prefix: str) -> None:
-        """Write what goes with the models into the results folder, as `<prefix><name>`."""
+        """Write files that belong to the models to the results folder, as `<prefix><name>`."""
 
     def leave(self) -> None:
-        """Let go of what belongs to now: the run goes back to a checkpoint, or begins anew."""
+        """Discard the current state, because the run rolls back to a checkpoint or starts again."""
 
     def take_up(self) -> None:
-        """Begin with what was kept: the run is back at a checkpoint."""
+        """Load the stored state, because the run has rolled back to a checkpoint."""

@@ -1,7 +1,7 @@
-"""What a party keeps on disk so that a killed run can go on: its record, and a checkpoint a round.
+"""Keeps a run's record and its checkpoints on disk, so that a run that was killed can resume.
 
-Every file appears whole or not at all and carries its checksum; a damaged one is told of and then
-counts as not there. Knows no torch: the content of a checkpoint is bytes here.
+Every file is written atomically with its checksum. A damaged file is logged and then treated as
+missing. This module uses no torch: the content of a checkpoint is bytes here.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ MAGIC = b"HFKEPT1\n"
 DIGEST_BYTES = 32
 NAME = re.compile(r"round-(\d+)(?:-batch-(\d+))?")
 KEPT = 2
-"""Checkpoints kept: the newest may not be held by all, the one before it is."""
+"""The number of kept checkpoints: all parties hold the one before the newest, if not the newest."""
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """What the intersection and the split gave, bound to the ids it was made from.
+    """The result of the intersection and the split, bound to the ids from which it was computed.
 
     Attributes:
-        own_count, own_digest: of this party's ids, in sorted order; keyed with the record's `key`.
-        common: size of the intersection.
-        train, test: sorted ids.
+        own_count, own_digest: the number of this party's ids, and the digest of the sorted ids,
+            keyed with the record's `key`.
+        common: the size of the intersection.
+        train, test: the sorted train ids and test ids.
     """
 
     own_count: int
@@ -51,16 +52,16 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One run as this party knows it; none of it ever travels again.
+    """The record of one run at this party, which is never sent.
 
     Attributes:
-        run: 16 bytes that name the run.
-        secret: 32 bytes that key the digests that the parties compare.
-        seed: where this party's random streams start.
-        key: 32 bytes of this party alone, for digests of its own ids.
-        plan: what was agreed.
-        split: None before the parties have split their ids.
-        noise: 32 bytes that this party's noise is drawn from; empty in records that had none.
+        run: the 16 bytes that identify the run.
+        secret: the 32-byte key of the digests that the parties compare.
+        seed: the seed of this party's random streams.
+        key: 32 secret bytes of this party, for digests of its own ids.
+        plan: the plan that the parties agreed on.
+        split: the split; None before the parties have split their ids.
+        noise: the 32 bytes from which this party's noise is drawn; empty in records without them.
     """
 
     run: bytes
@@ -76,40 +77,40 @@ class CheckpointStore:
     """The folder in which one run at one party is kept until it has ended.
 
     Args:
-        folder: made with the first file, readable by this user alone.
+        folder: the folder, which is created with the first file and which only this user can read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def record(self) -> RunRecord | None:
-        """The run that is kept here; None where there is none, or its file is damaged."""
+        """Return the stored run; None if there is none or its file is damaged."""
         return self._read_struct("run", RunRecord)
 
     def begin(self, record: RunRecord) -> None:
-        """Keep (or renew) the record of the run.
+        """Write (or replace) the record of the run.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the file cannot be written.
         """
-        with contextlib.suppress(OSError):  # told of where it is written
+        with contextlib.suppress(OSError):  # the next write reports it
             own_folder(self.folder)
         self._write("run", msgspec.msgpack.encode(record))
 
     def marks(self) -> tuple[Mark, ...]:
-        """Where there is an undamaged checkpoint, in ascending order."""
+        """Return the marks of the undamaged checkpoints in ascending order."""
         return tuple(mark for mark in self._found() if self._read(_name(mark)) is not None)
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is any, damaged or not."""
+        """Return whether there is any checkpoint, damaged or not."""
         return bool(self._found())
 
     def keep(self, mark: Mark, content: bytes) -> None:
-        """Keep a checkpoint, and only the one before it beside it.
+        """Write a checkpoint, and remove all others except the previous one.
 
         Raises:
-            CheckpointError: it cannot be written; those before are untouched.
+            CheckpointError: the file cannot be written. Earlier checkpoints are unchanged then.
         """
         self._write(_name(mark), content)
         self.drop_after(mark)
@@ -117,16 +118,16 @@ class CheckpointStore:
             (self.folder / _name(old)).unlink(missing_ok=True)
 
     def drop_after(self, mark: Mark) -> None:
-        """Drop the checkpoints after `mark`: what they hold will be trained again."""
+        """Remove the checkpoints after `mark`, because their rounds will be trained again."""
         for later in self._found():
             if later > mark:
                 (self.folder / _name(later)).unlink(missing_ok=True)
 
     def load(self, mark: Mark) -> bytes:
-        """The content of the checkpoint at `mark`.
+        """Return the content of the checkpoint at `mark`.
 
         Raises:
-            CheckpointError: it is gone or damaged.
+            CheckpointError: the checkpoint is missing or damaged.
         """
         content = self._read(_name(mark))
         if content is None:
@@ -137,20 +138,20 @@ class CheckpointStore:
         return content
 
     def note_finished(self, gone: Collection[str] = ()) -> None:
-        """Note that the task is complete: every party holds the newest checkpoint.
+        """Record that the task is complete, because every party holds the newest checkpoint.
 
         Args:
-            gone: parties whose goodbye the Host has, as far as this party knows.
+            gone: the parties whose Bye reached the Host, as far as this party knows.
         """
         self._write("finished", msgspec.msgpack.encode(sorted(gone)))
 
     def finished(self) -> set[str] | None:
-        """The parties that said goodbye, once the task is complete; None before."""
+        """Return the parties that said goodbye after the task was complete; None before that."""
         content = self._read("finished")
         return None if content is None else set(msgspec.msgpack.decode(content, type=list[str]))
 
     def clear(self) -> None:
-        """Forget the run: it has ended well."""
+        """Remove the stored run, because it has ended successfully."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- within ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A run that can be interrupted: what is kept of it at checkpoints, and how it goes on from one.
+"""Writes the checkpoints of a run, and resumes the run from one.
 
-A party that was killed and one that only has to go back take the same way: meet the others, agree
-on the newest checkpoint that all hold, load it.
+A party that was killed and a party that only rolls back do the same: they connect to the others,
+agree on the newest checkpoint that all hold, and load it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ logger = logging.getLogger("heterofed")
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """What a checkpoint is made of.
+    """The sources of a checkpoint's content.
 
     Attributes:
-        models: with the optimizers.
-        files: the models in the results folder.
-        carried: what the user carries beside them.
-        parts: what else is kept.
-        metrics: keys of the metrics sets that the user's class registered.
+        models: the models and optimizers.
+        files: the files of the models in the results folder.
+        carried: the state of the user's other objects.
+        parts: the further parts.
+        metrics: the keys of the metrics sets that the user's class registered.
         accumulates: whether gradients may wait for the step of a later batch.
     """
 
@@ -57,13 +57,13 @@ class Checkpointed:
 
 
 class Checkpointing:
-    """Keeps one run of a party, and puts it back.
+    """Saves one run of a party, and restores it.
 
     Args:
         run: the run.
-        hooks: the hooks of its user.
-        what: is kept.
-        limit: of going back.
+        hooks: the hooks of the user.
+        what: the sources of a checkpoint's content.
+        limit: the limit on rollbacks.
     """
 
     def __init__(self, run: Run, hooks: HookCalls, what: Checkpointed, limit: ReturnLimit) -> None:
@@ -72,7 +72,7 @@ class Checkpointing:
         self._proven: set[str] = set()
 
     def load_ids(self) -> list[str]:
-        """Own ids; what a checkpoint binds them by is noted."""
+        """Return the own ids, and note the digest by which checkpoints are bound to them."""
         ids = check_ids(self._hooks.call("load_local_ids"))
         key = self._run.kept_record.key
         self._run.state.own_ids = len(ids), keyed_digest(key, "own ids", sorted(ids))
@@ -81,7 +81,7 @@ class Checkpointing:
     # -- keeping ---------------------------------------------------------------------------
 
     def keep_split(self, common: int) -> None:
-        """Keep what was agreed about ids, and the checkpoint that the first round begins from."""
+        """Store the split, and the checkpoint before the first round."""
         run = self._run
         if run.state.own_ids is None:
             raise LocalProtocolError("ids were split before they were loaded")
@@ -104,23 +104,23 @@ class Checkpointing:
         self.keep()
 
     def close_round(self, *, best: bool, last: bool) -> None:
-        """What every party does when a round and its test are over."""
+        """Complete a round after its test; every party does this."""
         if best:
             self._what.files.save_best()
         self._hooks.call("on_round_end")
         self.keep(last=last)
 
     def keep(self, *, last: bool = False) -> None:
-        """Write the checkpoint after this round, or this part of it.
+        """Write the checkpoint after this round or part of a round.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the file cannot be written.
         """
         run, what = self._run, self._what
         for part in what.parts:
             part.note(run.state.kept)
         mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
-        # Before the first batch they are as their hooks make them, again and again.
+        # Before the first batch, models are as their hooks make them, which can be repeated.
         things = what.models.stateful() if mark > AT_SPLIT else {}
         if things:
             for each in what.models.optimizers().values():
@@ -135,7 +135,7 @@ class Checkpointing:
             carried=what.carried.keep(gradients=what.accumulates),
             extra=self._hooks.call("extra_state"),
         )
-        # One of each kind has to load again before days of training depend on it.
+        # One checkpoint of each kind must load before days of training depend on it.
         proven = things.keys() <= self._proven and mark > AT_SPLIT
         run.store.keep(mark, snapshots.encode(snapshot, proven=proven))
         self._proven.update(things)
@@ -144,17 +144,18 @@ class Checkpointing:
     # -- going on --------------------------------------------------------------------------
 
     def take_up(self) -> bool:
-        """Go on from the checkpoint that everybody holds; gives whether its round was the last.
+        """Resume from the checkpoint that all parties hold, and return whether its round was the
+        last.
 
         Raises:
-            ResumeError: own ids or models are not those that the run began with.
+            ResumeError: the own ids or models are not those with which the run began.
         """
         run, mark = self._run, self._run.agreement.resume
         if mark is None:
             raise LocalProtocolError("there is no checkpoint to go on from")
         with run.party.in_phase("resume"):
             snapshot = self._put_back(mark)
-            if not snapshot.last:  # else nothing is trained again
+            if not snapshot.last:  # after the last round, nothing is trained again
                 self._limit.note_return(console.shown_mark(mark.round, mark.batch))
         run.party.round = run.round
         run.party.emit(Resumed(mark.round, mark.batch))
@@ -177,7 +178,7 @@ class Checkpointing:
         logger.info("the run had ended: its final models are in %s", run.result.folder)
 
     def _put_back(self, mark: Mark) -> Snapshot:
-        """Make this party what it was at a checkpoint."""
+        """Restore the state of this party at a checkpoint."""
         run, what, split = self._run, self._what, self._run.kept_record.split
         if split is None:
             raise LocalProtocolError("a checkpoint without a split")
@@ -187,7 +188,7 @@ class Checkpointing:
         snapshot = snapshots.decode(run.store.load(mark))
         for part in what.parts:
             part.leave()
-        # Before the models are made, which may be fitted on them.
+        # This comes before the models are made, because they may depend on the ids.
         run.state.train_ids, run.state.test_ids = split.train, split.test
         self._put_back_models(mark, snapshot)
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
@@ -207,7 +208,7 @@ class Checkpointing:
     def _put_back_models(self, mark: Mark, snapshot: Snapshot) -> None:
         run, models = self._run, self._what.models
         restarted = run.state.kept.hyperparameters is None
-        run.round = 0  # hooks make them as they did at first
+        run.round = 0  # hooks make the models as they did at first
         if mark == AT_SPLIT:
             models.forget()
         things, optimizers = models.stateful(), models.optimizers()
@@ -222,7 +223,7 @@ class Checkpointing:
                 snapshots.put_back(name, thing, snapshot.states.get(name, {}))
 
     def _cut_metrics(self, snapshot: Snapshot) -> None:
-        """Drop the rows of rounds that will be trained again."""
+        """Remove the rows of rounds that will be trained again."""
         run, registered = self._run, self._what.metrics
         run.open_all_metrics(registered)
         for name, (keys, _) in snapshot.metrics.items():
@@ -237,7 +238,7 @@ class Checkpointing:
                 metrics.cut(size, None if name in registered else keys)
 
     def _open_kept(self, name: str, keys: Sequence[str]) -> None:
-        """Open a metrics set of which only the checkpoint knows."""
+        """Open a metrics set that is only in the checkpoint."""
         try:
             self._run.open_metrics(name, keys)
         except ConfigError as error:

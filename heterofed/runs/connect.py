@@ -1,4 +1,4 @@
-"""How a party meets the others, as the Host or as a Collaborator, for whatever kind of task."""
+"""Connects a party to the others for any kind of task, as the Host or as a Collaborator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_expected(expected: Mapping[str, str], plan: Plan) -> None:
     """Check that the Host announced the agreed settings that this party was given.
 
     Raises:
-        OtherSettingsError: naming each that it did not, with both values.
+        OtherSettingsError: some settings differ. The message names each of them with both values.
     """
     announced = dict(plan.agreed)
     differ = [
@@ -58,7 +58,7 @@ def check_expected(expected: Mapping[str, str], plan: Plan) -> None:
 
 
 def shown(value: str | None) -> str:
-    """A setting for a sentence."""
+    """Return a setting as it is shown in a sentence."""
     return "not set" if value is None else repr(value)
 
 
@@ -74,23 +74,23 @@ def as_host(
     earlier: Earlier | None = None,
     partial: bool = False,
 ) -> Iterator[Party]:
-    """Open the task's admission, wait until everybody is there, announce the plan.
+    """Open the admission of the task, wait for all parties, and announce the plan.
 
     Args:
-        run: gets its party and what was agreed on.
+        run: the run, which gets its party and the agreement.
         settings: the settings of the Host.
-        callbacks: get every event.
-        purpose: what the parties meet for.
-        make_plan: called with the Collaborators' keys in task order.
-        expected: whom to wait for; None: those of the settings.
-        earlier: what this party holds of a run that has not ended.
-        partial: whether whoever is missing after `join_timeout` is left out.
+        callbacks: the functions that get every event.
+        purpose: the purpose for which the parties connect.
+        make_plan: returns the plan for the Collaborators' keys in task order.
+        expected: the parties to wait for; None takes those of the settings.
+        earlier: the state of an unfinished run at this party.
+        partial: whether parties that are missing after `join_timeout` are left out.
     """
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
     if not isinstance(expected, int):
-        place.settle(make_plan(tuple(expected)))  # what does not fit shows before anybody waits
+        place.settle(make_plan(tuple(expected)))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
         earlier, expected = _same_plan(run, place, earlier, expected, make_plan)
@@ -132,8 +132,9 @@ def _same_plan(
     expected: Sequence[str] | int,
     make_plan: Callable[[tuple[str, ...]], Plan],
 ) -> tuple[Earlier, Sequence[str]]:
-    """A run that has not ended under the plan of now, which has to be the one it began with; and
-    whom it waits for.
+    """Return the unfinished run under the current plan, and the parties that it waits for.
+
+    The plan must be the one that the run began with.
     """
     begun = earlier.agreement.plan
     given = begun.collaborators if isinstance(expected, int) else tuple(expected)
@@ -153,15 +154,15 @@ def as_collaborator(
     trainable: bool = False,
     earlier: Earlier | None = None,
 ) -> Iterator[Party]:
-    """Find the Host and wait until everybody is there.
+    """Find the Host, and wait until all parties are connected.
 
     Args:
-        run: gets its party and what was agreed on.
+        run: the run, which gets its party and the agreement.
         settings: the settings of the Collaborator.
-        callbacks: get every event.
-        purpose: what the parties meet for.
-        trainable: whether this party's features take gradients.
-        earlier: what this party holds of a run that has not ended.
+        callbacks: the functions that get every event.
+        purpose: the purpose for which the parties connect.
+        trainable: whether this party's features get gradients.
+        earlier: the state of an unfinished run at this party.
     """
     place = _place(run, settings, Role.COLLABORATOR, purpose)
     key, timeouts = MaskKey(), settings.timeouts()
@@ -214,14 +215,14 @@ def _party(
 
 
 def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:
-    """What this party shares with each other Collaborator, where the Host gets only their sum."""
+    """Return the secret shared with each other Collaborator, if the Host gets only their sum."""
     if not agreement.mask_keys:
         return {}
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
         raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
-    # Told other plans or secrets, from which batches are drawn, or sent back to other checkpoints,
-    # they share nothing: no mask comes off.
+    # If the Host tells Collaborators different plans, secrets or checkpoints, their shared secrets
+    # differ, and no mask can be removed.
     told = agreement.run + msgspec.msgpack.encode(
         (agreement.plan, agreement.resume, agreement.secret)
     )
@@ -234,11 +235,11 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
 
 
 def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Place:
-    """Where the parties meet; the run learns where it is counted what leaves this party."""
+    """Return the place where the parties connect, and set the folder of the run's ledger."""
     place = settings.place
     if place is None:
-        # Predictions and rehearsals are within the terms of the task that trains; a count of
-        # common ids says less than either kind of task.
+        # Predictions and dry runs are within the terms of the training task; a count of common ids
+        # reveals less than either kind of task.
         task: Purpose | None = "psi" if purpose == "psi" else "train"
         if purpose == "overlap":
             task = None

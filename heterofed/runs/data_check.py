@@ -1,6 +1,6 @@
-"""A party's own check of its data before a task, and the note of its verdict.
+"""Runs a party's own check of its data before a task, and stores its verdict.
 
-The verdict is advisory: kept per task and working directory, and mentioned by `launch_task`.
+The verdict is advisory. It is stored per task and working directory, and `launch_task` logs it.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ class DataChecker(ABC):
 
     @abstractmethod
     def verify_data(self) -> bool | tuple[bool, str]:
-        """Hook: whether this party's data are fit for the task, and if you like, why or why not."""
+        """Hook: return whether this party's data are fit for the task, optionally with a reason."""
 
     def execute_verification(self) -> bool:
-        """Run `verify_data` and keep its verdict.
+        """Run `verify_data`, and store its verdict.
 
         Raises:
-            ConfigError: a worker process has imported this script again and come here.
+            ConfigError: a worker process has imported this script again and called this method.
 
         Returns:
-            The verdict; False where `verify_data` raised, with the traceback in this party's log.
+            The verdict. It is False if `verify_data` raised an error, whose traceback is in this
+            party's log.
         """
         refuse_reimported_main()
         with console.attached():
@@ -60,7 +61,7 @@ class DataChecker(ABC):
 
 
 def _verified(checker: DataChecker) -> bool:
-    """The verdict of a user's check."""
+    """Return the verdict of a user's check."""
     try:
         answer = checker.verify_data()
     except Exception:
@@ -74,12 +75,12 @@ def _verified(checker: DataChecker) -> bool:
 
 
 def mention_verdict(task_id: str) -> None:
-    """Say in the log how the last check for this task, in this working directory, ended."""
+    """Log the verdict of the last check for this task in this working directory."""
     try:
         kept = json.loads(read(_place(task_id)))
         passed, when = bool(kept["passed"]), str(kept["when"])
     except (OSError, ValueError, KeyError, TypeError):
-        return  # no check was made, or its note is unreadable: it is advisory
+        return  # no check was made, or its file is unreadable; the verdict is only advisory
     log = logger.info if passed else logger.warning
     log("the data check for this task %s (%s)", _word(passed), when)
 
@@ -99,10 +100,10 @@ def refuse_reimported_main() -> None:
 
 
 def _verdict(answer: object) -> bool:
-    """Read what `verify_data` returned.
+    """Read the result of `verify_data`.
 
     Raises:
-        TypeError: it is nothing that its contract allows.
+        TypeError: the result does not follow the contract of the hook.
     """
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
         logger.info("verify_data: %s", answer[1])

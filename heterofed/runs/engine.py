@@ -1,4 +1,4 @@
-"""What is behind a scheduler: one object, so that a user's class may use all other names."""
+"""Holds heterofed's part of a scheduler in one object, so that users may use all other names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Engine(Generic[S]):
     """The settings of a scheduler, and the run that it is in or was in last.
 
     Attributes:
-        settings: what the constructor was given.
-        run: of the task that runs, or ran last; None before the first. While a prediction or a
-            dry run borrows the scheduler's hooks, it is theirs.
+        settings: the arguments of the constructor.
+        run: the run of the current or last task; None before the first. While a prediction or a dry
+            run borrows the scheduler's hooks, it is the run of that task.
     """
 
     def __init__(self, settings: S) -> None:

@@ -1,7 +1,7 @@
-"""Modules and parameters that a user's class holds beside the models that its hooks make.
+"""Saves modules and parameters that a user's class holds beside the models of its hooks.
 
-A head on `self`, a learnt temperature, a moving average of weights: what they have learnt is kept
-with the models, put back before a prediction, and in eval mode where the models are.
+Examples are a head on `self`, a learnt temperature, or a moving average of weights. Their state is
+saved with the models and restored before a prediction. They are in eval mode when the models are.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from heterofed.runs.user_state import look
 logger = logging.getLogger("heterofed")
 
 EXTRA = "extra_modules"
-"""Name of the file, without its ending."""
+"""The name of the file without its suffix."""
 
 DEEPEST = 4
-"""Containers within containers that are looked into."""
+"""The number of nested containers that are searched."""
 MOST = 1000
-"""Items of a container of modules; one of more holds rows."""
+"""The most items of a container of modules; a larger one is assumed to hold rows."""
 
 Extra = nn.Module | Tensor
 
 
 def extras_of(owner: object, models: Iterable[nn.Module | None]) -> dict[Place, Extra]:
-    """The modules and learnt tensors that an object holds and that are no part of its models.
+    """Return the modules and learnt tensors of an object that are not part of its models.
 
     Args:
-        owner: the scheduler; what it and its class hold is looked at, and globals that its hooks
-            name.
-        models: those that its hooks have made.
+        owner: the scheduler. Its attributes, those of its class, and the globals that its hooks use
+            are searched.
+        models: the models that its hooks made.
     """
     known = [each for each in models if each is not None]
     return {
@@ -54,13 +54,15 @@ def extras_of(owner: object, models: Iterable[nn.Module | None]) -> dict[Place, 
 
 
 def modules_beside(owner: object, models: Iterable[nn.Module | None]) -> list[nn.Module]:
-    """The modules that an object holds beside its models, those without weights too."""
+    """Return the modules that an object holds beside its models, including those without
+    weights.
+    """
     inside = {id(sub) for each in models if each is not None for sub in each.modules()}
     return [each for each in _modules_in(owner, DEEPEST) if id(each) not in inside]
 
 
 def save_extras(path: Path, extras: dict[Place, Extra]) -> None:
-    """Write what they have learnt, whole or not at all; no file where there is nothing."""
+    """Write their learnt state atomically; without any, no file is written."""
     states = [
         [place.root, [list(step) for step in place.steps], _state_of(each)]
         for place, each in extras.items()
@@ -71,10 +73,10 @@ def save_extras(path: Path, extras: dict[Place, Extra]) -> None:
 
 
 def load_extras(owner: object, states: Iterable[list[Any]]) -> None:
-    """Put back what `save_extras` wrote; warns of what the object does not hold.
+    """Restore what `save_extras` wrote, and warn about entries that the object does not hold.
 
     Raises:
-        ConfigError: the object holds another module in that place; names it.
+        ConfigError: the object holds another module in the same place. The message names it.
     """
     roots = roots_of(owner)
     for root, steps, state in states:

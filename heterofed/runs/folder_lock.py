@@ -1,4 +1,4 @@
-"""One process at a time writes to a results folder."""
+"""Ensures that only one process at a time writes to a results folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def folder_lock(folder: Path, wait: float) -> Iterator[None]:
 
     Args:
         folder: the results folder.
-        wait: seconds to wait for another process that does; -1: for ever.
+        wait: the seconds to wait for another process; -1 waits for ever.
 
     Raises:
-        ConfigError: another process has it.
+        ConfigError: another process still writes to the folder.
     """
     from filelock import Timeout  # here: it takes a tenth of all that loads with us
 

@@ -1,7 +1,7 @@
-"""Values of user objects in a form that a checkpoint can hold, and back into the same objects.
+"""Converts values of user objects to a form that a checkpoint can hold, and restores them.
 
-Knows torch and NumPy. A frozen value is `[kind, ...]` of tensors and plain values, which torch
-loads with `weights_only`; scalars of Python stand for themselves.
+A frozen value is `[kind, ...]` of tensors and plain values, which torch loads with `weights_only`.
+Python scalars are not converted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class CannotFreezeError(TypeError):
 
 
 def freeze(value: Any, *, drop_functions: bool = False) -> Any:
-    """A copy of a value that a checkpoint can hold.
+    """Return a copy of a value in a form that a checkpoint can hold.
 
     Args:
         value: scalars, tensors, arrays, random generators, and containers of them.
-        drop_functions: leave out functions in dicts, as learning-rate schedules have them.
+        drop_functions: whether to leave out functions in dicts, which learning-rate schedules have.
 
     Raises:
-        CannotFreezeError: it holds something else, or itself.
+        CannotFreezeError: the value holds something else, or itself.
     """
     return _Freezer(drop_functions).frozen(value)
 
@@ -112,14 +112,14 @@ def _where(generator: Any) -> Any:
 
 
 def thaw(frozen: Any, into: Any = None) -> Any:
-    """The value; where there is one of the same form already, that takes it up, and is returned.
+    """Return the value; if an object of the same form exists, it is updated in place and returned.
 
     Args:
-        frozen: from `freeze`.
-        into: what stands in its place now; others may hold it too.
+        frozen: a value from `freeze`.
+        into: the current object, which may also be referenced elsewhere.
 
     Raises:
-        ValueError: it is not from `freeze`, or nothing takes it up.
+        ValueError: `frozen` is not from `freeze`, or there is no object to update.
     """
     if type(frozen) in SCALARS:
         return frozen
@@ -240,7 +240,7 @@ _THAWS: dict[str, Callable[[list[Any], Any], Any]] = {
 
 
 def tensors_in(frozen: Any) -> Iterable[Tensor]:
-    """All tensors of a frozen value."""
+    """Return all tensors of a frozen value."""
     if isinstance(frozen, Tensor):
         yield frozen
     elif isinstance(frozen, list):

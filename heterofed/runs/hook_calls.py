@@ -1,4 +1,4 @@
-"""How hooks are called: their arguments, checked against what users define before a run begins."""
+"""Calls hooks, and checks their arguments before a run begins."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from heterofed.runs.run import Run
 T = TypeVar("T")
 
 HOOKS: dict[str, tuple[str, ...]] = {
+    "end_final_look": (),
     "end_test": (),
     "extra_state": (),
     "feature_columns": (),
+    "final_look": ("party", "number", "features"),
     "is_task_finished": (),
+    "iterate_final_feature": ("feature_model", "final_ids"),
     "iterate_predict_feature": ("feature_model", "predict_ids"),
     "iterate_test_feature": ("feature_model", "test_ids"),
     "iterate_train_feature": ("feature_model", "train_ids"),
@@ -31,6 +34,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "make_infer_optimizer": ("infer_model",),
     "on_round_end": (),
     "predict_a_batch": ("feature_projection",),
+    "take_findings": ("values",),
     "split_dataset": ("id_intersection",),
     "test": ("batched_feature_projections", "batched_labels"),
     "test_a_batch": ("feature_projection", "labels"),
@@ -41,6 +45,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """The arguments of each hook, in order."""
 
 GENERATORS = (
+    "iterate_final_feature",
     "iterate_predict_feature",
     "iterate_test_feature",
     "iterate_train_feature",
@@ -48,7 +53,7 @@ GENERATORS = (
     "load_local_ids",
     "load_predict_ids",
 )
-"""Hooks that may yield."""
+"""The hooks that may be generators."""
 
 BY_NAME = ("test",)
 """Hooks that are called with these names, where they take them."""
@@ -58,9 +63,9 @@ class HookCalls:
     """The hooks of one user's object, as they are called within one run.
 
     Args:
-        owner: whose hooks they are.
-        run: within which they are called.
-        name: what logs call this party.
+        owner: the object with the hooks.
+        run: the run within which they are called.
+        name: the name of this party in logs.
     """
 
     def __init__(self, owner: object, run: Run, name: str) -> None:
@@ -73,15 +78,15 @@ class HookCalls:
         return self.call_as(hook, getattr(self._owner, hook), *args, **kwargs)
 
     def call_as(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what stands for a hook, as that would be called."""
+        """Call a function in place of a hook, in the same way."""
         args, kwargs = arguments(call, args, kwargs)
         with self.inside(hook):
             return call(*args, **kwargs)
 
     @contextmanager
     def inside(self, hook: str) -> Iterator[None]:
-        """Count user code as this party's work, and mark what it raises: that comes out unchanged,
-        with a note of where.
+        """Count user code as this party's work, and add the place as a note to errors that it
+        raises.
         """
         party = self._run.maybe_party
         try:
@@ -96,10 +101,10 @@ class HookCalls:
 
 
 def check_hooks(owner: object) -> None:
-    """Check that every hook of a scheduler can be called as it will be.
+    """Check that every hook of a scheduler can be called with its arguments.
 
     Raises:
-        ConfigError: naming the hook and its arguments.
+        ConfigError: a hook cannot be called so. The message names the hook and its arguments.
     """
     for name, parameters in HOOKS.items():
         call = getattr(owner, name, None)
@@ -118,12 +123,12 @@ def check_hooks(owner: object) -> None:
 
 
 def takes(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Whether something can be called with these arguments, as far as it says."""
+    """Return whether an object can be called with these arguments, according to its signature."""
     try:
         inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
         return False
-    except ValueError:  # it says nothing of its arguments
+    except ValueError:  # it has no signature
         return True
     return True
 
@@ -131,7 +136,7 @@ def takes(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
 def arguments(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments by name where they are taken so, else by their order."""
+    """Return the arguments by name if the hook takes them so, or else by their order."""
     if kwargs and not takes(call, *args, **kwargs):
         return (*args, *kwargs.values()), {}
     return args, dict(kwargs)

@@ -1,6 +1,6 @@
-"""The life of a task at one party, whatever the task does: launch, attempts, ending, result.
+"""Runs any task at one party, from its launch through all attempts to its result.
 
-It knows no torch and no phase; what is done in between is said by a `Task`.
+This module knows no torch and no phase; a `Task` defines the work in between.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import get_args
 
 from heterofed.errors import (
@@ -43,11 +43,14 @@ from heterofed.reporting.results import (
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks
+from heterofed.runs.journal import journal_kept
 from heterofed.runs.report import reported
 from heterofed.runs.run import Resume, Run, new_run
+from heterofed.runs.settings import check_callbacks, check_flag
 from heterofed.runs.status import status_kept
 from heterofed.runs.task import Task
 from heterofed.runs.unfinished import awaited, recall
+from heterofed.watch.beside import watched
 
 logger = logging.getLogger("heterofed")
 
@@ -58,30 +61,46 @@ UNHEARD = (
     PeerTimeoutError,
     TaskAborted,
 )
-"""How meeting and talking to the others may fail: no harm to a run of which only goodbyes are
-left."""
+"""The errors of connections, which do no harm to a run in which only goodbyes are missing."""
 
 MOST_FUTILE = 50
-"""How often in a row parties may be lost before the run has come one checkpoint further."""
+"""The number of times that parties may be lost in a row without a new checkpoint in between."""
 
 
 class Lifecycle:
     """One launch of a task, from the checks to the summary.
 
     Args:
-        task: what to do once the parties have met.
+        task: the work after the parties are connected.
     """
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._settings = task.settings
 
-    def launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
+    def launch(
+        self,
+        task_id: str,
+        resume: Resume = "never",
+        *,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
+    ) -> TaskResult:
         """Run the task; see the schedulers' `launch_task`."""
+        check_callbacks(callbacks)
+        check_flag("watch", watch)
+        results = self._settings.results_dir.absolute()
         with console.attached() as show:
-            return self._launch(task_id, resume, show)
+            page = watched(results, task_id) if watch else contextlib.nullcontext()
+            return self._launch(task_id, resume, (show, *callbacks), page)
 
-    def _launch(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
+    def _launch(
+        self,
+        task_id: str,
+        resume: Resume,
+        heard_by: Sequence[Callback],
+        page: AbstractContextManager[None],
+    ) -> TaskResult:
         task, run, began = self._task, self._new_run(task_id, resume), time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(sigterm_as_exit())
@@ -91,14 +110,16 @@ class Lifecycle:
             check_writable(run.result.folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
+            stack.enter_context(page)
             stack.enter_context(folder_lock(run.result.folder, task.folder_wait))
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
             recall(run, self._settings.seed)
             if task.is_reported:
-                stack.enter_context(reported(run))  # once the status says how it has ended
+                stack.enter_context(reported(run))  # after the status records how the run has ended
             note = stack.enter_context(status_kept(run, self._settings))
-            callbacks = (run.result.note, note, show, *self._settings.callbacks)
+            own = (run.result.note, note, *self._journal(run))
+            callbacks = (*own, *heard_by, *self._settings.callbacks)
             while not self._attempt(run, callbacks):
                 pass
             run.result.seconds = time.monotonic() - began
@@ -118,8 +139,12 @@ class Lifecycle:
         self._task.begin(run)
         return run
 
+    def _journal(self, run: Run) -> Sequence[Callback]:
+        """What keeps the journal, where the results folder is the run's own."""
+        return [journal_kept(run)] if self._task.is_reported else []
+
     def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
-        """Meet the others and do the task; False where a party is gone and may come back."""
+        """Connect and do the task; return False if a party was lost and may come back."""
         run.maybe_party, linger = None, ABORT_LINGER
         if run.complete:
             self._task.settle(run)
@@ -128,7 +153,7 @@ class Lifecycle:
         try:
             self._meet_and_perform(run, callbacks)
         except BaseException as error:
-            with contextlib.suppress(OSError, HeteroFedError):  # what went wrong is the error
+            with contextlib.suppress(OSError, HeteroFedError):  # the first error is raised
                 run.tell()
             if isinstance(error, PeerLostError | PeerTimeoutError) and self._waits_for(run, error):
                 return False
@@ -136,7 +161,7 @@ class Lifecycle:
                 return True
             try:
                 self._end_badly(run, error)
-            except KeyboardInterrupt:  # a second Ctrl-C: at once
+            except KeyboardInterrupt:  # a second Ctrl-C ends at once
                 linger = 0.0
             raise
         finally:
@@ -154,9 +179,11 @@ class Lifecycle:
             party.emit(TaskEnded())
 
     def _is_over(self, run: Run, error: TaskFailed) -> bool:
-        """Whether the run has ended well all the same; completes this party's part where it has."""
+        """Return whether the run is complete despite the error, and then complete this party's
+        part.
+        """
         if isinstance(error, TaskFinishedError) and run.maybe_party is None and run.record:
-            if not run.complete:  # else it was settled before they met
+            if not run.complete:  # otherwise it was completed before the parties connected
                 self._task.settle(run)
             return True
         if run.complete:
@@ -164,7 +191,7 @@ class Lifecycle:
         return run.complete
 
     def _waits_for(self, run: Run, error: PeerLostError | PeerTimeoutError) -> bool:
-        """Whether this party waits for one that is gone; then it tells the others to do so too."""
+        """Return whether to wait for a lost party, and if so tell the other parties to wait too."""
         party, agreement = run.maybe_party, run.maybe_agreement
         if not self._task.goes_on or party is None or agreement is None:
             return False
@@ -182,7 +209,7 @@ class Lifecycle:
         return True
 
     def _end_badly(self, run: Run, error: BaseException) -> None:
-        """Tell every party why the task ended, and the user where."""
+        """Tell every party why the task ended, and tell the user where the results are."""
         self._task.failed(run, error)
         party = run.maybe_party
         if party is None:
@@ -192,21 +219,22 @@ class Lifecycle:
         where = aborts.where(party.phase, party.round, party.batch)
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, aborts.abort_code(error, run.failed_hook))
-        party.emit(TaskEnded(type(error).__name__))
+        about = error.party if isinstance(error, TaskFailed) else None
+        party.emit(TaskEnded(type(error).__name__, about or None))
         with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.egress.is_worth_a_file:
                 _write_account(run)
-            run.result.folder.rmdir()  # only where nothing was written
+            run.result.folder.rmdir()  # succeeds only if nothing was written
         if isinstance(error, TaskFailed) and not console.shows_errors():
             logger.error("%s: %s", type(error).__name__, error)
-        else:  # its text may hold data: it is the caller's to show
+        else:  # the text may hold data, so only the caller may show it
             spot = aborts.where(party.phase, party.round, party.batch, " in ")
             logger.error("%s ended the task%s", aborts.cause(error), spot)
         _tell_of_checkpoint(run)
 
 
 def _close(run: Run, linger: float) -> None:
-    """Close this party's connections, where it has met anybody, and count what went over them."""
+    """Close this party's connections, if there are any, and count their traffic."""
     if (party := run.maybe_party) is not None:
         run.result.bytes_sent += party.bytes_sent
         run.result.bytes_received += party.bytes_received
@@ -229,7 +257,7 @@ def _write_results(run: Run) -> None:
     }
     _write_account(run)
     write_summary(run.result)
-    run.close_ledger()  # of a simulation it lies in the store
+    run.close_ledger()  # in a simulation, the ledger is in the store
     run.store.clear()
     with run.harmless("the summary"):
         logger.info("%s", run.result.summary())
@@ -260,7 +288,7 @@ def sigterm_as_exit() -> Iterator[None]:
 
 
 def began(run: Run) -> TaskBegan:
-    """The event that tells callbacks which task has begun."""
+    """Return the event that tells callbacks which task has begun."""
     plan, result = run.plan, run.result
     return TaskBegan(
         run.task_id,

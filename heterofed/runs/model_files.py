@@ -1,4 +1,4 @@
-"""The weights of a run in the results folder: those of now, and those of the best round."""
+"""Writes the current weights of a run, and those of its best round, to the results folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ModelFiles:
     """Writes the models of one run, each whole or not at all.
 
     Args:
-        run: whose models they are.
+        run: the run.
         models: the models of the run.
-        owner: the scheduler, which may hold modules beside them.
-        parts: write what they keep with the models.
+        owner: the scheduler, which may hold further modules.
+        parts: the checkpoint parts, which write files with the models.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ModelFiles:
         """Write each model's `state_dict` to `<prefix><name>.pt`.
 
         Raises:
-            ResultsError: one cannot be written.
+            ResultsError: a file cannot be written.
         """
         run = self._run
         for name in self._models.saved:
@@ -66,7 +66,9 @@ class ModelFiles:
         self._run.state.kept.best_round = self._run.round
 
     def name_best(self) -> None:
-        """Name the weights of the best round; those of a round that does not count any more go."""
+        """Record the weights of the best round, and remove those of a round that was rolled
+        back.
+        """
         run, kept, files = self._run, self._run.state.kept, self._best()
         if kept.best_round and _digest_of(files) == kept.best_digest:
             run.result.models |= {path.stem: path for path in files}
@@ -83,7 +85,7 @@ class ModelFiles:
         kept.best_round, kept.best_digest = 0, ""
 
     def _best(self) -> list[Path]:
-        """What `mark_best` had written."""
+        """Return the files that `mark_best` wrote."""
         paths = [self._run.result.folder / f"best_{name}.pt" for name in self._models.saved]
         return [path for path in paths if path.exists()]
 

@@ -1,4 +1,4 @@
-"""The models and optimizers of one run, made when they are first asked for."""
+"""Makes the models and optimizers of one run when they are first used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ModelRegistry:
     """The models and optimizers of one party in one run, by name.
 
     Args:
-        makers: how each is made.
-        saved: which of them are models that the results folder gets.
+        makers: the functions that make them, by name.
+        saved: the names of the models that are written to the results folder.
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], Any]], saved: Sequence[str]) -> None:
@@ -26,22 +26,24 @@ class ModelRegistry:
         self.saved = tuple(saved)
 
     def made(self, name: str) -> Any:
-        """A model or optimizer, made now where it was not asked for before."""
+        """Return a model or optimizer, which is made at the first call."""
         if name not in self._made:
             self._made[name] = Lazy(self._makers[name])
         return self._made[name]()
 
     def make_all(self) -> None:
-        """Make what was not asked for yet: what is wrong with it shows now."""
+        """Make all models and optimizers that do not exist yet, so that errors show now."""
         for name in self._makers:
             self.made(name)
 
     def models(self) -> list[nn.Module | None]:
-        """The models that the results folder gets; None for one that this party does without."""
+        """Return the models for the results folder, with None for those that this party does not
+        have.
+        """
         return [self.made(name) for name in self.saved]
 
     def stateful(self) -> dict[str, nn.Module | Optimizer]:
-        """The models and optimizers that there are, which have a state to keep."""
+        """Return the existing models and optimizers, whose state is saved."""
         things = {name: self.made(name) for name in self._makers}
         return {
             name: thing
@@ -50,10 +52,10 @@ class ModelRegistry:
         }
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The optimizers among them."""
+        """Return the existing optimizers."""
         found = self.stateful().items()
         return {name: each for name, each in found if isinstance(each, Optimizer)}
 
     def forget(self) -> None:
-        """Have all of them made anew."""
+        """Forget all models and optimizers, so that they are made again."""
         self._made.clear()

@@ -1,4 +1,4 @@
-"""`report.html` at the end of a launch: a diagnostic, so it never ends a run."""
+"""Writes `report.html` at the end of a launch. Its errors never end a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ logger = logging.getLogger("heterofed")
 
 @contextmanager
 def reported(run: Run) -> Iterator[None]:
-    """Write the report after the block, where the parties have met; also where it has failed.
+    """Write the report after the block, even after an error, if the parties were connected.
 
-    A user who stops the task does not wait for it: `heterofed report` makes it at any time.
+    A user who stops the task does not have to wait for it, because `heterofed report` can write it
+    later.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The one name within classes that users subclass that is ours: all others are the user's."""
+"""Defines the one attribute name that heterofed reserves in classes that users subclass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ RESERVED = "_heterofed"
 
 
 def refuse_reserved(cls: type) -> None:
-    """Refuse a user's class that defines our name, which would replace what it is to us.
+    """Refuse a user's class that defines the reserved name, which would replace heterofed's object.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: the class defines the name.
     """
     if cls.__module__.partition(".")[0] != "heterofed" and RESERVED in vars(cls):
         raise ConfigError(

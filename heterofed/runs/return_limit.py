@@ -1,4 +1,4 @@
-"""How often a run may begin anew or go back: each time what was sent before is sent again."""
+"""Limits how often a run may start again or roll back, because data are then sent again."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from heterofed.runs.run import Run
 
 
 class ReturnLimit:
-    """Counts how often one run goes back, over all restarts of this process.
+    """Counts the rollbacks of one run, over all restarts of this process.
 
     Args:
         run: the run.
-        most: returns to one checkpoint, and new beginnings of one launch.
-        name: what logs call this party.
+        most: the most rollbacks to one checkpoint, and the most new starts in one launch.
+        name: the name of this party in logs.
     """
 
     def __init__(self, run: Run, most: int, name: str) -> None:
         self._run, self._most, self._name = run, most, name
 
     def note_beginning(self) -> None:
-        """Count a beginning of a new run in this launch.
+        """Count the start of a new run in this launch.
 
         Raises:
             RollbackLimitError: there were too many.
@@ -29,10 +29,10 @@ class ReturnLimit:
             raise self._too_often("has begun anew")
 
     def note_return(self, where: str) -> None:
-        """Count that the run goes back to a checkpoint.
+        """Count a rollback to a checkpoint.
 
         Raises:
-            RollbackLimitError: it has done so too often: what is sent twice tells more.
+            RollbackLimitError: there were too many; data that are sent twice reveal more.
         """
         run = self._run
         times = run.opened_ledger().count(run.agreement.run, f"back to {where}")

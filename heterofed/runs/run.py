@@ -1,4 +1,4 @@
-"""One run of a task at one party: what exists between `launch_task` and its return."""
+"""Holds one run of a task at one party, which exists from `launch_task` until its return."""
 
 from __future__ import annotations
 
@@ -40,39 +40,41 @@ class Run:
     dropout masks and noise, and can work back from features to raw rows.
 
     Attributes:
-        store: where the run is kept until it has ended.
-        maybe_party, maybe_agreement: this party's end of the task, and what all agreed on; None
-            before the parties met. `party`, `agreement` and `plan` are the same once they have.
-        record: this run in the store, where the task is of a kind that is kept.
-        ended: the run that ended last in this results folder.
+        store: the folder in which the run is kept until it has ended.
+        maybe_party, maybe_agreement: the `Party` of this task and the agreement of all parties;
+            None before the parties are connected. `party`, `agreement` and `plan` return them
+            afterwards.
+        record: the record of this run in the store, if the task is of a kind that is kept.
+        ended: the last run that ended in this results folder.
         round, batch: the round that runs or ended last, and how many of its batches were trained
             before its latest checkpoint; 0 once it has ended.
         complete: whether all parties hold the checkpoint after the last round.
-        noise: 32 bytes that this party's noise is drawn from; they stay here, too.
-        order: what its order of rows is drawn from, where it is the Host's.
+        noise: the 32 secret bytes from which this party's noise is drawn; they are never sent.
+        order: the seed of the order of rows, at the Host.
         futile: how often a party was lost since the last checkpoint.
-        begun: runs that were begun since the launch.
-        simulated: whether all parties are in one process, so that nothing is given away.
-        releases: the count of what has left, once it was asked for; see `opened_ledger`.
-        passing: what the feature hook was asked for that yields batches now, or did last.
-        tell: writes what has left so far into the results; nothing where there is nothing to tell.
-        mask_secrets: what this party shares with each other Collaborator since they met last,
-            where the Host gets only the sum of their features.
-        waits: seconds to wait for a party that was lost; 0 before one was.
-        meeting: where the parties meet, in words; empty before they were looked for.
-        terms: what the task file says, in its canonical form; empty without a task file.
-        secured: whether everybody there proves by a key who they are.
-        defences: what hides something on its way out, by what it hides, by the name of its class.
-        ledger: folder in which it is counted, over all runs, what others got of this party.
-        predicts: whether it predicts with what was trained, and trains nothing.
+        begun: the number of runs that were begun since the launch.
+        simulated: whether all parties are in one process, so that nothing is disclosed.
+        releases: the ledger, after it was opened; see `opened_ledger`.
+        passing: the current or last pass of a feature hook over its ids.
+        tell: writes the releases so far to the results; it does nothing if there is nothing to
+            write.
+        mask_secrets: the secret shared with each other Collaborator since the last connection, if
+            the Host gets only the sum of their features.
+        waits: the seconds to wait for a lost party; 0 before a party was lost.
+        meeting: a description of the place where the parties connect; empty before that.
+        terms: the terms of the task file in canonical form; empty without a task file.
+        secured: whether every party proves its identity by a key.
+        defences: the class names of the defences, by what they protect.
+        ledger: the folder in which releases of this party are counted over all runs.
+        predicts: whether the run predicts with trained models and trains nothing.
         models: the models and optimizers of this run, where the task is of a kind that has some.
-        around_hooks: what hooks of this run are called within.
-        state: what the run holds since it began; made anew where it begins anew.
-        repeats: gradients as they were sent, which are not to be hidden otherwise when they are
-            sent again; kept while this process runs.
+        around_hooks: the context manager within which hooks of this run are called.
+        state: the state in memory, which is replaced when the run starts again.
+        repeats: the gradients that were sent, so that repeated batches get the same defended
+            gradients; they are kept while this process runs.
         id_key: by which key rows are being matched, from 0, where there are several.
-        account_of_ids: under which name signed ids are counted there; empty: the task's.
-        harmless: runs what only measures or shows.
+        account_of_ids: the name under which signed ids are counted; empty means the task's.
+        harmless: runs code that only measures or shows something, and catches its errors.
     """
 
     task_id: str
@@ -116,10 +118,10 @@ class Run:
 
     @property
     def party(self) -> Party:
-        """This party's end of the task.
+        """The `Party` that connects this run to its peers.
 
         Raises:
-            LocalProtocolError: the parties have not met.
+            LocalProtocolError: the parties are not connected yet.
         """
         if self.maybe_party is None:
             raise LocalProtocolError("the party was asked for before the parties met")
@@ -127,10 +129,10 @@ class Run:
 
     @property
     def agreement(self) -> Agreement:
-        """What the parties agreed on when they met last.
+        """The agreement of the parties from their last connection.
 
         Raises:
-            LocalProtocolError: the parties have not met.
+            LocalProtocolError: the parties are not connected yet.
         """
         if self.maybe_agreement is None:
             raise LocalProtocolError("the plan was asked for before the parties met")
@@ -138,12 +140,12 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the parties; raises as `agreement` does."""
+        """The plan of the parties; it raises the same errors as `agreement`."""
         return self.agreement.plan
 
     @property
     def kept_record(self) -> RunRecord:
-        """This run in the store.
+        """The record of this run in the store.
 
         Raises:
             LocalProtocolError: the run has not begun.
@@ -153,7 +155,7 @@ class Run:
         return self.record
 
     def open_metrics(self, name: str, keys: Sequence[str]) -> Metrics:
-        """Open a metrics set in the results folder; the one of that name before it is left."""
+        """Open a metrics set in the results folder, in place of an earlier one of the same name."""
         self.metrics[name] = Metrics(name, keys, self.result.folder, lambda: self.round)
         return self.metrics[name]
 
@@ -163,12 +165,12 @@ class Run:
             self.open_metrics(name, keys)
 
     def opened_ledger(self) -> ReleaseLedger:
-        """Where it is counted, over all runs of the task, what has left this party.
+        """Return the open ledger, which counts this party's releases over all runs of the task.
 
-        A simulation counts for its run alone: nobody else gets anything of it.
+        A simulation counts in its own run only, because nothing leaves the process.
 
         Raises:
-            LedgerError: it cannot be read or written.
+            LedgerError: the ledger cannot be read or written.
         """
         if self.releases is None:
             if self.simulated and self.record is not None:
@@ -179,21 +181,21 @@ class Run:
         return self.releases
 
     def close_ledger(self) -> None:
-        """Let go of the ledger, until it is asked for again."""
+        """Close the ledger until it is used again."""
         if self.releases is not None:
             self.releases.close()
             self.releases = None
 
 
 def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | None) -> Run:
-    """A run that has met nobody.
+    """Return a run that is not connected yet.
 
     Args:
         task_id: the id of the task.
         party: this party's feature key.
-        folder: for its results.
-        resume: see `Resume`.
-        seed: as given to the constructor; where it is, all that is drawn can be drawn again.
+        folder: the folder for the results.
+        resume: whether to resume an unfinished run; see `Resume`.
+        seed: the seed that the constructor got; with a seed, all random draws can be repeated.
     """
     run = Run(
         task_id,
@@ -210,17 +212,18 @@ def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | 
 
 
 def drawn_seed() -> bytes:
-    """A seed of a party's own that nobody can try out."""
+    """Return a random seed that is too long to be guessed."""
     return secrets.token_bytes(32)
 
 
 def drawn_order(task_id: str, seed: int | None) -> int:
-    """What the Host draws the order of rows from, and tells everybody: nothing of its own seed.
+    """Return the seed of the order of rows, which the Host sends to all and which hides its own
+    seed.
 
     Args:
         task_id: the id of the task.
-        seed: as given to its constructor. Where it is, so that all can be drawn again, the order
-            is the task's.
+        seed: the seed that the Host's constructor got. With a seed, the order depends on the task
+            id only, so that a run can be repeated.
     """
     if seed is None:
         return secrets.randbits(63)

@@ -1,4 +1,4 @@
-"""The results folder of a run that is kept: of one that goes on, or of a new one."""
+"""Opens the results folder of a resumed or new run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger("heterofed")
 
 
 def open_run_folder(run: Run, limit: ReturnLimit, start_over: Callable[[], None]) -> None:
-    """Make the folder for what the parties agreed on.
+    """Open the folder of the run that the parties agreed on.
 
     Args:
-        run: which has met its parties.
-        limit: of going back.
-        start_over: forgets what an earlier attempt of this process has made, and opens metrics.
+        run: the run, whose parties are connected.
+        limit: the limit on rollbacks.
+        start_over: forgets the models of an earlier attempt of this process, and opens metrics.
 
     Raises:
-        ResumeError: another run has to go on than the one that waits here.
-        RollbackLimitError: it has begun anew, or gone back, too often.
+        ResumeError: the parties must resume another run than the unfinished one of this party.
+        RollbackLimitError: the run has started again, or rolled back, too often.
     """
     if goes_on(run):
         with writing(run.result.folder):
@@ -32,7 +32,7 @@ def open_run_folder(run: Run, limit: ReturnLimit, start_over: Callable[[], None]
         drop_drafts(run.result.folder)
         drop_drafts(run.store.folder)
         if run.agreement.resume is None:
-            if run.kept_record.split is not None:  # rounds may have begun
+            if run.kept_record.split is not None:  # training may have started
                 limit.note_return("its beginning")
             start_over()
         return

@@ -1,4 +1,4 @@
-"""Base of all schedulers that users subclass: what hooks of every task may read and call."""
+"""Defines the base of all schedulers, with the attributes that hooks of every task may use."""
 
 from __future__ import annotations
 

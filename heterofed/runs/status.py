@@ -1,8 +1,8 @@
-"""`status.json` in the results folder: how the last launch stands, from its first second on.
+"""Writes `status.json` to the results folder, with the state of the last launch.
 
-It is written anew with each phase and round, so that it is right even where the process is killed:
-then it still says `running`, of a process that is not there any more. No id, label, key or seed is
-in it, and no text of an error that is not ours.
+The file is replaced with each phase and round. If the process is killed, the file still says
+`running` and names a process that does not exist any more. It contains no id, label, key or seed,
+and no text of foreign errors.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from heterofed.reporting.results import STATUS
 from heterofed.runs.run import Run
 from heterofed.runs.settings import Settings
 
-PROGRESS_SECONDS = 5.0
-"""Between two notes of how far a phase is."""
+PROGRESS_SECONDS = 1.0
+"""The least seconds between two updates of the progress of a phase."""
 
 SECRET = frozenset({"seed"})
-"""Fields of a plan that stay out of it."""
+"""The fields of a plan that are not written."""
 
 LIBRARIES = ("torch", "numpy", "pandas", "zmq")
 
@@ -55,8 +55,8 @@ class Status:
     """The file of one launch; a callback for its events.
 
     Args:
-        run: of the launch; what it holds is looked up each time.
-        settings: this party's own.
+        run: the run of the launch, whose attributes are read at each write.
+        settings: the settings of this party.
     """
 
     def __init__(self, run: Run, settings: Settings) -> None:
@@ -72,7 +72,7 @@ class Status:
         self._metrics: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take an event in; most are written at once."""
+        """Process an event; most events are written at once."""
         match event:
             case Progressed(done, total):
                 self._done, self._total = done, total
@@ -99,7 +99,7 @@ class Status:
         self.write()
 
     def end(self, error: BaseException | None) -> None:
-        """Note how the launch has ended, and by which error, where that was early."""
+        """Record how the launch ended, and the error if it ended early."""
         self._ended, self._waits_for = _now(), []
         self._state = "finished"
         if error is not None:
@@ -112,7 +112,9 @@ class Status:
         self.write(sync=True)
 
     def write(self, *, sync: bool = False) -> None:
-        """Write the file; without `sync` it may be older after a power cut, not after a kill."""
+        """Write the file. Without `sync`, a power cut can restore an older one, but a kill
+        cannot.
+        """
         self._noted = time.monotonic()
         text = json.dumps(self._content(), indent=2).encode()
         put_in_place(self._run.result.folder / STATUS, lambda file: file.write(text), sync=sync)

@@ -1,4 +1,4 @@
-"""A run that has not ended: how this party finds it again, and what it tells the others of it."""
+"""Finds a run that has not ended, and describes it to the other parties."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from heterofed.runs.checkpoint_store import RunRecord
 from heterofed.runs.run import Run
 
 GOODBYE_SECONDS = 15.0
-"""How long a party that was started again, of a run that is complete, looks for the others."""
+"""The seconds for which a restarted party of a complete run looks for the others."""
 
 
 def begin(run: Run) -> None:
-    """Keep a new run, so that it can go on after it was interrupted."""
+    """Store a new run, so that it can be resumed after an interruption."""
     agreement = run.agreement
     run.record = RunRecord(
         run=agreement.run,
@@ -29,10 +29,10 @@ def begin(run: Run) -> None:
 
 
 def goes_on(run: Run) -> bool:
-    """Whether what the parties agreed on is the run that waits here.
+    """Return whether the parties agreed to resume the unfinished run of this party.
 
     Raises:
-        ResumeError: it is not, though that is required.
+        ResumeError: they did not, although resuming is required.
     """
     if run.record is not None and run.record.run == run.agreement.run:
         return True
@@ -73,7 +73,7 @@ def recall(run: Run, seed: int | None) -> None:
 
 
 def earlier(run: Run) -> Earlier | None:
-    """What this party holds of a run that has not ended, to be told to the others."""
+    """Return what this party holds of an unfinished run, for the other parties."""
     if run.record is None:
         return None
     record = run.record
@@ -96,8 +96,9 @@ def patience(run: Run, own: float, wait_for_peers: float = 0.0) -> float:
 
 
 def awaited(run: Run) -> tuple[str, ...]:
-    """Once all hold the last checkpoint: who has not said goodbye, as far as this party knows. At a
-    Collaborator all, until its own goodbye has left.
+    """Return the parties of a complete run that have not said goodbye, as far as this party knows.
+
+    At a Collaborator, these are all parties until its own goodbye is sent.
     """
     gone = run.store.finished()
     names = run.record.plan.collaborators if run.record and gone is not None else ()

@@ -1,4 +1,4 @@
-"""Whether a value has changed: a mark that differs where the value does, and costs little."""
+"""Detects changes of a value by a cheap mark, which differs if the value does."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from heterofed.runs.frozen_values import freeze
 from heterofed.runs.object_walk import MANY, sampled
 
 LARGE = 1 << 22
-"""Bytes from which on a value is looked at by identity and version, not by what it holds."""
+"""The bytes from which a value is compared by identity and version instead of by content."""
 TEXT = str | bytes | bytearray
 
 
 def arrays_in(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
-    """The tensors and arrays in containers; of many items some."""
+    """Yield the tensors and arrays in containers; of many items, only some."""
     if isinstance(value, Tensor | np.ndarray):
         yield value
     elif isinstance(value, Mapping):
@@ -31,7 +31,7 @@ def arrays_in(value: Any) -> Iterator[Tensor | np.ndarray[Any, Any]]:
 
 
 def size_of(value: Any) -> int:
-    """Bytes, about."""
+    """Return the approximate size in bytes."""
     if isinstance(value, Tensor | np.ndarray):
         return int(value.nbytes)
     if isinstance(value, Collection) and not isinstance(value, TEXT):
@@ -41,7 +41,7 @@ def size_of(value: Any) -> int:
 
 
 def is_large(value: Any) -> bool:
-    """Whether it is too large, or of too many parts, to be looked at whole."""
+    """Return whether a value is too large, or has too many parts, to be compared completely."""
     if size_of(value) >= LARGE:
         return True
     if isinstance(value, Tensor | np.ndarray | str | bytes) or not isinstance(value, Collection):
@@ -51,8 +51,10 @@ def is_large(value: Any) -> bool:
 
 
 def mark_of(value: Any) -> object:
-    """Differs where the value does: a digest, or of a large one where some of it lies, and what
-    that is.
+    """Return the mark of a value.
+
+    It is a digest of the content. For a large value, it is the identity and version of a tensor,
+    the digest of a sample of an array, or the marks of some items of a container.
     """
     if not is_large(value):
         return _digest(freeze(value))

@@ -1,1 +1,1 @@
-"""All parties of a task in one process: simulations, baselines, parties not there yet."""
+"""Runs all parties of a task in one process: simulations, baselines and fake parties."""

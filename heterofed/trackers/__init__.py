@@ -1,1 +1,1 @@
-"""Hands the events of a task to trackers of experiments; knows no scheduler and no torch."""
+"""Passes the events of a task to experiment trackers, without schedulers and torch."""

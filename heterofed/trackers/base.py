@@ -1,7 +1,7 @@
-"""What every tracker does with events: it waits until the task is known, then passes numbers on.
+"""Defines the base of all trackers, which pass on numbers after the task is known.
 
-A tracker is a callback like any other (`callbacks=[...]`). One that raises is left out from there
-on, with one log line; it never ends a run.
+A tracker is a callback like any other (`callbacks=[...]`). If it raises an error, this is logged
+once, and the tracker is not called again. It never ends a run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from heterofed.events import Event, PhaseEnded, Resumed, RoundEnded, TaskBegan, 
 
 
 class Tracker(ABC):
-    """A callback that hands a run's numbers to a tracker of experiments.
+    """A callback that passes a run's numbers to an experiment tracker.
 
-    Events that come before the parties have met are kept until the task is known by its
-    `TaskBegan`. Events of a launch that never got so far are dropped.
+    Events that come before the parties are connected are stored until `TaskBegan` names the task.
+    If it never comes, they are dropped.
     """
 
     def __init__(self) -> None:
@@ -54,26 +54,26 @@ class Tracker(ABC):
 
     @abstractmethod
     def begin(self, task: TaskBegan) -> None:
-        """Open what the run is written to; a run that goes on is found again by `task.run`."""
+        """Open the destination of the run; `task.run` identifies a run that is resumed."""
 
     @abstractmethod
     def take(self, event: Event) -> None:
-        """Take an event of the task that has begun."""
+        """Process an event of the task that has begun."""
 
     @abstractmethod
     def end(self, error: str | None) -> None:
-        """Close everything; `error` is the class of what ended the task early."""
+        """Close the destination; `error` is the class of the error that ended the task early."""
 
 
 class ScalarTracker(Tracker):
-    """A tracker that is given numbers by name and round."""
+    """The base of trackers that take numbers by name and round."""
 
     def __init__(self) -> None:
         super().__init__()
         self._totals = Totals()
 
     def take(self, event: Event) -> None:
-        """Count what a phase cost, and pass on a round's numbers."""
+        """Add up the costs of phases, and pass on the numbers of a round."""
         if isinstance(event, Resumed):
             self.rewind(event.round)
         elif isinstance(event, PhaseEnded):
@@ -86,7 +86,7 @@ class ScalarTracker(Tracker):
         """Write the numbers of round `step`."""
 
     def rewind(self, step: int) -> None:
-        """Rounds after `step` will be trained again. By default what was written of them stays."""
+        """Note that rounds after `step` will be trained again. By default their numbers stay."""
 
 
 class Totals:
@@ -106,7 +106,7 @@ class Totals:
             self._waits[party] = self._waits.get(party, 0.0) + seconds
 
     def scalars(self) -> dict[str, float]:
-        """All of it by name; seconds and bytes."""
+        """Return the seconds and bytes by name."""
         return {
             **{f"seconds/{phase}": value for phase, value in self._seconds.items()},
             **{f"waited_for/{party}": value for party, value in self._waits.items()},
@@ -116,7 +116,7 @@ class Totals:
 
 
 def scalars_of(event: RoundEnded) -> dict[str, float]:
-    """The numbers of a round by name: its metrics, its loss and its seconds."""
+    """Return the numbers of a round by name: its metrics, its loss and its seconds."""
     values = {name: float(value) for name, value in event.metrics.items() if name != "round"}
     if event.loss is not None:
         values["loss"] = event.loss
@@ -127,7 +127,7 @@ def library(name: str, extra: str) -> ModuleType:
     """Import the library of a tracker.
 
     Raises:
-        ConfigError: it is not installed; the message names the extra.
+        ConfigError: the library is not installed. The message names the extra.
     """
     with needing(extra, "this tracker"):
         return importlib.import_module(name)

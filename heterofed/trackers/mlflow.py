@@ -1,4 +1,4 @@
-"""MLflow: a run of the task as a run of an experiment."""
+"""Logs a run of a task to MLflow as a run of an experiment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ RUN_TAG, PARTY_TAG = "heterofed.run", "heterofed.party"
 class MLflow(ScalarTracker):
     """Logs each round's numbers to MLflow. Needs the extra `mlflow`.
 
-    A run that goes on after an interruption goes on in MLflow too. Rounds that are trained again
-    are logged again; MLflow shows the values in the order of their times.
+    A run that is resumed after an interruption continues the same MLflow run. Rounds that are
+    trained again are logged again; MLflow shows the values in the order of their times.
 
     Args:
-        experiment: the experiment's name; made where it is not there.
-        tracking_uri: the server or folder; None: as MLflow's own settings say
-            (`MLFLOW_TRACKING_URI`).
+        experiment: the experiment's name; it is created if it does not exist.
+        tracking_uri: the server or folder; None uses MLflow's own settings (`MLFLOW_TRACKING_URI`).
 
     Raises:
         ConfigError: MLflow is not installed.
@@ -38,7 +37,7 @@ class MLflow(ScalarTracker):
         self._run_id = ""
 
     def begin(self, task: TaskBegan) -> None:
-        """Find the run of an earlier launch, or make one."""
+        """Find the MLflow run of an earlier launch, or create one."""
         found = self._client.get_experiment_by_name(self._experiment)
         where = found.experiment_id if found else self._client.create_experiment(self._experiment)
         same = f"tags.`{RUN_TAG}` = '{task.run}' and tags.`{PARTY_TAG}` = '{task.party}'"

@@ -1,4 +1,4 @@
-"""Trackers by name, for command lines."""
+"""Creates trackers by name, for the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACKERS = {
     "prometheus": "Prometheus",
     "opentelemetry": "OpenTelemetry",
 }
-"""The class of each tracker; it lies in the module of the tracker's name."""
+"""The class of each tracker, which is in the module of the same name."""
 
 
 def tracker(name: str) -> Callback:
@@ -39,7 +39,7 @@ def trackers(names: Sequence[str]) -> list[Callback]:
     """Make several trackers.
 
     Raises:
-        ConfigError: see `tracker`; no name may stand twice.
+        ConfigError: a name occurs twice, or `tracker` refuses it.
     """
     if len(set(names)) != len(names):
         raise ConfigError(f"--track {', '.join(names)}: name each tracker once")

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a task as a trace, with a span for each round and phase."""
+"""Records a task as an OpenTelemetry trace, with a span for each round and phase."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from heterofed.trackers.base import Tracker, library, scalars_of
 class OpenTelemetry(Tracker):
     """Makes spans of tasks, rounds and phases. Needs the extra `opentelemetry`.
 
-    A phase gets its span when it has ended.
+    The span of a phase is created when the phase has ended.
 
     Args:
-        provider: the tracer provider; None: the process's own, as `opentelemetry.trace` has it. It
-            decides where the spans go (OTLP, console, ...).
+        provider: the tracer provider, which decides where the spans go (OTLP, console, ...); None
+            takes the provider of the process from `opentelemetry.trace`.
 
     Raises:
         ConfigError: OpenTelemetry is not installed.
@@ -96,7 +96,7 @@ class OpenTelemetry(Tracker):
         self._round_span = self._task_span = None
 
     def end(self, error: str | None) -> None:
-        """End all spans that are open, the task's with the error that ended it."""
+        """End all open spans, and record the error that ended the task in its span."""
         if error is not None:
             code = self._api.StatusCode.ERROR
             self._task_span.set_status(self._api.Status(code, error))

@@ -1,4 +1,4 @@
-"""Prometheus: where a run stands, to be asked for over HTTP."""
+"""Serves the state of a run to Prometheus over HTTP."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Prometheus(Tracker):
     """Counters and gauges of this process's runs. Needs the extra `prometheus`.
 
     Args:
-        port: where `/metrics` is served; None: nowhere, for a program that serves the registry
-            itself.
-        address: the interface of the port; by default only this machine can ask.
-        registry: where the metrics are registered; None: in one of its own, see `registry`.
+        port: the port at which `/metrics` is served; None serves nothing, for a program that serves
+            the registry itself.
+        address: the interface of the port; by default, only this machine can reach it.
+        registry: the registry of the metrics; None creates a new one, see the attribute `registry`.
 
     Raises:
         ConfigError: prometheus-client is not installed.
@@ -74,7 +74,7 @@ class Prometheus(Tracker):
         self._running.labels(*self._whose).set(1)
 
     def take(self, event: Event) -> None:
-        """Bring the numbers up to date."""
+        """Update the metrics."""
         match event:
             case PhaseBegan(phase):
                 self._phase.labels(*self._whose, phase).set(1)

@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run as event files in its results folder."""
+"""Writes the curves of a run as TensorBoard event files in its results folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class TensorBoard(ScalarTracker):
     """Writes each round's numbers for TensorBoard. Needs the extra `tensorboard`.
 
     Args:
-        folder: where event files go, in a folder for each task and party; None: into
-            `tensorboard/` of the results folder. Show them by `tensorboard --logdir FOLDER`.
+        folder: the folder of the event files, which gets a folder for each task and party; None
+            means `tensorboard/` in the results folder. `tensorboard --logdir FOLDER` shows them.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -41,11 +41,11 @@ class TensorBoard(ScalarTracker):
         self._writer = writer(log_dir=str(self._place), **options)
 
     def rewind(self, step: int) -> None:
-        """Have TensorBoard forget the rounds after `step`."""
+        """Make TensorBoard discard the rounds after `step`."""
         self._open(purge_step=step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write the numbers of a round, and have them on disk."""
+        """Write the numbers of a round to disk."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()

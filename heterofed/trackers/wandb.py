@@ -1,4 +1,4 @@
-"""Weights & Biases: a run of the task as a run of a project."""
+"""Logs a run of a task to Weights & Biases as a run of a project."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from heterofed.trackers.base import ScalarTracker, library
 class WeightsAndBiases(ScalarTracker):
     """Logs each round's numbers to Weights & Biases. Needs the extra `wandb`.
 
-    Whatever is logged leaves this machine for the service, unless `mode` is "offline": curves,
-    the names of task and parties, and what `wandb` itself tells of the machine.
+    Unless `mode` is "offline", everything that is logged is sent to the service: curves, the names
+    of the task and its parties, and what `wandb` itself records about the machine.
 
     Args:
         project: the project's name.
-        mode: "online", or "offline": kept in `wandb/` of the results folder until `wandb sync`.
-        options: more arguments of `wandb.init`, such as `entity`.
+        mode: "online"; or "offline", which writes to `wandb/` in the results folder until `wandb
+            sync`.
+        options: further arguments of `wandb.init`, such as `entity`.
 
     Raises:
         ConfigError: wandb is not installed.
@@ -36,7 +37,7 @@ class WeightsAndBiases(ScalarTracker):
         self._run: Any = None
 
     def begin(self, task: TaskBegan) -> None:
-        """Open a run; one that goes on has the same id."""
+        """Open a run; a resumed run has the same id."""
         self._run = library("wandb", "wandb").init(
             **{
                 "id": f"{task.run[:16]}-{task.party}".replace(" ", "-"),

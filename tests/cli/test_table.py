@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from heterofed.cli.app import cli
 from heterofed.errors import HeteroFedError
 from tests.e2e.processes import Parties
+from tests.tabular.fate_files import numbers, svmlight, tag_value, with_header
 from tests.tabular.people import loans, written
+from tests.tabular.test_keys import people
 
 
 def heterofed(*arguments: str | Path) -> Any:
@@ -52,6 +54,34 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     for party in ("host", "collaborator"):
         assert (tmp_path / "runs" / "loans" / party / "best_feature_model.pt").exists()
     assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_three_parties_by_command(parties: Parties, tmp_path: Path) -> None:
+    table, label = numbers(200)
+    files = {
+        "host": with_header(tmp_path / "a.csv", table[["x0", "x1", "x2", "x3"]], label),
+        "tags": tag_value(tmp_path / "b.csv", table[["x4", "x5", "x6", "x7"]]),
+        "sparse": svmlight(tmp_path / "c.csv", table[["x8", "x9", "x10", "x11"]]),
+    }
+    common = ["--task", "t", "--results", str(tmp_path / "runs"), "--join-timeout", "90", "--json"]
+    only = {"train": ["--id", "id", "--label", "y", "--rounds", "2", "--parties", "2"]}
+    only["predict"] = ["--out", str(tmp_path / "predictions.csv")]
+    for command in ("train", "predict"):
+        started = {}
+        for name, path in files.items():
+            line = ["-m", "heterofed", "table", command, str(path), *common]
+            line += ["--party", name]
+            if name == "host":
+                line += only[command]
+            else:
+                line += ["--role", "collaborator", *(["--id", "c1"] if command == "train" else [])]
+            started[name] = parties.start(*line)
+        assert {each.wait() for each in started.values()} == {0}, started["host"].output
+        found = {name: json.loads(each.output.splitlines()[-1]) for name, each in started.items()}
+    assert {each["rows"] for each in found.values()} == {200}
+    assert "c1, c2, and c2 holds the tags of a line (found out" in started["tags"].output
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 200
 
 
 @pytest.mark.parametrize(
@@ -99,3 +129,35 @@ def test_predicting_without_a_training(tmp_path: Path) -> None:
     done = heterofed("table", "predict", bank, "--task", "t", "--requests", "2")
     assert done.exit_code == 2
     assert "--requests" in done.output
+
+
+@pytest.mark.slow
+def test_rows_are_matched_by_phone_then_by_mail_and_columns_are_measured(
+    parties: Parties, tmp_path: Path
+) -> None:
+    mine, theirs = people()
+    bank, shop = written(tmp_path, loans=mine.drop(columns="who"), shop=theirs.drop(columns="who"))
+    out, results = tmp_path / "predictions.csv", str(tmp_path / "runs")
+    common = ["--task", "loans", "--results", results, "--join-timeout", "90", "--json"]
+    recipe = ["--id-recipe", "phone:CN;email", "--importance"]
+    outcomes = []
+    for command, at_host, at_shop in (
+        (
+            "train",
+            [*("--id", "mobile", "--id", "mail", "--label", "defaulted", "--rounds", "2"), *recipe],
+            ["--id", "tel", "--id", "address", *recipe],
+        ),
+        ("predict", ["--out", str(out)], []),
+    ):
+        line = ["-m", "heterofed", "table", command]
+        other = parties.start(*line, str(shop), *common, "--role", "collaborator", *at_shop)
+        host = parties.start(*line, str(bank), *common, *at_host)
+        assert (host.wait(), other.wait()) == (0, 0), host.output + other.output
+        assert "e-mail addresses" not in host.output  # the recipe knows that they are
+        outcomes.append(json.loads(host.output.splitlines()[-1]))
+    trained, predicted = outcomes
+    assert trained["ids"] == predicted["rows"] == 155
+    frame = pd.read_csv(out)
+    assert frame["matched_by"].value_counts().to_dict() == {"mobile": 100, "mail": 55}
+    importance = pd.read_csv(tmp_path / "runs" / "loans" / "collaborator" / "importance.csv")
+    assert importance["column"].tolist() == ["spend"]

@@ -25,7 +25,7 @@ from heterofed.errors import (
     LimitReachedError,
     ResultsError,
 )
-from heterofed.files import heterofed_home, private_folder, put_in_place
+from heterofed.files import folders, heterofed_home, private_folder, put_in_place
 from heterofed.hetero_nn.predict.quota import Quota
 from heterofed.identity import consent, keys
 from heterofed.metrics import Metrics
@@ -200,10 +200,10 @@ def test_a_group_of_this_user_alone_is_nobody_else(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.chmod(0o775)
-    monkeypatch.setattr(files, "_is_of_one", lambda group: False)
+    monkeypatch.setattr(folders, "_is_of_one", lambda group: False)
     with pytest.raises(ConfigError, match="replace"):
         private_folder(home / "home")
-    monkeypatch.setattr(files, "_is_of_one", lambda group: group == home.stat().st_gid)
+    monkeypatch.setattr(folders, "_is_of_one", lambda group: group == home.stat().st_gid)
     private_folder(home / "home")
 
 

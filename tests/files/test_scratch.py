@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from heterofed.files import SCRATCH_LOCK, SCRATCH_SECONDS, temporary_folder
+from heterofed.files import temporary_folder
+from heterofed.files.scratch import SCRATCH_LOCK, SCRATCH_SECONDS
 
 HOLDS = (
     "import time; from heterofed.files import temporary_folder\n"

@@ -13,8 +13,9 @@ import pytest
 
 from heterofed.errors import ConfigError, LedgerError
 from heterofed.files import private_folder
-from heterofed.privacy.ledger import Cost, ReleaseLedger, Shared, Totals
+from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.privacy.passes import NOBODY, Pass
+from heterofed.privacy.release_costs import Cost, Shared, Totals
 from heterofed.runs.settings import ReleaseLimits
 
 IDS = [f"id-{number}" for number in range(7)]

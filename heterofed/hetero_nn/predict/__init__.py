@@ -1,1 +1,1 @@
-"""Joint predictions: the Host asks for rows, the Collaborators answer within their quotas."""
+"""Makes joint predictions: the Host requests rows, and Collaborators answer within their quotas."""

@@ -1,4 +1,4 @@
-"""A Collaborator that answers joint predictions: within its limits, one request after another."""
+"""Answers requests for joint predictions at a Collaborator, one by one and within its limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from heterofed.runs.settings import is_count
 logger = logging.getLogger("heterofed")
 
 PAUSE_SECONDS = 1.0
-"""After a request that failed, so that a Host that trains is not knocked at all the time."""
+"""The pause in seconds after a request that failed, to spare a Host that is training."""
 
 
 @plain_endings()
@@ -49,7 +49,7 @@ def serve(
     allow_ids: Iterable[str] | None = None,
     requests: int = 0,
 ) -> int:
-    """See `HeteroNNCollaboratorScheduler.serve_predictions`."""
+    """Implement `HeteroNNCollaboratorScheduler.serve_predictions`."""
     most_ids = half_engine(collaborator).settings.max_peer_ids
     if max_ids_per_day is not None:
         most_ids = max_ids_per_day
@@ -73,11 +73,11 @@ def serve(
             logger.info("stopped; predicted %d rows in all", rows)
             return rows
         except Exception as error:
-            # Nobody asked for anything within join_timeout; or what went wrong stands in the log,
-            # and the Host was told. The next request may do better.
+            # Either no request came within join_timeout, or the error was logged and sent to the
+            # Host. The next request may succeed.
             if requests or not (isinstance(error, TaskFailed) or request.is_to_blame(error)):
                 raise
-            if not isinstance(error, TaskFailed):  # those stand in the log already
+            if not isinstance(error, TaskFailed):  # these are logged already
                 told = None if isinstance(error, HeteroFedError) else error
                 logger.error("the request has failed: %s", error, exc_info=told)
             time.sleep(PAUSE_SECONDS)
@@ -89,13 +89,13 @@ class Serving(BesideTask, CollaboratorHalfTask):
     """One request, with the hooks of a Collaborator's scheduler.
 
     Args:
-        collaborator: whose hooks they are.
-        max_rows_per_day: rows to predict at most.
-        max_ids_per_day: ids that the Host may have intersected.
-        allowed: only these rows; None: all.
+        collaborator: the scheduler with the hooks.
+        max_rows_per_day: the most rows to predict per day.
+        max_ids_per_day: the most ids that are intersected for the Host per day.
+        allowed: the ids of rows that may be predicted; None allows all.
 
     Attributes:
-        rows: that were predicted.
+        rows: the number of rows that were predicted.
     """
 
     purpose = "predict"
@@ -118,12 +118,12 @@ class Serving(BesideTask, CollaboratorHalfTask):
         self._met = self._sending = False
 
     def is_to_blame(self, error: Exception) -> bool:
-        """Whether the request may have caused an error: by its ids, or by its plan."""
+        """Return whether the request may have caused an error, by its ids or by its plan."""
         hook_failed = self.run is not None and self.run.failed_hook is not None
         return self._met and (hook_failed or isinstance(error, HeteroFedError))
 
     def check(self, run: Run) -> None:
-        """Load the model and the ids: what cannot work shows before anybody is waited for."""
+        """Load the model and the ids, so that errors show before the party waits for others."""
         self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
@@ -141,22 +141,22 @@ class Serving(BesideTask, CollaboratorHalfTask):
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
-        """The callbacks; they do not hear every ten seconds that nobody has asked."""
+        """Return the callbacks without the frequent events that no request has come."""
         return [_patient(each) for each in callbacks]
 
     def open_folder(self, run: Run) -> None:
-        """Make the folder; the run is the one that was trained."""
+        """Make the folder within that of the trained run."""
         super().open_folder(run)
         run.result.run = self._trained.run.hex()
 
     def perform(self, run: Run) -> None:
-        """Answer the request, and log how it has ended."""
+        """Answer the request, and log its result."""
         (host,) = run.party.peers.values()
         self._met = True
         try:
             self._answer(run, host)
         except BaseException as error:
-            with contextlib.suppress(OSError, ResultsError):  # what went wrong is the error
+            with contextlib.suppress(OSError, ResultsError):  # the first error is raised
                 if self._quota is not None and not self._sending:
                     self._quota.give_back()
                 log_request(run, host=host.name, sent=self._sent, outcome=type(error).__name__)
@@ -168,7 +168,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
         party = run.party
         if run.plan.fusion == "masked_sum":
             raise unlawful(host.name, "join", "asks for a prediction with fusion='masked_sum'")
-        # By day, and apart from training: what is asked in years must not use up what a run needs.
+        # Predictions are counted per day and apart from training, because years of requests must
+        # not use up the ids of a run.
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
         ids = sorted(
             intersect_as_collaborator(
@@ -194,12 +195,12 @@ class Serving(BesideTask, CollaboratorHalfTask):
             party.leave(host)
 
     def _further_ids(self, common: SortedIdSet, key: int) -> list[str]:
-        """Ids by a further key, of those rows that may be predicted."""
+        """Return the ids by a further key of the rows that may be predicted."""
         ids = self.half.further_ids(common, key)
         return ids if self._allowed is None else sorted(self._allowed.intersection(ids))
 
     def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
-        """Compare what the Host means to predict; count and log the rows before any is computed."""
+        """Check the rows that the Host requests, and count and log them before any is computed."""
         party, trained = run.party, self._trained
         plan = party.take(host, msg.PredictPlan).of(msg.PredictPlan)
         if (plan.run, plan.rounds) != (trained.run, trained.rounds):
@@ -215,7 +216,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
             self._trained = read_trained(trained.folder, plan.models)
             try:
                 load_models(self._trained, self.half)
-            except ConfigError as error:  # the Host's choice; no reason to serve no more
+            # The Host made this choice, so the Collaborator continues to serve.
+            except ConfigError as error:
                 raise OtherRunError(
                     f"{host.name} asks for the {plan.models} models: {error}", party=party.name
                 ) from error
@@ -244,7 +246,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
 
 
 def _patient(callback: Callback) -> Callable[[Event], None]:
-    """A server waits for days; it does not say so every ten seconds."""
+    """Return a callback that drops the frequent events of a server that waits for days."""
 
     def call(event: Event) -> None:
         if not isinstance(event, StillWaiting):

@@ -1,7 +1,8 @@
-"""A joint prediction at the Host: rows of several parties in, one table of predictions out.
+"""Makes a joint prediction at the Host, which returns one table for rows of several parties.
 
-The parties meet as for a task, and intersect the ids that are asked for, so nobody learns of ids
-that it does not hold. Then it is a test with the models of a finished run, of rows in sorted order.
+The parties connect as for a task and intersect the requested ids, so that no party learns of ids
+that it does not hold. The rest is like a test with the models of a finished run, on rows in sorted
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from heterofed.compute.alignment import check_ids, keyed_digest
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
-from heterofed.data.table import need_pandas
+from heterofed.data.frames import need_pandas
 from heterofed.errors import ConfigError, MissingIdsError, MissingPartyError, RowCountError
 from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers
 from heterofed.hetero_nn.half_task import HostHalfTask
@@ -46,7 +47,7 @@ logger = logging.getLogger("heterofed")
 
 Missing = Literal["error", "mean", "zero"]
 Present = Mapping[str, np.ndarray[Any, Any]]
-"""Of each Collaborator that is here: which rows it has, bool [rows]."""
+"""Which rows each connected Collaborator has, as bools of shape [rows]."""
 
 
 @plain_endings()
@@ -59,7 +60,7 @@ def predict(
     missing_party: Missing = "error",
     parties: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """See `HeteroNNHostScheduler.predict`."""
+    """Implement `HeteroNNHostScheduler.predict`."""
     need_pandas()
     prediction = Prediction(host, ids, models, missing_party, parties)
     launch_beside(prediction, task_id)
@@ -70,14 +71,14 @@ class Prediction(BesideTask, HostHalfTask):
     """One prediction, with the hooks of a Host's scheduler.
 
     Args:
-        host: whose hooks they are.
-        ids: what is asked for; None: what `load_predict_ids` gives.
-        models: those of the last round or of the best.
-        missing: what stands for rows that a party does not have.
-        parties: whom to wait for; None: all of the training.
+        host: the scheduler with the hooks.
+        ids: the ids to predict; None takes those of `load_predict_ids`.
+        models: whether to use the models of the last round or of the best.
+        missing: the replacement for rows that a party does not have.
+        parties: the parties to wait for; None waits for all of the training.
 
     Attributes:
-        frame: the predictions, once they are made.
+        frame: the predictions, after they were made.
     """
 
     purpose = "predict"
@@ -102,19 +103,19 @@ class Prediction(BesideTask, HostHalfTask):
 
     @property
     def folder_wait(self) -> float:
-        """Seconds to wait for another prediction of this party; -1: for ever."""
+        """The seconds to wait for another prediction of this party; -1 waits for ever."""
         return self.settings.join_timeout or -1.0
 
     def expected(self) -> Sequence[str]:
-        """Whom to wait for."""
+        """Return the parties to wait for."""
         return self._comes
 
     def is_partial(self) -> bool:
-        """Whether the prediction begins without parties that are missing."""
+        """Return whether the prediction starts without missing parties."""
         return self._missing != "error"
 
     def check(self, run: Run) -> None:
-        """Load the models and the ids: what cannot work shows before anybody is waited for."""
+        """Load the models and the ids, so that errors show before the party waits for others."""
         if self._missing not in ("error", "mean", "zero"):
             raise ConfigError(f"missing_party={self._missing!r}: give 'error', 'mean' or 'zero'")
         if not predicts(type(self.owner)):
@@ -138,11 +139,12 @@ class Prediction(BesideTask, HostHalfTask):
         self.half.signature.compare_columns()
 
     def _expected(self, imputers: dict[str, FeatureImputer]) -> dict[str, FeatureImputer]:
-        """What stands for each Collaborator of the training, once it is clear who must come.
+        """Determine which parties must connect, and return the imputer of each Collaborator.
 
         Raises:
-            ConfigError: `parties` are none, or others than those of the training.
-            MissingPartyError: one of the training is left out, and nothing may stand for it.
+            ConfigError: `parties` is empty, or names others than those of the training.
+            MissingPartyError: a party of the training is left out, and its features may not be
+                replaced.
         """
         given = list(imputers if self._parties is None else self._parties)
         if isinstance(self._parties, str) or not given or not set(given) <= set(imputers):
@@ -161,7 +163,7 @@ class Prediction(BesideTask, HostHalfTask):
         return imputers
 
     def _wanted(self) -> list[str]:
-        """The ids to predict, sorted; all of them are this party's own."""
+        """Return the sorted ids to predict, all of which are this party's own."""
         own = set(check_ids(self.hooks.call("load_local_ids")))
         hook = "load_predict_ids"
         asked = self._asked
@@ -178,12 +180,12 @@ class Prediction(BesideTask, HostHalfTask):
         return sorted(ids)
 
     def open_folder(self, run: Run) -> None:
-        """Make the folder; the run is the one that was trained."""
+        """Make the folder within that of the trained run."""
         super().open_folder(run)
         run.result.run = self._trained.run.hex()
 
     def perform(self, run: Run) -> None:
-        """From the intersection of ids to the finish."""
+        """Run the prediction, from the intersection of ids to the finish."""
         party = run.party
         matched, ids = self._match(run), self._ids
         if self._missing == "error":
@@ -206,7 +208,7 @@ class Prediction(BesideTask, HostHalfTask):
         logger.info("predicted %d rows with %s", len(ids), ", ".join(present) or "nobody else")
 
     def _agree(self, run: Run, ids: Sequence[str], present: Present) -> None:
-        """Tell each Collaborator which of its rows are to be predicted, and by which models."""
+        """Tell each Collaborator which of its rows to predict, and with which models."""
         party, trained, secret = run.party, self._trained, run.agreement.secret
         for peer in party.peers.values():
             theirs = list(itertools.compress(ids, present[peer.name]))
@@ -219,10 +221,10 @@ class Prediction(BesideTask, HostHalfTask):
             party.take(peer, msg.PredictAccepted)
 
     def _match(self, run: Run) -> dict[str, set[str]]:
-        """Which ids each party has that is here.
+        """Return the ids that each connected party has.
 
         Raises:
-            MissingPartyError: not all have all of them, where nothing may stand for a row.
+            MissingPartyError: a party lacks some ids, and its features may not be replaced.
         """
         if not self._ids:
             return {}
@@ -244,7 +246,7 @@ class Prediction(BesideTask, HostHalfTask):
     def _predict(
         self, run: Run, ids: Sequence[str], present: Present
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """Predictions by column, in the order of `ids`."""
+        """Return the predictions by column, in the order of `ids`."""
         party, order = run.party, self.half.order
         streams = {
             name: RowStream(
@@ -291,7 +293,9 @@ class Prediction(BesideTask, HostHalfTask):
         part: slice,
         own: Mapping[str, Any],
     ) -> Any:
-        """A party's features of some rows, with what stands for those that it does not have."""
+        """Return a party's features of some rows, with replacements for rows that it does not
+        have.
+        """
         imputer = self._imputers[name]
         device = device_of({}, self.half.models.infer_model)
         for each in own.values():
@@ -326,7 +330,7 @@ class Prediction(BesideTask, HostHalfTask):
 
 
 def _whole(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Predictions of all batches, by column."""
+    """Join the predictions of all batches, by column."""
     names = list(parts[0]) if parts else ["prediction"]
     return {
         name: torch.cat([each[name] for each in parts]).numpy() if parts else np.empty(0)

@@ -1,4 +1,4 @@
-"""The weights of a finished run, in the models that the hooks make for a prediction."""
+"""Loads the weights of a finished run into the models of a prediction."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from heterofed.runs.artifacts import Trained, load_beside, load_weights
 
 
 def load_models(trained: Trained, half: Half[Any]) -> None:
-    """Give a half the weights that the run left, also to modules that stand beside its models.
+    """Load the weights of a run into the models of a half and into its other modules.
 
     Raises:
-        ConfigError: they are not there, or of another model.
+        ConfigError: the weights are missing, or belong to another model.
     """
     for name in half.models.saved:
         model = half.models.made(name)

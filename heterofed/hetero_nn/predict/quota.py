@@ -1,4 +1,4 @@
-"""How many rows a party may predict in a day: counted on disk, so a restart forgets nothing."""
+"""Counts on disk how many rows a party predicts per day, so that a restart resets nothing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from heterofed.files import file_lock, heterofed_home, private_folder, read
 from heterofed.reporting.results import write_whole
 
 LOCK_SECONDS = 30.0
-"""For another process of this party that counts rows, which takes a moment."""
+"""The longest time in seconds to wait for another process of this party that counts rows."""
 
 
 class Quota:
-    """Rows that may be predicted in a day (UTC) for one task.
+    """The number of rows that may be predicted per day (UTC) for one task.
 
     Args:
         task_id: the id of the task.
-        party: whose rows they are.
-        limit: of the day.
-        ledger: folder to count in; None: this user's.
+        party: the party that owns the rows.
+        limit: the most rows per day.
+        ledger: the folder of the count; None means this user's folder.
     """
 
     def __init__(self, task_id: str, party: str, limit: int, ledger: Path | None = None) -> None:
@@ -36,14 +36,14 @@ class Quota:
         """Count rows against today's limit.
 
         Raises:
-            LimitReachedError: there would be more; none is counted.
+            LimitReachedError: the limit would be exceeded. Nothing is counted then.
         """
         day = today()
         self._change(day, rows)
         self._taken = day, rows
 
     def give_back(self) -> None:
-        """Count what was taken last no longer, as long as its day lasts: none of it was used."""
+        """Undo the last count if its day has not ended, because none of its rows was used."""
         if self._taken is not None:
             (day, rows), self._taken = self._taken, None
             self._change(day, -rows)
@@ -53,7 +53,7 @@ class Quota:
         with file_lock(self._place.with_suffix(".json.lock"), timeout=LOCK_SECONDS):
             last, used = self._counted()
             if rows < 0 and last != day:
-                return  # nothing is known of that day any more
+                return  # the count of that day is gone
             if last not in (day, None):
                 used = 0
             if rows >= 0 and used + rows > self._limit:
@@ -66,7 +66,9 @@ class Quota:
             write_whole(self._place, lambda file: file.write(text))
 
     def _counted(self) -> tuple[str | None, int]:
-        """The last day and its rows. What cannot be read may have been all, on any day."""
+        """Return the last day and its rows. A file that cannot be read counts as the whole
+        limit.
+        """
         try:
             kept = json.loads(read(self._place))
             return str(kept["day"]), int(kept["rows"])
@@ -77,5 +79,5 @@ class Quota:
 
 
 def today() -> str:
-    """The day (UTC)."""
+    """Return the current day (UTC)."""
     return time.strftime("%Y-%m-%d", time.gmtime())

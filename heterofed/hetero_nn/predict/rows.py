@@ -1,5 +1,6 @@
-"""Rows of a joint prediction at the Host: those of each Collaborator as a stream of ids in order,
-the Host's own, and the predictions that come of them.
+"""Reads and checks the rows of a joint prediction at the Host, and its results.
+
+The rows of each Collaborator are a stream in the order of its ids.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 
 OUR_COLUMNS = {"id", "parties"}
-"""Of the table that `predict` returns, beside those of `predict_a_batch`."""
+"""The columns of the table of `predict` that are added to those of `predict_a_batch`."""
 
 
 class RowStream:
@@ -37,12 +38,12 @@ class RowStream:
         self._held: dict[str, Tensor] = {}
 
     def rows(self, count: int) -> dict[str, Tensor]:
-        """The next `count` rows.
+        """Return the next `count` rows.
 
         Raises:
-            RowCountError: the party has sent fewer, or more, than it has ids.
-            RowOrderError: its rows are of other ids, or in another order.
-            FeatureError: its features are not arranged, named, typed or shaped as in training.
+            RowCountError: the party sent fewer or more rows than it has ids.
+            RowOrderError: the rows have other ids, or another order.
+            FeatureError: the features do not have the layout, names, types or shapes of training.
         """
         while self._count < count:
             self._take()
@@ -62,7 +63,7 @@ class RowStream:
         ids = self._ids[self._came : self._came + message.rows]
         if len(ids) < message.rows:
             raise self._other_count(self._came + message.rows)
-        if not message.rows:  # as many of these as it likes would hold everybody up
+        if not message.rows:  # any number of these would delay all parties
             raise RowCountError(
                 f"{self._peer.name} sent a batch without rows",
                 party=self._peer.name,
@@ -97,7 +98,7 @@ class RowStream:
         masked = tells_lengths(tensors)
         for key, tensor in tensors.items():
             mean, held = imputer.means[key], self._held_row(key)
-            # Rows that wait here go into one tensor with these: padded, where a mask comes along.
+            # Waiting rows are joined with these to one tensor, with padding if there is a mask.
             alike = held is None or masked or tensor.shape[1:] == held.shape
             for like in (each for each in (mean, held) if each is not None):
                 if not (alike and may_follow(tensor, tuple(like.shape), like.dtype)):
@@ -112,7 +113,7 @@ class RowStream:
         return self._held[key][0] if self._count else None
 
     def end(self) -> None:
-        """Take the word that this was all."""
+        """Receive the end of the stream."""
         mail = self._party.take(self._peer, msg.Features, msg.EndOfFeatures)
         if isinstance(mail.message, msg.Features):
             raise self._other_count(self._came + mail.message.rows)
@@ -127,10 +128,10 @@ class RowStream:
 
 
 def check_some(rows: int, hook: str) -> int:
-    """Check that a batch of a prediction has rows; gives how many.
+    """Check that a batch of a prediction has rows, and return their number.
 
     Raises:
-        RowCountError: it has none.
+        RowCountError: the batch has no rows.
     """
     if not rows:
         raise RowCountError(f"{hook} yielded a batch without rows", numbers=(0, 1))
@@ -138,11 +139,11 @@ def check_some(rows: int, hook: str) -> int:
 
 
 def rows_in(batch: Batch, hook: str) -> int:
-    """Rows of the Host's own batch; without features and labels its ids say so.
+    """Return the number of rows of the Host's own batch, by its features, labels or ids.
 
     Raises:
-        FeatureError: nothing does.
-        RowCountError: it has none.
+        FeatureError: the number of rows cannot be determined.
+        RowCountError: the batch has no rows.
     """
     if batch.features is None and batch.labels is None:
         if batch.ids is None:
@@ -154,10 +155,10 @@ def rows_in(batch: Batch, hook: str) -> int:
 def check_own(
     party: Party, batch: Batch, ids: Sequence[str], rows: int, place: int, total: int
 ) -> None:
-    """Check the Host's own batch against the ids at its place.
+    """Check the Host's own batch against the ids at its position.
 
     Raises:
-        RowCountError, RowOrderError: it has more rows, or of other ids.
+        RowCountError, RowOrderError: the batch has too many rows, or rows of other ids.
     """
     if len(ids) < rows:
         raise RowCountError(
@@ -173,11 +174,11 @@ def check_own(
 
 
 def as_columns(outcome: object, rows: int) -> dict[str, Tensor]:
-    """What `predict_a_batch` returned, by column, on the CPU.
+    """Return the result of `predict_a_batch` by column, on the CPU.
 
     Raises:
-        FeatureError: it is not a tensor (or array) or a dict of them, of so many rows, or two of
-            its columns have one name.
+        FeatureError: the result is not a tensor (or array) or a dict of them, has another number of
+            rows, or has two columns of the same name.
     """
     named = outcome if isinstance(outcome, Mapping) else {"prediction": outcome}
     columns: dict[str, Tensor] = {}
@@ -204,7 +205,7 @@ def as_columns(outcome: object, rows: int) -> dict[str, Tensor]:
 
 
 def _predictions(value: object) -> Tensor:
-    """One column, or some, of predictions as a tensor that NumPy can hold."""
+    """Return one or more columns of predictions as a tensor that NumPy supports."""
     if isinstance(value, np.ndarray) or hasattr(value, "to_numpy"):
         array = np.asarray(value)
         if array.dtype.kind in "biufc":
@@ -214,7 +215,8 @@ def _predictions(value: object) -> Tensor:
             "predict_a_batch must return a tensor or a dict of tensors, not a"
             f" {type(value).__name__}"
         )
-    tensor = value.detach().cpu().clone().resolve_conj().resolve_neg()  # it may be used again
+    # A copy, because user code may reuse the memory.
+    tensor = value.detach().cpu().clone().resolve_conj().resolve_neg()
     small = tensor.is_floating_point() and tensor.dtype not in (
         torch.float16,
         torch.float32,
@@ -229,7 +231,7 @@ def check_same_columns(
     """Check that a batch of predictions has the columns of the first one.
 
     Raises:
-        FeatureError: some are missing or new, or of another dtype.
+        FeatureError: a column is missing or new, or has another dtype.
     """
     gone, new = sorted(first.keys() - columns.keys()), sorted(columns.keys() - first.keys())
     if gone or new:
@@ -251,7 +253,7 @@ def check_same_columns(
 def who_had(
     host: str, present: Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]], rows: int
 ) -> list[str]:
-    """Which parties had each of so many rows, the Host first, joined by "+"."""
+    """Return for each row the names of the parties that had it, the Host first, joined by "+"."""
     codes = np.zeros(rows, dtype=np.int64)
     for bit, here in enumerate(present.values()):
         codes |= here.astype(np.int64) << bit

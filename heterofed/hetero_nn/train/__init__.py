@@ -1,1 +1,1 @@
-"""What the two training loops are made of: joint batches, feature senders, guards, dry runs."""
+"""Implements the training loops of both roles, with joint batches, guards and dry runs."""

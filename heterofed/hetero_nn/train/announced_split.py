@@ -1,4 +1,4 @@
-"""The split, where the Host decides for all: it tells each common id's part, and nothing else."""
+"""Announces the Host's split: the part of each common id, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import SplitParts
 
 IDS_AT_ONCE = 1 << 20
-"""Ids of one message: 256 KiB."""
+"""The most ids of one message, which take 256 KiB."""
 
 
 def announce_split(
@@ -20,7 +20,7 @@ def announce_split(
     """At the Host: tell every Collaborator which common ids are train and test ids.
 
     Raises:
-        IdError: `split_dataset` gave ids that are not common ones.
+        IdError: `split_dataset` returned ids that are not common to all parties.
     """
     ordered = sorted(common)
     if not set(ordered).issuperset((*train, *test)):
@@ -36,7 +36,7 @@ def announce_split(
 
 
 def announced_split(party: Party, host: Peer, common: Iterable[str]) -> tuple[list[str], list[str]]:
-    """At a Collaborator: the train and test ids that the Host announces."""
+    """At a Collaborator: return the train and test ids that the Host announces."""
     ordered = sorted(common)
     train: list[str] = []
     test: list[str] = []

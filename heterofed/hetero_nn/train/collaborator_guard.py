@@ -1,4 +1,4 @@
-"""A Collaborator's guard: embeddings on their way out, and the inputs that they were made of."""
+"""Defends and measures the embeddings that a Collaborator sends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from heterofed.runs.run import Run
 
 
 class CollaboratorGuard(Guard):
-    """Embeddings on their way out, and the inputs that they were made of.
+    """The guard of a Collaborator, for its embeddings and their inputs.
 
     Args:
-        run: that it belongs to.
-        settings: the settings of the Collaborator: its defences, and what may leave.
-        users: names of metrics sets that the user registered.
-        stream: runs what draws noise.
-        model: the feature model; what it is called with is what the embeddings are made of.
+        run: the run.
+        settings: the settings of the Collaborator, with its defences and its limits on releases.
+        users: the names of metrics sets that the user registered.
+        stream: runs functions that draw noise.
+        model: the feature model, whose inputs are those of the embeddings.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class CollaboratorGuard(Guard):
             self._watch.remove()
 
     def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
-        """What is sent to the Host instead of these features; gradients go through it.
+        """Return the defended features to send to the Host; gradients pass through the defence.
 
         Raises:
-            FeatureError: features that the defence cannot hide.
+            FeatureError: the defence cannot hide these features.
         """
         sent, floats = batch, batch.floats
         if isinstance(self._defence, ClippedGaussian):
@@ -96,19 +96,19 @@ class CollaboratorGuard(Guard):
         if inputs is not None and floats and not testing:
             self._unmeasured = inputs, {name: sent.tensors[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
-                self._inputs[number] = inputs.clone()  # the hook may use the memory again
+                self._inputs[number] = inputs.clone()  # the hook may reuse the memory
         return sent
 
     def leaves(self, batch: FeatureBatch) -> None:
-        """A batch of features is about to leave: it is counted before.
+        """Count a batch of features in the ledger before it is sent.
 
         Raises:
-            ReleaseLimitError: more would have left than the user allows.
+            ReleaseLimitError: the batch would exceed a limit of the user.
         """
         self._releases.leaves(batch.ids, batch.rows)
 
     def note(self) -> None:
-        """Measure what `outgoing` gave last, now that it has been sent; never raises."""
+        """Measure the last result of `outgoing` after it was sent. This never raises an error."""
         if self._unmeasured is not None:
             (inputs, sent), self._unmeasured = self._unmeasured, None
             if self._leaks.has_time():
@@ -116,10 +116,10 @@ class CollaboratorGuard(Guard):
                     self._leaks.note(inputs[:MEASURED_ROWS], some_rows(sent))
 
     def masked(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
-        """What travels: the features, or where the Host gets only sums one masked tensor.
+        """Return what is sent: the features, or one masked tensor if the Host gets only sums.
 
         Raises:
-            FeatureError: features that cannot be summed.
+            FeatureError: the features cannot be summed.
         """
         if not self._run.mask_secrets:
             return batch
@@ -133,19 +133,21 @@ class CollaboratorGuard(Guard):
         return FeatureBatch("tensor", {"": hidden}, batch.ids)
 
     def witness(self) -> Witness | None:
-        """What compares gradients with the other Collaborators'; None where each has its own."""
+        """Return the check of equal gradients at all Collaborators; None if each has its own
+        gradients.
+        """
         if not self._run.mask_secrets:
             return None
         return Witness(self._name, self._run.plan.collaborators, self._shared())
 
     def _shared(self) -> dict[str, bytes]:
-        """What this party shares with each other Collaborator that has split the same ids.
+        """Return the secret shared with each other Collaborator, bound to the ids of the split.
 
         A Host may claim other ids in common with each of them. The sums of rows of different
         people, matched otherwise in each run, would tell one party's features apart.
         """
         met = self._run.mask_secrets
-        if self._split_by is not met:  # met anew
+        if self._split_by is not met:  # the parties connected again
             state = self._run.state
             self._split_by, parts = met, (state.train_ids, state.test_ids)
             self._bound = {
@@ -156,12 +158,12 @@ class CollaboratorGuard(Guard):
     def gradients(
         self, number: int, tensors: Mapping[str, Tensor], came: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What the feature model learns from: the Host's gradients, and decorrelation's.
+        """Return the gradients for the feature model: the Host's plus those of `Decorrelation`.
 
         Raises:
-            FeatureError: the inputs of this batch were not seen.
+            FeatureError: the inputs of this batch are unknown.
         """
-        if self._run.mask_secrets and came:  # of the sum, and so of each part of it
+        if self._run.mask_secrets and came:  # the gradient of a sum is that of each part
             came = parted(came[""], tensors)
         if not isinstance(self._defence, Decorrelation) or not came:
             return came
@@ -179,7 +181,7 @@ class CollaboratorGuard(Guard):
         return both
 
     def forget(self, number: int) -> None:
-        """The batch is stepped on."""
+        """Forget the inputs of a batch, because its step is done."""
         self._inputs.pop(number, None)
 
 

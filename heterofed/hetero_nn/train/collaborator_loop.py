@@ -1,4 +1,4 @@
-"""A Collaborator's steps: send features, step on the gradients that come back, test."""
+"""Runs a Collaborator's training: it sends features, steps on returned gradients, and tests."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from heterofed.metrics import registered_metrics
 
 @dataclass(slots=True)
 class InFlight:
-    """A batch that the Host has not answered, with its graph."""
+    """A batch in flight, which the Host has not answered yet, with its graph."""
 
     number: int
     features: FeatureBatch
 
 
 class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
-    """What a Collaborator does in one run, from the split on.
+    """The loop of a Collaborator in one run, from the split on.
 
     Args:
         owner: the Collaborator's scheduler.
@@ -65,19 +65,21 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         return CollaboratorGuard(run, settings, users, stream, model)
 
     def train_a_leg(self, host: Peer, first: int, most: int | None = None) -> int:
-        """Send the features of each train batch, from the first on; step on what comes back.
+        """Send the features of each train batch from `first` on, and step on the returned
+        gradients.
 
-        The step on batch b comes after the features of batch b + staleness, whenever its gradients
-        came: which weights a forward uses is a matter of numbers, not of time. All steps are made
-        when the round, or its leg up to a checkpoint, ends.
+        The step of batch b comes after the features of batch b + staleness, whenever its gradients
+        arrive. So the weights that a forward pass uses depend on the batch number and not on time.
+        All steps are done when the round, or its part up to a checkpoint, ends.
 
         Args:
-            host: where the features go.
-            first: number of the first batch.
-            most: batches to train on; None: all as far as the next checkpoint within the round.
+            host: the Host, which gets the features.
+            first: the number of the first batch.
+            most: the number of batches to train on; None trains on all up to the next checkpoint
+                within the round.
 
         Returns:
-            The rows of the largest batch.
+            The number of rows of the largest batch.
         """
         run, party, guard = self._run, self._run.party, self.guard
         trainable, rows = self._settings.is_feature_trainable, 0
@@ -97,12 +99,12 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
                 self._send(feed, features, TRAINS, testing=False)
                 with run.harmless(REPORT):
                     guard.note()  # while the Host works
-                del features  # before the next ones are made
+                del features  # frees them before the next ones are made
                 self._update_down_to(feed, host.session.staleness)
             if not feed.compares:
                 feed.end()
             self._update_down_to(feed, 0)
-            if feed.compares:  # once all gradients were
+            if feed.compares:  # after all gradients were compared
                 feed.end()
             feed.settle()
             guard.budget.stop()
@@ -110,7 +112,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         return rows
 
     def test(self, host: Peer, most: int | None = None) -> None:
-        """Send the features of each test batch, or of the first ones, in eval mode."""
+        """Send the features of all test batches, or of the first `most`, in eval mode."""
         run, party = self._run, self._run.party
         with (
             party.in_phase("test", round_number=run.round, unit="batches"),
@@ -132,23 +134,23 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         most: int | None = None,
         before: Callable[[int], None] = lambda _rows: None,
     ) -> Iterator[int]:
-        """Send what a feature hook yields that is not trained on.
+        """Send the features that a hook yields for a test or a prediction.
 
         Args:
-            feed: where to.
-            hook: its name.
-            ids: that it gets.
-            most: batches to send; None: all.
-            before: called with the rows of each batch before it leaves.
+            feed: sends the batches.
+            hook: the name of the hook.
+            ids: the ids that the hook is called with.
+            most: the number of batches to send; None sends all.
+            before: called with the number of rows of each batch before it is sent.
 
         Yields:
-            The rows of each batch that has left.
+            The number of rows of each batch after it was sent.
         """
         for features in self._features(hook, ids, 0, most):
             rows = features.rows
             before(rows)
             self._send(feed, features, hook, testing=True)
-            del features  # before the next ones are made
+            del features  # frees them before the next ones are made
             yield rows
 
     # -- within ------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
     def _features(
         self, hook: str, ids: Sequence[str], first: int, most: int | None
     ) -> Iterator[FeatureBatch]:
-        """What a feature hook yields, checked, counted as leaving, and changed by a defence."""
+        """Yield the batches of a feature hook after they were checked, counted and defended."""
         number, guard = first, self.guard
         for batch in self._own(hook, ids, first, most):
             features = FeatureBatch.of(batch.features, hook, batch.ids)
@@ -170,7 +172,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
             guard.leaves(features)
             features = guard.outgoing(features, number, testing=hook != TRAINS)
             yield features
-            del features  # before the next ones are made
+            del features  # frees them before the next ones are made
             number += 1
 
     def _own(self, hook: str, ids: Sequence[str], first: int, most: int | None) -> Iterator[Batch]:
@@ -187,12 +189,12 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         return own if most is None else itertools.islice(own, most)
 
     def _update_down_to(self, feed: FeatureFeed, staleness: int) -> None:
-        """Step on the oldest batches, until no more than so many are without an answer."""
+        """Step on the oldest batches until at most `staleness` batches are in flight."""
         while len(self._in_flight) > staleness:
             self._update(feed, self._in_flight.popleft())
 
     def _update(self, feed: FeatureFeed, batch: InFlight) -> None:
-        """Step on the gradients that count; backward begins with the first that come."""
+        """Step on the final gradients of a batch; the backward pass starts with the first ones."""
         guard, features = self.guard, batch.features
         self._run.party.batch = batch.number
         last: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Whether DP-SGD holds in this run, with what the plan says and what the models are."""
+"""Checks that the guarantee of DP-SGD holds in a run, with its plan and its models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ logger = logging.getLogger("heterofed")
 def check_private(
     run: Run, weights: DPSGD | None, models: list[nn.Module | None], *, trains: bool = True
 ) -> None:
-    """Refuse DP-SGD where it would not hold.
+    """Refuse DP-SGD if its guarantee would not hold.
 
     Args:
-        run: which has met its parties.
-        weights: of this party; others may train by it where the plan has a loss reduction.
+        run: the run, whose parties are connected.
+        weights: the DP-SGD of this party; other parties may use it if the plan has a loss
+            reduction.
         models: the models of this party, or None.
-        trains: whether this party has weights that change.
+        trains: whether this party has trainable weights.
 
     Raises:
         ConfigError: the plan has another loss reduction or none, or a model mixes rows.
@@ -62,7 +63,7 @@ def check_private(
 
 
 def _mention(run: Run, what: str) -> None:
-    """Warn, once in a run."""
+    """Log a warning once per run."""
     if what not in run.state.told:
         run.state.told.add(what)
         logger.warning("%s", what)

@@ -1,8 +1,7 @@
-"""A dry run: one train batch and one test batch from end to end, and nothing kept of it.
+"""Runs a dry run: one train batch and one test batch from end to end, of which nothing is kept.
 
-The parties meet, intersect ids and split them as in the task, and take the steps of the task on
-their first batch: the Host makes one step, and gradients travel. The models that learnt from it are
-thrown away.
+The parties connect, intersect ids and split them as in the task, and process their first batch: the
+Host makes one step, and gradients are sent. The models are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -46,18 +45,20 @@ class HostDryRun(BesideTask, HostHalfTask):
     loop: _ReportedLoop
 
     def make_loop(self) -> HostLoop:
-        """A loop that reports what its batch is like."""
+        """Return a loop that reports the form of its batch."""
         return _ReportedLoop(self.owner, self.half, self.settings)
 
     def open_folder(self, run: Run) -> None:
-        """Make the folder, and remove what an earlier dry run has measured."""
+        """Make the folder, and remove the measurements of an earlier dry run."""
         super().open_folder(run)
         for path in run.result.folder.glob("*.csv"):
             path.unlink()
         self.open_metrics(run)
 
     def perform(self, run: Run) -> None:
-        """One batch of each kind, from the first phase after the join to the finish."""
+        """Process one train batch and one test batch, from the phase after the join to the
+        finish.
+        """
         party, ids = run.party, _prepared(self.half)
         split_as_host(self.half, intersect_as_host(run, ids, self.half.further_ids))
         run.round = 1
@@ -65,7 +66,7 @@ class HostDryRun(BesideTask, HostHalfTask):
         self.loop.train_a_leg(0, Probe(), most=1)
         report = self.loop.report
         self._try_last(run)
-        if report["rows"]:  # an empty batch (of Poisson sampling) tells nothing of time
+        if report["rows"]:  # an empty batch (of Poisson sampling) shows nothing about time
             batches = math.ceil(len(run.state.train_ids) / report["rows"])
             report["seconds_per_round"] = round((party.clock() - began) * batches, 3)
         self.loop.test(most=1)
@@ -78,8 +79,9 @@ class HostDryRun(BesideTask, HostHalfTask):
             logger.info("rehearsal: %s: %s", key, value)
 
     def _try_last(self, run: Run) -> None:
-        """Train on one row where the last batch of a round will have one; others' features are
-        those of the first batch.
+        """Train on one row if the last batch of a round will have only one.
+
+        The features of the other parties are those of the first batch.
         """
         for batch in _last_batch(self.half, self.loop.report["rows"], with_labels=True):
             projection = dict(self.loop.first_rows)
@@ -95,18 +97,20 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
     subfolder = "rehearsal"
 
     def is_trainable(self) -> bool:
-        """Whether this party's features take gradients."""
+        """Return whether this party's features get gradients."""
         return self.settings.is_feature_trainable
 
     def perform(self, run: Run) -> None:
-        """One batch of each kind, from the first phase after the join to the finish."""
+        """Process one train batch and one test batch, from the phase after the join to the
+        finish.
+        """
         party, most = run.party, self.settings.max_peer_ids
         (host,) = party.peers.values()
         ids = _prepared(self.half)
         further = self.half.further_ids
         common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
         split_as_collaborator(self.half, host, common)
-        self.half.models.check_trains()  # where they are made after the split
+        self.half.models.check_trains()  # for models that are made after the split
         run.round = 1
         party.take(host, msg.BeginTrain)
         rows = self.loop.train_a_leg(host, 0, most=1)
@@ -120,10 +124,10 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
 
 
 class _ReportedLoop(HostLoop):
-    """The Host's steps, with a look at the batch that they are made on.
+    """The Host's loop, which also reports the batch.
 
     Attributes:
-        report: what a user wants to see before a long run.
+        report: the facts that a user wants to see before a long run.
         first_rows: the first row of each party's features.
     """
 
@@ -133,7 +137,7 @@ class _ReportedLoop(HostLoop):
     def step(
         self, number: int, batch: JointBatch, staleness: int | None = None
     ) -> dict[str, float]:
-        """Report, and train on the batch."""
+        """Report the batch, and train on it."""
         run = self._run
         projection = batch.projection(run.result.party)
         self.report = _report(run, batch, projection)
@@ -142,7 +146,7 @@ class _ReportedLoop(HostLoop):
 
 
 def _prepared(half: Half[Any]) -> Sequence[str]:
-    """Own ids; models and optimizers are made, so that what is wrong with them shows here."""
+    """Return the own ids, after making models and optimizers so that their errors show early."""
     with half.run.party.in_phase("prepare"):
         ids: Sequence[str] = half.hooks.call("load_local_ids")
         if not half.owner.models_after_split:
@@ -152,8 +156,9 @@ def _prepared(half: Half[Any]) -> Sequence[str]:
 
 
 def _last_batch(half: Half[Any], rows: int, *, with_labels: bool) -> Iterator[Batch]:
-    """The last batch of a round, where it will have one row, a model of this party has BatchNorm,
-    which refuses that, and the hook does not leave it out; nothing is sent of it.
+    """Yield the last batch of a round if it has one row that BatchNorm of this party would refuse.
+
+    Nothing is yielded if the hook leaves this batch out. The batch is not sent.
     """
     run, ids = half.run, half.round_ids()
     if rows < 2 or len(ids) % rows != 1 or run.state.sampling is not None:

@@ -1,4 +1,4 @@
-"""One round's (or test's) features on their way from a Collaborator to the Host, within credit."""
+"""Sends the features of a round or test from a Collaborator to the Host, within its credit."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from heterofed.protocol.messages import (
 
 
 class FeatureFeed:
-    """Sends batches, takes gradients, and counts what the Host has dealt with.
+    """Sends batches, receives gradients, and counts the batches that the Host has processed.
 
     Args:
         party: the Collaborator.
-        host: where to.
-        first: number of the first batch.
-        witness: compares gradients with the other Collaborators', where features are summed.
+        host: the Host.
+        first: the number of the first batch.
+        witness: compares gradients with those of the other Collaborators if features are summed.
     """
 
     def __init__(
@@ -43,24 +43,27 @@ class FeatureFeed:
         self._sent = self._done = first
         self._since, self._waited = party.clock(), self._waits()
         self._witness = witness
-        self._early: deque[Mail] = deque()  # came while this party waited for the others' tags
+        # Messages that came during the wait for the others' tags.
+        self._early: deque[Mail] = deque()
 
     @property
     def number(self) -> int:
-        """Of the batch that is sent next, from 0."""
+        """The number of the next batch, from 0."""
         return self._sent
 
     @property
     def compares(self) -> bool:
-        """Whether each batch's gradients are compared with what the other Collaborators got."""
+        """Whether the gradients of each batch are compared with those of the other
+        Collaborators.
+        """
         return self._witness is not None
 
     def send(self, batch: FeatureBatch, order: bytes | None = None) -> None:
-        """Send the next batch; waits while all credit is used.
+        """Send the next batch, after waiting for credit if necessary.
 
         Args:
-            batch: the features, as they are to travel.
-            order: digest of the rows' ids (see `order.py`).
+            batch: the features in the form in which they are sent.
+            order: the digest of the rows' ids (see `row_order`).
         """
         while self._host.session.batch_window < 1:
             self._take_done()
@@ -84,7 +87,8 @@ class FeatureFeed:
             busy=self._busy(),
         )
         try:
-            # Handed over when this returns: the hook may use the same memory for its next batch.
+            # The frames are passed to the transport before this returns, because the hook may reuse
+            # the memory for its next batch.
             self._party.post(self._host, message, payload)
         except LocalProtocolError as error:
             raise FeatureError(
@@ -96,14 +100,14 @@ class FeatureFeed:
         self._party.progress(self._sent)
 
     def answers(self) -> Iterator[dict[str, Tensor]]:
-        """Wait for what the Host answers to the oldest open batch, until it is done with it.
+        """Wait for the Host's answers to the oldest open batch, until the Host is done with it.
 
         Yields:
-            dL/dfeatures by tensor name, on the CPU, each time they come: the last are the ones
-            that count. Nothing where the loss did not use the features.
+            dL/dfeatures by tensor name, on the CPU, each time they arrive; the last ones are final.
+            Nothing is yielded if the loss did not use the features.
 
         Raises:
-            NonFiniteError: they hold NaN or infinity.
+            NonFiniteError: the gradients hold NaN or infinity.
             RemoteProtocolError: features are summed, and another Collaborator got other gradients.
         """
         number, done, seen = self._done, False, sha256()
@@ -125,17 +129,17 @@ class FeatureFeed:
                 check_finite(gradients, "the gradient of the features", self._host.name)
             yield gradients
         if self._witness is not None:
-            # Nor may steps be as many behind at one party, and at another not.
+            # All parties must also have the same number of steps.
             seen.update(self._host.session.staleness.to_bytes(8, "big"))
             self._compare(self._witness, number, seen.digest())
 
     def end(self) -> None:
-        """Announce that this was all."""
+        """Announce that there are no more batches."""
         self._party.batch = None
         self._party.post(self._host, EndOfFeatures(self._party.round, self._sent))
 
     def settle(self) -> None:
-        """Wait until the Host is done with every batch."""
+        """Wait until the Host has processed every batch."""
         while self._done < self._sent:
             self._take_done()
 
@@ -154,7 +158,7 @@ class FeatureFeed:
         witness.check(round_number, number, seen, mail.message.tags, self._host.name)
 
     def _busy(self) -> int:
-        """Microseconds of work since this was asked last."""
+        """Return the microseconds of work since the last call."""
         now, waits = self._party.clock(), self._waits()
         busy = now - self._since - (waits - self._waited)
         self._since, self._waited = now, waits

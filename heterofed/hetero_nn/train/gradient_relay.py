@@ -1,4 +1,4 @@
-"""The Host's part where Collaborators compare their gradients: it carries their tags."""
+"""Relays, at the Host, the tags by which Collaborators compare their gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heterofed.protocol.messages import GradientsSeen, Message, SeenByOthers
 
 
 class TagRelay:
-    """Takes the features of a round (or a leg of it) and relays the tags that come in between.
+    """Receives the features of a round or part of a round, and relays the tags in between.
 
     Args:
         party: the Host.
@@ -24,17 +24,18 @@ class TagRelay:
         self._tags: dict[int, dict[str, dict[str, bytes]]] = {}
 
     def take_all(self, *kinds: type[Message]) -> dict[str, Mail]:
-        """As `Party.take_all`; tags that come before that mail, or lie behind it, are relayed.
+        """Receive messages as `Party.take_all` does, and relay the tags before and after them.
 
         Raises:
-            RemoteProtocolError: a party has gone on without tags that the others wait for.
+            RemoteProtocolError: a party continued without sending tags that the others wait for.
         """
         party, mails = self._party, dict[str, Mail]()
-        for peer in party.peers.values():  # with steps ahead, other mail came before them
+        for peer in party.peers.values():  # with staleness, other messages come before them
             while (early := peer.pick(GradientsSeen)) is not None:
                 self._note(peer.name, early.of(GradientsSeen))
         while len(mails) < len(party.peers):
-            waiting = {name for tags in self._tags.values() for name in tags}  # for others' tags
+            # Parties that wait for others' tags.
+            waiting = {name for tags in self._tags.values() for name in tags}
             missing = [each for each in party.peers.values() if each.name not in mails]
             owing = [each for each in missing if each.inbox or each.name not in waiting]
             if not owing:

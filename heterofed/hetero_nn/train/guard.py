@@ -1,7 +1,7 @@
-"""Where privacy meets the loops: what goes out passes a guard, is changed and measured there.
+"""Defines the base of the guards, which defend, count and measure everything that is sent.
 
-The loops call `outgoing` before they send and `note` after; what was measured is written when a
-round ends. Without defences everything passes unchanged. What both roles' guards share is here.
+The loops call `outgoing` before they send and `note` afterwards. The measurements are written when
+a round ends. Without defences, everything passes unchanged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from heterofed.privacy.leakage import (
     InputLeaks,
     LabelLeaks,
 )
-from heterofed.privacy.ledger import Totals
 from heterofed.privacy.noise import Noise
+from heterofed.privacy.release_costs import Totals
 from heterofed.privacy.rows import joined
 from heterofed.reporting.diagnostics import shielded
 from heterofed.runs.run import Run
@@ -32,17 +32,17 @@ from heterofed.runs.run import Run
 LEAKAGE = ("party", "attack", "measure", "value", "samples")
 EPSILONS = ("eps_weights", "eps_embeddings", "eps_labels")
 OURS = frozenset({"train", "leakage", "privacy"})
-"""Metrics sets that the loops write themselves."""
+"""The names of the metrics sets that the loops write."""
 
 REPORT = "the leak report"
-"""How the log names it where it fails."""
+"""The name of the leak report in log lines about its failures."""
 
 Stream = Callable[..., Any]
-"""Runs a function under a random stream of this party: `stream(name, function, *arguments)`."""
+"""Runs a function on a random stream of this party: `stream(name, function, *arguments)`."""
 
 
 def budget_of(run: Run, effort: Effort) -> Budget:
-    """The time that the leak report may take."""
+    """Return the time budget of the leak report."""
     return shielded(lambda: Budget(effort), REPORT, run.harmless)
 
 
@@ -52,15 +52,15 @@ def names_of(**defences: object) -> dict[str, str]:
 
 
 class Guard:
-    """What both roles share: the report and the epsilons of a run.
+    """The base of both guards, with the leak report and the epsilons of a run.
 
     Args:
-        run: that it belongs to.
-        budget: the budget of time for the report.
+        run: the run.
+        budget: the time budget for the report.
         report: the attacks of this role.
-        users: names of metrics sets that the user registered; they stay the user's.
-        weights: DP-SGD of this party, where there is one.
-        releases: counts what leaves, before it does.
+        users: the names of metrics sets that the user registered, which the guard does not write.
+        weights: the DP-SGD of this party, if any.
+        releases: counts everything that is sent, before it is sent.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class Guard:
     ) -> None:
         self.budget = budget
         self._releases = releases
-        resumed = run.agreement.resume is not None  # perhaps after a kill, which told nothing
+        # Perhaps after a kill, before which nothing was written.
+        resumed = run.agreement.resume is not None
         self._told: Totals | None = None if resumed else releases.totals
         run.tell = self.tell
         self._run = run
@@ -83,17 +84,17 @@ class Guard:
         self._weights = weights
         self._users = users
         if weights is not None:
-            if run.state.train_ids:  # it goes on; else the split tells
+            if run.state.train_ids:  # a resumed run; otherwise the split gives the number
                 weights.take_rows(len(run.state.train_ids))
-            weights.steps = run.state.kept.private_steps  # of this run, as its checkpoint has it
+            weights.steps = run.state.kept.private_steps  # the steps of this run by its checkpoint
 
     def _noise(self, peer: str) -> Noise:
-        """What hides the batch that is at hand from a peer."""
+        """Return the noise that hides the current batch from a peer."""
         party = self._run.party
         return Noise(self._run.noise, party.phase, peer, self._run.round, party.batch)
 
     def end_round(self) -> None:
-        """Write what was measured in this round, and the epsilons of all that has left so far."""
+        """Write the measurements of this round, and the epsilons of everything sent so far."""
         with self._run.harmless(REPORT):
             self._write(self._report.end_round() or [])
         self.note_counts()
@@ -101,7 +102,7 @@ class Guard:
         self.tell()
 
     def tell(self) -> None:
-        """Write the epsilons of all that has left, where something has since they were written."""
+        """Write the epsilons of everything sent, if something was sent since the last time."""
         if self._told == self._releases.totals:
             return
         self._told = self._releases.totals
@@ -111,18 +112,18 @@ class Guard:
             self._opened(NEVER_CUT, EPSILONS).append_metrics_item(row)
 
     def note_counts(self) -> None:
-        """A checkpoint is about to be written: what was stepped so far is charged before."""
+        """Charge the steps so far to the ledger, because a checkpoint will be written."""
         self._releases.settle()
         if self._weights is not None:
             self._run.state.kept.private_steps = self._weights.steps
 
     def close(self) -> None:
-        """The run has ended, or goes back to a checkpoint with another guard."""
+        """Close the guard, because the run has ended or rolls back with another guard."""
         with self._run.harmless(REPORT):
             self._run.result.leak_seconds += self.budget.spent
 
     def end(self) -> None:
-        """Run the attacks that take longer, and say the worst in plain words."""
+        """Run the attacks at the end of a run, and log the worst leaks in words."""
         self.tell()
         with self._run.harmless(REPORT):
             self._write(self._report.at_end() or [])
@@ -142,10 +143,10 @@ class Guard:
         if name not in self._run.metrics:
             opened = self._run.open_metrics(name, keys)
             if name != NEVER_CUT:
-                opened.cut(0)  # what lies there no checkpoint knows of
+                opened.cut(0)  # no checkpoint has these rows
         return self._run.metrics[name]
 
 
 def some_rows(tensors: Mapping[str, Tensor], rows: int = MEASURED_ROWS) -> Tensor:
-    """The first rows of a batch, one vector each; without a copy where there is one tensor."""
+    """Return the first rows of a batch as vectors; a single tensor is not copied."""
     return joined({name: each.detach()[:rows] for name, each in tensors.items()})

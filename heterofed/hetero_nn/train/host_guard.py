@@ -1,4 +1,4 @@
-"""The Host's guard: gradients on their way out, labels on their way into training."""
+"""Defends and measures the gradients that the Host sends, and the labels that it trains on."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from heterofed.runs.run import Run
 
 
 class HostGuard(Guard):
-    """Gradients on their way out, labels on their way into training.
+    """The guard of the Host, for its gradients and its labels.
 
     Args:
-        run: that it belongs to.
-        settings: the settings of the Host: its defences, and what may leave.
-        users: names of metrics sets that the user registered.
-        stream: runs what draws noise.
+        run: the run.
+        settings: the settings of the Host, with its defences and its limits on releases.
+        users: the names of metrics sets that the user registered.
+        stream: runs functions that draw noise.
     """
 
     def __init__(
@@ -52,27 +52,29 @@ class HostGuard(Guard):
         run.defences = names_of(gradients=settings.gradient_defence, labels=labels, weights=weights)
         self._stream = stream
         self._gradients = settings.gradient_defence
-        self._defences: dict[str, GradientDefence] = {}  # one each: some remember the last batch
+        # One per peer, because some remember the last batch.
+        self._defences: dict[str, GradientDefence] = {}
         self._labels = labels
 
     def steps(self, batch: Batch, rows: int, *, listening: bool) -> None:
-        """A batch is about to be trained on; what leaves of it is counted before.
+        """Count what is sent about a batch, before the batch is trained on.
 
         Args:
             batch: the batch of the Host.
-            rows: that it has.
-            listening: whether anybody gets gradients.
+            rows: the number of rows of the batch.
+            listening: whether any party gets gradients.
 
         Raises:
-            ReleaseLimitError: more would have left than the user allows.
+            ReleaseLimitError: the batch would exceed a limit of the user.
         """
         self._gradient_releases.steps(batch.ids, rows, listening=listening)
 
     def labels(self, batch: Batch) -> Any:
-        """The labels to train on.
+        """Return the labels to train on.
 
         Raises:
-            ConfigError: randomised response was asked for, and the batch has no ids, or no tensor.
+            ConfigError: randomised response is set, but the batch has no ids or its labels are no
+                tensor.
         """
         if self._labels is None:
             return batch.labels
@@ -84,10 +86,10 @@ class HostGuard(Guard):
         return self._labels(batch.labels, batch.ids)
 
     def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
-        """What is sent to a Collaborator instead of these gradients.
+        """Return the defended gradients to send to a Collaborator.
 
         Raises:
-            ConfigError: a defence was asked for, and the labels are no class numbers.
+            ConfigError: a defence is set, but the labels are not class numbers.
         """
         if self._gradients is None or not clean:
             return clean
@@ -113,13 +115,14 @@ class HostGuard(Guard):
         defence = self._defences.setdefault(peer, copy.deepcopy(gradients))
         noise = self._noise(peer)
         with drawn_from(noise):
-            # A user's own may draw from torch's generator: that one hangs on what is hidden, too.
+            # A user's defence may draw from torch's generator, whose seed also depends on the
+            # hidden values.
             also = noise.name_for(rows, numbers)
             sent: Tensor = self._stream("gradient_defence", defence, rows, numbers, also=also)
             return sent
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A copy of what `note` needs of received embeddings, since user code may change those."""
+        """Return a copy of the embeddings that `note` needs, because user code may change them."""
         with self._run.harmless(REPORT):
             rows = rows_to_measure(embeddings.values())
             if rows and self._leaks.has_time():
@@ -134,7 +137,7 @@ class HostGuard(Guard):
         labels: object,
         embeddings: Mapping[str, Tensor],
     ) -> None:
-        """Measure a batch that was sent; never raises."""
+        """Measure a batch that was sent. This never raises an error."""
         if not clean or not embeddings or not self._leaks.has_time():
             return
         with self._run.harmless(REPORT):
@@ -142,13 +145,14 @@ class HostGuard(Guard):
             if numbers is None or len(numbers) != len(next(iter(clean.values()))):
                 return
             used = {name: embeddings[name] for name in clean}
-            most = len(next(iter(used.values())))  # those that were kept
+            most = len(next(iter(used.values())))  # the rows that were kept
             rows = [some_rows(each, most) for each in (sent, clean, used)]
             self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
 
 
 def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:
-    if run.record is None:  # a rehearsal; other coins than a run's would be a second answer
+    # A dry run; with other random choices than a run's, it would be a second response.
+    if run.record is None:
         return labels.by_lot()
     ledger, party = run.ledger or heterofed_home(), run.party.name
     return with_kept_coins(labels, ledger, run.task_id, party, run.record.key)

@@ -1,4 +1,4 @@
-"""The Host's steps: train on joint batches, send gradients back, test."""
+"""Runs the Host's training: it trains on joint batches, sends gradients back, and tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ logger = logging.getLogger("heterofed")
 
 
 class HostLoop(Loop[HostModels, HostGuard]):
-    """What the Host does in one run, from the split on.
+    """The loop of the Host in one run, from the split on.
 
     Args:
         owner: the Host's scheduler.
@@ -70,10 +70,10 @@ class HostLoop(Loop[HostModels, HostGuard]):
     # -- a round -----------------------------------------------------------------------------
 
     def train_a_round(self) -> Iterator[int]:
-        """One pass over the train ids, or what is left of it.
+        """Train on all train ids once, or on the rest of a round that was interrupted.
 
         Yields:
-            Before which batch a checkpoint is due.
+            The number of the batch before which a checkpoint is due.
         """
         run, plan, probe = self._run, self._run.plan, Probe()
         first = run.batch
@@ -93,26 +93,26 @@ class HostLoop(Loop[HostModels, HostGuard]):
                     " checkpoint_batches its batches are those of self.batches(train_ids)"
                 )
             yield first
-        self._staleness_from(PROBE_BATCHES, probe)  # the round may have had fewer batches
+        self._staleness_from(PROBE_BATCHES, probe)  # for a round with fewer batches
         run.batch = 0
 
     def record_round(self) -> float | None:
-        """Write what the round has come to; gives the mean loss."""
+        """Write the means of the round, and return the mean loss."""
         run, kept = self._run, self._run.state.kept
         FeatureMeans(kept.means, run.harmless).save(run.result.folder / MEANS)
         recorded, kept.means, kept.recorded = kept.recorded, {}, []
         return record_training(run, type(self._owner), recorded)
 
     def train_a_leg(self, first: int, probe: Probe, most: int | None = None) -> int:
-        """Train on the batches from the first on, as far as the next checkpoint within the round.
+        """Train on the batches from `first` up to the next checkpoint within the round.
 
         Args:
-            first: number of the first batch.
-            probe: learns how long batches take.
-            most: batches to train on; None: all.
+            first: the number of the first batch.
+            probe: measures how long batches take.
+            most: the number of batches to train on; None trains on all.
 
         Returns:
-            How many batches of the round are trained.
+            The number of batches of the round that are trained.
         """
         run, party, guard = self._run, self._run.party, self.guard
         self._models.set_modes(training=True)
@@ -137,7 +137,11 @@ class HostLoop(Loop[HostModels, HostGuard]):
         return number
 
     def _staleness_at_start(self, first: int) -> int:
-        """Of a round. Where it is chosen the first round begins exactly, also when repeated."""
+        """Return the staleness at the start of a round.
+
+        If it is chosen automatically, the first round starts without staleness, even when it is
+        repeated.
+        """
         agreed = self._run.plan.max_staleness
         if agreed != "auto":
             return agreed
@@ -145,7 +149,9 @@ class HostLoop(Loop[HostModels, HostGuard]):
         return chosen if (self._run.round, first) > (1, 0) else 0
 
     def _staleness_from(self, number: int, probe: Probe) -> int | None:
-        """What is to be announced before batch `number`: the choice, once it is due."""
+        """Return the staleness to announce before batch `number`, or None if it does not change
+        then.
+        """
         run, kept = self._run, self._run.state.kept
         if run.plan.max_staleness != "auto" or (run.round, number) != (1, PROBE_BATCHES):
             return None
@@ -159,7 +165,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
     def step(
         self, number: int, batch: JointBatch, staleness: int | None = None
     ) -> dict[str, float]:
-        """Train on one batch, send gradients back; gives the scalars to record."""
+        """Train on one batch, send the gradients back, and return the scalars to record."""
         guard = self.guard
         watched = [
             (each, leaves, self._early(each, leaves, number)) for each, leaves in leaves_of(batch)
@@ -170,15 +176,15 @@ class HostLoop(Loop[HostModels, HostGuard]):
         labels = guard.labels(batch.mine)
         outcome = self._train(number, batch, labels, [leaves for _, leaves, _ in watched])
         sent = self._answer(number, batch, watched, labels, staleness)
-        for each in batch.theirs:  # once all have theirs on the way
+        for each in batch.theirs:  # after the gradients of all parties were sent
             self._run.party.let_drain(each.peer)
         for (each, clean, defended), part in zip(sent, seen, strict=True):
-            with self._run.harmless(REPORT):  # while the others work
+            with self._run.harmless(REPORT):  # measures while the others compute
                 guard.note(each.peer.name, clean, defended, batch.mine.labels, part)
         return scalars_of(outcome, self._warned)
 
     def _early(self, each: Received, leaves: Leaves, number: int) -> EarlyGradients | None:
-        """What sends gradients while `train_a_batch` is still in backward, if anybody waits."""
+        """Return an object that sends gradients during the user's backward pass, or None."""
         if not self._settings.early_gradients or each.peer.session.staleness:
             return None
         return EarlyGradients(
@@ -186,7 +192,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         )
 
     def _train(self, number: int, batch: JointBatch, labels: Any, leaves: list[Leaves]) -> Any:
-        """Count what is about to leave, and have the user train on a batch."""
+        """Count what will be sent, and let the user train on a batch."""
         listening = any(each.peer.session.trainable for each in batch.theirs)
         self.guard.steps(batch.mine, batch.theirs[0].features.rows, listening=listening)
         rows = {each.peer.name: each.features.rows for each in batch.theirs}
@@ -203,13 +209,13 @@ class HostLoop(Loop[HostModels, HostGuard]):
         labels: Any,
         staleness: int | None,
     ) -> list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]]:
-        """Send each Collaborator its gradients; gives them as they were, and as they left."""
+        """Send each Collaborator its gradients, and return them before and after the defence."""
         party = self._run.party
         sent: list[tuple[Received, dict[str, Tensor], dict[str, Tensor]]] = []
         clean: dict[str, Tensor] = {}
         defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
-            if not batch.sums or not sent:  # of a sum all get the same
+            if not batch.sums or not sent:  # all parties of a sum get the same gradients
                 clean = leaves.gradients()
                 check_finite(clean, "the gradient of the features", each.peer.name)
                 defended = self.guard.outgoing(each.peer.name, clean, labels)
@@ -223,7 +229,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         return sent
 
     def kept_rows(self, number: int, rows: Mapping[str, int]) -> dict[str, Tensor] | None:
-        """Which of so many rows of each Collaborator are not dropped (`party_dropout`)."""
+        """Return which rows of each Collaborator `party_dropout` keeps."""
         chance = self._settings.party_dropout
         if not chance:
             return None
@@ -234,7 +240,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
     # -- a test ------------------------------------------------------------------------------
 
     def test(self, most: int | None = None) -> None:
-        """Measure the models on the test ids, or on the first batches of them."""
+        """Test the models on the test ids, or on their first `most` batches."""
         run, party = self._run, self._run.party
         tested = TestHooks(self._owner, self._hooks)
         with (
@@ -246,7 +252,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
             batches = self._joint_batches(TESTS, run.state.test_ids, 0, most)
             for number, batch in enumerate(batches):
                 if tested.keeps:
-                    batch.mine = copied_batch(batch.mine)  # its hook may use the memory again
+                    batch.mine = copied_batch(batch.mine)  # its hook may reuse the memory
                 tested.add(batch.projection(party.name), batch.mine.labels)
                 for each in batch.theirs:
                     party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
@@ -281,5 +287,5 @@ def _send_gradients(
 ) -> None:
     with party.encoding(peer, "sent"):
         specs, payload = pack(gradients, peer.session.gradient_coding, party.name)
-    # Not patient: this may run within the user's backward, where nothing may wait.
+    # This may run within the user's backward pass, where nothing may wait.
     party.post(peer, msg.Gradients(party.round, number, specs, done), payload, patient=False)

@@ -1,4 +1,4 @@
-"""One batch of every party at the Host: received, checked to be the same rows, made tensors."""
+"""Receives one batch of every party at the Host, and checks that all have the same rows."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from heterofed.privacy.masking import masked_sum
 from heterofed.protocol.messages import EndOfFeatures, Features
 
 MASKED_SUM = "masked_sum"
-"""Stands for all Collaborators in a projection, where the Host gets only their sum."""
+"""The key of all Collaborators in a projection, if the Host gets only their sum."""
 
 
 @dataclass(slots=True)
 class Received:
-    """Features of one batch of one Collaborator.
+    """The features of one batch of one Collaborator.
 
     Attributes:
-        lent: what user code gets of the tensors in training, where gradients travel back.
-        work: seconds that they took of what can do one batch at a time: the party itself (as it
-            says), or the link.
+        lent: the tensors that user code gets in training, if gradients are sent back.
+        work: the seconds that the batch occupied the party (as it reports) or the link, whichever
+            is more.
     """
 
     peer: Peer
@@ -47,26 +47,26 @@ class Received:
 
     @property
     def given(self) -> dict[str, Tensor]:
-        """What user code gets, by tensor name."""
+        """Return the tensors that user code gets, by name."""
         return self.features.tensors if self.lent is None else self.lent
 
 
 @dataclass(slots=True)
 class JointBatch:
-    """The same rows at all parties: the Host's own batch and what the others sent."""
+    """The Host's own batch and the features of the same rows that the others sent."""
 
     mine: Batch
     theirs: list[Received]
     sums: bool = False
 
     def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """Features by feature key: the Host's first, unless label-only, then in task order.
+        """Return the features by feature key: the Host's first, if any, and then in task order.
 
-        Where the Host gets only their sum, that stands under `MASKED_SUM`.
+        If the Host gets only the sum of the Collaborators' features, its key is `MASKED_SUM`.
 
         Args:
             host: the Host's feature key.
-            keep: by feature key, which rows stay; the features of others are zero.
+            keep: which rows to keep, by feature key; the features of all other rows become zero.
         """
         projection = {} if self.mine.features is None else {host: self.mine.features}
         if self.sums:
@@ -79,7 +79,9 @@ class JointBatch:
         return projection
 
     def release(self) -> None:
-        """Let go of the tensors, whoever else still holds this object: the next ones may be big."""
+        """Release the tensors even if the object is still referenced, because the next ones may be
+        large.
+        """
         self.mine = Batch(None)
         for each in self.theirs:
             each.features.tensors.clear()
@@ -89,8 +91,8 @@ class JointBatch:
 
 @contextmanager
 def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
-    """Add a note to what user code raises in this block: the form of each party's features, which
-    may not be what it expects.
+    """Add the form of each party's features as a note to errors that user code raises in this
+    block.
     """
     given = dict(projection)  # user code may change it
     try:
@@ -104,7 +106,7 @@ def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
 
 
 def form_of(features: Any) -> str:
-    """Names, dtypes and shapes of features, no values."""
+    """Return the names, dtypes and shapes of features, without values."""
     tensors = named(features, "features")[1]
     each = (f"{name} {of.dtype} {list(of.shape)}".strip() for name, of in tensors.items())
     return ", ".join(each).replace("torch.", "")
@@ -120,25 +122,25 @@ def joint_batches(
     *,
     relay: TagRelay | None = None,
 ) -> Iterator[JointBatch]:
-    """The Host's own batches beside those of all Collaborators, in step.
+    """Yield the Host's own batches together with those of all Collaborators.
 
     Args:
         party: the Host.
         own: the Host's own batches.
-        hook: where they come from, for messages.
-        model: whose device a label-only Host's batches go to.
-        order: compares the rows' ids.
-        first: number of the first batch.
-        relay: where what comes is masked and only the sum can be read: of what the Collaborators
-            tell each other of it.
+        hook: the name of the hook that yields them, for errors.
+        model: the model on whose device the batches of a label-only Host are put.
+        order: compares the ids of the rows.
+        first: the number of the first batch.
+        relay: relays the tags of the Collaborators, if their features are masked and summed.
 
     Raises:
-        BatchCountError, RowCountError: naming the party and both counts, before the batch is used.
-        RowOrderError: a party's rows are of other ids, or in another order.
+        BatchCountError, RowCountError: the numbers of batches or rows differ. The message names the
+            party and both counts; the batch is not used.
+        RowOrderError: the rows of a party have other ids, or another order.
         NonFiniteError: a party sent NaN or infinity.
     """
     for number in itertools.count(first):
-        mine = next(own, None)  # before waiting: the others compute theirs at the same time
+        mine = next(own, None)  # comes before the wait, because the others compute at the same time
         mails = (relay or party).take_all(Features, EndOfFeatures)
         _check_counts(party, mine, mails, number)
         if mine is None:
@@ -184,7 +186,7 @@ def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None)
 
 
 def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
-    """Tensors whose rows that are not kept (bool, [rows]) are zero."""
+    """Return the tensors with zeros in the rows that `keep`, bools of shape [rows], excludes."""
     return {
         name: each.masked_fill(~keep.to(each.device).reshape(-1, *[1] * (each.dim() - 1)), 0)
         for name, each in tensors.items()
@@ -192,7 +194,9 @@ def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
 
 
 def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
-    """Make what was received leaves of the graph; where it is one sum, all share that leaf."""
+    """Make the received tensors leaves of the graph; parties whose features are summed share a
+    leaf.
+    """
     shared: Leaves | None = None
     pairs = []
     for each in batch.theirs:
@@ -204,14 +208,15 @@ def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
 
 
 def summed(batch: JointBatch, phase: str) -> JointBatch:
-    """Put the sum of all masked features in the place of each: one tensor, one leaf.
+    """Replace the masked features of each party by their sum, as one tensor and one leaf.
 
     Raises:
-        RemoteProtocolError: they are not of one shape; it names the first party whose shape is not
-            that of most.
+        RemoteProtocolError: the shapes differ. The error names the first party whose shape is not
+            the most frequent one.
     """
     shapes = {each.peer.name: tuple(each.features.tensors[""].shape) for each in batch.theirs}
-    ((usual, _count),) = Counter(shapes.values()).most_common(1)  # of equals the first that came
+    # The first one, if several are equally frequent.
+    ((usual, _count),) = Counter(shapes.values()).most_common(1)
     for name, shape in shapes.items():
         if shape != usual:
             what = f"sent masked features of shape {list(shape)}, others of {list(usual)}"
@@ -225,7 +230,7 @@ def summed(batch: JointBatch, phase: str) -> JointBatch:
 
 
 def _check_counts(party: Party, mine: Batch | None, mails: dict[str, Mail], number: int) -> None:
-    """Whether all parties have a batch of this number, or none has."""
+    """Check that either all parties or none have a batch of this number."""
     for name, mail in mails.items():
         ended = isinstance(mail.message, EndOfFeatures)
         if ended == (mine is None):

@@ -1,4 +1,4 @@
-"""How a run of split training is kept: what its checkpoints are made of."""
+"""Writes and restores the checkpoints of a run of split training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from heterofed.runs.user_state import Carried
 
 
 class Keeping:
-    """Checkpoints of one half.
+    """The checkpoints of one half.
 
     Args:
         half: the half.
-        parts: what else of the run is kept with it.
+        parts: the further parts of the checkpoints.
         accumulates: whether the user's code may let gradients wait for the step of a later batch.
-        limit: of going back.
-        made: called once the models are made: what it refuses shows then.
+        limit: the limit on rollbacks.
+        made: called after the models are made, to check them early.
 
     Attributes:
-        files: the models in the results folder.
-        checkpoints: writes them, and goes on from one.
+        files: the files of the models in the results folder.
+        checkpoints: writes checkpoints, and resumes from one.
     """
 
     def __init__(
@@ -50,14 +50,15 @@ class Keeping:
             self._carried,
             self._parts,
             registered_metrics(type(half.owner)),
-            # DP-SGD knows no steps that wait.
+            # DP-SGD does not support gradients that wait for a later step.
             accumulates and half.settings.weights_defence is None,
         )
         self.checkpoints = Checkpointing(half.run, half.hooks, what, limit)
 
     def prepare(self) -> list[str]:
-        """Load the ids, make models and optimizers: what is wrong with them shows before PSI, but
-        for those of a class that makes them after the split.
+        """Load the ids, and make models and optimizers so that their errors show before the PSI.
+
+        A class that makes its models after the split is an exception.
         """
         with self._half.run.party.in_phase("prepare"):
             ids = self.checkpoints.load_ids()
@@ -67,20 +68,20 @@ class Keeping:
         return ids
 
     def keep_split(self, common: int) -> None:
-        """Keep what was agreed about so many common ids, and where the first round begins."""
+        """Store the split of the common ids, and the checkpoint before the first round."""
         if self._half.owner.models_after_split:
             self._make_all()
         self.checkpoints.keep_split(common)
 
     def _make_all(self) -> None:
-        """Make models and optimizers, and note what this party carries beside them."""
+        """Make models and optimizers, and note the other state of this party."""
         self._half.models.make_all()
         self._carried.begin()
         self._half.models.check_trains()
         self._made()
 
     def leave(self) -> None:
-        """Let go of what the run holds: it begins anew with another half."""
+        """Release what the run holds, because it starts again with another half."""
         for part in self._parts:
             part.leave()
 
@@ -90,5 +91,5 @@ class Keeping:
     def _roots(self) -> dict[str, Any]:
         owner = roots_of(self._half.owner)
         if self._half.settings.weights_defence is not None:
-            return owner  # what wraps the models and optimizers is ours
+            return owner  # the wrapper of models and optimizers belongs to heterofed
         return {**self._half.models.stateful(), **owner}

@@ -1,5 +1,6 @@
-"""Features whose length differs by batch, as those of padded sequences: rows that meet in one batch
-of a prediction are padded to one length.
+"""Joins features whose length differs between batches, as in padded sequences.
+
+Rows that are joined in one batch of a prediction are padded to the same length.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ from heterofed.errors import FeatureError
 
 
 def may_follow(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether rows of a tensor may be of the same features as rows of this shape and dtype."""
+    """Return whether rows of a tensor can be joined with rows of this shape and dtype."""
     fits = same_but_for_length(tensor.shape[1:], shape, floating=dtype.is_floating_point)
     return fits and tensor.dtype == dtype
 
 
 def tells_lengths(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether integers or bools come along, a mask or lengths, by which padding can be told."""
+    """Return whether there are integers or bools, such as a mask or lengths, that show padding."""
     return any(not each.is_floating_point() for each in tensors.values())
 
 
 def one_after_another(first: Tensor, then: Tensor, most: int, party: str) -> Tensor:
-    """The rows of both, those of the shorter one padded at the end with zeros (False in a mask).
+    """Join the rows of both tensors; shorter ones are padded at the end with zeros (False in a
+    mask).
 
     Args:
-        first: [rows, ...].
-        then: of as many dimensions, and the same dtype.
-        most: bytes that they may have together.
-        party: whose they are, for errors.
+        first: the first rows, of shape [rows, ...].
+        then: the next rows, with the same number of dimensions and the same dtype.
+        most: the most bytes that the result may have.
+        party: the party that sent the rows, for errors.
 
     Raises:
-        FeatureError: a few long rows would make many short ones too large.
+        FeatureError: padding to a few long rows would make the result too large.
     """
     sizes = [max(pair) for pair in zip(first.shape[1:], then.shape[1:], strict=True)]
     rows, items = len(first) + len(then), 1

@@ -1,4 +1,4 @@
-"""What the loops of both roles share: the guard before the wire, and the watch over the models."""
+"""Defines the base of the loops of both roles, with the guard and the check of the models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ G = TypeVar("G", bound=Guard)
 
 
 class Loop(CheckpointPart, Generic[M, G]):
-    """What a party does in one run, from the split on.
+    """The loop of a party in one run, from the split on.
 
     Args:
         half: the half of the party.
@@ -30,7 +30,9 @@ class Loop(CheckpointPart, Generic[M, G]):
 
     @property
     def guard(self) -> G:
-        """What stands between training and the wire; made once the parties have met."""
+        """The guard, which processes everything that is sent; it is made after the parties
+        connected.
+        """
         if self._guard is None:
             self._guard = self.make_guard()
         return self._guard
@@ -40,12 +42,12 @@ class Loop(CheckpointPart, Generic[M, G]):
         """Make the guard of this role."""
 
     def leave(self) -> None:
-        """See `CheckpointPart`: the guard is made anew for other models and counts."""
+        """See `CheckpointPart`. A new guard is made for the restored models and counts."""
         if self._guard is not None:
             self._guard.close()
             self._guard = None
 
     def end_round(self) -> None:
-        """Write what the guard has measured, and tell of models that the round has not changed."""
+        """Write the measurements of the guard, and log models that the round has not changed."""
         self.guard.end_round()
         self._movement.end_round()

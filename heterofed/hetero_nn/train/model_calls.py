@@ -1,4 +1,4 @@
-"""What a feature model is called with, seen by a hook on it."""
+"""Records the inputs of a feature model by a hook on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from heterofed.reporting.diagnostics import Harmless
 
 
 class ModelCalls:
-    """A hook of the feature model that sees what it is called with.
+    """A hook of the feature model that records its inputs.
 
-    It hangs on the user's model, so a copy or a pickle of that has to work: there it sees nothing.
+    The hook is attached to the user's model, which must stay copyable and picklable. The hook of a
+    copy records nothing.
 
     Args:
-        harmless: tells where it fails; the model's call goes on.
+        harmless: reports failures of the hook, while the call of the model continues.
     """
 
     def __init__(self, harmless: Harmless) -> None:
@@ -34,7 +35,9 @@ class ModelCalls:
         return _sees_nothing, ()
 
     def taken(self, rows: int) -> Tensor | None:
-        """Inputs of the last batch, where the model was called once and row for row."""
+        """Return the inputs of the last batch if the model was called once, with one row per
+        row.
+        """
         seen, self._seen = self._seen, []
         with self._harmless(REPORT):
             if len(seen) == 1 and len(seen[0]) == rows:
@@ -47,4 +50,4 @@ def _sees_nothing() -> Callable[..., None]:
 
 
 def _see_nothing(*_: Any) -> None:
-    """What a copy of the model has in place of the hook."""
+    """Replaces the hook in a copy of the model, and does nothing."""

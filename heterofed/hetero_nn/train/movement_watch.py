@@ -1,4 +1,4 @@
-"""Whether the first round of a run has changed the models that it was to train."""
+"""Checks that the first round of a run has changed the models that it should train."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ UNMOVED = {
 
 
 class MovementWatch:
-    """Looks at the models before the first step of a run, and after its round.
+    """Compares the models before the first step of a run with those after the first round.
 
     Args:
         run: the run.
         models: the models of the run.
-        batches: know whether what they yield has a graph.
+        batches: the batches of this party, which record whether features have a graph.
     """
 
     def __init__(self, run: Run, models: HalfModels, batches: OwnBatches) -> None:
@@ -37,21 +37,21 @@ class MovementWatch:
         self._before: Movement | None = None
 
     def begin(self) -> None:
-        """Note what the models are, where no step was made yet."""
+        """Record the models if no step was made yet."""
         if not self._has_begun:
             self._has_begun = True
             with self._run.harmless(MOVEMENT):
                 self._before = Movement(self._models.trained())
 
     def end_round(self) -> None:
-        """Warn, after the first round, of models that it has not changed."""
+        """Warn after the first round about models that it has not changed."""
         before, self._before = self._before, None
         if before is None:
             return
         with self._run.harmless(MOVEMENT):
             for name in before.unmoved():
                 if name == "feature_model" and self._batches.has_no_graph:
-                    continue  # which was told
+                    continue  # this was already reported
                 logger.warning(
                     "no weight of %s changed in round %d: %s", name, self._run.round, UNMOVED[name]
                 )

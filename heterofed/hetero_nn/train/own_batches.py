@@ -1,4 +1,4 @@
-"""This party's own batches: what its feature hooks yield, checked, each under its own stream."""
+"""Reads and checks the batches that this party's feature hooks yield, each on its own stream."""
 
 from __future__ import annotations
 
@@ -26,30 +26,32 @@ from heterofed.runs.run import Run
 logger = logging.getLogger("heterofed")
 
 TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
+LOOKS = "iterate_final_feature"
 
 KINDS: dict[str, Kind] = {
     TRAINS: "train",
     TESTS: "test",
+    LOOKS: "test",
     "iterate_predict_feature": "predict",
 }
-"""What the rows of a feature hook are for."""
+"""The purpose of the rows of each feature hook."""
 
 Around = Callable[[Iterable[Any]], Iterator[Any]]
 
 
 class OwnBatches:
-    """What the feature hooks of one party yield in one run.
+    """The batches that the feature hooks of one party yield in one run.
 
     Args:
-        owner: whose hooks they are.
-        run: in which they are called.
-        hooks: the same, with their notes and streams.
-        models: the feature model goes into the hooks.
+        owner: the scheduler with the hooks.
+        run: the run in which they are called.
+        hooks: calls the hooks with notes on errors and on random streams.
+        models: the models, of which the hooks get the feature model.
         settings: the settings of the party.
-        signature: notes or compares what is yielded.
+        signature: records the form of batches, or compares it.
 
     Attributes:
-        has_no_graph: whether features that should train came without a graph; that was told.
+        has_no_graph: whether trainable features came without a graph, which was reported.
     """
 
     def __init__(
@@ -80,19 +82,19 @@ class OwnBatches:
         """Call a feature hook.
 
         Args:
-            hook: its name.
-            ids: that it gets.
-            grad: whether it computes with gradients.
-            with_labels: see `as_batch`.
-            around: may do more around each step of the hook.
-            first: number of the first batch.
+            hook: the name of the hook.
+            ids: the ids that the hook is called with.
+            grad: whether the hook computes with gradients.
+            with_labels: whether labels are required; see `as_batch`.
+            around: wraps the iteration of the hook.
+            first: the number of the first batch.
 
         Yields:
-            Its batches.
+            The batches of the hook.
 
         Raises:
-            ConfigError: the hook is no generator.
-            FeatureError: it yielded something that it may not.
+            ConfigError: the hook is not a generator.
+            FeatureError: the hook yielded something that is not allowed.
         """
         run, ids = self._run, list(ids)
         run.passing = Pass(KINDS[hook], ids)
@@ -114,7 +116,7 @@ class OwnBatches:
             del item
             self._check(batch, hook, number, where, fresh)
             yield batch
-            del batch  # before the next one is made
+            del batch  # frees it before the next one is made
 
     def _items(self, hook: str, ids: list[str]) -> Iterator[Any]:
         items = getattr(self._owner, hook)(self._models.feature_model, list(ids))
@@ -132,7 +134,7 @@ class OwnBatches:
     def _check(
         self, batch: Batch, hook: str, number: int, where: str, fresh: Freshness | None
     ) -> None:
-        """Look at a batch before it is used: its graph, its form, and how its rows were drawn."""
+        """Check a batch before it is used: its graph, its form, and how its rows were drawn."""
         if fresh is not None and batch.features is not None:
             tensors = named(batch.features, where)[1]
             fresh.check(tensors, number)

@@ -1,4 +1,4 @@
-"""What `train_a_batch` returns, as numbers, and their means. Nothing here ends a run."""
+"""Records the numbers that `train_a_batch` returns, and their means. Errors here end no run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger("heterofed")
 
 
 def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
-    """The numbers that one batch returned, by name; what is no number is left out.
+    """Return the numbers of one batch by name, without values that are not numbers.
 
     Args:
-        outcome: None, a scalar (the loss) or a dict of scalars.
-        warned: what was warned of before; each is told of once.
+        outcome: the result of the hook: None, a scalar (the loss) or a dict of scalars.
+        warned: the names for which a warning was logged; each is logged once.
     """
     if outcome is None:
         return {}
@@ -35,15 +35,15 @@ def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
 
 
 def record_training(run: Run, owner: type, recorded: Sequence[Mapping[str, float]]) -> float | None:
-    """Append a round's means to `train.csv`; gives the mean of `loss`.
+    """Append the means of a round to `train.csv`, and return the mean of `loss`.
 
     Args:
-        run: of the Host.
-        owner: the class of its scheduler.
+        run: the run of the Host.
+        owner: the class of the Host's scheduler.
         recorded: the scalars of each batch.
     """
     means = means_of(recorded)
-    if means and "train" not in registered_metrics(owner):  # else the name is the user's
+    if means and "train" not in registered_metrics(owner):  # otherwise the name belongs to the user
         if "train" not in run.metrics:
             run.open_metrics("train", list(means)).cut(0)
         table = run.metrics["train"]
@@ -53,7 +53,7 @@ def record_training(run: Run, owner: type, recorded: Sequence[Mapping[str, float
 
 
 def means_of(recorded: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each scalar over the batches that returned it."""
+    """Return the mean of each scalar over the batches that returned it."""
     values: dict[str, list[float]] = {}
     for each in recorded:
         for key, value in each.items():

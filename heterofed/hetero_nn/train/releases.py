@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from heterofed.compute.plain import are_plain
 from heterofed.errors import ReleaseLimitError
 from heterofed.privacy.accountant import composed_epsilon
 from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
-from heterofed.privacy.ledger import Cost, Shared, Totals
 from heterofed.privacy.passes import Pass
+from heterofed.privacy.release_costs import NOTHING_SHARED, Cost, Shared, Totals
 from heterofed.runs.run import Run
 from heterofed.runs.settings import ReleaseLimits
 
@@ -118,7 +119,7 @@ class Releases:
             ids = whole  # the same, in the order that the ledger knows
         draw = self._weights.draw(steps) if self._weights and steps else None
         shared = Shared(draw, self._shared())
-        if cost == Cost() and shared == Shared():
+        if cost == Cost() and shared == NOTHING_SHARED:
             return  # a round at whose end nobody gets anything
         ledger = self._run.opened_ledger()
         ledger.charge(passing.kind, ids, cost, shared, self._check)
@@ -160,7 +161,7 @@ def _names(ids: object) -> list[str] | None:
     """Ids of a batch; None where they name nobody, which is refused where they are compared."""
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         return None
-    return list(ids) if all(isinstance(each, str) for each in ids) else None
+    return list(ids) if are_plain(ids) or all(isinstance(each, str) for each in ids) else None
 
 
 class EmbeddingReleases(Releases):

@@ -1,4 +1,4 @@
-"""The course of the rounds, the same in a joint run and in its baselines."""
+"""Runs the rounds in the same way for a joint run and for its baselines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def go_through_rounds(
     test: Callable[[], None],
     end: EndRound,
 ) -> None:
-    """Train, and test where that is due, until the Host's user says that the task is finished.
+    """Train, and test when a test is due, until the Host's hook says that the task is finished.
 
     Args:
-        run: its round is counted on, unless it is in the middle of one.
+        run: the run, whose round number is increased unless a round is unfinished.
         hooks: the hooks of the Host.
         settings: the settings of the Host.
-        train: trains one round, or what is left of it; gives the mean loss.
+        train: trains one round or the rest of it, and returns the mean loss.
         test: tests the models.
-        end: ends the round: with the loss, the seconds that it took, and whether it was the last.
+        end: completes the round; it gets the loss, the seconds, and whether it was the last round.
     """
     finished = False
     while not finished:

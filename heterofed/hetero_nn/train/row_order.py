@@ -1,7 +1,7 @@
-"""Proof that all parties' rows of a batch are of the same ids, in the same order.
+"""Proves that the rows of a batch have the same ids in the same order at all parties.
 
-Each party's hook hands on the ids that it read beside its rows; a keyed digest of them travels with
-the features, and the Host compares it with that of its own rows. Ids never travel.
+Each party's hook yields the ids that it read with its rows. A keyed digest of them is sent with the
+features, and the Host compares it with the digest of its own rows. Ids are never sent.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from heterofed.compute.alignment import keyed_digest
+from heterofed.compute.plain import are_plain
 from heterofed.errors import FeatureError, RowOrderError
 from heterofed.runs.run import Run
 
@@ -28,8 +29,8 @@ class RowOrder:
     """The row order of one run, at one party.
 
     Args:
-        run: which has met its parties; its secret keys the digests.
-        owner: this party's scheduler, to look for data loaders that shuffle.
+        run: the run, whose parties are connected; its secret is the key of the digests.
+        owner: this party's scheduler, which is searched for data loaders that shuffle.
     """
 
     def __init__(self, run: Run, owner: object) -> None:
@@ -38,13 +39,13 @@ class RowOrder:
         self._warned = False
 
     def proof(self, ids: object, number: int, rows: int, where: str) -> bytes | None:
-        """The digest of a batch's ids; None, with one warning per run, where the hook gave none.
+        """Return the digest of a batch's ids; without ids, return None and log one warning per run.
 
         Args:
-            ids: one per row, as loaded from the data.
+            ids: one id per row, as loaded from the data.
             number: the number of the batch.
-            rows: the rows of the batch.
-            where: names the hook.
+            rows: the number of rows of the batch.
+            where: the name of the hook for errors.
 
         Raises:
             FeatureError: the ids are not one string per row.
@@ -54,21 +55,21 @@ class RowOrder:
             return None
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
             raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
-        plain = set(map(type, ids)) <= {str} or all(isinstance(each, str) for each in ids)
+        plain = are_plain(ids) or all(isinstance(each, str) for each in ids)
         if len(ids) != rows or not plain:
             raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
         purpose = f"rows {self._run.party.phase} {self._run.party.round} {number}"
         return keyed_digest(self._run.agreement.secret, purpose, ids)
 
     def unproven(self) -> None:
-        """Warn, once per run, that this party's rows come without ids."""
+        """Warn once per run that this party's rows come without ids."""
         self._warn(self._run.party.name, shuffling_loaders(self._owner))
 
     def compare(self, mine: bytes | None, theirs: bytes | None, peer: str, number: int) -> None:
-        """At the Host: refuse a batch whose rows are others at `peer`.
+        """At the Host: refuse a batch that has other rows at `peer`, before it is used.
 
         Raises:
-            RowOrderError: naming party, round and batch; before the batch is used.
+            RowOrderError: the rows differ. The message names party, round and batch.
         """
         if mine is None:
             return
@@ -104,7 +105,7 @@ class RowOrder:
 
 
 def shuffling_loaders(owner: object) -> list[str]:
-    """Attributes that are data loaders with a random order of their own."""
+    """Return the names of attributes that are data loaders with their own random order."""
     attributes: dict[str, Any] = vars(owner)
     return [
         name
@@ -114,6 +115,6 @@ def shuffling_loaders(owner: object) -> list[str]:
 
 
 def _draws(sampler: object) -> bool:
-    """Whether a sampler, or the one that a batch sampler cuts up, draws its order."""
+    """Return whether a sampler, or the one within a batch sampler, draws its order at random."""
     drawing = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
     return isinstance(sampler, drawing) or isinstance(getattr(sampler, "sampler", None), drawing)

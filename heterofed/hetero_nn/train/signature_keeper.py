@@ -1,4 +1,4 @@
-"""What a party's half is fed in training is noted, and compared before it serves a row."""
+"""Records the inputs of a party's half in training, and compares them before predictions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class SignatureKeeper(CheckpointPart):
 
     Args:
         owner: the scheduler, whose attributes may be DataFrames that its hooks read.
-        run: in which it reads.
+        run: the run.
         hooks: the hooks of the scheduler.
-        name: what logs call this party.
+        name: the name of this party in logs.
     """
 
     def __init__(self, owner: object, run: Run, hooks: SeededHooks, name: str) -> None:
@@ -41,12 +41,12 @@ class SignatureKeeper(CheckpointPart):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Note which columns of a `VerticalTable` are read in this block."""
+        """Record which columns of a `VerticalTable` are read in this block."""
         with self._read().reading():
             yield
 
     def _read(self) -> Reader:
-        """This party's half as it reads its rows in this run."""
+        """Return the record of how this party's half reads its rows in this run."""
         if self._reader is None:
             state = self._run.state
             kept = msgspec.convert(state.kept.signature, Signature)
@@ -55,10 +55,10 @@ class SignatureKeeper(CheckpointPart):
         return self._reader
 
     def serve(self, trained: Trained) -> None:
-        """Compare, from here on, what the half is fed with what it was trained on.
+        """Compare all further inputs of the half with those that it was trained on.
 
         Raises:
-            ConfigError: the file that says so is damaged.
+            ConfigError: the file with the signature is damaged.
         """
         kept = read_signature(trained.folder)
         if kept is None:
@@ -69,11 +69,13 @@ class SignatureKeeper(CheckpointPart):
                 SIGNATURE,
             )
         self._run.predicts = True
-        self._reader = None  # one that trains
+        self._reader = None  # discards the record of training
         self._run.state.kept.signature = {} if kept is None else msgspec.to_builtins(kept)
 
     def compare_features(self, batch: Batch, hook: str) -> None:
-        """Note in training what the half yields; before it serves the first row, compare."""
+        """Record the features of the half in training, and compare them before the first
+        prediction.
+        """
         reader = self._read()
         if self._run.predicts:
             reader.compare_frames(_frames_of(self._owner))
@@ -84,13 +86,13 @@ class SignatureKeeper(CheckpointPart):
         reader.compare_features(layout, kinds, hook)
 
     def compare_columns(self) -> None:
-        """Note, or compare, the columns that the hook `feature_columns` names."""
+        """Record or compare the columns that the hook `feature_columns` names."""
         columns = self._hooks.call("feature_columns")
         names = None if columns is None else strings(columns, "feature_columns")
         self._read().compare_columns(names)
 
     def begin_anew(self) -> None:
-        """Forget what was read: the train ids are known only now."""
+        """Discard the record, because the train ids are known only now."""
         self._reader = None
 
     # -- as a part of checkpoints ------------------------------------------------------------
@@ -100,19 +102,21 @@ class SignatureKeeper(CheckpointPart):
         kept.signature = msgspec.to_builtins(self._read().signature)
 
     def write_beside(self, folder: Path, prefix: str) -> None:  # noqa: ARG002
-        """See `CheckpointPart`: the signature is the same for the best round."""
+        """See `CheckpointPart`. The signature is the same for the best round."""
         reader = self._read()
         reader.compare_frames(_frames_of(self._owner))
         text = msgspec.json.format(msgspec.json.encode(reader.signature), indent=2)
         write_whole(folder / SIGNATURE, lambda file: file.write(text))
 
     def take_up(self) -> None:
-        """See `CheckpointPart`: what was read since then does not count."""
+        """See `CheckpointPart`. What was read after the checkpoint is discarded."""
         self._reader = None
 
 
 def _frames_of(owner: object) -> dict[str, list[str]]:
-    """Column names of the DataFrames (of pandas, or like them) among the attributes, by name."""
+    """Return the column names of all attributes that are DataFrames (of pandas or similar), by
+    name.
+    """
     found = {}
     for name, value in vars(owner).items():
         columns = None if isinstance(value, type) else getattr(value, "columns", None)

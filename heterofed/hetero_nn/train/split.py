@@ -1,4 +1,4 @@
-"""How the common ids are split into train and test ids, and compared between the parties."""
+"""Splits the common ids into train and test ids, and compares the splits of the parties."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ logger = logging.getLogger("heterofed")
 
 
 Parts = tuple[Sequence[str], Sequence[str]]
-"""Train and test ids."""
+"""The train ids and the test ids."""
 
 
 def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None) -> SplitPlan:
-    """Split the common ids; gives the digests by which the parties compare their splits.
+    """Split the common ids, and return the digests by which the parties compare their splits.
 
     Args:
-        half: the half of this party; its run gets the train and test ids.
-        common: ids that all parties have.
-        announced: what the Host has announced; None: the hook of this party is asked.
+        half: the half of this party, whose run gets the train and test ids.
+        common: the ids that all parties have.
+        announced: the split that the Host announced; with None, this party's hook is called.
 
     Raises:
-        SplitError: the hook gave something that is no split.
+        SplitError: the result of the hook is not a split.
     """
     run, ids = half.run, SortedIdSet(common)
     train, test = check_split(announced or half.hooks.call("split_dataset", ids))
@@ -60,7 +60,7 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
 def split_as_host(
     half: Half[Any], common: Iterable[str], keep: Callable[[], None] = lambda: None
 ) -> None:
-    """Have every Collaborator split as the Host does; `keep` is called once all have."""
+    """Check that all Collaborators split as the Host does, and then call `keep`."""
     party, state = half.run.party, half.run.state
     with party.in_phase("split"):
         digests = split(half, common)
@@ -75,10 +75,10 @@ def split_as_host(
 def split_as_collaborator(
     half: Half[Any], host: Peer, common: Iterable[str], keep: Callable[[], None] = lambda: None
 ) -> None:
-    """Split as the Host does; `keep` is called before that is told to it.
+    """Split as the Host does; `keep` is called before the Host is told.
 
     Raises:
-        SplitMismatchError: this party's split is another one.
+        SplitMismatchError: this party's split differs from the Host's.
     """
     party = half.run.party
     with party.in_phase("split"):

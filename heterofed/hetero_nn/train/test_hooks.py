@@ -1,4 +1,4 @@
-"""How the Host's test hooks are fed: batch by batch, or all batches at once."""
+"""Calls the Host's test hooks, with one batch at a time or with all batches at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class TestHooks:
 
     Args:
         owner: the Host's scheduler.
-        hooks: its hooks.
+        hooks: the hooks of the scheduler.
 
     Attributes:
-        keeps: whether batches are kept until the end, so that they need memory of their own.
+        keeps: whether batches are stored until the end, so that they must be copied.
     """
 
     __test__ = False  # for pytest
@@ -29,7 +29,7 @@ class TestHooks:
         self._labels: list[Any] = []
 
     def add(self, projection: dict[str, Any], labels: Any) -> None:
-        """Take a batch in: features by feature key, and the labels of the same rows."""
+        """Add a batch: the features by feature key, and the labels of the same rows."""
         if self.keeps:
             self._projections.append(projection)
             self._labels.append(labels)
@@ -38,7 +38,7 @@ class TestHooks:
             self._hooks.seeded("test_a_batch", projection, labels)
 
     def end(self) -> None:
-        """All batches have come."""
+        """End the test after the last batch."""
         if not self.keeps:
             self._hooks.seeded("end_test")
             return
