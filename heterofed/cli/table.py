@@ -154,6 +154,12 @@ _AT_HOST = all_of(
 @options.WATCH
 @options.LOG_FORMAT
 @click.option(
+    "--importance",
+    is_flag=True,
+    help="Measure what each column is worth, on test rows that leave once more for each of them;"
+    " every party has to say so.",
+)
+@click.option(
     "--overlap-only",
     is_flag=True,
     help="Only count the ids that the parties share, as `table overlap` does, and train nothing.",
