@@ -72,9 +72,7 @@ _AT_HOST = all_of(
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        default=256,
-        show_default=True,
-        help="At the Host: rows of a batch.",
+        help="At the Host: rows of a batch; 256 by default, and fewer where its table is small.",
     ),
     click.option(
         "--learning-rate",

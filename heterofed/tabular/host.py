@@ -71,7 +71,8 @@ class TabularHost(HeteroNNHostScheduler):
         group: the column of a group whose rows all go into one part, such as a person's.
         time: the column of a time: the latest rows are for the test.
         folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
-        batch_size: rows of a batch.
+        batch_size: rows of a batch; None: 256, and fewer where the Host's table has fewer than
+            8192 rows, so that a round is some 30 steps at least.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
         importance: measure, after the last round, what each column of each party is worth to the
@@ -116,7 +117,7 @@ class TabularHost(HeteroNNHostScheduler):
         time: str | None = None,
         folds: int = 0,
         fold: int = 0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         width: int = 32,
         hidden: int = 64,
         dropout: float = 0.3,
@@ -170,7 +171,7 @@ class TabularHost(HeteroNNHostScheduler):
             "shuffle": True,
             "is_feature_trainable": label is not None and local.has_features,
             "agreed": given.announced(),
-            "batch_size": batch_size,
+            "batch_size": batch_size or fitting_batch(local.source.rows),
             "announce_split": split != "id",
             "id_keys": len(recipe.keys),
             "final_rows": importances.ROWS if importance else 0,
@@ -491,6 +492,11 @@ class TabularHost(HeteroNNHostScheduler):
         """As the model on top holds it, which knows it in a prediction too."""
         objective: Objective = self.infer_model.plan.objective
         return objective
+
+
+def fitting_batch(rows: int) -> int:
+    """Rows of a batch that suit a table of so many rows: a power of two from 16 to 256."""
+    return min(256, max(16, 1 << ((rows // 32).bit_length() - 1 if rows >= 32 else 0)))
 
 
 def _split_by(stratify: bool, group: str | None, time: str | None) -> By:
