@@ -43,11 +43,12 @@ def test_a_run_in_json_is_one_object_per_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "json")
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
     logger = logging.getLogger("heterofed")
     monkeypatch.setattr(logger, "propagate", False)  # pytest's handlers would count as configured
     simulate(TinyHost(tmp_path, psi_protocol="ecdh"), [TinyCollaborator(tmp_path)], task_id="tiny")
-    text = sys.stderr.getvalue()
+    text = written.getvalue()
     found = [json.loads(each) for each in text.splitlines()]
     assert {each["level"] for each in found} <= {"info", "warning"}
     rounds = [each for each in found if each.get("event") == "RoundEnded"]
