@@ -23,6 +23,7 @@ from docs.generator import (
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
+from docs.generator.readme_zh import chinese_home
 from heterofed.protocol import messages as wire
 from heterofed.protocol.plan import Plan
 
@@ -59,6 +60,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/errors.md": errors_page.errors_page,
     "docs/reference/hooks.md": hooks_page.hooks_page,
     "docs/reference/cli.md": cli_page.cli_page,
+    "docs/zh/index.md": chinese_home,
 }
 
 
