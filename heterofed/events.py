@@ -158,9 +158,11 @@ class TaskEnded:
 
     Attributes:
         error: the class name of the error that ended it early, or None if it was completed.
+        about: the feature key of the party that the error is about, or None if it is about none.
     """
 
     error: str | None = None
+    about: str | None = None
 
 
 Event = (

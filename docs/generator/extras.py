@@ -21,6 +21,7 @@ FOR = {
     "wandb": "`heterofed.trackers.wandb`",
     "prometheus": "`heterofed.trackers.prometheus`",
     "opentelemetry": "`heterofed.trackers.opentelemetry`",
+    "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "docs": "building this site",

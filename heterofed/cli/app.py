@@ -16,6 +16,7 @@ from heterofed._version import __version__
 from heterofed.cli import options, trust
 from heterofed.cli.new import new
 from heterofed.cli.table import table
+from heterofed.cli.watch import watch as watch_command
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.wrapping import error_line
@@ -71,6 +72,7 @@ def cli() -> None:
     multiple=True,
     help="Track the Host's run; may be given several times.",
 )
+@options.WATCH
 @options.AS_JSON
 def demo(
     rounds: int,
@@ -80,6 +82,7 @@ def demo(
     baseline: str,
     psi_protocol: str,
     track: tuple[str, ...],
+    watch: bool,
     as_json: bool,
 ) -> None:
     """Train the split-MNIST example in two processes on this machine."""
@@ -94,6 +97,7 @@ def demo(
         baselines=modes,
         psi_protocol=psi_protocol,
         track=track,
+        watch=watch,
     )
     if as_json:
         click.echo(json.dumps(outcome))
@@ -203,6 +207,7 @@ cli.add_command(trust.keys)
 cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
+cli.add_command(watch_command)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
 from heterofed.runs.lifecycle import sigterm_as_exit
 from heterofed.trackers.names import trackers
+from heterofed.watch.beside import watched
+from heterofed.watch.extra import needed
 
 HOST, COLLABORATOR = "demo_host", "demo_collaborator"
 BASELINES = ("local", "pooled")
@@ -39,6 +41,7 @@ def run_demo(
     baselines: Sequence[str] = (),
     psi_protocol: str = "ecdh",
     track: Sequence[str] = (),
+    watch: bool = False,
 ) -> dict[str, Any]:
     """Run the example to its end.
 
@@ -51,6 +54,7 @@ def run_demo(
         psi_protocol: the protocol of the intersection: "ecdh", or "rsa", which takes three times
             as long.
         track: the names of trackers for the Host's run.
+        watch: whether to serve a live page of both parties while they train.
 
     Returns:
         A dict with the keys accuracy (of the last round), rounds, ids, psi_seconds, train_seconds,
@@ -58,20 +62,21 @@ def run_demo(
         baselines it also has `baselines` (the accuracy of each), modes_csv and plot.
 
     Raises:
-        ConfigError: a baseline does not exist, or an extra (for a tracker or the plot) is not
-            installed.
+        ConfigError: a baseline does not exist, or an extra (for a tracker, the plot or the page) is
+            not installed.
         TaskFailed: one of the processes failed.
     """
     if unknown := set(baselines) - set(BASELINES):
         raise ConfigError(f"baseline {min(unknown)!r}: give some of {', '.join(BASELINES)}")
+    if watch:
+        needed()
     if baselines:
         with needing("plot", "the plot of baselines"):
             import matplotlib  # noqa: F401
     trackers(track)  # what cannot work shows before anything is started
     example = _example()
     began = time.monotonic()
-    results = results.absolute()
-    task = f"demo-{secrets.token_hex(3)}"
+    results, task = results.absolute(), f"demo-{secrets.token_hex(3)}"
     folder = results / task
     check_writable(folder)
     own_folder(folder)
@@ -80,14 +85,11 @@ def run_demo(
         common += ["--limit", *map(str, limit)]
     asked = ["--rounds", str(rounds), "--psi-protocol", psi_protocol]
     asked += [word for name in track for word in ("--track", name)]
-    _train(example, folder, common, asked)
+    with watched(results, task) if watch else contextlib.nullcontext():
+        _train(example, folder, common, asked)
     outcome = _outcome(folder / HOST, time.monotonic() - began)
     if baselines:
-        modes = ["--rounds", str(rounds), "--modes", *baselines]
-        with sigterm_as_exit(), _ended_with_us() as children:
-            children.append(_start(example, "baselines", [*common, *modes], None))
-            if code := children[0].wait():
-                raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
+        _train_baselines(example, [*common, "--rounds", str(rounds), "--modes", *baselines])
         outcome |= _compared(folder / HOST / "baselines", baselines)
     return outcome
 
@@ -111,6 +113,18 @@ def _train(example: str, folder: Path, common: list[str], asked: list[str]) -> N
             f"the demo failed: {HOST} exited with {codes['h']}, {COLLABORATOR} with {codes['c']};"
             f" see above and {log}"
         )
+
+
+def _train_baselines(example: str, arguments: list[str]) -> None:
+    """Train the baselines to their end.
+
+    Raises:
+        TaskFailed: their process failed.
+    """
+    with sigterm_as_exit(), _ended_with_us() as children:
+        children.append(_start(example, "baselines", arguments, None))
+        if code := children[0].wait():
+            raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")
 
 
 def _example() -> str:

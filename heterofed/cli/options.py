@@ -57,6 +57,11 @@ JOIN_TIMEOUT = click.option(
     help="Seconds to wait for the other parties; 0: without limit.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+WATCH = click.option(
+    "--watch",
+    is_flag=True,
+    help="Serve a live page of the task while it runs; its address is printed. Needs an extra.",
+)
 FRESH = click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
 
 TABLE = all_of(
@@ -65,6 +70,12 @@ TABLE = all_of(
     click.option("--query", help="Of a database, in place of a table."),
     click.option("--delimiter", help="Between the fields of a text file; found out by default."),
     click.option("--encoding", help="Of a text file; found out by default."),
+    click.option(
+        "--header/--no-header",
+        default=None,
+        help="Whether the first line of a text file names its columns (c1, c2, ... where it does"
+        " not); found out by default.",
+    ),
 )
 """A table and how to open it: the arguments of `open_source`, whose address is `location`."""
 

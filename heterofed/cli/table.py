@@ -151,6 +151,7 @@ _AT_HOST = all_of(
 @click.option("--leave-out", multiple=True, help="A column not to learn from.")
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
+@options.WATCH
 @click.option(
     "--overlap-only",
     is_flag=True,

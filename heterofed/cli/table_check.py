@@ -20,7 +20,7 @@ USES = {
     "category": "categories",
     "date": "parts of the date",
     "text": "words, hashed",
-    "tags": "tags and values, hashed",
+    "tags": "tags and values",
     "constant": "left out",
     "id": "left out",
 }

@@ -13,8 +13,11 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
-from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import csv_of
+
+OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
+"""Options that say how a table is opened."""
 
 GIVEN = "table.json"
 """Holds, in the results folder, which columns of the table were which."""
@@ -52,10 +55,7 @@ def train(
     parties: int,
     psi: str,
     balanced: bool,
-    table: str | None,
-    query: str | None,
-    delimiter: str | None,
-    encoding: str | None,
+    watch: bool,
     **given: Any,
 ) -> dict[str, Any]:
     """Train at one party.
@@ -69,10 +69,9 @@ def train(
         TaskFailed: the task could not go on.
     """
     check_writable(results.absolute())
-    source = open_source(location, table=table, query=query, delimiter=delimiter, encoding=encoding)
+    source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
-    beside = [given[name] for name in ("weight", "group", "time")]
-    taken = {*ids, *label, *leave_out, *beside}
+    taken = {*ids, *label, *leave_out, *(given[name] for name in ("weight", "group", "time"))}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed}
@@ -91,17 +90,31 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
-    return _launched(scheduler, task, Given(list(ids), id_recipe, duplicates), fresh=fresh)
+    kept = Given(list(ids), id_recipe, duplicates)
+    return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
+
+
+def _opened(location: str, **given: Any) -> Source:
+    """Open a table, and say what was found out about it."""
+    source = open_source(location, **given)
+    for note in source.notes:
+        click.echo(f"{source.name}: {note}", err=True)
+    return source
 
 
 def _launched(
-    scheduler: TabularHost | TabularCollaborator, task: str, given: Given, *, fresh: bool
+    scheduler: TabularHost | TabularCollaborator,
+    task: str,
+    given: Given,
+    *,
+    fresh: bool,
+    watch: bool,
 ) -> dict[str, Any]:
     """Train to the end, and keep how ids were read for the predictions."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
         # On the screen of this party; labels stand in no log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
-    result = scheduler.launch_task(task, resume="never" if fresh else "auto")
+    result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
@@ -145,7 +158,7 @@ def predict(
         ConfigError: an option, the table or the trained model cannot be; nothing was sent.
         TaskFailed: the prediction could not go on.
     """
-    source = open_source(location, **of_source)
+    source = _opened(location, **of_source)
     name = party or role
     kept = _given(results.absolute() / task / name)
     chosen = list(ids) or kept.ids

@@ -73,8 +73,13 @@ def append_json(path: Path, line: Mapping[str, object]) -> None:
     append(path, json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def append(path: Path, data: bytes) -> None:
+def append(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Append to a file of heterofed, which is made if it does not exist.
+
+    Args:
+        path: the path of the file.
+        data: written by one call, so that a reader sees all of it or a beginning of it.
+        sync: whether the data must be on disk on return, so that they survive a power cut.
 
     Raises:
         ConfigError: its folder is a link or belongs to another user.
@@ -82,9 +87,10 @@ def append(path: Path, data: bytes) -> None:
     """
     with folder_of(path) as folder, _existing(path, folder, os.O_APPEND | os.O_CREAT) as file:
         file.write(data)
-        _sync(file)
-        if file.tell() == len(data):
-            folder.sync()
+        if sync:
+            _sync(file)
+            if file.tell() == len(data):
+                folder.sync()
 
 
 def truncate(path: Path, size: int) -> None:

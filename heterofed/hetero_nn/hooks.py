@@ -19,6 +19,7 @@ from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import named
 from heterofed.errors import ConfigError
+from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
 from heterofed.privacy.dpsgd import Sampling, most_participations, poisson_batches
@@ -43,7 +44,13 @@ class PartyHooks(Scheduler):
     _heterofed: HalfEngine[Any]
 
     def launch_task(
-        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        rehearse: bool = False,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
     ) -> TaskResult:
         """Run the task in this process until it ends.
 
@@ -57,6 +64,10 @@ class PartyHooks(Scheduler):
                 party. The result's `rehearsal` at the Host has shapes, classes and the estimated
                 seconds per round. Nothing is trained, and only the folder `rehearsal/` of the
                 results folder is written.
+            callbacks: further callables that get the events of this launch, before those that the
+                constructor was given.
+            watch: whether to serve a live page of the task until the launch ends. Its address is
+                printed to stderr. It needs the extra `watch`; a dry run has no page.
 
         Returns:
             The result of the task, which is also written to `summary.json` in the results folder.
@@ -68,8 +79,10 @@ class PartyHooks(Scheduler):
         """
         engine = self._heterofed
         if rehearse:
-            return launch_beside(engine.dry_run(self), task_id)
-        return Lifecycle(engine.training(self)).launch(task_id, resume)
+            return launch_beside(engine.dry_run(self), task_id, callbacks)
+        return Lifecycle(engine.training(self)).launch(
+            task_id, resume, callbacks=callbacks, watch=watch
+        )
 
     # -- hooks -----------------------------------------------------------------------------
 

@@ -76,13 +76,23 @@ class PSIScheduler(Scheduler):
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return dict(agreement.plan.agreed if agreement else self._heterofed.settings.agreed)
 
-    def launch_task(self, task_id: str, resume: Resume = "auto") -> list[str]:
+    def launch_task(
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
+    ) -> list[str]:
         """Run the task in this process until it ends.
 
         Args:
             task_id: the same at every party; parties on one machine find each other by it.
             resume: "auto" goes on with an interrupted run where all parties can; "never" begins
                 anew; "require" does nothing else than go on.
+            callbacks: further callables that get the events of this launch.
+            watch: whether to serve a live page of the task until the launch ends; its address is
+                printed to stderr. It needs the extra `watch`.
 
         Returns:
             The ids that all parties have, sorted; also written to `intersection.csv` (column `id`)
@@ -95,7 +105,7 @@ class PSIScheduler(Scheduler):
         task = self._heterofed.intersecting(self)
         if self._heterofed.write is not None:  # then no folder of results is left
             task.write, task.is_reported = self._heterofed.write, False
-        Lifecycle(task).launch(task_id, resume)
+        Lifecycle(task).launch(task_id, resume, callbacks=callbacks, watch=watch)
         return task.common
 
     def count_common(self, task_id: str) -> dict[str, int]:

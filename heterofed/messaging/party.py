@@ -451,7 +451,9 @@ class Party:
                 raise aborts.told(message, message.party if by_host else peer.name)
             case _:
                 peer.host_waits_for = None
-                peer.put(Mail(message, payload, peer.byte_came - peer.message_began))
+                moving = peer.byte_came - peer.message_began
+                self.account.arrived(peer.name, len(payload), moving)
+                peer.put(Mail(message, payload, moving))
 
     def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:
         self.account.moved(self.phase, peer.name, "received", size, messages=int(complete))

@@ -8,6 +8,7 @@ class is attacked against the rest, and the mean is reported.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,18 +23,26 @@ MOST_CLASSES = 1000
 """Labels with more different values than this are treated as amounts and not as classes."""
 
 
+LABEL_NAMES = ("label", "labels", "target", "targets", "y")
+"""What labels are called in a mapping that holds something else beside them, such as weights."""
+
+
 def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
     """Convert labels to class numbers from 0 if possible.
 
     Args:
         labels: a tensor [rows] or [rows, 1] of whole numbers, bools, or whole floats; or one-hot
-            labels [rows, classes].
+            labels [rows, classes]; or a mapping with such a tensor under one of `LABEL_NAMES`, and
+            whatever else beside it.
         rows: the expected number of rows.
 
     Returns:
-        An int64 tensor [rows], or None for other labels: regression targets, dicts, negative
-        numbers, or more than `MOST_CLASSES` classes.
+        An int64 tensor [rows], or None for other labels: regression targets, other mappings,
+        negative numbers, or more than `MOST_CLASSES` classes.
     """
+    if isinstance(labels, Mapping):
+        named = [labels[name] for name in LABEL_NAMES if name in labels]
+        labels = named[0] if len(named) == 1 else None
     if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in {1, 2}:
         return None
     found = labels.detach()

@@ -29,7 +29,7 @@ PSIProtocol = Literal["rsa", "ecdh"]
 Steps = Annotated[int, Meta(ge=0, le=MAX_STALENESS)]
 Staleness = Steps | Literal["auto"]
 Coding = Literal["none", "fp16", "bf16", "int8"]
-"""How floating tensors are sent: unchanged, in 16 bits, or in 8 bits with a scale per row."""
+"""The form of sent float tensors: unchanged, in 16 bits, or in 8 bits with a scale per row."""
 LossReduction = Literal["mean", "sum"]
 Fusion = Literal["separate", "masked_sum"]
 """Whether the Host gets each Collaborator's features, or only their sum by pairwise masks."""

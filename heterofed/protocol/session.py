@@ -140,17 +140,17 @@ class Session:
 
     @property
     def feature_coding(self) -> Coding:
-        """How features are coded."""
+        """The compression of features."""
         return self._plan.compress_features if self._plan else "none"
 
     @property
     def gradient_coding(self) -> Coding:
-        """How gradients are coded."""
+        """The compression of gradients."""
         return self._plan.compress_gradients if self._plan else "none"
 
     @property
     def staleness(self) -> int:
-        """How many steps old a trainable Collaborator's weights are, as last announced."""
+        """The staleness of a trainable Collaborator's weights in steps, as announced last."""
         return self._staleness
 
     def send(self, message: Message, size: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What the parties of a task agree on, and how a run that has not ended goes on."""
+"""Defines what the parties of a task agree on, and how they resume an unfinished run."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from heterofed.protocol.plan import Plan
 logger = logging.getLogger("heterofed")
 
 JoinPurpose: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap"]
-"""What the parties meet for: what the task is for, a prediction with what it trained, one batch
-of it, or the number of ids that they share."""
+"""The purpose for which parties connect: that of the task, a prediction, a dry run or a count."""
 
 AT_SPLIT = Mark(0)
 """The checkpoint before the first round."""
 
 MAX_COMPARED = 2000
-"""Characters in which the differences of two task files are told: a peer chooses its own."""
+"""The most characters of a report on two task files, because a peer chooses its own terms."""
 
 WAITS = frozenset({"calculation_timeout", "schedule_timeout", "wait_for_peers"})
-"""Fields of the plan that change no number: a run goes on under those that the Host has now."""
+"""The fields of the plan that change no result; a resumed run takes the Host's current values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a party holds once everybody is there.
+    """The agreement that every party holds after all are connected.
 
     Attributes:
         plan: the agreed settings.
-        run: 16 random bytes that name this run.
-        secret: 32 random bytes that key this run's digests; known to its parties only.
-        mask_keys: of all Collaborators in the plan's order, where their features are summed.
-        resume: whose checkpoint everybody goes on from; None: from the intersection on.
+        run: the 16 random bytes that identify this run.
+        secret: the 32 random bytes that key this run's digests; only its parties know them.
+        mask_keys: the keys of all Collaborators in the plan's order, if their features are summed.
+        resume: the mark of the checkpoint from which all parties resume; None starts with the
+            intersection.
     """
 
     plan: Plan
@@ -51,12 +51,12 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What this party holds of a run that has not ended.
+    """The state of an unfinished run at this party.
 
     Attributes:
-        agreement: as the run began.
-        marks: where it has a checkpoint, in ascending order.
-        split: whether it has kept the split, after which training may have begun.
+        agreement: the agreement with which the run began.
+        marks: the marks of its checkpoints, in ascending order.
+        split: whether the split is stored, after which training may have begun.
         complete: whether all parties hold the last checkpoint, so that only goodbyes are left.
     """
 
@@ -67,19 +67,21 @@ class Earlier:
 
     @property
     def held(self) -> Held:
-        """How a Hello says it."""
+        """The form of this state in a Hello."""
         return Held(self.agreement.run, self.marks)
 
     def common(self, others: Sequence[Held | None]) -> Mark | None:
-        """The newest checkpoint that this party and all others hold."""
+        """Return the mark of the newest checkpoint that all parties hold."""
         shared = set(self.marks)
         for each in others:
             shared &= set(each.marks) if each and each.run == self.agreement.run else set()
         return max(shared, default=None)
 
     def agreed(self, others: Sequence[Held | None]) -> Agreement | None:
-        """How all go on with this run; None where not all hold it, or where its training had begun
-        and no checkpoint of it is whole at all of them.
+        """Return the agreement by which all parties resume this run, or None.
+
+        It is None if some parties do not hold the run, or if training had begun and no checkpoint
+        is undamaged at all parties.
         """
         if any(each is None or each.run != self.agreement.run for each in others):
             return None
@@ -92,12 +94,14 @@ class Earlier:
 
 
 def task_digest(task_id: str) -> bytes:
-    """What a Hello says instead of the task id; 32 bytes."""
+    """Return the digest of 32 bytes that a Hello contains instead of the task id."""
     return hashlib.sha256(b"heterofed task\0" + task_id.encode()).digest()
 
 
 def terms_compared(here: bytes, there: bytes) -> str:
-    """In what two parties' terms differ; either may have none, and the other's may be anything."""
+    """Return how the terms of two parties differ; either may be empty, and the peer's may be
+    invalid.
+    """
     if not here or not there:
         return f"there is none {'there' if here else 'here'}"
     try:
@@ -108,10 +112,10 @@ def terms_compared(here: bytes, there: bytes) -> str:
 
 
 def check_same_plan(before: Plan, now: Plan) -> None:
-    """Check that a run goes on as it began, but for how long its parties wait for each other.
+    """Check that a run is resumed under the plan that it began with, except for the timeouts.
 
     Raises:
-        ResumeError: naming the settings that changed.
+        ResumeError: some settings changed. The message names them.
     """
     changed = [
         f"{name} was {getattr(before, name)!r} and is {getattr(now, name)!r}"

@@ -1,6 +1,7 @@
-"""How the parties of a task find each other: the Host gathers, a Collaborator joins.
+"""Lets the parties of a task connect: the Host gathers them, and a Collaborator joins.
 
-Whoever starts first waits, and says for whom. Ends when everybody holds the Host's plan.
+The party that starts first waits, and logs for whom. Joining ends when all parties hold the Host's
+plan.
 """
 
 from __future__ import annotations
@@ -45,15 +46,16 @@ logger = logging.getLogger("heterofed")
 RETRY_SECONDS = 0.3
 
 HANDSHAKES, HANDSHAKE_SECONDS = 3, 15.0
-"""How many handshakes in a row fail, and for how long, until the keys are to blame: something in
-front of a Host that is not up yet may accept connections, and close them.
+"""The number of failed handshakes in a row, and their seconds, after which keys are to blame.
+
+A proxy in front of a Host that has not started may accept connections and close them.
 """
 
 JOIN_WAITING = 3600.0
-"""How long a Host may wait for others, at least, as far as a Collaborator is concerned."""
+"""The least seconds for which a Collaborator lets the Host wait for other parties."""
 
 NOTICED_SECONDS = 30.0
-"""By when a Host has noticed that a connection is dead, and lets that party in again."""
+"""The seconds after which a Host has noticed a dead connection and admits the party again."""
 
 
 SAME_USER = "on this machine, as one user: there is no task file of that name"
@@ -71,23 +73,23 @@ def gather(
     earlier: Earlier | None = None,
     check_keys: Callable[[Mapping[str, bytes]], object] = lambda _keys: None,
 ) -> Agreement:
-    """Host: wait until everybody is there, then announce the plan.
+    """At the Host: wait for all parties, and then announce the plan.
 
     Args:
         party: the Host.
-        admission: whom to let in.
-        make_plan: called with the Collaborators' keys in task order.
-        join_timeout: seconds to wait for them; 0: for ever.
-        described: where they meet, for messages.
+        admission: decides which visitors are admitted.
+        make_plan: returns the plan for the Collaborators' keys in task order.
+        join_timeout: the seconds to wait for the parties; 0 waits for ever.
+        described: a description of the meeting place, for messages.
         compare: see `StillWaiting`.
-        start: what is to be done at those who do not come.
-        earlier: a run of this Host that has not ended; goes on where all others hold it too, with
-            a checkpoint in common once it trains.
-        check_keys: raises where the Collaborators' masking keys, by feature key, will not do.
+        start: what to do at the parties that do not connect.
+        earlier: an unfinished run of this Host. It is resumed if all parties hold it and, after
+            training has begun, have a checkpoint in common.
+        check_keys: raises an error if the Collaborators' masking keys, by feature key, are invalid.
 
     Raises:
-        JoinTimeoutError: naming who is missing.
-        RemoteProtocolError: a Collaborator sent no masking key that will do, and one is needed.
+        JoinTimeoutError: parties are missing. The message names them.
+        RemoteProtocolError: a Collaborator sent no valid masking key although one is needed.
     """
     party.admission = lambda visitor, hello: admission.judge(party, visitor, hello)
     began = noticed = party.clock()
@@ -109,7 +111,7 @@ def gather(
     agreement = earlier.agreed(helds) if earlier is not None else None
     if agreement is None:
         agreement = Agreement(make_plan(names), secrets.token_bytes(16), secrets.token_bytes(32))
-    # A complete run masks nothing any more, and not all of its parties are here.
+    # A complete run masks nothing any more, and some of its parties may have left.
     complete = earlier is not None and earlier.complete
     keys = () if complete else _mask_keys(party, agreement.plan, check_keys)
     common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
@@ -133,13 +135,13 @@ def join(
     objections: Callable[[Plan], list[str]] = lambda _plan: [],
     earlier: Earlier | None = None,
 ) -> tuple[Party, Peer, Agreement]:
-    """Collaborator: find the Host, say Hello and wait until everybody is there.
+    """At a Collaborator: find the Host, send Hello, and wait until all parties are connected.
 
     Args:
-        open_endpoint: opens one connection towards the Host; each attempt is a new one.
-        make_party: makes this party over it.
-        hello: what to say.
-        link_timeout: seconds for one connection to be established.
+        open_endpoint: opens a connection to the Host; it is called for each attempt.
+        make_party: makes the `Party` of this connection.
+        hello: the Hello to send.
+        link_timeout: the seconds in which a connection must be established.
         join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
             others, and so does this one, if it is longer than an hour.
         described: where they meet, for messages.
@@ -161,7 +163,7 @@ def join(
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
     failures = _Failures(began, earlier, diagnose)
-    # Long, so that a Host may wait for others longer than this party looks for it.
+    # This is long, so that the Host may wait for other parties longer than this party looks for it.
     waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
     while True:
         party = make_party(open_endpoint())
@@ -191,11 +193,11 @@ def _nobody_came(party: Party, waited: float, missing: str, described: str) -> J
 
 
 class _Failures:
-    """How a Collaborator's attempts to join have failed, and whether another one may go well.
+    """Records failed attempts of a Collaborator to join, and decides whether to try again.
 
     Args:
-        began: when it began to look for the Host.
-        earlier: what it holds of a run that has not ended.
+        began: the time at which it began to look for the Host.
+        earlier: the state of an unfinished run at this party.
         diagnose: see `join`.
     """
 
@@ -205,7 +207,7 @@ class _Failures:
 
     @contextmanager
     def noted(self, party: Party) -> Iterator[None]:
-        """One attempt: raises what ends it for good, and closes the party then."""
+        """Enclose one attempt; if its error is final, close the party and raise the error."""
         try:
             yield
         except HandshakeError as error:
@@ -213,9 +215,9 @@ class _Failures:
                 party.close(0)
                 raise explained(error, self._diagnose) from None
         except PeerLostError:
-            self._handshakes = 0  # it went away before the task began: look for it again
+            self._handshakes = 0  # the Host left before the task began, so look for it again
         except DuplicatePartyError:
-            # Of a run that is going on: the Host has not noticed yet that we were gone.
+            # The Host of a running task has not noticed yet that the old connection was lost.
             if self._earlier is None or time.monotonic() - self._began > NOTICED_SECONDS:
                 party.close(0)
                 raise
@@ -234,13 +236,13 @@ class _Failures:
 
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
-    """The error of a handshake, in other words where its keys are not to blame."""
+    """Return the error of a handshake, with another text if the keys are not to blame."""
     why = diagnose()
     return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
 
 
 def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
-    """Wait for the link and say Hello; None where nobody answered in time."""
+    """Wait for the link and send Hello; return None if no answer came in time."""
     deadline = party.clock() + link_timeout
     while not party.visitors:
         party.pump(min(0.5, link_timeout))
@@ -255,8 +257,8 @@ def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
 def _be_welcomed(
     party: Party, host: Peer, terms: bytes, objections: Callable[[Plan], list[str]]
 ) -> Agreement:
-    """Wait for the Welcome; the Host says every few seconds whom it still waits for."""
-    # The Host shows every few seconds that it is alive, and runs no user code meanwhile.
+    """Wait for the Welcome; the Host reports every few seconds whom it still waits for."""
+    # The Host sends a message every few seconds, and runs no user code meanwhile.
     patience = max(party.timeouts.schedule, 3 * NOTICE_SECONDS)
     party.timeouts = replace(party.timeouts, schedule=patience)
     mail = party.take(host, Welcome, WelcomeBack, Terms, computing=False)
@@ -286,7 +288,8 @@ def _be_welcomed(
     resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
     wanted = {len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0}
     if resume is not None:
-        wanted.add(0)  # where only goodbyes are left; a Collaborator trains on nothing without them
+        # For a complete run; in any other run, a Collaborator needs the keys to train.
+        wanted.add(0)
     if len(welcome.mask_keys) not in wanted:
         raise unlawful("the Host", "join", "sent other masking keys than the plan needs")
     return Agreement(welcome.plan, welcome.run, welcome.secret, resume, welcome.mask_keys)
@@ -295,7 +298,7 @@ def _be_welcomed(
 def _mask_keys(
     party: Party, plan: Plan, check: Callable[[Mapping[str, bytes]], object]
 ) -> tuple[bytes, ...]:
-    """What the Host relays: the Collaborators' keys, in the plan's order."""
+    """Return the Collaborators' keys in the plan's order, which the Host relays."""
     if plan.fusion != "masked_sum":
         return ()
     keys = {}
@@ -309,7 +312,7 @@ def _mask_keys(
 
 
 def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
-    """Check that the Host's welcome fits what this party holds of the run, and give it back."""
+    """Check that the Host's agreement fits this party's state of the run, and return it."""
     if earlier is not None and earlier.agreement.run == agreement.run:
         check_same_plan(earlier.agreement.plan, agreement.plan)
         if earlier.agreement.secret != agreement.secret:
@@ -317,7 +320,8 @@ def _going_on(agreement: Agreement, earlier: Earlier | None) -> Agreement:
         if agreement.resume is None and any(mark > AT_SPLIT for mark in earlier.marks):
             raise unlawful("the Host", "join", "begins a run again that has trained already")
     elif earlier is not None and earlier.complete:
-        raise TaskFinishedError(party=agreement.plan.host)  # this party came to say goodbye
+        # This party only connected to say goodbye.
+        raise TaskFinishedError(party=agreement.plan.host)
     elif agreement.resume is not None:
         raise unlawful("the Host", "join", "goes on with a run that this party never saw")
     return agreement

@@ -1,4 +1,4 @@
-"""Meeting on one machine without configuration: where the socket of a task lies, and who owns it.
+"""Provides the meeting place of a task on one machine: the path of its socket, and its lock.
 
 Parties that know the same task id and `home` find the same Unix socket, in a directory that only
 this user can enter. A lock keeps a second Host away, because a second bind to the path would
@@ -17,12 +17,12 @@ from heterofed.errors import ConfigError
 from heterofed.files import file_lock, private_folder
 
 MAX_PATH_BYTES = 100
-"""macOS takes 104 bytes with the final NUL, Linux 108."""
+"""The most bytes of a socket path: macOS allows 104 with the final NUL, and Linux 108."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """Where the parties of one task meet on this machine."""
+    """The meeting place of the parties of one task on this machine."""
 
     task_id: str
     socket: Path
@@ -30,15 +30,16 @@ class LocalAddress:
 
     @property
     def address(self) -> str:
-        """What `listen` and `connect` take."""
+        """The address for `listen` and `connect`."""
         return f"ipc://{self.socket}"
 
 
 def local_address(task_id: str, home: Path) -> LocalAddress:
-    """The meeting point of a task; creates `home/run` (mode 0700) if it is not there.
+    """Return the meeting place of a task; create `home/run` (mode 0700) if it is missing.
 
     Raises:
-        ConfigError: no Unix sockets here, the path is too long, or the directory is not private.
+        ConfigError: the platform has no Unix sockets, the path is too long, or the directory is not
+            private.
     """
     if not _has_unix_sockets():
         raise ConfigError(
@@ -57,7 +58,7 @@ def local_address(task_id: str, home: Path) -> LocalAddress:
 
 
 def lock_path(task_id: str, home: Path) -> Path:
-    """The lock of a task's one Host on this machine; creates `home/run` (mode 0700) for it.
+    """Return the path of the lock of a task's only Host on this machine; create `home/run`.
 
     Raises:
         ConfigError: the directory is not private.
@@ -75,12 +76,12 @@ class HostLock:
     Use it as a context manager around the listening endpoint.
 
     Args:
-        task_id: the task.
-        lock: see `lock_path`.
-        socket: where it listens, if that is a Unix socket.
+        task_id: the id of the task.
+        lock: the path of the lock; see `lock_path`.
+        socket: the path of the Unix socket on which the Host listens, if it uses one.
 
     Raises:
-        ConfigError: (on `acquire`) another Host has it.
+        ConfigError: `acquire` raises it if another Host holds the lock.
     """
 
     def __init__(self, task_id: str, lock: Path, socket: Path | None = None) -> None:
@@ -99,7 +100,7 @@ class HostLock:
             ) from None
         except OSError as error:
             raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
-        self._remove_socket()  # whoever made it did not live to do so
+        self._remove_socket()  # left behind by a process that was killed
 
     def release(self) -> None:
         if self._lock.is_locked:

@@ -1,7 +1,7 @@
-"""The keys that the Host's transport has turned away, for its log.
+"""Logs the keys that the Host's transport has refused.
 
-A key that the task file does not list is refused by `transport.zeromq.zap`, and a party whose name
-is not expected by `rendezvous.admission`. This module only remembers and tells which keys knocked.
+`transport.zeromq.zap` refuses a key that the task file does not list, and `rendezvous.admission`
+refuses a party with an unexpected name. This module only records and logs the refused keys.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from heterofed.transport.rate_limit import RateLimit
 logger = logging.getLogger("heterofed")
 
 MAX_KEPT = 64
-"""Keys that are remembered: whoever floods us with new ones takes no more memory."""
+"""The most keys that are recorded, so that a flood of new keys does not use up memory."""
 
 LINES_A_MINUTE = 6
 
 AGAIN_SECONDS = 600.0
-"""After so long a key that still knocks is told of again."""
+"""The seconds after which a key that still tries to connect is logged again."""
 
 
 class Strangers:
-    """Notes refused keys, and tells of them in the log: of each rarely, of all at a bounded rate.
+    """Records refused keys, and logs each of them rarely and all of them at a limited rate.
 
     Args:
-        task: the task whose file does not list them.
-        clock: seconds that only go up.
+        task: the task whose file does not list the keys.
+        clock: returns a monotonic time in seconds.
     """
 
     def __init__(self, task: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,15 +40,15 @@ class Strangers:
 
     @property
     def fingerprints(self) -> list[str]:
-        """Of the keys that were told of, in the order in which they came first."""
+        """Return the fingerprints of the logged keys, in the order in which they first came."""
         return list(self._told)
 
     def note(self, key: str, address: str) -> None:
-        """Note that a key was refused; called by the thread that answers handshakes.
+        """Record that a key was refused; the thread that answers handshakes calls this.
 
         Args:
             key: the public key, in Z85.
-            address: where it came from.
+            address: the address from which it came.
         """
         now, shown = self._clock(), fingerprint(key)
         since = now - self._told.get(shown, -math.inf)
@@ -60,7 +60,7 @@ class Strangers:
 
 
 def stranger(shown: str, task: str, address: str = "") -> str:
-    """What to do about a refused key, given its fingerprint."""
+    """Return a sentence on what to do about a refused key with this fingerprint."""
     origin = f" from {address}" if address else ""
     return (
         f"a key{origin} that the file of task {task!r} does not list: {shown}. If a partner has a"

@@ -30,6 +30,10 @@ class Status(Struct):
     state: str = "unknown"
     phase: str = ""
     round: int = 0
+    done: int | None = None
+    total: int | None = None
+    process: int = 0
+    metrics: dict[str, Any] = {}
     waiting_for: list[str] = []
     error: Error | None = None
     task_id: str = ""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from heterofed.report import view
 from heterofed.report.charts import chart
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
+from heterofed.report.sources import visible
 from heterofed.reporting.results import write_whole
 from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
 
@@ -66,8 +68,9 @@ def rendered(report: RunReport, kind: Format = "html") -> str:
     if kind == "json":
         return msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n"
     if kind == "html":
-        style = _style()
-        return _page().render(view.values(report), style=Markup(style), hash=_hash(style))  # noqa: S704 - our own file
+        style = style_sheet()
+        page = page_template("report.html.j2")
+        return page.render(view.values(report), style=Markup(style), hash=_hash(style))  # noqa: S704 - our own file
     return _text(kind).render(view.values(report))
 
 
@@ -107,9 +110,39 @@ FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _environment(**settings: Any) -> jinja2.Environment:
+def page_template(name: str, package: str = "heterofed.report") -> jinja2.Template:
+    """A template of a page, which escapes every value.
+
+    Args:
+        name: of the file in `templates` of the package.
+        package: whose template it is; it may import the parts of the report's templates.
+    """
+    return _pages(package).get_template(name)
+
+
+def style_sheet(package: str = "heterofed.report", name: str = "style.css") -> str:
+    """A style sheet of a package's templates, without comments and indentation."""
+    text = (files(package) / "templates" / name).read_text(encoding="utf-8")
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
+
+
+@functools.cache
+def _pages(package: str) -> jinja2.Environment:
+    return _environment(package, autoescape=True, finalize=_visible)
+
+
+def _visible(value: object) -> object:
+    """A value of a page, without characters that hide or reorder others; our markup stays."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(visible, value.split("\n")))
+
+
+def _environment(package: str = "heterofed.report", **settings: Any) -> jinja2.Environment:
+    packages = dict.fromkeys([package, "heterofed.report"])
     made = jinja2.Environment(  # noqa: S701 - each caller says how it escapes
-        loader=jinja2.PackageLoader("heterofed.report"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(each) for each in packages]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -121,20 +154,8 @@ def _environment(**settings: Any) -> jinja2.Environment:
 
 
 @functools.cache
-def _page() -> jinja2.Template:
-    return _environment(autoescape=True).get_template("report.html.j2")
-
-
-@functools.cache
 def _text(kind: Format) -> jinja2.Template:
     return _environment(finalize=quoted).get_template(f"{kind}.md.j2")
-
-
-@functools.cache
-def _style() -> str:
-    text = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
-    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
 
 
 def _hash(style: str) -> str:

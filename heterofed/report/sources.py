@@ -109,9 +109,15 @@ class Sources:
 
 def shown(text: object, most: int = MAX_TEXT) -> str:
     """A string that may be shown: one line, bounded, without characters that hide or reorder."""
-    line = " ".join(str(text)[: 4 * most].split())
-    kept = "".join("\ufffd" if unicodedata.category(each) in _HIDDEN else each for each in line)
+    kept = visible(" ".join(str(text)[: 4 * most].split()))
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
+
+
+def visible(line: str) -> str:
+    """The same string with a sign in place of each character that hides or reorders others."""
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join("\ufffd" if unicodedata.category(each) in _HIDDEN else each for each in line)
 
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

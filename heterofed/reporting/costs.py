@@ -7,12 +7,19 @@ Callers measure and pass the numbers in. Every second is counted once: as waitin
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from heterofed.reporting.egress import Egress
 
 Direction = Literal["sent", "received", "own"]
+Work = Literal["compute", "encode", "wait", "sent", "received", "elsewhere"]
+"""What a measurement is of: seconds of this party, bytes that travelled, or another party's hooks.
+"""
+
+LARGE_BYTES = 64 << 10
+"""From this size on a message says how fast its link is."""
 
 COLUMNS = ("phase", "party", "direction", "messages", "bytes", "encode_ms", "wait_ms", "compute_ms")
 
@@ -36,6 +43,23 @@ class Cost:
     compute: float = 0.0
 
 
+@dataclass(slots=True)
+class Arrival:
+    """The large messages that came over one link.
+
+    Attributes:
+        bytes: their bytes.
+        seconds: the seconds between the first byte and the last byte of each, added up.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def unheard(_work: Work, _party: str, _seconds: float, _size: int) -> None:
+    """Take a measurement that nobody asked for."""
+
+
 class Account:
     """The costs of a task so far.
 
@@ -49,6 +73,8 @@ class Account:
         encode: the seconds of these that were spent on encoding.
         waits: the seconds of these that were spent waiting, by party.
         egress: the messages that this party has sent, by kind.
+        arrivals: the large messages that came, by party.
+        hear: gets each measurement when it is made: what it is of, the party, seconds and bytes.
     """
 
     def __init__(self, own: str) -> None:
@@ -57,24 +83,29 @@ class Account:
         self.counted = self.compute = self.encode = 0.0
         self.waits: dict[str, float] = defaultdict(float)
         self.egress = Egress()
+        self.arrivals: dict[str, Arrival] = defaultdict(Arrival)
+        self.hear: Callable[[Work, str, float, int], None] = unheard
 
     def computed(self, phase: str, seconds: float) -> None:
         """Count seconds that this party spent in hooks."""
         self.rows[phase, self.own, "own"].compute += seconds
         self.compute += seconds
         self.counted += seconds
+        self.hear("compute", self.own, seconds, 0)
 
     def encoded(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
         """Count seconds that this party spent on encoding or decoding."""
         self.rows[phase, party, direction].encode += seconds
         self.encode += seconds
         self.counted += seconds
+        self.hear("encode", party, seconds, 0)
 
     def waited(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
         """Count seconds that this party spent waiting."""
         self.rows[phase, party, direction].wait += seconds
         self.waits[party] += seconds
         self.counted += seconds
+        self.hear("wait", party, seconds, 0)
 
     def moved(
         self, phase: str, party: str, direction: Direction, size: int, *, messages: int
@@ -83,10 +114,20 @@ class Account:
         cost = self.rows[phase, party, direction]
         cost.bytes += size
         cost.messages += messages
+        if direction != "own":
+            self.hear(direction, party, 0.0, size)
+
+    def arrived(self, party: str, size: int, seconds: float) -> None:
+        """Count a message of `size` bytes that took so many seconds from first to last byte."""
+        if size >= LARGE_BYTES and seconds > 0:
+            arrival = self.arrivals[party]
+            arrival.bytes += size
+            arrival.seconds += seconds
 
     def reported(self, phase: str, party: str, seconds: float) -> None:
         """Count seconds that another party reports of its own hooks."""
         self.rows[phase, party, "received"].compute += seconds
+        self.hear("elsewhere", party, seconds, 0)
 
     def table(self) -> list[dict[str, str | int | float]]:
         """Return the rows of `comm.csv`, by phase in the order in which the phases began."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from heterofed.events import Callback
 from heterofed.files import append_json, own_folder, writing
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.engine import Engine
@@ -24,13 +26,13 @@ def _turn_of(engine: Engine[Any]) -> threading.Lock:
         return _turns.setdefault(engine, threading.Lock())
 
 
-def launch_beside(task: Task, task_id: str) -> TaskResult:
+def launch_beside(task: Task, task_id: str, callbacks: Sequence[Callback] = ()) -> TaskResult:
     """Run a task with the hooks of a scheduler, and restore the scheduler's own run."""
     engine = task.engine
     with _turn_of(engine):
         before = engine.run
         try:
-            return Lifecycle(task).launch(task_id, "auto")
+            return Lifecycle(task).launch(task_id, "auto", callbacks=callbacks)
         finally:
             engine.run = before
 

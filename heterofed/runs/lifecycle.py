@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import get_args
 
 from heterofed.errors import (
@@ -43,11 +43,14 @@ from heterofed.reporting.results import (
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks
+from heterofed.runs.journal import journal_kept
 from heterofed.runs.report import reported
 from heterofed.runs.run import Resume, Run, new_run
+from heterofed.runs.settings import check_callbacks, check_flag
 from heterofed.runs.status import status_kept
 from heterofed.runs.task import Task
 from heterofed.runs.unfinished import awaited, recall
+from heterofed.watch.beside import watched
 
 logger = logging.getLogger("heterofed")
 
@@ -75,12 +78,29 @@ class Lifecycle:
         self._task = task
         self._settings = task.settings
 
-    def launch(self, task_id: str, resume: Resume = "never") -> TaskResult:
+    def launch(
+        self,
+        task_id: str,
+        resume: Resume = "never",
+        *,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
+    ) -> TaskResult:
         """Run the task; see the schedulers' `launch_task`."""
+        check_callbacks(callbacks)
+        check_flag("watch", watch)
+        results = self._settings.results_dir.absolute()
         with console.attached() as show:
-            return self._launch(task_id, resume, show)
+            page = watched(results, task_id) if watch else contextlib.nullcontext()
+            return self._launch(task_id, resume, (show, *callbacks), page)
 
-    def _launch(self, task_id: str, resume: Resume, show: Callback) -> TaskResult:
+    def _launch(
+        self,
+        task_id: str,
+        resume: Resume,
+        heard_by: Sequence[Callback],
+        page: AbstractContextManager[None],
+    ) -> TaskResult:
         task, run, began = self._task, self._new_run(task_id, resume), time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(sigterm_as_exit())
@@ -90,6 +110,7 @@ class Lifecycle:
             check_writable(run.result.folder)
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
+            stack.enter_context(page)
             stack.enter_context(folder_lock(run.result.folder, task.folder_wait))
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
@@ -97,7 +118,8 @@ class Lifecycle:
             if task.is_reported:
                 stack.enter_context(reported(run))  # after the status records how the run has ended
             note = stack.enter_context(status_kept(run, self._settings))
-            callbacks = (run.result.note, note, show, *self._settings.callbacks)
+            own = (run.result.note, note, *self._journal(run))
+            callbacks = (*own, *heard_by, *self._settings.callbacks)
             while not self._attempt(run, callbacks):
                 pass
             run.result.seconds = time.monotonic() - began
@@ -116,6 +138,10 @@ class Lifecycle:
         self._task.engine.run = run
         self._task.begin(run)
         return run
+
+    def _journal(self, run: Run) -> Sequence[Callback]:
+        """What keeps the journal, where the results folder is the run's own."""
+        return [journal_kept(run)] if self._task.is_reported else []
 
     def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:
         """Connect and do the task; return False if a party was lost and may come back."""
@@ -193,7 +219,8 @@ class Lifecycle:
         where = aborts.where(party.phase, party.round, party.batch)
         error.add_note(f"heterofed: party {self._settings.shown_name}, {where}")
         party.abort(error, aborts.abort_code(error, run.failed_hook))
-        party.emit(TaskEnded(type(error).__name__))
+        about = error.party if isinstance(error, TaskFailed) else None
+        party.emit(TaskEnded(type(error).__name__, about or None))
         with run.harmless("the account"), contextlib.suppress(OSError, TaskFailed):
             if run.result.folder.exists() and party.account.egress.is_worth_a_file:
                 _write_account(run)

@@ -159,9 +159,7 @@ class Settings:
                 f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
             )
         check_agreed(self.agreed)
-        for callback in self.callbacks:
-            if not callable(callback):
-                raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
+        check_callbacks(self.callbacks)
 
     def check_names(self) -> None:
         """Refuse what cannot name a party, or its results folder.
@@ -206,6 +204,19 @@ class LeadSettings(Settings):
             agreed=tuple(sorted(self.agreed.items())),
             **terms,
         )
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Refuse callbacks that cannot be called.
+
+    Raises:
+        ConfigError: naming the type of the first that cannot.
+    """
+    if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
+        raise ConfigError(f"callbacks: give a list, not a {type(callbacks).__name__}")
+    for callback in callbacks:
+        if not callable(callback):
+            raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
 
 
 def check_agreed(agreed: object) -> None:

@@ -42,7 +42,7 @@ from heterofed.reporting.results import STATUS
 from heterofed.runs.run import Run
 from heterofed.runs.settings import Settings
 
-PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS = 1.0
 """The least seconds between two updates of the progress of a phase."""
 
 SECRET = frozenset({"seed"})

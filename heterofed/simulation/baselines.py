@@ -1,8 +1,8 @@
-"""What the Host would reach alone, and what one joined model would: the parties' own hooks in one
-graph, without any message. For comparison with a joint run, where all data may lie in one place.
+"""Trains baselines for comparison with a joint run, if all data may be in one place.
 
-`pooled` trains every half at once, as one model would. `local` is the same with zeros for the
-other parties' features: the Host's columns, in the same architecture.
+The hooks of all parties run in one graph, without messages. `pooled` trains every half at once, as
+one joined model. `local` does the same with zeros for the other parties' features, so it uses the
+Host's columns only, in the same architecture.
 """
 
 from __future__ import annotations

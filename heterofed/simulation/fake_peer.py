@@ -1,5 +1,6 @@
-"""A party that is not there yet: random features (or labels) of the right shape, so that one side
-can be written and tried out alone.
+"""Replaces a missing party by random features or labels of the right shape.
+
+So one side of a task can be written and tried out alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.runs.settings import is_count
 
 COLUMNS = 4
-"""Random columns that a fake party's features come from."""
+"""The number of random columns from which a fake party computes its features."""
 
 
 def fake_peer(
@@ -67,7 +68,7 @@ def random_columns(ids: Sequence[str]) -> Tensor:
 
 
 class _Fake(PartyHooks):
-    """What both fakes share."""
+    """The base of both fake parties."""
 
     def __init__(
         self,
@@ -109,11 +110,11 @@ class _Fake(PartyHooks):
 
 
 class _FakeCollaborator(_Fake, HeteroNNCollaboratorScheduler):
-    """Columns only."""
+    """A fake Collaborator with random columns."""
 
 
 class _FakeHost(_Fake, HeteroNNHostScheduler):
-    """Random labels, and a model on features of any shape."""
+    """A fake Host with random labels and a model for features of any shape."""
 
     def make_infer_model(self) -> nn.Module:
         return nn.LazyLinear(1)

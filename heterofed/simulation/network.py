@@ -1,7 +1,7 @@
-"""Parties of one process by turns, over a network in memory: what a simulation runs on.
+"""Runs the parties of a simulation in turns, over a network in memory.
 
-One party runs at a time, each with random generators of its own, as if it were alone in its
-process. Knows nothing of a scheduler but its settings.
+One party runs at a time with its own random generators, as if it were alone in its process. This
+module knows only the settings of a scheduler.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Crossing:
     """One message that a party received.
 
     Attributes:
-        sender: feature key of the party it came from.
-        message: its header.
-        payload: the bytes that followed: blinded values, tags, tensors.
-        coding: how features or gradients travelled.
+        sender: the feature key of the party that sent it.
+        message: the header.
+        payload: the bytes after the header: blinded values, tags or tensors.
+        coding: the compression of features or gradients.
     """
 
     sender: str
@@ -56,7 +56,7 @@ class Crossing:
 
 
 class Network:
-    """The hub, and whose turn it is."""
+    """The network in memory, and the turn of the parties."""
 
     def __init__(self, latency: float, rate: float | None) -> None:
         self.hub = Hub(latency=latency, rate=rate)
@@ -105,8 +105,8 @@ def speaking(party: str) -> Iterator[None]:
 
 
 class _Turn:
-    """Which party runs. Giving and taking may be repeated: Ctrl-C can come between any two steps,
-    also while a party waits for its turn, and what follows must still work.
+    """The turn to run. It may be given or taken twice, because Ctrl-C can come between any two
+    steps.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class _Turn:
             self._owner = party
 
     def give(self, party: object) -> None:
-        """Let others run, where it is this party's turn."""
+        """Let others run if it is this party's turn."""
         with self._changed:
             if self._owner is party:
                 self._owner = None
@@ -128,7 +128,7 @@ class _Turn:
 
 
 class PartyRun:
-    """One party: its thread's work, its turns, and what it received."""
+    """The run of one party: its thread's work, its turns, and the messages that it received."""
 
     def __init__(
         self,
@@ -186,10 +186,10 @@ class PartyRun:
             self._random.restore()
 
     def look_around(self) -> None:
-        """At the Host: notice a party that will not come.
+        """At the Host: detect a party that will not connect.
 
         Raises:
-            JoinTimeoutError: one has ended before the task began.
+            JoinTimeoutError: a party has ended before the task began.
         """
         party = self._engine.run.maybe_party if self._engine.run else None
         if not self._is_host or (party is not None and party.phase != "join"):
@@ -207,7 +207,7 @@ class _MemoryPlace(Place):
 
     @property
     def ledger(self) -> Path:
-        """A temporary one: all parties are in one process, so nothing is given away."""
+        """Return a temporary folder, because nothing is disclosed outside of this process."""
         return self._network.ledger
 
     def __init__(self, run: PartyRun, network: Network) -> None:
@@ -230,7 +230,9 @@ class _MemoryPlace(Place):
 
 
 class _Tapped(Endpoint):
-    """An endpoint that lets others run while it waits, and keeps what it received."""
+    """An endpoint that lets others run while it waits, and records the messages that it
+    received.
+    """
 
     def __init__(self, inner: MemoryEndpoint, run: PartyRun, network: Network) -> None:
         self._inner, self._run, self._network = inner, run, network

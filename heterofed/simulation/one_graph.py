@@ -1,4 +1,4 @@
-"""One baseline: the hooks of all parties called in turn, in one graph, without any message."""
+"""Trains one baseline by calling the hooks of all parties in one graph, without messages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Baseline:
         host: the Host's scheduler.
         collaborators: the other parties', in task order.
         task_id: the id of the joint run.
-        folder: for the results of the baseline.
+        folder: the folder for the results of the baseline.
         mode: `pooled` trains every half, `local` only the Host's.
         secret: the secret of the joint run, from which Poisson batches are drawn.
     """
@@ -79,7 +79,7 @@ class Baseline:
         return [self._mine, *self._others]
 
     def train(self) -> TaskResult:
-        """Train it to its end."""
+        """Train the baseline to its end, and return the result."""
         settings = half_engine(self._host).settings
         with self._begun(), sharing_cores(len(self._owners)):
             self._split()
@@ -101,7 +101,7 @@ class Baseline:
 
     @contextmanager
     def _begun(self) -> Iterator[None]:
-        """Give every scheduler a run of its own, and take it away after."""
+        """Give every scheduler a run of its own, and remove it afterwards."""
         engines = [half_engine(each) for each in self._owners]
         before = [each.run for each in engines]
         with ExitStack() as stack:
@@ -123,7 +123,7 @@ class Baseline:
                     engine.run = run_before
 
     def _run_of(self, owner: PartyHooks, stack: ExitStack) -> Run:
-        """A run of a party that meets nobody."""
+        """Return a run of a party without connections."""
         engine, is_host = half_engine(owner), owner is self._host
         key, seed = engine.settings.feature_key, engine.settings.seed
         folder = self._folder if is_host else self._folder / key
@@ -166,7 +166,7 @@ class Baseline:
             half.hooks.call("on_round_end")
 
     def _batches(self, hook: str) -> Iterator[list[Batch]]:
-        """Every party's batch of the same rows; the Host's first."""
+        """Yield the batches of all parties for the same rows, the Host's first."""
         training = hook == TRAINS
         streams = []
         for half in self._halves:
@@ -188,7 +188,9 @@ class Baseline:
     def _projection(
         self, batches: Sequence[Batch], hook: str, number: int | None = None
     ) -> dict[str, Any]:
-        """What `train_a_batch`, or in a test `test`, would get; `number` is of a train batch."""
+        """Return the projection for `train_a_batch` or `test`; `number` is that of a train
+        batch.
+        """
         own, *theirs = batches
         run = self._mine.run
         projection: dict[str, Any] = (
@@ -200,7 +202,7 @@ class Baseline:
             for name, each in zip(names, theirs, strict=True)
         }
         if self._mode == "local":
-            # As features that are received: there may be no other weight to go backward to.
+            # Like received features, these need a gradient, because there may be no other weight.
             for each in parts.values():
                 zeros = _zeros_like(each.tensors)
                 each.tensors = Leaves(zeros, trainable=number is not None).lent

@@ -27,13 +27,13 @@ from heterofed.simulation.one_graph import Mode
 
 @dataclass(slots=True)
 class Simulation:
-    """What came of a simulated task.
+    """The results of a simulated task.
 
     Attributes:
-        results: what each party's `launch_task` (or other part) returned, by feature key, the
+        results: the result of each party's `launch_task` (or other method), by feature key, the
             Host's first.
-        received: every message that each party received, in order.
-        comparison: with the baselines, where some were asked for.
+        received: the messages that each party received, in order.
+        comparison: the comparison with the baselines, if there are any.
     """
 
     results: dict[str, Any]

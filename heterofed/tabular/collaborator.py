@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.ids import Duplicates, IdRecipe
@@ -62,15 +63,24 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
             columns=columns,
             prepare=prepare,
         )
+        local.check_steps(has_classes=False)
         self._party = Party(local, self)
 
     def launch_task(
-        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        rehearse: bool = False,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
     ) -> TaskResult:
         with attached():
             self._party.check()
         warm_up()
-        return super().launch_task(task_id, resume, rehearse=rehearse)
+        return super().launch_task(
+            task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
+        )
 
     def validate_context(self) -> None:
         super().validate_context()

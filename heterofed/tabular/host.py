@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
+from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
@@ -27,7 +28,7 @@ from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
 from heterofed.tabular.splits import By
-from heterofed.tabular.table import LocalTable, Location
+from heterofed.tabular.table import Known, LocalTable, Location
 from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
@@ -137,6 +138,7 @@ class TabularHost(HeteroNNHostScheduler):
             names = " and ".join(local.label_columns)
             labels = read_labels(local.all_labels(), kind=kind, positive=positive, column=names)
             self.objective = Objective(labels=labels)
+            local.check_steps(has_classes=labels.kind == "binary")
         recipe = local.own_recipe or IdRecipe.of_columns(len(local.id_columns))
         given = Settings(
             model=model,
@@ -176,7 +178,7 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = self._tested = torch.zeros(0)
         self._targets: Targets
         self._ended: dict[Path, Tested] = {}
-        self._party = Party(local, self)
+        self._party = Party(local, self, self._known)
 
     @property
     def tested(self) -> Tested | None:
@@ -198,7 +200,13 @@ class TabularHost(HeteroNNHostScheduler):
         return () if self.objective is None else self.objective.classes
 
     def launch_task(
-        self, task_id: str, resume: Resume = "auto", *, rehearse: bool = False
+        self,
+        task_id: str,
+        resume: Resume = "auto",
+        *,
+        rehearse: bool = False,
+        callbacks: Sequence[Callback] = (),
+        watch: bool = False,
     ) -> TaskResult:
         if self.objective is None:
             raise ConfigError(
@@ -207,7 +215,9 @@ class TabularHost(HeteroNNHostScheduler):
         with attached():
             self._party.check(decides=True)
         warm_up()
-        return super().launch_task(task_id, resume, rehearse=rehearse)
+        return super().launch_task(
+            task_id, resume, rehearse=rehearse, callbacks=callbacks, watch=watch
+        )
 
     # -- ids and models --------------------------------------------------------------------
 
@@ -272,6 +282,14 @@ class TabularHost(HeteroNNHostScheduler):
         ids = [*self.train_ids, *self.test_ids]
         self._targets = Targets.of(self._party.table, self.objective, ids)
         return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
+
+    def _known(self, ids: Sequence[str]) -> Known | None:
+        """Labels 0 and 1 of some ids, and their weights, for steps that are fitted by them."""
+        if self.objective is None or self.objective.kind != "binary":
+            return None
+        targets = Targets.of(self._party.table, self.objective, ids)
+        weights = targets.weights.double().numpy() if targets.weighed else None
+        return targets.labels.double().numpy(), weights
 
     # -- batches ---------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ SAMPLE_ROWS = 100_000
 
 MANY_CATEGORIES = 1000
 _AT_ONCE = 500
-"""Columns that one query counts in."""
+_CELLS_AT_ONCE = 2_000_000
+"""Columns, and cells, that one query counts in: it holds every different cell of a column."""
 
 _MOSTLY = 0.8
 """Share of cells from which on those that are not numbers, or dates, are taken for mistakes."""
@@ -174,6 +175,8 @@ class _Counts:
     booleans: int = 0
     dates: int = 0
     tags: int = 0
+    lists: int = 0
+    """Several words between semicolons or bars."""
     length: float = 0.0
     words: float = 0.0
 
@@ -185,6 +188,8 @@ def _counted() -> str:
     date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
     tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
 
+    lists = r"'^[^\s,;|]+([;|][^\s,;|]+)+$'"
+
     def text(test: str) -> str:  # numbers are most cells: on them nothing else is tried
         return f"count_if(CASE WHEN n IS NULL THEN {test} ELSE false END)"
 
@@ -193,12 +198,13 @@ def _counted() -> str:
         count(n), min(row) FILTER (n IS NULL),
         {text(f"regexp_matches(x, {marked})")},
         count_if(x LIKE '0%' AND regexp_matches(x, '^0\\d+$')),
-        count_if(n = floor(n)),
+        coalesce(count_if(n = floor(n)), 0),
         min(row) FILTER (isinf(n)),
         min(n), max(n),
         {text(f"regexp_full_match(lower(x), '{words}')")},
         {text(f"regexp_matches(x, {date})")},
         {text(f"regexp_matches(x, {tags})")},
+        {text(f"regexp_matches(x, {lists})")},
         avg(length(x)), avg({_SPACES})
     """
 
@@ -218,8 +224,9 @@ class _Look:
         self._sample = source.every(step)
         self.rows = -(-source.rows // step)
         self._counts = dict[str, _Counts]()
-        for start in range(0, len(source.columns), _AT_ONCE):
-            self._count(source.columns[start : start + _AT_ONCE])
+        width = min(_AT_ONCE, max(1, _CELLS_AT_ONCE // max(1, self.rows)))
+        for start in range(0, len(source.columns), width):
+            self._count(source.columns[start : start + width])
 
     def _count(self, names: Sequence[str]) -> None:
         """Count in some columns, which are put under each other: one set of sums for all.
@@ -350,7 +357,7 @@ class _Look:
 
     def _words(self, counts: _Counts) -> tuple[Kind, str, list[str], str]:
         present, distinct = counts.present, counts.distinct
-        if counts.tags == present:
+        if counts.tags == present or counts.lists >= _MOSTLY * present:
             return "tags", "", [], ""
         unique = distinct == present
         if unique and present >= 20 and counts.words < 1.5:

@@ -85,6 +85,10 @@ def pattern_of(missing: Iterable[str]) -> str:
     return f"^{_SPACE}*({listed})?{_SPACE}*$".replace("'", "''")
 
 
+_NO_NUMBER = pattern_of(MISSING)
+"""None of these texts is a number."""
+
+
 def plain(cell: str, type_: str, missing: str) -> str:
     """The cell as text without spaces around it; NULL where it stands for a missing value.
 
@@ -117,7 +121,11 @@ def converted(cell: str, type_: str, column: Column, missing: str) -> str:
     """
     text = plain(cell, type_, missing)
     if column.kind == "numeric":
-        return as_number(cell, text, type_, column.format)
+        number = as_number(cell, text, type_, column.format)
+        is_plain = missing == _NO_NUMBER and not column.format and not is_numeric(type_)
+        # Most cells are numbers as they lie, and an expression with a pattern takes ten times as
+        # long as this one; "nan" is missing either way.
+        return f"COALESCE(TRY_CAST({cell} AS DOUBLE), {number})" if is_plain else number
     if column.kind == "boolean":
         return as_boolean(cell, text, type_)
     if column.kind == "date":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -17,7 +17,7 @@ from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
 from heterofed.tabular.splits import Parts
-from heterofed.tabular.table import Batch, LocalTable
+from heterofed.tabular.table import Batch, Known, LocalTable
 
 logger = logging.getLogger("heterofed")
 
@@ -66,11 +66,18 @@ class Party:
     Args:
         table: this party's.
         run: the scheduler, for what the parties agreed on and which round it is.
+        known: gives labels of two classes of some ids, and their weights, at the party that has
+            such labels; None: this one has not.
     """
 
-    def __init__(self, table: LocalTable, run: Run) -> None:
+    def __init__(
+        self,
+        table: LocalTable,
+        run: Run,
+        known: Callable[[Sequence[str]], Known | None] | None = None,
+    ) -> None:
         self.table = table
-        self._run = run
+        self._run, self._known = run, known
         self._half: Half | None = None
         self._models: list[Half | Top] = []
 
@@ -170,7 +177,7 @@ class Party:
             self._half = self.knows(Half())
             return self._half
         given = self.settings
-        preparation = self.table.fit(train_ids, given.model)
+        preparation = self.table.fit(train_ids, given.model, self._known)
         self.table.load([*train_ids, *self._run.test_ids], preparation)
         self._half = self.knows(
             Half(

@@ -29,6 +29,9 @@ By = Literal["id", "label", "group", "time"]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Places = NDArray[np.float64]
 
+_AT_ONCE = 65_536
+"""Names that are hashed at a time: an object each takes more memory than all hashes."""
+
 STRATA = 10
 """Groups of equal size that numbers are cut into, to be stratified by."""
 
@@ -196,7 +199,11 @@ def _hashes(names: Sequence[str], key: str) -> NDArray[np.uint64]:
         one.update(name.encode())
         return one.digest()[:8]
 
-    return np.frombuffer(b"".join(map(digest, names)), dtype=">u8").astype(np.uint64)
+    found = np.empty(len(names), np.uint64)
+    for at in range(0, len(names), _AT_ONCE):
+        some = b"".join(map(digest, names[at : at + _AT_ONCE]))
+        found[at : at + _AT_ONCE] = np.frombuffer(some, dtype=">u8")
+    return found
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """One party's table in a task: its ids, its rows as tensors, its labels and weights.
 
 Rows are read and prepared once, when it is known which ones are needed; a batch is then a choice of
-rows of tensors. Nothing here knows of other parties.
+rows of tensors, or of records in a file where the table does not fit into memory. Nothing here
+knows of other parties.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import union_categoricals
 from torch import Tensor
 
-from heterofed.errors import ColumnError, MissingIdsError
-from heterofed.tabular.ids import Duplicates, IdRecipe, RowKeys
+from heterofed.errors import ColumnError, ConfigError, MissingIdsError
+from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.inspect import TableReport, inspect
 from heterofed.tabular.kinds import Column
-from heterofed.tabular.prepare import Inputs, Preparation, Step, choose
+from heterofed.tabular.places import Places
+from heterofed.tabular.prepare import WOE, Inputs, Preparation, Step, choose
+from heterofed.tabular.prepared import PreparedRows, prepared
 from heterofed.tabular.sources import Source, open_source
+from heterofed.tabular.table_rows import TableRows, rows_by_id
 
 if TYPE_CHECKING:
     from heterofed.tabular.models.half import Model
@@ -30,6 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heterofed")
 
 Location = str | os.PathLike[str] | pd.DataFrame | Source
+
+Known = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
+"""Labels 0 and 1 of some rows, and their weights, where there are any."""
+
+FITTED_CELLS = 5_000_000
+"""Steps are fitted on at most so many cells of train rows of a large table, taken in even steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +95,13 @@ class LocalTable:
         self.source.must_have([*self._beside, *_names(split_by or ())])
         self.own_recipe = IdRecipe.parse(id_recipe) if isinstance(id_recipe, str) else id_recipe
         self._duplicates: Duplicates = duplicates
-        self._ids: RowKeys
+        self._ids: TableRows
         self._told: set[str] = set()
         self._asked: tuple[str, bool] | None = None
         self._found: list[Column] | None = None
-        self._rows: pd.Index[Any] = pd.Index([], dtype="object")
-        self._inputs: Inputs | None = None
+        self._places = Places([])
+        self._inputs: Inputs | PreparedRows | None = None
+        self._beside_features: dict[str, pd.Series[Any]] = {}
 
     # -- ids -------------------------------------------------------------------------------
 
@@ -119,7 +132,7 @@ class LocalTable:
         recipe = recipe or IdRecipe.of_columns(len(self.id_columns))
         asked = (str(recipe.read_as(self.own_recipe)), offer_repeats)
         if asked != self._asked:
-            self._ids = RowKeys.read(
+            self._ids = rows_by_id(
                 self.source,
                 self.id_columns,
                 recipe.read_as(self.own_recipe),
@@ -181,13 +194,56 @@ class LocalTable:
         """Whether a column is left to learn from."""
         return any(each.kind not in ("constant", "id") for each in self.columns)
 
-    def fit(self, train_ids: Sequence[str], model: Model) -> Preparation:
-        """Fit the steps on the train rows, and on nothing else."""
+    def check_steps(self, *, has_classes: bool) -> None:
+        """Check that this party has what the steps are fitted by.
+
+        Args:
+            has_classes: whether it has labels, of two classes.
+
+        Raises:
+            ConfigError: a step needs such labels.
+        """
+        if self._needs_labels and not has_classes:
+            raise ConfigError(
+                "prepare: WOE is fitted by labels of two classes, and this party has none: leave"
+                " it out here, or see the guide to scorecards for weights of evidence by labels"
+                " that the Host has turned at random"
+            )
+
+    @property
+    def _needs_labels(self) -> bool:
+        return any(isinstance(step, WOE) for step in self._steps or ())
+
+    def fit(
+        self,
+        train_ids: Sequence[str],
+        model: Model,
+        known: Callable[[Sequence[str]], Known | None] | None = None,
+    ) -> Preparation:
+        """Fit the steps on the train rows, and on nothing else; of a large table on even steps of
+        them.
+
+        Args:
+            train_ids: of the rows.
+            model: that reads them.
+            known: gives labels of some ids, for steps that need them; None: there are none.
+        """
         steps = self._steps
         if steps is None:
             steps = choose(self.columns, linear=model == "logistic")
-        frame = self.source.typed(self.columns).take(self.positions(train_ids))
-        return Preparation.fit(frame, self.columns, steps)
+        typed = self.source.typed(self.columns)
+        if typed.is_large:
+            step = -(-len(train_ids) * len(self.columns) // FITTED_CELLS)
+            train_ids = train_ids[:: max(1, step)]
+            positions = self.positions(train_ids)
+            order = np.argsort(positions)
+            train_ids = [train_ids[at] for at in order.tolist()]
+            frame = pd.concat(typed.among(positions))
+        else:
+            frame = typed.take(self.positions(train_ids))
+        found = known(train_ids) if known is not None and self._needs_labels else None
+        labels, weights = found or (None, None)
+        return Preparation.fit(frame, self.columns, steps, labels=labels, weights=weights)
 
     def load(self, ids: Sequence[str], preparation: Preparation | None) -> None:
         """Prepare the rows that batches will be of.
@@ -201,16 +257,16 @@ class LocalTable:
             ColumnError: the table has other columns than those of the training, or other values.
         """
         positions = self.positions(ids)
-        self._rows = pd.Index(list(ids), dtype="object")
+        self._places = Places(ids)
         self._inputs = None
         if preparation is not None:
             self.source.must_have(preparation.names)
-            frame = self.source.typed(preparation.columns).take(positions)
-            self._inputs = preparation.apply(frame)
+            typed = self.source.typed(preparation.columns)
+            self._inputs = prepared(typed, positions, preparation)
 
     def batches(self, ids: Sequence[str], size: int) -> Iterator[Batch]:
         """Batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
-        rows = torch.as_tensor(self._rows.get_indexer(pd.Index(list(ids), dtype="object")))
+        rows = torch.from_numpy(self._places.of(ids))
         if absent := int((rows < 0).sum()):
             raise MissingIdsError(
                 f"{self.source.name} has no row for {absent} of {len(ids)} ids",
@@ -233,13 +289,12 @@ class LocalTable:
         Raises:
             MissingIdsError: some have no row.
         """
-        frame = self.source.take(self.positions(ids), self.label_columns)
-        return frame[self.label_columns[0]] if len(self.label_columns) == 1 else frame
+        return self.all_labels().iloc[self.positions(ids)]
 
     def all_labels(self) -> Any:
         """The label of every row."""
-        frame = self.source.frame(self.label_columns)
-        return frame[self.label_columns[0]] if len(self.label_columns) == 1 else frame
+        columns = {name: self._values(name) for name in self.label_columns}
+        return next(iter(columns.values())) if len(columns) == 1 else pd.DataFrame(columns)
 
     def split_values(self, ids: Sequence[str]) -> Any:
         """What the rows of some ids are split by: a group, a time, or else their label."""
@@ -252,8 +307,21 @@ class LocalTable:
         """The weight of each of some ids, as it lies; None where there is no such column."""
         if self.weight_column is None:
             return None
-        frame = self.source.take(self.positions(ids), [self.weight_column])
-        return frame[self.weight_column]
+        return self._values(self.weight_column).iloc[self.positions(ids)]
+
+    def _values(self, name: str) -> pd.Series[Any]:
+        """The cells of a column that is no feature, of all rows; held from then on."""
+        if name not in self._beside_features:
+            source = self.source
+            if not source.is_large:
+                found = source.frame([name])[name]
+            elif self._report[name].kind == "numeric":
+                found = source.typed([self._column(name)]).frame()[name]
+            else:  # a word is held once, however often it comes
+                parts = [part[name].astype("category") for part in source.chunks(columns=[name])]
+                found = pd.Series(union_categoricals(parts), name=name)
+            self._beside_features[name] = found
+        return self._beside_features[name]
 
 
 def _names(given: str | Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ class Targets:
 
     def of_rows(self, rows: Tensor) -> Rows:
         """Labels of some rows, as `train_a_batch` gets them: with their weights where there are
-        any. Plain labels are looked at by the leak report.
+        any. The leak report knows labels by this name.
         """
         if not self.weighed:
             return self.labels[rows]

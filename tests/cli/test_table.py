@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from heterofed.cli.app import cli
 from heterofed.errors import HeteroFedError
 from tests.e2e.processes import Parties
+from tests.tabular.fate_files import numbers, svmlight, tag_value, with_header
 from tests.tabular.people import loans, written
 
 
@@ -52,6 +53,34 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     for party in ("host", "collaborator"):
         assert (tmp_path / "runs" / "loans" / party / "best_feature_model.pt").exists()
     assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_three_parties_by_command(parties: Parties, tmp_path: Path) -> None:
+    table, label = numbers(200)
+    files = {
+        "host": with_header(tmp_path / "a.csv", table[["x0", "x1", "x2", "x3"]], label),
+        "tags": tag_value(tmp_path / "b.csv", table[["x4", "x5", "x6", "x7"]]),
+        "sparse": svmlight(tmp_path / "c.csv", table[["x8", "x9", "x10", "x11"]]),
+    }
+    common = ["--task", "t", "--results", str(tmp_path / "runs"), "--join-timeout", "90", "--json"]
+    only = {"train": ["--id", "id", "--label", "y", "--rounds", "2", "--parties", "2"]}
+    only["predict"] = ["--out", str(tmp_path / "predictions.csv")]
+    for command in ("train", "predict"):
+        started = {}
+        for name, path in files.items():
+            line = ["-m", "heterofed", "table", command, str(path), *common]
+            line += ["--party", name]
+            if name == "host":
+                line += only[command]
+            else:
+                line += ["--role", "collaborator", *(["--id", "c1"] if command == "train" else [])]
+            started[name] = parties.start(*line)
+        assert {each.wait() for each in started.values()} == {0}, started["host"].output
+        found = {name: json.loads(each.output.splitlines()[-1]) for name, each in started.items()}
+    assert {each["rows"] for each in found.values()} == {200}
+    assert "c1, c2, and c2 holds the tags of a line (found out" in started["tags"].output
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 200
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,13 @@ def test_track(
     assert lines[3] == "done"
 
 
+def test_watch(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: Any = guide_of("watch.md", names)
+    assert seen.bank.result.rounds == 2
+    assert (seen.bank.result.folder / "events.jsonl").exists()
+
+
 def test_export(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     seen: Any = guide_of("export.md", names)

@@ -45,6 +45,7 @@ def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
     assert accuracies(folder / "bank" / "test.csv")[-1] > 0.85
     tables = {"comm.csv", "outbound.csv"}
     models = {
+        "events.jsonl",
         "feature_model.pt",
         "signature.json",
         "report.html",

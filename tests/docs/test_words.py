@@ -70,3 +70,38 @@ def test_the_check_sees_names_and_texts() -> None:
     found = {each for name in names(ast.parse(code)) for each in words(name)}
     assert found & NAMES.keys() == {"door", "doorman", "errand"}
     assert words("Mend it; then `_farewellSeconds`.") & STANDARD.keys() == {"mend", "farewell"}
+
+
+COMPLETE = ("psi", *(f"heterofed/{name}" for name in (
+    "compute", "intersection", "messaging", "protocol", "simulation", "trackers", "transport",
+)))  # fmt: skip
+"""The packages whose docstrings all begin with a subject or a verb."""
+
+ELLIPTIC = {"As", "How", "Of", "That", "What", "Where", "Whom", "Whose"}
+"""Words with which a docstring begins that is no full sentence."""
+
+
+def elliptic(tree: ast.AST) -> list[str]:
+    """The beginnings of docstrings, also of names, that are no full sentences."""
+    texts = (
+        node.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
+    return [each[:60] for each in texts if isinstance(each, str) and each.split()[0] in ELLIPTIC]
+
+
+@pytest.mark.parametrize("package", COMPLETE)
+def test_docstrings_are_full_sentences(package: str) -> None:
+    found = {
+        str(path.relative_to(ROOT)): each
+        for path in CODE
+        if (ROOT / package) in path.parents
+        for each in elliptic(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert not found, found
+
+
+def test_the_check_sees_elliptic_docstrings() -> None:
+    code = 'def f():\n    """What is kept."""\n\n\nLIMIT = 1\n"""Of bytes."""\n"""The limit."""\n'
+    assert set(elliptic(ast.parse(code))) == {"What is kept.", "Of bytes."}

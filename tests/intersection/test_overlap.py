@@ -18,12 +18,12 @@ pytestmark = pytest.mark.usefixtures("home")
 class Asker(RSAPSIInitiatorScheduler):
     """What `run` starts is the count."""
 
-    def launch_task(self, task_id: str, resume: Any = "auto") -> Any:
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
         return self.count_common(task_id)
 
 
 class Answerer(RSAPSICollaboratorScheduler):
-    def launch_task(self, task_id: str, resume: Any = "auto") -> Any:
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
         return self.count_common(task_id)
 
 

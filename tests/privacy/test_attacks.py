@@ -133,6 +133,9 @@ def test_a_class_that_is_missing_is_not_scored(rng: torch.Generator) -> None:
         (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), None),
         (["a", "b"], None),
         (torch.tensor([1, 0, 1]), None),
+        ({"label": torch.tensor([1, 0]), "weight": torch.tensor([2.0, 1.0])}, [1, 0]),
+        ({"weight": torch.tensor([2.0, 1.0])}, None),
+        ({"y": torch.tensor([1, 0]), "target": torch.tensor([0, 1])}, None),
     ],
 )
 def test_labels_as_class_numbers(labels: object, numbers: list[int] | None) -> None:

@@ -151,7 +151,7 @@ def test_defences_and_epsilons_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gather", "write_whole", "_page"])
+@pytest.mark.parametrize("name", ["gather", "write_whole", "page_template"])
 def test_a_report_that_fails_costs_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

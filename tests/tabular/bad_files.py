@@ -38,7 +38,11 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("t.csv", text(""), r"t\.csv is empty; its first line must name the columns"),
     "blank lines": ("t.csv", text("\n\n \n"), r"t\.csv is empty"),
     "header only": ("t.csv", text("id,x,y\n"), r"t\.csv has a header and no rows below it"),
-    "no header": ("t.csv", text("1,2,0\n2,3,1\n"), r"t\.csv, line 1: these are numbers, where the"),
+    "no header": (
+        "t.csv",
+        text("1,2,0\n2,3,1\n"),
+        r"its columns are .c1., .c2., .c3. \(its first line names no columns\)",
+    ),
     "one more field": (
         "t.csv",
         changed(7, "6,1,0,9"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from heterofed.compute.plain import are_plain
 from heterofed.errors import ReleaseLimitError
 from heterofed.privacy.accountant import composed_epsilon
 from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
@@ -160,7 +161,7 @@ def _names(ids: object) -> list[str] | None:
     """Ids of a batch; None where they name nobody, which is refused where they are compared."""
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         return None
-    return list(ids) if all(isinstance(each, str) for each in ids) else None
+    return list(ids) if are_plain(ids) or all(isinstance(each, str) for each in ids) else None
 
 
 class EmbeddingReleases(Releases):

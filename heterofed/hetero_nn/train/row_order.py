@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from heterofed.compute.alignment import keyed_digest
+from heterofed.compute.plain import are_plain
 from heterofed.errors import FeatureError, RowOrderError
 from heterofed.runs.run import Run
 
@@ -54,7 +55,7 @@ class RowOrder:
             return None
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
             raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
-        plain = set(map(type, ids)) <= {str} or all(isinstance(each, str) for each in ids)
+        plain = are_plain(ids) or all(isinstance(each, str) for each in ids)
         if len(ids) != rows or not plain:
             raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
         purpose = f"rows {self._run.party.phase} {self._run.party.round} {number}"

@@ -8,10 +8,13 @@ from heterofed.tabular.prepare.choose import choose
 from heterofed.tabular.prepare.inputs import Bag, Inputs, Shape
 from heterofed.tabular.prepare.numbers import Impute, Scale
 from heterofed.tabular.prepare.preparation import Preparation, Step
+from heterofed.tabular.prepare.spread import SpreadTags
 from heterofed.tabular.prepare.tokens import HashText, Tags
 from heterofed.tabular.prepare.truths import Booleans, Dates
+from heterofed.tabular.prepare.woe import WOE
 
 __all__ = [
+    "WOE",
     "Bag",
     "Booleans",
     "Dates",
@@ -23,6 +26,7 @@ __all__ = [
     "Preparation",
     "Scale",
     "Shape",
+    "SpreadTags",
     "Step",
     "Tags",
     "choose",

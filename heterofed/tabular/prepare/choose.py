@@ -9,6 +9,7 @@ from heterofed.tabular.kinds import Kind
 from heterofed.tabular.prepare.categories import Embed, OneHot
 from heterofed.tabular.prepare.numbers import Impute, Scale
 from heterofed.tabular.prepare.preparation import Step
+from heterofed.tabular.prepare.spread import SpreadTags
 from heterofed.tabular.prepare.tokens import HashText, Tags
 from heterofed.tabular.prepare.truths import Booleans, Dates
 
@@ -25,8 +26,10 @@ class Described(Protocol):
         """What it holds."""
 
 
+_NUMBERS: tuple[type[Step], ...] = (Impute, Scale)
+
 STEPS: dict[Kind, tuple[type[Step], ...]] = {
-    "numeric": (Impute, Scale),
+    "numeric": _NUMBERS,
     "boolean": (Booleans,),
     "category": (Embed,),
     "date": (Dates,),
@@ -45,4 +48,6 @@ def choose(columns: Iterable[Described], *, linear: bool = False) -> list[Step]:
     """
     kinds = {each.kind for each in columns}
     steps = [step for kind, steps in STEPS.items() if kind in kinds for step in steps]
+    if "tags" in kinds:  # few different tags are so many numbers
+        steps = [SpreadTags, *(each for each in steps if each not in _NUMBERS), *_NUMBERS]
     return [OneHot() if linear and step is Embed else step() for step in steps]

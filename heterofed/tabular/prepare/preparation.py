@@ -15,11 +15,13 @@ from heterofed.tabular.kinds import Column
 from heterofed.tabular.prepare.categories import Embed, OneHot
 from heterofed.tabular.prepare.inputs import Inputs, Shape
 from heterofed.tabular.prepare.numbers import Impute, Scale
+from heterofed.tabular.prepare.spread import SpreadTags
 from heterofed.tabular.prepare.tokens import HashText, Tags
 from heterofed.tabular.prepare.truths import Booleans, Dates
-from heterofed.tabular.prepare.work import Work
+from heterofed.tabular.prepare.woe import WOE
+from heterofed.tabular.prepare.work import Array, Work
 
-Step = Impute | Scale | OneHot | Embed | HashText | Tags | Booleans | Dates
+Step = Impute | Scale | OneHot | Embed | HashText | SpreadTags | Tags | Booleans | Dates | WOE
 
 
 class Preparation(msgspec.Struct, frozen=True):
@@ -37,7 +39,13 @@ class Preparation(msgspec.Struct, frozen=True):
 
     @classmethod
     def fit(
-        cls, frame: pd.DataFrame, columns: Sequence[Column], steps: Sequence[Step]
+        cls,
+        frame: pd.DataFrame,
+        columns: Sequence[Column],
+        steps: Sequence[Step],
+        *,
+        labels: Array | None = None,
+        weights: Array | None = None,
     ) -> Preparation:
         """Fit steps.
 
@@ -45,16 +53,19 @@ class Preparation(msgspec.Struct, frozen=True):
             frame: the train rows of this party, and nothing but them.
             columns: of the frame, in its order.
             steps: not fitted.
+            labels: 0 and 1 of the rows, for steps that are fitted by them; None: there are none.
+            weights: of the rows beside their labels.
 
         Raises:
             ColumnError: a column holds what its kind does not allow, or nothing is left to learn
                 from.
-            ConfigError: no train row has features here, or a step is for a column that is not
-                there.
+            ConfigError: no train row has features here, a step is for a column that is not there,
+                or it needs labels and there are none.
         """
         if not len(frame):
             raise ConfigError("prepare: there is no train row to fit the columns on")
         work = _work(frame, columns)
+        work.labels, work.weights = labels, weights
         fitted = []
         for step in steps:
             done = step.fit(work)

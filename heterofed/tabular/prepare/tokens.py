@@ -89,7 +89,7 @@ class Tags(msgspec.Struct, tag="tags"):
     def apply(self, work: Work) -> None:
         """Read the columns of these rows."""
         for name, largest in self.tags.items():
-            frame = _long(work.take(name))
+            frame = long(work.take(name))
             codes = pd.Index(list(largest), dtype=object).get_indexer(pd.Index(frame["tag"]))
             known = codes >= 0
             codes, frame = codes[known], frame[known]
@@ -106,14 +106,14 @@ class Tags(msgspec.Struct, tag="tags"):
 
     def _known(self, column: pd.Series[Any]) -> dict[str, float]:
         """The largest absolute number of each known tag."""
-        frame = _long(column)
+        frame = long(column)
         counts = frame["tag"].value_counts()
         names = counts.index[counts.to_numpy() >= self.min_count][: self.max_tags]
         largest = frame["number"].abs().groupby(frame["tag"]).max()
         return {str(name): float(largest[name]) or 1.0 for name in sorted(names)}
 
 
-def _long(column: pd.Series[Any]) -> pd.DataFrame:
+def long(column: pd.Series[Any]) -> pd.DataFrame:
     """One line for each tag of each row: `row`, `tag`, `number`."""
     lists = words(column).fillna("").str.split(BETWEEN)
     tags = lists.reset_index(drop=True).explode().astype(object)

@@ -26,6 +26,8 @@ class Work:
         dense: numbers by name, each [rows].
         codes: by group, [rows, columns].
         bags: by column.
+        labels: 0 and 1 of these rows, where steps are fitted and this party has such labels.
+        weights: of these rows beside their labels, where there are any.
     """
 
     columns: dict[str, pd.Series[Any]]
@@ -34,6 +36,8 @@ class Work:
     dense: dict[str, Array] = field(default_factory=dict)
     codes: dict[str, Array] = field(default_factory=dict)
     bags: dict[str, Bag] = field(default_factory=dict)
+    labels: Array | None = None
+    weights: Array | None = None
 
     def chosen(self, columns: Sequence[str] | None, kinds: Sequence[Kind], step: str) -> list[str]:
         """The columns that a step is for: those it was given, or all of its kinds that are left.

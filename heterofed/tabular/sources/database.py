@@ -57,7 +57,7 @@ def read_database(url: str, *, table: str | None, query: str | None) -> tuple[st
                 for block in _as_csv(connection, select):
                     file.write(block)
         return f"{what} of {shown}", read_delimited(
-            path, delimiter=",", encoding="utf-8", name=f"{what} of {shown}"
+            path, delimiter=",", encoding="utf-8", header=True, name=f"{what} of {shown}"
         )
     except _errors() as error:
         raise ConfigError(f"{shown}: {_first_line(error)}") from None

@@ -11,11 +11,17 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heterofed.errors import ColumnError, ConfigError
-from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb
+from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb, settle
+from heterofed.tabular.sources.header import is_header, made_up
 from heterofed.tabular.sources.plain_text import PlainText
 from heterofed.tabular.sources.source import Cells, Relation
+from heterofed.tabular.sources.tag_lines import columns_before_tags, write_table
+
+if TYPE_CHECKING:
+    import duckdb
 
 DELIMITERS = (",", ";", "\t", "|")
 ON_DISK = 256 << 20
@@ -29,7 +35,12 @@ _SHOWN = {"\t": "tab"}
 
 
 def read_delimited(
-    path: Path, *, delimiter: str | None, encoding: str | None, name: str = ""
+    path: Path,
+    *,
+    delimiter: str | None,
+    encoding: str | None,
+    header: bool | None = None,
+    name: str = "",
 ) -> Relation:
     """The table in a CSV file or one like it, whatever its delimiter, encoding and compression.
 
@@ -37,6 +48,7 @@ def read_delimited(
         path: of the file.
         delimiter: between fields; None: found out.
         encoding: of the text; None: found out.
+        header: whether the first line names the columns; None: found out.
         name: what to call the file in messages; empty: by its own name.
 
     Raises:
@@ -46,31 +58,26 @@ def read_delimited(
     scratch = Scratch()
     text = PlainText(path, encoding, scratch)
     name, sample = name or path.name, text.sample()
+    tags = None if header or delimiter is not None else columns_before_tags(sample)
+    if tags is not None:
+        place = scratch.place(".csv")
+        write_table(text.path, tags, name, place)
+        text.path, delimiter = place, ","
+        sample = text.sample()
     if delimiter is None:
         delimiter = delimiter_of(sample)
         if delimiter != ",":
             text.notes.append(f"fields are parted by {_SHOWN.get(delimiter, repr(delimiter))}")
     elif len(delimiter) != 1:
         raise ConfigError(f"delimiter {delimiter!r}: give one character")
-    header, first = _first_rows(sample, delimiter, name)
-    columns = _named(header, first, name)
-    large = text.path.stat().st_size >= ON_DISK
-    connection = connect(scratch, large=large, columns=len(columns))
-    listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
-    try:
-        connection.execute(
-            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(text.path))},"  # noqa: S608
-            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(_escape(sample))},"
-            " header = true, auto_detect = false, strict_mode = true, null_padding = false,"
-            f" nullstr = '', columns = {{{listed}}})"
-        )
-    except need_duckdb().OutOfMemoryException:
-        raise ConfigError(
-            f"{name}: its {len(columns)} columns do not fit into memory; leave out such as are not"
-            " needed, or write it as Parquet"
-        ) from None
-    except need_duckdb().Error as error:
-        raise ConfigError(f"{name}, {_fault(str(error), len(columns), delimiter)}") from None
+    first, second = _first_rows(sample, delimiter, name, header)
+    found = (tags is None and is_header(first, second)) if header is None else header
+    columns = _named(first, second, name) if found else made_up(len(first))
+    if not found:
+        text.notes.append(_no_header(columns, is_given=header is False, has_tags=tags is not None))
+    connection = _loaded(
+        scratch, text.path, columns, delimiter, _escape(sample), name, header=found
+    )
     relation = Relation(
         connection,
         scratch,
@@ -78,19 +85,69 @@ def read_delimited(
         "rowid",
         {each: Cells(f"c{at}", "VARCHAR") for at, each in enumerate(columns)},
         tuple(text.notes),
+        has_header=bool(found),
     )
-    return _without_nameless(relation, len(header), name)
+    return _without_nameless(relation, len(first), name)
+
+
+def _loaded(
+    scratch: Scratch,
+    path: Path,
+    columns: list[str],
+    delimiter: str,
+    escape: str,
+    name: str,
+    *,
+    header: bool,
+) -> duckdb.DuckDBPyConnection:
+    """A database with the table `cells`, whose columns are called `c0`, `c1`, ..."""
+    large = path.stat().st_size >= ON_DISK
+    connection = connect(scratch, large=large, columns=len(columns))
+    listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
+    try:
+        connection.execute(
+            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(path))},"  # noqa: S608
+            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(escape)},"
+            f" header = {str(header).lower()}, auto_detect = false, strict_mode = true,"
+            f" null_padding = false, nullstr = '', columns = {{{listed}}})"
+        )
+        if large:
+            settle(connection, len(columns))
+    except need_duckdb().OutOfMemoryException:
+        raise ConfigError(
+            f"{name}: its {len(columns)} columns do not fit into memory; leave out such as are not"
+            " needed, or write it as Parquet"
+        ) from None
+    except need_duckdb().Error as error:
+        raise ConfigError(f"{name}, {_fault(str(error), len(columns), delimiter)}") from None
+    return connection
+
+
+def _no_header(columns: list[str], *, is_given: bool, has_tags: bool) -> str:
+    """What to say of columns that had to be named."""
+    shown = ", ".join(columns[:4]) + (", ..." if len(columns) > 4 else "")
+    last = f", and {columns[-1]} holds the tags of a line" if has_tags else ""
+    how = "" if is_given else " (found out; header=True or --header if it is one)"
+    return f"its first line is no header, so its columns are called {shown}{last}{how}"
 
 
 def delimiter_of(sample: str) -> str:
-    """The delimiter under which most lines have the same number of fields, and more than one."""
+    """The delimiter under which most lines have the same number of fields, and more than one; of
+    several such, in a file without a header, the one that comes first.
+    """
 
     def score(delimiter: str) -> tuple[float, int]:
         widths = Counter(len(row) for row in _rows(sample, delimiter) if row)
         (width, times), *_ = widths.most_common(1) or [(1, 1)]
         return (times / max(widths.total(), 1), width) if width > 1 else (0.0, 1)
 
-    return max(DELIMITERS, key=score)
+    scores = {each: score(each) for each in DELIMITERS}
+    best = max(DELIMITERS, key=lambda each: scores[each])
+    alike = [each for each in DELIMITERS if scores[each][0] == scores[best][0] > 0]
+    line = sample.lstrip().partition("\n")[0]
+    foremost = min(alike, key=line.find) if alike else best
+    rows = _rows(sample, foremost)[:2]
+    return foremost if rows and not is_header(rows[0], rows[-1]) else best
 
 
 def _rows(sample: str, delimiter: str) -> list[list[str]]:
@@ -105,13 +162,17 @@ def _escape(sample: str) -> str:
     return "\\" if '\\"' in sample and '""' not in sample else '"'
 
 
-def _first_rows(sample: str, delimiter: str, name: str) -> tuple[list[str], list[str]]:
+def _first_rows(
+    sample: str, delimiter: str, name: str, header: bool | None
+) -> tuple[list[str], list[str]]:
+    """The fields of the first two lines; of the second none where the first is the only row."""
     rows = [row for row in _rows(sample, delimiter) if any(row)][:2]
     if not rows:
         raise ConfigError(f"{name} holds no table: its first line must name the columns")
-    if len(rows) == 1:
+    first = [each.strip() for each in rows[0]]
+    if len(rows) == 1 and (header or (header is None and is_header(first, []))):
         raise ConfigError(f"{name} has a header and no rows below it")
-    return [each.strip() for each in rows[0]], rows[1]
+    return first, rows[1] if len(rows) > 1 else []
 
 
 def _named(header: list[str], first: list[str], name: str) -> list[str]:
@@ -121,12 +182,7 @@ def _named(header: list[str], first: list[str], name: str) -> list[str]:
         places = [at for at, each in enumerate(header, 1) if each == twice[0]]
         raise ColumnError(
             f"{name}, line 1: columns {' and '.join(map(str, places))} are both called"
-            f" {twice[0]!r}; rename one"
-        )
-    if _is_data(header):
-        raise ConfigError(
-            f"{name}, line 1: these are numbers, where the names of the columns should be; put a"
-            " line with the names on top"
+            f" {twice[0]!r}; rename one, or say that there is no header"
         )
     beyond = [""] * (len(first) - len(header)) if _ends_empty(header, first) else []
     return [each or f"{_NAMELESS}{at}" for at, each in enumerate([*header, *beyond], 1)]
@@ -135,12 +191,6 @@ def _named(header: list[str], first: list[str], name: str) -> list[str]:
 def _ends_empty(header: list[str], first: list[str]) -> bool:
     """Whether rows end in a delimiter, and the header does not."""
     return len(first) == len(header) + 1 and not first[-1]
-
-
-def _is_data(header: list[str]) -> bool:
-    numbers = [each for each in header if re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", each)]
-    counted = [str(at) for at in range(len(header))]
-    return len(numbers) == len(header) > 0 and header != counted
 
 
 def _without_nameless(relation: Relation, named: int, name: str) -> Relation:

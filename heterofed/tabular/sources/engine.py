@@ -13,8 +13,11 @@ from heterofed.files import temporary_folder
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY_MB = 1000
+MEMORY_MB = 500
 """What DuckDB may hold of a large table; what does not fit goes to the scratch folder."""
+
+READING_MB = 200
+"""The same once the table lies in the scratch folder, and is read."""
 
 _COLUMN_MB = 1
 """It needs about so much to write one column of any table, whatever the rows."""
@@ -63,6 +66,12 @@ def connect(scratch: Scratch, *, large: bool, columns: int = 0) -> duckdb.DuckDB
         connection.execute(f"SET memory_limit = '{limit}MB'")
     connection.execute(f"SET temp_directory = {literal(str(scratch.path / 'spill'))}")
     return connection
+
+
+def settle(connection: duckdb.DuckDBPyConnection, columns: int) -> None:
+    """Give back what it took to write a large table of so many columns."""
+    limit = max(READING_MB, columns * _COLUMN_MB)
+    connection.execute(f"CHECKPOINT; SET memory_limit = '{limit}MB'")
 
 
 def quoted(name: str) -> str:

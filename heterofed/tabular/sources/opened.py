@@ -27,6 +27,7 @@ def open_source(
     query: str | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
+    header: bool | None = None,
     missing: Iterable[str] = MISSING,
 ) -> Source:
     """Open a table: a CSV or Parquet file, a table of a database, or a DataFrame.
@@ -39,6 +40,8 @@ def open_source(
         query: of a database, in place of a table.
         delimiter: between the fields of a CSV file; None: found out.
         encoding: of a CSV file; None: found out.
+        header: whether the first line of a CSV file names its columns; None: found out. Without
+            one they are called `c1`, `c2` and so on.
         missing: texts of cells that stand for a missing value; also what should count as such.
 
     Raises:
@@ -52,7 +55,7 @@ def open_source(
         name, relation = database.read_database(words, table=table, query=query)
         return _filled(Source(name, relation, missing=missing))
     path = Path(words).expanduser()
-    relation = _of_file(path, table=table, query=query, delimiter=delimiter, encoding=encoding)
+    relation = _of_file(path, table, query, delimiter, encoding, header)
     return _filled(Source(path.name, relation, missing=missing))
 
 
@@ -68,7 +71,12 @@ def _of_frame(frame: object) -> Relation:
 
 
 def _of_file(
-    path: Path, *, table: str | None, query: str | None, delimiter: str | None, encoding: str | None
+    path: Path,
+    table: str | None,
+    query: str | None,
+    delimiter: str | None,
+    encoding: str | None,
+    header: bool | None,
 ) -> Relation:
     head = _head(path)
     kind = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
@@ -85,7 +93,7 @@ def _of_file(
         raise ConfigError(f"{path.name} is no database: leave out table and query")
     if head.startswith(parquet.MAGIC) or path.suffix.lower() in (".parquet", ".pq"):
         return parquet.read_parquet(path)
-    return delimited.read_delimited(path, delimiter=delimiter, encoding=encoding)
+    return delimited.read_delimited(path, delimiter=delimiter, encoding=encoding, header=header)
 
 
 def _head(path: Path) -> bytes:

@@ -51,7 +51,7 @@ class RowFile:
             for part in parts:
                 to_records.write(self._records(part, to_texts).tobytes())
         self._listed = [np.array([*each, None], dtype=object) for each in self._words]
-        self._records_in, self._texts_in = _opened(records, self), _opened(texts, self)
+        self._records_in, self._texts_in = opened(records, self), opened(texts, self)
         self.rows = records.stat().st_size // max(self._type.itemsize, 1)
 
     def take(self, positions: Sequence[int] | Array) -> pd.DataFrame:
@@ -135,7 +135,8 @@ def _written(cells: pd.Series[Any], texts: BinaryIO) -> Array:
     return found
 
 
-def _opened(path: Path, owner: object) -> int:
+def opened(path: Path, owner: object) -> int:
+    """A handle to read a file, which is closed when its owner is forgotten."""
     stack = ExitStack()
     handle = stack.enter_context(path.open("rb")).fileno()
     weakref.finalize(owner, stack.close)

@@ -23,7 +23,7 @@ Positions = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
 VECTOR = 2048
 """Rows that DuckDB handles at a time."""
 
-SMALL_CELLS = 50_000_000
+SMALL_CELLS = 20_000_000
 """Rows are taken from memory where a table has no more cells, else from a file of records."""
 
 _AT_ONCE = 500
@@ -53,6 +53,7 @@ class Relation:
         columns: the cells of each column by the user's name for it, in their order. DuckDB tells
             no upper from lower case in names, so its own names may be others.
         notes: what was found out while opening, for people.
+        has_header: whether the names of the columns stand in the table.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -61,6 +62,7 @@ class Relation:
     row: str
     columns: dict[str, Cells]
     notes: tuple[str, ...] = field(default=())
+    has_header: bool = True
 
 
 class Source:
@@ -110,7 +112,9 @@ class Source:
         """
         for name in columns:
             if name not in self.columns:
-                raise ColumnError(f"{self.name} has no column {name!r}{_meant(name, self.columns)}")
+                why = "" if self._relation.has_header else " (its first line names no columns)"
+                meant = _meant(name, self.columns)
+                raise ColumnError(f"{self.name} has no column {name!r}{meant}{why}")
 
     def typed(self, columns: Iterable[Column]) -> Source:
         """These columns of the same table, with values for cells, by each column's kind.
@@ -180,15 +184,36 @@ class Source:
             IndexError: there is no such row.
         """
         names = self._chosen(columns)
-        if self._is_large:
+        if self.is_large:
             return self._row_file().take(positions)[names]
         if self._held is None:
             self._held = self.frame()
         return self._held.iloc[np.asarray(positions, dtype=np.int64)][names]
 
+    def among(self, positions: Positions) -> Iterator[pd.DataFrame]:
+        """The rows at some positions, in the order of the table and each once, part by part; the
+        index of a part says which they are.
+
+        Raises:
+            ColumnError: as of `frame`.
+        """
+        wanted, done = np.unique(np.asarray(positions, dtype=np.int64)), 0
+        for part in self.chunks(16_384):
+            start = int(part.index[0])
+            end = int(np.searchsorted(wanted, start + len(part)))
+            if end > done:
+                yield part.iloc[wanted[done:end] - start]
+            done = end
+
     @property
-    def _is_large(self) -> bool:
+    def is_large(self) -> bool:
+        """Whether the table is not to be held in memory."""
         return self.rows * len(self.columns) > SMALL_CELLS
+
+    @property
+    def scratch(self) -> Scratch:
+        """The private folder of this table's files."""
+        return self._relation.scratch
 
     def _row_file(self) -> RowFile:
         if self._records is None:

@@ -14,7 +14,7 @@ _MECHANISM = slice(12, 32)
 
 
 class Answer(Enum):
-    """How the other side answered a greeting."""
+    """The answer of the other side to a greeting."""
 
     CURVE = "a listener with keys"
     NULL = "a listener without keys"

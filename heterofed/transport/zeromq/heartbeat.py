@@ -1,4 +1,4 @@
-"""How often a connection is asked whether it is alive, and when it counts as dead."""
+"""Defines the interval of heartbeats, and the time after which a connection counts as dead."""
 
 from __future__ import annotations
 

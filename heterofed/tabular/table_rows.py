@@ -1,0 +1,84 @@
+"""The ids of a table and the row of each: held as they are, or for many rows as hashes.
+
+Of a large table the ids themselves stay where they lie: they are read again, part by part, when the
+intersection asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from heterofed.tabular.ids import Duplicates, IdRecipe, RowKeys
+from heterofed.tabular.ids.index import IdIndex
+from heterofed.tabular.ids.table_ids import written_ids
+from heterofed.tabular.sources import Source
+
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+
+_AT_ONCE = 65_536
+"""Ids that are hashed at a time."""
+
+
+class TableRows(Protocol):
+    """Unique ids by each key, and where their rows are; see `heterofed.tabular.ids.RowKeys`."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the ids."""
+
+    def ids(self, key: int = 0) -> list[str]:
+        """The ids by a key, in the order of their rows."""
+
+    def further(self, common: Iterable[str], key: int) -> list[str]:
+        """The ids by a key of those rows that none of the common ids stands for."""
+
+    def positions(self, ids: Sequence[str]) -> Positions:
+        """The rows of some ids, in their order."""
+
+
+def rows_by_id(
+    source: Source,
+    columns: Sequence[str],
+    recipe: IdRecipe,
+    *,
+    duplicates: Duplicates,
+    offer_repeats: bool,
+) -> TableRows:
+    """The ids of a table; see `heterofed.tabular.ids.RowKeys.read`."""
+    plain = duplicates == "error" and recipe.repeats == 1 and len(recipe.keys) == 1
+    if source.is_large and plain:
+        return _ManyRows(source, columns, recipe)
+    return RowKeys.read(source, columns, recipe, duplicates=duplicates, offer_repeats=offer_repeats)
+
+
+class _ManyRows:
+    """The rows of a large table by one key; none of its ids may repeat."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, source: Source, columns: Sequence[str], recipe: IdRecipe) -> None:
+        self._source, self._read_by = source, (columns, recipe)
+        self._index = IdIndex(source, columns, recipe)
+
+    def ids(self, key: int = 0) -> list[str]:  # noqa: ARG002 - there is one
+        """Read anew at each call."""
+        return [each for part, _ in written_ids(self._source, *self._read_by) for each in part]
+
+    def further(self, common: Iterable[str], key: int) -> list[str]:  # noqa: ARG002
+        """There is no further key."""
+        return []
+
+    def positions(self, ids: Sequence[str]) -> Positions:
+        """See `TableRows`.
+
+        Raises:
+            MissingIdsError: some have no row.
+        """
+        parts = [
+            self._index.positions(ids[start : start + _AT_ONCE])
+            for start in range(0, len(ids), _AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
