@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from docs.generator.markdown import ROOT, WHOLE_FILE
 from docs.generator.readme import README_LINK
 from docs.generator.translations import FRONT
 
+DIAGRAM = re.compile(r"^```mermaid\n.*?^```\n\n", re.MULTILINE | re.DOTALL)
 REPOSITORY = "https://github.com/heterofed/heterofed/blob/main/"
 
 
 def chinese_home() -> str:
-    """`docs/zh/index.md`: the whole README, with links as the site has to write them."""
-    text = FRONT.sub("", (ROOT / "README.zh.md").read_text(encoding="utf-8"))
+    """`docs/zh/index.md`: the README without its diagram, which GitHub alone draws."""
+    text = DIAGRAM.sub("", FRONT.sub("", (ROOT / "README.zh.md").read_text(encoding="utf-8")))
     return f"{WHOLE_FILE}\n\n" + README_LINK.sub(lambda link: f"]({_on_site(link[1])})", text)
 
 
