@@ -82,6 +82,7 @@ def measure(path: Path) -> dict[str, Any]:
         found[f"{name}_s"] = round(seconds, 1)
         found[f"{name}_rows_per_s"] = round(rows / max(seconds, 1e-3))
         found[f"{name}_peak_mb"] = peak_mb()
+        print(f"{name}: {seconds:.1f} s, at most {peak_mb()} MB", file=sys.stderr, flush=True)
 
     began = time.monotonic()
     table = LocalTable(path, ids="id", label="y")

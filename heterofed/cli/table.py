@@ -72,9 +72,7 @@ _AT_HOST = all_of(
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        default=256,
-        show_default=True,
-        help="At the Host: rows of a batch.",
+        help="At the Host: rows of a batch; 256 by default, and fewer where its table is small.",
     ),
     click.option(
         "--learning-rate",
@@ -152,6 +150,12 @@ _AT_HOST = all_of(
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
 @options.WATCH
+@click.option(
+    "--importance",
+    is_flag=True,
+    help="Measure what each column is worth, on test rows that leave once more for each of them;"
+    " every party has to say so.",
+)
 @click.option(
     "--overlap-only",
     is_flag=True,

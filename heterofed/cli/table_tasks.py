@@ -50,6 +50,7 @@ def train(
     columns: Sequence[str],
     leave_out: Sequence[str],
     seed: int | None,
+    importance: bool,
     fresh: bool,
     label: Sequence[str],
     parties: int,
@@ -74,7 +75,7 @@ def train(
     taken = {*ids, *label, *leave_out, *(given[name] for name in ("weight", "group", "time"))}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
-    common |= {"columns": chosen, "seed": seed}
+    common |= {"columns": chosen, "seed": seed, "importance": importance}
     common |= {"results_dir": results, "join_timeout": join_timeout}
     scheduler: TabularHost | TabularCollaborator
     if role == "host":

@@ -165,6 +165,11 @@ def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bo
     return order
 
 
+def some_ids(ids: Sequence[str], *, seed: int, most: int) -> list[str]:
+    """Some of these ids, sorted: the same at every party that knows the seed."""
+    return sorted(round_order(ids, seed=seed, round_number=0, shuffle=True)[:most])
+
+
 def stream_seed(seed: int, *path: str | int) -> int:
     """Return the 63-bit seed of one random stream of the task, which is the same in every process.
 

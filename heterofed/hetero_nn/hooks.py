@@ -8,13 +8,13 @@ state is behind one attribute.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed.compute.alignment import default_split
+from heterofed.compute.alignment import default_split, some_ids
 from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import named
@@ -231,6 +231,12 @@ class PartyHooks(Scheduler):
         return agreement.plan.batch_size or None if agreement else None
 
     @Shown
+    def final_rows(self) -> int:
+        """On how many test rows the best models are looked at after the last round; 0: on none."""
+        agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
+        return agreement.plan.final_rows if agreement else 0
+
+    @Shown
     def id_keys(self) -> int:
         """By how many keys rows are matched; 1 before the plan is known, at a Collaborator."""
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
@@ -387,6 +393,26 @@ class HostHooks(PartyHooks):
         """
         raise NotImplementedError
 
+    def final_look(self, party: str, number: int, features: Any) -> None:
+        """Hook: look at one batch of a Collaborator with the models of the best round.
+
+        It is called after the last round if `final_rows` was given, in eval mode and without
+        gradients. The first batches of all parties come before any second one.
+
+        Args:
+            party: the feature key of the Collaborator.
+            number: the number of its batch: 0 is as the model knows it, and in others something is
+                changed by the Collaborator's `iterate_final_feature`.
+            features: of the rows of `self.final_ids`, in the form in which they were yielded.
+        """
+
+    def end_final_look(self) -> Mapping[str, Sequence[float]]:
+        """Hook: return what was found, by feature key: a number for each batch from the second on.
+
+        Each Collaborator gets its own numbers (`take_findings`).
+        """
+        return {}
+
     def is_task_finished(self) -> bool:
         """Hook: return after each round whether it was the last; by default after `max_rounds`."""
         return self._is_reach_max_rounds()
@@ -417,6 +443,14 @@ class HostHooks(PartyHooks):
     def calculation_timeout(self) -> float:
         """The constructor's argument, in seconds."""
         return self._heterofed.settings.calculation_timeout
+
+    @Shown
+    def final_ids(self) -> list[str]:
+        """The test ids that are looked at once more after the last round, sorted."""
+        run = self._heterofed.run
+        if run is None or run.maybe_agreement is None:
+            return []
+        return some_ids(run.state.test_ids, seed=run.plan.seed, most=run.plan.final_rows)
 
     @Shown
     def infer_model(self) -> Any:
@@ -458,6 +492,32 @@ class CollaboratorHooks(PartyHooks):
 
     _heterofed: HalfEngine[CollaboratorSettings]
 
+    def iterate_final_feature(
+        self, feature_model: nn.Module, final_ids: list[str]
+    ) -> Iterator[Any]:
+        """Hook, a generator: yield batches of test rows for a look at the models of the best round.
+
+        It is called after the last round if the Host's plan has `final_rows`. A class that does not
+        define it refuses such a plan before any id is sent.
+
+        Args:
+            feature_model: the feature model of the best round, in eval mode.
+            final_ids: the ids of the rows. Each batch has all of them, in this order.
+
+        Yields:
+            `Batch(features, ids=final_ids)`: first as in a test, then with something changed, such
+            as one column's values dealt out to other rows; at most 257 batches.
+        """
+        raise NotImplementedError
+
+    def take_findings(self, values: list[float]) -> None:
+        """Hook: take what the Host has found of the batches of `iterate_final_feature`.
+
+        Args:
+            values: a number for each batch from the second on, NaN where it has no meaning; empty
+                if the Host found nothing.
+        """
+
     def update_feature_model(self, features: Any, gradients: Any) -> None:
         """Hook: make one step of the feature model; override it for clipping, AMP or accumulation.
 
@@ -491,6 +551,12 @@ def predicts(cls: type[HostHooks]) -> bool:
 def ends_by_default(cls: type[HostHooks]) -> bool:
     """Return whether the task ends after `max_rounds`."""
     return cls.is_task_finished is HostHooks.is_task_finished
+
+
+def lets_look(scheduler: PartyHooks) -> bool:
+    """Return whether a Collaborator takes part in a look at the best models."""
+    mine = getattr(type(scheduler), "iterate_final_feature", None)
+    return mine is not CollaboratorHooks.iterate_final_feature
 
 
 def keeps_extra_state(cls: type[PartyHooks]) -> bool:

@@ -112,6 +112,10 @@ class HeteroNNHostScheduler(HostHooks):
         id_keys: by how many keys rows are matched, one intersection after another: rows that the
             first key (`load_local_ids`) does not match are tried by the second one
             (`load_further_ids`), and so on. No row is matched twice.
+        final_rows: on how many of the test rows (at most 10,000) the models of the best round are
+            looked at once more, after the last round. Each Collaborator sends batches of them in
+            which it has changed something of its own (`iterate_final_feature`), and is told what
+            the Host found of each (`final_look`). 0 looks at none.
         agreed: settings of a layer above the schedulers that all parties share, as strings by name,
             such as the format of ids. The Host announces them with its plan, and every party reads
             them as `self.agreed` from `load_local_ids` on. They are not secret.
@@ -157,6 +161,7 @@ class HeteroNNHostScheduler(HostHooks):
         max_peer_ids: int = 10_000_000,
         announce_split: bool = False,
         id_keys: int = 1,
+        final_rows: int = 0,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),

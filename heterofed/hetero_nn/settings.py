@@ -11,7 +11,15 @@ from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
-from heterofed.protocol.plan import MAX_ID_KEYS, MAX_STALENESS, Coding, Fusion, LossReduction, Plan
+from heterofed.protocol.plan import (
+    MAX_FINAL_ROWS,
+    MAX_ID_KEYS,
+    MAX_STALENESS,
+    Coding,
+    Fusion,
+    LossReduction,
+    Plan,
+)
 from heterofed.runs.settings import (
     LeadSettings,
     ReleaseLimits,
@@ -75,6 +83,7 @@ class HostSettings(LeadSettings, HalfSettings):
     early_gradients: bool
     announce_split: bool
     id_keys: int
+    final_rows: int
     batch_size: int | None
     checkpoint_batches: int
     compress_features: Coding | None
@@ -101,6 +110,8 @@ class HostSettings(LeadSettings, HalfSettings):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
         if not is_count(self.id_keys, 1) or self.id_keys > MAX_ID_KEYS:
             raise ConfigError(f"id_keys={self.id_keys!r}: give 1 to {MAX_ID_KEYS}")
+        if not is_count(self.final_rows) or self.final_rows > MAX_FINAL_ROWS:
+            raise ConfigError(f"final_rows={self.final_rows!r}: give 0 to {MAX_FINAL_ROWS}")
         check_staleness(self.max_staleness)
         check_compression("compress_features", self.compress_features)
         check_compression("compress_gradients", self.compress_gradients)
@@ -148,6 +159,7 @@ class HostSettings(LeadSettings, HalfSettings):
             wait_for_peers=float(self.wait_for_peers),
             announced_split=self.announce_split,
             id_keys=self.id_keys,
+            final_rows=self.final_rows,
         )
 
     def _check_batches(self) -> None:
@@ -171,6 +183,8 @@ class HostSettings(LeadSettings, HalfSettings):
                 "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
                 " features), and no early_gradients"
             )
+        if self.final_rows:
+            raise ConfigError("final_rows looks at one party's features; a masked sum has no parts")
         if self.party_dropout:
             raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
 

@@ -37,6 +37,7 @@ NOT_AGREED = frozenset(
         "checkpoint_batches",
         "agreed",
         "id_keys",
+        "final_rows",
     }
 )
 """The fields of the plan that are not terms: they are elsewhere in the file, secret until the run,

@@ -16,6 +16,9 @@ from heterofed.protocol.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
 
 PROTOCOL_VERSION = 1
 
+MAX_FINDINGS = 256
+"""The most numbers that a Host tells a Collaborator of its features; they fit a small header."""
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
 Batch = Annotated[int, Meta(ge=0, le=2**40)]
@@ -398,6 +401,15 @@ class EndOfFeatures(Message, frozen=True):
     count: Count
 
 
+class Findings(Message, frozen=True):
+    """H to C: these numbers are what the look at the best models has found of your features.
+
+    The first value is of your second batch of that pass, and so on; NaN is one without a meaning.
+    """
+
+    values: Annotated[tuple[float, ...], Meta(max_length=MAX_FINDINGS)]
+
+
 class RoundEnd(Message, frozen=True):
     """H to C: the round and its test are over, so write your checkpoint.
 
@@ -481,6 +493,7 @@ AnyMessage = (
     | GradientsSeen
     | SeenByOthers
     | EndOfFeatures
+    | Findings
     | RoundEnd
     | Checkpoint
     | CheckpointHeld

@@ -21,6 +21,7 @@ MAX_AGREED = 32
 
 MAX_PARTIES = 64
 MAX_ID_KEYS = 8
+MAX_FINAL_ROWS = 10_000
 MAX_STALENESS = 32
 MAX_PEER_IDS = 2**32
 
@@ -71,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             is of rows that no key before has matched.
         max_peer_ids: the most ids that one party may have intersected.
         max_batch_bytes: the most bytes of one batch of features or gradients.
+        final_rows: on how many of the test ids the best models are looked at once more, after the
+            last round; 0 means that they are not.
         announced_split: whether the Host announces which common ids are for training and which for
             tests; otherwise each party splits them by the same function.
         agreed: settings of a layer above, by name, such as the prediction target and the format of
@@ -98,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     id_keys: Annotated[int, Meta(ge=1, le=MAX_ID_KEYS)] = 1
     max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
+    final_rows: Annotated[int, Meta(ge=0, le=MAX_FINAL_ROWS)] = 0
     announced_split: bool = False
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
 

@@ -27,6 +27,7 @@ from heterofed.protocol.limits import (
 )
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
+    MAX_FINDINGS,
     BatchDone,
     BeginTest,
     BeginTrain,
@@ -40,6 +41,7 @@ from heterofed.protocol.messages import (
     CountResult,
     EndOfFeatures,
     Features,
+    Findings,
     Finish,
     Gradients,
     GradientsSeen,
@@ -105,6 +107,7 @@ class Session:
         self._kept = 0
         self._round = 0
         self._round_ended = self._tested = False
+        self._is_final_due = self._is_final = False
         self._trained = 0
         self._staleness = 0
         self._psi = _PsiCounts()
@@ -321,7 +324,11 @@ class Session:
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
                 _require(not self._tested, "a second time for this round")
-                _require(not self._round_ended, "the round has ended")
+                _require(not self._round_ended or self._is_final_due, "the round has ended")
+            case Findings():
+                _no_payload(size)
+                _require(self._is_final, "nothing was looked at")
+                _require(len(message.values) < max(batches.sent, 1), "more than it can have found")
             case RoundEnd():
                 _no_payload(size)
                 _require(self._purpose == "train", "not a task that trains")
@@ -349,6 +356,7 @@ class Session:
                 _require(message.round == self._round, "not this round")
                 _require(message.batch == batches.sent, "not the next batch")
                 _require(self.batch_window > 0, "beyond its credit")
+                _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
                 self._check_tensors(message.tensors, size, self.feature_coding)
                 _require(bool(message.tensors), "no tensor")
                 rows = {spec.shape[0] for spec in message.tensors}
@@ -411,6 +419,7 @@ class Session:
             case WelcomeBack():
                 self._plan = message.plan
                 self._round, self._round_ended = message.mark.round, True
+                self._is_final_due = message.mark.round > 0 and message.plan.final_rows > 0
                 if message.mark.batch:
                     self._round, self._round_ended = message.mark.round + 1, False
                     self._batches = _BatchCounts(message.mark.batch)
@@ -447,6 +456,7 @@ class Session:
             case BeginTrain():
                 self._tested = self._tested and message.first > 0  # another part of the same round
                 self._round, self._round_ended = message.round, False
+                self._is_final_due = self._is_final = False
                 self._staleness, self._kept = message.staleness, message.first
                 self._trained = message.first
                 self._batches = _BatchCounts(message.first)
@@ -456,7 +466,10 @@ class Session:
                 self._round = message.rounds
             case BeginTest():
                 self._batches = _BatchCounts()
+                self._is_final, self._is_final_due = self._is_final_due, False
                 self._tested = True
+            case Findings():
+                self._is_final = False
             case Features():
                 batches.note_features(message.tensors, size)
                 self._forms[self.state] = _form(message)
@@ -480,6 +493,8 @@ class Session:
                 self._kept = message.batch
             case RoundEnd():
                 self._round_ended, self._kept = True, 0
+                if message.last and self._plan is not None and self._plan.final_rows:
+                    self._is_final_due, self._tested = True, False
             case _:
                 pass
         if complete and self.state is State.TRAIN_DRAINING:

@@ -53,6 +53,8 @@ PLAN = {
     "wait_for_peers": "How long all wait for a party that is lost, in seconds",
     "psi_protocol": "How common ids are found",
     "psi_bits": "Size of the RSA keys for that",
+    "id_keys": "By how many keys rows are matched, one after another",
+    "final_rows": "Test rows on which the best models are looked at once more in the end",
     "max_peer_ids": "Most ids of one party that may be intersected",
     "max_batch_bytes": "Most bytes of one batch",
     "announced_split": "Whether the Host says which rows are for training and which for tests",

@@ -14,10 +14,13 @@ from heterofed.runs.run import Run
 T = TypeVar("T")
 
 HOOKS: dict[str, tuple[str, ...]] = {
+    "end_final_look": (),
     "end_test": (),
     "extra_state": (),
     "feature_columns": (),
+    "final_look": ("party", "number", "features"),
     "is_task_finished": (),
+    "iterate_final_feature": ("feature_model", "final_ids"),
     "iterate_predict_feature": ("feature_model", "predict_ids"),
     "iterate_test_feature": ("feature_model", "test_ids"),
     "iterate_train_feature": ("feature_model", "train_ids"),
@@ -31,6 +34,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "make_infer_optimizer": ("infer_model",),
     "on_round_end": (),
     "predict_a_batch": ("feature_projection",),
+    "take_findings": ("values",),
     "split_dataset": ("id_intersection",),
     "test": ("batched_feature_projections", "batched_labels"),
     "test_a_batch": ("feature_projection", "labels"),
@@ -41,6 +45,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """The arguments of each hook, in order."""
 
 GENERATORS = (
+    "iterate_final_feature",
     "iterate_predict_feature",
     "iterate_test_feature",
     "iterate_train_feature",

@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from heterofed import Batch, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed import Batch, ConfigError, HeteroNNCollaboratorScheduler, TaskResult
 from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
+from heterofed.tabular import importance as importances
 from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import warm_up
 from heterofed.tabular.party import Party
@@ -33,6 +34,10 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         columns: the features; None: all other columns.
         prepare: what is done to them, in order (see `heterofed.tabular.prepare`); None: what suits
             each column. It is fitted on this party's train rows.
+        importance: whether the Host may measure what each column is worth: after the last round
+            some test rows are sent again, once for each column with its values dealt out to other
+            rows. `importance.csv` then tells this party, by name, what its columns are worth; the
+            Host knows them by number. A Host that measures it is refused otherwise.
         settings: of `HeteroNNCollaboratorScheduler`.
 
     Raises:
@@ -52,6 +57,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         duplicates: Duplicates = "error",
         columns: Sequence[str] | None = None,
         prepare: Sequence[Step] | None = None,
+        importance: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(feature_key, **settings)
@@ -63,6 +69,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
             columns=columns,
             prepare=prepare,
         )
+        self._allows_importance = importance
         local.check_steps(has_classes=False)
         self._party = Party(local, self)
 
@@ -89,6 +96,12 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
     def load_local_ids(self) -> list[str]:
         if self.parties:
             self._party.check_keys()
+        if self.final_rows and not self._allows_importance:
+            raise ConfigError(
+                "the Host measures what each column is worth, for which up to"
+                f" {self.final_rows} test rows leave once more for each column here: allow it with"
+                " importance=True (--importance), or let the Host leave it out"
+            )
         return self._party.ids(offer_repeats=True)
 
     def load_further_ids(self, common: set[str], key: int) -> list[str]:
@@ -118,6 +131,17 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
     ) -> Iterator[Batch]:
         for batch in self._party.test_batches(test_ids):
             yield Batch(feature_model(batch.inputs), ids=batch.ids)
+
+    def iterate_final_feature(
+        self, feature_model: nn.Module, final_ids: list[str]
+    ) -> Iterator[Batch]:
+        for batch in self._party.permuted_batches(feature_model, final_ids):
+            yield Batch(feature_model(batch.inputs), ids=batch.ids)
+
+    def take_findings(self, values: list[float]) -> None:
+        key, names = self.feature_key, self._party.prepared_columns()
+        table = importances.table_of({key: values}, key, names)
+        self.result.metrics["importance"] = importances.written(self.result.folder, table)
 
     def iterate_predict_feature(
         self, feature_model: nn.Module, predict_ids: list[str]

@@ -18,6 +18,7 @@ from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, reg
 from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
+from heterofed.tabular import importance as importances
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.ids import Duplicates, IdRecipe, key_of, unmarked
 from heterofed.tabular.models import Top, TopPlan, warm_up
@@ -70,9 +71,13 @@ class TabularHost(HeteroNNHostScheduler):
         group: the column of a group whose rows all go into one part, such as a person's.
         time: the column of a time: the latest rows are for the test.
         folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
-        batch_size: rows of a batch.
+        batch_size: rows of a batch; None: 256, and fewer where the Host's table has fewer than
+            8192 rows, so that a round is some 30 steps at least.
         width, hidden, dropout: of each party's network.
         learning_rate, weight_decay, schedule: of each party's optimizer.
+        importance: measure, after the last round, what each column of each party is worth to the
+            model of the best round, on up to 2,000 test rows (`importance.csv`, and the table
+            `importance` of the evaluation). Every other party has to allow it.
         settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
             table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
 
@@ -112,13 +117,14 @@ class TabularHost(HeteroNNHostScheduler):
         time: str | None = None,
         folds: int = 0,
         fold: int = 0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         width: int = 32,
         hidden: int = 64,
         dropout: float = 0.3,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         schedule: Schedule = "cosine",
+        importance: bool = False,
         **settings: Any,
     ) -> None:
         split: By = _split_by(stratify, group, time)
@@ -165,9 +171,10 @@ class TabularHost(HeteroNNHostScheduler):
             "shuffle": True,
             "is_feature_trainable": label is not None and local.has_features,
             "agreed": given.announced(),
-            "batch_size": batch_size,
+            "batch_size": batch_size or fitting_batch(local.source.rows),
             "announce_split": split != "id",
             "id_keys": len(recipe.keys),
+            "final_rows": importances.ROWS if importance else 0,
         }
         ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
@@ -178,6 +185,7 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = self._tested = torch.zeros(0)
         self._targets: Targets
         self._ended: dict[Path, Tested] = {}
+        self._importance: importances.Importance | None = None
         self._party = Party(local, self, self._known)
 
     @property
@@ -382,6 +390,58 @@ class TabularHost(HeteroNNHostScheduler):
             }
         return {"probability" if objective.kind == "binary" else "prediction": scores}
 
+    # -- what columns are worth ------------------------------------------------------------
+
+    def final_look(self, party: str, number: int, features: Any) -> None:
+        if self._importance is None:
+            self._importance = self._begin_importance()
+        if number:
+            self._importance.look(party, features, self._scores_of)
+        else:
+            self._importance.has_whole(party, features)
+
+    def end_final_look(self) -> dict[str, list[float]]:
+        found, self._importance = self._importance, None
+        if found is None:
+            return {}
+        own = () if self.feature_model is None else self._own_batches()
+        for number, features in enumerate(own):
+            if number:
+                found.look(self.feature_key, features, self._scores_of)
+        names = self._party.prepared_columns()
+        table = importances.table_of(found.drops, self.feature_key, names)
+        self.result.metrics["importance"] = importances.written(self.result.folder, table)
+        if (tested := self.tested) is not None:
+            columns = ("party", "column", HEADLINE[tested.evaluation.kind])
+            rows = tuple(table.itertuples(index=False, name=None))
+            tested.evaluation.tables["importance"] = Table(columns, rows)
+            tested.save(self.result.folder)
+        return {name: each for name, each in found.drops.items() if name != self.feature_key}
+
+    def _own_batches(self) -> Iterator[Any]:
+        for batch in self._party.permuted_batches(self.feature_model, self.final_ids):
+            yield self.feature_model(batch.inputs)
+
+    def _begin_importance(self) -> importances.Importance:
+        ids, early = self.final_ids, dict(zip(self.test_ids, self._early.tolist(), strict=True))
+        rows = torch.tensor([not early[each] for each in ids])
+        (batch,) = self._party.table.batches(ids, len(ids))
+        labels, weights = unpacked(self._targets.of_rows(batch.rows))
+        weights = torch.ones(len(labels)) if weights is None else weights
+        found = importances.Importance(
+            self._objective.kind,
+            rows,
+            labels[rows].double().numpy(),
+            weights[rows].double().numpy(),
+        )
+        if self.feature_model is not None:
+            found.has_whole(self.feature_key, self.feature_model(batch.inputs))
+        return found
+
+    def _scores_of(self, projection: dict[str, Any]) -> Tensor:
+        ordered = {name: projection[name] for name in self.parties if name in projection}
+        return self._objective.scores(self.infer_model(ordered))
+
     def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predictions in the order of this party's table.
 
@@ -432,6 +492,11 @@ class TabularHost(HeteroNNHostScheduler):
         """As the model on top holds it, which knows it in a prediction too."""
         objective: Objective = self.infer_model.plan.objective
         return objective
+
+
+def fitting_batch(rows: int) -> int:
+    """Rows of a batch that suit a table of so many rows: a power of two from 16 to 256."""
+    return min(256, max(16, 1 << ((rows // 32).bit_length() - 1 if rows >= 32 else 0)))
 
 
 def _split_by(stratify: bool, group: str | None, time: str | None) -> By:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -13,6 +14,7 @@ from heterofed.errors import ConfigError
 from heterofed.intersection.keys import nobody
 from heterofed.reporting.results import TaskResult
 from heterofed.tabular.ids import IdRecipe, overlap_advice
+from heterofed.tabular.importance import permuted
 from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
@@ -166,6 +168,11 @@ class Party:
             return [each.name for each in self.table.columns]
         return self.table.columns_of(self._half.plan.preparation)
 
+    def prepared_columns(self) -> list[str]:
+        """Names of the columns that the half was fitted on, in the order of its preparation."""
+        plan = None if self._half is None else self._half.plan
+        return [] if plan is None else list(plan.preparation.names)
+
     # -- the half --------------------------------------------------------------------------
 
     def make_half(self) -> nn.Module:
@@ -217,6 +224,12 @@ class Party:
     def test_batches(self, ids: Sequence[str]) -> Iterator[Batch]:
         """Batches of rows that are only looked at."""
         return self.table.batches(ids, max(self._run.batch_size or 0, LOOKED_AT))
+
+    def permuted_batches(self, half: Any, ids: Sequence[str]) -> Iterator[Batch]:
+        """The rows as they are, and then with each column of this party permuted."""
+        rows = torch.arange(len(ids))
+        for inputs in permuted(self.table, half.plan.preparation, ids):
+            yield Batch(inputs, rows, list(ids))
 
     def predict_batches(self, half: Any, ids: Sequence[str]) -> Iterator[Batch]:
         """Batches of rows that were not there in training, prepared as those were."""

@@ -59,12 +59,13 @@ class PreparedRows:
         ]
         parts += [(f"bag {at}", _TOKENS) for at in range(len(self._bags))]
         self._type = np.dtype(parts)
-        wanted, slots = np.unique(positions, return_inverse=True)
-        self._slots = slots.astype(np.int32 if len(wanted) < 2**31 else np.int64)
+        wanted = np.zeros(source.rows, dtype=bool)
+        wanted[positions] = True
+        self._slots = (np.cumsum(wanted, dtype=np.int32) - 1)[positions]
         scratch = source.scratch
         records, tokens = scratch.place(".prepared"), scratch.place(".tokens")
         with new_file(records) as to_records, new_file(tokens) as to_tokens:
-            for frame in source.among(wanted):
+            for frame in source.among(positions):
                 inputs = preparation.apply(frame)
                 to_records.write(self._recorded(inputs, to_tokens).tobytes())
         self._scratch, self._paths = scratch, (records, tokens)

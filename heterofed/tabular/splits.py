@@ -160,7 +160,10 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def _places(self, ids: Sequence[str], units: NDArray[Any] | None, purpose: str) -> Places:
         """The place of each row, from 0 up to 1."""
         if units is None:
-            units = np.zeros(len(ids), dtype=np.int64)
+            places = np.empty(len(ids))
+            order = np.argsort(_hashes(ids, f"heterofed tabular split {self.seed} {purpose}"))
+            places[order] = (np.arange(len(ids)) + 0.5) / max(len(ids), 1)
+            return places
         if self.by == "time":
             return _middles(-_ranks(units))
         key = f"heterofed tabular split {self.seed} {purpose}"

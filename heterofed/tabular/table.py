@@ -256,9 +256,8 @@ class LocalTable:
             MissingIdsError: some have no row.
             ColumnError: the table has other columns than those of the training, or other values.
         """
+        self._inputs, self._places = None, Places(ids)
         positions = self.positions(ids)
-        self._places = Places(ids)
-        self._inputs = None
         if preparation is not None:
             self.source.must_have(preparation.names)
             typed = self.source.typed(preparation.columns)

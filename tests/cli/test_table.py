@@ -15,6 +15,7 @@ from heterofed.errors import HeteroFedError
 from tests.e2e.processes import Parties
 from tests.tabular.fate_files import numbers, svmlight, tag_value, with_header
 from tests.tabular.people import loans, written
+from tests.tabular.test_keys import people
 
 
 def heterofed(*arguments: str | Path) -> Any:
@@ -128,3 +129,35 @@ def test_predicting_without_a_training(tmp_path: Path) -> None:
     done = heterofed("table", "predict", bank, "--task", "t", "--requests", "2")
     assert done.exit_code == 2
     assert "--requests" in done.output
+
+
+@pytest.mark.slow
+def test_rows_are_matched_by_phone_then_by_mail_and_columns_are_measured(
+    parties: Parties, tmp_path: Path
+) -> None:
+    mine, theirs = people()
+    bank, shop = written(tmp_path, loans=mine.drop(columns="who"), shop=theirs.drop(columns="who"))
+    out, results = tmp_path / "predictions.csv", str(tmp_path / "runs")
+    common = ["--task", "loans", "--results", results, "--join-timeout", "90", "--json"]
+    recipe = ["--id-recipe", "phone:CN;email", "--importance"]
+    outcomes = []
+    for command, at_host, at_shop in (
+        (
+            "train",
+            [*("--id", "mobile", "--id", "mail", "--label", "defaulted", "--rounds", "2"), *recipe],
+            ["--id", "tel", "--id", "address", *recipe],
+        ),
+        ("predict", ["--out", str(out)], []),
+    ):
+        line = ["-m", "heterofed", "table", command]
+        other = parties.start(*line, str(shop), *common, "--role", "collaborator", *at_shop)
+        host = parties.start(*line, str(bank), *common, *at_host)
+        assert (host.wait(), other.wait()) == (0, 0), host.output + other.output
+        assert "e-mail addresses" not in host.output  # the recipe knows that they are
+        outcomes.append(json.loads(host.output.splitlines()[-1]))
+    trained, predicted = outcomes
+    assert trained["ids"] == predicted["rows"] == 155
+    frame = pd.read_csv(out)
+    assert frame["matched_by"].value_counts().to_dict() == {"mobile": 100, "mail": 55}
+    importance = pd.read_csv(tmp_path / "runs" / "loans" / "collaborator" / "importance.csv")
+    assert importance["column"].tolist() == ["spend"]

@@ -21,6 +21,7 @@ from heterofed.protocol.messages import (
     CountReady,
     CountResult,
     Features,
+    Findings,
     Finish,
     Gradients,
     GradientsSeen,
@@ -119,6 +120,7 @@ class Job:
             psi_bits=self.random.choice([2048, 3072, 4096]),
             fusion=self.random.choice(["separate", "separate", "masked_sum"]),
             announced_split=self.random.random() < 0.4,
+            final_rows=draw(0, 1),
         )
         self.refused = self.random.random() < 0.02
         self.schedule = []
@@ -133,6 +135,8 @@ class Job:
             self.schedule.append(BeginTrain(number, draw(0, 2) if agreed == "auto" else agreed))
             self.schedule += [BeginTest(number)] * draw(0, 1)
             self.schedule.append(RoundEnd(number, draw(0, 1) == 1, number == rounds))
+        if rounds and self.plan.final_rows:
+            self.schedule += [BeginTest(rounds), Findings(())]
         self.schedule.append(Finish(rounds))
 
 

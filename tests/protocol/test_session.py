@@ -16,6 +16,7 @@ from heterofed.protocol.messages import (
     Bye,
     Checkpoint,
     Features,
+    Findings,
     Gradients,
     GradientsSeen,
     Held,
@@ -113,6 +114,7 @@ SAMPLES[Terms] = Line(H, Terms(b""))
 SAMPLES[WelcomeBack] = welcome_back(3)
 SAMPLES[Checkpoint] = keep(1, 2)
 SAMPLES[SplitParts] = parts(3)
+SAMPLES[Findings] = Line(H, Findings(()))
 SAMPLES[GradientsSeen] = seen(0)
 SAMPLES[SeenByOthers] = seen_by_others(0)
 
@@ -163,6 +165,24 @@ def test_ids_are_intersected_by_each_key_of_the_plan() -> None:
     link.say(SPLIT_PLAN, ACCEPTED)
     passed.append(link.state)
     assert passed == [State.PSI, State.SPLIT, State.READY]
+
+
+def test_the_best_models_are_looked_at_once_after_the_last_round() -> None:
+    looked = msgspec.structs.replace(PLAN, final_rows=2)
+    told = Line(H, Findings((0.5,)))
+    for plan, last in ((PLAN, True), (looked, False)):
+        link = Link(*PREPARED[:1], welcome(plan), *PREPARED[2:], *ROUND)
+        link.say(round_end(1, last=last), kept(1))
+        assert "the round has ended" in link.refuses(begin_test(1))
+        assert "nothing was looked at" in link.refuses(told)
+    link = Link(*PREPARED[:1], welcome(looked), *PREPARED[2:], *ROUND)
+    link.say(round_end(1, last=True), kept(1), begin_test(1))
+    link.say(features(0), features(1), end(2), done(0, stepped=False), done(1, stepped=False))
+    assert "more than it can have found" in link.refuses(Line(H, Findings((0.5, 0.5))))
+    link.say(told)
+    for again in (told, begin_test(1)):
+        link.refuses(again)
+    link.say(finish(1))
 
 
 def test_the_host_announces_the_parts_of_all_matched_ids() -> None:

@@ -109,7 +109,7 @@ def largest_of(kind: inspect.Type) -> Any:
         case inspect.IntType(le=high):
             return 2**64 - 1 if high is None else high
         case inspect.FloatType(le=high):
-            return high
+            return 1e300 if high is None else high
         case inspect.StrType(max_length=high, pattern=None):
             return "\U0001f600" * (high or 0)
         case inspect.StrType(max_length=high, pattern=str() as pattern):

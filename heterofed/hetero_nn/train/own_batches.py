@@ -26,10 +26,12 @@ from heterofed.runs.run import Run
 logger = logging.getLogger("heterofed")
 
 TRAINS, TESTS = "iterate_train_feature", "iterate_test_feature"
+LOOKS = "iterate_final_feature"
 
 KINDS: dict[str, Kind] = {
     TRAINS: "train",
     TESTS: "test",
+    LOOKS: "test",
     "iterate_predict_feature": "predict",
 }
 """The purpose of the rows of each feature hook."""

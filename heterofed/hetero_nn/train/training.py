@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from heterofed.errors import PeerLostError
+from heterofed.errors import ConfigError, PeerLostError
 from heterofed.events import RoundEnded
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
-from heterofed.hetero_nn.hooks import updates_by_default
+from heterofed.hetero_nn.hooks import lets_look, updates_by_default
+from heterofed.hetero_nn.train.final_look import look_as_collaborator, look_as_host
 from heterofed.hetero_nn.train.guard import OURS
 from heterofed.hetero_nn.train.keeping import Keeping
 from heterofed.hetero_nn.train.rounds import go_through_rounds
@@ -30,6 +31,9 @@ from heterofed.runs.unfinished import awaited
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
 """The messages that the Host may send between two phases."""
+
+AT_THE_END = (msg.BeginTest, msg.Finish)
+"""What it may say after the last round."""
 
 
 class _Training(Task):
@@ -91,6 +95,9 @@ class HostTraining(_Training, HostHalfTask):
                 test=self.loop.test,
                 end=lambda loss, seconds, last: self._end_round(run, loss, seconds, last=last),
             )
+        self.keeping.files.save()
+        if run.plan.final_rows:
+            look_as_host(self.half)
         self._finish(run)
 
     def _begin(self, run: Run) -> bool:
@@ -139,7 +146,6 @@ class HostTraining(_Training, HostHalfTask):
     def _finish(self, run: Run) -> None:
         party = run.party
         with party.in_phase("finish"):
-            self.keeping.files.save()
             self.loop.guard.end()
             gone = run.store.finished() or set()
             run.store.note_finished(gone)
@@ -190,21 +196,26 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
                     next_leg = first + run.plan.checkpoint_batches
                 case msg.Checkpoint(batch=number):
                     self._keep_batch(run, host, number)
+                case msg.BeginTest() if expected is AT_THE_END:
+                    self.keeping.files.save()
+                    look_as_collaborator(self.half, self.loop, host)
                 case msg.BeginTest():
                     self._check_round_trained(run, host, next_leg)
                     self.loop.test(host)
                 case msg.RoundEnd(best=best, last=last):
                     self._check_round_trained(run, host, next_leg)
                     self._end_round(run, host, best=best, last=last)
+                    expected = AT_THE_END if last else expected
                 case _:
                     break
+        self.keeping.files.save()
         self._finish(run, host)
 
     def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
         """Come to where the rounds begin, or go on; gives what the Host may say from there on."""
         agreement = run.agreement
         if agreement.resume is not None and self.keeping.checkpoints.take_up():
-            return (msg.Finish,)
+            return AT_THE_END
         if agreement.plan.fusion == "masked_sum" and not agreement.mask_keys:
             raise unlawful(host.name, "join", "sent no masking keys for a run that trains")
         if agreement.resume is None:
@@ -212,6 +223,11 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         return WHAT_COMES
 
     def _agree_on_ids(self, run: Run, host: Peer) -> None:
+        if run.plan.final_rows and not lets_look(self.owner):
+            raise ConfigError(
+                f"the plan of {host.name} has final_rows={run.plan.final_rows}: define"
+                " iterate_final_feature, or let the Host give final_rows=0"
+            )
         ids = self.keeping.prepare()
         most, further = self.settings.max_peer_ids, self.half.further_ids
         common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
@@ -263,7 +279,6 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
     def _finish(self, run: Run, host: Peer) -> None:
         party = run.party
         with party.in_phase("finish"):
-            self.keeping.files.save()
             self.loop.guard.end()
             run.store.note_finished()
             run.complete = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MEMORY_MB = 500
 """What DuckDB may hold of a large table; what does not fit goes to the scratch folder."""
 
-READING_MB = 200
+READING_MB = 100
 """The same once the table lies in the scratch folder, and is read."""
 
 _COLUMN_MB = 1

@@ -197,13 +197,12 @@ class Source:
         Raises:
             ColumnError: as of `frame`.
         """
-        wanted, done = np.unique(np.asarray(positions, dtype=np.int64)), 0
+        wanted = np.zeros(self.rows, dtype=bool)
+        wanted[np.asarray(positions, dtype=np.int64)] = True
         for part in self.chunks(16_384):
             start = int(part.index[0])
-            end = int(np.searchsorted(wanted, start + len(part)))
-            if end > done:
-                yield part.iloc[wanted[done:end] - start]
-            done = end
+            if (chosen := wanted[start : start + len(part)]).any():
+                yield part[chosen]
 
     @property
     def is_large(self) -> bool:
