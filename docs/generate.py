@@ -15,7 +15,6 @@ from pathlib import Path
 
 from docs.generator import pages
 from docs.generator.markdown import COMMAND
-from docs.generator.translations import translations
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write() -> int:
     _fill()
-    marked = {each.page: each.marked() for each in translations(pages.ROOT)}
+    marked = {each.page: each.marked() for each in pages.translated()}
     for page, text in marked.items():
         if page.read_text(encoding="utf-8") != text:
             _put(page, text)
@@ -56,7 +55,7 @@ def _check() -> int:
 
 
 def _renew(wanted: set[Path]) -> int:
-    known = {each.page.resolve(): each for each in translations(pages.ROOT)}
+    known = {each.page.resolve(): each for each in pages.translated()}
     for path in sorted(wanted):
         if path not in known:
             print(f"{path} does not say what it translates", file=sys.stderr)
@@ -69,7 +68,7 @@ def _renew(wanted: set[Path]) -> int:
 
 
 def _name_outdated() -> None:
-    for each in translations(pages.ROOT):
+    for each in pages.translated():
         if each.outdated:
             page, source = pages.name_of(each.page), pages.name_of(each.source)
             print(f"outdated translation: {page} ({source} is not as it was)", file=sys.stderr)

@@ -24,6 +24,7 @@ from docs.generator import (
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
 from docs.generator.readme_zh import chinese_home
+from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
 from heterofed.protocol.plan import Plan
 
@@ -91,6 +92,11 @@ def stale() -> dict[Path, str]:
         for path, text in pages().items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
+
+
+def translated() -> list[Translation]:
+    """The pages that translate others."""
+    return list(translations(ROOT))
 
 
 def name_of(path: Path) -> str:
