@@ -4,8 +4,9 @@
 its own uniform scalar, which is used once, so the values on the wire are uniform whatever the ids
 are. Unlike RSA signatures, the answers cannot be verified. A signer that multiplies some values by
 another scalar loses those matches, and the claimed matches would then tell it at which positions
-they were. Therefore ids are sent in a random order, which is drawn anew for each run, so that a
-position says nothing about an id.
+they were. Therefore ids are sent in a random order, so that a position says nothing about an id.
+Without `resume` the order is drawn anew for each run. With `resume` it comes from the seed in the
+file of results, and stays the same for the same key and ids.
 """
 
 from __future__ import annotations
