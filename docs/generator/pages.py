@@ -23,6 +23,8 @@ from docs.generator import (
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
+from docs.generator.readme_zh import chinese_home
+from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
 from heterofed.protocol.plan import Plan
 
@@ -58,6 +60,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/errors.md": errors_page.errors_page,
     "docs/reference/hooks.md": hooks_page.hooks_page,
     "docs/reference/cli.md": cli_page.cli_page,
+    "docs/zh/index.md": chinese_home,
 }
 
 
@@ -93,6 +96,11 @@ def stale() -> dict[Path, str]:
 def folder() -> Path:
     """The folder of the site's pages."""
     return ROOT / "docs"
+
+
+def translated() -> list[Translation]:
+    """The pages that translate others."""
+    return list(translations(ROOT))
 
 
 def name_of(path: Path) -> str:
