@@ -1,6 +1,6 @@
 """Writes the parts of the documentation that are made from the code, so that they cannot drift.
 
-python -m docs.generate                     # write and draw what is stale, mark outdated translations
+python -m docs.generate                     # write what is stale, mark outdated translations
 python -m docs.generate --check             # write nothing; name what is stale, and exit with 1
 python -m docs.generate --translated PAGE   # say that PAGE translates its source as it is now
 
