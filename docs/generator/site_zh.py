@@ -1,7 +1,7 @@
 """What MkDocs calls while it builds the site in two languages; `mkdocs.yml` names this file.
 
-Each page of which there is a translation links to it below its title, and back. Pages in Chinese say so
-in their HTML: browsers choose the shapes of signs, and screen readers their voice, by that.
+A page of which there is a translation links to it below its title, and back. Pages in Chinese say
+so in their HTML: browsers choose the shapes of signs, and screen readers their voice, by that.
 """
 
 from __future__ import annotations
