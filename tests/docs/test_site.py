@@ -113,3 +113,17 @@ def test_reference_has_all_of_privacy(site: Path) -> None:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
                 assert f'id="heterofed.privacy.{path.stem}.{node.name}"' in text
     assert 'id="heterofed.runs.data_check.DataChecker"' in text
+
+
+def test_pages_in_two_languages_link_to_each_other(site: Path) -> None:
+    chinese = sorted((site / "zh").rglob("*.html"))
+    assert len(chinese) >= 8
+    for path in chinese:
+        page, inside = path.read_text(encoding="utf-8"), path.relative_to(site / "zh")
+        assert '<html lang="zh-Hans"' in page
+        english = os.path.relpath(site / inside, path.parent)
+        assert f'href="{english}">English' in page, inside
+        other = (site / inside).read_text(encoding="utf-8")
+        assert '<html lang="en"' in other
+        back = os.path.relpath(path, (site / inside).parent)
+        assert f'href="{back}">简体中文' in other, inside
