@@ -97,6 +97,7 @@ class Module:
         self.tree.mkdir(parents=True)
         for name in COPIED:
             _copy(ROOT / name, self.tree / name)
+        (self.tree / self.path).write_text(self.source)  # the repository may have changed since
         os.chdir(self.tree)
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         if forked(partial(run, self.tests, compiled=True)) != "survived":

@@ -23,7 +23,7 @@ from types import CodeType, FunctionType
 import pytest
 from hypothesis import is_hypothesis_test
 
-PYTEST = ["-x", "-q", "-m", "not slow and not long", "-p", "no:cacheprovider", "--basetemp=tmp"]
+PYTEST = ["-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "--basetemp=tmp"]
 # The same random examples at each call: whether a mutant is killed does not hang on luck.
 PYTEST += ["-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
 PYTEST += ["--hypothesis-seed=0", "--hypothesis-profile=any failure"]

@@ -1,13 +1,17 @@
 """Writes the parts of the documentation that are made from the code, so that they cannot drift.
 
-python -m docs.generate             # write them
-python -m docs.generate --check     # write nothing; name what is stale, and exit with 1
+python -m docs.generate                     # write them, and mark outdated translations
+python -m docs.generate --check             # write nothing; name what is stale, and exit with 1
+python -m docs.generate --translated PAGE   # say that PAGE translates its source as it is now
+
+Outdated translations are named as well; they change no exit code.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from docs.generator import pages
 from docs.generator.markdown import COMMAND
@@ -15,20 +19,65 @@ from docs.generator.markdown import COMMAND
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with `--check` only name the stale ones."""
-    if list(arguments) not in ([], ["--check"]):
-        print(f"usage: {COMMAND} [--check]", file=sys.stderr)
-        return 2
-    checking = bool(arguments)
+    match list(arguments):
+        case []:
+            return _write()
+        case ["--check"]:
+            return _check()
+        case ["--translated", *names] if names:
+            return _renew({Path(each).resolve() for each in names})
+    print(f"usage: {COMMAND} [--check | --translated PAGE ...]", file=sys.stderr)
+    return 2
+
+
+def _write() -> int:
+    _fill()
+    marked = {each.page: each.marked() for each in pages.translated()}
+    for page, text in marked.items():
+        if page.read_text(encoding="utf-8") != text:
+            _put(page, text)
+    _fill()  # again: a generated page shows a translation
+    _name_outdated()
+    return 0
+
+
+def _fill() -> None:
+    for path, text in pages.stale().items():
+        _put(path, text)
+
+
+def _check() -> int:
     found = pages.stale()
-    for path, text in found.items():
-        name = pages.name_of(path)
-        if checking:
-            print(f"stale: {name} (run `{COMMAND}`)", file=sys.stderr)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {name}")
-    return 1 if checking and found else 0
+    for path in found:
+        print(f"stale: {pages.name_of(path)} (run `{COMMAND}`)", file=sys.stderr)
+    _name_outdated()
+    return 1 if found else 0
+
+
+def _renew(wanted: set[Path]) -> int:
+    known = {each.page.resolve(): each for each in pages.translated()}
+    for path in sorted(wanted):
+        if path not in known:
+            print(f"{path} does not say what it translates", file=sys.stderr)
+            return 2
+        if not known[path].source.is_file():
+            print(f"{pages.name_of(known[path].source)} is gone", file=sys.stderr)
+            return 2
+        _put(path, known[path].renewed())
+    return _write()
+
+
+def _name_outdated() -> None:
+    for each in pages.translated():
+        if each.outdated:
+            page, source = pages.name_of(each.page), pages.name_of(each.source)
+            print(f"outdated translation: {page} ({source} is not as it was)", file=sys.stderr)
+
+
+def _put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {pages.name_of(path)}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from docs.generator import (
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
+from docs.generator.readme_zh import chinese_home
+from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
 from heterofed.protocol.plan import Plan
 
@@ -59,6 +61,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/errors.md": errors_page.errors_page,
     "docs/reference/hooks.md": hooks_page.hooks_page,
     "docs/reference/cli.md": cli_page.cli_page,
+    "docs/zh/index.md": chinese_home,
 }
 
 
@@ -89,6 +92,11 @@ def stale() -> dict[Path, str]:
         for path, text in pages().items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
+
+
+def translated() -> list[Translation]:
+    """The pages that translate others."""
+    return list(translations(ROOT))
 
 
 def name_of(path: Path) -> str:
