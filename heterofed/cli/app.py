@@ -73,6 +73,7 @@ def cli() -> None:
     help="Track the Host's run; may be given several times.",
 )
 @options.WATCH
+@options.LOG_FORMAT
 @options.AS_JSON
 def demo(
     rounds: int,
@@ -148,6 +149,7 @@ def demo(
 @options.parties("At the initiator: the number of collaborators to wait for.")
 @options.JOIN_TIMEOUT
 @options.FRESH
+@options.LOG_FORMAT
 @options.AS_JSON
 def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from heterofed.protocol.plan import MAX_PEER_IDS
+from heterofed.reporting.log_lines import VARIABLE, LogFormat
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
@@ -57,6 +59,21 @@ JOIN_TIMEOUT = click.option(
     help="Seconds to wait for the other parties; 0: without limit.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+
+
+def _choose_format(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    """Choose the format for this process and for those that it starts."""
+    if value is not None:
+        os.environ[VARIABLE] = value
+
+
+LOG_FORMAT = click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    expose_value=False,
+    callback=_choose_format,
+    help="How log lines are written to stderr: text by default, or one JSON object each.",
+)
 WATCH = click.option(
     "--watch",
     is_flag=True,

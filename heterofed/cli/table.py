@@ -150,6 +150,7 @@ _AT_HOST = all_of(
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
 @options.WATCH
+@options.LOG_FORMAT
 @click.option(
     "--importance",
     is_flag=True,
@@ -218,6 +219,7 @@ _COUNTED = (
     show_default=True,
     help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
 )
+@options.LOG_FORMAT
 @click.pass_context
 def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
     """Predict the rows of TABLE that all parties have: run this at every party of the training.

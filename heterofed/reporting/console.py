@@ -25,6 +25,7 @@ from heterofed.events import (
 )
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.diagnostics import Harmless
+from heterofed.reporting.log_lines import chosen_format, facts, formatter
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.reporting.units import seconds_shown
 from heterofed.reporting.wrapping import is_terminal
@@ -85,6 +86,8 @@ def shows_errors() -> bool:
 
 def _bars() -> Bars | None:
     """Return progress bars if stderr is a terminal; parties in further threads show lines only."""
+    if chosen_format() == "json":
+        return None
     if not is_terminal(sys.stderr) or threading.current_thread() is not threading.main_thread():
         return None
     from heterofed.reporting.progress import Bars  # rich is slow to load
@@ -97,7 +100,7 @@ def _handler(bars: Bars | None) -> logging.Handler | None:
     if logger.hasHandlers():
         return None
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(formatter())
     if bars is not None:
         handler = bars.log_handler()
     # By default a line that cannot be written to a closed stderr raises an error.
@@ -118,15 +121,18 @@ def _log(event: Event) -> None:
     match event:
         case StillWaiting(parties, seconds, compare):
             hint = f"; if they are running, compare {compare}" if compare else ""
-            logger.info("waiting for %s (%.0f s)%s", ", ".join(parties), seconds, hint)
+            names, extra = ", ".join(parties), facts(event)
+            logger.info("waiting for %s (%.0f s)%s", names, seconds, hint, extra=extra)
         case RoundEnded():
-            logger.info("%s", round_line(event))
+            logger.info("%s", round_line(event), extra=facts(event))
         case PartyLost(party, seconds):
-            logger.warning("%s is gone: waiting up to %.0f s for it to come back", party, seconds)
+            what = "%s is gone: waiting up to %.0f s for it to come back"
+            logger.warning(what, party, seconds, extra=facts(event))
         case Resumed():
-            logger.info("going on from %s", shown_mark(event.round, event.batch))
+            mark = shown_mark(event.round, event.batch)
+            logger.info("going on from %s", mark, extra=facts(event))
         case PhaseEnded(phase="prepare" | "psi"):
-            logger.info("%s: %.1f s", event.phase, event.seconds)
+            logger.info("%s: %.1f s", event.phase, event.seconds, extra=facts(event))
         case _:
             pass
 

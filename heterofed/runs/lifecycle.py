@@ -31,6 +31,7 @@ from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER
 from heterofed.reporting import console
+from heterofed.reporting.log_lines import chosen_format, placed
 from heterofed.reporting.results import (
     TaskResult,
     check_name,
@@ -90,9 +91,11 @@ class Lifecycle:
         check_callbacks(callbacks)
         check_flag("watch", watch)
         results = self._settings.results_dir.absolute()
-        with console.attached() as show:
+        chosen_format()  # a wrong one shows before anything is done
+        whose = placed(task_id, self._settings.shown_name)
+        with whose as place, console.attached() as show:
             page = watched(results, task_id) if watch else contextlib.nullcontext()
-            return self._launch(task_id, resume, (show, *callbacks), page)
+            return self._launch(task_id, resume, (place.note, show, *callbacks), page)
 
     def _launch(
         self,

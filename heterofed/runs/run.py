@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from heterofed.runs.models import ModelRegistry
 
 Resume = Literal["auto", "never", "require"]
-"""How to treat an unfinished run: resume it if all parties can, never resume, or require it."""
+"""The treatment of an unfinished run: resume it if all parties can, never resume, or require it."""
 
 
 @dataclass(slots=True)

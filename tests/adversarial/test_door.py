@@ -104,7 +104,7 @@ def test_half_a_command_takes_no_room(door: Endpoint) -> None:
 def test_whoever_is_let_in_must_say_something(
     door: Endpoint, offices: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limiter, "FIRST_MESSAGE_SECONDS", 1.0)
+    monkeypatch.setattr(limiter, "FIRST_MESSAGE_SECONDS", 2.0)
     with (
         dealer(offices) as silent,
         dealer(offices) as honest,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -495,6 +497,18 @@ def test_track(
     assert lines[1] == "bank in task printed"
     assert lines[2].startswith("1 ['accuracy', 'bytes/received', 'bytes/sent'")
     assert lines[3] == "done"
+
+
+def test_logging(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: Any = guide_of("logging.md", names)
+    logger = logging.getLogger("heterofed")
+    try:
+        logger.warning("something")
+    finally:
+        logger.removeHandler(seen.handler)
+        seen.handler.close()
+    assert json.loads((tmp_path / "bank.jsonl").read_text())["message"] == "something"
 
 
 def test_watch(names: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

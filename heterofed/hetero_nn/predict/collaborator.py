@@ -27,13 +27,18 @@ from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
+from heterofed.reporting.log_lines import facts
 from heterofed.reporting.tracebacks import plain_endings
+from heterofed.reporting.units import seconds_shown
 from heterofed.runs.artifacts import Trained, read_trained, trained_here
 from heterofed.runs.beside import BesideTask, launch_beside, log_request
 from heterofed.runs.run import Run
 from heterofed.runs.settings import is_count
 
 logger = logging.getLogger("heterofed")
+
+IDLE_SECONDS = 3600.0
+"""The seconds between two signs of life of a server that nobody asks."""
 
 PAUSE_SECONDS = 1.0
 """The pause in seconds after a request that failed, to spare a Host that is training."""
@@ -141,8 +146,11 @@ class Serving(BesideTask, CollaboratorHalfTask):
             raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
-        """Return the callbacks without the frequent events that no request has come."""
-        return [_patient(each) for each in callbacks]
+        """Return the callbacks without the frequent events that no request has come.
+
+        In their place an idle server logs a sign of life once an hour.
+        """
+        return [*(_patient(each) for each in callbacks), SignOfLife()]
 
     def open_folder(self, run: Run) -> None:
         """Make the folder within that of the trained run."""
@@ -243,6 +251,20 @@ class Serving(BesideTask, CollaboratorHalfTask):
             )
         feed.end()
         feed.settle()
+
+
+class SignOfLife:
+    """Logs, once in `IDLE_SECONDS`, that a server of predictions waits for a request."""
+
+    def __init__(self) -> None:
+        self._due = IDLE_SECONDS
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the wait for a request."""
+        if isinstance(event, StillWaiting) and event.seconds >= self._due:
+            self._due += IDLE_SECONDS
+            idle = seconds_shown(event.seconds)
+            logger.info("idle: no request for %s; still serving", idle, extra=facts(event))
 
 
 def _patient(callback: Callback) -> Callable[[Event], None]:
