@@ -86,3 +86,17 @@ def test_reference_is_made_from_docstrings(site: Path) -> None:
     page = (site / "reference/api/schedulers.html").read_text(encoding="utf-8")
     for words in ("HeteroNNHostScheduler", "make_infer_model", "load_local_ids", "join_timeout"):
         assert words in page
+
+
+def test_pages_in_two_languages_link_to_each_other(site: Path) -> None:
+    chinese = sorted((site / "zh").rglob("*.html"))
+    assert len(chinese) >= 8
+    for path in chinese:
+        page, inside = path.read_text(encoding="utf-8"), path.relative_to(site / "zh")
+        assert '<html lang="zh-Hans"' in page
+        english = os.path.relpath(site / inside, path.parent)
+        assert f'href="{english}">English' in page, inside
+        other = (site / inside).read_text(encoding="utf-8")
+        assert '<html lang="en"' in other
+        back = os.path.relpath(path, (site / inside).parent)
+        assert f'href="{back}">简体中文' in other, inside
