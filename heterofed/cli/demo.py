@@ -73,7 +73,7 @@ def run_demo(
     if baselines:
         with needing("plot", "the plot of baselines"):
             import matplotlib  # noqa: F401
-    trackers(track)  # what cannot work shows before anything is started
+    trackers(track)  # wrong settings show before anything is started
     example = _example()
     began = time.monotonic()
     results, task = results.absolute(), f"demo-{secrets.token_hex(3)}"

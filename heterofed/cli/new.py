@@ -17,7 +17,7 @@ from heterofed.reporting.results import check_name, check_writable, write_whole
 TEMPLATES = ("tabular", "images", "text", "label-only")
 SUFFIX = ".tpl"
 NAME = "@@NAME@@"
-"""Stands in a template for the name of the project, which is its task id."""
+"""The text in a template that stands for the name of the project, which is its task id."""
 
 
 @click.command()
@@ -36,15 +36,15 @@ def new(folder: Path, template: str) -> None:
 
 
 def new_project(folder: Path, template: str) -> list[Path]:
-    """Write a project; gives its files.
+    """Write a project, and return its files.
 
     Args:
-        folder: gets the files; its name is the task id.
+        folder: the folder for the files; its name is the task id.
         template: one of `TEMPLATES`.
 
     Raises:
-        ConfigError: the folder holds something, cannot be written, or has a name that no task can
-            have.
+        ConfigError: the folder is not empty, cannot be written, or has a name that no task can
+        have.
     """
     folder = folder.absolute()
     check_name(folder.name, "the folder, whose name is the task id,")

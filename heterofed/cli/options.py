@@ -1,4 +1,4 @@
-"""Options that several commands have, so that they are called the same and mean the same."""
+"""Defines options that several commands have, so that they have the same names and meanings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Option = Callable[[F], F]
 
 
 def all_of(*options: Option[Any]) -> Option[Any]:
-    """One decorator for several options, which help shows in this order."""
+    """Return one decorator for several options, which the help shows in this order."""
 
     def decorate(command: F) -> F:
         for each in reversed(options):
@@ -28,7 +28,7 @@ def all_of(*options: Option[Any]) -> Option[Any]:
 
 
 def max_peer_ids(meaning: str) -> Option[Any]:
-    """The limit of ids; what it counts is said by each command."""
+    """Return the option for the limit of ids; each command says what it counts."""
     kind = click.IntRange(min=1, max=MAX_PEER_IDS)
     return click.option(
         "--max-peer-ids", type=kind, default=10_000_000, show_default=True, help=meaning
@@ -36,7 +36,7 @@ def max_peer_ids(meaning: str) -> Option[Any]:
 
 
 def parties(who: str) -> Option[Any]:
-    """How many parties are waited for."""
+    """Return the option for the number of parties to wait for."""
     return click.option(
         "--parties", type=click.IntRange(min=1), default=1, show_default=True, help=who
     )

@@ -90,7 +90,7 @@ def run_psi(
     try:
         scheduler.launch_task(task, resume="never" if fresh else "auto")
     except BaseException:
-        if not any(folder.glob("*/*/resume")):  # nothing to go on from
+        if not any(folder.glob("*/*/resume")):  # there is nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
@@ -98,7 +98,7 @@ def run_psi(
 
 
 def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
-    """This party's ids, once it is clear that the result can be written.
+    """Return this party's ids, after a check that the result can be written.
 
     Raises:
         ConfigError: a file cannot be read or written.
@@ -140,7 +140,7 @@ def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, An
 
 
 def _copy(table: _Table, _run: Run, ids: psi.OwnIds, common: array[int]) -> None:
-    """Write own matching rows instead of a list of ids."""
+    """Write this party's matching rows in place of a list of ids."""
     table.copy(ids, common)
 
 

@@ -1,4 +1,4 @@
-"""`heterofed report`: which results folder is meant, and what to write of it."""
+"""Implements `heterofed report`, which finds a results folder and writes its report."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from heterofed.report.render import Format, rendered, write_report
 from heterofed.reporting.results import STATUS, SUMMARY
 
 RESULTS = Path("heterofed_runs")
-"""Where runs lie by default."""
+"""The default parent of results folders."""
 
 
 def run_report(run: str, kind: Format, output: str | None) -> None:
-    """Write the report of a run, or print it where `output` is `-`.
+    """Write the report of a run, or print it if `output` is `-`.
 
     Args:
         run: a results folder, a folder of a task with one party's results, or a task id.
-        kind: of report.
-        output: a file, `-`, or None: in the results folder.
+        kind: the kind of report.
+        output: a file, `-`, or None for a file in the results folder.
 
     Raises:
         ConfigError: there is no such run, or several.
@@ -39,7 +39,7 @@ def run_report(run: str, kind: Format, output: str | None) -> None:
 
 
 def find_run(given: str) -> Path:
-    """The results folder that is meant.
+    """Return the results folder that the user means.
 
     Raises:
         ConfigError: there is none, or several.
@@ -80,5 +80,5 @@ def _runs_in(folder: Path) -> list[Path]:
 def _is_run(folder: Path) -> bool:
     try:
         return any((folder / name).is_file() for name in (STATUS, SUMMARY))
-    except OSError:  # a name that is too long
+    except OSError:  # the name is too long
         return False

@@ -1,4 +1,4 @@
-"""The group `heterofed table`: a table at each side to a joint model and its predictions."""
+"""Defines the commands `heterofed table`, which turn a table at each party into a joint model."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ _COUNTED = (
     *("location", "table", "query", "delimiter", "encoding", "ids", "id_recipe"),
     *("task", "party", "parties", "results", "join_timeout"),
 )
-"""What a count needs of a training's options."""
+"""The options of a training that a count of common ids needs too."""
 
 
 @table.command()
@@ -241,7 +241,7 @@ table.add_command(overlap)
 def _host_options() -> Iterable[click.Parameter]:
     @_AT_HOST
     def command() -> None:
-        """Has them."""
+        """Have the options of the Host."""
 
     return list(getattr(command, "__click_params__", []))
 

@@ -1,6 +1,6 @@
-"""`heterofed table check`: what would be done with each column of a table, before anything leaves.
+"""Implements `heterofed table check`, which says how each column would be treated.
 
-Reads the table, and nothing else: no task, no party, no network.
+It only reads the table: there is no task, no party and no network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ USES = {
     "constant": "left out",
     "id": "left out",
 }
-"""What is done with a column of each kind."""
+"""The treatment of a column of each kind."""
 
 
 @click.command()

@@ -1,4 +1,6 @@
-"""`heterofed table overlap`: how many ids two tables share; nobody learns which."""
+"""Implements `heterofed table overlap`, which counts common ids and tells no party which they
+are.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def overlap(as_json: bool, **given: Any) -> None:
 
 
 def show_overlap(found: dict[str, Any], *, as_json: bool) -> None:
-    """Say what a count has found; doubts about ids were said before it began."""
+    """Show the result of a count; doubts about ids were shown before it began."""
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -61,12 +63,12 @@ def count_overlap(
     """Run one party of a count.
 
     Returns:
-        ids (how many this party has), common (by the other party's key), notes on the ids, and
-        advice where next to none is common.
+        A dict with the keys ids (how many this party has), common (by the other party's key), notes
+        (on the ids), and advice if next to no id is common.
 
     Raises:
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.
-        TaskFailed: the task could not go on.
+        TaskFailed: the task failed.
     """
     from heterofed.tabular import overlap
     from heterofed.tabular.ids import IdRecipe

@@ -1,4 +1,4 @@
-"""What `heterofed table` does: a table and some options to a task at this party."""
+"""Runs the tasks of `heterofed table` at this party, with a table and some options."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_sou
 from heterofed.tabular.written import csv_of
 
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
-"""Options that say how a table is opened."""
+"""The options that say how a table is opened."""
 
 GIVEN = "table.json"
-"""Holds, in the results folder, which columns of the table were which."""
+"""The name of the file in the results folder that says which columns have the ids."""
 
 
 class Given(msgspec.Struct):
-    """What a prediction takes over from the training.
+    """The settings that a prediction takes from the training.
 
     Attributes:
-        ids: columns of the ids.
-        id_recipe, duplicates: how they were read.
+        ids: the columns of the ids.
+        id_recipe, duplicates: the way in which ids are read.
     """
 
     ids: list[str]
@@ -62,12 +62,13 @@ def train(
     """Train at one party.
 
     Returns:
-        task, party, ids (of the intersection), rounds, best_round, seconds, folder; at the Host
-        also metrics, of the test rows by the model of the best round.
+        A dict with the keys task, party, ids (of the intersection), rounds, best_round, seconds and
+        folder. At the Host it also has metrics, which are those of the test rows with the best
+        model.
 
     Raises:
-        ConfigError: an option or the table cannot be; nothing was sent.
-        TaskFailed: the task could not go on.
+        ConfigError: an option or the table is wrong; nothing was sent.
+        TaskFailed: the task failed.
     """
     check_writable(results.absolute())
     source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
@@ -96,7 +97,7 @@ def train(
 
 
 def _opened(location: str, **given: Any) -> Source:
-    """Open a table, and say what was found out about it."""
+    """Open a table, and show what was found out about it."""
     source = open_source(location, **given)
     for note in source.notes:
         click.echo(f"{source.name}: {note}", err=True)
@@ -111,9 +112,9 @@ def _launched(
     fresh: bool,
     watch: bool,
 ) -> dict[str, Any]:
-    """Train to the end, and keep how ids were read for the predictions."""
+    """Train to the end, and store for predictions how ids are read."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
-        # On the screen of this party; labels stand in no log.
+        # This is shown only on the screen of this party, because labels must not be in a log.
         click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
     result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(given)
@@ -153,11 +154,11 @@ def predict(
     """Predict at one party.
 
     Returns:
-        task, party, rows; at the Host also out.
+        A dict with the keys task, party and rows, and out at the Host.
 
     Raises:
-        ConfigError: an option, the table or the trained model cannot be; nothing was sent.
-        TaskFailed: the prediction could not go on.
+        ConfigError: an option, the table or the trained model is wrong; nothing was sent.
+        TaskFailed: the prediction failed.
     """
     source = _opened(location, **of_source)
     name = party or role
@@ -182,10 +183,10 @@ def predict(
 
 
 def _given(folder: Path) -> Given:
-    """Which columns were which in the training.
+    """Return the settings with which the training read its ids.
 
     Raises:
-        ConfigError: no training of this party and task lies there.
+        ConfigError: there is no training of this party and task in the folder.
     """
     try:
         return msgspec.json.decode(read(folder / GIVEN), type=Given)

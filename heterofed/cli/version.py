@@ -1,4 +1,4 @@
-"""`heterofed version`: what is installed here, for a question to the maintainers."""
+"""Implements `heterofed version`, which says what is installed here, for a report of a problem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heterofed._version import __version__
 
 
 def versions() -> dict[str, str]:
-    """What matters for a run on this machine, by name; no package is imported for it."""
+    """Return what matters for a run on this machine, by name; no package is imported for it."""
     return {
         "heterofed": __version__,
         "Python": platform.python_version(),
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def _packages() -> Iterator[tuple[str, str]]:
-    """Each package that heterofed or one of its extras asks for, where it is installed."""
+    """Return each package that heterofed or one of its extras requires and that is installed."""
     try:
         asked = importlib.metadata.requires("heterofed") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder that is not installed

@@ -38,7 +38,7 @@ class Table(Protocol):
 
     @property
     def missing(self) -> str:
-        """How missing values are treated: "error", "mean" or "zero"."""
+        """The treatment of missing values: "error", "mean" or "zero"."""
 
     def means_of(self, ids: Sequence[str]) -> list[float]:
         """Return the mean of each column over the rows of `ids`; ids without a row are skipped."""

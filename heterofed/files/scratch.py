@@ -16,10 +16,14 @@ from heterofed.files.opened import OTHERS
 from heterofed.files.private_files import file_lock
 
 SCRATCH, SCRATCH_LOCK = "heterofed-", "in-use.lock"
-"""How the names of temporary folders begin, and the lock that a living process holds in its own."""
+"""The prefix of names of temporary folders, and the name of the lock of the process that uses
+one.
+"""
 
 SCRATCH_SECONDS = 60.0
-"""A lock that is younger may be one that its process is about to take."""
+"""The age in seconds below which a lock is left alone, since its process may be about to take
+it.
+"""
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _drop_abandoned(parent: Path) -> None:
-    """Delete temporary folders of processes of this user that are no more."""
+    """Delete temporary folders of processes of this user that have ended."""
     newest = time.time() - SCRATCH_SECONDS
     for folder in parent.glob(f"{SCRATCH}*"):
         lock = folder / SCRATCH_LOCK

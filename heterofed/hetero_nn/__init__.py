@@ -1,6 +1,6 @@
-"""Split training between a Host and its Collaborators; the loops, to be read like the protocol.
+"""Implements split training between a Host and its Collaborators.
 
-Names load on first use, so that tasks that only intersect ids do not wait for torch.
+Names are loaded on first use, so tasks that only intersect ids do not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A Collaborator: holds features only, sends them at the cut layer, trains on what comes back.
+"""Defines the Collaborator, which holds features, sends embeddings and trains on their gradients.
 
-Its hooks are in `hooks.py`; what it does with them is in `train/training.py`.
+Its hooks are in `hooks.py`, and `train/training.py` calls them.
 """
 
 from __future__ import annotations

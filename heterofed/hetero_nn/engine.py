@@ -1,4 +1,4 @@
-"""What is behind a scheduler of split training."""
+"""Defines the engine of a scheduler of split training, which its user does not see."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ S = TypeVar("S", bound=HalfSettings)
 
 
 class HalfEngine(Engine[S]):
-    """What is behind a scheduler of split training: its settings, its run, and its tasks.
+    """The engine of a scheduler of split training: its settings, its run, and its tasks.
 
     Args:
-        settings: what the constructor was given.
+        settings: the settings from the constructor.
         training: makes the task that trains.
         dry_run: makes the task that tries one batch.
     """
@@ -29,7 +29,7 @@ class HalfEngine(Engine[S]):
         self.training, self.dry_run = training, dry_run
 
     def made(self, name: str) -> Any:
-        """A model or optimizer of the run; made on first use.
+        """Return a model or optimizer of the run, which is made on first use.
 
         Raises:
             ConfigError: no run has begun.

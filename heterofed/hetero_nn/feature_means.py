@@ -1,4 +1,6 @@
-"""The means of each Collaborator's features, which stand for rows that it will not have."""
+"""Computes the means of each Collaborator's features, which replace the features of missing
+rows.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +23,23 @@ from heterofed.runs.artifacts import Trained, read_weights
 MEANS = "feature_means.pt"
 
 SUMMED_AT_ONCE = 1 << 17
-"""Numbers."""
+"""The number of values above which rows are summed in parts, so that no large copy is made."""
 
 MAX_ROW = 1 << 22
-"""Numbers in a row of one party up to which their means are kept: 32 MiB of sums in float64,
-however narrow the numbers are that a peer sends.
+"""The most numbers in a row of one party of which means are kept. The sums of such a row take 32
+MiB in float64, however narrow the dtype is that a peer sends.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureImputer:
-    """What stands for one row of a party's features: how it arranged them, and their means.
+    """Imputes one party's features of missing rows, by their means or by zeros.
 
     Attributes:
-        layout: as its hook yielded them.
-        means: by tensor name, [...] without the rows; zero for integers and bools. None where
-            batches differed in more than the rows, or rows had more than `MAX_ROW` numbers.
+        layout: the form in which the party's hook yielded the features.
+        means: the means by tensor name, [...] without the dimension of rows; zero for integers and
+            bools. None if batches differed in more than the number of rows, or if rows had more
+            than `MAX_ROW` numbers.
     """
 
     layout: Layout
@@ -45,17 +48,17 @@ class FeatureImputer:
     def fill(
         self, tensors: Mapping[str, Tensor], here: Tensor, party: str, *, by_mean: bool
     ) -> dict[str, Tensor]:
-        """Features of all rows, where a party has some.
+        """Return the features of all rows, from those of the rows that a party has.
 
         Args:
-            tensors: by name, of the rows that it has; empty where it has none.
-            here: which these are: bool, [rows].
-            party: its feature key.
-            by_mean: whether means stand for the others, or zeros.
+            tensors: the features of the rows that the party has, by name; empty if it has none.
+            here: whether the party has each row, bools of shape [rows].
+            party: the feature key of the party.
+            by_mean: whether means replace missing features; otherwise zeros do.
 
         Raises:
-            MissingPartyError: its features had no one shape, or too large a one, so nothing can
-                stand for a row.
+            MissingPartyError: the features had no fixed shape or too many numbers, so that nothing
+            can replace a row.
         """
         filled = {}
         for name, mean in self.means.items():
@@ -73,12 +76,13 @@ class FeatureImputer:
 
 
 class FeatureMeans:
-    """The means of each Collaborator's features over a round, for rows that it will not have.
+    """Sums up each Collaborator's features over a round, to compute their means.
 
     Args:
-        state: gets what was counted, in plain values that a checkpoint can keep; a round that goes
-            on goes on with them.
-        harmless: tells where features cannot be counted; then nothing stands for those of a party.
+        state: receives the sums as plain values that a checkpoint can keep; a resumed round
+            continues with them.
+        harmless: reports features that cannot be summed; then nothing can replace those of the
+            party.
     """
 
     def __init__(self, state: dict[str, Any], harmless: Harmless) -> None:
@@ -86,7 +90,7 @@ class FeatureMeans:
         self._harmless = harmless
 
     def add(self, party: str, batch: FeatureBatch) -> None:
-        """Count a batch in; never raises."""
+        """Add the features of a batch; this method never raises an error."""
         counted = False
         with self._harmless("the means of features"):
             self._add(party, batch.layout, batch.tensors)
@@ -111,7 +115,7 @@ class FeatureMeans:
         kept["rows"] += len(tensor)
 
     def save(self, path: Path) -> None:
-        """Write them, in task order."""
+        """Write the means to a file, in task order."""
         means = {
             party: {
                 "layout": kept["layout"],
@@ -126,14 +130,14 @@ class FeatureMeans:
 
 
 def _no_sum(tensor: Tensor) -> Tensor:
-    """The sum of no row; of integers it stays so, and takes no memory."""
+    """Return the sum of no rows; that of integers stays zero and takes no memory."""
     if tensor.is_floating_point():
         return torch.zeros(tensor.shape[1:], dtype=torch.float64)
     return torch.zeros((), dtype=torch.float64).expand(tensor.shape[1:])
 
 
 def _sum_of_rows(tensor: Tensor) -> Tensor:
-    """In float64, without a copy of a big tensor in it."""
+    """Return the sum over rows in float64, without a copy of the whole tensor in float64."""
     if tensor.numel() <= SUMMED_AT_ONCE:
         return tensor.sum(dim=0, dtype=torch.float64)
     chunk = max(1, SUMMED_AT_ONCE // max(1, tensor[:1].numel()))
@@ -144,17 +148,17 @@ def _sum_of_rows(tensor: Tensor) -> Tensor:
 
 
 def _mean(total: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """Zero for integers and bools, in one number's memory."""
+    """Return the mean; for integers and bools it is zero and takes the memory of one number."""
     if dtype.is_floating_point:
         return (total / max(1, rows)).to(dtype)
     return torch.zeros((), dtype=dtype).expand(total.shape)
 
 
 def read_imputers(trained: Trained) -> dict[str, FeatureImputer]:
-    """What stands for each Collaborator, in task order.
+    """Return the imputer of each Collaborator, in task order.
 
     Raises:
-        ConfigError: the file is not there or damaged.
+        ConfigError: the file is missing or damaged.
     """
     kept = read_weights(trained, MEANS.removesuffix(".pt"))
     return {party: FeatureImputer(each["layout"], each["means"]) for party, each in kept.items()}

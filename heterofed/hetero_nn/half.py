@@ -1,4 +1,4 @@
-"""One party's half of a task in one run: its hooks, its models, its batches."""
+"""Defines one party's half of a task in one run, with its hooks, models and batches."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ M = TypeVar("M", bound=HalfModels)
 
 
 class Half(Generic[M]):
-    """What every loop of a party needs: whose hooks it calls, in which run, on which models.
+    """The objects that every loop of a party needs in one run.
 
-    The run is told of its models, so that hooks may ask for them.
+    The run gets the models too, so that hooks can use them.
 
     Args:
-        owner: the scheduler.
+        owner: the scheduler whose hooks are called.
         run: the run.
-        models: the class of its models.
+        models: the class of the half's models.
 
     Attributes:
-        hooks: the owner's, with notes and random streams.
-        batches: what its feature hooks yield.
-        signature: what they are fed.
-        order: proofs that rows are of the same ids.
+        hooks: calls the owner's hooks with notes on errors and under their own random streams.
+        batches: the batches that the feature hooks yield.
+        signature: a description of the inputs of the feature hooks.
+        order: proofs that the rows of all parties have the same ids.
     """
 
     def __init__(self, owner: PartyHooks, run: Run, models: type[M]) -> None:
@@ -55,11 +55,13 @@ class Half(Generic[M]):
         run.models, run.around_hooks = self.models, self.signature.reading
 
     def files(self, parts: Sequence[CheckpointPart] = ()) -> ModelFiles:
-        """The models in the results folder; `parts` write what they keep beside the signature."""
+        """Return the models in the results folder; `parts` write their files beside the
+        signature.
+        """
         return ModelFiles(self.run, self.models, self.owner, [self.signature, *parts])
 
     def round_ids(self) -> list[str]:
-        """The train ids in the agreed order of this round."""
+        """Return the train ids in the agreed order of this round."""
         plan = self.run.plan
         return round_order(
             self.run.state.train_ids,
@@ -69,19 +71,21 @@ class Half(Generic[M]):
         )
 
     def leg_ids(self, first: int) -> list[str]:
-        """The train ids from batch `first` of this round on, as far as its next checkpoint."""
+        """Return the train ids from batch `first` of this round up to the next checkpoint."""
         plan, order = self.run.plan, self.round_ids()
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
         return order[start : start + rows] if rows else order
 
     def further_ids(self, common: SortedIdSet, key: int) -> list[str]:
-        """What `load_further_ids` gives; see `heterofed.intersection.keys`."""
+        """Return the ids that `load_further_ids` gives; see `heterofed.intersection.keys`."""
         with self.run.party.in_phase("prepare"):
             return strings(self.hooks.call("load_further_ids", common, key), "load_further_ids")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The models, and modules beside them, in eval mode and without gradients."""
+        """Set the models, and modules beside them, to eval mode without gradients within the
+        block.
+        """
         models = self.models.models()
         with evaluating(*models, *modules_beside(self.owner, models)):
             yield

@@ -1,4 +1,4 @@
-"""Tasks of split training: what all of them do alike, in either role."""
+"""Defines what all tasks of split training do alike, in either role."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class HostHalfTask(HostTask):
 
     @property
     def settings(self) -> HostSettings:
-        """What the Host's constructor was given."""
+        """The settings from the Host's constructor."""
         settings: HostSettings = self.engine.settings
         return settings
 
     def begin(self, run: Run) -> None:
-        """The launch has begun: hooks may ask for models."""
+        """Prepare for the launch, so that hooks may use models."""
         super().begin(run)
         self.make_half(run)
 
@@ -40,16 +40,16 @@ class HostHalfTask(HostTask):
         self.loop = self.make_loop()
 
     def make_loop(self) -> HostLoop:
-        """The loop of this kind of task."""
+        """Return the loop of this kind of task."""
         return HostLoop(self.owner, self.half, self.settings)
 
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:
-        """What the Host announces."""
+        """Return the plan that the Host announces."""
         default_end = ends_by_default(type(self.owner))
         return self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:
-        """Share this machine's cores with the other parties."""
+        """Share the cores of this machine with the other parties."""
         return sharing_cores(1 + len(run.plan.collaborators))
 
 
@@ -61,12 +61,12 @@ class CollaboratorHalfTask(CollaboratorTask):
 
     @property
     def settings(self) -> CollaboratorSettings:
-        """What the Collaborator's constructor was given."""
+        """The settings from the Collaborator's constructor."""
         settings: CollaboratorSettings = self.engine.settings
         return settings
 
     def begin(self, run: Run) -> None:
-        """The launch has begun: hooks may ask for models."""
+        """Prepare for the launch, so that hooks may use models."""
         super().begin(run)
         self.make_half(run)
 
@@ -77,5 +77,5 @@ class CollaboratorHalfTask(CollaboratorTask):
         self.loop = CollaboratorLoop(self.owner, self.half, self.settings)
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:
-        """Share this machine's cores with the other parties."""
+        """Share the cores of this machine with the other parties."""
         return sharing_cores(1 + len(run.plan.collaborators))

@@ -1,4 +1,4 @@
-"""Hooks called under random streams of their own, so that each run draws the same numbers."""
+"""Calls hooks under random streams of their own, so that each run draws the same numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class SeededHooks(HookCalls):
-    """The hooks of one party of split training within one run.
+    """Calls the hooks of one party of split training within one run.
 
     Args:
-        owner: whose hooks they are.
-        run: within which they are called.
-        key: the party's feature key, which names its streams.
-        name: what logs call this party.
+        owner: the scheduler whose hooks are called.
+        run: the run in which they are called.
+        key: the party's feature key, which names its random streams.
+        name: the name of the party in logs.
     """
 
     def __init__(self, owner: object, run: Run, key: str, name: str) -> None:
@@ -33,7 +33,10 @@ class SeededHooks(HookCalls):
     def seeded_as(
         self, hook: str, call: Callable[..., T], *args: Any, also: str = "", **kwargs: Any
     ) -> T:
-        """Call what stands for a hook as the hook would be called; `also` names its stream too."""
+        """Call a function in place of a hook, as the hook would be called.
+
+        `also` is part of the name of its random stream.
+        """
         run = self._run
         batch = (run.maybe_party.batch if run.maybe_party else None) or 0
         path = (self._key, hook, run.round, batch)

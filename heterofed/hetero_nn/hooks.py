@@ -1,4 +1,4 @@
-"""All hooks of split training, and the attributes and methods that hooks may use.
+"""Defines all hooks of split training, and the attributes and methods that hooks may use.
 
 A scheduler's class inherits from these: `PartyHooks` for both roles, and `HostHooks` or
 `CollaboratorHooks` for one role. The loops in `heterofed.hetero_nn.train` call the hooks; their
@@ -32,12 +32,12 @@ from heterofed.runs.settings import Shown
 
 
 class PartyHooks(Scheduler):
-    """What both roles share.
+    """The hooks, attributes and methods of both roles.
 
     Attributes:
-        models_after_split: a class sets it to True to have its models made after the split, when
-            `self.train_ids` are known: to fit a scaler or a vocabulary on train rows alone. What is
-            wrong with the models then shows after the intersection, not before it.
+        models_after_split: whether the models are made after the split, when `self.train_ids` are
+            known. A class sets it to True, for example, to fit a scaler or a vocabulary on train
+            rows alone. Errors in the models then show after the intersection and not before it.
     """
 
     models_after_split: bool = False
@@ -232,20 +232,26 @@ class PartyHooks(Scheduler):
 
     @Shown
     def final_rows(self) -> int:
-        """On how many test rows the best models are looked at after the last round; 0: on none."""
+        """The number of test rows on which the best models are looked at after the last round; 0
+        for none.
+        """
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return agreement.plan.final_rows if agreement else 0
 
     @Shown
     def id_keys(self) -> int:
-        """By how many keys rows are matched; 1 before the plan is known, at a Collaborator."""
+        """The number of keys by which rows are matched; 1 before the plan is known, at a
+        Collaborator.
+        """
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         given: int = getattr(self._heterofed.settings, "id_keys", 1)
         return agreement.plan.id_keys if agreement else given
 
     @Shown
     def parties(self) -> tuple[str, ...]:
-        """Feature keys of all parties, the Host's first; empty before they met."""
+        """The feature keys of all parties, the Host's first; empty before the parties are
+        connected.
+        """
         agreement = self._heterofed.run.maybe_agreement if self._heterofed.run else None
         return (agreement.plan.host, *agreement.plan.collaborators) if agreement else ()
 

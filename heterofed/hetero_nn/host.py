@@ -1,6 +1,6 @@
-"""The Host: holds the labels, fuses the features of all parties, sends gradients back.
+"""Defines the Host, which holds the labels, fuses the features of all parties and sends gradients.
 
-Its hooks are in `hooks.py`; what it does with them is in `train/training.py`.
+Its hooks are in `hooks.py`, and `train/training.py` calls them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How hooks make the models and optimizers of a run, checked, and wrapped where DP-SGD needs it."""
+"""Makes the models and optimizers of a run with the user's hooks, checks them and wraps them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class HalfModels(ModelRegistry):
     """A Collaborator's feature model and its optimizer.
 
     Args:
-        hooks: make them.
+        hooks: calls the hooks that make them.
         settings: the settings of the party.
-        more: how further ones are made, by name.
-        saved: further models that the results folder gets.
+        more: functions that make further models and optimizers, by name.
+        saved: the names of further models that are written to the results folder.
     """
 
     def __init__(
@@ -49,28 +49,32 @@ class HalfModels(ModelRegistry):
 
     @property
     def feature_optimizer(self) -> Any:
-        """Its optimizer; None at a frozen party."""
+        """The optimizer of the feature model; None at a frozen party."""
         return self.made("feature_optimizer")
 
     def set_modes(self, *, training: bool) -> None:
-        """Feature model: train mode while training unless frozen, eval otherwise."""
+        """Set the feature model to train mode in training unless it is frozen, and else to eval
+        mode.
+        """
         if self.feature_model is not None:
             self.feature_model.train(training and self._settings.is_feature_trainable)
 
     def feature_weights(self) -> Iterator[Tensor]:
-        """What a step on the features changes: all that their model or its optimizer holds."""
+        """Yield all tensors that a step on the features changes, of the model or in its
+        optimizer.
+        """
         model, optimizer = self.feature_model, self.feature_optimizer
         yield from model.parameters() if model is not None else ()
         for group in optimizer.param_groups if optimizer is not None else ():
             yield from group["params"]
 
     def trained(self) -> dict[str, nn.Module | None]:
-        """The models that training changes, by name."""
+        """Return the models that training changes, by name."""
         frozen = () if self._settings.is_feature_trainable else ("feature_model",)
         return {name: self.made(name) for name in self.saved if name not in frozen}
 
     def check_trains(self) -> None:
-        """Refuse a party that is to train and has nothing to train.
+        """Refuse a party that is to be trained but has nothing to train.
 
         Raises:
             ConfigError: its features are trainable, and it has no model or no weights.
@@ -110,18 +114,18 @@ class HalfModels(ModelRegistry):
         return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
 
     def _parts(self) -> int:
-        """Optimizers of this party that step together, where its feature model has one."""
+        """Return the number of optimizers that step together, if the feature model has one."""
         return 1
 
     def _private_model(self, model: nn.Module | None) -> nn.Module | None:
-        """The model, as DP-SGD needs it where this party trains by it."""
+        """Return the model, prepared for DP-SGD if this party trains by it."""
         defence = self._settings.weights_defence
         return model if defence is None or model is None else defence.model(model)
 
     def _private_optimizer(
         self, optimizer: Optimizer, *, parts: int = 1, counts: bool = True
     ) -> Optimizer:
-        """The optimizer, wrapped where this party trains by DP-SGD."""
+        """Return the optimizer, wrapped if this party trains by DP-SGD."""
         defence = self._settings.weights_defence
         if defence is None:
             return optimizer
@@ -146,13 +150,13 @@ class HostModels(HalfModels):
         return model
 
     def set_modes(self, *, training: bool) -> None:
-        """The modes of both models; the one on top is never frozen."""
+        """Set the modes of both models; the model on top is never frozen."""
         super().set_modes(training=training)
         if self.infer_model is not None:
             self.infer_model.train(training)
 
     def check_trains(self) -> None:
-        """A Host may be label-only, and have nothing to train."""
+        """Accept any models, because a Host may have only labels and nothing to train."""
 
     def _make_infer_model(self) -> nn.Module | None:
         hook = "make_infer_model"

@@ -1,4 +1,6 @@
-"""Tasks that only intersect ids: `launch_task` returns the common ids and writes them to CSV."""
+"""Defines tasks that only intersect ids; `launch_task` returns the common ids and writes a CSV
+file.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,20 @@ from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import LeadSettings, Settings, Shown
 
 Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
-"""Writes the common ids, which stand at these positions among the own ones."""
+"""Writes the common ids, given by their positions among the party's own ids."""
 
 
 class PSIEngine(Engine[Settings]):
-    """What is behind a scheduler that only intersects ids.
+    """The engine of a scheduler that only intersects ids.
 
     Args:
-        settings: what the constructor was given.
-        ids: that it was given, too.
+        settings: the settings from the constructor.
+        ids: the ids from the constructor.
         intersecting: makes the task that intersects ids.
         counting: makes the task that counts common ids.
 
     Attributes:
-        write: what is done with the result instead of `intersection.csv`, where it is given.
+        write: writes the result in place of `intersection.csv`; None by default.
     """
 
     def __init__(
@@ -54,15 +56,16 @@ class PSIEngine(Engine[Settings]):
 
 
 class PSIScheduler(Scheduler):
-    """What both roles share: ids in, `intersection.csv` out."""
+    """The base of both roles, which read ids and write `intersection.csv`."""
 
     _heterofed: PSIEngine
 
     def load_local_ids(self) -> Iterable[str]:
-        """Hook: this party's ids; by default those given to the constructor.
+        """Hook: return this party's ids; by default those given to the constructor.
 
         Returns:
-            Any iterable of unique strings, at least one: many are read as they are needed.
+            Any iterable of unique strings, at least one. They are read as they are needed, so there
+            may be many.
         """
         if self._heterofed.ids is None:
             raise ConfigError("give the constructor ids=..., or define load_local_ids")
@@ -87,23 +90,24 @@ class PSIScheduler(Scheduler):
         """Run the task in this process until it ends.
 
         Args:
-            task_id: the same at every party; parties on one machine find each other by it.
-            resume: "auto" goes on with an interrupted run where all parties can; "never" begins
-                anew; "require" does nothing else than go on.
+            task_id: the id of the task, which is the same at every party. Parties on one machine
+                find each other by it.
+            resume: how to treat an interrupted run. "auto" resumes it if all parties can; "never"
+                starts anew; "require" raises an error if it cannot be resumed.
             callbacks: further callables that get the events of this launch.
-            watch: whether to serve a live page of the task until the launch ends; its address is
+            watch: whether to serve a live page of the task until the launch ends. Its address is
                 printed to stderr. It needs the extra `watch`.
 
         Returns:
-            The ids that all parties have, sorted; also written to `intersection.csv` (column `id`)
-            in the results folder.
+            The ids that all parties have, sorted. They are also written to `intersection.csv`
+            (column `id`) in the results folder.
 
         Raises:
-            ConfigError: something at this party cannot work; nothing was done.
-            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+            ConfigError: a setting or file of this party is wrong; nothing was done.
+            TaskFailed: the task failed; it is a `TaskAborted` if another party ended it.
         """
         task = self._heterofed.intersecting(self)
-        if self._heterofed.write is not None:  # then no folder of results is left
+        if self._heterofed.write is not None:  # then no results folder is left
             task.write, task.is_reported = self._heterofed.write, False
         Lifecycle(task).launch(task_id, resume, callbacks=callbacks, watch=watch)
         return task.common
@@ -112,17 +116,17 @@ class PSIScheduler(Scheduler):
         """Count how many ids this party shares with the others, in place of `launch_task`.
 
         No party learns which ids they are. All parties call this method, and each needs at least 20
-        ids. An initiator counts with each of its collaborators. An interrupted count begins anew.
+        ids. An initiator counts with each of its collaborators. An interrupted count starts anew.
 
         Args:
-            task_id: the same at every party.
+            task_id: the id of the task, which is the same at every party.
 
         Returns:
             The number of common ids, by the other party's feature key.
 
         Raises:
-            ConfigError: something at this party cannot work; nothing was done.
-            TaskFailed: the task could not go on; a `TaskAborted` where another party ended it.
+            ConfigError: a setting or file of this party is wrong; nothing was done.
+            TaskFailed: the task failed; it is a `TaskAborted` if another party ended it.
         """
         task = self._heterofed.counting(self)
         Lifecycle(task).launch(task_id, "never")
@@ -130,28 +134,34 @@ class PSIScheduler(Scheduler):
 
 
 class RSAPSIInitiatorScheduler(PSIScheduler):
-    """The party that asks: learns the matches first, and at how many parties it asks.
+    """The requesting party, which learns the matches first and may request at several parties.
 
     Args:
-        feature_key: this party's unique key in the task.
-        name: shown in logs and used for the results folder; the feature key by default.
+        feature_key: the unique key of this party in the task.
+        name: the name of this party in logs and of its results folder; the feature key by default.
         ids: this party's ids, any iterable (see `psi.column` for files), unless a subclass defines
             `load_local_ids`.
-        collaborators: whom to wait for: how many, or their feature keys.
-        calculation_timeout: longest silence (s) of a party that computes; 0: no limit.
-        schedule_timeout: longest silence (s) in steps where a party computes nothing.
-        data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
-        join_timeout: seconds to wait for the parties to come online; 0: for ever.
-        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
-            way can read and change everything. For experiments on a network of your own.
-        psi_protocol: "rsa" (blind signatures) or "ecdh" (an OPRF over ristretto255, faster).
-        psi_bits: size of the RSA keys, 2048, 3072 or 4096.
-        max_peer_ids: most ids that any party, this one too, may have intersected; a Collaborator
-            in all runs of a task together, those of unchanged sets counted once.
-        agreed: settings of a layer above that all parties share, such as how ids are written, as
-            strings by name. They are announced before any id is read.
-        results_dir: parent of `<task_id>/<name>`.
-        callbacks: get every event of the task.
+        collaborators: the number of parties to wait for, or their feature keys.
+        calculation_timeout: the longest silence in seconds of a party that computes; 0 means no
+            limit.
+        schedule_timeout: the longest silence in seconds in steps in which a party computes nothing.
+        data_channel_timeout: the longest time in seconds to establish a link, and the longest time
+            in seconds without a byte while a message arrives.
+        join_timeout: the longest time in seconds to wait for the parties to connect; 0 means no
+            limit.
+        insecure: whether to run a task whose file lists no keys. Its TCP connections are not
+            encrypted, and anybody on the network can read and change everything. Use it only for
+            experiments on a private network.
+        psi_protocol: the protocol of the intersection: "rsa" (blind signatures) or "ecdh" (an OPRF
+            over ristretto255, which is faster).
+        psi_bits: the size of the RSA keys in bits: 2048, 3072 or 4096.
+        max_peer_ids: the most ids that any party, including this one, may have intersected. A
+            Collaborator's ids are counted over all runs of a task together, and unchanged sets
+            count once.
+        agreed: settings of a layer above that all parties share, as strings by name, such as the
+            format of ids. They are announced before any id is read.
+        results_dir: the parent of the results folder `<task_id>/<name>`.
+        callbacks: called with every event of the task.
     """
 
     def __init__(
@@ -179,24 +189,27 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
 
 
 class RSAPSICollaboratorScheduler(PSIScheduler):
-    """A party that answers: learns the final matches.
+    """The answering party, which learns the final matches.
 
     Args:
-        feature_key: this party's unique key in the task.
-        name: shown in logs and used for the results folder; the feature key by default.
+        feature_key: the unique key of this party in the task.
+        name: the name of this party in logs and of its results folder; the feature key by default.
         ids: this party's ids, any iterable (see `psi.column` for files), unless a subclass defines
             `load_local_ids`.
-        max_peer_ids: ids that the initiator may have intersected in all runs of a task together,
-            those of unchanged sets counted once.
-        schedule_timeout: longest silence (s) of the initiator before its plan is known.
-        data_channel_timeout: (seconds to establish a link, seconds without a byte of a message).
-        join_timeout: seconds to wait for the initiator to come online; 0: for ever.
-        insecure: run a task whose file lists no keys over TCP in the clear, where anybody on the
-            way can read and change everything. For experiments on a network of your own.
-        agreed: settings of a layer above that the initiator must announce likewise; others of its
-            are read as `self.agreed`.
-        results_dir: parent of `<task_id>/<name>`.
-        callbacks: get every event of the task.
+        max_peer_ids: the most ids that the initiator may have intersected in all runs of a task
+            together; unchanged sets count once.
+        schedule_timeout: the longest silence in seconds of the initiator before its plan is known.
+        data_channel_timeout: the longest time in seconds to establish a link, and the longest time
+            in seconds without a byte while a message arrives.
+        join_timeout: the longest time in seconds to wait for the initiator to connect; 0 means no
+            limit.
+        insecure: whether to run a task whose file lists no keys. Its TCP connections are not
+            encrypted, and anybody on the network can read and change everything. Use it only for
+            experiments on a private network.
+        agreed: settings of a layer above that the initiator must announce too. Its other settings
+            can be read as `self.agreed`.
+        results_dir: the parent of the results folder `<task_id>/<name>`.
+        callbacks: called with every event of the task.
     """
 
     def __init__(
@@ -220,5 +233,5 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
 
 
 def write_by(scheduler: PSIScheduler, write: Write) -> None:
-    """Have a scheduler write its result otherwise than to `intersection.csv`."""
+    """Make a scheduler write its result in another way than to `intersection.csv`."""
     scheduler._heterofed.write = write

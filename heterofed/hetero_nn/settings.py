@@ -1,4 +1,4 @@
-"""What the constructors of the two schedulers of split training are given, checked."""
+"""Defines and checks the arguments of the constructors of the two schedulers of split training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_ROWS = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class HalfSettings(Settings):
-    """What both roles are given; each field is an argument of that name."""
+    """The arguments of both roles; each field is the argument of that name."""
 
     is_feature_trainable: bool
     weights_defence: DPSGD | None
@@ -45,12 +45,12 @@ class HalfSettings(Settings):
 
     @property
     def limits(self) -> ReleaseLimits:
-        """How much may leave this party."""
+        """The limits on what may leave this party."""
         return ReleaseLimits(self.max_releases_per_row, self.max_epsilon, self.max_rollbacks)
 
     @property
     def has_epsilon(self) -> bool:
-        """Whether this party has a defence that an epsilon is told for."""
+        """Whether this party has a defence that has an epsilon."""
         return self.weights_defence is not None
 
     def check(self) -> None:
@@ -62,19 +62,19 @@ class HalfSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CollaboratorSettings(HalfSettings):
-    """What a Collaborator is given."""
+    """The arguments of a Collaborator."""
 
     embedding_defence: ClippedGaussian | Decorrelation | None
 
     @property
     def has_epsilon(self) -> bool:
-        """Whether this party has a defence that an epsilon is told for."""
+        """Whether this party has a defence that has an epsilon."""
         return super().has_epsilon or isinstance(self.embedding_defence, ClippedGaussian)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings(LeadSettings, HalfSettings):
-    """What the Host is given."""
+    """The arguments of the Host."""
 
     max_rounds: int
     log_rounds: int
@@ -97,7 +97,7 @@ class HostSettings(LeadSettings, HalfSettings):
 
     @property
     def has_epsilon(self) -> bool:
-        """Whether this party has a defence that an epsilon is told for."""
+        """Whether this party has a defence that has an epsilon."""
         return super().has_epsilon or self.label_dp is not None
 
     def check(self) -> None:
@@ -123,10 +123,10 @@ class HostSettings(LeadSettings, HalfSettings):
         self._check_defences()
 
     def check_rounds(self) -> None:
-        """Refuse a number of rounds that would never end the task by itself.
+        """Refuse a number of rounds that would never end the task.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: there is no last round.
         """
         if not is_count(self.max_rounds, least=1):
             raise ConfigError(
@@ -137,11 +137,11 @@ class HostSettings(LeadSettings, HalfSettings):
     def training_plan(
         self, collaborators: tuple[str, ...], *, order: int, default_end: bool
     ) -> Plan:
-        """What the Host announces.
+        """Return the plan that the Host announces.
 
         Args:
-            collaborators: in task order.
-            order: what the order of rows is drawn from.
+            collaborators: the feature keys of the Collaborators, in task order.
+            order: the seed from which the order of rows is drawn.
             default_end: whether the task ends after `max_rounds`.
         """
         return self.plan(
@@ -210,10 +210,10 @@ class HostSettings(LeadSettings, HalfSettings):
 
 
 def check_staleness(steps: object) -> None:
-    """Check how far forwards may run ahead.
+    """Check how far forward passes may run ahead.
 
     Raises:
-        ConfigError: neither "auto" nor a number of steps.
+        ConfigError: the value is neither "auto" nor a valid number of steps.
     """
     if steps != "auto" and (not is_count(steps) or steps not in range(MAX_STALENESS + 1)):
         raise ConfigError(
@@ -223,10 +223,10 @@ def check_staleness(steps: object) -> None:
 
 
 def check_compression(name: str, coding: object) -> None:
-    """Check how tensors are to travel.
+    """Check how tensors are to be sent.
 
     Raises:
-        ConfigError: a coding that there is not.
+        ConfigError: the compression is unknown.
     """
     known = get_args(Coding)
     if coding is not None and coding not in known:

@@ -24,7 +24,7 @@ MOST_CLASSES = 1000
 
 
 LABEL_NAMES = ("label", "labels", "target", "targets", "y")
-"""What labels are called in a mapping that holds something else beside them, such as weights."""
+"""The names of the labels in a mapping that has something else beside them, such as weights."""
 
 
 def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:

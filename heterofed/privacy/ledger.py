@@ -3,7 +3,8 @@
 There is one SQLite file for each party and task. It is not part of checkpoints and only grows, so
 that neither a peer nor a restart can undo a record. A pass is recorded in one synced transaction
 before its first batch is sent, so that a killed party has counted too much and never too little.
-The file holds ids as keyed hashes. This module knows no torch, and of costs only that they add up.
+The file holds ids as keyed hashes. This module does not use torch, and it needs to know only that
+costs can be added up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from heterofed.privacy.row_groups import NAME_BYTES, RowGroups
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Where the rows of the last pass of a kind are.
+    """The place of the rows of the last pass of a kind.
 
     Attributes:
         ids: the ids of the rows; None if the groups have other rows too.

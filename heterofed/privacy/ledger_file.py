@@ -45,8 +45,9 @@ SCHEMA = (
     )
     """,
 )
-"""The view `rows` has the name of the table of version 0, so that an earlier version of this
-package fails on the file: it would else start a table of its own, at zero."""
+"""The view `rows` has the name of the table of version 0. So an earlier version of this package
+fails on the file; otherwise it would start a table of its own at zero.
+"""
 
 FROM_VERSION_0 = (
     """
@@ -90,7 +91,7 @@ def transaction(base: sqlite3.Connection) -> Iterator[None]:
         yield
         base.execute("COMMIT")
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # it may have been rolled back by itself
+        with contextlib.suppress(sqlite3.Error):  # SQLite may already have rolled it back
             base.execute("ROLLBACK")
         raise
 
@@ -100,7 +101,7 @@ def _version(base: sqlite3.Connection) -> int:
 
 
 def _upgrade(base: sqlite3.Connection) -> None:
-    """Make the tables, unless another process has made them meanwhile."""
+    """Make the tables, unless another process has already made them."""
     found = _version(base)
     if found == VERSION:
         return

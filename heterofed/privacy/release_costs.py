@@ -1,4 +1,4 @@
-"""What releases of rows cost, and how costs add up. Knows no disk and no tensor."""
+"""Defines the costs of releases of rows and how they add up, without any disk or tensor."""
 
 from __future__ import annotations
 

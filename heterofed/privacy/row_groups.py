@@ -1,10 +1,10 @@
-"""Counts what was sent of each row, in one record for all rows that have the same history.
+"""Counts what was sent of each row, with one record for all rows that have the same history.
 
-Rows that leave together, as all train rows do in each round, form one group, and a release of all
-of them changes one record however many they are. A release of a part of a group moves this part to
-another group. A group's costs are those of each of its rows, added up in the order of its releases,
-so they equal those of a record for each row. Rows that are not in the file count as group 0, whose
-costs are zero. The caller runs each method in a transaction.
+Rows that are always sent together, like all train rows in each round, form one group. A release of
+all of them changes one record, however many they are. A release of a part of a group moves this
+part to another group. The costs of a group are the costs of each of its rows, added up in the order
+of its releases, so they equal those of a record for each row. Rows that are not in the file count
+as group 0, whose costs are zero. The caller runs each method in a transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from heterofed.privacy.passes import Kind
 from heterofed.privacy.release_costs import Cost
 
 NAME_BYTES = 16
-"""The length of the name of a row."""
+"""The length of the name of a row, in bytes."""
 
 TEMPORARY = (
     "CREATE TEMP TABLE chosen (name BLOB PRIMARY KEY) WITHOUT ROWID",
@@ -31,7 +31,7 @@ WITH RECURSIVE
     )
 INSERT INTO chosen SELECT substr(:names, place, :size) FROM every
 """
-"""It takes all names in one value, which is three times as fast as one value for each."""
+"""The statement takes all names in one value, which is three times as fast as a value for each."""
 
 CHOSEN_BY_GROUP = """
 SELECT coalesce(id, 0), count(*) FROM chosen LEFT JOIN members USING (name) GROUP BY id
@@ -53,12 +53,12 @@ MOST = "SELECT max(sent), max(embeddings), max(weights) FROM groups"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one history.
+    """The rows with one history.
 
     Attributes:
-        size: the number of its rows.
-        changes: the number of times that rows have come or gone.
-        cost: the cost of each of its rows so far.
+        size: the number of rows.
+        changes: the number of times that rows were added or removed.
+        cost: the cost of each of the rows so far.
     """
 
     size: int
@@ -70,7 +70,7 @@ class RowGroups:
     """The groups of rows in one file.
 
     Args:
-        base: the open file.
+        base: the open database.
     """
 
     def __init__(self, base: sqlite3.Connection) -> None:
@@ -79,15 +79,15 @@ class RowGroups:
             base.execute(statement)
 
     def changes(self, groups: Iterable[int]) -> dict[int, int]:
-        """Return the number of times that rows have come to or gone from each of some groups."""
+        """Return how often rows were added to or removed from each of some groups."""
         return {each: self._read(each).changes for each in groups}
 
     def size(self, groups: Iterable[int]) -> int:
-        """Return the number of rows in some groups together."""
+        """Return the total number of rows in some groups."""
         return sum(self._read(each).size for each in groups)
 
     def most(self, groups: Iterable[int] | None = None) -> Cost:
-        """Return the largest cost of any row, of some groups or of all, for each measure."""
+        """Return the largest cost of any row for each measure, in some groups or in all."""
         if groups is None:
             sent, embeddings, weights = self._base.execute(MOST).fetchone()
             return Cost(sent or 0, embeddings or 0.0, weights or 0.0)
@@ -99,7 +99,7 @@ class RowGroups:
         self._base.executemany(ADD, [(*astuple(cost), each) for each in groups])
 
     def charge(self, kind: Kind, names: Sequence[bytes], cost: Cost) -> dict[int, int]:
-        """Add a cost to some rows, and move those that leave others of their group behind.
+        """Add a cost to some rows, and separate them from rows of their group that do not get it.
 
         Args:
             kind: the kind of the pass; rows are only moved to groups of the same kind, so that
@@ -132,7 +132,7 @@ class RowGroups:
         return Group(size, changes, Cost(*cost))
 
     def _group_with(self, kind: Kind, cost: Cost) -> int:
-        """Return a group of this kind and cost; it is made if there is none."""
+        """Return a group of this kind and cost, which is created if there is none."""
         values = (kind, *astuple(cost))
         found = self._base.execute(FIND, values).fetchone()
         return int(found[0] if found else self._base.execute(MAKE, values).lastrowid or 0)

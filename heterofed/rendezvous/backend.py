@@ -1,9 +1,10 @@
-"""Where the parties of a task meet, how they prove who they are, and on what terms.
+"""Determines where the parties of a task meet, how they prove their identity, and on what terms.
 
-Without a task file that is a Unix socket which only this user can reach, found by the task id.
-With one it is TCP: encrypted, and each connection proven to be its party's (CURVE). TCP without
-keys is refused unless it is asked for by `insecure=True`. TCP breaks, so there a channel is a link
-that outlives its connections; a Unix socket breaks only when a process ends.
+Without a task file they meet at a Unix socket, which only this user can reach and which is found by
+the task id. With a task file they use TCP: connections are encrypted, and each one is authenticated
+as its party's (CURVE). TCP without keys is refused unless `insecure=True` asks for it. TCP
+connections break, so with TCP a channel is a link that outlives its connections. A Unix socket
+breaks only when a process ends.
 """
 
 from __future__ import annotations
@@ -49,18 +50,22 @@ logger = logging.getLogger("heterofed")
 MAX_FILES = 1 << 16
 
 FIRST_BYTES = 256 << 10
-"""What a connection may bring before anything of it was read: two greetings fit."""
+"""The most bytes that a connection may bring before any of them was read. Two greetings fit into
+it.
+"""
 
 FIRST_FRAMES = 4
-"""Frames of a newcomer that are kept until it was looked at: honest ones say Hello, and wait."""
+"""The number of frames of a newcomer that are kept until it is admitted. Honest ones send Hello and
+wait.
+"""
 
 
 @contextmanager
 def room_for_strangers() -> Iterator[None]:
-    """Let this process open many files, as far as it may, while strangers can connect.
+    """Raise this process's limit of open files, as far as allowed, while strangers can connect.
 
-    A connection takes a file descriptor until its handshake has failed, or the `limiter` closes it.
-    Where these run out, this party's own files cannot be opened.
+    A connection takes a file descriptor until its handshake has failed or the `limiter` closes it.
+    Without free descriptors this party could not open its own files.
     """
     if sys.platform == "win32":
         yield
@@ -78,11 +83,11 @@ def room_for_strangers() -> Iterator[None]:
 
 
 class Place(ABC):
-    """Where the parties of one task meet.
+    """The place where the parties of one task meet.
 
     Attributes:
-        described: in words, for messages.
-        compare: what to compare at all parties where somebody does not come, in words.
+        described: a description of the place for messages.
+        compare: a text that says what all parties should compare if a party does not connect.
         terms: the task file's terms in their canonical form; empty without a task file.
     """
 
@@ -91,39 +96,42 @@ class Place(ABC):
     terms: bytes = b""
 
     simulated = False
-    """Whether all parties are in this process, so that nothing is given away."""
+    """Whether all parties are in this process, so that nothing is disclosed."""
 
     secured = False
-    """Whether everybody there proves by a key who they are, and what travels is encrypted."""
+    """Whether all parties prove their identity by a key, and everything sent is encrypted."""
 
     @property
     def ledger(self) -> Path:
-        """Folder in which it is counted, over all runs, what others got of this party."""
+        """The folder that counts, over all runs, what others received from this party."""
         return heterofed_home()
 
     @abstractmethod
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
-        """The Host's endpoint; this party's claim to the place ends with the block."""
+        """Yield the Host's endpoint; this party's claim to the place ends with the block."""
         yield  # type: ignore[misc]
 
     @abstractmethod
     def connect(self) -> Endpoint:
-        """A Collaborator's endpoint: one attempt to reach the Host."""
+        """Return a Collaborator's endpoint, which makes one attempt to reach the Host."""
 
     def diagnose(self) -> str:
-        """Why a handshake with the Host fails, where that is not for its keys; empty otherwise."""
+        """Return why a handshake with the Host fails; empty if the reason is unknown or is the
+        keys.
+        """
         return ""
 
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
-        """Whom the Host waits for.
+        """Return the Collaborators for which the Host waits.
 
         Args:
-            given: as its constructor, or the caller, says.
-            partial: whether some of the task's Collaborators will do.
+            given: the number of Collaborators or their feature keys, as given by the constructor or
+                the caller.
+            partial: whether a part of the task's Collaborators is enough.
 
         Raises:
-            ConfigError: others than the task's.
+            ConfigError: they are not those of the task.
         """
         del partial
         return given
@@ -136,23 +144,26 @@ class Place(ABC):
         """
 
     def settle(self, plan: Plan) -> Plan:
-        """The Host's plan under the terms.
+        """Return the Host's plan with the terms applied.
 
         Raises:
-            ConfigError: they differ; it names every field.
+            ConfigError: the plan and the terms differ; the message names every field.
         """
         return plan
 
     def identities(self, other: str) -> tuple[bytes, bytes] | None:
-        """Own long-lived secret key and another party's public one, 32 bytes each, if known."""
+        """Return this party's long-lived secret key and another party's public key, 32 bytes each.
+
+        The result is None if the keys are not known.
+        """
         del other
         return None
 
     def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
-        """In what a plan that the Host announced is not what this party agreed to.
+        """Return the fields in which an announced plan differs from what this party agreed to.
 
         Args:
-            plan: which the Host announced.
+            plan: the plan that the Host announced.
             partial: whether some of the task's Collaborators may be missing in it.
         """
         del plan, partial
@@ -162,7 +173,14 @@ class Place(ABC):
 def place_of(
     task_id: str, party: str, role: Role, purpose: Purpose | None, *, insecure: bool = False
 ) -> Place:
-    """Where a party goes for a task; `purpose` None: within the terms of any.
+    """Return the place where a party meets the others of a task.
+
+    Args:
+        task_id: the id of the task.
+        party: the feature key of this party.
+        role: the role of this party.
+        purpose: the purpose of the task; None accepts the terms of any purpose.
+        insecure: whether TCP without keys is allowed.
 
     Raises:
         ConfigError: the task file, the keys or this party's consent do not allow it.
@@ -192,7 +210,7 @@ def place_of(
 
 
 def _no_file(task_id: str, party: str, home: Path) -> str:
-    """What to do where a party has keys, and no file of this task."""
+    """Return a message that says what to do if a party has keys but no file of this task."""
     known = known_tasks(home)
     near = difflib.get_close_matches(task_id, known, n=1)
     hint = f"did you mean {near[0]!r}? There" if near else "There"
@@ -242,7 +260,7 @@ class LocalPlace(Place):
             yield endpoint
 
     def connect(self) -> Endpoint:
-        private_folder(self._home, "run")  # nobody may have exchanged it since
+        private_folder(self._home, "run")  # another user may have replaced it since
         return zeromq.connect(self._local.address)
 
 
@@ -298,7 +316,7 @@ class TaskPlace(Place):
         lock = lock_path(self.task.task, self._home)
         with HostLock(self.task.task, lock), room_for_strangers():
             try:
-                # A connection that died unnoticed may stand beside its successor.
+                # A connection that died unnoticed may exist beside its successor.
                 below = zeromq.listen(
                     self.task.listens_at,
                     keys=keys,

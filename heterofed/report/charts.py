@@ -1,4 +1,7 @@
-"""Figures as SVG: where ticks lie, and the paths of lines and points. Colours are the page's."""
+"""Draws figures as SVG: the positions of ticks, and the paths of lines and points.
+
+The style sheet of the page has the colours.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from heterofed.reporting.units import value_shown
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
-"""Room for the labels of the axes. A phone is about as many pixels wide."""
+"""The space for the labels of the axes, in pixels of a figure that is as wide as a phone."""
 TICKS = 5
-"""On each axis, about."""
+"""The approximate number of ticks on each axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A line of the grid: where it is, and what it says."""
+    """A line of the grid, with its position and its label."""
 
     at: float
     label: str
@@ -36,14 +39,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A figure, ready to be drawn.
+    """A figure that is ready to be drawn.
 
     Attributes:
-        figure: it.
-        x_ticks, y_ticks: the grid.
+        figure: the figure of the report.
+        x_ticks, y_ticks: the lines of the grid.
         lines: its curves.
-        diagonal: path of the dashed one; empty without one.
-        summary: what the picture shows, for those who cannot see it.
+        diagonal: the path of the dashed diagonal; empty without one.
+        summary: a description of the figure for people who cannot see it.
     """
 
     figure: Figure
@@ -59,7 +62,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From values to positions."""
+    """Converts values to positions."""
 
     low: float
     high: float
@@ -72,7 +75,7 @@ class _Scale:
 
 
 def chart(figure: Figure) -> Chart:
-    """Lay a figure out; it has a point at least."""
+    """Lay out a figure, which has at least one point."""
     points = [point for curve in figure.curves for point in curve.points]
     x_values = figure.x_span or _span(point[0] for point in points)
     y_values = figure.y_span or _span(point[1] for point in points)
@@ -100,7 +103,7 @@ def chart(figure: Figure) -> Chart:
 
 
 def _span(values: Iterable[float]) -> tuple[float, float]:
-    """From the least to the most; a single value gets room around it."""
+    """Return the range of values; a single value gets some space around it."""
     some = list(values)
     low, high = min(some), max(some)
     if high - low > 1e-12 * max(abs(low), abs(high)):
@@ -110,7 +113,7 @@ def _span(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, *, around: bool = False) -> list[float]:
-    """Round numbers from `low` to `high`, or around them."""
+    """Return round numbers from `low` to `high`, or just around them."""
     step = _step((high - low) / TICKS)
     outward = 1e-9 if around else -1e-9
     first, last = low / step + outward, high / step - outward
@@ -121,13 +124,13 @@ def _ticks(low: float, high: float, *, around: bool = False) -> list[float]:
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:
-    """Whole numbers from `low` to `high`."""
+    """Return whole numbers from `low` to `high`."""
     step = max(1, round(_step((high - low) / TICKS)))
     return [each * step for each in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _step(rough: float) -> float:
-    """About as much: 1, 2 or 5 times a power of ten."""
+    """Return 1, 2 or 5 times a power of ten that is close to a number."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * each for each in (1, 2, 5, 10) if power * each >= 0.999 * rough)
 
@@ -135,11 +138,11 @@ def _step(rough: float) -> float:
 def _line(points: Sequence[Point], across: _Scale, up: _Scale) -> str:
     steps = (f"{across(x):g} {up(y):g}" for x, y in points)
     path = "M" + "L".join(steps)
-    return path if len(points) > 1 else path + "h0"  # a round cap makes it a dot
+    return path if len(points) > 1 else path + "h0"  # a round cap makes a dot of it
 
 
 def _diagonal(across: _Scale, up: _Scale) -> str:
-    """Where x equals y, as far as both axes go; empty where they have nothing in common."""
+    """Return the path of x = y within both axes; empty if their ranges do not overlap."""
     low, high = max(across.low, up.low), min(across.high, up.high)
     return _line([(low, low), (high, high)], across, up) if low < high else ""
 

@@ -1,7 +1,8 @@
-"""`evaluation.json` in a results folder: what an evaluation of predictions found, for the report.
+"""Reads and writes `evaluation.json`, which has the results of an evaluation of predictions.
 
-Whoever evaluates a model writes one, as `heterofed.tabular` does; the report draws what it knows
-and lists the rest. It holds numbers of many rows: no id, and nothing of single rows.
+Whoever evaluates a model writes this file into the results folder, as `heterofed.tabular` does. The
+report draws the parts that it knows and lists the rest. The file holds numbers over many rows, and
+no id or number of a single row.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from heterofed.report.words import meaning_of
 FILE = "evaluation.json"
 
 MAX_PARTS = 64
-"""Metrics, curves, and tables; what comes after is left out."""
+"""The most metrics, curves and tables that are shown; further ones are left out."""
 MAX_ROWS = 200
-"""Of a table."""
+"""The most rows of a table that are shown."""
 MAX_COLUMNS = 50
 MAX_CLOUD = 500
-"""Points of a cloud that are drawn."""
+"""The most points of a scatter plot that are drawn."""
 
 MAX_NOTES = 20
 
@@ -43,9 +44,9 @@ class Drawn(Struct, frozen=True):
     """A curve.
 
     Attributes:
-        x, y: as many numbers each; points with a null are left out.
-        labels: names of the two axes; those of well-known curves are the report's own.
-        style: "line", or "points" for a cloud of single ones.
+        x, y: the coordinates, equally many of each; points with a null are left out.
+        labels: the names of the two axes; well-known curves have names from the report.
+        style: "line", or "points" for a scatter plot.
     """
 
     x: Numbers
@@ -55,24 +56,26 @@ class Drawn(Struct, frozen=True):
 
 
 class Cells(Struct, frozen=True):
-    """A table: names of its columns, then rows of numbers and text."""
+    """A table: the names of its columns, and rows of numbers and text."""
 
     columns: list[str]
     rows: list[list[str | float | int | None]]
 
 
 class Evaluation(Struct, frozen=True):
-    """What `evaluation.json` holds.
+    """The content of `evaluation.json`.
 
     Attributes:
-        kind: of task: "binary", "multiclass", "regression", or a word of your own.
-        on: of which rows: "test", "validation".
-        rows: how many they are.
-        round: of which round the model is.
-        metrics: by name, a number, an interval, or null where one is undefined.
-        curves: by name. `roc`, `pr`, `calibration`, `gain`, `lift` and `residuals` are explained.
-        tables: by name; `confusion` has a column of true classes, then one of each predicted class.
-        notes: sentences on what is undefined or doubtful.
+        kind: the kind of task: "binary", "multiclass", "regression", or a word of your own.
+        on: the rows that were evaluated: "test" or "validation".
+        rows: the number of these rows.
+        round: the round of the evaluated model.
+        metrics: a number, an interval, or null for an undefined metric, by name.
+        curves: the curves by name. `roc`, `pr`, `calibration`, `gain`, `lift` and `residuals` are
+            explained.
+        tables: the tables by name. `confusion` has a column of true classes, then one of each
+            predicted class.
+        notes: sentences about metrics that are undefined or doubtful.
     """
 
     kind: str = ""
@@ -86,7 +89,7 @@ class Evaluation(Struct, frozen=True):
 
 
 class _Known(Struct, frozen=True):
-    """How a well-known curve is drawn."""
+    """The way in which a well-known curve is drawn."""
 
     title: str
     x: str
@@ -143,7 +146,9 @@ KNOWN = {
 
 
 def evaluated(sources: Sources) -> Evaluated | None:
-    """What `evaluation.json` says, bounded and ready to be shown; None where there is none."""
+    """Return what `evaluation.json` says, limited in size, for the report; None if there is no
+    file.
+    """
     found = sources.struct(FILE, Evaluation)
     if found is None:
         return None

@@ -1,7 +1,7 @@
-"""Metrics of the rounds, and of baselines, out of the CSV files of a run.
+"""Reads the metrics of the rounds and of baselines from the CSV files of a run.
 
-A metrics set is a CSV with a column `round` of numbers. Columns that hold anything else than
-numbers are left out, whatever they are: text in a results folder is the user's.
+A metrics set is a CSV file with a column `round` of numbers. Columns that have anything else than
+numbers are left out, because text in a results folder is the user's.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from heterofed.report.thinning import thinned
 from heterofed.report.words import meaning_of
 
 MAX_SETS, MAX_METRICS = 24, 24
-"""Sets of a run and columns of a set that are shown."""
+"""The most sets of a run, and the most columns of a set, that are shown."""
 MAX_LAST = 200
-"""Rows of the last round."""
+"""The most rows of the last round that are shown."""
 MODES = ("joint", "local", "pooled")
 
 Rows = Sequence[Mapping[str, str]]
 
 
 def metric_sets(sources: Sources) -> list[MetricSet]:
-    """All metrics sets of a run, that of training last."""
+    """Return all metrics sets of a run; that of training is the last."""
     sets = [
         one
         for name in sources.tables()
@@ -35,7 +35,7 @@ def metric_sets(sources: Sources) -> list[MetricSet]:
 
 
 def baselines(sources: Sources) -> list[Baseline]:
-    """What the baselines of a run reached beside it; none where none were trained."""
+    """Return the results of the baselines beside those of the run; empty if none were trained."""
     inner = Sources(sources.folder / "baselines", sources.unread)
     found = []
     for name in inner.tables()[:MAX_SETS]:
@@ -52,7 +52,7 @@ def baselines(sources: Sources) -> list[Baseline]:
 
 
 def course(rows: Rows, column: str) -> list[Point]:
-    """A column by round; of several rows of a round the last one counts."""
+    """Return the values of a column by round; of several rows of a round the last one counts."""
     points = {}
     for row in rows:
         at, value = number(row.get("round")), number(row.get(column))
@@ -70,14 +70,14 @@ def _baseline(column: str, curves: Mapping[str, list[Point]]) -> Baseline:
 
 
 def _set(name: str, rows: Rows) -> MetricSet | None:
-    """A file as a metrics set; None where it is none."""
+    """Return a file as a metrics set; None if it is not one."""
     columns = _columns(rows)[:MAX_METRICS]
     if not columns:
         return None
     title, last = shown(name), [row for row in rows if row["round"] == rows[-1]["round"]]
     if len(last) == 1:
         return MetricSet(title, len(rows), [_metric(each, course(rows, each)) for each in columns])
-    # A row for each class, say: there is no course of one value.
+    # The set has, for example, a row for each class, so no value has a course over rounds.
     cells: list[list[str | float | int | None]] = [
         [number(row[column]) for column in columns] for row in last[:MAX_LAST]
     ]
@@ -86,7 +86,7 @@ def _set(name: str, rows: Rows) -> MetricSet | None:
 
 
 def _columns(rows: Rows) -> list[str]:
-    """Columns of numbers beside the round's, where all rounds are numbers."""
+    """Return the columns of numbers beside the round's, if all rounds are numbers."""
     names = list(rows[0]) if rows else []
     if "round" not in names or any(number(row["round"]) is None for row in rows):
         return []
@@ -98,7 +98,7 @@ def _columns(rows: Rows) -> list[str]:
 
 
 def _are_numbers(values: Iterable[str]) -> bool:
-    """Whether a column has numbers, beside what is empty or not finite, and nothing else."""
+    """Return whether a column has numbers and otherwise only empty or non-finite cells."""
     filled = [each for each in values if each.lower() not in ("", "nan", "inf", "-inf")]
     return bool(filled) and all(number(each) is not None for each in filled)
 

@@ -1,4 +1,4 @@
-"""A results folder as a report: of a run that has ended, failed, or goes on, or was killed."""
+"""Converts a results folder to a report, also of a run that failed, still runs, or was killed."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from heterofed.reporting.results import STATUS, SUMMARY
 
 INTERSECTION, SIGNATURE = "intersection.csv", "signature.json"
 MAX_ROWS = 1000
-"""Of what left: kinds of messages, times phases, times parties."""
+"""The most entries of what was sent: one for each kind of message, phase and party."""
 MAX_PARTIES = 65
 
 
 def gather(folder: Path) -> RunReport:
-    """The report of a results folder.
+    """Return the report of a results folder.
 
     Args:
-        folder: `<results_dir>/<task_id>/<party>`.
+        folder: the folder `<results_dir>/<task_id>/<party>`.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run in the folder.
     """
     sources = Sources(folder)
     status, summary = sources.struct(STATUS, kept.Status), sources.struct(SUMMARY, kept.Summary)
@@ -83,7 +83,7 @@ def _purpose(summary: kept.Summary, sources: Sources) -> Literal["train", "psi"]
 
 
 def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
-    """What the two JSON files say of a run; nothing yet of what was measured."""
+    """Return what the two JSON files say about a run, without any measurements."""
     ended_well, party = bool(summary.run), summary.party or status.party
     return RunReport(
         task=shown(summary.task_id or status.task_id),
@@ -166,7 +166,7 @@ def _agreed(status: kept.Status, party: str) -> Agreed | None:
     if status.terms is None or not status.terms.digest:
         return None
     digest, found = status.terms.digest, {}
-    with contextlib.suppress(ConfigError):  # this user has no home
+    with contextlib.suppress(ConfigError):  # this user has no home folder
         found = consent.on_record(heterofed_home(), status.task_id, party, digest)
     last = "" if status.terms.expires == "never" else status.terms.expires
     return Agreed(
@@ -180,7 +180,7 @@ def _agreed(status: kept.Status, party: str) -> Agreed | None:
 def _counts(status: kept.Status, summary: kept.Summary, sources: Sources) -> Counts:
     def known(name: str, ended: int | None) -> int | None:
         value = ended if summary.run else status.ids.get(name)
-        return value or None  # 0: it was not counted yet
+        return value or None  # 0 means that it was not counted yet
 
     return Counts(
         own=known("own", summary.own_ids),
@@ -245,12 +245,12 @@ def _files(sources: Sources) -> list[SavedFile]:
 
 
 def _item(value: object) -> str:
-    """Of a list; one of the settings that the parties agreed on is a name and a value."""
+    """Return the value of a list; an agreed setting of the parties is a name and a value."""
     return ": ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _value(value: object) -> str:
-    """A setting as people write it."""
+    """Return a setting as people write it."""
     match value:
         case None:
             return "not set"

@@ -1,4 +1,4 @@
-"""The form of the JSON files of a results folder, as far as the report needs it.
+"""Defines the fields of the JSON files in a results folder that the report needs.
 
 Files of older versions lack some fields, which then have their defaults.
 """
@@ -25,7 +25,7 @@ class Terms(Struct):
 
 
 class Status(Struct):
-    """Of `status.json`; one that an older version wrote lacks some."""
+    """The content of `status.json`; a file of an older version lacks some fields."""
 
     state: str = "unknown"
     phase: str = ""
@@ -66,14 +66,16 @@ class Columns(Struct):
 
 
 class Signature(Struct):
-    """Of `signature.json`, which the package that writes it reads with torch."""
+    """The content of `signature.json`, which the package that writes it can read only with
+    torch.
+    """
 
     tables: list[Columns] = []
     columns: list[str] | None = None
 
 
 class Summary(Struct):
-    """Of `summary.json`."""
+    """The content of `summary.json`."""
 
     task_id: str = ""
     party: str = ""

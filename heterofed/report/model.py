@@ -1,4 +1,4 @@
-"""The types of a report: what a results folder tells, as plain data. Its JSON has these fields."""
+"""Defines the types of a report, which is plain data; its JSON has the same fields."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Literal
 from msgspec import Struct, field
 
 FORMAT = 1
-"""Of the JSON; fields are only added."""
+"""The version of the JSON format; new versions only add fields."""
 
 Point = tuple[float, float]
 State = Literal["running", "finished", "failed", "interrupted", "unknown"]
 Level = Literal["low", "some", "much", "all"]
-"""How much leaks: little can be learnt, some can be guessed, much can, all can be read."""
+"""The four levels of leakage: little can be learnt, some can be guessed, much can, all can be
+read.
+"""
 
 
 class Party(Struct, frozen=True):
-    """One of those who take part.
+    """A party of the task.
 
     Attributes:
         name: its feature key.
         role: "host" or "collaborator".
-        own: whether the report is this party's.
-        fingerprint: of its key in the task file; empty where there is none.
+        own: whether the report is that of this party.
+        fingerprint: the fingerprint of its key in the task file; empty without one.
     """
 
     name: str
@@ -32,16 +34,17 @@ class Party(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """How the last launch stands or has ended.
+    """The state of the last launch, or how it ended.
 
     Attributes:
-        state: "running" also where the process was killed.
-        phase, round: that it was in last.
-        error: class of what ended it early.
-        message: of an error of heterofed's own; others may hold data, and are not kept.
-        hook: of the user's, which raised it.
-        waiting_for: parties that were waited for.
-        updated: when that was noted, ISO 8601 in UTC.
+        state: the state; it is also "running" if the process was killed.
+        phase, round: the phase and the round that it reached last.
+        error: the class of the error that ended it early.
+        message: the message of one of heterofed's own errors; others may hold data and are not
+            kept.
+        hook: the user's hook that raised the error.
+        waiting_for: the parties for which it waited.
+        updated: the time of the last update, ISO 8601 in UTC.
     """
 
     state: State = "unknown"
@@ -55,14 +58,14 @@ class Outcome(Struct, frozen=True):
 
 
 class Agreed(Struct, frozen=True):
-    """What the parties agreed to by a task file.
+    """The consent of the parties to the terms of a task file.
 
     Attributes:
-        terms: digest of its terms, hexadecimal.
-        expires: last day on which the task may run; empty: no such day.
-        accepted: when this party accepted exactly these terms, as its audit log has it; empty where
-            that is not on record on this machine.
-        started: when it last started a task on them.
+        terms: the digest of the terms, hexadecimal.
+        expires: the last day on which the task may run; empty if there is none.
+        accepted: the time at which this party accepted exactly these terms, according to its audit
+            log; empty if this machine has no record of it.
+        started: the time at which it last started a task with these terms.
     """
 
     terms: str
@@ -72,13 +75,13 @@ class Agreed(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """Numbers of rows; None where that is not known.
+    """Numbers of rows; None if a number is not known.
 
     Attributes:
-        own: ids that this party came with.
-        common: ids that all parties have.
-        train, test: of these.
-        columns: of this party's tables; names are not told.
+        own: the number of this party's ids.
+        common: the number of ids that all parties have.
+        train, test: the numbers of train and test ids among these.
+        columns: the number of columns of this party's tables; their names are not shown.
     """
 
     own: int | None = None
@@ -89,11 +92,11 @@ class Counts(Struct, frozen=True):
 
 
 class Matching(Struct, frozen=True):
-    """How the common ids were found; empty where they were not yet.
+    """The way in which the common ids were found; its fields are empty before that.
 
     Attributes:
         protocol: "rsa" or "ecdh".
-        backend: which library computed this party's part.
+        backend: the library that computed this party's part.
     """
 
     protocol: str = ""
@@ -104,7 +107,8 @@ class Curve(Struct, frozen=True):
     """A line of a figure.
 
     Attributes:
-        points: [x, y], thinned.
+        name: the name of the curve.
+        points: pairs [x, y], thinned out.
     """
 
     name: str
@@ -112,16 +116,16 @@ class Curve(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """Something to draw.
+    """A figure to be drawn.
 
     Attributes:
-        title: of the figure.
-        x, y: names of the axes.
+        title: the title of the figure.
+        x, y: the names of the axes.
         curves: the lines.
-        style: "line", or "points" for a cloud of single ones.
-        diagonal: whether to draw what a guess, or a perfect calibration, would give.
-        x_span, y_span: from where to where an axis goes; None: as far as the values do.
-        note: what it shows, in plain words.
+        style: "line", or "points" for a scatter plot.
+        diagonal: whether to draw the line of a random guess or of a perfect calibration.
+        x_span, y_span: the range of an axis; None for the range of the values.
+        note: an explanation in plain words.
     """
 
     title: str
@@ -139,10 +143,11 @@ class Metric(Struct, frozen=True):
     """A column of a metrics set.
 
     Attributes:
+        name: the name of the column.
         last: its last value.
-        lowest, highest: [round, value].
-        figure: its course.
-        meaning: in words, where its name is a well-known one.
+        lowest, highest: the pairs [round, value] of the extremes.
+        figure: its values over the rounds.
+        meaning: an explanation in words, if the name is well-known.
     """
 
     name: str
@@ -154,7 +159,7 @@ class Metric(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True):
-    """A table; a cell is a number or text.
+    """A table whose cells are numbers or text.
 
     Attributes:
         is_matrix: whether it counts true classes (rows) by predicted ones (columns).
@@ -167,12 +172,12 @@ class Table(Struct, frozen=True):
 
 
 class MetricSet(Struct, frozen=True):
-    """A metrics set: the CSV `<name>.csv`.
+    """A metrics set, which is the file `<name>.csv`.
 
     Attributes:
-        rows: how many the file has.
-        metrics: its columns, where it has one row for each round.
-        last_round: the rows of the last round, where that has several.
+        rows: the number of rows of the file.
+        metrics: its columns, if it has one row for each round.
+        last_round: the rows of the last round, if there are several.
     """
 
     name: str
@@ -182,12 +187,12 @@ class MetricSet(Struct, frozen=True):
 
 
 class Baseline(Struct, frozen=True):
-    """A metric of the joint run beside what the Host alone and one joined model reach.
+    """A metric of the joint run beside those of the Host alone and of one pooled model.
 
     Attributes:
         metric: its name.
         values: the last value, by mode.
-        figure: the course of each.
+        figure: the values of each mode over the rounds.
     """
 
     metric: str
@@ -199,9 +204,9 @@ class Score(Struct, frozen=True):
     """A metric of an evaluation.
 
     Attributes:
-        value: None where it is undefined.
-        low, high: its confidence interval, where there is one.
-        meaning: in words, where its name is a well-known one.
+        value: its value; None if it is undefined.
+        low, high: its confidence interval, if there is one.
+        meaning: an explanation in words, if the name is well-known.
     """
 
     name: str
@@ -212,10 +217,10 @@ class Score(Struct, frozen=True):
 
 
 class Evaluated(Struct, frozen=True):
-    """What `evaluation.json` says.
+    """The content of `evaluation.json` for the report.
 
     Attributes:
-        kind, on, rows, round, notes: as there.
+        kind, on, rows, round, notes: the same as in the file.
         scores, figures, tables: its metrics, curves and tables.
     """
 
@@ -230,18 +235,19 @@ class Evaluated(Struct, frozen=True):
 
 
 class LeakFound(Struct, frozen=True):
-    """What one attack found in the run, at its worst.
+    """The worst result of one attack in the run.
 
     Attributes:
-        party: who could read it.
-        attack, measure: as in `leakage.csv`.
-        title: what was measured, in words.
-        what: what could be read: "the labels" or "the inputs".
-        worst, last: of the measure; `RunReport.leak_figures` has its course.
-        severity: 0: nothing leaks, 1: all does.
-        level: the same in four steps.
-        sentence: the same in words.
-        samples: that the worst value is taken from.
+        party: the party that could read the data.
+        attack, measure: the same as in `leakage.csv`.
+        title: a description of the measurement in words.
+        what: the data that could be read: "the labels" or "the inputs".
+        worst, last: the worst and the last value of the measure; `RunReport.leak_figures` has all
+            values.
+        severity: a number from 0 (nothing leaks) to 1 (everything leaks).
+        level: the severity in four steps.
+        sentence: the result in words.
+        samples: the number of samples from which the worst value was computed.
     """
 
     party: str
@@ -258,14 +264,14 @@ class LeakFound(Struct, frozen=True):
 
 
 class Epsilon(Struct, frozen=True):
-    """A guarantee: how much one person can matter to what was told.
+    """A guarantee, which limits how much one person can influence what was sent.
 
     Attributes:
-        column: of `privacy.csv`.
-        title: in words.
-        value: the last one; None: there is no limit.
-        meaning: in words.
-        covers, not_covered: what it is about, and what not.
+        column: the column of `privacy.csv`.
+        title: a title in words.
+        value: the last value; None if there is no limit.
+        meaning: an explanation in words.
+        covers, not_covered: what the guarantee covers, and what it does not.
     """
 
     column: str
@@ -278,14 +284,14 @@ class Epsilon(Struct, frozen=True):
 
 
 class Phase(Struct, frozen=True):
-    """What a phase cost this party, over all rounds.
+    """The cost of a phase at this party, over all rounds.
 
     Attributes:
-        meaning: in words.
-        seconds: that it took; of these, `compute` in hooks, `encode` in turning mail into bytes and
-            back, and `wait` in waiting.
-        sent, received: bytes.
-        slowest: who was waited for longest, where that was a tenth of the time or more.
+        meaning: an explanation in words.
+        seconds: the time of the phase. `compute` is the part in hooks, `encode` the part that
+            converted messages to bytes and back, and `wait` the part that waited.
+        sent, received: the numbers of bytes.
+        slowest: the party that was waited for longest, if that took a tenth of the time or more.
     """
 
     name: str
@@ -300,12 +306,12 @@ class Phase(Struct, frozen=True):
 
 
 class Outflow(Struct, frozen=True):
-    """What left this party, of one kind, to one party, in one phase.
+    """Messages of one kind that this party sent to one party in one phase.
 
     Attributes:
-        kind: name of the message in the protocol.
-        holds: what is in it, in words.
-        messages, bytes: how much it was.
+        kind: the name of the message in the protocol.
+        holds: a description of its content in words.
+        messages, bytes: the numbers of messages and of bytes.
     """
 
     phase: str
@@ -320,7 +326,7 @@ class Setting(Struct, frozen=True):
     """A setting.
 
     Attributes:
-        meaning: in words, where it is one of the plan.
+        meaning: an explanation in words, if it is a field of the plan.
     """
 
     name: str
@@ -332,7 +338,7 @@ class SavedFile(Struct, frozen=True):
     """A model file in the results folder.
 
     Attributes:
-        sha256: hexadecimal; empty where the file is large.
+        sha256: the digest of the file, hexadecimal; empty if the file is large.
     """
 
     name: str
@@ -341,28 +347,30 @@ class SavedFile(Struct, frozen=True):
 
 
 class RunReport(Struct, frozen=True, kw_only=True):
-    """All of it.
+    """The whole report.
 
     Attributes:
-        format: version of these fields.
-        task, party, run: of which task and party, and 32 hexadecimal digits that name the run.
-        purpose: "train", or "psi" where ids were only intersected.
-        made, made_with: when, and by which version of heterofed.
-        started, ended: ISO 8601 in UTC; empty where that is not known.
-        seconds: that the task took; None before its end.
-        outcome: of the last launch.
-        is_of_earlier_run: whether all else is of a run that had ended before that launch.
-        rounds, planned_rounds, best_round: trained, planned (0: until the Host says so), and the
-            one that was marked as best (0: none).
-        meeting: where the parties met, in words.
-        secured: whether everybody proved who they are by a key.
-        psi: how common ids were found.
+        format: the version of these fields.
+        task, party, run: the task id, the party, and 32 hexadecimal digits that name the run.
+        purpose: "train", or "psi" if ids were only intersected.
+        made, made_with: the time of the report, and the version of heterofed that made it.
+        started, ended: the times of the task, ISO 8601 in UTC; empty if they are not known.
+        seconds: the duration of the task; None before its end.
+        outcome: the outcome of the last launch.
+        is_of_earlier_run: whether all other fields are of a run that had ended before that launch.
+        rounds, planned_rounds, best_round: the number of trained rounds, the number of planned
+            rounds (0 until the Host has announced it), and the round that was marked as best (0 for
+            none).
+        meeting: a description of the place where the parties met.
+        secured: whether all parties proved their identity by a key.
+        psi: the way in which common ids were found.
         fusion: whether the Host got each Collaborator's features or only their sum.
-        defences: what hides something on the way out, by what it hides.
-        leak_figures: their course, by who could read something.
-        leak_seconds: that measuring took.
-        bytes_sent, bytes_received: of the whole task.
-        unread: files that could not be read, and why.
+        defences: the defences of data that are sent, by what they protect.
+        leak_figures: the results of the attacks over the rounds, by the party that could read the
+            data.
+        leak_seconds: the time that the measurements took.
+        bytes_sent, bytes_received: the bytes of the whole task.
+        unread: the files that could not be read, and why.
     """
 
     format: int = FORMAT
@@ -407,10 +415,10 @@ class RunReport(Struct, frozen=True, kw_only=True):
 
     @property
     def is_host(self) -> bool:
-        """Whether it is the Host's report."""
+        """Whether this is the Host's report."""
         return any(each.own and each.role == "host" for each in self.parties)
 
     @property
     def others(self) -> list[str]:
-        """Names of the other parties."""
+        """The names of the other parties."""
         return [each.name for each in self.parties if not each.own]

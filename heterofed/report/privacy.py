@@ -1,4 +1,4 @@
-"""What leaked and what is guaranteed, out of `leakage.csv` and `privacy.csv`, in plain words."""
+"""Describes the leaks of `leakage.csv` and the guarantees of `privacy.csv` in plain words."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from heterofed.report.thinning import thinned
 from heterofed.report.words import EPSILONS, LEVEL_WORDS, leak_words, level_of, odds
 
 LEAKAGE = frozenset({"round", "party", "attack", "measure", "value", "samples"})
-"""Columns of heterofed's own `leakage.csv`; a user may have a metrics set of that name."""
+"""The columns of heterofed's own `leakage.csv`; a user may have a metrics set of the same name."""
 
 MAX_LEAKS, MAX_FIGURES = 200, 12
 LEAST = {"label AUC": "0.5 is nothing, 1 is everything", "share": "0 is nothing, 1 is everything"}
-"""What the ends of a measure mean."""
+"""The meaning of the two ends of each measure."""
 
 Row = Mapping[str, str]
 
 
 def leaks(sources: Sources) -> list[LeakFound]:
-    """What each attack found at its worst, by party; the worst first."""
+    """Return the worst result of each attack, by party; the worst one first."""
     found = [_leak(*key, rows) for key, rows in _attacks(sources).items()]
     return sorted(found, key=lambda each: -each.severity)
 
 
 def leak_figures(sources: Sources) -> list[Figure]:
-    """The course of each attack that ran in several rounds: a figure for each party."""
+    """Return the results over the rounds of each attack that ran in several: a figure per party."""
     curves: dict[tuple[str, str], list[Curve]] = {}
     for (party, attack), rows in _attacks(sources).items():
         points = course(rows, "value")
@@ -50,7 +50,7 @@ def leak_figures(sources: Sources) -> list[Figure]:
 
 
 def _attacks(sources: Sources) -> dict[tuple[str, str], list[Row]]:
-    """The rows of `leakage.csv` by who could read something, and how."""
+    """Return the rows of `leakage.csv` by the party that could read the data, and by attack."""
     rows = sources.table("leakage.csv")
     if not rows or set(rows[0]) != LEAKAGE:
         return {}
@@ -62,7 +62,7 @@ def _attacks(sources: Sources) -> dict[tuple[str, str], list[Row]]:
 
 
 def epsilons(sources: Sources) -> list[Epsilon]:
-    """The guarantees of this party as they stand after the last round."""
+    """Return the guarantees of this party after the last round."""
     rows = sources.table("privacy.csv")
     if not rows or not set(rows[0]) <= {"round", *EPSILONS}:
         return []
@@ -70,7 +70,7 @@ def epsilons(sources: Sources) -> list[Epsilon]:
 
 
 def severity_of(measure: str, value: float) -> float:
-    """0: nothing leaks, 1: all does."""
+    """Return the severity from 0 (nothing leaks) to 1 (everything leaks)."""
     severity = 2 * value - 1 if measure == "auc" else value
     return min(1.0, max(0.0, severity))
 
@@ -98,7 +98,7 @@ def _leak(party: str, attack: str, rows: Sequence[Row]) -> LeakFound:
 
 
 def _told(rows: Sequence[Row], name: str) -> float | None:
-    """The last epsilon; infinity where there is no limit, None where there is no such defence."""
+    """Return the last epsilon; infinity if there is no limit, None without such a defence."""
     for row in reversed(rows):
         try:
             value = float(row.get(name, ""))

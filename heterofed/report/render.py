@@ -1,7 +1,8 @@
-"""A report as a page, as Markdown, as JSON, or as a model card; the only place that knows Jinja.
+"""Renders a report as a page, as Markdown, as JSON, or as a model card.
 
-The page is one file without script, which loads nothing: its Content-Security-Policy allows one
-style sheet, by its hash. Jinja escapes every value in HTML; in Markdown each value passes `quoted`.
+Only this module uses Jinja. The page is one file without scripts that loads nothing: its
+Content-Security-Policy allows one style sheet, by its hash. Jinja escapes every value in HTML, and
+in Markdown each value passes through `quoted`.
 """
 
 from __future__ import annotations
@@ -37,20 +38,22 @@ FILES: dict[Format, str] = {
     "md": "report.md",
     "card": "README.md",
 }
-"""How each is called in the results folder; a model card as Hugging Face wants it."""
+"""The name of each kind in the results folder; a model card has the name that Hugging Face
+expects.
+"""
 
 
 def write_report(folder: Path, kind: Format = "html", *, to: Path | None = None) -> Path:
-    """Write the report of a results folder; gives its path.
+    """Write the report of a results folder, and return its path.
 
     Args:
-        folder: `<results_dir>/<task_id>/<party>`.
+        folder: the folder `<results_dir>/<task_id>/<party>`.
         kind: "html", "json", "md" or "card".
-        to: the file to write; None: `report.html` and so on in the folder.
+        to: the file to write; None for a file in the results folder, such as `report.html`.
 
     Raises:
-        ConfigError: there is no run, no such kind, or the file's folder is not this user's.
-        ResultsError: it cannot be written.
+        ConfigError: there is no run, the kind is unknown, or the file's folder is not this user's.
+        ResultsError: the file cannot be written.
     """
     raw = rendered(gather(folder), kind).encode()
     path = folder / FILES[kind] if to is None else to
@@ -58,10 +61,10 @@ def write_report(folder: Path, kind: Format = "html", *, to: Path | None = None)
 
 
 def rendered(report: RunReport, kind: Format = "html") -> str:
-    """A report as text of this kind.
+    """Return a report as text of this kind.
 
     Raises:
-        ConfigError: no such kind.
+        ConfigError: the kind is unknown.
     """
     if kind not in get_args(Format):
         raise ConfigError(f"a report as {kind!r}: give one of {', '.join(get_args(Format))}")
@@ -75,7 +78,7 @@ def rendered(report: RunReport, kind: Format = "html") -> str:
 
 
 def quoted(value: object) -> str:
-    """A value within Markdown: of a text, what Markdown or HTML would read is escaped."""
+    """Return a value for Markdown; characters that Markdown or HTML would interpret are escaped."""
     if isinstance(value, _Plain) or not isinstance(value, str):
         return str(value)
     text = _ENTITIES.sub(lambda found: f"&#{ord(found[0])};", value)
@@ -83,18 +86,20 @@ def quoted(value: object) -> str:
 
 
 _ENTITIES = re.compile(r"[&<>|$@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
-"""What HTML reads; what ends a cell; and what some renderers make formulas or links of."""
+"""The characters that HTML interprets, that end a cell, or that some renderers turn into formulas
+or links.
+"""
 _MARKUP = re.compile(r"[\\`*\[\]#~!{}]|(?<![^\W_])_|_(?![^\W_])")
 
 
 class _Plain(str):
-    """Text of ours that a template wants as it is."""
+    """Return text of ours that a template inserts without escapes."""
 
     __slots__ = ()
 
 
 def _as_json(value: object) -> _Plain:
-    """A value as JSON has it, which YAML reads too; without what a viewer could take for HTML."""
+    """Return a value as JSON, which YAML can read too, without characters that look like HTML."""
     text = json.dumps(value, ensure_ascii=False)
     return _Plain(re.sub(r"[<>&|]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
@@ -111,17 +116,17 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def page_template(name: str, package: str = "heterofed.report") -> jinja2.Template:
-    """A template of a page, which escapes every value.
+    """Return a template of a page, which escapes every value.
 
     Args:
-        name: of the file in `templates` of the package.
-        package: whose template it is; it may import the parts of the report's templates.
+        name: the name of the file in `templates` of the package.
+        package: the package of the template, which may import parts of the report's templates.
     """
     return _pages(package).get_template(name)
 
 
 def style_sheet(package: str = "heterofed.report", name: str = "style.css") -> str:
-    """A style sheet of a package's templates, without comments and indentation."""
+    """Return a style sheet of a package's templates, without comments and indentation."""
     text = (files(package) / "templates" / name).read_text(encoding="utf-8")
     without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     return re.sub(r"\s*\n\s*", "\n", without_comments).strip()
@@ -133,7 +138,7 @@ def _pages(package: str) -> jinja2.Environment:
 
 
 def _visible(value: object) -> object:
-    """A value of a page, without characters that hide or reorder others; our markup stays."""
+    """Return a value of a page without characters that hide or reorder others; our markup stays."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "\n".join(map(visible, value.split("\n")))
@@ -159,5 +164,5 @@ def _text(kind: Format) -> jinja2.Template:
 
 
 def _hash(style: str) -> str:
-    """How the page's policy names its one style sheet."""
+    """Return the source by which the page's policy allows its one style sheet."""
     return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -1,7 +1,7 @@
-"""Files of a results folder that may be missing, damaged, huge, planted, or of another run.
+"""Reads files of a results folder that may be missing, damaged, huge, forged, or of another run.
 
-Nothing here raises for what it finds: the report is made of what can be read, and says what cannot.
-Text is bounded and freed of what no reader can see.
+Nothing here raises an error for what it finds: the report is made from the files that can be read,
+and names those that cannot. Text is limited in length and contains no invisible characters.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from heterofed.files import read
 T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_BYTES = 32 << 20
-"""Of a file that is read; a table of a thousand rounds has a hundredth of that."""
+"""The most bytes of a file that is read; a table of a thousand rounds has a hundredth of them."""
 MAX_DIGESTED = 256 << 20
-"""Of a model file; a digest takes a second for each gigabyte."""
+"""The most bytes of a model file whose digest is computed, which takes a second per gigabyte."""
 MAX_TEXT = 300
 MAX_MESSAGE = 4000
 
@@ -35,15 +35,15 @@ class Sources:
     """A results folder.
 
     Attributes:
-        folder: it.
-        unread: files that are there and could not be read, and why.
+        folder: the path of the folder.
+        unread: the files that exist and could not be read, and why.
     """
 
     folder: Path
     unread: list[str] = field(default_factory=list)
 
     def struct(self, name: str, kind: type[T]) -> T | None:
-        """A JSON file as this type; None where there is none, or none of this form."""
+        """Return a JSON file as this type; None if it does not exist or has another form."""
         raw = self._bytes(name)
         if raw is None:
             return None
@@ -54,7 +54,7 @@ class Sources:
             return None
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file; none where there is none."""
+        """Return the rows of a CSV file; empty if it does not exist."""
         raw = self._bytes(name)
         if raw is None:
             return []
@@ -66,14 +66,14 @@ class Sources:
             return []
 
     def tables(self) -> list[str]:
-        """Names of the CSV files, in order."""
+        """Return the names of the CSV files, in order."""
         try:
             return sorted(each.name for each in self.folder.glob("*.csv"))
         except OSError:
             return []
 
     def size(self, name: str) -> int | None:
-        """Bytes of a plain file; None where there is none."""
+        """Return the bytes of a regular file; None if it does not exist."""
         try:
             found = (self.folder / name).lstat()
         except (OSError, ValueError):
@@ -81,7 +81,7 @@ class Sources:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def digest(self, name: str) -> str:
-        """SHA-256 of a file, hexadecimal; empty where it is large or cannot be read."""
+        """Return the SHA-256 of a file, hexadecimal; empty if it is large or cannot be read."""
         size = self.size(name)
         if size is None or size > MAX_DIGESTED:
             return ""
@@ -108,24 +108,28 @@ class Sources:
 
 
 def shown(text: object, most: int = MAX_TEXT) -> str:
-    """A string that may be shown: one line, bounded, without characters that hide or reorder."""
+    """Return a string that may be shown: one line, limited, without characters that hide or
+    reorder.
+    """
     kept = visible(" ".join(str(text)[: 4 * most].split()))
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
 
 
 def visible(line: str) -> str:
-    """The same string with a sign in place of each character that hides or reorders others."""
+    """Return the string with a sign in place of each character that hides or reorders others."""
     if line.isascii() and line.isprintable():
         return line
     return "".join("\ufffd" if unicodedata.category(each) in _HIDDEN else each for each in line)
 
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode's categories of controls, formats (bidirectional overrides too) and what is no text."""
+"""The Unicode categories of controls, formats (also bidirectional overrides) and unassigned
+codes.
+"""
 
 
 def number(text: object) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number; None for anything else."""
     try:
         value = float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -134,6 +138,6 @@ def number(text: object) -> float | None:
 
 
 def whole(text: object) -> int | None:
-    """A count, from 0 on; None for anything else."""
+    """Return a count, which is not negative; None for anything else."""
     value = number(text)
     return int(value) if value is not None and 0 <= value < 2**63 else None

@@ -1,4 +1,4 @@
-"""Fewer points that look the same: extremes stay."""
+"""Reduces curves to fewer points that look the same; extremes are kept."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from heterofed.report.model import Point
 
 MOST = 240
-"""Points of a curve: about two for each step of a screen's width that can be told apart."""
+"""The number of points of a curve: about two for each distinguishable step of a screen's width."""
 
 
 def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
-    """At most `most` points of a curve, in its order: the first, the last, and of each stretch
-    between them the lowest and the highest.
+    """Return at most `most` points of a curve, in its order.
+
+    They are the first, the last, and the lowest and the highest of each stretch between them.
     """
     if len(points) <= most:
         return list(points)
@@ -30,7 +31,7 @@ def thinned(points: Sequence[Point], most: int = MOST) -> list[Point]:
 
 
 def spread(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` points of a cloud, evenly by position."""
+    """Return at most `most` points of a scatter plot, evenly chosen by position."""
     if len(points) <= most:
         return list(points)
     return [points[len(points) * at // most] for at in range(most)]

@@ -1,4 +1,4 @@
-"""A report as templates want it: headlines, sentences, and figures in the order of the page."""
+"""Arranges a report for templates: headlines, sentences, and figures in the order of the page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STATES = {
 }
 
 LEADING = ("auc", "auroc", "roc_auc", "accuracy", "r2", "rmse", "mae", "f1")
-"""Metrics that a headline prefers, in this order."""
+"""The metrics that a headline prefers, in this order."""
 
 
 class Headline(NamedTuple):
-    """One of the numbers on top: its name, the value, and what to know with it."""
+    """One of the numbers at the top: its name, its value, and a note on it."""
 
     name: str
     value: str
@@ -32,7 +32,7 @@ class Headline(NamedTuple):
 
 
 def values(report: RunReport) -> dict[str, Any]:
-    """What every template gets."""
+    """Return the values that every template gets."""
     return {
         "report": report,
         "state": STATES[report.outcome.state],
@@ -53,7 +53,7 @@ def values(report: RunReport) -> dict[str, Any]:
 
 
 def lead(report: RunReport) -> str:
-    """What happened, in a sentence."""
+    """Return a sentence about what happened."""
     others = listed(report.others) or "no other party"
     if report.purpose == "psi":
         what = f"{report.party} looked with {others} for the ids that all of them have"
@@ -72,7 +72,7 @@ def lead(report: RunReport) -> str:
 
 
 def headlines(report: RunReport) -> list[Headline]:
-    """The numbers on top of the page."""
+    """Return the numbers at the top of the page."""
     found = [_rows(report)]
     if report.purpose == "train":
         planned = f"of {report.planned_rounds:,} planned" if report.planned_rounds else ""
@@ -93,7 +93,7 @@ def headlines(report: RunReport) -> list[Headline]:
 
 
 def best(report: RunReport) -> Headline | None:
-    """The metric that says most: of the evaluation, else of the last test."""
+    """Return the most important metric: of the evaluation, or else of the last test."""
     if report.evaluation is not None:
         scores = {_plain(each.name): each for each in report.evaluation.scores}
         name = next((each for each in LEADING if each in scores), "")
@@ -110,7 +110,7 @@ def best(report: RunReport) -> Headline | None:
 
 
 def results(report: RunReport) -> list[tuple[str, float]]:
-    """Final values of metrics, of the evaluation, else of the last tests, without training's."""
+    """Return the final metrics of the evaluation, or else of the last tests, without training's."""
     if report.evaluation is not None and report.evaluation.scores:
         scores = report.evaluation.scores
         return [(each.name, each.value) for each in scores if each.value is not None]
@@ -119,7 +119,7 @@ def results(report: RunReport) -> list[tuple[str, float]]:
 
 
 def remedy(report: RunReport) -> str:
-    """What to do about a launch that has not ended well, where its message does not say it."""
+    """Return what to do about a launch that failed, if its message does not say it."""
     outcome = report.outcome
     if outcome.state == "interrupted":
         return "Start all parties again: they go on from the last checkpoint that all of them hold."
@@ -137,30 +137,32 @@ def remedy(report: RunReport) -> str:
 
 
 def counted(count: int | None, what: str) -> str:
-    """`1 round`, `12 rounds`."""
+    """Return a count with its noun: `1 round`, `12 rounds`."""
     return f"{count or 0:,} {what}{'' if count == 1 else 's'}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return a list in words: `a`, `a and b`, `a, b and c`."""
     *first, last = [*names] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def day(moment: str) -> str:
-    """`26 November 2026` of a time in ISO 8601; what is none is given back."""
+    """Return the date of a time in ISO 8601: `26 November 2026`; other text is returned
+    unchanged.
+    """
     found = _parsed(moment)
     return f"{found.day} {found:%B %Y}" if found else moment
 
 
 def moment(text: str) -> str:
-    """`2026-11-26 17:13 UTC`."""
+    """Return the time in words: `2026-11-26 17:13 UTC`."""
     found = _parsed(text)
     return f"{found:%Y-%m-%d %H:%M} UTC" if found else text
 
 
 def parts_of(phase: Phase) -> list[tuple[str, float]]:
-    """What the seconds of a phase went into, by name of the part."""
+    """Return the parts of the seconds of a phase, by name."""
     rest = max(0.0, phase.seconds - phase.compute - phase.encode - phase.wait)
     return [
         ("compute", phase.compute),

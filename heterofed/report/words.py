@@ -1,4 +1,4 @@
-"""What numbers of a run mean, for people who decide and do not train models."""
+"""Explains the numbers of a run to people who make decisions and do not train models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METRICS = {
     "mae": "mean error, in units of the label",
     "r2": "share of the labels' variance that is explained; 1 is perfect, 0 a constant",
 }
-"""By name in lower case; a name that is not here is shown without words."""
+"""The explanations by name in lower case; a name that is not here is shown without one."""
 
 PLAN = {
     "host": "Host: the party that has the labels",
@@ -60,7 +60,7 @@ PLAN = {
     "announced_split": "Whether the Host says which rows are for training and which for tests",
     "agreed": "What the parties agreed on beyond that",
 }
-"""Every field of the plan but the seed, which no report has."""
+"""The explanation of every field of the plan but the seed, which no report has."""
 
 PHASES = {
     "join": "the parties find each other",
@@ -75,7 +75,7 @@ PHASES = {
 }
 
 LEVELS: tuple[tuple[float, Level], ...] = ((0.8, "all"), (0.4, "much"), (0.2, "some"))
-"""From which severity on how much leaks; the same steps as the summary's words."""
+"""The severity from which each level applies; the words in the summary use the same steps."""
 
 LEVEL_WORDS: dict[Level, str] = {
     "all": "can read",
@@ -90,11 +90,11 @@ PROTECTS = {
     "embeddings": "noise on the features that are sent, or less of the inputs in them",
     "weights": "noise on the steps of this party's own weights",
 }
-"""What a defence changes, by what it hides something in."""
+"""The effect of each defence, by what it protects."""
 
 
 class Guarantee(NamedTuple):
-    """What an epsilon of `privacy.csv` is about."""
+    """The subject of each epsilon of `privacy.csv`."""
 
     title: str
     covers: str
@@ -123,23 +123,25 @@ EPSILONS = {
 
 
 def meaning_of(metric: str) -> str:
-    """What a metric says, in words; empty where its name is not a well-known one."""
+    """Return an explanation of a metric in words; empty if its name is not a well-known one."""
     plain = re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
     return METRICS.get(plain) or METRICS.get(plain.removeprefix("test_"), "")
 
 
 def level_of(severity: float) -> Level:
-    """How much leaks, in four steps."""
+    """Return the level of leakage, in four steps."""
     return next((level for least, level in LEVELS if severity >= least), "low")
 
 
 def leak_words(attack: str) -> tuple[str, str]:
-    """What an attack measures, and what it reads; its name where this version does not know it."""
+    """Return what an attack measures and what it reads, or its name if this version does not know
+    it.
+    """
     return WORDS.get(attack, (attack, "what was sent"))
 
 
 def odds(epsilon: float | None) -> str:
-    """An epsilon as a sentence about what somebody can tell of one person."""
+    """Return an epsilon as a sentence about what somebody can infer about one person."""
     if epsilon is None:
         return "There is no limit: something has left without this protection."
     if epsilon > 8:

@@ -143,7 +143,7 @@ class Lifecycle:
         return run
 
     def _journal(self, run: Run) -> Sequence[Callback]:
-        """What keeps the journal, where the results folder is the run's own."""
+        """Return the callback that keeps the journal, if the results folder is the run's own."""
         return [journal_kept(run)] if self._task.is_reported else []
 
     def _attempt(self, run: Run, callbacks: Sequence[Callback]) -> bool:

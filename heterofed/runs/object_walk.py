@@ -1,7 +1,8 @@
-"""What a user's objects carry from batch to batch, found by a walk over what they hold.
+"""Finds the state that a user's objects carry from batch to batch.
 
-Looks into the scheduler, its classes and what their hooks name of their modules' globals, into
-containers, closures and objects of the user's own classes. What libraries keep inside is theirs.
+The walk looks into the scheduler, its classes and the globals that their hooks name. It also looks
+into containers, closures and objects of the user's own classes, but not into the internals of
+libraries.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ OF_A_MODULE = frozenset(vars(nn.Module()))
 OF_AN_OPTIMIZER = frozenset({"state", "param_groups", "defaults", "step", "zero_grad"})
 GLOBALS = "globals"
 MANY = 4096
-"""Values in one container from which on a walk looks at some of them."""
+"""The number of values in a container above which a walk looks only at some of them."""
 MOST = 200_000
-"""Objects that a walk looks at."""
+"""The largest number of objects that a walk looks at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something is held.
+    """The place of a value.
 
     Attributes:
-        root: the name of what the walk began from.
-        steps: from there on.
+        root: the name of the object from which the walk began.
+        steps: the steps from there to the value.
     """
 
     root: str
     steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
-        """As a user would write it, or nearly so."""
+        """Return the place as a user would write it, or nearly so."""
         root, steps = self.root, self.steps
         if root == GLOBALS and steps:
             root, steps = f"the global {steps[0][1]}", steps[1:]
@@ -64,12 +65,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something that may change from batch to batch.
+    """A value that may change from batch to batch.
 
     Attributes:
-        kind: "value": plain values, tensors and arrays; "generator": of random numbers; "state":
-            has a `state_dict`; "learning": which parameters of a module learn, and their pending
-            gradients; "iterator": nobody can tell where it stands.
+        place: the place of the value.
+        value: the value itself.
+        kind: "value" for plain values, tensors and arrays; "generator" for random numbers; "state"
+            for an object with a `state_dict`; "learning" for a module, of which it is kept which
+            parameters learn and their pending gradients; "iterator" for one whose position is
+            unknown.
     """
 
     place: Place
@@ -78,17 +82,17 @@ class Found:
 
 
 def walk(roots: Mapping[str, Any], known: Iterable[nn.Module | Optimizer]) -> list[Found]:
-    """Everything that the roots hold and that may change from batch to batch.
+    """Return all values that the roots hold and that may change from batch to batch.
 
     Args:
-        roots: where to begin, by name.
-        known: models and optimizers whose `state_dict` is kept anyway; the walk looks only for
-            what those leave out.
+        roots: the objects from which the walk begins, by name.
+        known: the models and optimizers whose `state_dict` is kept anyway; the walk looks only for
+            state that those leave out.
     """
     known = list(known)
     kept: set[int] = {id(t) for m in known if isinstance(m, nn.Module) for t in _tensors(m)}
     owned = set(kept)
-    for _ in range(2):  # which tensors modules own has to be known before optimizers are met
+    for _ in range(2):  # The tensors of modules have to be known before the walk meets optimizers.
         walker = _Walk(known, set(kept), owned)
         for name, root in roots.items():
             walker.root(name, root)
@@ -114,7 +118,7 @@ class _Walk:
             self._seen.add(id(root))
             for key, value in list(vars(root).items()):
                 of_class = isinstance(root, type) and (key.startswith("__") or callable(value))
-                # A hook that was replaced on the object is code, as a method is.
+                # A hook that was replaced on the object is code, like a method.
                 is_hook = isinstance(value, FUNCTIONS) and hasattr(type(root), key)
                 if not (of_class or is_hook or key == RESERVED):
                     self.visit(place.then("attr", key), value)
@@ -190,11 +194,11 @@ class _Walk:
                 self.visit(place.then("attr", name), value)
 
     def _function(self, place: Place, function: Any) -> None:
-        """What a closure holds: a counter of a function within a function, say."""
+        """Visit the values of a closure, such as a counter of a nested function."""
         if not isinstance(function, types.FunctionType) or not _is_of_users(function.__module__):
             return
         for number, cell in enumerate(function.__closure__ or ()):
-            with suppress(ValueError):  # an empty one
+            with suppress(ValueError):  # an empty cell
                 self.visit(place.then("cell", number), cell.cell_contents)
 
     def _attributes(self, place: Place, value: Any, *, only_stateful: bool = False) -> None:
@@ -203,7 +207,7 @@ class _Walk:
                 self.visit(place.then("attr", name), each)
 
     def _is_plain(self, value: Any, depth: int = 0) -> bool:
-        """Whether it can be kept whole: no modules in it, and no tensors that others keep."""
+        """Return whether a value can be kept whole: without modules or tensors that others keep."""
         kind = type(value)
         if kind in SCALARS or kind in (bytes, bytearray, complex) or isinstance(value, np.generic):
             return True
@@ -222,12 +226,12 @@ class _Walk:
 
 
 def sampled(values: Collection[Any]) -> Iterator[Any]:
-    """All of a few values; of many, which are rather rows than state, some."""
+    """Yield all of a few values, or a sample of many, which are probably rows of data."""
     return itertools.islice(values, 0, None, 1 if len(values) <= MANY else len(values) >> 8)
 
 
 def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """Of an object: what stands in its `__dict__` and in the slots of its classes."""
+    """Yield the attributes of an object, from its `__dict__` and from the slots of its classes."""
     yield from list(getattr(value, "__dict__", {}).items())
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())
@@ -237,7 +241,9 @@ def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def has_state(value: object) -> bool:
-    """Whether it gives its state, and takes one, as modules and schedules do."""
+    """Return whether an object has `state_dict` and `load_state_dict`, like modules and
+    schedules.
+    """
     kind = type(value)
     if kind.__module__.partition(".")[0] == "heterofed":
         return False
@@ -245,14 +251,14 @@ def has_state(value: object) -> bool:
 
 
 def is_iterator(value: object) -> bool:
-    """Whether it is an iterator of Python or of a DataLoader, which keeps to itself where it is."""
+    """Return whether it is an iterator of Python or of a DataLoader, which hides its position."""
     of = type(value).__module__
     known = of in ("builtins", "itertools", "_collections", "torch.utils.data.dataloader")
     return known and hasattr(type(value), "__next__")
 
 
 def is_users(kind: type) -> bool:
-    """Whether a class is the user's, or of a library whose objects hold what they have learnt."""
+    """Return whether a class is the user's, or of a library whose objects hold what they learnt."""
     return _is_of_users(kind.__module__)
 
 
@@ -284,9 +290,10 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def roots_of(scheduler: object) -> dict[str, Any]:
-    """Where a walk begins: the object, the user's classes of it, and globals that their code names.
+    """Return the roots of a walk: the object, its user-defined classes, and globals that they name.
 
-    Names of classes and modules are those of files, so a run that goes on finds them again.
+    The names of classes and modules are those in the source files, so a resumed run finds them
+    again.
     """
     roots: dict[str, Any] = {"self": scheduler}
     named = Globals()
@@ -299,14 +306,14 @@ def roots_of(scheduler: object) -> dict[str, Any]:
 
 
 class Globals:
-    """Globals that functions of a user's modules name, by name: to read, and to set."""
+    """The globals that functions of a user's modules name, which can be read and set by name."""
 
     def __init__(self) -> None:
         self._where: dict[str, dict[str, Any]] = {}
         self._added: set[int] = set()
 
     def add(self, function: object) -> None:
-        """Take in what a function names, and the functions that it calls."""
+        """Add the globals that a function names, and those of the functions that it calls."""
         if not isinstance(function, types.FunctionType) or id(function) in self._added:
             return
         if not _is_of_users(function.__module__):
@@ -321,7 +328,7 @@ class Globals:
                 self._where[name] = where
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Names and values."""
+        """Return the names and values."""
         return ((name, where[name]) for name, where in self._where.items() if name in where)
 
     def __getitem__(self, name: str) -> Any:

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from heterofed.runs.models import ModelRegistry
 
 Resume = Literal["auto", "never", "require"]
-"""What to do with a run that has not ended: go on if all parties can, never, or nothing else."""
+"""The treatment of an unfinished run: resume it if all parties can, never resume, or require it."""
 
 
 @dataclass(slots=True)
 class Run:
-    """One run of a task: what exists between `launch_task` and its return.
+    """The state of one run of a task, which exists from `launch_task` until its return.
 
-    `seed` starts this party's random streams and stays here: whoever has it has the weights,
-    dropout masks and noise, and can work back from features to raw rows.
+    `seed` starts this party's random streams and is never sent. Whoever has it knows the initial
+    weights, dropout masks and noise, and can compute raw rows from features.
 
     Attributes:
         store: the folder in which the run is kept until it has ended.
@@ -67,12 +67,12 @@ class Run:
         defences: the class names of the defences, by what they protect.
         ledger: the folder in which releases of this party are counted over all runs.
         predicts: whether the run predicts with trained models and trains nothing.
-        models: the models and optimizers of this run, where the task is of a kind that has some.
+        models: the models and optimizers of this run, if its kind of task has some.
         around_hooks: the context manager within which hooks of this run are called.
         state: the state in memory, which is replaced when the run starts again.
         repeats: the gradients that were sent, so that repeated batches get the same defended
             gradients; they are kept while this process runs.
-        id_key: by which key rows are being matched, from 0, where there are several.
+        id_key: the number of the key by which rows are currently matched, from 0.
         account_of_ids: the name under which signed ids are counted; empty means the task's.
         harmless: runs code that only measures or shows something, and catches its errors.
     """

@@ -29,10 +29,11 @@ class Scheduler(ABC):
 
     @abstractmethod
     def load_local_ids(self) -> Iterable[str]:
-        """Hook: the ids of this party's samples.
+        """Hook: return the ids of this party's samples.
 
         Returns:
-            Unique strings, at least one. Exact code points count; nothing is normalised.
+            Unique strings, at least one. Their exact code points are compared; nothing is
+            normalised.
         """
 
     def validate_context(self) -> None:
@@ -44,10 +45,10 @@ class Scheduler(ABC):
         self._heterofed.settings.check()
 
     def get_metrics(self, name: str) -> Metrics:
-        """The metrics set that `@register_metrics` declared under this name.
+        """Return the metrics set that `@register_metrics` declared under this name.
 
         Raises:
-            ConfigError: there is none, or the task has not begun.
+            ConfigError: there is no such set, or the task has not begun.
         """
         run = self._heterofed.run
         metrics = run.metrics if run else {}
@@ -58,7 +59,9 @@ class Scheduler(ABC):
 
     @Shown
     def result(self) -> TaskResult:
-        """What came of the last task so far; raises ConfigError before the first."""
+        """The result of the last task so far; reading it before the first task raises
+        ConfigError.
+        """
         if self._heterofed.run is None:
             raise ConfigError("result: no task was launched yet")
         return self._heterofed.run.result
@@ -70,33 +73,35 @@ class Scheduler(ABC):
 
     @Shown
     def name(self) -> str | None:
-        """What logs and the results folder call this party, where that was given."""
+        """The name of this party in logs and of its results folder, if the constructor was given
+        one.
+        """
         name: str | None = self._heterofed.settings.name
         return name
 
     @Shown
     def schedule_timeout(self) -> float:
-        """As given to the constructor, in seconds."""
+        """The constructor's argument, in seconds."""
         seconds: float = self._heterofed.settings.schedule_timeout
         return seconds
 
     @Shown
     def data_channel_timeout(self) -> tuple[float, float]:
-        """As given to the constructor, in seconds."""
+        """The constructor's argument, in seconds."""
         both: tuple[float, float] = self._heterofed.settings.data_channel_timeout
         return both
 
     @Shown
     def task_id(self) -> str | None:
-        """Id of the task that runs or ran last; None before."""
+        """The id of the task that runs or ran last; None before the first task."""
         return self._heterofed.run.task_id if self._heterofed.run else None
 
     @Shown
     def current_round(self) -> int:
-        """Round that runs or ended last, from 1; 0 before the first."""
+        """The round that runs or ended last, counted from 1; 0 before the first round."""
         return self._heterofed.run.round if self._heterofed.run else 0
 
 
 def engine_of(scheduler: Scheduler) -> Engine[Any]:
-    """What is behind a scheduler, for the parts of heterofed that run it."""
+    """Return the engine behind a scheduler, for the parts of heterofed that run it."""
     return scheduler._heterofed

@@ -1,4 +1,6 @@
-"""What a scheduler's constructor is given, checked; and what users may read of it."""
+"""Holds and checks the arguments of a scheduler's constructor, and says what users may read of
+them.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ T = TypeVar("T")
 
 
 class Shown(Generic[T]):
-    """A value of ours that users may read as an attribute, and may shadow with one of their own.
+    """A value of ours that users may read as an attribute, and may replace with one of their own.
 
-    Not a property: a subclass that assigns the name gets its own value and disturbs nothing,
-    since we never read these names ourselves.
+    It is not a property, so a subclass that assigns the name gets its own value. This disturbs
+    nothing, since we never read these names ourselves.
     """
 
     def __init__(self, read: Callable[[Any], T]) -> None:
@@ -45,18 +47,19 @@ class Shown(Generic[T]):
     @overload
     def __get__(self, instance: object, owner: type) -> T: ...
     def __get__(self, instance: object | None, owner: type) -> T | Shown[T]:
-        """The value, or on the class this object itself."""
+        """Return the value, or this object itself if it is read from the class."""
         return self if instance is None else self._read(instance)
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLimits:
-    """How much a party's user lets out of a task, over all of its runs together.
+    """The limits on what a party's user lets leave a task, over all of its runs together.
 
     Attributes:
-        max_releases_per_row: releases of any one row; None: any number.
-        max_epsilon: of each column of `privacy.csv` that this party has a defence for; None: any.
-        max_rollbacks: times that a run may go back to the same checkpoint, whoever asks.
+        max_releases_per_row: the largest number of releases of any one row; None sets no limit.
+        max_epsilon: the largest epsilon in each column of `privacy.csv` for which this party has a
+            defence; None sets no limit.
+        max_rollbacks: how often a run may be rolled back to the same checkpoint, by any party.
     """
 
     max_releases_per_row: int | None = None
@@ -64,13 +67,13 @@ class ReleaseLimits:
     max_rollbacks: int = 10
 
     def check(self, *, defended: bool) -> None:
-        """Refuse what cannot work.
+        """Refuse values that cannot work.
 
         Args:
-            defended: whether this party has a defence that an epsilon is told for.
+            defended: whether this party has a defence that has an epsilon.
 
         Raises:
-            ConfigError: naming the setting.
+            ConfigError: a value is wrong; the message names the setting.
         """
         most, epsilon = self.max_releases_per_row, self.max_epsilon
         if most is not None and not is_count(most):
@@ -92,9 +95,9 @@ class ReleaseLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a scheduler's constructor was given that every kind of task needs.
+    """The arguments of a scheduler's constructor that every kind of task needs.
 
-    Each field is an argument of that name, but for `place`, where simulated parties meet.
+    Each field is the argument of that name, except `place`, where simulated parties meet.
     """
 
     feature_key: str
@@ -112,10 +115,10 @@ class Settings:
 
     @classmethod
     def given(cls, arguments: Mapping[str, Any]) -> Self:
-        """The settings among the arguments of a constructor.
+        """Return the settings among the arguments of a constructor.
 
         Args:
-            arguments: by name; those that are no settings are left out.
+            arguments: the arguments by name; those that are not settings are ignored.
         """
         named = {each.name for each in fields(cls)}
         values = {name: value for name, value in arguments.items() if name in named}
@@ -127,22 +130,23 @@ class Settings:
 
     @property
     def shown_name(self) -> str:
-        """What logs and the results folder call this party."""
+        """The name of this party in logs and of its results folder."""
         return self.name or self.feature_key
 
     def timeouts(self, calculation: float = 300.0) -> Timeouts:
-        """The silence that this party bears until it knows the plan.
+        """Return the longest silence of peers that this party accepts until it knows the plan.
 
         Args:
-            calculation: of a party that computes; as the Host was given it.
+            calculation: the longest silence in seconds of a party that computes, as given to the
+                Host.
         """
         return Timeouts(calculation, self.schedule_timeout, self.data_channel_timeout[1])
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Refuse values that cannot work.
 
         Raises:
-            ConfigError: naming the setting.
+            ConfigError: a value is wrong; the message names the setting.
         """
         self.check_names()
         check_seconds("schedule_timeout", self.schedule_timeout, least=0.001)
@@ -162,10 +166,10 @@ class Settings:
         check_callbacks(self.callbacks)
 
     def check_names(self) -> None:
-        """Refuse what cannot name a party, or its results folder.
+        """Refuse a text that cannot be the name of a party or of its results folder.
 
         Raises:
-            ConfigError: naming the setting.
+            ConfigError: the text cannot be a name; the message names the setting.
         """
         check_name(self.feature_key, "feature_key")
         check_name(self.shown_name, "name")
@@ -173,7 +177,9 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class LeadSettings(Settings):
-    """What the constructor was given of a party that the others join: a Host, a PSI initiator."""
+    """The arguments of the constructor of a party that the others join: a Host or a PSI
+    initiator.
+    """
 
     collaborators: int | Sequence[str]
     calculation_timeout: float
@@ -187,10 +193,10 @@ class LeadSettings(Settings):
         check_collaborators(self.collaborators, self.feature_key)
 
     def plan(self, collaborators: tuple[str, ...], **terms: Any) -> Plan:
-        """What this party announces.
+        """Return the plan that this party announces.
 
         Args:
-            collaborators: in task order.
+            collaborators: the feature keys of the Collaborators, in task order.
             terms: more fields of the plan.
         """
         return Plan(
@@ -210,7 +216,7 @@ def check_callbacks(callbacks: object) -> None:
     """Refuse callbacks that cannot be called.
 
     Raises:
-        ConfigError: naming the type of the first that cannot.
+        ConfigError: a callback cannot be called; the message names the type of the first one.
     """
     if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
         raise ConfigError(f"callbacks: give a list, not a {type(callbacks).__name__}")
@@ -220,10 +226,10 @@ def check_callbacks(callbacks: object) -> None:
 
 
 def check_agreed(agreed: object) -> None:
-    """Refuse what cannot travel as agreed settings.
+    """Refuse agreed settings that cannot be sent.
 
     Raises:
-        ConfigError: naming the first that cannot.
+        ConfigError: a setting cannot be sent; the message names the first one.
     """
     if not isinstance(agreed, Mapping):
         raise ConfigError(f"agreed={agreed!r}: give a dict of names and values, both strings")
@@ -248,10 +254,10 @@ def check_agreed(agreed: object) -> None:
 
 
 def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
-    """Refuse what is not a number of seconds.
+    """Refuse a value that is not a number of seconds.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: the value is not a number of seconds; the message names the setting.
     """
     if (
         isinstance(seconds, bool)
@@ -262,25 +268,26 @@ def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Refuse what is neither True nor False.
+    """Refuse a value that is neither True nor False.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: the value is not a bool; the message names the setting.
     """
     if not isinstance(value, bool):
         raise ConfigError(f"{name}={value!r}: give True or False")
 
 
 def is_count(value: object, least: int = 0) -> bool:
-    """Whether a setting is a whole number from `least` on."""
+    """Return whether a setting is a whole number that is at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_collaborators(expected: object, host: str) -> None:
-    """Check whom a Host is told to wait for.
+    """Check the `collaborators` that a Host is told to wait for.
 
     Raises:
-        ConfigError: neither a number of parties nor a list of unique feature keys of others.
+        ConfigError: the value is neither a number of parties nor a list of unique feature keys of
+        other parties.
     """
     if isinstance(expected, int) and not isinstance(expected, bool):
         if not 1 <= expected <= MAX_PARTIES:
@@ -300,11 +307,11 @@ def check_collaborators(expected: object, host: str) -> None:
 
 
 def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
-    """Check how ids are to be intersected.
+    """Check the settings of the intersection.
 
     Raises:
-        ConfigError: a protocol or a key size that there is not, a number of ids that cannot be, or
-            a protocol that this machine cannot compute.
+        ConfigError: the protocol or the key size is unknown, the number of ids is out of range, or
+        this machine cannot compute the protocol.
     """
     if protocol not in get_args(PSIProtocol):
         raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")

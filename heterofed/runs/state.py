@@ -1,4 +1,4 @@
-"""What one run holds in memory, by name and type, and the part of it that a checkpoint keeps."""
+"""Defines the state of a run in memory as typed fields, and the part that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Kept:
-    """What a checkpoint keeps of a run itself, beside models, optimizers and the user's objects.
+    """The part of a run's own state that a checkpoint keeps, beside models, optimizers and user
+    objects.
 
-    All of it is plain values and tensors: a checkpoint holds nothing else.
+    All of it is plain values and tensors, because a checkpoint holds nothing else.
 
     Attributes:
-        best_round: the round that `mark_best` marked last; 0: none.
-        best_digest: of the files that hold the weights of that round.
+        best_round: the round that `mark_best` marked last; 0 if there is none.
+        best_digest: the digest of the files that hold the weights of that round.
         hyperparameters: the class of each optimizer and the settings of its groups, as its hook
-            made them; None before there is a checkpoint.
-        staleness: how many steps the forwards run ahead; None where that is not chosen yet.
-        recorded: what `train_a_batch` returned for each batch of the round that is under way.
-        means: sums of the Collaborators' features in the round that is under way, at the Host.
-        private_steps: steps of DP-SGD that the weights at hand have made.
-        signature: what this party's half is fed.
+            made them; None before the first checkpoint.
+        staleness: how many steps the forward passes run ahead; None if it is not chosen yet.
+        recorded: the results of `train_a_batch` for each batch of the current round.
+        means: the sums of the Collaborators' features in the current round, at the Host.
+        private_steps: the number of DP-SGD steps that the current weights have made.
+        signature: a description of the inputs of this party's half.
     """
 
     best_round: int = 0
@@ -40,17 +41,19 @@ class Kept:
 
 @dataclass(slots=True)
 class RunState:
-    """What a run holds from its beginning on; made anew where the run begins anew.
+    """The state of a run in memory, which is replaced when the run starts again.
 
     Attributes:
-        own_ids: how many ids this party has, and their keyed digest; None before they are loaded.
-        train_ids, test_ids: sorted; empty before the split.
-        is_best: whether `mark_best` was called in the round that is under way.
-        sampled_round, sampling: the last round that Poisson batches were drawn for, and how.
-        most_drawn: how often one row was drawn, for the next batch to leave, by kind of pass.
-        leaks: what the leak report has found.
-        told: warnings that are given once in a run.
-        kept: what checkpoints keep.
+        own_ids: the number of this party's ids and their keyed digest; None before they are loaded.
+        train_ids, test_ids: the ids of each part, sorted; empty before the split.
+        is_best: whether `mark_best` was called in the current round.
+        sampled_round, sampling: the last round for which Poisson batches were drawn, and the drawn
+            batches.
+        most_drawn: how often the most frequent row was drawn, for the next batch that is sent, by
+            kind of pass.
+        leaks: the findings of the leak report.
+        told: the warnings that are given once in a run and were given.
+        kept: the state that checkpoints keep.
     """
 
     own_ids: tuple[int, bytes] | None = None

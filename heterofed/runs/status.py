@@ -93,7 +93,7 @@ class Status:
                 if event.loss is not None:
                     self._metrics.setdefault("loss", _plain(event.loss))
             case PhaseEnded():
-                return  # the next one begins at once
+                return  # the next launch begins at once
             case _:
                 return
         self.write()
@@ -156,12 +156,13 @@ class Status:
 
 @contextmanager
 def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
-    """Keep the file from the beginning of the block until after its end, however it ends.
+    """Keep the file up to date from the beginning of the block until after its end, however it
+    ends.
 
-    Settings that cannot work, refused before anybody was met, leave the folder as it was.
+    If settings are refused before the parties met, the results folder stays as it was.
 
     Yields:
-        The callback for events. Where the file cannot be written the task goes on.
+        The callback for events. If the file cannot be written, the task continues.
     """
     status = Status(run, settings)
 
@@ -187,17 +188,17 @@ def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
 
 
 class _Before:
-    """What there was of a results folder before a launch."""
+    """The state of a results folder before a launch, from which it can be restored."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / STATUS
         self._missing = [each for each in (folder, *folder.parents) if not each.exists()]
         self._content: bytes | None = None
-        with contextlib.suppress(OSError):  # there is none, or it is not ours
+        with contextlib.suppress(OSError):  # there is no file, or it is not ours
             self._content = read(self._path)
 
     def put_back(self) -> None:
-        """Undo what the launch has made; folders that something else was written to stay."""
+        """Undo the changes of the launch; folders that now have other content stay."""
         if (content := self._content) is not None:
             put_in_place(self._path, lambda file: file.write(content))
             return
@@ -212,12 +213,12 @@ def _now() -> str:
 
 
 def _plain(value: object) -> object:
-    """A number as JSON has it; others have no NaN and no infinity."""
+    """Return a number that JSON can hold; NaN and infinity become strings."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _versions() -> dict[str, str]:
-    """Of what is loaded; nothing is loaded for it."""
+    """Return the versions of the libraries that are loaded; none is loaded for this."""
     found = {"heterofed": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         if (module := sys.modules.get(name)) is not None:
@@ -226,7 +227,7 @@ def _versions() -> dict[str, str]:
 
 
 def _shown_terms(terms: bytes) -> dict[str, Any] | None:
-    """Of a task file: the digest of its terms, its last day, and the parties' key fingerprints."""
+    """Return the digest of a task file's terms, its last day, and the fingerprints of the keys."""
     if not terms:
         return None
     fields, key = shown_terms(terms), "key of "
@@ -240,7 +241,7 @@ def _shown_terms(terms: bytes) -> dict[str, Any] | None:
 
 
 def _shown(settings: Settings) -> dict[str, Any]:
-    """A party's own settings, of those that are plain values."""
+    """Return the settings of this party that are plain values."""
     found = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
     return {
         name: str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""What a lifecycle runs: one kind of task in one role. What it does is said by its subclasses."""
+"""Defines the steps of a task that a lifecycle runs; a subclass is one kind of task in one role."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Task(ABC):
     """One launch of one kind of task, at one party.
 
     Args:
-        owner: the scheduler whose hooks and settings it runs with.
+        owner: the scheduler whose hooks and settings the task uses.
 
     Attributes:
-        purpose: what the parties meet for.
+        purpose: the purpose for which the parties meet.
         subfolder: the subfolder for results in the party's results folder; empty for none.
-        goes_on: whether a run that has not ended may go on.
-        is_reported: whether the launch ends with a report; by default where it has no subfolder,
-            since the report is of the run that trained.
-        run: of this launch; None before.
+        goes_on: whether an unfinished run may be resumed.
+        is_reported: whether the launch ends with a report. This is the default without a subfolder,
+            since the report describes the run that trained.
+        run: the run of this launch; None before it.
     """
 
     purpose: ClassVar[JoinPurpose]
@@ -52,39 +52,41 @@ class Task(ABC):
 
     @property
     def settings(self) -> Any:
-        """What the scheduler's constructor was given."""
+        """The settings from the scheduler's constructor."""
         return self.engine.settings
 
     def results_folder(self, task_id: str) -> Path:
-        """Where this task writes its results."""
+        """Return the folder to which this task writes its results."""
         folder: Path = self.settings.results_dir.absolute() / task_id / self.settings.shown_name
         return folder / self.subfolder
 
     @property
     def folder_wait(self) -> float:
-        """Seconds to wait for another process that writes to the results folder; -1: for ever."""
+        """The time in seconds to wait for another process that uses the results folder; -1 is
+        forever.
+        """
         return 0.0
 
     # -- in the order in which a lifecycle calls them ----------------------------------------
 
     def begin(self, run: Run) -> None:
-        """The launch has begun; nothing is checked yet."""
+        """Prepare for the launch, which has begun; nothing is checked yet."""
         self.run = run
         self.hooks = HookCalls(self.owner, run, self.settings.shown_name)
 
     def check(self, run: Run) -> None:  # noqa: B027
-        """Refuse what cannot work, once the user's own checks have passed.
+        """Refuse settings that cannot work, after the user's own checks have passed.
 
         Raises:
-            ConfigError: naming it.
+            ConfigError: a setting is wrong; the message names it.
         """
 
     @abstractmethod
     def meet(self, run: Run, callbacks: Sequence[Callback]) -> AbstractContextManager[Party]:
-        """Find the other parties; the lifecycle closes the party."""
+        """Find the other parties; the lifecycle closes the party that is returned."""
 
     def open_folder(self, run: Run) -> None:
-        """Make the results folder for what was agreed on: a new run, unless it goes on."""
+        """Make the results folder for the agreed run; a resumed run has one already."""
         fresh_folder(run.result.folder)
         self.open_metrics(run)
 
@@ -93,11 +95,11 @@ class Task(ABC):
         """Do the task, from the first phase after the join to its finish."""
 
     def settle(self, run: Run) -> None:
-        """Complete this party's part of a run that all others have ended."""
+        """Complete this party's part of a run that has ended at all other parties."""
         raise TaskFinishedError(party=run.result.party)
 
     def failed(self, run: Run, error: BaseException) -> None:  # noqa: B027
-        """Tidy up after what has ended the task; the other parties are told next."""
+        """Clean up after an error that has ended the task; the other parties are told next."""
 
     # -- for subclasses ----------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Task(ABC):
         run.open_all_metrics(registered_metrics(type(self.owner)))
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:  # noqa: ARG002
-        """What surrounds the work of parties that met."""
+        """Return the context manager in which parties that have met do their work."""
         return nullcontext()
 
 
@@ -114,21 +116,21 @@ class HostTask(Task):
     """A task at the party that the others join."""
 
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
-        """What the Host announces."""
+        """Return the plan that the Host announces."""
         plan: Plan = self.settings.plan(collaborators)
         return plan
 
     def expected(self) -> Sequence[str] | int | None:
-        """Whom to wait for; None: those of the settings."""
+        """Return the Collaborators to wait for, or None for those of the settings."""
         return None
 
     def is_partial(self) -> bool:
-        """Whether the task begins without parties that are missing."""
+        """Return whether the task begins without parties that are missing."""
         return False
 
     @contextmanager
     def meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
-        """Wait until everybody is there."""
+        """Wait until all parties are connected."""
         meeting = as_host(
             run,
             self.settings,
@@ -144,10 +146,10 @@ class HostTask(Task):
 
 
 class CollaboratorTask(Task):
-    """A task at a party that joins the Host's."""
+    """A task at a party that joins the Host."""
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
-        """The callbacks, as they are to hear of this task."""
+        """Return the callbacks that get the events of this task."""
         return callbacks
 
     def is_trainable(self) -> bool:

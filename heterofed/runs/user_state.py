@@ -1,8 +1,9 @@
-"""State that a user carries beside the models and optimizers of a run: kept in checkpoints too.
+"""Keeps state in checkpoints that a user's objects carry beside models and optimizers.
 
-A learnt parameter on `self`, a schedule, a moving average in a dict, a counter, gradients that wait
-for the next step: `walk` finds them, here they are kept and put back. Constants are not kept: what
-is neither a tensor nor has changed since the run began is as the script makes it.
+Examples are a learnt parameter on `self`, a schedule, a moving average in a dict, a counter, and
+gradients that wait for the next step. `walk` finds such state; this module keeps and restores it.
+Constants are not kept: a value that is not a tensor and has not changed since the run began is the
+same when the script makes it again.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from heterofed.runs.value_marks import arrays_in, is_large, mark_of, size_of
 logger = logging.getLogger("heterofed")
 
 MOST_ARRAYS = 256
-"""Of a container that is kept though it did not change; more are rather rows than state."""
+"""The most arrays of a container that is kept although it did not change. More are probably rows of
+data.
+"""
 MOST_NEW = 1 << 28
-"""Bytes of what came up after the run began and is kept; more is rather data than state."""
+"""The most bytes of values that appeared after the run began and are kept. More are probably
+data.
+"""
 
 REMEDY = (
     "return its state from extra_state and take it up in load_extra_state (or hold it in a variable"
@@ -40,13 +45,13 @@ Known = Callable[[], Iterable[nn.Module | Optimizer]]
 
 @dataclass(slots=True)
 class Carried:
-    """What one scheduler carries through one run.
+    """The state that one scheduler carries through one run.
 
     Args:
-        roots: where to look, by name.
-        known: models and optimizers that a checkpoint holds anyway.
-        covered: whether the user keeps state too (`extra_state`), so that what cannot be kept here
-            is left to that.
+        roots: returns the objects from which the search begins, by name.
+        known: returns the models and optimizers that a checkpoint holds anyway.
+        covered: whether the user keeps state too (`extra_state`), so that state which cannot be
+            kept here is left to the user.
     """
 
     roots: Roots
@@ -58,10 +63,11 @@ class Carried:
     _told: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
-        """Note what everything is before the first step.
+        """Record all values before the first step.
 
         Raises:
-            ConfigError: something can neither be kept nor told from a constant; names it.
+            ConfigError: a value can neither be kept nor recognised as a constant; the message names
+            it.
         """
         self._marks.clear()
         self._values.clear()
@@ -83,10 +89,10 @@ class Carried:
                 ) from None
 
     def keep(self, *, gradients: bool) -> list[list[Any]]:
-        """What a checkpoint needs to hold, in plain values and tensors.
+        """Return the state that a checkpoint has to hold, as plain values and tensors.
 
         Args:
-            gradients: whether some may wait for a later step.
+            gradients: whether gradients may wait for a later step.
         """
         kept, room = [], MOST_NEW
         iterators = {}
@@ -113,7 +119,7 @@ class Carried:
         return kept
 
     def _is_over(self, entry: list[Any], iterators: Mapping[Place, int]) -> bool:
-        """Whether it is an iterator that the hooks make anew in each round."""
+        """Return whether an entry is an iterator that the hooks make anew in each round."""
         place = _place_of(entry)
         return (
             entry[2] == "iterator"
@@ -122,10 +128,10 @@ class Carried:
         )
 
     def put_back(self, entries: Iterable[list[Any]]) -> None:
-        """Make everything what it was when `keep` gave these.
+        """Restore the state of which `keep` returned these entries.
 
         Raises:
-            ResumeError: something could not be kept, or is not there any more; names it.
+            ResumeError: a value could not be kept or does not exist any more; the message names it.
         """
         entries = list(entries)
         self._go_back({_place_of(each) for each in entries})
@@ -147,7 +153,7 @@ class Carried:
                 now.load_state_dict(thaw(frozen))
         except ResumeError:
             raise
-        except Exception as error:  # whatever the user's objects say about it
+        except Exception as error:  # whatever the user's objects raise
             if self.covered:
                 return
             raise ResumeError(
@@ -158,7 +164,7 @@ class Carried:
             ) from None
 
     def _go_back(self, kept: set[Place]) -> None:
-        """Undo, in the same process, what came after the run began and is not in a checkpoint."""
+        """Undo changes in this process since the run began that are not in the checkpoint."""
         for found in self._walk():
             if found.kind != "value" or found.place in kept:
                 continue
@@ -184,7 +190,9 @@ class Carried:
         return walk(self.roots(), self.known())
 
     def _changed(self, found: Found) -> bool:
-        """Whether a value has to be kept: it changed, or holds tensors, which may be random."""
+        """Return whether a value has to be kept: it changed, or it has tensors, which may be
+        random.
+        """
         if found.place not in self._marks:
             return True
         if not is_large(found.value) and 0 < sum(1 for _ in arrays_in(found.value)) <= MOST_ARRAYS:
@@ -218,7 +226,7 @@ def _frozen(found: Found, *, gradients: bool = True) -> Any:
     if found.kind == "state":
         try:
             state = value.state_dict()
-        except Exception as error:  # whatever the user's object says
+        except Exception as error:  # whatever the user's object raises
             raise CannotFreezeError(f"its state_dict raised {type(error).__name__}") from None
         return freeze(state, drop_functions=True)
     return freeze(value)
@@ -250,10 +258,10 @@ def _teach(module: nn.Module, frozen: Any) -> None:
 
 
 def look(roots: Mapping[str, Any], place: Place) -> tuple[Any, Any]:
-    """What holds a place, and what is there now; None where nothing is.
+    """Return the holder of a place and the value there now; None if there is no value.
 
     Raises:
-        AttributeError, LookupError, TypeError: what would hold it is not there either.
+        AttributeError, LookupError, TypeError: the holder does not exist either.
     """
     holder = value = roots[place.root]
     for number, (kind, key) in enumerate(place.steps):

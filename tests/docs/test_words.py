@@ -73,7 +73,8 @@ def test_the_check_sees_names_and_texts() -> None:
 
 
 COMPLETE = ("psi", *(f"heterofed/{name}" for name in (
-    "compute", "intersection", "messaging", "protocol", "simulation", "trackers", "transport",
+    "cli", "compute", "data", "files", "hetero_nn", "identity", "intersection", "messaging",
+    "privacy", "protocol", "rendezvous", "report", "runs", "simulation", "trackers", "transport",
 )))  # fmt: skip
 """The packages whose docstrings all begin with a subject or a verb."""
 

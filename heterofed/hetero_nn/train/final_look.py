@@ -1,8 +1,9 @@
-"""A look at the best models after the last round, where the plan has one (`final_rows`).
+"""Looks at the best models once more after the last round, if the plan says so (`final_rows`).
 
-Each Collaborator sends batches of the same test rows, as many as it likes: the first as it is, and
-in the others something of its own is changed, such as one column's values dealt out to other rows.
-The Host tells each of them what it found of its batches, and nothing of those of others.
+Each Collaborator sends any number of batches of the same test rows. The first batch is as it is. In
+the others something of the Collaborator's own is changed, such as the values of one column, which
+are permuted over the rows. The Host tells each Collaborator what it found for its batches, and
+nothing about those of others.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ WHAT = "the look at the best models"
 
 
 def final_ids(run: Run) -> list[str]:
-    """The test ids that are looked at, sorted; the same at every party."""
+    """Return the test ids that are looked at, sorted; they are the same at every party."""
     return some_ids(run.state.test_ids, seed=run.plan.seed, most=run.plan.final_rows)
 
 
 def look_as_host(half: Half[Any]) -> None:
-    """Take each Collaborator's batches, and tell it what was found of them.
+    """Take each Collaborator's batches, and tell it what was found for them.
 
     Raises:
-        RowCountError, RowOrderError: a batch is of other rows.
+        RowCountError, RowOrderError: a batch has other rows.
     """
     run, party, ids = half.run, half.run.party, final_ids(half.run)
     with _best_models(half), _looking(half):
         party.broadcast(msg.BeginTest(run.round))
         going = list(party.peers.values())
-        for number in range(MAX_FINDINGS + 2):  # the session refuses more
+        for number in range(MAX_FINDINGS + 2):  # the session refuses more batches
             if not (going := [peer for peer in going if _took(half, peer, number, ids)]):
                 break
             party.progress(number + 1)
@@ -58,7 +59,7 @@ def look_as_host(half: Half[Any]) -> None:
 
 
 def look_as_collaborator(half: Half[Any], loop: CollaboratorLoop, host: Peer) -> None:
-    """Send what `iterate_final_feature` yields, and hand over what the Host has found of it."""
+    """Send what `iterate_final_feature` yields, and pass on what the Host has found."""
     run, party = half.run, half.run.party
     with _best_models(half), _looking(half):
         feed = FeatureFeed(party, host)
@@ -72,7 +73,7 @@ def look_as_collaborator(half: Half[Any], loop: CollaboratorLoop, host: Peer) ->
 
 
 def _took(half: Half[Any], peer: Peer, number: int, ids: list[str]) -> bool:
-    """Take one batch; gives whether there was one."""
+    """Take one batch; return whether there was one."""
     party = half.run.party
     mail = party.take(peer, msg.Features, msg.EndOfFeatures)
     if isinstance(mail.message, msg.EndOfFeatures):
@@ -119,9 +120,10 @@ def _looking(half: Half[Any]) -> Iterator[None]:
 
 @contextmanager
 def _best_models(half: Half[Any]) -> Iterator[None]:
-    """The models of the best round, where there is one, in the place of the last ones.
+    """Use the models of the best round, if there is one, in place of the last ones within the
+    block.
 
-    The last ones must lie in the results folder already.
+    The last ones must be in the results folder already.
     """
     if not half.run.state.kept.best_round:
         yield

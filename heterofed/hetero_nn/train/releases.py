@@ -1,7 +1,7 @@
-"""What a run charges to the ledger before anything of a row leaves, and the epsilons of it.
+"""Charges releases to the ledger before anything about a row is sent, and computes their epsilons.
 
-The loops say that a batch is about to leave; what that costs, and whether this party's user allows
-it, is said here.
+The loops report that a batch is about to be sent. This module knows what the batch costs, and
+whether this party's user allows it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from heterofed.runs.run import Run
 from heterofed.runs.settings import ReleaseLimits
 
 ANY = ""
-"""Stands for any set of labels."""
+"""The name that stands for any set of labels."""
 
 UNTURNED = ANY, b"labels as they are", math.inf
-"""What labels count for that were not turned."""
+"""The name, identifier and epsilon of labels that are sent without randomised response."""
 
 
 class Releases:
-    """What one party of a run lets out.
+    """The releases of one party in a run.
 
     Args:
-        run: which has met its parties.
-        limits: of this party's user.
-        weights: DP-SGD of this party, where it trains by it.
+        run: the run, whose parties are connected.
+        limits: the limits of this party's user.
+        weights: the DP-SGD of this party, if it trains by it.
     """
 
     def __init__(self, run: Run, limits: ReleaseLimits, weights: DPSGD | None) -> None:
@@ -45,15 +45,15 @@ class Releases:
         self.totals: Totals = run.opened_ledger().totals()
 
     def leaves(self, ids: Sequence[str] | None, rows: int) -> None:
-        """A batch is about to leave: count it, where its pass has not paid for it.
+        """Count a batch that is about to be sent, unless its pass has already been charged for it.
 
         Args:
-            ids: the ids of its rows, where the hook tells them.
-            rows: that it has.
+            ids: the ids of the rows of the batch, if the hook gives them.
+            rows: the number of rows in the batch.
 
         Raises:
-            ReleaseLimitError: more would have left than this party's user allows.
-            LedgerError: it cannot be counted.
+            ReleaseLimitError: more would be sent than this party's user allows.
+            LedgerError: the ledger cannot be written.
         """
         passing = self._run.passing
         if passing is None:
@@ -64,13 +64,13 @@ class Releases:
             self._passing = passing
             self._steps_before = self._weights.steps if self._weights else 0
             self._steps_paid = steps = self._steps_drawn(passing)
-        most = self._run.state.most_drawn.pop(passing.kind, 1)  # times that a row was drawn
+        most = self._run.state.most_drawn.pop(passing.kind, 1)  # how often a row was drawn
         for charged, times in passing.takes(_names(ids), rows, most):
             self._charge(passing, charged, self._cost(passing) * times, steps)
             steps = 0
 
     def settle(self) -> None:
-        """Charge steps of DP-SGD beyond one for each batch; what they changed has not left yet."""
+        """Charge more DP-SGD steps than one per batch; their changes have not been sent yet."""
         if self._weights is None or self._passing is None or self._passing.kind != "train":
             return
         made, drawn = self._weights.steps - self._steps_before, self._weights.poisson
@@ -82,7 +82,9 @@ class Releases:
             self._steps_paid = made
 
     def epsilons(self, totals: Totals | None = None) -> dict[str, float]:
-        """Of what has left, by column of `privacy.csv`, where this party has a defence for it."""
+        """Return the epsilons so far, by column of `privacy.csv` for which this party has a
+        defence.
+        """
         totals = totals or self.totals
         told = self._own_epsilons(totals)
         if self._weights is not None:
@@ -94,18 +96,20 @@ class Releases:
     # -- for the roles -----------------------------------------------------------------------
 
     def _cost(self, passing: Pass) -> Cost:
-        """What one release of a row costs."""
+        """Return the cost of one release of a row."""
         raise NotImplementedError
 
     def _shared(self) -> tuple[str, bytes, float] | None:
-        """Which labels are released, their coins and their epsilon."""
+        """Return which labels are released, the identifier of their random choices and their
+        epsilon.
+        """
         return None
 
     def _own_epsilons(self, totals: Totals) -> dict[str, float]:
         raise NotImplementedError
 
     def _weights_cost(self, passing: Pass) -> float:
-        """Of one step, where it is known who is in a batch."""
+        """Return the cost of one DP-SGD step if the rows of each batch are known."""
         if self._weights is None or passing.kind != "train" or self._weights.poisson:
             return 0.0
         return self._weights.squared_mu
@@ -116,24 +120,24 @@ class Releases:
         state = self._run.state
         whole = {"train": state.train_ids, "test": state.test_ids}.get(passing.kind, [])
         if ids is passing.ids and len(ids) == len(whole):
-            ids = whole  # the same, in the order that the ledger knows
+            ids = whole  # the same ids, in the order that the ledger knows
         draw = self._weights.draw(steps) if self._weights and steps else None
         shared = Shared(draw, self._shared())
         if cost == Cost() and shared == NOTHING_SHARED:
-            return  # a round at whose end nobody gets anything
+            return  # a round whose results nobody gets
         ledger = self._run.opened_ledger()
         ledger.charge(passing.kind, ids, cost, shared, self._check)
         self.totals = ledger.totals()
 
     def _steps_drawn(self, passing: Pass) -> int:
-        """Batches that were drawn for this round, where this party trains on such by DP-SGD."""
+        """Return the number of batches that were drawn for this round for DP-SGD; else 0."""
         if self._weights is None or not self._weights.poisson or passing.kind != "train":
             return 0
         drawn = self._run.state.sampling
         return len(drawn.sizes) if drawn else 0
 
     def _check(self, totals: Totals) -> None:
-        """Hold what would have left against the limits of this party's user."""
+        """Compare the totals with the limits of this party's user."""
         limits = self._limits
         if limits.max_releases_per_row is not None:
             self._within("releases_per_row", totals.most.sent, limits.max_releases_per_row)
@@ -158,20 +162,22 @@ class Releases:
 
 
 def _names(ids: object) -> list[str] | None:
-    """Ids of a batch; None where they name nobody, which is refused where they are compared."""
+    """Return the ids of a batch, or None if they are invalid; their comparison refuses those
+    later.
+    """
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         return None
     return list(ids) if are_plain(ids) or all(isinstance(each, str) for each in ids) else None
 
 
 class EmbeddingReleases(Releases):
-    """What a Collaborator lets out: embeddings, and by them the weights that made them.
+    """The releases of a Collaborator: embeddings, and through them the weights that computed them.
 
     Args:
-        run: which has met its parties.
-        limits: of this party's user.
-        weights: DP-SGD of this party, where it trains by it.
-        noise: on the embeddings, where there is some.
+        run: the run, whose parties are connected.
+        limits: the limits of this party's user.
+        weights: the DP-SGD of this party, if it trains by it.
+        noise: the noise on the embeddings, if there is any.
     """
 
     def __init__(
@@ -195,14 +201,14 @@ class EmbeddingReleases(Releases):
 
 
 class GradientReleases(Releases):
-    """What a Host lets out: gradients, and by them the labels.
+    """The releases of a Host: gradients, and through them the labels.
 
     Args:
-        run: which has met its parties.
-        limits: of this party's user.
-        weights: DP-SGD of this party, where it trains by it.
-        labels: how labels are turned, where they are.
-        each: how many gradients of a row leave for one batch.
+        run: the run, whose parties are connected.
+        limits: the limits of this party's user.
+        weights: the DP-SGD of this party, if it trains by it.
+        labels: the randomised response on labels, if there is one.
+        each: the number of gradients of a row that are sent for one batch.
     """
 
     def __init__(
@@ -219,7 +225,8 @@ class GradientReleases(Releases):
         super().__init__(run, limits, weights)
 
     def steps(self, ids: Sequence[str] | None, rows: int, *, listening: bool) -> None:
-        """A batch is about to be trained on, and its gradients leave where somebody is listening.
+        """Count a batch that is about to be trained on; its gradients are sent if a party receives
+        them.
 
         Raises:
             ReleaseLimitError, LedgerError: see `Releases.leaves`.

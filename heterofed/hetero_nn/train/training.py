@@ -33,7 +33,7 @@ WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.F
 """The messages that the Host may send between two phases."""
 
 AT_THE_END = (msg.BeginTest, msg.Finish)
-"""What it may say after the last round."""
+"""The messages that the Host may send after the last round."""
 
 
 class _Training(Task):
@@ -101,7 +101,7 @@ class HostTraining(_Training, HostHalfTask):
         self._finish(run)
 
     def _begin(self, run: Run) -> bool:
-        """Come to where the rounds begin, or go on; gives whether all of them are done."""
+        """Reach the point at which rounds begin, or resume; return whether all rounds are done."""
         if run.agreement.resume is not None:
             return self.keeping.checkpoints.take_up()
         self._agree_on_ids(run)
@@ -118,7 +118,7 @@ class HostTraining(_Training, HostHalfTask):
         return self.loop.record_round()
 
     def _keep_batch(self, run: Run, number: int) -> None:
-        """A checkpoint within the round, before batch `number`."""
+        """Write a checkpoint within the round, before batch `number`."""
         party = run.party
         with party.in_phase("checkpoint", round_number=run.round):
             party.broadcast(msg.Checkpoint(run.round, number))
@@ -152,7 +152,7 @@ class HostTraining(_Training, HostHalfTask):
             run.complete = True
             peers = list(party.peers.values())
             for peer in peers:
-                with contextlib.suppress(PeerLostError):  # the others are to hear it all the same
+                with contextlib.suppress(PeerLostError):  # the others are told anyway
                     party.post(peer, msg.Finish(run.round))
             for peer in peers:
                 if party.take_leave(peer):
@@ -212,7 +212,9 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         self._finish(run, host)
 
     def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
-        """Come to where the rounds begin, or go on; gives what the Host may say from there on."""
+        """Reach the point at which rounds begin, or resume; return the messages that the Host may
+        send then.
+        """
         agreement = run.agreement
         if agreement.resume is not None and self.keeping.checkpoints.take_up():
             return AT_THE_END
@@ -234,10 +236,11 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         split_as_collaborator(self.half, host, common, lambda: self.keeping.keep_split(len(common)))
 
     def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
-        """Hold the rounds that begin, over rollbacks and restarts, against those of the plan.
+        """Count the rounds that begin, over rollbacks and restarts, and compare the count with the
+        plan.
 
         Raises:
-            RemoteProtocolError: there are more than an honest Host would ever need.
+            RemoteProtocolError: there are more rounds than an honest Host would ever need.
         """
         most = run.plan.max_rounds
         if first or not most:
@@ -249,12 +252,12 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
             raise unlawful(host.name, "train", what)
 
     def _check_round_trained(self, run: Run, host: Peer, next_leg: int) -> None:
-        """Check that no leg of the round is left, before its test or its end.
+        """Check that no leg of the round is left before its test or its end.
 
-        Where features are summed, all have to be tested with the weights of the same batch.
+        If features are summed, all parties have to be tested with the weights after the same batch.
 
         Raises:
-            RemoteProtocolError: batches from `next_leg` on are still to be trained.
+            RemoteProtocolError: batches from `next_leg` on have not been trained yet.
         """
         if run.plan.checkpoint_batches and self.half.leg_ids(next_leg):
             what = f"has a round tested or ended of which {next_leg} batches are trained, not all"
@@ -283,12 +286,12 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
             run.store.note_finished()
             run.complete = True
             party.leave(host)
-            party.close()  # once the goodbye has left, nobody has to be told any more
+            party.close()  # once the goodbye is sent, nobody has to be told any more
             run.store.note_finished(run.plan.collaborators)
 
 
 class _BestMeans(CheckpointPart):
-    """The means of features go with the models of the best round, too."""
+    """Keep the means of features with the models of the best round too."""
 
     def write_beside(self, folder: Path, prefix: str) -> None:
         """See `CheckpointPart`."""
@@ -298,7 +301,7 @@ class _BestMeans(CheckpointPart):
 
 
 def _measured(run: Run) -> dict[str, float]:
-    """What the user's metrics sets have of this round."""
+    """Return the rows that the user's metrics sets have of this round."""
     return {
         key: value
         for name, metrics in run.metrics.items()
