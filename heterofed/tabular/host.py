@@ -70,11 +70,16 @@ class TabularHost(HeteroNNHostScheduler):
             trained on.
         group: the column of a group whose rows all go into one part, such as a person's.
         time: the column of a time: the latest rows are for the test.
-        folds, fold: k-fold cross-validation, and which of the folds is the test part, from 0.
+        folds: the number of parts of a k-fold cross-validation.
+        fold: which of these parts is the test part, counted from 0.
         batch_size: rows of a batch; None: 256, and fewer where the Host's table has fewer than
             8192 rows, so that a round is some 30 steps at least.
-        width, hidden, dropout: of each party's network.
-        learning_rate, weight_decay, schedule: of each party's optimizer.
+        width: the size of each party's embedding.
+        hidden: the size of the hidden layer of each party's network.
+        dropout: the dropout rate of each party's network.
+        learning_rate: the learning rate of each party's optimizer.
+        weight_decay: the weight decay of each party's optimizer.
+        schedule: how the learning rate changes over the rounds.
         importance: measure, after the last round, what each column of each party is worth to the
             model of the best round, on up to 2,000 test rows (`importance.csv`, and the table
             `importance` of the evaluation). Every other party has to allow it.

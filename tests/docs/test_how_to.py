@@ -30,6 +30,7 @@ NOT_OURS = {
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",
+    "moving.md",
     "ids.md",
     "tables.md",
     *("numbers.md", "splits.md", "partner-worth.md", "scorecards.md", "search.md"),
