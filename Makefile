@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long coverage check lint style types stale audit docs site dist sbom mutants format clean
+.PHONY: demo test test-long coverage check lint style types stale audit docs diagrams site dist sbom mutants format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
@@ -52,9 +52,14 @@ audit: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate
 
+# The diagrams of the pages, after one of them changed.
+diagrams: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[diagrams]'
+	$(BIN)/python -m docs.generate
+
 # The pages as a website, in site/; a link that leads nowhere is an error.
 site: $(VENV)/.installed docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # A wheel and a source archive in dist/, the same to the byte from the same sources.
 dist: $(VENV)/.installed

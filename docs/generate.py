@@ -1,6 +1,6 @@
 """Writes the parts of the documentation that are made from the code, so that they cannot drift.
 
-python -m docs.generate                     # write them, and mark outdated translations
+python -m docs.generate                     # write what is stale, mark outdated translations
 python -m docs.generate --check             # write nothing; name what is stale, and exit with 1
 python -m docs.generate --translated PAGE   # say that PAGE translates its source as it is now
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from docs.generator import pages
+from docs.generator import drawings, pages
 from docs.generator.markdown import COMMAND
 
 
@@ -37,6 +37,7 @@ def _write() -> int:
         if page.read_text(encoding="utf-8") != text:
             _put(page, text)
     _fill()  # again: a generated page shows a translation
+    drawings.redraw(pages.folder(), pages.pages(), _put)
     _name_outdated()
     return 0
 
@@ -50,8 +51,11 @@ def _check() -> int:
     found = pages.stale()
     for path in found:
         print(f"stale: {pages.name_of(path)} (run `{COMMAND}`)", file=sys.stderr)
+    undrawn = drawings.stale_drawings(pages.folder(), pages.pages())
+    for path in undrawn:
+        print(f"stale: {pages.name_of(path)} (run `make diagrams`)", file=sys.stderr)
     _name_outdated()
-    return 1 if found else 0
+    return 1 if found or undrawn else 0
 
 
 def _renew(wanted: set[Path]) -> int:

@@ -24,6 +24,7 @@ FOR = {
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
+    "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
     "docs": "building this site",
     "mutants": "`make mutants`: what tests do not notice",
     "dev": "linters, types and the test suite",

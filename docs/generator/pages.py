@@ -47,7 +47,6 @@ PIECES: dict[str, Callable[[], str]] = {
     "packages": modules.package_table,
     "modules-heterofed": lambda: modules.module_table("heterofed"),
     "modules-psi": lambda: modules.module_table("psi"),
-    "readme-start": lambda: readme_section("", "index.md"),
     "readme-not-yet": lambda: readme_section("What is not there yet", "index.md"),
     "readme-task": lambda: readme_section("A task of your own", "how-to/index.md"),
     "readme-learns": lambda: readme_section("Who learns what", "explanation/threat-model.md"),
@@ -92,6 +91,11 @@ def stale() -> dict[Path, str]:
         for path, text in pages().items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
+
+
+def folder() -> Path:
+    """The folder of the site's pages."""
+    return ROOT / "docs"
 
 
 def translated() -> list[Translation]:

@@ -18,9 +18,9 @@ README_ON_SITE = {
 
 
 def readme_section(head: str, page: str) -> str:
-    """A section of the README (or, without a heading, its beginning) for a page of the site."""
+    """A section of the README for a page of the site."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    body = text.partition(f"## {head}\n" if head else "\n")[2]
+    body = text.partition(f"## {head}\n")[2]
     if not body:
         raise ValueError(f"the README has no section {head!r}")
     found = re.split(r"^## ", body, maxsplit=1, flags=re.MULTILINE)[0].strip()

@@ -23,10 +23,10 @@ def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: object) ->
     chinese = here.startswith(FOLDER)
     there = here.removeprefix(FOLDER) if chinese else FOLDER + here
     link = os.path.relpath(there, PurePosixPath(here).parent)
-    if files.get_file_from_path(there) is None or f"]({link})" in markdown:
+    line = f"[{'English' if chinese else '简体中文'}]({link})"
+    if files.get_file_from_path(there) is None or line in markdown:
         return markdown
-    line = f"[{'English' if chinese else '简体中文'}]({link})\n"
-    return HEADING.sub(lambda title: f"{title[0]}\n{line}", markdown, count=1)
+    return HEADING.sub(lambda title: f"{title[0]}\n{line}\n", markdown, count=1)
 
 
 def on_post_page(output: str, *, page: Page, **_: object) -> str:

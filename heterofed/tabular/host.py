@@ -72,12 +72,16 @@ class TabularHost(HeteroNNHostScheduler):
             and which are trained on.
         group: the column of a group, such as a person, whose rows all go into one part.
         time: the column of a time: the latest rows are used for the test.
-        folds, fold: the number of folds of a k-fold cross-validation, and which of them is the test
-            part, from 0.
+        folds: the number of parts of a k-fold cross-validation.
+        fold: which of these parts is the test part, counted from 0.
         batch_size: the number of rows in a batch. None means 256, or fewer if the Host's table has
             fewer than 8192 rows, so that a round has at least about 30 steps.
-        width, hidden, dropout: the sizes and the dropout of each party's network.
-        learning_rate, weight_decay, schedule: the settings of each party's optimizer.
+        width: the size of each party's embedding.
+        hidden: the size of the hidden layer of each party's network.
+        dropout: the dropout rate of each party's network.
+        learning_rate: the learning rate of each party's optimizer.
+        weight_decay: the weight decay of each party's optimizer.
+        schedule: how the learning rate changes over the rounds.
         importance: whether to measure after the last round how important each column of each party
             is for the model of the best round, on up to 2,000 test rows (`importance.csv`, and the
             table `importance` of the evaluation). Every other party has to allow it.

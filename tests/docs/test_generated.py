@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import heterofed
+import heterofed.errors
+import heterofed.tabular
 from docs import generate
-from docs.generator import pages
+from docs.generator import drawings, pages
 from heterofed.protocol.messages import MESSAGE_TYPES
 from tests.e2e.processes import ROOT
 
@@ -36,6 +39,54 @@ def test_a_stale_page_is_named(
     assert generate.main([]) == 0
     assert "float32" in page.read_text()
     assert generate.main(["--check"]) == 0
+
+
+def test_a_changed_diagram_is_named_and_its_old_drawing_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "docs/page.md"
+    folder = tmp_path / "docs" / drawings.FOLDER
+    folder.mkdir(parents=True)
+    page.write_text("```mermaid\nflowchart LR\n    a --> b\n```\n")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "PAGES", {})
+    monkeypatch.setattr(drawings, "draw", lambda source: f"<svg>{source}</svg>")
+    assert generate.main([]) == 0
+    (old,) = folder.iterdir()
+    assert "a --> b" in old.read_text()
+    assert generate.main(["--check"]) == 0
+    page.write_text(page.read_text().replace("b", "c"))
+    assert generate.main(["--check"]) == 1
+    assert capsys.readouterr().err.count("make diagrams") == 2
+    assert generate.main([]) == 0
+    assert [each.name for each in folder.iterdir()] != [old.name]
+    assert generate.main(["--check"]) == 0
+
+
+def test_drawings_load_nothing_and_say_their_size() -> None:
+    for path in (ROOT / "docs/images").rglob("*.svg"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(href=|url\(|@import)\s*['\"]?https?:|<script|<foreignObject", text)
+    svg = '<svg width="100%" viewBox="-8 -8 640.4 99.6"></svg>'
+    assert drawings.sized(svg).startswith('<svg width="640" height="100" ')
+
+
+API = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+def documented() -> set[str]:
+    """What the pages of the API name: modules, classes and functions."""
+    api = (ROOT / "docs/reference/api").glob("*.md")
+    return {name for page in api for name in API.findall(page.read_text(encoding="utf-8"))}
+
+
+def test_public_names_are_in_the_api() -> None:
+    shown = documented()
+    public = {*heterofed.__all__, *heterofed.tabular.__all__} - {"__version__", "logger"}
+    errors = {name for name in public if hasattr(heterofed.errors, name)}  # have their own page
+    assert public - errors <= {name.rpartition(".")[2] for name in shown}
+    modules = {path.stem for path in (ROOT / "heterofed/privacy").glob("*.py")} - {"__init__"}
+    assert {f"heterofed.privacy.{name}" for name in modules} <= shown
 
 
 def test_unknown_arguments_are_refused() -> None:

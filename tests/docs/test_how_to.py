@@ -30,8 +30,10 @@ NOT_OURS = {
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",
+    "moving.md",
     "ids.md",
     "tables.md",
+    *("bank.md", "hospital.md", "insurer.md", "retail.md"),
     *("numbers.md", "splits.md", "partner-worth.md", "scorecards.md", "search.md"),
 }  # tested elsewhere, or no code
 

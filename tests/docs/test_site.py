@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.generator import drawings
 from tests.e2e.processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -73,6 +75,18 @@ def test_nothing_makes_the_theme_load_mermaid(site: Path) -> None:
     assert not [name for name, page in pages(site) if "mermaid" in page.classes]
 
 
+def test_diagrams_are_drawings(site: Path) -> None:
+    shown = 0
+    for path in (ROOT / "docs").rglob("*.md"):
+        page = path.relative_to(ROOT / "docs").with_suffix(".html")
+        text = (site / page).read_text(encoding="utf-8")
+        drawn = re.findall(r'<img [^>]*class="diagram"[^>]*src="([^"]+)"', text)
+        assert len(drawn) == len(drawings.FENCE.findall(path.read_text(encoding="utf-8")))
+        assert all((site / page.parent / each).is_file() for each in drawn)
+        shown += len(drawn)
+    assert shown > 3
+
+
 def test_every_page_of_docs_is_on_the_site(site: Path) -> None:
     wanted = {
         str(path.relative_to(ROOT / "docs").with_suffix(".html"))
@@ -86,6 +100,19 @@ def test_reference_is_made_from_docstrings(site: Path) -> None:
     page = (site / "reference/api/schedulers.html").read_text(encoding="utf-8")
     for words in ("HeteroNNHostScheduler", "make_infer_model", "load_local_ids", "join_timeout"):
         assert words in page
+    signature = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "join_timeout: float = 3600" in signature
+
+
+def test_reference_has_all_of_privacy(site: Path) -> None:
+    text = "".join(
+        page.read_text(encoding="utf-8") for page in (site / "reference/api").glob("*.html")
+    )
+    for path in (ROOT / "heterofed/privacy").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                assert f'id="heterofed.privacy.{path.stem}.{node.name}"' in text
+    assert 'id="heterofed.runs.data_check.DataChecker"' in text
 
 
 def test_pages_in_two_languages_link_to_each_other(site: Path) -> None:

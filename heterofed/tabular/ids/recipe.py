@@ -50,7 +50,7 @@ class IdRecipe:
     | `integer` | digits without leading zeros: `00123` becomes `123` |
     | `phone:CN` | international (E.164); numbers without a country are of this country |
     | `email` | lower case |
-    | `date:dmy` | `2024-12-31`; `dmy` says how to read `31.12.2024` (not needed if years come first) |
+    | `date:dmy` | `2024-12-31`; `dmy` is for `31.12.2024` (not needed if years come first) |
 
     Attributes:
         keys: the parts of each key, in the order in which keys are tried.
