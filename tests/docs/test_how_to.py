@@ -33,6 +33,7 @@ NOT_OURS = {
     "moving.md",
     "ids.md",
     "tables.md",
+    *("bank.md", "hospital.md", "insurer.md", "retail.md"),
     *("numbers.md", "splits.md", "partner-worth.md", "scorecards.md", "search.md"),
 }  # tested elsewhere, or no code
 
