@@ -1,7 +1,7 @@
-"""Tables at each side to a joint model: a layer on top of the public schedulers.
+"""Trains joint models of tables; this layer is built on the public schedulers.
 
-Its one rule: it uses nothing of heterofed that a user could not, so that its code can be copied to
-go further. Names load on first use: the command lists its options without waiting for libraries.
+It uses nothing of heterofed that a user could not use, so its code can be copied and extended.
+Names are loaded on first use, so the command can list its options without waiting for libraries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Collaborator with a table: columns only, no label."""
+"""Defines a Collaborator with a table, which has columns and no label."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from heterofed.tabular.table import LocalTable, Location
 
 
 class TabularCollaborator(HeteroNNCollaboratorScheduler):
-    """A party with a table and no label; the Host's plan says what model it is for.
+    """A party with a table and no label; the Host's plan describes the model.
 
     Args:
-        feature_key: this party's unique key in the task; also its identity.
-        table: a path, the address of a database, a DataFrame, or what `open_source` gave.
-        ids: the column that holds the ids, or several.
-        id_recipe: how the ids here are read, where that is not as the Host announces: the country
+        feature_key: the unique key of this party in the task, which is also its identity.
+        table: a path, the address of a database, a DataFrame, or a result of `open_source`.
+        ids: the column that holds the ids, or several columns.
+        id_recipe: how to read the ids of this table if it is not as the Host announces: the country
             of phone numbers, the order of days and months.
-        duplicates: what to do where an id stands in several rows: "error", or keep the "first" or
-            the "last".
-        columns: the features; None: all other columns.
-        prepare: what is done to them, in order (see `heterofed.tabular.prepare`); None: what suits
-            each column. It is fitted on this party's train rows.
-        importance: whether the Host may measure what each column is worth: after the last round
-            some test rows are sent again, once for each column with its values dealt out to other
-            rows. `importance.csv` then tells this party, by name, what its columns are worth; the
-            Host knows them by number. A Host that measures it is refused otherwise.
-        settings: of `HeteroNNCollaboratorScheduler`.
+        duplicates: what to do if several rows have the same id: raise an error ("error"), or keep
+            the "first" or the "last".
+        columns: the columns of the features; None for all other columns.
+        prepare: the steps that prepare the features, in order (see `heterofed.tabular.prepare`);
+            None for steps that suit each column. They are fitted on this party's train rows.
+        importance: whether the Host may measure how important each column is. After the last round
+            some test rows are sent again, once for each column, with the values of that column
+            permuted over the rows. `importance.csv` then has the importance of this party's columns
+            by name; the Host knows only their numbers. Without permission, a Host that measures it
+            is refused.
+        settings: further arguments of `HeteroNNCollaboratorScheduler`.
 
     Raises:
         ConfigError: the table cannot be read.
-        ColumnError: a column is not there.
+        ColumnError: a column does not exist.
     """
 
     models_after_split = True

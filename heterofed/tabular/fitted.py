@@ -1,7 +1,7 @@
-"""`fit`: all parties of a tabular task in one process, for a notebook; its result can be looked at.
+"""Defines `fit`, which trains all parties of a tabular task in one process, for a notebook.
 
-To try out what a joint model would be worth, where all tables may lie on one machine. Nothing is
-different from separate processes but that nobody is far away.
+Use it to find out what a joint model would be worth if all tables may be on one machine. The
+parties do the same as in separate processes.
 """
 
 from __future__ import annotations
@@ -45,21 +45,22 @@ def fit(
     """Train a joint model of several tables in this process.
 
     Args:
-        tables: by party, the Host's first: paths, addresses of databases, or DataFrames.
-        ids: the column that holds the ids, or several; by party where their names differ.
-        label: the column of the label in the Host's table, or several.
-        columns: by party, the columns to learn from; all others where a party is not named.
-        prepare: by party, the steps that prepare its columns.
+        tables: the table of each party, the Host's first: paths, addresses of databases, or
+            DataFrames.
+        ids: the column that holds the ids, or several columns; by party if their names differ.
+        label: the column of the label in the Host's table, or several columns.
+        columns: the columns of the features by party; a party that is not named uses all others.
+        prepare: the steps that prepare the columns, by party.
         baselines: what to train for comparison: "local" (the Host's columns alone), "pooled" (one
             model of all columns), or both.
-        task_id: names the results folder; None makes one up.
-        seed: repeats a run.
-        results_dir: parent of the results folder.
-        settings: further ones of `TabularHost`, such as `model`, `max_rounds` or `kind`.
+        task_id: the name of the results folder; None makes one up.
+        seed: the seed; with the same seed a run is repeated.
+        results_dir: the parent of the results folder.
+        settings: further arguments of `TabularHost`, such as `model`, `max_rounds` or `kind`.
 
     Raises:
-        ConfigError: fewer than two tables, a party of which no columns of ids are known, or
-            settings that cannot be.
+        ConfigError: there are fewer than two tables, the columns of ids of a party are unknown, or
+        a setting is wrong.
         ColumnError, IdError: a table cannot be used.
     """
     names = list(tables)
@@ -91,15 +92,15 @@ class Fitted:
     """A joint model that `fit` has trained.
 
     Args:
-        host: after the run.
-        tables: by party.
-        ids: columns of the ids, by party.
-        simulation: what came of the run.
+        host: the Host after the run.
+        tables: the table of each party.
+        ids: the columns of the ids, by party.
+        simulation: the result of the run.
 
     Attributes:
-        classes_: the classes in the order of the columns of `predict_proba`; none of numbers.
-        feature_names_in_: names of the columns that the model reads, by party.
-        simulation: what came of the run at each party, with the baselines' files.
+        classes_: the classes in the order of the columns of `predict_proba`; empty for numbers.
+        feature_names_in_: the names of the columns that the model reads, by party.
+        simulation: the results of the run at each party, with the baselines' files.
     """
 
     def __init__(
@@ -121,18 +122,18 @@ class Fitted:
 
     @property
     def result(self) -> TaskResult:
-        """What came of the run at the Host: rounds, files, seconds and bytes."""
+        """The result of the run at the Host: rounds, files, seconds and bytes."""
         result: TaskResult = self.simulation.results[self._names[0]]
         return result
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
-        """How good each model is on the test rows: `joint`, and the baselines."""
+        """The evaluation of each model on the test rows: `joint`, and the baselines."""
         return {mode: each.evaluation for mode, each in self._tested.items()}
 
     @property
     def worth(self) -> Worth | None:
-        """What the partners are worth: joint against local; None without that baseline."""
+        """The worth of the partners: joint against local; None without that baseline."""
         if "local" not in self._tested:
             return None
         joint, local = self._tested["joint"], self._tested["local"]
@@ -140,18 +141,20 @@ class Fitted:
         return worth(kind, joint.labels, joint.scores, local.scores, joint.weights)
 
     def frame(self) -> pd.DataFrame:
-        """The numbers of all models, a column for each."""
+        """Return the numbers of all models, with a column for each."""
         numbers = {mode: each.metrics for mode, each in self.evaluations.items()}
         return pd.DataFrame(numbers)
 
     # -- predictions -----------------------------------------------------------------------
 
     def predictions(self, tables: Mapping[str, Location] | None = None) -> pd.DataFrame:
-        """Predictions of the rows that all parties have, in the order of the Host's table: `id`,
-        the scores, and which parties had the row.
+        """Return predictions of the rows that all parties have, in the order of the Host's table.
+
+        The columns are `id`, the scores, and the parties that had the row.
 
         Args:
-            tables: by party, with the columns of the training; None: the tables of the training.
+            tables: the table of each party, with the columns of the training; None for the tables
+                of the training.
 
         Raises:
             ConfigError: a party of the training has no table.
@@ -180,10 +183,10 @@ class Fitted:
         return host.in_table_order(done.results[first])
 
     def predict_proba(self, tables: Mapping[str, Location] | None = None) -> NDArray[np.float64]:
-        """Probabilities, [rows, classes], of the rows of `predictions`.
+        """Return the probabilities, [rows, classes], of the rows of `predictions`.
 
         Raises:
-            ConfigError: the task is one of numbers; or see `predictions`.
+            ConfigError: the task predicts numbers; or see `predictions`.
         """
         if not len(self.classes_):
             raise ConfigError("predict_proba is for classes; this model predicts numbers: predict")
@@ -191,8 +194,10 @@ class Fitted:
         return np.column_stack([1 - scores, scores]) if scores.shape[1] == 1 else scores
 
     def predict(self, tables: Mapping[str, Location] | None = None) -> NDArray[Any]:
-        """The likeliest class of each row of `predictions`; the number, where they are numbers;
-        of several labels, [rows, labels], whether each is more likely than not.
+        """Return the most likely class of each row of `predictions`.
+
+        If numbers are predicted, it returns these numbers. For several labels it returns whether
+        each is more likely than not, [rows, labels].
         """
         if not len(self.classes_):
             return self._scores(tables)[:, 0]
@@ -225,7 +230,7 @@ class Fitted:
 
 
 def _by_mode(host: TabularHost, simulation: Simulation) -> dict[str, Tested]:
-    """What the test rows have shown, by model."""
+    """Return the results on the test rows, by model."""
     folder = host.result.folder
     modes = simulation.comparison.models if simulation.comparison else {}
     folders = {"joint": folder} | {mode: folder / "baselines" / mode for mode in modes}
@@ -234,7 +239,7 @@ def _by_mode(host: TabularHost, simulation: Simulation) -> dict[str, Tested]:
 
 
 def _columns_of(folder: Path) -> list[str]:
-    """Columns that a half was trained on, as its results folder tells."""
+    """Return the columns on which a half was trained, from its results folder."""
     from heterofed.data.signature import read_signature
 
     signature = read_signature(folder)

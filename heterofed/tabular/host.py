@@ -1,4 +1,4 @@
-"""The Host of a tabular task: the label, perhaps columns too, and the model on top."""
+"""Defines the Host of a tabular task, with the label, perhaps columns, and the model on top."""
 
 from __future__ import annotations
 
@@ -36,62 +36,65 @@ from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
 
 
 class TabularHost(HeteroNNHostScheduler):
-    """The party with the label, and perhaps columns too.
+    """The party with the label, and perhaps with columns too.
 
-    Training stops early by the loss on a validation part of the train ids; the test ids only tell
-    how good the model of the best round is. All settings here but those of the table, the class
+    Training stops early by the loss on a validation part of the train ids. The test ids are only
+    used to evaluate the model of the best round. All settings except those of the table, the class
     weights and `patience` are announced to the others.
 
     Args:
-        feature_key: this party's unique key in the task; also its identity.
-        table: a path, the address of a database, a DataFrame, or what `open_source` gave.
-        ids: the column that holds the ids, or several.
-        id_recipe: how ids are written; None: as text. Several keys, such as "phone:CN;email", match
-            rows by the first, those that are left by the second, and so on.
-        duplicates: what to do where an id stands in several rows: "error"; keep the "first" or the
-            "last"; or "many", for which the recipe says how many.
-        label: the column of the label; several columns of a multi-label task; None: this object is
-            to predict only, with the model of a finished run.
-        kind: of the task: "binary", "multiclass", "multilabel", "regression", "counts"; "auto"
-            reads it from the labels.
-        positive: of a binary task, the class whose probability is predicted.
+        feature_key: the unique key of this party in the task, which is also its identity.
+        table: a path, the address of a database, a DataFrame, or a result of `open_source`.
+        ids: the column that holds the ids, or several columns.
+        id_recipe: how ids are written; None for text. With several keys, such as "phone:CN;email",
+            rows are matched by the first key, the remaining rows by the second, and so on.
+        duplicates: what to do if several rows have the same id: raise an error ("error"); keep the
+            "first" or the "last"; or keep "many", whose number is in the recipe.
+        label: the column of the label; several columns of a multi-label task; None for an object
+            that only predicts, with the model of a finished run.
+        kind: the kind of the task: "binary", "multiclass", "multilabel", "regression" or "counts";
+            "auto" determines it from the labels.
+        positive: the class of a binary task whose probability is predicted.
         weight: the column of sample weights.
         class_weights: "balanced", or a weight by class.
-        columns: the features; None: all other columns; none at all: only the label is here.
-        prepare: what is done to them, in order; None: what suits each column.
+        columns: the columns of the features; None for all other columns; an empty list if this
+            party has only the label.
+        prepare: the steps that prepare the features, in order; None for steps that suit each
+            column.
         model: "mlp", "logistic", "wide_deep" or "deepfm".
-        max_rounds: most rounds.
-        patience: rounds without a better validation loss after which training stops.
-        test: share of the common ids for the test.
-        validation: share of the others that stops training early.
-        split_seed: another one gives another split.
-        stratify: every class in the same share in each part. Here, and with `group` and `time`, the
-            Host alone splits, and the others learn which ids are in the test part and which are
-            trained on.
-        group: the column of a group whose rows all go into one part, such as a person's.
-        time: the column of a time: the latest rows are for the test.
+        max_rounds: the largest number of rounds.
+        patience: the number of rounds without a better validation loss after which training stops.
+        test: the share of the common ids that is used for the test.
+        validation: the share of the other ids that is used to stop training early.
+        split_seed: the seed of the split.
+        stratify: whether every class has the same share in each part. With this, and with `group`
+            and `time`, only the Host splits, and the others learn which ids are in the test part
+            and which are trained on.
+        group: the column of a group, such as a person, whose rows all go into one part.
+        time: the column of a time: the latest rows are used for the test.
         folds: the number of parts of a k-fold cross-validation.
         fold: which of these parts is the test part, counted from 0.
-        batch_size: rows of a batch; None: 256, and fewer where the Host's table has fewer than
-            8192 rows, so that a round is some 30 steps at least.
+        batch_size: the number of rows in a batch. None means 256, or fewer if the Host's table has
+            fewer than 8192 rows, so that a round has at least about 30 steps.
         width: the size of each party's embedding.
         hidden: the size of the hidden layer of each party's network.
         dropout: the dropout rate of each party's network.
         learning_rate: the learning rate of each party's optimizer.
         weight_decay: the weight decay of each party's optimizer.
         schedule: how the learning rate changes over the rounds.
-        importance: measure, after the last round, what each column of each party is worth to the
-            model of the best round, on up to 2,000 test rows (`importance.csv`, and the table
-            `importance` of the evaluation). Every other party has to allow it.
-        settings: further ones of `HeteroNNHostScheduler`. With `party_dropout` the evaluation's
-            table `shares` says what each party brings (`heterofed.tabular.worth.party_shares`).
+        importance: whether to measure after the last round how important each column of each party
+            is for the model of the best round, on up to 2,000 test rows (`importance.csv`, and the
+            table `importance` of the evaluation). Every other party has to allow it.
+        settings: further arguments of `HeteroNNHostScheduler`. With `party_dropout` the table
+            `shares` of the evaluation has the contribution of each party
+            (`heterofed.tabular.worth.party_shares`).
 
     Attributes:
-        classes_: the classes in the order of their codes; known when the object is made.
+        classes_: the classes in the order of their codes, which are known when the object is made.
         objective: how labels are read and what is learnt.
 
     Raises:
-        ConfigError, ColumnError: a setting or the table cannot be; nothing was sent.
+        ConfigError, ColumnError: a setting or the table is wrong; nothing was sent.
     """
 
     models_after_split = True
@@ -195,16 +198,18 @@ class TabularHost(HeteroNNHostScheduler):
 
     @property
     def tested(self) -> Tested | None:
-        """What the test rows have shown; None before the end of a run."""
+        """The results on the test rows; None before the end of a run."""
         return self.tested_in(self.result.folder) if self.task_id else None
 
     def tested_in(self, folder: Path) -> Tested | None:
-        """The same of another run of this object, such as a baseline, by its results folder."""
+        """Return the results of another run of this object, such as a baseline, by its results
+        folder.
+        """
         return self._ended.get(folder)
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """How good the model of the best round is on the test rows; None before the run's end."""
+        """The evaluation of the best round's model on the test rows; None before the run's end."""
         return None if self.tested is None else self.tested.evaluation
 
     @property
@@ -259,7 +264,7 @@ class TabularHost(HeteroNNHostScheduler):
 
     def make_feature_model(self) -> nn.Module | None:
         self._party.advise()
-        if not self.train_ids:  # of a finished run; it lies beside what this one will write
+        if not self.train_ids:  # the one of a finished run is beside the files of this run
             trained = self.result.folder.parent / "feature_model.pt"
             return self._party.make_half() if trained.exists() else None
         if self.is_feature_trainable:
@@ -272,7 +277,7 @@ class TabularHost(HeteroNNHostScheduler):
 
     def make_infer_model(self) -> nn.Module:
         if not self.train_ids:
-            return self._party.knows(Top())  # its file of weights says the rest
+            return self._party.knows(Top())  # its file of weights contains the rest
         given = self._party.settings
         plan = TopPlan(
             model=given.model,
@@ -289,7 +294,7 @@ class TabularHost(HeteroNNHostScheduler):
         return self._party.optimizer(infer_model)
 
     def _fitted_objective(self) -> Objective:
-        """Read labels and weights of this run's rows; the objective learns from the train rows."""
+        """Read labels and weights of this run's rows; the objective is scaled to the train rows."""
         if self.objective is None:
             raise ConfigError("this TabularHost was given no label to train on")
         ids = [*self.train_ids, *self.test_ids]
@@ -297,7 +302,9 @@ class TabularHost(HeteroNNHostScheduler):
         return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
 
     def _known(self, ids: Sequence[str]) -> Known | None:
-        """Labels 0 and 1 of some ids, and their weights, for steps that are fitted by them."""
+        """Return labels 0 and 1 of some ids, and their weights, for steps that are fitted with
+        them.
+        """
         if self.objective is None or self.objective.kind != "binary":
             return None
         targets = Targets.of(self._party.table, self.objective, ids)
@@ -346,8 +353,10 @@ class TabularHost(HeteroNNHostScheduler):
         batched_feature_projections: list[dict[str, Any]],
         batched_labels: list[Rows],
     ) -> None:
-        """Look at the validation rows in each round; at the test rows when the model is the best
-        so far, and say what was found when there is no better one to come.
+        """Evaluate the validation rows in each round, and the test rows if the model is the best so
+        far.
+
+        The results on the test rows are reported when no better model can follow.
         """
         outputs = torch.cat([self.infer_model(each) for each in batched_feature_projections])
         rows = [unpacked(each) for each in batched_labels]
@@ -448,10 +457,10 @@ class TabularHost(HeteroNNHostScheduler):
         return self._objective.scores(self.infer_model(ordered))
 
     def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Predictions in the order of this party's table.
+        """Return predictions in the order of this party's table.
 
-        Where rows are matched by several keys, `id` is the one that has matched the row, and the
-        column `matched_by` names its columns.
+        If rows are matched by several keys, `id` is the one that matched the row, and the column
+        `matched_by` names its columns.
         """
         ids, table = frame["id"].tolist(), self._party.table
         order = np.argsort(table.positions(ids), kind="stable")
@@ -463,7 +472,7 @@ class TabularHost(HeteroNNHostScheduler):
         return frame.iloc[order].reset_index(drop=True)
 
     def _end_test(self, labels: Tensor, weights: Tensor) -> None:
-        """Say, and keep, how good the model of the best round is."""
+        """Report and keep the evaluation of the best round's model."""
         found = self._judged(self._tested, labels, weights)
         if self._shares:
             rows = tuple(self._shares.items())
@@ -494,21 +503,21 @@ class TabularHost(HeteroNNHostScheduler):
 
     @property
     def _objective(self) -> Objective:
-        """As the model on top holds it, which knows it in a prediction too."""
+        """The objective of the model on top, which has it in a prediction too."""
         objective: Objective = self.infer_model.plan.objective
         return objective
 
 
 def fitting_batch(rows: int) -> int:
-    """Rows of a batch that suit a table of so many rows: a power of two from 16 to 256."""
+    """Return a batch size that suits a table of so many rows: a power of two from 16 to 256."""
     return min(256, max(16, 1 << ((rows // 32).bit_length() - 1 if rows >= 32 else 0)))
 
 
 def _split_by(stratify: bool, group: str | None, time: str | None) -> By:
-    """What rows are split by.
+    """Return what rows are split by.
 
     Raises:
-        ConfigError: more than one is asked for.
+        ConfigError: more than one way is asked for.
     """
     asked: dict[By, object] = {"label": stratify, "group": group, "time": time}
     chosen = [name for name, given in asked.items() if given]

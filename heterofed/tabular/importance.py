@@ -1,8 +1,9 @@
-"""What each column is worth to the model: the permutation importance, computed where columns are.
+"""Computes the permutation importance of each column, at the party that has the column.
 
-The owner of a column deals its values out to other test rows, and sends what its half makes of them
-(Breiman 2001). The Host, which has the labels, sees by how much the model gets worse, for the
-first, second, third column of a party: their names stay with the owner, who is told these alone.
+The owner of a column permutes its values over the test rows, and sends the embeddings of these rows
+(Breiman 2001). The Host, which has the labels, measures by how much the model gets worse for the
+first, second, third column of a party. The names of the columns stay with the owner, and only the
+owner is told its numbers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from heterofed.tabular.worth import permutation_drops
 from heterofed.tabular.written import csv_of
 
 ROWS = 2000
-"""Test rows that are looked at, at most."""
+"""The most test rows that are used."""
 
 MOST_COLUMNS = 256
-"""Columns of one party that are looked at; of more, the first ones."""
+"""The most columns of one party that are measured; if there are more, these are the first ones."""
 
 FILE = "importance.csv"
 
@@ -37,12 +38,12 @@ Drops = dict[str, list[float]]
 
 
 def permuted(table: LocalTable, preparation: Preparation, ids: Sequence[str]) -> Iterator[Inputs]:
-    """Some rows as they are, and then with the values of each column in turn dealt out to others.
+    """Yield some rows unchanged, and then with the values of each column in turn permuted.
 
     Args:
-        table: this party's.
-        preparation: fitted on its train rows.
-        ids: of the rows.
+        table: this party's table.
+        preparation: the preparation that was fitted on its train rows.
+        ids: the ids of the rows.
     """
     frame = table.source.typed(preparation.columns).take(table.positions(ids))
     frame = frame.reset_index(drop=True)
@@ -54,15 +55,15 @@ def permuted(table: LocalTable, preparation: Preparation, ids: Sequence[str]) ->
 
 
 class Importance:
-    """What the Host finds of the columns of all parties.
+    """Measures the importance of the columns of all parties, at the Host.
 
     Args:
-        kind: of the task.
-        rows: which of the rows that are looked at are test rows, bool [rows].
-        labels, weights: of the test rows.
+        kind: the kind of the task.
+        rows: whether each row is a test row, bools of shape [rows].
+        labels, weights: the labels and weights of the test rows.
 
     Attributes:
-        drops: what was found so far.
+        drops: the results so far.
     """
 
     def __init__(
@@ -75,16 +76,16 @@ class Importance:
         self.drops: Drops = {}
 
     def has_whole(self, party: str, features: Any) -> None:
-        """Take in a party's features as they are."""
+        """Take a party's features as they are."""
         self._whole[party] = features
 
     def look(self, party: str, features: Any, scores_of: Any) -> None:
-        """Take in a party's features with its next column permuted.
+        """Take a party's features with its next column permuted, and measure the drop.
 
         Args:
-            party: whose column it is.
-            features: of the rows.
-            scores_of: from the features of all parties to scores.
+            party: the party that has the column.
+            features: the features of the rows.
+            scores_of: computes scores from the features of all parties.
         """
         if self._scores is None:
             self._scores = scores_of(self._whole)[self._rows]
@@ -96,12 +97,13 @@ class Importance:
 def table_of(
     drops: Mapping[str, Sequence[float]], party: str, names: Sequence[str]
 ) -> pd.DataFrame:
-    """A line for each column, the most important of each party first.
+    """Return a table with a row for each column, the most important of each party first.
 
     Args:
-        drops: by party.
-        party: whose table this is: its own columns stand there by their names, others' by number.
-        names: of its columns.
+        drops: the results by party.
+        party: the party that gets the table; it has the names of its own columns and the numbers of
+            others' columns.
+        names: the names of its columns.
     """
     rows: list[tuple[str, Any, float]] = []
     for owner, each in drops.items():
@@ -112,6 +114,6 @@ def table_of(
 
 
 def written(folder: Path, table: pd.DataFrame) -> Path:
-    """Write `importance.csv` into the results folder."""
+    """Write `importance.csv` into the results folder, and return its path."""
     text = csv_of(table)
     return write_whole(folder / FILE, lambda file: file.write(text))

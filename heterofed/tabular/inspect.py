@@ -1,7 +1,7 @@
-"""What a table's columns are, found by looking at their cells: the report before anything leaves.
+"""Determines the kinds of a table's columns from their cells, and reports before anything is sent.
 
-Knows sources and kinds; nothing of models, parties or the wire. A table of many rows is looked at
-through a sample: kinds are then checked again, cell by cell, where the columns are read.
+It uses sources and kinds, and knows no models, parties or network. Of a table of many rows it looks
+at a sample. The kinds are then checked again, cell by cell, when the columns are read.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from heterofed.tabular.kinds import (
 from heterofed.tabular.sources import Source
 
 SAMPLE_ROWS = 100_000
-"""Kinds are found from at most so many rows; a larger table is looked at in even steps."""
+"""The most rows from which kinds are determined; of a larger table every k-th row is taken."""
 
 MANY_CATEGORIES = 1000
 _AT_ONCE = 500
 _CELLS_AT_ONCE = 2_000_000
-"""Columns, and cells, that one query counts in: it holds every different cell of a column."""
+"""The most columns, and cells, in which one query counts; it holds every different cell of a
+column.
+"""
 
 _MOSTLY = 0.8
-"""Share of cells from which on those that are not numbers, or dates, are taken for mistakes."""
+"""The share of numbers, or dates, above which the other cells of a column are considered
+mistakes.
+"""
 
 _LABEL_LIKE = re.compile(
     r"y(_true)?|class(es)?|diagnos[ei]s|ground_?truth|response|survived"
@@ -47,17 +51,18 @@ _ID_LIKE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnReport(Column):
-    """What one column holds.
+    """The description of one column.
 
     Attributes:
-        name, kind, format: as of `Column`; "id" and "constant" columns are no features.
-        type: of the cells in their source, as DuckDB calls it; VARCHAR for a text file.
-        missing: rows without a value.
-        share_missing: of all rows looked at.
-        distinct: different values.
-        least, greatest: of numbers.
-        notes: what a person should know of it.
-        problem: why it cannot be used as it is, and what to do; empty: it can.
+        name, kind, format: the same as in `Column`; columns of the kinds "id" and "constant" are no
+            features.
+        type: the type of the cells in their source, as DuckDB calls it; VARCHAR for a text file.
+        missing: the number of rows without a value.
+        share_missing: their share of all rows that were looked at.
+        distinct: the number of different values.
+        least, greatest: the extremes of a column of numbers.
+        notes: remarks about the column for the user.
+        problem: why the column cannot be used as it is, and what to do; empty if it can.
     """
 
     type: str = "VARCHAR"
@@ -71,22 +76,23 @@ class ColumnReport(Column):
 
     @property
     def is_feature(self) -> bool:
-        """Whether it would be used."""
+        """Whether the column would be used as a feature."""
         return self.kind not in ("id", "constant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableReport:
-    """What a table holds.
+    """The description of a table.
 
     Attributes:
-        name: of the table, for messages.
-        rows: in the table.
-        sampled: rows that kinds were found from, fewer than `rows` in a large table.
-        ids: names of the columns that hold the ids.
-        labels: names of the columns of labels.
-        columns: of all columns, ids and label included.
-        notes: what was found out about the file.
+        name: the name of the table, for messages.
+        rows: the number of rows in the table.
+        sampled: the number of rows from which kinds were determined, which is less than `rows` in a
+            large table.
+        ids: the names of the columns that hold the ids.
+        labels: the names of the columns of labels.
+        columns: the descriptions of all columns, including ids and labels.
+        notes: what was detected in the file.
     """
 
     name: str
@@ -102,13 +108,13 @@ class TableReport:
 
     @property
     def features(self) -> tuple[ColumnReport, ...]:
-        """The columns that would be used, in their order."""
+        """The columns that would be used as features, in their order."""
         beside = {*self.ids, *self.labels}
         return tuple(each for each in self.columns if each.is_feature and each.name not in beside)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Whatever keeps the table from being used, one line each."""
+        """All problems that prevent the use of the table, one line each."""
         beside = set(self.ids)
         found = [each.problem for each in self.columns if each.problem and each.name not in beside]
         if not self.features and not self.labels and not found:
@@ -119,7 +125,7 @@ class TableReport:
         """Refuse a table that cannot be used as it is.
 
         Raises:
-            ColumnError: with the first problem.
+            ColumnError: there is a problem; the message has the first one.
         """
         if found := self.problems:
             more = f" (and {len(found) - 1} more: heterofed table check)" if len(found) > 1 else ""
@@ -132,7 +138,7 @@ def inspect(
     """Look at every column of a table.
 
     Args:
-        source: the table, with cells as they lie (not `typed`).
+        source: the table, with its original cells (not `typed`).
         ids: the columns that hold the ids.
         label: the column of labels, or several, at the party that holds them.
 
@@ -156,17 +162,17 @@ def inspect(
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What one query finds of a column."""
+    """The counts of one query for a column."""
 
     present: int = 0
     distinct: int = 0
     numbers: int = 0
     not_number: int | None = None
-    """The first row that is none."""
+    """The first row that is not a number."""
     marked: int = 0
-    """Numbers with a decimal comma."""
+    """The number of numbers with a decimal comma."""
     padded: int = 0
-    """Digits with a zero in front."""
+    """The number of cells of digits with a leading zero."""
     whole: int = 0
     endless: int | None = None
     """The first row that holds infinity."""
@@ -176,13 +182,13 @@ class _Counts:
     dates: int = 0
     tags: int = 0
     lists: int = 0
-    """Several words between semicolons or bars."""
+    """The number of cells with several words between semicolons or bars."""
     length: float = 0.0
     words: float = 0.0
 
 
 def _counted() -> str:
-    """Sums over cells x, of which n is the number where it is one."""
+    """Return the SQL sums over cells x, of which n is the number if the cell is one."""
     marked = r"'^[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+$'"
     words = "|".join((*TRUE, *FALSE))
     date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
@@ -190,7 +196,7 @@ def _counted() -> str:
 
     lists = r"'^[^\s,;|]+([;|][^\s,;|]+)+$'"
 
-    def text(test: str) -> str:  # numbers are most cells: on them nothing else is tried
+    def text(test: str) -> str:  # Most cells are numbers, so nothing else is tried on them.
         return f"count_if(CASE WHEN n IS NULL THEN {test} ELSE false END)"
 
     return f"""
@@ -212,11 +218,11 @@ def _counted() -> str:
 _SPACES = "CASE WHEN n IS NULL THEN 1 + length(x) - length(replace(x, ' ', '')) ELSE 1 END"
 
 _NUMBER = f"CASE WHEN contains(x, '_') THEN NULL ELSE TRY({as_number('x', 'x', 'VARCHAR')}) END"
-"""DuckDB would take 1_000 for a number."""
+"""The SQL expression for a number; DuckDB alone would also take 1_000 for a number."""
 
 
 class _Look:
-    """A table's cells, counted: one query for all columns, and few for those that need more."""
+    """Counts a table's cells, with one query for all columns and a few for those that need more."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -1,8 +1,9 @@
-"""What a column holds, and how its cells become values: the one place that converts.
+"""Converts the cells of columns to values by the kind of each column.
 
-A kind is found once, on the table that a model is trained on, and kept with the model; a row that
-is served later is converted by the same kind, whatever its own file looks like. Conversions are SQL
-expressions over one column, so that DuckDB runs them in parallel and out of memory.
+A kind is determined once, on the table with which a model is trained, and is kept with the model.
+Rows of later predictions are converted by the same kind, whatever their own file looks like.
+Conversions are SQL expressions over one column, so DuckDB runs them in parallel and with limited
+memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MISSING = (
     *("N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "na", "nan", "null", "none"),
     *("-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
 )
-"""Cells that stand for a missing value: those of pandas, and what spreadsheets and banks write."""
+"""The cells that stand for a missing value: those of pandas, and those of spreadsheets and
+banks.
+"""
 
 TRUE = ("true", "t", "yes", "y", "on")
 FALSE = ("false", "f", "no", "n", "off")
@@ -36,7 +39,7 @@ DATE_FORMATS: tuple[str, ...] = (
     *("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
     *("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S"),
 )
-"""Ways to write a date that are tried beside ISO 8601, which needs no format."""
+"""The formats of dates that are tried beside ISO 8601, which needs no format."""
 
 _NUMERIC_TYPES: tuple[str, ...] = (
     "TINYINT",
@@ -53,13 +56,13 @@ _DATE_TYPES = ("DATE", "TIMESTAMP")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of a table, and how its cells become values.
+    """One column of a table, and how its cells are converted.
 
     Attributes:
-        name: of the column in the table.
-        kind: what it holds.
-        format: of a date, its `strptime` format, or empty for ISO 8601; of numbers, "," where that
-            is the decimal mark.
+        name: the name of the column in the table.
+        kind: the kind of its values.
+        format: for dates, the `strptime` format, or empty for ISO 8601; for numbers, "," if that is
+            the decimal mark.
     """
 
     name: str
@@ -72,30 +75,30 @@ class Column:
 
 
 def is_numeric(type_: str) -> bool:
-    """Whether a DuckDB type is one of numbers."""
+    """Return whether a DuckDB type is a type of numbers."""
     return type_.startswith(_NUMERIC_TYPES) and not type_.endswith("]")
 
 
 def pattern_of(missing: Iterable[str]) -> str:
-    """A regular expression, as DuckDB takes it, for cells that stand for a missing value.
+    """Return a regular expression for DuckDB that matches cells which stand for a missing value.
 
-    One expression: a list of texts would become a join for each column.
+    It is one expression, because a list of texts would become a join for each column.
     """
     listed = "|".join(re.sub(r"([^\w\s])", r"\\\1", each) for each in missing)
     return f"^{_SPACE}*({listed})?{_SPACE}*$".replace("'", "''")
 
 
 _NO_NUMBER = pattern_of(MISSING)
-"""None of these texts is a number."""
+"""Return whether none of these texts is a number."""
 
 
 def plain(cell: str, type_: str, missing: str) -> str:
-    """The cell as text without spaces around it; NULL where it stands for a missing value.
+    """Return an SQL expression for a cell without spaces around it; NULL for a missing value.
 
     Args:
         cell: an SQL expression.
         type_: its DuckDB type.
-        missing: `pattern_of` the texts that stand for a missing value.
+        missing: the result of `pattern_of` for the texts that stand for a missing value.
     """
     if is_numeric(type_):
         return f"NULLIF(CAST({cell} AS VARCHAR), 'nan')"
@@ -104,26 +107,26 @@ def plain(cell: str, type_: str, missing: str) -> str:
 
 
 def trimmed(text: str) -> str:
-    """An SQL expression for a text without white space around it."""
+    """Return an SQL expression for a text without white space around it."""
     return f"trim({text}, ' \t\r\n\u00a0')"
 
 
 def converted(cell: str, type_: str, column: Column, missing: str) -> str:
-    """An SQL expression for the value of a cell: DOUBLE, TIMESTAMP or VARCHAR, or NULL.
+    """Return an SQL expression for the value of a cell: DOUBLE, TIMESTAMP or VARCHAR, or NULL.
 
-    It fails where a cell is not of the column's kind; under `TRY` it is NULL there.
+    It fails if a cell is not of the column's kind; under `TRY` it is NULL then.
 
     Args:
         cell: an SQL expression.
         type_: its DuckDB type.
-        column: of which kind it is.
-        missing: `pattern_of` the texts that stand for a missing value.
+        column: the column, with its kind.
+        missing: the result of `pattern_of` for the texts that stand for a missing value.
     """
     text = plain(cell, type_, missing)
     if column.kind == "numeric":
         number = as_number(cell, text, type_, column.format)
         is_plain = missing == _NO_NUMBER and not column.format and not is_numeric(type_)
-        # Most cells are numbers as they lie, and an expression with a pattern takes ten times as
+        # Most cells are numbers, and an expression with a pattern takes ten times as
         # long as this one; "nan" is missing either way.
         return f"COALESCE(TRY_CAST({cell} AS DOUBLE), {number})" if is_plain else number
     if column.kind == "boolean":
@@ -134,7 +137,7 @@ def converted(cell: str, type_: str, column: Column, missing: str) -> str:
 
 
 def as_number(cell: str, text: str, type_: str, mark: str = "") -> str:
-    """A DOUBLE of a cell; `mark` is "," where that is the decimal mark."""
+    """Return an SQL expression for a DOUBLE; `mark` is "," if that is the decimal mark."""
     if is_numeric(type_) or type_ == "BOOLEAN":
         return f"CAST({cell} AS DOUBLE)"
     if mark == ",":
@@ -143,7 +146,7 @@ def as_number(cell: str, text: str, type_: str, mark: str = "") -> str:
 
 
 def as_boolean(cell: str, text: str, type_: str) -> str:
-    """1.0 or 0.0 of a cell."""
+    """Return an SQL expression for the 1.0 or 0.0 of a cell."""
     if type_ == "BOOLEAN" or is_numeric(type_):
         return f"CAST(CAST({cell} AS BOOLEAN) AS DOUBLE)"
     true, false = ("|".join(words) for words in (TRUE, FALSE))
@@ -155,7 +158,7 @@ def as_boolean(cell: str, text: str, type_: str) -> str:
 
 
 def as_date(cell: str, text: str, type_: str, format_: str = "") -> str:
-    """A TIMESTAMP of a cell, in UTC where it names a zone."""
+    """Return an SQL expression for the TIMESTAMP of a cell, in UTC if it names a zone."""
     if type_.startswith("TIMESTAMP WITH"):
         return f"CAST({cell} AT TIME ZONE 'UTC' AS TIMESTAMP)"
     if type_.startswith(_DATE_TYPES):

@@ -1,7 +1,7 @@
-"""How many ids two tables share, counted by ids that both parties write alike.
+"""Counts how many ids two tables share, after both parties agreed on the form of ids.
 
-The id recipe is agreed in the plan, before any value of an id is computed. Knows tables and the
-tasks that count; the cryptography is in `psi.cardinality`.
+The id recipe is agreed in the plan, before any value of an id is computed. This module uses tables
+and the tasks that count; the cryptography is in `psi.cardinality`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from heterofed.tabular.sources import Source
 logger = logging.getLogger("heterofed")
 
 RECIPE = "id_recipe"
-"""The setting that says how ids are written."""
+"""The name of the agreed setting for the id recipe."""
 
 
 class OwnTable:
@@ -26,11 +26,11 @@ class OwnTable:
 
     Args:
         source: the table.
-        columns: that hold the ids.
-        own_recipe: how this party reads its ids; None: as the Host announces.
+        columns: the columns that hold the ids.
+        own_recipe: how this party reads its ids; None for the recipe that the Host announces.
 
     Attributes:
-        ids: as they were read last.
+        ids: the ids as they were read last.
 
     Raises:
         ConfigError: the recipe has several keys.
@@ -43,10 +43,10 @@ class OwnTable:
         self.ids: TableIds = self._read()
 
     def read_as(self, agreed: dict[str, str]) -> list[str]:
-        """The ids as the Host announces that they are written.
+        """Return the ids in the form that the Host announces.
 
         Raises:
-            ConfigError: it announces no recipe, or one that does not go with this party's.
+            ConfigError: the Host announces no recipe, or one that does not fit this party's.
         """
         if RECIPE not in agreed:
             raise ConfigError(
@@ -57,17 +57,17 @@ class OwnTable:
         if recipe != self.recipe:
             self.recipe = recipe
             self.ids = self._read()
-        if self._own is None:  # else it was said before anybody was met
+        if self._own is None:  # otherwise this was logged before the parties connected
             self.tell_doubts()
         return self.ids.ids
 
     @property
     def knows_recipe(self) -> bool:
-        """Whether this party says by itself how its ids are written."""
+        """Return whether this party's own recipe determines how its ids are written."""
         return self._own is not None
 
     def tell_doubts(self) -> None:
-        """Log what looks wrong with the ids, one line each."""
+        """Log doubts about the ids, one line each."""
         for note in self.ids.notes:
             logger.warning("ids: %s", note)
 
@@ -81,12 +81,12 @@ class OwnTable:
 
 
 class OverlapHost(RSAPSIInitiatorScheduler):
-    """The party that counts with each of the others, and says how ids are written.
+    """The party that counts with each of the others, and announces how ids are written.
 
     Args:
-        feature_key: this party's key.
+        feature_key: the feature key of this party.
         table: its ids.
-        settings: of `RSAPSIInitiatorScheduler`.
+        settings: further arguments of `RSAPSIInitiatorScheduler`.
     """
 
     def __init__(self, feature_key: str, table: OwnTable, **settings: Any) -> None:
@@ -98,12 +98,12 @@ class OverlapHost(RSAPSIInitiatorScheduler):
 
 
 class OverlapCollaborator(RSAPSICollaboratorScheduler):
-    """A party that answers a count, by ids that are written as the Host says.
+    """A party that answers a count, with ids in the form that the Host announces.
 
     Args:
-        feature_key: this party's key.
+        feature_key: the feature key of this party.
         table: its ids.
-        settings: of `RSAPSICollaboratorScheduler`.
+        settings: further arguments of `RSAPSICollaboratorScheduler`.
     """
 
     def __init__(self, feature_key: str, table: OwnTable, **settings: Any) -> None:
@@ -119,14 +119,14 @@ def count_overlap(
     party: OverlapHost | OverlapCollaborator,
     table: OwnTable,
 ) -> dict[str, Any]:
-    """Count at one party.
+    """Run one party of a count.
 
     Returns:
-        ids (how many this party has), common (by the other party's key), notes on the ids, and
-        advice where next to none is common.
+        A dict with the keys ids (how many this party has), common (by the other party's key), notes
+        (on the ids), and advice if next to no id is common.
 
     Raises:
-        TaskFailed: the task could not go on.
+        TaskFailed: the task failed.
     """
     if isinstance(party, OverlapHost) or table.knows_recipe:
         with attached():

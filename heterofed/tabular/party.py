@@ -1,4 +1,6 @@
-"""What both roles of a tabular task share: ids, split, the half, and the batches of each phase."""
+"""Implements what both roles of a tabular task share: ids, split, half, and batches of each
+phase.
+"""
 
 from __future__ import annotations
 
@@ -27,49 +29,49 @@ M = TypeVar("M", Half, Top)
 
 
 class Run(Protocol):
-    """What of a scheduler is asked here: public attributes only."""
+    """The public attributes of a scheduler that this module uses."""
 
     @property
     def feature_key(self) -> str:
-        """This party's key."""
+        """The feature key of this party."""
 
     @property
     def result(self) -> TaskResult:
-        """What came of the run so far."""
+        """The result of the run so far."""
 
     @property
     def id_keys(self) -> int:
-        """By how many keys rows are matched."""
+        """The number of keys by which rows are matched."""
 
     @property
     def agreed(self) -> dict[str, str]:
-        """Settings that the Host announced."""
+        """The settings that the Host announced."""
 
     @property
     def train_ids(self) -> list[str]:
-        """Train ids, sorted."""
+        """The train ids, sorted."""
 
     @property
     def test_ids(self) -> list[str]:
-        """Ids that are only looked at, sorted."""
+        """The ids that are not trained on, sorted."""
 
     @property
     def current_round(self) -> int:
-        """From 1."""
+        """The number of the current round, from 1."""
 
     @property
     def batch_size(self) -> int | None:
-        """Rows of an agreed batch."""
+        """The number of rows in an agreed batch."""
 
 
 class Party:
     """The part of one party's hooks that is the same at Host and Collaborator.
 
     Args:
-        table: this party's.
-        run: the scheduler, for what the parties agreed on and which round it is.
-        known: gives labels of two classes of some ids, and their weights, at the party that has
-            such labels; None: this one has not.
+        table: this party's table.
+        run: the scheduler, from which the agreed settings and the current round are read.
+        known: returns labels of two classes of some ids, and their weights, at the party that has
+            such labels; None at other parties.
     """
 
     def __init__(
@@ -88,31 +90,32 @@ class Party:
         self._half, self._models = None, []
 
     def knows(self, model: M) -> M:
-        """Take note of a model of this run; gives it back."""
+        """Register a model of this run, and return it."""
         self._models.append(model)
         return model
 
     @property
     def settings(self) -> Settings:
-        """What the parties go by: in a prediction, what they went by in the training."""
+        """The agreed settings; in a prediction, those of the training."""
         plans = [each.plan for each in self._models if each.plan is not None]
         return Settings.read(plans[0].settings if plans else self._run.agreed)
 
     # -- ids -------------------------------------------------------------------------------
 
     def check(self, *, decides: bool = False) -> None:
-        """Look at all of the table before anybody is met; raises as `LocalTable.check`.
+        """Check the whole table before the parties connect; the errors are those of
+        `LocalTable.check`.
 
         Args:
-            decides: whether this party says how ids are written, or knows it from its own recipe
-                alone; what looks wrong with them is told once that is known.
+            decides: whether this party determines how ids are written, or knows it from its own
+                recipe alone. Doubts about the ids are logged once, when this is known.
         """
         self.table.check()
         if decides or self.table.own_recipe is not None:
             self.table.tell_doubts()
 
     def ids(self, *, offer_repeats: bool = False) -> list[str]:
-        """This party's ids by the first key, as the agreed recipe writes them.
+        """Return this party's ids by the first key, in the form of the agreed recipe.
 
         Raises:
             ConfigError: the recipe has other keys than the plan.
@@ -123,7 +126,8 @@ class Party:
         return ids or [nobody(self._run.feature_key)]
 
     def further_ids(self, common: set[str], key: int) -> list[str]:
-        """This party's ids by a further key (from 1), of rows that no key before has matched.
+        """Return this party's ids by a further key (from 1), of rows that no key before has
+        matched.
 
         Raises:
             ConfigError: the recipe has no such key.
@@ -145,8 +149,8 @@ class Party:
             )
 
     def advise(self) -> None:
-        """Say which recipes to try, where next to no id was common."""
-        if not self._run.train_ids:  # of a finished run
+        """Log which recipes to try if next to no id is common."""
+        if not self._run.train_ids:  # it is of a finished run
             return
         result, recipe = self._run.result, self.settings.id_recipe
         smallest = result.smallest_ids
@@ -154,30 +158,33 @@ class Party:
             logger.warning("%s", advice)
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
-        """Common ids by what they are for: every party computes the same, or the Host alone does
-        by its table.
+        """Split the common ids into parts.
+
+        Every party computes the same parts, or the Host alone computes them from its table.
         """
         split, listed = self.settings.as_split, list(ids)
         return split.parts(listed, None if split.is_public else self.table.split_values(listed))
 
     def columns(self) -> list[str]:
-        """Names of the columns that are read; of a model that predicts, in the order in which they
-        stand in the table that it is given.
+        """Return the names of the columns that are read.
+
+        For a model that predicts, they are in the order of the given table.
         """
         if self._half is None or self._half.plan is None:
             return [each.name for each in self.table.columns]
         return self.table.columns_of(self._half.plan.preparation)
 
     def prepared_columns(self) -> list[str]:
-        """Names of the columns that the half was fitted on, in the order of its preparation."""
+        """Return the columns on which the half was fitted, in the order of its preparation."""
         plan = None if self._half is None else self._half.plan
         return [] if plan is None else list(plan.preparation.names)
 
     # -- the half --------------------------------------------------------------------------
 
     def make_half(self) -> nn.Module:
-        """This party's half: fitted on its train rows; before there are any, an empty one, which
-        its file of weights will fill.
+        """Return this party's half, fitted on its train rows.
+
+        Before there are train rows, the half is empty, and its file of weights will fill it.
         """
         train_ids = self._run.train_ids
         if not train_ids:
@@ -202,7 +209,7 @@ class Party:
         return self._half
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """An optimizer by the agreed settings."""
+        """Return an optimizer with the agreed settings."""
         given = self.settings
         return make_optimizer(model, lr=given.learning_rate, weight_decay=given.weight_decay)
 
@@ -211,7 +218,7 @@ class Party:
     def train_batches(
         self, ids: Sequence[str], optimizers: Sequence[Optimizer | None]
     ) -> Iterator[Batch]:
-        """The batches of a round; before each one the learning rate of its step is set."""
+        """Yield the batches of a round; the learning rate of a step is set before its batch."""
         given, size = self.settings, self._run.batch_size or len(ids)
         each_round = -(-len(ids) // size)
         done = (self._run.current_round - 1) * each_round
@@ -222,21 +229,21 @@ class Party:
             yield batch
 
     def test_batches(self, ids: Sequence[str]) -> Iterator[Batch]:
-        """Batches of rows that are only looked at."""
+        """Yield batches of rows that are not trained on."""
         return self.table.batches(ids, max(self._run.batch_size or 0, LOOKED_AT))
 
     def permuted_batches(self, half: Any, ids: Sequence[str]) -> Iterator[Batch]:
-        """The rows as they are, and then with each column of this party permuted."""
+        """Yield the rows unchanged, and then with each column of this party permuted."""
         rows = torch.arange(len(ids))
         for inputs in permuted(self.table, half.plan.preparation, ids):
             yield Batch(inputs, rows, list(ids))
 
     def predict_batches(self, half: Any, ids: Sequence[str]) -> Iterator[Batch]:
-        """Batches of rows that were not there in training, prepared as those were."""
+        """Yield batches of rows that were not in the training, prepared in the same way."""
         plan = None if half is None else half.plan
         self.table.load(ids, None if plan is None else plan.preparation)
         return self.table.batches(ids, LOOKED_AT)
 
 
 LOOKED_AT = 4096
-"""Rows of a batch that is not trained on."""
+"""Return the number of rows in a batch that is not trained on."""

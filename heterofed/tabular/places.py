@@ -1,4 +1,4 @@
-"""Where each of many ids stands in a list, in 12 bytes an id instead of the 100 of a dict."""
+"""Finds the positions of many ids in a list, with 12 bytes per id instead of the 100 of a dict."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Places:
-    """The place of each id in a list of unique ones.
+    """The position of each id in a list of unique ids.
 
-    Python's keyed hashes of the ids are sorted, with the place of each. Two of ten million ids have
-    one hash once in 400,000 lists; such a list is held in a dict.
+    Python's keyed hashes of the ids are sorted, with the position of each. Two of ten million ids
+    have the same hash once in 400,000 lists; such a list is held in a dict.
 
     Args:
-        ids: unique.
+        ids: the unique ids.
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
@@ -29,7 +29,9 @@ class Places:
             self._plain = {each: place for place, each in enumerate(ids)}
 
     def of(self, ids: Sequence[str]) -> Array:
-        """The place of each of some ids, [ids] int64; -1 where one is not in the list."""
+        """Return the positions of some ids, int64 of shape [ids]; -1 for an id that is not in the
+        list.
+        """
         if self._plain:
             return np.fromiter((self._plain.get(each, -1) for each in ids), np.int64, len(ids))
         wanted = _hashed(ids)

@@ -1,8 +1,8 @@
-"""Prepared rows that do not fit into memory: a private file of records, one for each row.
+"""Keeps prepared rows that do not fit into memory in a private file, with one record per row.
 
-A record holds a row's numbers, the codes of its categories, and where its tokens lie in a second
-file. Rows of a batch are read where they lie, wherever that is, and nothing is mapped into memory:
-the system keeps of the file what it has room for.
+A record holds a row's numbers, the codes of its categories, and the place of its tokens in a second
+file. The rows of a batch are read from the file when they are needed. Nothing is mapped into
+memory, so the operating system caches as much of the file as it has space for.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _TOKEN = np.dtype([("token", "<i4"), ("weight", "<f4")])
 
 
 def prepared(source: Source, positions: Array, preparation: Preparation) -> Inputs | PreparedRows:
-    """The rows of a table at some positions as a model reads them, in their order.
+    """Return the rows of a table at some positions in the form that a model reads, in their order.
 
     Args:
-        source: of the columns of the preparation, typed.
-        positions: from 0.
-        preparation: fitted.
+        source: the table with the columns of the preparation, typed.
+        positions: the numbers of the rows, from 0.
+        preparation: the fitted preparation.
 
     Raises:
-        ColumnError: the table holds values that the columns cannot hold.
+        ColumnError: the table has values that the columns cannot hold.
     """
     if source.is_large:
         return PreparedRows(source, positions, preparation)
@@ -43,10 +43,10 @@ def prepared(source: Source, positions: Array, preparation: Preparation) -> Inpu
 
 
 class PreparedRows:
-    """Rows in a file, which goes when nobody holds this object any more, or the source.
+    """Rows in a file, which is deleted when this object or the source is no longer used.
 
     Args:
-        source, positions, preparation: as of `prepared`.
+        source, positions, preparation: the arguments of `prepared`.
     """
 
     def __init__(self, source: Source, positions: Array, preparation: Preparation) -> None:
@@ -75,7 +75,7 @@ class PreparedRows:
         return len(self._slots)
 
     def take(self, rows: Tensor) -> Inputs:
-        """Some of the rows, [chosen] int64, in their order."""
+        """Return some of the rows, whose numbers are int64 of shape [chosen], in their order."""
         slots = self._slots[rows.numpy()].astype(np.int64)
         found = np.frombuffer(self._read(slots), self._type)
         codes = {
@@ -86,7 +86,7 @@ class PreparedRows:
         return Inputs(torch.from_numpy(found["dense"].copy()), codes, bags)
 
     def _read(self, slots: Array) -> bytearray:
-        """The records of some rows; those that lie one after another by one read."""
+        """Return the records of some rows; consecutive rows are read at once."""
         width = self._type.itemsize
         cuts = np.flatnonzero(np.diff(slots) != 1) + 1
         starts = slots[np.concatenate([[0], cuts])] if len(slots) else slots
@@ -125,7 +125,9 @@ class PreparedRows:
 
 
 def _read_and_gone(path: Path, owner: object) -> int:
-    """A handle to read a file that has no name any more: its room is free when nobody reads it."""
+    """Return a handle to read a file that has no name any more; its space is freed with the
+    handle.
+    """
     handle = opened(path, owner)
     path.unlink()
     return handle

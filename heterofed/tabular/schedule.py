@@ -1,4 +1,6 @@
-"""The learning rate of each batch, from its number alone: no checkpoint has to keep it."""
+"""Computes the learning rate of each batch from its number alone, so no checkpoint has to keep
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,17 @@ from torch.optim import Optimizer
 from heterofed.tabular.settings import Schedule
 
 WARM_UP = 0.1
-"""Share of the steps in which "one_cycle" rises."""
+"""The share of the steps in which "one_cycle" rises."""
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:
-    """By what the learning rate is multiplied.
+    """Return the factor of the learning rate for a step.
 
     Args:
-        schedule: "constant"; "cosine" falls to 0 along half a wave (Loshchilov and Hutter, 2017);
-            "one_cycle" rises before that, over a tenth of the steps.
-        step: from 0.
-        steps: of all rounds.
+        schedule: "constant"; "cosine", which falls to 0 along half a cosine wave (Loshchilov and
+            Hutter, 2017); or "one_cycle", which rises before that, over a tenth of the steps.
+        step: the number of the step, from 0.
+        steps: the number of steps of all rounds.
     """
     done = min(step / max(steps, 1), 1.0)
     if schedule == "constant":
@@ -32,6 +34,6 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
 
 
 def set_rate(optimizer: Optimizer | None, rate: float) -> None:
-    """Have an optimizer make its next step by this learning rate."""
+    """Make an optimizer use this learning rate in its next step."""
     for group in optimizer.param_groups if optimizer is not None else ():
         group["lr"] = rate

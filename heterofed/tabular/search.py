@@ -1,8 +1,9 @@
-"""A search for settings: many trials of one task, and one intersection of ids for all of them.
+"""Searches for settings with many trials of one task and one intersection of ids.
 
-In one process (`search`), or between real parties: the Host calls `search_as_host`, and every other
-party `follow_search`, with the same number of trials; nobody runs more than it allowed. Settings
-are chosen by what the validation rows say. Test rows never choose anything.
+All parties are in one process (`search`), or they are real parties: the Host calls
+`search_as_host`, and every other party calls `follow_search` with the same number of trials, so
+that no party runs more trials than it allowed. Settings are chosen by the validation rows. Test
+rows are never used to choose anything.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Space = Mapping[str, Any]
 
 MOST_TRIALS = 10_000
 TRIAL, TRIALS = "search.trial", "search.trials"
-"""Agreed settings: which trial this is, from 0 (the last one repeats the best), and of how many."""
+"""The agreed settings for the number of the trial, from 0 (the last one repeats the best settings),
+and for the number of trials.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,10 @@ class Trial:
     """One run of the task.
 
     Attributes:
-        number: from 0 on.
-        settings: that were tried.
-        score: by which it is judged; NaN where it diverged.
-        seconds: that it took.
+        number: the number of the trial, from 0.
+        settings: the settings that were tried.
+        score: the score of the trial; NaN if it diverged.
+        seconds: the time that it took.
     """
 
     number: int
@@ -56,12 +59,12 @@ class Trial:
 
 @dataclass(slots=True)
 class Search:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         best: the trial with the best score.
-        trials: all of them, in their order.
-        final: what came of the last run, with the best settings; None where there was none.
+        trials: all trials, in their order.
+        final: the result of the last run, with the best settings; None without such a run.
     """
 
     best: Trial
@@ -69,7 +72,7 @@ class Search:
     final: Any = field(default=None, repr=False)
 
     def table(self) -> pd.DataFrame:
-        """A row for each trial: number, score, seconds, and its settings."""
+        """Return a row for each trial: number, score, seconds, and its settings."""
         return pd.DataFrame(
             [
                 {"trial": each.number, "score": each.score, "seconds": each.seconds} | each.settings
@@ -92,22 +95,23 @@ def search(
     """Try settings with all parties in this process; ids are intersected in the first trial only.
 
     Args:
-        make_parties: gets the settings of a trial; gives the Host's scheduler and a list of the
-            others', new ones each time.
-        space: what to try, by name of the setting: a list of choices; a `range`; a pair (lowest,
-            highest), with "log" as a third for numbers that are tried by their order of magnitude;
-            or a distribution of Optuna.
-        trials: how many.
-        score: the metrics set and the column that trials are judged by; the best round counts.
-        direction: whether that is to be small or large.
-        seed: another one tries other settings.
-        task_id: of all runs; each replaces the results of the one before, unless `make_parties`
-            gives other results folders.
-        refit: run the best settings once more in the end, so that their results are what stays.
+        make_parties: gets the settings of a trial, and returns the Host's scheduler and a list of
+            the others' schedulers, which are new ones each time.
+        space: the space of each setting by name: a list of choices; a `range`; a pair (lowest,
+            highest), with "log" as a third item to sample on a logarithmic scale; or a distribution
+            of Optuna.
+        trials: the number of trials.
+        score: the metrics set and the column that is the score of a trial; the best round counts.
+        direction: whether the score is to be minimized or maximized.
+        seed: the seed of the search.
+        task_id: the task id of all runs. Each run replaces the results of the one before, unless
+            `make_parties` gives other results folders.
+        refit: whether to run the best settings once more at the end, so that their results are
+            kept.
 
     Raises:
-        ConfigError: Optuna is not installed, or a setting cannot be.
-        Exception: what ended a trial; only one that diverged counts as a failed one.
+        ConfigError: Optuna is not installed, or a setting is wrong.
+        Exception: an error ended a trial; only a trial that diverged counts as a failed one.
     """
     _check(trials, direction, score)
     with temporary_folder() as home:
@@ -133,24 +137,24 @@ def search_as_host(
 ) -> Search:
     """Try settings with real parties; each of them runs `follow_search` with as many trials.
 
-    The best settings are run once more in the end, so that their models are what stays. Ids are
-    signed in the first run, and again only after a trial that diverged. What leaves a party counts
-    as in any runs of one task: gradients of `trials + 1` runs tell more of the labels than those of
-    one.
+    The best settings are run once more at the end, so that their models are kept. Ids are signed in
+    the first run, and again only after a trial that diverged. Releases count as in any runs of one
+    task: gradients of `trials + 1` runs reveal more about the labels than those of one.
 
     Args:
-        make_host: gets the settings of a trial, and what it has to pass on as `agreed=`, or with
-            it: the others read there which trial it is, and need what else they have to know.
-        space: as of `search`.
-        trials: how many; the same at all parties.
-        task_id: as of `launch_task`, the same at all parties and for all trials.
-        score: as of `search`.
-        direction: as of `search`.
-        seed: as of `search`.
+        make_host: gets the settings of a trial, and the settings that it has to pass on as
+            `agreed=` or add to it. From these the others learn which trial it is and what else they
+            need.
+        space: the same as in `search`.
+        trials: the number of trials, which is the same at all parties.
+        task_id: the task id, which is the same at all parties and for all trials.
+        score: the same as in `search`.
+        direction: the same as in `search`.
+        seed: the same as in `search`.
 
     Raises:
-        ConfigError: as of `search`.
-        TaskFailed: a trial could not go on.
+        ConfigError: the same as in `search`.
+        TaskFailed: a trial failed.
     """
     _check(trials, direction, score)
     fresh = _Fresh()
@@ -172,18 +176,18 @@ def follow_search(
     """Take part in a search of the Host.
 
     Args:
-        make_collaborator: gets what it has to pass on as `agreed=`: a Host with another number of
-            trials is refused before any id leaves. Gives a new scheduler each time; what a trial
-            tries can be read from its `agreed` in the hooks.
-        trials: how many this party allows; one more run repeats the best.
-        task_id: as of `launch_task`.
+        make_collaborator: gets the settings that it has to pass on as `agreed=`, so that a Host
+            with another number of trials is refused before any id is sent. It returns a new
+            scheduler each time, whose hooks can read the settings of the trial in `agreed`.
+        trials: the number of trials that this party allows; one more run repeats the best settings.
+        task_id: the same as in `launch_task`.
 
     Returns:
-        What came of the last run, that of the best settings.
+        The result of the last run, which has the best settings.
 
     Raises:
-        ConfigError: as of `launch_task`, or the Host's runs are not those of this search.
-        TaskFailed: a trial could not go on.
+        ConfigError: the same as in `launch_task`, or the Host's runs are not those of this search.
+        TaskFailed: a trial failed.
     """
     _check(trials)
     fresh = _Fresh()
@@ -207,7 +211,7 @@ def follow_search(
 
 
 class _Fresh:
-    """How the next run is launched: a diverged one is not gone on with."""
+    """Decides how the next run is launched: a run that diverged is not resumed."""
 
     resume: Literal["auto", "never"] = "auto"
 
@@ -252,7 +256,7 @@ def _searched(
 
 
 def _score_of(result: TaskResult, score: str, direction: Direction) -> float:
-    """The best value of a metric over the rounds of a run; NaN where it has none."""
+    """Return the best value of a metric over the rounds of a run; NaN if it has none."""
     name, _, column = score.rpartition(".")
     if name not in result.metrics:
         raise ConfigError(
@@ -277,7 +281,7 @@ def _check(trials: object, direction: str = "minimize", score: str = "validation
 
 @contextmanager
 def _study(direction: Direction, seed: int) -> Iterator[optuna.Study]:
-    """A study of Optuna; it is quiet: each trial is told of here."""
+    """Return a study of Optuna that logs nothing, because each trial is logged here."""
     optuna = _optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -308,10 +312,10 @@ def _distributions(space: Space) -> dict[str, Any]:
 
 
 def _distribution(name: str, tried: Any) -> Any:
-    """What Optuna draws a setting from.
+    """Return the distribution of Optuna for a setting.
 
     Raises:
-        ConfigError: it is none of the forms that there are.
+        ConfigError: the space has none of the possible forms.
     """
     distributions = _optuna().distributions
     try:

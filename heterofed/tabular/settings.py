@@ -1,6 +1,6 @@
-"""What all parties of a tabular task go by; it travels with the Host's plan as words.
+"""Defines the agreed settings of a tabular task, which the Host's plan carries as strings.
 
-Nothing in it names a column, a value or a label.
+None of them contains a column, a value or a label.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ Width = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=10)]
 
 LAYER = "tabular"
-"""The setting by which a party sees that the Host's task is one of this layer."""
+"""The setting that shows other parties that the Host's task is a tabular one."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all parties of a task go by.
+    """The agreed settings of a task.
 
     Attributes:
         model: see `heterofed.tabular.models.HalfPlan`.
-        outputs: numbers that the model gives for a row.
-        rounds: most rounds over the train rows; the learning rate is planned over them.
-        width, hidden, dropout: of each party's network.
-        learning_rate, weight_decay, schedule: of each party's optimizer.
+        outputs: the number of outputs of the model for a row.
+        rounds: the largest number of rounds over the train rows, for which the learning rate is
+            planned.
+        width, hidden, dropout: the sizes and the dropout of each party's network.
+        learning_rate, weight_decay, schedule: the settings of each party's optimizer.
         id_recipe: how ids are written (see `heterofed.tabular.ids.IdRecipe`).
-        split: what decides which rows are for what (see `heterofed.tabular.splits.Split`); where it
-            is not the ids, the Host alone decides, and announces which ids are for what.
-        test, validation: shares of the rows: for the final test; of the rest, to stop early.
-        split_seed, folds, fold: as of `Split`.
+        split: by what rows are split (see `heterofed.tabular.splits.Split`). If it is not the ids,
+            only the Host splits, and it announces the parts.
+        test, validation: the share of the rows for the final test, and the share of the others to
+            stop early.
+        split_seed, folds, fold: the same as in `Split`.
     """
 
     model: Model = "mlp"
@@ -62,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Check every value.
 
         Raises:
-            ConfigError: one cannot be.
+            ConfigError: a value is wrong.
         """
         try:
             msgspec.convert(msgspec.to_builtins(self), Settings)
@@ -73,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def as_split(self) -> Split:
-        """How ids are split."""
+        """Return the split of the ids."""
         return Split(
             by=self.split,
             test=self.test,
@@ -84,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
     def announced(self) -> dict[str, str]:
-        """As words by name: what `agreed=` of a Host's scheduler takes."""
+        """Return the settings as strings by name, for `agreed=` of a Host's scheduler."""
         return {LAYER: "1"} | {
             name: format(value, ".17g") if isinstance(value, float) else str(value)
             for name, value in msgspec.to_builtins(self).items()
@@ -92,11 +94,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def read(cls, agreed: Mapping[str, str]) -> Settings:
-        """The settings that a Host announced. They come from another machine: each is checked.
-        Names with a dot are of layers above this one, such as a search.
+        """Read the settings that a Host announced, and check each, since they come from another
+        machine.
+
+        Names with a dot belong to layers above this one, such as a search.
 
         Raises:
-            ConfigError: the Host's task is no tabular one, or a setting cannot be.
+            ConfigError: the Host's task is not a tabular one, or a setting is wrong.
         """
         words = {name: each for name, each in agreed.items() if "." not in name}
         if words.pop(LAYER, None) != "1":

@@ -1,12 +1,12 @@
-"""Train, validation and test ids: by ratio, stratified by label, by group, by time, in k folds.
+"""Splits ids into train, validation and test parts: by ratio, label, group or time, or in k folds.
 
-Only the ratio hangs on nothing but the ids, so every party can compute it. Where labels, groups or
-times count, the party that holds them splits and announces the parts: the others learn which ids
-are in which part, and nothing else.
+Only a split by ratio depends on nothing but the ids, so every party can compute it. If labels,
+groups or times count, the party that holds them splits and announces the parts: the others learn
+which ids are in which part, and nothing else.
 
-Every row gets a place between 0 and 1, by a keyed hash, within its class, with its whole group, or
-by its time; a part is an interval of places. So the ratio is exact up to one row (or group), and
-the order of the ids does not count.
+Every row gets a position between 0 and 1: by a keyed hash, within its class, with its whole group,
+or by its time. A part is an interval of positions. So the ratio is exact up to one row (or group),
+and the order of the ids does not matter.
 """
 
 from __future__ import annotations
@@ -30,24 +30,22 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 Places = NDArray[np.float64]
 
 _AT_ONCE = 65_536
-"""Names that are hashed at a time: an object each takes more memory than all hashes."""
+"""The number of names that are hashed at a time, because an object for each takes much memory."""
 
 STRATA = 10
-"""Groups of equal size that numbers are cut into, to be stratified by."""
+"""The number of groups of equal size into which numbers are cut to be stratified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Ids by what they are for, each sorted."""
+    """The ids of each part, sorted."""
 
     train: list[str] = field(repr=False)
     validation: list[str] = field(repr=False)
     test: list[str] = field(repr=False)
 
     def pair(self) -> tuple[set[str], set[str]]:
-        """Train ids, and those that are only looked at (validation and test): what `split_dataset`
-        returns.
-        """
+        """Return the train ids, and those of validation and test, as `split_dataset` does."""
         return set(self.train), {*self.validation, *self.test}
 
     def __str__(self) -> str:
@@ -56,18 +54,18 @@ class Parts:
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How ids are split; plain data, so it can be written into a plan and kept with a model.
+    """The settings of a split, as plain data that can be part of a plan and kept with a model.
 
     Attributes:
-        by: what counts: "id" splits at random; "label" likewise, with every class in the same share
-            in each part; "group" keeps all rows of one group in one part; "time" tests on the
-            latest rows, and validates on those before.
-        test: share of the rows that only the final test sees.
-        validation: share of the rest that stops training early.
-        seed: another one gives another split (not by time).
-        folds: 0: one split. Else the rows are cut into so many folds, and `test` does not count.
-            By time every fold is tested with a model of the earlier rows only.
-        fold: which of them is the test part, from 0.
+        by: the value by which rows are split: "id" splits at random; "label" does too, with every
+            class in the same share in each part; "group" keeps all rows of one group in one part;
+            "time" uses the latest rows for the test, and those before them for validation.
+        test: the share of the rows that only the final test uses.
+        validation: the share of the others that is used to stop training early.
+        seed: the seed of the split (without effect by time).
+        folds: the number of folds into which the rows are cut, and then `test` has no effect; 0 for
+            one split. By time every fold is tested with a model of the earlier rows only.
+        fold: the number of the fold that is the test part, from 0.
     """
 
     by: By = "id"
@@ -97,16 +95,16 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def is_public(self) -> bool:
-        """Whether ids alone decide, so that every party computes the same parts by itself."""
+        """Whether ids alone decide, so that every party can compute the same parts."""
         return self.by == "id"
 
     def parts(self, ids: Sequence[str] | set[str], values: Any = None) -> Parts:
         """Split ids; the same ids and values give the same parts in any order, on any machine.
 
         Args:
-            ids: unique.
-            values: what counts, for each of the ids in their order: labels (codes, words or
-                numbers), groups, or times (numbers, dates, or text that says dates).
+            ids: the unique ids.
+            values: the values by which to split, for each of the ids in their order: labels (codes,
+                words or numbers), groups, or times (numbers, dates, or texts with dates).
 
         Raises:
             ConfigError: the settings do not fit together, or the values are missing.
@@ -136,18 +134,18 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def _tested(
         self, ids: Sequence[str], units: NDArray[Any] | None
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which rows are for the test, and which may be trained on."""
+        """Return which rows are for the test, and which may be trained on."""
         places = self._places(ids, units, "test")
         if not self.folds:
             return places < self.test, places >= self.test
-        if self.by == "time":  # places run from the latest row to the first
+        if self.by == "time":  # positions run from the latest row to the first
             border = 1 - (self.fold + 1) / (self.folds + 1)
             return (border - 1 / (self.folds + 1) <= places) & (places < border), places >= border
         test = np.floor(places * self.folds).astype(int) == self.fold
         return test, ~test
 
     def _units(self, values: Any) -> NDArray[Any]:
-        """What rows have in common, as a number each."""
+        """Return the classes, groups or times of the rows, as values that can be sorted."""
         series = as_series(values, self.by)
         if self.by == "time":
             return _times(series)
@@ -158,7 +156,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )
 
     def _places(self, ids: Sequence[str], units: NDArray[Any] | None, purpose: str) -> Places:
-        """The place of each row, from 0 up to 1."""
+        """Return the position of each row, from 0 up to 1."""
         if units is None:
             places = np.empty(len(ids))
             order = np.argsort(_hashes(ids, f"heterofed tabular split {self.seed} {purpose}"))
@@ -194,7 +192,7 @@ def _some(units: NDArray[Any] | None, at: NDArray[np.int64]) -> NDArray[Any] | N
 
 
 def _hashes(names: Sequence[str], key: str) -> NDArray[np.uint64]:
-    """64 bits that each name gives under a key, the same everywhere."""
+    """Return a hash of 64 bits of each name under a key, which is the same on all machines."""
     start = hashlib.sha256(key.encode() + b"\0")
 
     def digest(name: str) -> bytes:
@@ -210,15 +208,13 @@ def _hashes(names: Sequence[str], key: str) -> NDArray[np.uint64]:
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Each value as its rank among the distinct ones."""
+    """Return the rank of each value among the distinct ones."""
     ranks: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
     return ranks
 
 
 def _middles(units: NDArray[np.int64]) -> Places:
-    """The place of each row where units are laid side by side in their order: the middle of its
-    unit.
-    """
+    """Return the position of each row when units are laid side by side: the middle of its unit."""
     ranks = _ranks(units)
     sizes = np.bincount(ranks)
     return ((np.cumsum(sizes) - sizes / 2) / max(len(units), 1))[ranks]
@@ -229,14 +225,14 @@ def _in_order(series: pd.Series[Any]) -> NDArray[np.int64]:
 
 
 def _strata(series: pd.Series[Any]) -> NDArray[np.int64]:
-    """Classes as they are; many different numbers in groups of about equal size."""
+    """Return classes unchanged, and many different numbers as groups of about equal size."""
     if series.nunique() <= 2 * STRATA:
         return _in_order(series)
     return _ranks(pd.qcut(series.rank(method="dense"), STRATA, labels=False).to_numpy())
 
 
 def _times(series: pd.Series[Any]) -> NDArray[Any]:
-    """Times as numbers that grow."""
+    """Return times as numbers that grow."""
     if pd.api.types.is_numeric_dtype(series.dtype):
         numbers: NDArray[Any] = series.to_numpy(dtype=np.float64)
         refuse_rows(~np.isfinite(numbers), "time", "hold no finite number")

@@ -1,8 +1,8 @@
-"""One party's table in a task: its ids, its rows as tensors, its labels and weights.
+"""Reads one party's table in a task: its ids, its rows as tensors, its labels and weights.
 
-Rows are read and prepared once, when it is known which ones are needed; a batch is then a choice of
-rows of tensors, or of records in a file where the table does not fit into memory. Nothing here
-knows of other parties.
+Rows are read and prepared once, when it is known which ones are needed. A batch is then a selection
+of rows of tensors, or of records in a file if the table does not fit into memory. This module knows
+nothing of other parties.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ logger = logging.getLogger("heterofed")
 Location = str | os.PathLike[str] | pd.DataFrame | Source
 
 Known = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
-"""Labels 0 and 1 of some rows, and their weights, where there are any."""
+"""The labels 0 and 1 of some rows, and their weights if there are any."""
 
 FITTED_CELLS = 5_000_000
-"""Steps are fitted on at most so many cells of train rows of a large table, taken in even steps."""
+"""The most cells of train rows of a large table on which steps are fitted; every k-th row is
+taken.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one batch: as the model reads them (None without features), where they stand among
-    the prepared ones, and their ids.
+    """The rows of one batch: their inputs (None without features), positions among the prepared
+    rows, and ids.
     """
 
     inputs: Inputs | None
@@ -61,16 +63,16 @@ class LocalTable:
     Args:
         location: a path, the address of a database, a DataFrame or a `Source`.
         ids: the columns that hold the ids.
-        id_recipe: how this party reads its ids; None: as the Host announces.
-        duplicates: what to do where an id stands in several rows.
-        label: columns of the label; a Collaborator has none.
+        id_recipe: how this party reads its ids; None for the recipe that the Host announces.
+        duplicates: what to do if several rows have the same id.
+        label: the columns of the label; a Collaborator has none.
         weight: the column of sample weights.
-        split_by: the column by which rows are split, where it is a group or a time.
-        columns: the features; None: all other columns.
-        prepare: steps, not fitted; None: those that suit the columns.
+        split_by: the column by which rows are split, if it is a group or a time.
+        columns: the columns of the features; None for all other columns.
+        prepare: the steps, not fitted; None for steps that suit the columns.
 
     Raises:
-        ColumnError: a column is not there, or named twice.
+        ColumnError: a column does not exist, or is named twice.
         ConfigError: the table cannot be read.
     """
 
@@ -106,11 +108,11 @@ class LocalTable:
     # -- ids -------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Look at all of the table before anybody is met.
+        """Check the whole table before the parties connect.
 
         Raises:
             ColumnError: a column cannot be used as it is, or none is left to learn from.
-            IdError: the ids cannot be.
+            IdError: the ids cannot be used.
         """
         used = {*self.label_columns, *(each.name for each in self.columns)}
         for each in self._report.columns:
@@ -119,15 +121,15 @@ class LocalTable:
         if not self.label_columns and not self.has_features:
             raise ColumnError(f"{self.source.name} has no column to learn from beside its ids")
         if self.own_recipe is not None or len(self.id_columns) == 1 or self.label_columns:
-            self.read_ids(self.own_recipe)  # of several columns the Host says whether they are keys
+            self.read_ids(self.own_recipe)  # the Host says whether several are keys
 
     def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> list[str]:
-        """The id of every row by the first key, as the recipe writes it; None: as text.
+        """Return the id of every row by the first key, in the form of the recipe; None stands for
+        text.
 
         Raises:
-            ConfigError: the recipe does not go with the columns of the ids, or with this party's
-                own recipe.
-            IdError: ids are missing, not of the recipe's type, or stand in several rows.
+            ConfigError: the recipe does not fit the columns of the ids or this party's own recipe.
+            IdError: ids are missing, are not of the recipe's type, or repeat.
         """
         recipe = recipe or IdRecipe.of_columns(len(self.id_columns))
         asked = (str(recipe.read_as(self.own_recipe)), offer_repeats)
@@ -143,21 +145,21 @@ class LocalTable:
         return self._ids.ids()
 
     def further_ids(self, common: Sequence[str] | set[str], key: int) -> list[str]:
-        """The ids by a further key (from 1) of the rows that no common id stands for."""
+        """Return the ids by a further key (from 1) of the rows that no common id stands for."""
         return self._ids.further(common, key)
 
     def tell_doubts(self) -> None:
-        """Log what looks wrong with the ids that were read, one line each, and each once."""
+        """Log doubts about the ids that were read, one line each, and each line once."""
         for note in self._ids.notes:
             if note not in self._told:
                 self._told.add(note)
                 logger.warning("ids: %s", note)
 
     def positions(self, ids: Sequence[str]) -> Any:
-        """Where the rows of some ids stand in the table, in their order.
+        """Return the positions of the rows of some ids in the table, in their order.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         return self._ids.positions(ids)
 
@@ -165,10 +167,10 @@ class LocalTable:
 
     @property
     def columns(self) -> list[Column]:
-        """The columns of the features, and what they hold.
+        """The columns of the features, with their kinds.
 
         Raises:
-            ColumnError: a column that was named is not there.
+            ColumnError: a column that was named does not exist.
         """
         if self._found is None:
             names = [name for name in self.source.columns if name not in self._beside]
@@ -182,7 +184,7 @@ class LocalTable:
 
     @functools.cached_property
     def _report(self) -> TableReport:
-        """What every column of the table holds."""
+        """The descriptions of all columns of the table."""
         return inspect(self.source, ids=self.id_columns, label=self.label_columns)
 
     def _column(self, name: str) -> Column:
@@ -195,10 +197,10 @@ class LocalTable:
         return any(each.kind not in ("constant", "id") for each in self.columns)
 
     def check_steps(self, *, has_classes: bool) -> None:
-        """Check that this party has what the steps are fitted by.
+        """Check that this party has the labels with which the steps are fitted.
 
         Args:
-            has_classes: whether it has labels, of two classes.
+            has_classes: whether it has labels of two classes.
 
         Raises:
             ConfigError: a step needs such labels.
@@ -220,13 +222,12 @@ class LocalTable:
         model: Model,
         known: Callable[[Sequence[str]], Known | None] | None = None,
     ) -> Preparation:
-        """Fit the steps on the train rows, and on nothing else; of a large table on even steps of
-        them.
+        """Fit the steps on the train rows only; on every k-th of them if the table is large.
 
         Args:
-            train_ids: of the rows.
-            model: that reads them.
-            known: gives labels of some ids, for steps that need them; None: there are none.
+            train_ids: the ids of the train rows.
+            model: the kind of model that reads them.
+            known: returns labels of some ids, for steps that need them; None if there are none.
         """
         steps = self._steps
         if steps is None:
@@ -246,14 +247,14 @@ class LocalTable:
         return Preparation.fit(frame, self.columns, steps, labels=labels, weights=weights)
 
     def load(self, ids: Sequence[str], preparation: Preparation | None) -> None:
-        """Prepare the rows that batches will be of.
+        """Prepare the rows of which batches will be made.
 
         Args:
-            ids: of these rows.
-            preparation: fitted; None where this party has no features.
+            ids: the ids of these rows.
+            preparation: the fitted preparation; None if this party has no features.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
             ColumnError: the table has other columns than those of the training, or other values.
         """
         self._inputs, self._places = None, Places(ids)
@@ -264,7 +265,7 @@ class LocalTable:
             self._inputs = prepared(typed, positions, preparation)
 
     def batches(self, ids: Sequence[str], size: int) -> Iterator[Batch]:
-        """Batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
+        """Yield batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
         rows = torch.from_numpy(self._places.of(ids))
         if absent := int((rows < 0).sum()):
             raise MissingIdsError(
@@ -277,46 +278,53 @@ class LocalTable:
             yield Batch(inputs, some, list(ids[start : start + size]))
 
     def columns_of(self, preparation: Preparation) -> list[str]:
-        """Those columns of this table that a half was trained on, in the order of this table."""
+        """Return the columns of this table on which a half was trained, in the order of this
+        table.
+        """
         return [name for name in self.source.columns if name in set(preparation.names)]
 
     # -- labels ----------------------------------------------------------------------------
 
     def labels(self, ids: Sequence[str]) -> Any:
-        """The label of each of some ids, as it lies: a Series, or a DataFrame of several.
+        """Return the original label of each of some ids: a Series, or a DataFrame of several
+        labels.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         return self.all_labels().iloc[self.positions(ids)]
 
     def all_labels(self) -> Any:
-        """The label of every row."""
+        """Return the label of every row."""
         columns = {name: self._values(name) for name in self.label_columns}
         return next(iter(columns.values())) if len(columns) == 1 else pd.DataFrame(columns)
 
     def split_values(self, ids: Sequence[str]) -> Any:
-        """What the rows of some ids are split by: a group, a time, or else their label."""
+        """Return the values by which the rows of some ids are split: groups, times, or else
+        labels.
+        """
         if self.split_column is None:
             return self.labels(ids)
         column = self._column(self.split_column)
         return self.source.typed([column]).take(self.positions(ids))[self.split_column]
 
     def weights(self, ids: Sequence[str]) -> Any:
-        """The weight of each of some ids, as it lies; None where there is no such column."""
+        """Return the original weight of each of some ids; None if there is no such column."""
         if self.weight_column is None:
             return None
         return self._values(self.weight_column).iloc[self.positions(ids)]
 
     def _values(self, name: str) -> pd.Series[Any]:
-        """The cells of a column that is no feature, of all rows; held from then on."""
+        """Return the cells of a column that is no feature, for all rows; they are kept from then
+        on.
+        """
         if name not in self._beside_features:
             source = self.source
             if not source.is_large:
                 found = source.frame([name])[name]
             elif self._report[name].kind == "numeric":
                 found = source.typed([self._column(name)]).frame()[name]
-            else:  # a word is held once, however often it comes
+            else:  # each different word is held once
                 parts = [part[name].astype("category") for part in source.chunks(columns=[name])]
                 found = pd.Series(union_categoricals(parts), name=name)
             self._beside_features[name] = found

@@ -1,7 +1,7 @@
-"""The ids of a table and the row of each: held as they are, or for many rows as hashes.
+"""Finds the ids of a table and the row of each, from the ids themselves or from hashes of many.
 
-Of a large table the ids themselves stay where they lie: they are read again, part by part, when the
-intersection asks for them.
+The ids of a large table are not kept. They are read again, part by part, when the intersection
+needs them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from heterofed.tabular.sources import Source
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
 _AT_ONCE = 65_536
-"""Ids that are hashed at a time."""
+"""The number of ids that are hashed at a time."""
 
 
 class TableRows(Protocol):
-    """Unique ids by each key, and where their rows are; see `heterofed.tabular.ids.RowKeys`."""
+    """Unique ids by each key, and the positions of their rows; see
+    `heterofed.tabular.ids.RowKeys`.
+    """
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the ids."""
+        """Remarks about the ids for the user."""
 
     def ids(self, key: int = 0) -> list[str]:
-        """The ids by a key, in the order of their rows."""
+        """Return the ids by a key, in the order of their rows."""
 
     def further(self, common: Iterable[str], key: int) -> list[str]:
-        """The ids by a key of those rows that none of the common ids stands for."""
+        """Return the ids by a key of those rows that none of the common ids stands for."""
 
     def positions(self, ids: Sequence[str]) -> Positions:
-        """The rows of some ids, in their order."""
+        """Return the rows of some ids, in their order."""
 
 
 def rows_by_id(
@@ -47,7 +49,7 @@ def rows_by_id(
     duplicates: Duplicates,
     offer_repeats: bool,
 ) -> TableRows:
-    """The ids of a table; see `heterofed.tabular.ids.RowKeys.read`."""
+    """Return the ids of a table; see `heterofed.tabular.ids.RowKeys.read`."""
     plain = duplicates == "error" and recipe.repeats == 1 and len(recipe.keys) == 1
     if source.is_large and plain:
         return _ManyRows(source, columns, recipe)
@@ -64,11 +66,11 @@ class _ManyRows:
         self._index = IdIndex(source, columns, recipe)
 
     def ids(self, key: int = 0) -> list[str]:  # noqa: ARG002 - there is one
-        """Read anew at each call."""
+        """Return the ids, which are read again at each call."""
         return [each for part, _ in written_ids(self._source, *self._read_by) for each in part]
 
     def further(self, common: Iterable[str], key: int) -> list[str]:  # noqa: ARG002
-        """There is no further key."""
+        """Return nothing, because there is no further key."""
         return []
 
     def positions(self, ids: Sequence[str]) -> Positions:

@@ -1,4 +1,4 @@
-"""What the Host's model is held to: labels and weights of a run's rows; the best loss so far."""
+"""Holds the labels and weights of a run's rows, and the best loss so far, at the Host."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from heterofed.tabular.objectives.objective import ClassWeights
 from heterofed.tabular.table import LocalTable
 
 Rows = Tensor | dict[str, Tensor]
-"""Labels of a batch, or labels and weights."""
+"""The labels of a batch, or labels and weights."""
 
 
 @dataclass(slots=True)
 class Targets:
-    """Labels and weights of the rows that a run is about, train rows first.
+    """The labels and weights of the rows of a run, train rows first.
 
     Attributes:
-        labels: as `Labels.encode` gives them.
-        weights: [rows]; 1 where the table has none.
+        labels: the labels as `Labels.encode` returns them.
+        weights: the weights, [rows]; 1 if the table has none.
         weighed: whether the table has weights.
     """
 
@@ -33,10 +33,10 @@ class Targets:
 
     @classmethod
     def of(cls, table: LocalTable, objective: Objective, ids: Sequence[str]) -> Targets:
-        """Those of some ids, in their order.
+        """Return the labels and weights of some ids, in their order.
 
         Raises:
-            ColumnError: a row has no label, or one that is none of the classes, or no weight.
+            ColumnError: a row has no weight, no label, or a label that is none of the classes.
         """
         weights = table.weights(ids)
         return cls(
@@ -46,12 +46,13 @@ class Targets:
         )
 
     def fitted(self, objective: Objective, rows: int, class_weights: ClassWeights) -> Objective:
-        """The objective, scaled to the first rows, which are the train rows."""
+        """Return the objective, scaled to the first rows, which are the train rows."""
         return objective.fit(self.labels[:rows], self.weights[:rows], class_weights=class_weights)
 
     def of_rows(self, rows: Tensor) -> Rows:
-        """Labels of some rows, as `train_a_batch` gets them: with their weights where there are
-        any. The leak report knows labels by this name.
+        """Return labels of some rows for `train_a_batch`, with their weights if there are any.
+
+        The leak report knows labels by this name.
         """
         if not self.weighed:
             return self.labels[rows]
@@ -59,17 +60,17 @@ class Targets:
 
 
 def unpacked(rows: Rows) -> tuple[Tensor, Tensor | None]:
-    """Labels and weights of what `of_rows` gave."""
+    """Return labels and weights from a result of `of_rows`."""
     return (rows, None) if isinstance(rows, Tensor) else (rows["label"], rows["weight"])
 
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """When training has gone on long enough without a better model.
+    """Decides when to stop, after rounds without a better model.
 
     Attributes:
-        patience: rounds without a better loss after which it stops.
-        best_loss, best_round: of the validation rows so far.
+        patience: the number of rounds without a better loss after which training stops.
+        best_loss, best_round: the best loss of the validation rows so far, and its round.
     """
 
     patience: int
@@ -77,8 +78,8 @@ class EarlyStopping:
     best_round: int = 0
 
     def note(self, loss: float, round_number: int) -> bool:
-        """Take in the loss of a round; gives whether it is the best one so far."""
-        if round_number == 1:  # of another run of the same object, perhaps
+        """Take the loss of a round, and return whether it is the best one so far."""
+        if round_number == 1:  # it may be that of another run of the same object
             self.best_loss, self.best_round = math.inf, 0
         if not loss < self.best_loss:
             return False
@@ -86,13 +87,13 @@ class EarlyStopping:
         return True
 
     def is_over(self, round_number: int) -> bool:
-        """Whether to stop after this round."""
+        """Return whether to stop after this round."""
         return round_number - self.best_round >= self.patience
 
     def state(self) -> dict[str, float]:
-        """For checkpoints."""
+        """Return the state for checkpoints."""
         return {"loss": self.best_loss, "round": self.best_round}
 
     def load(self, state: dict[str, float]) -> None:
-        """The inverse of `state`."""
+        """Restore a result of `state`."""
         self.best_loss, self.best_round = state["loss"], int(state["round"])

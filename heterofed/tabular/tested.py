@@ -1,4 +1,4 @@
-"""What the test rows have shown: their labels and scores, and what follows from these."""
+"""Holds the results on the test rows: labels, scores and their evaluation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The test rows of one run, by the model of its best round.
+    """The test rows of one run, with the scores of the best round's model.
 
     Attributes:
-        ids: of the rows.
-        labels, scores: as `evaluate` takes them.
-        weights: of the rows; None where the table has none.
-        evaluation: what follows from these.
+        ids: the ids of the rows.
+        labels, scores: labels and scores as `evaluate` takes them.
+        weights: the weights of the rows; None if the table has none.
+        evaluation: the evaluation of the scores.
     """
 
     ids: list[str]

@@ -1,4 +1,4 @@
-"""The scorecard in a trained model: points of the Host's own columns, from its results folder."""
+"""Reads the scorecard of a trained model: the points of the Host's own columns."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from heterofed.tabular.scorecard import Evidence, Scorecard, build_scorecard
 def scorecard_of(
     folder: str | Path, *, models: Literal["best", "last"] = "best", **scale: Any
 ) -> Scorecard:
-    """The points of the Host's columns in a logistic model that was trained with
-    `prepare=[WOE()]` and `model="logistic"`.
+    """Return the points of the Host's columns in a trained scorecard.
 
-    A partner's columns add to the score minus `factor` times what the partner's half says of a row
-    (plus, where good is the positive class); that is not known here.
+    The model must have been trained with `prepare=[WOE()]` and `model="logistic"`. A partner's
+    columns change a row's score by minus `factor` times the output of the partner's half for the
+    row (by plus, if good is the positive class); this output is not known here.
 
     Args:
         folder: the results folder of the run at the Host.
-        models: those of the best round, or of the last.
+        models: the models to read: those of the best round, or of the last.
         scale: `base_score`, `base_odds`, `pdo` and `good` of
             `heterofed.tabular.scorecard.build_scorecard`.
 
     Raises:
-        ConfigError: no such model lies there, or one of another kind.
+        ConfigError: the folder has no such model, or one of another kind.
     """
     half, top = Half(), Top()
     half.load_state_dict(_weights(folder, models, "feature_model"))

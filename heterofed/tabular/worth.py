@@ -1,7 +1,8 @@
-"""What a partner is worth: a difference with its interval, shares of one model, and of columns.
+"""Measures what a partner is worth: a difference with its interval, and shares of parties and
+columns.
 
-All of it is computed where the labels are, from scores or from features at the cut layer; no column
-is known here but by its number.
+Everything is computed where the labels are, from scores or from features at the cut layer. Columns
+are known here only by their numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Judge = Callable[[Floats], float]
 Projection = Mapping[str, Any]
 
 MOST_PARTIES = 12
-"""Of which all coalitions are evaluated: 4096 passes over the rows."""
+"""The most players of which all coalitions are evaluated, which takes 4096 passes over the rows."""
 
 HEADLINE: dict[Kind, str] = {
     "binary": "auc",
@@ -35,20 +36,21 @@ HEADLINE: dict[Kind, str] = {
     "regression": "r2",
     "counts": "d2",
 }
-"""The number by which a partner's worth is told, by kind of task."""
+"""The metric by which a partner's worth is measured, by kind of task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What the joint model gains on the local one.
+    """The gain of the joint model over the local one.
 
     Attributes:
-        metric: the number that both are judged by; a larger one is better (a loss counts negative).
-        joint, local: of each model.
+        metric: the metric that measures both; a larger value is better (a loss counts negative).
+        joint, local: the metric of each model.
         gain: the difference.
-        low, high: bounds of it; where the rows were drawn again, it lay between them that often.
-        level: how often that is.
-        rows: how many rows both were judged on.
+        low, high: the bounds between which the gain was with the frequency `level` when the rows
+            were drawn again.
+        level: the confidence level of the interval.
+        rows: the number of rows on which both were evaluated.
     """
 
     metric: str
@@ -62,7 +64,7 @@ class Worth:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves out 0: the rows would hardly look so if there was no gain."""
+        """Whether the interval does not contain 0, so that the gain is hardly due to chance."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -88,22 +90,23 @@ def worth(
     """Compare the scores of two models on the same test rows.
 
     The interval is a paired bootstrap (Efron 1979): rows are drawn again with replacement, both
-    models are judged on the same draw, and the percentiles of the differences are its bounds. It
-    tells how much hangs on these test rows, not on the seed of the training.
+    models are evaluated on the same sample, and the percentiles of the differences are its bounds.
+    It says how much the gain depends on these test rows, and not on the seed of the training.
 
     Args:
-        kind: of the task.
-        labels: as `Labels.encode` gives them.
-        joint: scores of the model with the partners' columns, as `Objective.scores` gives them.
-        local: scores of the model without.
-        weights: sample weights.
-        samples: how often rows are drawn.
-        level: of the interval.
-        seed: of the draws.
+        kind: the kind of the task.
+        labels: the labels as `Labels.encode` returns them.
+        joint: the scores of the model with the partners' columns, as `Objective.scores` returns
+            them.
+        local: the scores of the model without them.
+        weights: the sample weights.
+        samples: the number of bootstrap samples.
+        level: the confidence level of the interval.
+        seed: the seed of the samples.
 
     Raises:
-        ConfigError: no such kind, or a setting out of range.
-        ColumnError: the rows do not fit together, or the number is undefined on them.
+        ConfigError: the kind is unknown, or a setting is out of range.
+        ColumnError: the rows do not fit together, or the metric is undefined on them.
     """
     if not 0 < level < 1 or isinstance(samples, bool) or samples < 10:
         raise ConfigError("worth: give a level between 0 and 1, and at least 10 samples")
@@ -139,11 +142,13 @@ def _weights(given: Any, rows: int) -> Floats:
 
 
 def judge(kind: Kind, truth: Floats, scores: Floats) -> Judge:
-    """The number by which worth is told, as a function of the weights of the rows; a larger one is
-    better, and NaN is undefined. What does not hang on the weights is computed once.
+    """Return the metric of worth as a function of the weights of the rows.
+
+    A larger value is better, and NaN is undefined. Parts that do not depend on the weights are
+    computed once.
 
     Raises:
-        ConfigError: no such kind.
+        ConfigError: the kind is unknown.
     """
     if kind not in KINDS:
         raise ConfigError(f"kind={kind!r}: give one of {', '.join(KINDS)}")
@@ -168,7 +173,10 @@ def judge(kind: Kind, truth: Floats, scores: Floats) -> Judge:
 
 
 def _auc(truth: Floats, scores: Floats) -> Judge:
-    """The chance that a positive row has a higher score than a negative one; a tie counts half."""
+    """Return the probability that a positive row has a higher score than a negative one.
+
+    A tie counts half.
+    """
     distinct, at = np.unique(scores, return_inverse=True)
 
     def auc(weights: Floats) -> float:
@@ -182,7 +190,7 @@ def _auc(truth: Floats, scores: Floats) -> Judge:
 
 
 def _deviance(truth: Floats, rates: Any) -> Floats:
-    """Of Poisson, of each row; rates from 1e-9 on."""
+    """Return the Poisson deviance of each row; rates are at least 1e-9."""
     rates = np.clip(rates, 1e-9, None)
     return 2 * (xlogy(truth, truth / rates) - truth + rates)  # type: ignore[no-any-return]
 
@@ -201,17 +209,17 @@ def _floats(values: Any) -> Floats:
 
 
 def shapley(players: Sequence[str], value: Callable[[frozenset[str]], float]) -> dict[str, float]:
-    """The exact Shapley value of each player (Shapley 1953).
+    """Return the exact Shapley value of each player (Shapley 1953).
 
     Args:
-        players: at most 12, since each of their coalitions is asked for once.
-        value: of a coalition.
+        players: the players, at most 12, since each of their coalitions is evaluated once.
+        value: returns the value of a coalition.
 
     Returns:
-        By player; their sum is the value of all, less that of none.
+        The values by player; their sum is the value of all players minus that of none.
 
     Raises:
-        ConfigError: more players.
+        ConfigError: there are more players.
     """
     if len(players) > MOST_PARTIES:
         raise ConfigError(
@@ -246,28 +254,28 @@ def party_shares(
     host: str,
     weights: Any = None,
 ) -> dict[str, float]:
-    """How much of a model's quality each party brings, from one model, at the Host.
+    """Measure at the Host how much each party contributes to the quality of one model.
 
-    A party that is left out has zeros for features, as the Host saw them in training with
-    `party_dropout`: without that the numbers tell what the model makes of rows that it never saw.
-    The Host comes first, since nothing is predicted without it: its share is what it reaches alone
-    over a model that knows nothing; the others share what they add, by their Shapley values.
+    The features of a party that is left out are zeros, as the Host saw them in training with
+    `party_dropout`. Without it the numbers describe the model on rows of a kind that it never saw.
+    The Host comes first, since nothing is predicted without it: its share is the gain of the Host
+    alone over a constant model. The others share the rest, by their Shapley values.
 
     Args:
-        kind: of the task.
-        scores_of: from a projection to scores, such as `lambda each:
+        kind: the kind of the task.
+        scores_of: computes scores from a projection, such as `lambda each:
             objective.scores(self.infer_model(each))`.
-        projections: of the test batches: features by party, as `test` gets them.
-        labels: of the rows of all batches.
+        projections: the features of the test batches by party, as `test` gets them.
+        labels: the labels of the rows of all batches.
         host: the Host's feature key; it may have no features.
-        weights: sample weights.
+        weights: the sample weights.
 
     Returns:
-        By party, the Host first; their sum is the metric of the whole model, less that of a model
-        that gives every row the same score.
+        The shares by party, the Host first. Their sum is the metric of the whole model minus that
+        of a model that gives every row the same score.
 
     Raises:
-        ConfigError: more than 12 Collaborators, or no such kind.
+        ConfigError: there are more than 12 Collaborators, or the kind is unknown.
     """
     truth = _floats(labels)
     weighed = _weights(weights, len(truth))
@@ -290,7 +298,7 @@ def party_shares(
 
 
 def _constant(kind: Kind, truth: Floats, weights: Floats) -> Floats:
-    """The best scores of a model that knows nothing of any row."""
+    """Return the best scores that do not depend on the row."""
     if kind == "multiclass":
         classes = int(truth.max()) + 1
         held = np.bincount(truth.astype(int), weights, minlength=classes)
@@ -312,21 +320,22 @@ def _zeros(features: Any) -> Any:
 def permutation_drops(
     kind: Kind, labels: Any, whole: Any, permuted: Sequence[Any], weights: Any = None
 ) -> list[float]:
-    """How much worse a model is where the values of a column were dealt out to other rows.
+    """Return how much worse a model is if the values of a column are permuted over the rows.
 
-    Breiman (2001). Who has the columns permutes them, one at a time, and sends features as of any
-    rows; who has the labels knows the columns by their number alone.
+    This is the permutation importance of Breiman (2001). The owner of the columns permutes them,
+    one at a time, and sends features as for any rows. The party with the labels knows the columns
+    only by their numbers.
 
     Args:
-        kind: of the task.
-        labels: of the rows.
-        whole: their scores.
-        permuted: for each column, in the order that its owner keeps for itself, the scores of the
+        kind: the kind of the task.
+        labels: the labels of the rows.
+        whole: the scores of the rows.
+        permuted: for each column, in the order that its owner keeps to itself, the scores of the
             same rows with that column permuted.
-        weights: sample weights.
+        weights: the sample weights.
 
     Returns:
-        For each column the metric of the whole, less that with the column permuted.
+        For each column, the metric of the unchanged rows minus that with the column permuted.
     """
     truth = _floats(labels)
     weighed = _weights(weights, len(truth))

@@ -1,4 +1,4 @@
-"""A DataFrame as the bytes of a CSV file; who calls puts them where they belong."""
+"""Converts a DataFrame to the bytes of a CSV file; the caller writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def csv_of(frame: pd.DataFrame) -> bytes:
-    """The frame as CSV in UTF-8, with a header and without its index."""
+    """Return the frame as CSV in UTF-8, with a header and without its index."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(frame.columns)

@@ -1,7 +1,7 @@
-"""How good scores are, in the numbers that each field expects, and the curves that show it.
+"""Measures how good scores are, with the metrics and curves that are usual in each field.
 
-Knows labels as codes and scores as arrays; no model, no party. Undefined numbers are NaN, with a
-note that says why: a test set of one class ends no run.
+It takes labels as codes and scores as arrays, and knows no models or parties. Undefined numbers are
+NaN, with a note that gives the reason: a test set of one class, for example, ends no run.
 """
 
 from heterofed.tabular.evaluation.evaluate import evaluate

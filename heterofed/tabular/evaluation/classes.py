@@ -1,4 +1,4 @@
-"""The numbers of a task of several classes, and of several labels to a row."""
+"""Computes the metrics of tasks with several classes, or with several labels per row."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def of_classes(
     weights: Floats | None,
     names: Sequence[str],
 ) -> None:
-    """Fill in the numbers, curves and tables of a task of several classes.
+    """Add the metrics, curves and tables of a task with several classes.
 
-    Means over classes (macro F1, balanced accuracy, AUC) are over the classes that the rows have.
+    Means over classes (macro F1, balanced accuracy, AUC) are taken over the classes that occur.
     """
     codes, said = list(range(scores.shape[1])), scores.argmax(axis=1)
     held = sorted(set(truth.tolist()))
@@ -76,7 +76,7 @@ def of_several_labels(
     names: Sequence[str],
     threshold: float,
 ) -> None:
-    """Fill in the numbers and tables of a task of several labels to a row."""
+    """Add the metrics and tables of a task with several labels per row."""
     said = (scores >= threshold).astype(int)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         truth, said, average=None, sample_weight=weights, zero_division=0.0

@@ -1,4 +1,4 @@
-"""The one entry: checks what it is given, and hands it to the numbers of its kind."""
+"""Defines `evaluate`, which checks its arguments and calls the metrics of the kind of task."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ def evaluate(
     threshold: float = 0.5,
     classes: Sequence[Any] = (),
 ) -> Evaluation:
-    """Judge scores by labels.
+    """Evaluate scores by labels.
 
     Args:
-        kind: of the task.
-        labels: as `Labels.encode` gives them: codes [rows], [rows, labels] of 0 and 1, or numbers.
-        scores: as `Objective.scores` gives them: probabilities [rows] of a binary task, else
-            [rows, classes]; or expected numbers [rows].
-        weights: sample weights [rows]; every number counts rows by them.
-        threshold: from which probability on a row is predicted as positive.
-        classes: names of the classes for the tables; else their codes.
+        kind: the kind of the task.
+        labels: the labels as `Labels.encode` returns them: codes [rows], [rows, labels] of 0 and 1,
+            or numbers.
+        scores: the scores as `Objective.scores` returns them: probabilities [rows] of a binary
+            task, otherwise [rows, classes]; or expected numbers [rows].
+        weights: the sample weights [rows], by which every metric counts rows.
+        threshold: the probability from which on a row is predicted as positive.
+        classes: the names of the classes for the tables; their codes by default.
 
     Returns:
-        Numbers, tables and curves. What cannot be computed (one class only, scores that are not
-        finite) is NaN, and a note says why.
+        Metrics, tables and curves. A metric that cannot be computed (because there is only one
+        class, or scores are not finite) is NaN, and a note gives the reason.
 
     Raises:
-        ConfigError: no such kind, or a threshold outside of 0 to 1.
+        ConfigError: the kind is unknown, or the threshold is not between 0 and 1.
         ColumnError: labels, scores and weights do not fit together.
     """
     if kind not in KINDS:

@@ -1,4 +1,4 @@
-"""The numbers of regressions and counts."""
+"""Computes the metrics of regressions and counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINS = 30
 
 
 def of_numbers(result: Evaluation, truth: Floats, scores: Floats, weights: Floats | None) -> None:
-    """Fill in the numbers and curves of a regression, or of counts."""
+    """Add the metrics and curves of a regression, or of counts."""
     weighed = np.ones(len(truth)) if weights is None else weights
     constant = len(np.unique(truth[weighed > 0])) < 2
     if constant:

@@ -1,4 +1,4 @@
-"""The numbers of a binary task: ranking, probabilities, and decisions at a threshold."""
+"""Computes the metrics of a binary task: ranking, probabilities, and decisions at a threshold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_CLASS = "all rows are of one class: what ranks one class before the other is
 def of_two_classes(
     result: Evaluation, truth: Floats, scores: Floats, weights: Floats | None, threshold: float
 ) -> None:
-    """Fill in the numbers, curves and tables of a binary task."""
+    """Add the metrics, curves and tables of a binary task."""
     found = result.metrics
     weighed = np.ones(len(truth)) if weights is None else weights
     found |= dict.fromkeys(("auc", "pr_auc", "ks", "gini"), math.nan)
@@ -96,8 +96,9 @@ def _share(part: float, whole: float) -> float:
 
 
 def calibration(truth: Floats, said: Floats, weights: Floats) -> tuple[Curve, float]:
-    """Mean label over mean score in ten groups of equal weight, and their mean distance (the
-    expected calibration error).
+    """Return mean label and mean score in ten groups of equal weight, and their mean distance.
+
+    The mean distance is the expected calibration error.
     """
     group = quantile_groups(said, weights, DECILES)
     size = np.bincount(group, weights)
@@ -110,8 +111,9 @@ def calibration(truth: Floats, said: Floats, weights: Floats) -> tuple[Curve, fl
 
 
 def quantile_groups(scores: Floats, weights: Floats, groups: int) -> NDArray[np.int64]:
-    """The group of each row, from the lowest scores (0) to the highest, of equal weight; equal
-    scores are in one group.
+    """Return the group of each row, from the lowest scores (0) to the highest.
+
+    The groups have equal weight, except that equal scores are in one group.
     """
     distinct, at = np.unique(scores, return_inverse=True)
     held = np.bincount(at, weights, minlength=len(distinct))
@@ -121,10 +123,10 @@ def quantile_groups(scores: Floats, weights: Floats, groups: int) -> NDArray[np.
 
 
 def lift_table(truth: Floats, scores: Floats, weights: Floats) -> Table:
-    """Lift and gain by decile, the highest scores first.
+    """Return lift and gain by decile, the highest scores first.
 
-    Rows of equal scores share their labels, so that their order tells nothing; a row that lies on
-    the border of two deciles counts in both by its parts.
+    Rows with equal scores share their labels, so that their order has no effect. A row on the
+    border of two deciles counts in both by its parts.
     """
     distinct, at = np.unique(-scores, return_inverse=True)
     size = np.bincount(at, weights, minlength=len(distinct))

@@ -1,4 +1,4 @@
-"""What an evaluation holds: numbers, small tables and curves, and notes of what is undefined."""
+"""Defines the result of an evaluation: metrics, small tables and curves, and notes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line to draw.
+    """A curve.
 
     Attributes:
-        x, y: its points, at most 200.
-        labels: of the two axes.
+        x, y: the coordinates of its points, at most 200.
+        labels: the labels of the two axes.
     """
 
     x: tuple[float, ...]
@@ -29,7 +29,9 @@ class Curve:
 
     @classmethod
     def through(cls, x: Any, y: Any, labels: tuple[str, str]) -> Curve:
-        """A curve through some of the points of two arrays, the first and the last among them."""
+        """Return a curve through some of the points of two arrays, including the first and the
+        last.
+        """
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         if len(x) > CURVE_POINTS:
             at = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
@@ -39,11 +41,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A few rows of numbers.
+    """A small table.
 
     Attributes:
-        columns: their names.
-        rows: as many values in each.
+        columns: the names of the columns.
+        rows: the rows, each with as many values as there are columns.
     """
 
     columns: tuple[str, ...]
@@ -51,22 +53,23 @@ class Table:
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
-        """A table of columns of one length."""
+        """Return a table of columns of the same length."""
         return cls(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
 @dataclass(slots=True)
 class Evaluation:
-    """How good scores are on one set of rows.
+    """The evaluation of scores on one set of rows.
 
     Attributes:
-        kind: of the task.
-        rows: how many there were.
-        metrics: numbers by name; NaN where one is undefined, which a note explains.
-        curves: by name: `roc`, `pr` and `calibration`; of numbers `calibration` and `residuals`.
-        tables: by name: `deciles` (lift and gain), `confusion`, `classes`, `labels`, `shares` (of
-            the parties).
-        notes: sentences on what is undefined or doubtful.
+        kind: the kind of the task.
+        rows: the number of rows.
+        metrics: the metrics by name; NaN for an undefined one, which a note explains.
+        curves: the curves by name: `roc`, `pr` and `calibration`; for numbers `calibration` and
+            `residuals`.
+        tables: the tables by name: `deciles` (lift and gain), `confusion`, `classes`, `labels`,
+            `shares` (of the parties).
+        notes: sentences about metrics that are undefined or doubtful.
     """
 
     kind: Kind
@@ -85,7 +88,7 @@ class Evaluation:
         return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON; undefined numbers are None."""
+        """Return plain data for JSON; undefined metrics are None."""
         return {
             "kind": self.kind,
             "rows": self.rows,

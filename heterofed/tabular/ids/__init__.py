@@ -1,9 +1,9 @@
-"""Ids as they stand in real files, made the same at every party before anything is compared.
+"""Converts ids of real files to one form, the same at every party, before anything is compared.
 
-An intersection compares strings bit by bit, so `00123` and `123`, or `Ann@X.com` and `ann@x.com`,
-miss each other silently. An `IdRecipe` says how an id is written; it is agreed on in the plan,
-while the names of the columns that hold the ids stay at each party. Knows tables and text; nothing
-of messages or models.
+An intersection compares strings bit by bit. So `00123` and `123`, or `Ann@X.com` and `ann@x.com`,
+do not match, and nobody notices. An `IdRecipe` says how an id is written. It is agreed on in the
+plan, while the names of the columns that hold the ids stay at each party. This package uses tables
+and text, and knows no messages or models.
 """
 
 from heterofed.tabular.ids.advice import overlap_advice

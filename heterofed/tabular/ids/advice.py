@@ -1,4 +1,4 @@
-"""What to say where next to no id is common: most often ids are written differently."""
+"""Advises what to do if next to no id is common, usually because ids are written differently."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SMALL_SHARE = 0.01
 
 
 def overlap_advice(common: int, own: int, others: int, recipe: IdRecipe) -> str:
-    """A warning where under 1 % of the smaller set is common; empty where there is no reason.
+    """Return a warning if less than 1 % of the smaller set is common; empty otherwise.
 
     Args:
-        common: ids that all parties have.
-        own: ids of this party.
-        others: ids of the other party.
-        recipe: by which they were written.
+        common: the number of ids that all parties have.
+        own: the number of this party's ids.
+        others: the number of the other party's ids.
+        recipe: the recipe by which they were written.
     """
     smaller = min(own, others)
     if not smaller or common >= SMALL_SHARE * smaller:

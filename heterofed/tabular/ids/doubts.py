@@ -1,5 +1,7 @@
-"""What looks wrong with ids, though each by itself could be one: zeros, exponents, spaces, case,
-and ids that are phone numbers, e-mail addresses or dates, of which there is more than one form.
+"""Finds signs that ids are not what they seem: zeros, exponents, spaces, case.
+
+Phone numbers, e-mail addresses and dates are such signs too, because there is more than one form of
+them. Each cell could still be an id.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ _EMAIL = re.compile(r"(mailto:)?[^@\s]+@[^@\s]+\.[^@\s]+", re.IGNORECASE)
 
 
 class Doubts:
-    """Counts what is seen in the cells of the ids.
+    """Counts the signs in the cells of the ids.
 
     Args:
-        name: of the table.
-        columns: that hold the ids.
-        parts: their types.
+        name: the name of the table.
+        columns: the columns that hold the ids.
+        parts: the types of their values.
     """
 
     def __init__(self, name: str, columns: Sequence[str], parts: Sequence[Part]) -> None:
@@ -36,7 +38,7 @@ class Doubts:
         self._phones = self._emails = self._dates = 0
 
     def look(self, row: int, at: int, cell: str) -> None:
-        """Count one cell."""
+        """Count the signs in one cell."""
         if not self._as_text[at]:
             return
         if cell[:1].isdigit() or cell[:1] in "+-":
@@ -54,7 +56,7 @@ class Doubts:
         self._lower += cell != cell.upper()
 
     def _look_at_form(self, cell: str) -> None:
-        """Count what is written in one of several forms; plain digits may be anything."""
+        """Count a text that has one of several forms; plain digits may be anything."""
         if cell.isdigit() or cell.isalpha():
             return
         if "@" in cell:
@@ -69,7 +71,7 @@ class Doubts:
         """Refuse ids that have lost digits.
 
         Raises:
-            IdError: some, among ids that are numbers, are written like 1.0E+05.
+            IdError: some of the ids are numbers, and some of these are written like 1.0E+05.
         """
         if self._exponent and self._exponents + self._fractions > 0.5 * rows:
             self._refuse()
@@ -90,7 +92,9 @@ class Doubts:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What to tell a person, and the recipe that would help; no id, and no name of a column."""
+        """Return remarks for the user, with the recipe that would help, without ids and names of
+        columns.
+        """
         found = []
         if self._exponents:
             found.append(

@@ -1,4 +1,4 @@
-"""Where the row of an id is, for tables of many millions of rows: 16 bytes a row, no id kept."""
+"""Finds the row of an id in tables of many millions of rows, with 16 bytes a row and no ids."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class IdIndex:
-    """The rows of a table by id, without the ids: their hashes, sorted, and the row of each.
+    """The rows of a table by the sorted hashes of their ids.
 
-    `read_ids` holds every id as a string, some 100 bytes a row; ids are read here in parts. Two ids
-    of 100 million whose hashes of 64 bits are the same come up once in 3,700 tables; then, as with
-    ids that repeat, the table is refused.
+    `read_ids` holds every id as a string, with some 100 bytes a row; here ids are read in parts.
+    Two ids of 100 million have the same hash of 64 bits once in 3,700 tables. Then the table is
+    refused, as it is if ids repeat.
 
     Args:
         source: the table.
-        columns: that hold the ids.
-        recipe: how ids are written; None: as text.
+        columns: the columns that hold the ids.
+        recipe: how ids are written; None for text.
 
     Raises:
-        ColumnError, ConfigError, IdError: as of `read_ids`.
+        ColumnError, ConfigError, IdError: the same as in `read_ids`.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class IdIndex:
         return len(self._hashes)
 
     def positions(self, ids: Sequence[str]) -> Rows:
-        """The rows of some ids, in their order.
+        """Return the rows of some ids, in their order.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         wanted = _hashed(ids)
         at = np.searchsorted(self._hashes, wanted)

@@ -1,4 +1,6 @@
-"""The ids of a table by each key of a recipe, and the one row that each of them stands for."""
+"""Reads the ids of a table by each key of a recipe, and the one row that each of them stands
+for.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,17 @@ from heterofed.tabular.ids.table_ids import Duplicates, TableIds, read_ids
 from heterofed.tabular.sources import Source
 
 _KEY = "\x1d"
-"""Before the number of the key, behind an id by a key that is not the first."""
+"""The character before the number of the key, which is appended to ids by further keys."""
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class RowKeys:
-    """The ids of a table by each key; ids by a further key are marked by its number.
+    """The ids of a table by each key; ids by a further key are marked with its number.
 
     Args:
-        name: of the table.
-        rows: of the table.
+        name: the name of the table.
+        rows: the number of rows of the table.
         by_key: the ids by each key, in the order in which keys are tried.
     """
 
@@ -44,7 +46,8 @@ class RowKeys:
         """Read the ids of a table by all keys of a recipe.
 
         Raises:
-            ConfigError, ColumnError, IdError: as of `read_ids`; or no row has an id by any key.
+            ConfigError, ColumnError, IdError: the same as in `read_ids`; or no row has an id by any
+            key.
         """
         several = len(recipe.keys) > 1
         found = [
@@ -64,21 +67,21 @@ class RowKeys:
         return cls(source.name, source.rows, found)
 
     def ids(self, key: int = 0) -> list[str]:
-        """The ids by a key, in the order of their rows."""
+        """Return the ids by a key, in the order of their rows."""
         return [marked(each, key) for each in self._by_key[key].ids]
 
     def further(self, common: Iterable[str], key: int) -> list[str]:
-        """The ids by a key of those rows that none of the common ids stands for."""
+        """Return the ids by a key of those rows that none of the common ids stands for."""
         taken = np.unique(self.positions(list(common)))
         found = self._by_key[key]
         free = ~np.isin(found.rows, taken)
         return [marked(each, key) for each, is_free in zip(found.ids, free, strict=True) if is_free]
 
     def positions(self, ids: Sequence[str]) -> Rows:
-        """The rows of some ids, in their order.
+        """Return the rows of some ids, in their order.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         if len(self._by_key) == 1:
             return self._by_key[0].positions(ids)
@@ -96,7 +99,7 @@ class RowKeys:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the ids; none of it holds an id."""
+        """Remarks about the ids for the user; none of them contains an id."""
         if len(self._by_key) == 1:
             return self._by_key[0].notes
         found = [
@@ -112,16 +115,16 @@ class RowKeys:
 
 
 def marked(id_: str, key: int) -> str:
-    """An id by a key (from 0), which differs from the same words by another key."""
+    """Return an id by a key (from 0), which differs from the same text by another key."""
     return f"{id_}{_KEY}{key + 1}" if key else id_
 
 
 def unmarked(id_: str) -> str:
-    """The id without its key."""
+    """Return the id without its key."""
     return id_.partition(_KEY)[0]
 
 
 def key_of(id_: str) -> int:
-    """By which key (from 0) an id is."""
+    """Return the key (from 0) of an id."""
     number = id_.partition(_KEY)[2]
     return int(number) - 1 if number.isascii() and number.isdigit() else 0

@@ -1,4 +1,4 @@
-"""How ids are written, as one short line that both parties use: an id recipe."""
+"""Defines id recipes: one short line, used by all parties, that says how ids are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NTH = "\x1e"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one column of an id holds: a type, and an option such as a phone number's country."""
+    """The type of one column of an id, and an option such as a phone number's country."""
 
     type: str
     option: str = ""
@@ -28,33 +28,33 @@ class Part:
 
     @property
     def writer(self) -> Writer:
-        """The function that gives a cell its one form."""
+        """Return the function that converts a cell to its form."""
         return writer_of(self.type, self.option)
 
 
 @dataclass(frozen=True, slots=True)
 class IdRecipe:
-    """How the ids of a task are written; `IdRecipe.parse` reads one, `str` gives it back.
+    """The form of the ids of a task; `IdRecipe.parse` reads a recipe, and `str` writes it.
 
-    A line such as `text`, `integer`, `phone:CN`, `text:lower+date` (an id of two columns), or
-    `phone:CN;email` (two keys: rows that no phone number matches are matched by e-mail). A `*3` at
-    the end lets an id stand in up to three rows of the Host's table.
+    A recipe is a line such as `text`, `integer`, `phone:CN`, `text:lower+date` (an id of two
+    columns), or `phone:CN;email` (two keys: rows that no phone number matches are matched by
+    e-mail). With `*3` at the end, up to three rows of the Host's table may have the same id.
 
-    | part | one form |
+    | part | form |
     | --- | --- |
-    | `text` | Unicode NFKC, no spaces around, single spaces within; case as it is |
-    | `text:lower` | and in lower case |
-    | `text:nospace` | and without any space |
-    | `text:alnum` | and only letters and digits |
-    | `text:exact` | exactly as it lies |
-    | `integer` | digits without zeros in front: `00123` is `123` |
-    | `phone:CN` | international (E.164); numbers without a country are of this one |
+    | `text` | Unicode NFKC without outer spaces and with single inner spaces; case is kept |
+    | `text:lower` | the same in lower case |
+    | `text:nospace` | the same without any space |
+    | `text:alnum` | the same with only letters and digits |
+    | `text:exact` | the cell unchanged |
+    | `integer` | digits without leading zeros: `00123` becomes `123` |
+    | `phone:CN` | international (E.164); numbers without a country are of this country |
     | `email` | lower case |
-    | `date:dmy` | `2024-12-31`; how to read `31.12.2024` (not needed where years come first) |
+    | `date:dmy` | `2024-12-31`; `dmy` is for `31.12.2024` (not needed if years come first) |
 
     Attributes:
         keys: the parts of each key, in the order in which keys are tried.
-        repeats: rows of the Host's table that may have the same id.
+        repeats: the number of rows of the Host's table that may have the same id.
     """
 
     keys: tuple[tuple[Part, ...], ...] = ((Part("text"),),)
@@ -85,7 +85,7 @@ class IdRecipe:
 
     @classmethod
     def of_columns(cls, count: int) -> IdRecipe:
-        """The recipe where none is given: text, in so many columns."""
+        """Return the recipe that is used if none is given: text, in so many columns."""
         return cls(((Part("text"),) * count,))
 
     def __str__(self) -> str:
@@ -94,17 +94,17 @@ class IdRecipe:
 
     @property
     def columns(self) -> int:
-        """How many columns hold ids, over all keys."""
+        """The number of columns that hold ids, over all keys."""
         return sum(map(len, self.keys))
 
     def read_as(self, own: IdRecipe | None) -> IdRecipe:
-        """This recipe, with one's own options for reading phone numbers and dates.
+        """Return this recipe with the party's own options for reading phone numbers and dates.
 
         Args:
-            own: this party's recipe; None: it takes the other one's options, too.
+            own: this party's recipe; None to use all options of this one.
 
         Raises:
-            ConfigError: the two would write ids differently.
+            ConfigError: the two recipes would write ids differently.
         """
         if own is None:
             return self
@@ -116,10 +116,10 @@ class IdRecipe:
         return IdRecipe(own.keys, self.repeats)
 
     def by_key(self, columns: Sequence[str]) -> list[list[str]]:
-        """Names of columns, by the key whose parts they are.
+        """Return the names of columns by the key to whose parts they belong.
 
         Raises:
-            ConfigError: there are more or fewer of them than the recipe has parts.
+            ConfigError: the number of columns is not that of the recipe's parts.
         """
         if len(columns) != self.columns:
             raise ConfigError(
@@ -133,7 +133,7 @@ class IdRecipe:
         return found
 
     def _written(self) -> tuple[tuple[tuple[str, str], ...], ...]:
-        """What decides about the form of ids; countries and orders of days only about reading."""
+        """Return what affects the form of ids; countries and orders of days affect only reading."""
         return tuple(
             tuple((part.type, part.option if part.type == "text" else "") for part in key)
             for key in self.keys
@@ -141,17 +141,17 @@ class IdRecipe:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """One id of several columns."""
+    """Return one id from the parts in several columns."""
     return _JOINED.join(parts)
 
 
 def nth(id_: str, number: int) -> str:
-    """The id of the `number`-th row (from 0) with the same id."""
+    """Return the id of the `number`-th row (from 0) with the same id."""
     return f"{id_}{_NTH}{number + 1}" if number else id_
 
 
 def plain_id(id_: str) -> str:
-    """The id without the number of its row."""
+    """Return the id without the number of its row."""
     return id_.partition(_NTH)[0]
 
 

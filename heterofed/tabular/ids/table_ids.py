@@ -1,4 +1,4 @@
-"""The ids of a table by a recipe, and the row of each."""
+"""Reads the ids of a table by a recipe, and the row of each."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from heterofed.tabular.ids.writing import UnfitError
 from heterofed.tabular.sources import Source
 
 Duplicates = Literal["error", "first", "last", "many"]
-"""What to do where an id stands in several rows: refuse, keep one, or keep all ("many")."""
+"""The treatment of an id in several rows: refuse it, keep one row, or keep all ("many")."""
 
 
 @dataclass(frozen=True)
 class TableIds:
-    """Unique ids, and where their rows are.
+    """Unique ids, and the positions of their rows.
 
     Attributes:
-        ids: in the order of the rows.
-        rows: the row of each, from 0.
-        notes: what a person should know of them.
-        most_rows: the most rows that one id stands in, before duplicates were dropped.
-        dropped: rows that were left out since their id stands in another one.
+        ids: the ids in the order of the rows.
+        rows: the row of each id, from 0.
+        notes: remarks about the ids for the user.
+        most_rows: the most rows with the same id, before duplicates were dropped.
+        dropped: the number of rows that were left out because their id is in another row too.
     """
 
     name: str
@@ -42,10 +42,10 @@ class TableIds:
         return len(self.ids)
 
     def positions(self, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The rows of some ids, in their order.
+        """Return the rows of some ids, in their order.
 
         Raises:
-            MissingIdsError: some have no row.
+            MissingIdsError: some ids have no row.
         """
         if not self._found:
             self._found.update(zip(self.ids, self.rows.tolist(), strict=True))
@@ -68,23 +68,24 @@ def read_ids(
     key: int = 0,
     may_be_empty: bool = False,
 ) -> TableIds:
-    """Read the ids of a table as the recipe writes them.
+    """Read the ids of a table in the form of the recipe.
 
     Args:
         source: the table.
-        columns: that hold the ids: one for each part of the recipe, in its order.
-        recipe: how ids are written; None: as text.
-        duplicates: what to do where an id stands in several rows. "many" keeps all of them, at the
-            Host; the first row keeps the id, others get a number behind it.
+        columns: the columns that hold the ids, one for each part of the recipe, in its order.
+        recipe: how ids are written; None for text.
+        duplicates: what to do if several rows have the same id. "many" keeps all of them, at the
+            Host; the first row keeps the id, and a number is appended for the others.
         offer_repeats: at a Collaborator, whether each row stands for all `recipe.repeats` rows that
-            the Host may have of its id.
-        key: which key of the recipe; rows without it are left out where the recipe has more keys.
-        may_be_empty: whether it is no error where no row has that key.
+            the Host may have with its id.
+        key: the number of the key in the recipe; rows without it are left out if the recipe has
+            more keys.
+        may_be_empty: whether the result may be empty because no row has that key.
 
     Raises:
-        ConfigError: there are more or fewer columns than parts.
-        ColumnError: a column is not there.
-        IdError: ids are missing, not of the recipe's type, or stand in several rows; with the row.
+        ConfigError: the number of columns is not that of the parts.
+        ColumnError: a column does not exist.
+        IdError: ids are missing, are not of the recipe's type, or repeat; the message has the row.
     """
     if duplicates not in get_args(Duplicates):
         raise ConfigError(f"duplicates={duplicates!r}: give one of {get_args(Duplicates)}")
@@ -110,10 +111,10 @@ def read_ids(
 def written_ids(
     source: Source, columns: Sequence[str] | str, recipe: IdRecipe | None = None
 ) -> Iterator[tuple[list[str], list[int]]]:
-    """The ids of a table, part by part, with the row of each; repeated ones are not looked for.
+    """Yield the ids of a table, part by part, with the row of each; repeats are not looked for.
 
     Raises:
-        ConfigError, ColumnError, IdError: as of `read_ids`.
+        ConfigError, ColumnError, IdError: the same as in `read_ids`.
     """
     names = [columns] if isinstance(columns, str) else list(columns)
     recipe = recipe or IdRecipe.of_columns(len(names))
@@ -123,7 +124,7 @@ def written_ids(
 
 
 class _Written:
-    """The ids of one key, row by row."""
+    """Reads the ids of one key, row by row."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class _Written:
         self.doubts = Doubts(source.name, columns, parts)
 
     def all(self) -> tuple[list[str], list[int]]:
-        """Ids and their rows.
+        """Return ids and their rows.
 
         Raises:
             IdError: there is none; or see `read_ids`.
@@ -152,10 +153,10 @@ class _Written:
         return ids, rows
 
     def parts(self) -> Iterator[tuple[list[str], list[int]]]:
-        """Ids and their rows, part by part.
+        """Yield ids and their rows, part by part.
 
         Raises:
-            IdError: as of `all`.
+            IdError: the same as in `all`.
         """
         start = count = 0
         for frame in self._source.chunks(columns=self._columns):
@@ -174,7 +175,7 @@ class _Written:
         self.doubts.check(count)
 
     def _id(self, row: int, cells: tuple[str | None, ...]) -> str | None:
-        """The id of a row; None where it has none and need not."""
+        """Return the id of a row; None if it has none and needs none."""
         parts = ["" if cell is None else self._part(row, at, cell) for at, cell in enumerate(cells)]
         if all(parts):
             return joined(parts)

@@ -1,7 +1,7 @@
-"""How one cell becomes a part of an id: text, whole numbers, phone numbers, e-mail, dates.
+"""Converts one cell to a part of an id: text, whole numbers, phone numbers, e-mail, dates.
 
-Each function takes the cell as it lies and gives its one form, or raises `UnfitError` with the
-reason; reasons never hold the cell.
+Each function takes the original cell and returns its form, or raises `UnfitError` with the reason;
+reasons never contain the cell.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NUMBERS = re.compile(r"\d+")
 
 
 class UnfitError(ValueError):
-    """A cell is no id of this type; its text says why, without the cell."""
+    """A cell is no id of this type; the text gives the reason without the cell."""
 
 
 def writer_of(type_: str, option: str) -> Writer:
-    """The function for one type and its option, such as "phone" and "CN"; "" for no option.
+    """Return the function for one type and its option, such as "phone" and "CN"; "" for no option.
 
     Raises:
         ConfigError: there is no such type or option, or a package is missing.
@@ -53,7 +53,9 @@ def writer_of(type_: str, option: str) -> Writer:
 
 
 def tidy(cell: str) -> str:
-    """Text in one Unicode form (NFKC: full-width letters are letters), no spaces around it."""
+    """Return text in one Unicode form (NFKC: full-width letters become letters), without outer
+    spaces.
+    """
     return " ".join(unicodedata.normalize("NFKC", cell).split())
 
 

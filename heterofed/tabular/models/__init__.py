@@ -1,7 +1,7 @@
-"""The networks of tabular tasks: each party's half, and the model on top at the Host.
+"""Defines the networks of tabular tasks: each party's half, and the model on top at the Host.
 
-Every network is made from a plain description that its `state_dict` holds, so a file of weights is
-enough to make it again. Knows torch and `prepare`; nothing of parties' connections or files.
+Every network is made from a plain description in its `state_dict`, so a file of weights is enough
+to make it again. This package uses torch and `prepare`, and knows no connections or files.
 """
 
 from heterofed.tabular.models.half import Half, HalfPlan

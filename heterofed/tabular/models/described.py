@@ -1,4 +1,6 @@
-"""A module whose layers follow from a plain description, which its `state_dict` holds as bytes."""
+"""Defines modules whose layers follow from a plain description, which their `state_dict`
+contains.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ P = TypeVar("P", bound=msgspec.Struct)
 
 
 class Described(nn.Module, Generic[P]):
-    """A module that a file of its weights is enough to make.
+    """A module that can be made from a file of its weights alone.
 
     Args:
-        plan: the description; None leaves the module empty until it is given a `state_dict`.
+        plan: the description; None leaves the module empty until it gets a `state_dict`.
     """
 
     kind: ClassVar[type[msgspec.Struct]]
-    """The type of the description."""
+    """Return the type of the description."""
 
     def __init__(self, plan: P | None = None) -> None:
         super().__init__()
@@ -32,19 +34,21 @@ class Described(nn.Module, Generic[P]):
 
     @abstractmethod
     def make(self, plan: P) -> None:
-        """Make the layers; all weights lie in them, and none in the module itself."""
+        """Make the layers, which have all weights; the module itself has none."""
 
     def get_extra_state(self) -> Tensor:
-        """The description as JSON in bytes: any file of tensors can hold it, and no code runs to
-        read it.
+        """Return the description as JSON in bytes, which any file of tensors can hold.
+
+        No code runs when it is read.
         """
         return torch.frombuffer(bytearray(msgspec.json.encode(self.plan)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Become what a description says; `load_state_dict` calls it before the layers' weights.
+        """Make the layers of a description; `load_state_dict` calls this before it loads their
+        weights.
 
         Raises:
-            ConfigError: it is no description of such a module.
+            ConfigError: it is not a description of such a module.
         """
         try:
             plan: Any = msgspec.json.decode(bytes(state.numpy()), type=self.kind)

@@ -1,4 +1,4 @@
-"""A party's half: its columns to what it sends at the cut layer."""
+"""Defines a party's half, which computes from its columns what it sends at the cut layer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Model = Literal["logistic", "mlp", "wide_deep", "deepfm"]
 
 
 class HalfPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a half is made of.
+    """The description of a half.
 
     Attributes:
-        model: "logistic" gives the sum of its columns' terms; "mlp" what a network makes of them;
-            "wide_deep" both; "deepfm" both, and the products of all pairs of columns.
-        outputs: of the whole model.
-        width: numbers of the network at the cut layer.
-        hidden: of its hidden layer.
-        dropout: of that layer.
-        preparation: of the columns.
-        settings: what the parties agreed on, as it was announced.
+        model: "logistic" is the sum of a term for each column; "mlp" is a network; "wide_deep" is
+            both; "deepfm" is both and the products of all pairs of columns.
+        outputs: the number of outputs of the whole model.
+        width: the number of outputs of the network at the cut layer.
+        hidden: the width of its hidden layer.
+        dropout: the dropout of that layer.
+        preparation: the preparation of the columns.
+        settings: the agreed settings of the parties, as they were announced.
     """
 
     model: Model
@@ -39,7 +39,7 @@ class HalfPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Half(Described[HalfPlan]):
-    """A party's half, made from its plan."""
+    """A party's half, made from its description."""
 
     kind = HalfPlan
 
@@ -51,8 +51,9 @@ class Half(Described[HalfPlan]):
         self.deep = None if plan.model == "logistic" else _network(plan)
 
     def forward(self, inputs: Inputs) -> Any:
-        """What the half says of some rows: one tensor [rows, ...] of a model of one part, else a
-        dict of them.
+        """Return the output of the half for some rows.
+
+        It is one tensor [rows, ...] for a model of one part, otherwise a dict of them.
         """
         parts: dict[str, Tensor] = {}
         if self.wide is not None:

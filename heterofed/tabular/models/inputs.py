@@ -1,4 +1,6 @@
-"""The first layers of a half: what they make of numbers, codes of categories and bags of tokens."""
+"""Defines the first layers of a half, which read numbers, codes of categories and bags of
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ from torch import Tensor, nn
 from heterofed.tabular.prepare.inputs import Inputs, Shape, Table
 
 SPARSE_FROM = 1_000
-"""Embeddings of a table from which on its gradient is sparse: a step touches those of its batch."""
+"""A table with this number of embeddings or more has a sparse gradient; a step changes a few."""
 
 
 class Codes(nn.Module):
     """Embeddings of several columns of categories, in one table.
 
     Args:
-        table: what it has to hold.
-        width: numbers of an embedding.
+        table: the description of the table.
+        width: the width of an embedding.
     """
 
     offsets: Tensor
@@ -32,7 +34,7 @@ class Codes(nn.Module):
         nn.init.normal_(self.embeddings.weight, std=1 / math.sqrt(width))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Embeddings, [rows, columns, width], of codes [rows, columns]."""
+        """Return embeddings, [rows, columns, width], of codes [rows, columns]."""
         output: Tensor = self.embeddings(codes + self.offsets)
         return output
 
@@ -49,19 +51,19 @@ class Tokens(nn.Module):
         nn.init.normal_(self.embeddings.weight, std=1 / math.sqrt(width))
 
     def forward(self, bag: object) -> Tensor:
-        """[rows, width]."""
+        """Return the sums, [rows, width]."""
         output: Tensor = self.embeddings(bag.tokens, bag.starts, bag.weights)  # type: ignore[attr-defined]
         return output
 
 
 class Features(nn.Module):
-    """All inputs of a row side by side: its numbers, and its embeddings.
+    """All inputs of a row side by side: its numbers and its embeddings.
 
     Args:
-        shape: of the inputs.
+        shape: the shape of the inputs.
 
     Attributes:
-        width: numbers that it gives for a row.
+        width: the number of outputs for a row.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -72,7 +74,7 @@ class Features(nn.Module):
         self.width = len(shape.dense) + sum(tables) + sum(e.width for e in shape.bags.values())
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[rows, width]."""
+        """Return the inputs, [rows, width]."""
         codes = zip(self.codes, inputs.codes.values(), strict=True)
         bags = zip(self.bags, inputs.bags.values(), strict=True)
         parts = [layer(each).flatten(1) for layer, each in codes]
@@ -81,11 +83,12 @@ class Features(nn.Module):
 
 
 class Linear(nn.Module):
-    """A weight for each number, each category and each token: the terms of a linear model.
+    """A weight for each number, each category and each token, which are the terms of a linear
+    model.
 
     Args:
-        shape: of the inputs.
-        outputs: of the model.
+        shape: the shape of the inputs.
+        outputs: the number of outputs of the model.
     """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
@@ -97,7 +100,7 @@ class Linear(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[rows, outputs]."""
+        """Return the sum of the terms, [rows, outputs]."""
         codes = zip(self.codes, inputs.codes.values(), strict=True)
         bags = zip(self.bags, inputs.bags.values(), strict=True)
         parts = [layer(each).sum(dim=1) for layer, each in codes]
@@ -108,14 +111,14 @@ class Linear(nn.Module):
 
 
 class Fields(nn.Module):
-    """A vector for each number and each category, for products of any two of them.
+    """A vector for each number and each category, for the products of any two of them.
 
-    Factorization machines (Rendle, 2010) add up the products of all pairs; the sum of the vectors
-    and the sum of their squares are all that a party has to say for its part.
+    Factorization machines (Rendle, 2010) add up the products of all pairs. For this, a party needs
+    to send only the sum of its vectors and the sum of their squares.
 
     Args:
-        shape: of the inputs.
-        width: numbers of a vector.
+        shape: the shape of the inputs.
+        width: the width of a vector.
     """
 
     def __init__(self, shape: Shape, width: int) -> None:
@@ -127,7 +130,7 @@ class Fields(nn.Module):
             nn.init.normal_(layer.embeddings.weight, std=1 / width)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The sum of a row's vectors, and the sum of their squares: [rows, width] each."""
+        """Return the sum of a row's vectors, and the sum of their squares: [rows, width] each."""
         total = inputs.dense @ self.dense
         squares = inputs.dense.square() @ self.dense.square()
         for layer, each in zip(self.codes, inputs.codes.values(), strict=True):

@@ -1,4 +1,6 @@
-"""AdamW for dense weights, and SparseAdam for the tables of which a step touches few rows."""
+"""Defines an optimizer with AdamW for dense weights and SparseAdam for tables of which steps use
+few rows.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,14 @@ from torch.optim import AdamW, Optimizer, SparseAdam
 
 
 class SparseAdamW(Optimizer):
-    """One optimizer over both kinds of weights; its groups and state are those of its two parts.
+    """One optimizer for both kinds of weights; its groups and state are those of its two parts.
 
     Args:
-        dense: weights with dense gradients, which decay.
-        sparse: weights with sparse gradients, which do not: decay would touch all of them.
-        lr: learning rate.
-        weight_decay: as of AdamW.
+        dense: the weights with dense gradients, which decay.
+        sparse: the weights with sparse gradients, which do not decay, because decay would change
+            all of them.
+        lr: the learning rate.
+        weight_decay: the same as in AdamW.
     """
 
     def __init__(
@@ -31,24 +34,25 @@ class SparseAdamW(Optimizer):
         self._parts = (adam, few)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Make one step of both parts."""
         loss = None if closure is None else closure()
         for at, part in enumerate(self._parts):
-            # A loaded state_dict puts new groups and a new state in the place of the old ones.
+            # A loaded state_dict replaces the groups and the state by new objects.
             part.param_groups, part.state = [self.param_groups[at]], self.state
             part.step()
         return loss
 
 
 def warm_up() -> None:
-    """Make an optimizer and drop it: PyTorch loads modules for seconds before the first one of a
-    process, and this way no other party waits for them.
+    """Make an optimizer and drop it, so that no other party waits while PyTorch loads modules.
+
+    This takes seconds for the first optimizer of a process.
     """
     AdamW(nn.Linear(1, 1).parameters())
 
 
 def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
-    """The optimizer of a half, or of the model on top."""
+    """Return the optimizer of a half, or of the model on top."""
     sparse = {
         id(each.weight)
         for each in model.modules()

@@ -1,4 +1,4 @@
-"""The model on top of all halves, at the Host: their parts to the outputs of the task."""
+"""Defines the model on top of all halves, at the Host, which computes the outputs of the task."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from heterofed.tabular.objectives import Objective
 
 
 class TopPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model on top is made of.
+    """The description of the model on top.
 
     Attributes:
-        model: as of the halves.
-        parties: how many give a part.
-        width, hidden, dropout: as of the halves.
-        objective: what is learnt.
-        settings: what the parties agreed on, as it was announced.
+        model: the same as in the halves.
+        parties: the number of parties that send a part.
+        width, hidden, dropout: the same as in the halves.
+        objective: the objective that is learnt.
+        settings: the agreed settings of the parties, as they were announced.
     """
 
     model: Model
@@ -42,12 +42,12 @@ class Bias(nn.Module):
         self.values = nn.Parameter(torch.zeros(outputs))
 
     def forward(self) -> Tensor:
-        """[outputs]."""
+        """Return the numbers, [outputs]."""
         return self.values
 
 
 class Top(Described[TopPlan]):
-    """The model on top, made from its plan."""
+    """The model on top, made from its description."""
 
     kind = TopPlan
 
@@ -59,7 +59,7 @@ class Top(Described[TopPlan]):
         self.pairs = nn.Linear(1, outputs, bias=False) if plan.model == "deepfm" else None
 
     def forward(self, projection: Mapping[str, Any]) -> Tensor:
-        """Outputs, [rows, outputs], of what each party gave for the rows."""
+        """Return the outputs, [rows, outputs], from the outputs of each party for the rows."""
         parts = list(projection.values())
         total: Tensor = self.bias()
         if (wide := _of("wide", parts, self.deep is None)) is not None:
@@ -73,14 +73,16 @@ class Top(Described[TopPlan]):
 
 
 def _of(name: str, parts: list[Any], alone: bool) -> list[Tensor] | None:
-    """Each party's tensor of this name; of a model of one part they have none."""
+    """Return each party's tensor of this name; in a model of one part the tensors have no names."""
     if isinstance(parts[0], Tensor):
         return parts if alone else None
     return [each[name] for each in parts] if name in parts[0] else None
 
 
 def _products(fields: list[Tensor]) -> Tensor:
-    """Half of (the square of the sum, less the sum of the squares): all pairs, [rows, 1]."""
+    """Return half of (the square of the sum minus the sum of the squares) of all pairs, [rows,
+    1].
+    """
     total = torch.stack(fields).sum(dim=0)
     sums, squares = total[:, :-1], total[:, -1:]
     return 0.5 * (sums.square().sum(dim=1, keepdim=True) - squares)

@@ -1,6 +1,6 @@
-"""What a model learns: how labels are read, and the loss and scores of each kind of task.
+"""Defines what a model learns: how labels are read, and the loss and scores of each kind of task.
 
-Knows nothing of parties, tables or files: labels come in as values, tensors go out.
+It knows no parties, tables or files: labels come in as values, and tensors go out.
 """
 
 from heterofed.tabular.objectives.labels import KINDS, Kind, Labels, read_labels

@@ -1,7 +1,8 @@
-"""How a column of labels is read: which kind of task it is, which classes, and what was assumed.
+"""Reads a column of labels: it determines the kind of task and the classes, and says what it
+assumed.
 
-The reading is decided once, from all labels that the Host has, and kept with the model, so that
-labels of another file are read alike. It says in words what it assumed.
+The reading is determined once, from all labels that the Host has, and is kept with the model, so
+that labels of other files are read in the same way.
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ Kind = Literal["binary", "multiclass", "multilabel", "regression", "counts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FEW = 20
-"""Whole numbers with at most so many distinct values are read as classes."""
+"""The most distinct values with which whole numbers are read as classes."""
 
 MOST_CLASSES = 1000
 SEPARATORS = ("|", ";", ",")
 
 
 class Labels(msgspec.Struct, frozen=True, kw_only=True):
-    """A reading of labels; `msgspec.to_builtins` gives it as plain data, to be kept with a model.
+    """A reading of labels; `msgspec.to_builtins` converts it to plain data to be kept with a model.
 
     Attributes:
-        kind: of the task.
-        column: the label's name; for messages.
-        said: in one sentence, how the labels were read.
-        classes: the values that stand for the codes 0, 1, ...; of a binary task (negative,
-            positive); of a multi-label task the names of the labels; none of numbers.
-        form: of the values.
-        parts: of a multi-label task over several columns, how each is read.
-        separator: of a multi-label task over one column, what stands between the labels of a row.
+        kind: the kind of the task.
+        column: the name of the label, for messages.
+        said: a sentence that says how the labels were read.
+        classes: the values for the codes 0, 1, ...; of a binary task (negative, positive); of a
+            multi-label task the names of the labels; empty for numbers.
+        form: the form of the values.
+        parts: the readings of each column of a multi-label task over several columns.
+        separator: the text between the labels of a row, in a multi-label task over one column.
     """
 
     kind: Kind
@@ -61,19 +62,19 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True):
     separator: str = ""
 
     def encode(self, values: Any) -> Tensor:
-        """Labels as the loss takes them.
+        """Return labels in the form that the loss takes.
 
         Args:
-            values: of a Series, array, tensor or list; of a multi-label task over several columns a
-                DataFrame or a two-dimensional array.
+            values: the labels as a Series, array, tensor or list; in a multi-label task over
+                several columns as a DataFrame or a two-dimensional array.
 
         Returns:
             Binary: [rows] float32 of 0 and 1. Multi-class: [rows] int64. Multi-label: [rows,
             labels] float32. Regression and counts: [rows] float32.
 
         Raises:
-            ColumnError: a row has no value, or one that is none of the classes, or no number; it
-                names the first such row, and not what stands there.
+            ColumnError: a row has no value, a value that is none of the classes, or no number; the
+            message has the first such row but not its value.
         """
         if self.kind == "multilabel":
             return self._encode_several(values)
@@ -87,7 +88,7 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True):
         return codes.float() if self.kind == "binary" else codes
 
     def decode(self, codes: Any) -> list[Class]:
-        """The classes of codes, such as predicted ones."""
+        """Return the classes of codes, such as predicted ones."""
         return [self.classes[int(each)] for each in codes]
 
     def _codes(self, series: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -114,24 +115,24 @@ def read_labels(
     positive: Class | None = None,
     column: str = "label",
 ) -> Labels:
-    """Decide how labels are read.
+    """Determine how labels are read.
 
-    Two distinct values are a binary task: -1 and 1, 0 and 1, true and false, yes and no, or any
-    two words. Whole numbers with at most 20 distinct values, and words, are classes; other numbers
-    are a regression. Several columns are a multi-label task.
+    Two distinct values are a binary task: -1 and 1, 0 and 1, true and false, yes and no, or any two
+    words. Whole numbers with at most 20 distinct values, and words, are classes. Other numbers are
+    a regression. Several columns are a multi-label task.
 
     Args:
         values: all labels: a Series, array, tensor or list; a DataFrame or a two-dimensional array
             of several labels.
-        kind: of the task; "auto" finds it out.
-        positive: of a binary task, the class whose probability is predicted; None: yes, true, the
+        kind: the kind of the task; "auto" determines it.
+        positive: the class of a binary task whose probability is predicted; None for yes, true, the
             larger number, or the later word in alphabetical order.
-        column: the label's name, for messages.
+        column: the name of the label, for messages.
 
     Raises:
-        ColumnError: rows without a value, one value only, values that do not fit the kind, or
-            words that differ in nearly every row.
-        ConfigError: no such kind, or no such class.
+        ColumnError: rows have no value, there is only one value, values do not fit the kind, or
+        words differ in nearly every row.
+        ConfigError: there is no such kind or class.
     """
     if kind != "auto" and kind not in KINDS:
         raise ConfigError(f"kind={kind!r}: give one of {', '.join(KINDS)}, or auto")
@@ -148,7 +149,7 @@ def read_labels(
         return _read_numbers(series, kind, column)
     known = {in_form(each, form) for each in distinct}
     if None in known:
-        numbers_of(series, column)  # tells which row
+        numbers_of(series, column)  # the message names the row
     classes = sorted((each for each in known if each is not None), key=_in_order)
     if len(classes) < 2:
         raise ColumnError(

@@ -1,4 +1,6 @@
-"""The loss and the scores of each kind of task, from one row of outputs of a model per sample."""
+"""Defines the loss and the scores of each kind of task, from the outputs of a model for each
+row.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,23 @@ from heterofed.tabular.objectives.values import Class, as_series, numbers_of, re
 ClassWeights = Literal["balanced"] | Mapping[Any, float] | None
 
 MOST_LOG_RATE = 30.0
-"""A Poisson rate is at most e to the power of it: beyond that float32 soon overflows."""
+"""The largest logarithm of a Poisson rate, beyond which float32 soon overflows."""
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model learns from labels. Make one from a reading of labels, and `fit` it to the
-    labels of the train rows; `msgspec.to_builtins` gives it as plain data, to be kept with a model.
+    """The objective that a model learns from labels.
+
+    Make it from a reading of labels, and `fit` it to the labels of the train rows.
+    `msgspec.to_builtins` converts it to plain data to be kept with a model.
 
     Attributes:
         labels: how labels are read.
-        class_weights: of a class (multi-label: of the ones of each label); none: all alike.
-        centre: regression: mean of the train labels; counts: logarithm of their mean.
-        scale: regression: standard deviation of the train labels.
-        mean_weight: mean of the sample weights over the train rows.
+        class_weights: the weight of each class (multi-label: of the ones of each label); empty for
+            equal weights.
+        centre: in a regression, the mean of the train labels; for counts, the logarithm of their
+            mean.
+        scale: in a regression, the standard deviation of the train labels.
+        mean_weight: the mean of the sample weights over the train rows.
     """
 
     labels: Labels
@@ -42,32 +48,32 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> Kind:
-        """Kind of the task."""
+        """The kind of the task."""
         return self.labels.kind
 
     @property
     def classes(self) -> tuple[Class, ...]:
-        """The classes in the order of their codes; none of numbers."""
+        """The classes in the order of their codes; empty for numbers."""
         return self.labels.classes
 
     @property
     def outputs(self) -> int:
-        """How many numbers the model gives for a row."""
+        """The number of outputs of the model for a row."""
         return len(self.classes) if self.kind in ("multiclass", "multilabel") else 1
 
     def fit(
         self, labels: Tensor, weights: Tensor | None = None, *, class_weights: ClassWeights = None
     ) -> Objective:
-        """The same objective, scaled to the train rows; nothing else may be looked at.
+        """Return the same objective, scaled to the train rows; no other rows may be given.
 
         Args:
-            labels: of the train rows, as `Labels.encode` gives them.
-            weights: sample weights of the train rows, [rows].
-            class_weights: "balanced" lets all classes count alike; or a weight by class.
+            labels: the labels of the train rows, as `Labels.encode` returns them.
+            weights: the sample weights of the train rows, [rows].
+            class_weights: "balanced" for equal total weights of all classes; or a weight by class.
 
         Raises:
-            ConfigError: class weights that do not fit the task.
-            ColumnError: the train rows hold one class only, or have no weight.
+            ConfigError: the class weights do not fit the task.
+            ColumnError: the train rows have only one class, or no weight.
         """
         weighed = torch.ones(len(labels)) if weights is None else weights.float()
         mean_weight = float(weighed.mean())
@@ -97,18 +103,20 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
         *,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> Tensor:
-        """The loss of a batch: binary and multi-label: logistic; multi-class: cross-entropy;
-        regression: squared error, of labels scaled to variance 1; counts: Poisson.
+        """Return the loss of a batch.
 
-        Rows are weighed by their weight over the mean weight of the train rows (and the weight of
-        their class), and not over that of the batch: so the expected step is that of all train
-        rows, whatever batch a heavy row falls into.
+        It is logistic for binary and multi-label tasks, cross-entropy for several classes, the
+        squared error of labels scaled to variance 1 for a regression, and Poisson for counts.
+
+        Rows count with their weight (and the weight of their class) divided by the mean weight of
+        the train rows, and not by that of the batch. So the expected step is that of all train
+        rows, whatever batch contains a row of large weight.
 
         Args:
-            outputs: of the model, [rows, outputs], or [rows] where there is one.
-            labels: as `Labels.encode` gives them.
-            weights: sample weights, [rows].
-            reduction: over the rows.
+            outputs: the outputs of the model, [rows, outputs], or [rows] if there is one.
+            labels: the labels as `Labels.encode` returns them.
+            weights: the sample weights, [rows].
+            reduction: how rows are combined.
         """
         each = self._losses(outputs, labels)
         if weights is not None:
@@ -116,8 +124,10 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
         return each.mean() if reduction == "mean" else each.sum()
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """What the outputs say: probabilities (binary [rows], of the positive class; multi-class
-        and multi-label [rows, classes]), or the expected number [rows].
+        """Return the scores of outputs.
+
+        They are probabilities (binary [rows], of the positive class; multi-class and multi-label
+        [rows, classes]), or the expected number [rows].
         """
         if self.kind == "multiclass":
             return outputs.softmax(dim=1)
@@ -131,7 +141,7 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
         return flat * self.scale + self.centre
 
     def codes(self, scores: Tensor, threshold: float = 0.5) -> Tensor:
-        """The predicted codes of scores, int64; numbers are given as they are."""
+        """Return the predicted codes of scores, int64; numbers are returned unchanged."""
         if self.kind == "multiclass":
             return scores.argmax(dim=1)
         return (scores >= threshold).long() if self.classes else scores
@@ -163,7 +173,9 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
         return {"centre": mean, "scale": math.sqrt(variance) or 1.0}
 
     def _class_counts(self, labels: Tensor, weights: Tensor) -> Tensor:
-        """Weight of the rows of each class (multi-label: of each label's ones), [classes]."""
+        """Return the weight of the rows of each class (multi-label: of each label's ones),
+        [classes].
+        """
         if self.kind == "multilabel":
             return weights.double() @ labels.double()
         codes = labels.long()
@@ -176,7 +188,7 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
             return self._given_weights(given)
         if given != "balanced":
             raise ConfigError(f"class_weights={given!r}: give 'balanced', or a weight by class")
-        if self.kind == "multilabel":  # the ones of a label count as much as its zeros
+        if self.kind == "multilabel":  # the ones of a label weigh as much as its zeros
             balanced = (total - counts) / counts.clamp(min=1e-12)
         else:
             balanced = total / (len(self.classes) * counts.clamp(min=1e-12))
@@ -196,10 +208,10 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_weights(values: Any, column: str = "weight") -> Tensor:
-    """Check sample weights; gives them as [rows] float32.
+    """Check sample weights, and return them as [rows] float32.
 
     Raises:
-        ColumnError: a row has none, or one that is negative or not finite; or all are 0.
+        ColumnError: a row has no weight, or one that is negative or not finite; or all are 0.
     """
     numbers = numbers_of(as_series(values, column), column)
     refuse_rows(numbers < 0, column, "have a negative weight; weights are numbers from 0")

@@ -1,4 +1,4 @@
-"""The values of a label column in one form: words of yes and no, numbers, or text."""
+"""Converts the values of a label column to one form: words of yes and no, numbers, or text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO = frozenset({"0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "negat
 
 
 def as_series(values: Any, column: str) -> pd.Series[Any]:
-    """One column of labels with a fresh index: from a Series, array, tensor or list.
+    """Return one column of labels with a new index, from a Series, array, tensor or list.
 
     Raises:
         ColumnError: it has more than one dimension, no row, or rows without a value.
@@ -36,15 +36,15 @@ def as_series(values: Any, column: str) -> pd.Series[Any]:
 
 
 def refuse_rows(bad: Any, column: str, what: str) -> None:
-    """Refuse labels of which some rows are bad.
+    """Refuse labels if some rows are bad.
 
     Args:
-        bad: a truth for each row.
-        column: the label's name.
+        bad: whether each row is bad.
+        column: the name of the label.
         what: what is wrong with these rows and what to do; the message has it after their number.
 
     Raises:
-        ColumnError: there is one; it says how many, and the first by its place, counted from 1.
+        ColumnError: a row is bad; the message has the number of such rows and the first, from 1.
     """
     at = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(at):
@@ -52,7 +52,7 @@ def refuse_rows(bad: Any, column: str, what: str) -> None:
 
 
 def form_of(distinct: list[Any]) -> Form:
-    """The form that all of the distinct values of a column have."""
+    """Return the form that all distinct values of a column have."""
     said = {str(each).casefold() for each in distinct}
     if said <= YES | NO and _has_words(distinct):
         return "words"
@@ -64,8 +64,9 @@ def _has_words(distinct: list[Any]) -> bool:
 
 
 def as_number(value: Any) -> float | None:
-    """The number that a value is, or that a text says; None: neither. Text with leading zeros, such
-    as `007`, is a code and no number.
+    """Return the number that a value is or that a text contains; None if there is none.
+
+    A text with leading zeros, such as `007`, is a code and not a number.
     """
     if isinstance(value, str):
         digits = value.lstrip("+-")
@@ -79,7 +80,7 @@ def as_number(value: Any) -> float | None:
 
 
 def in_form(value: Any, form: Form) -> Class | None:
-    """A value as a class of the form; None: it is none."""
+    """Return a value as a class of the form; None if it is not one."""
     if form == "words":
         word = str(value).casefold()
         return word in YES if word in YES | NO else None
@@ -94,7 +95,7 @@ def in_form(value: Any, form: Form) -> Class | None:
 def codes_of(
     series: pd.Series[Any], form: Form, codes: Mapping[Class, int]
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The code of each row, [rows] int64; -1 where a value is no known class."""
+    """Return the code of each row, [rows] int64; -1 for a value that is no known class."""
     at, distinct = pd.factorize(series)
     found = [in_form(each, form) for each in distinct]
     known = [-1 if each is None else codes.get(each, -1) for each in found]
@@ -102,10 +103,10 @@ def codes_of(
 
 
 def numbers_of(series: pd.Series[Any], column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The number of each row, [rows] float64.
+    """Return the number of each row, [rows] float64.
 
     Raises:
-        ColumnError: a value is no finite number.
+        ColumnError: a value is not a finite number.
     """
     if pd.api.types.is_numeric_dtype(series.dtype):
         numbers = series.to_numpy(dtype=np.float64)
