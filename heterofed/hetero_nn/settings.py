@@ -120,6 +120,7 @@ class HostSettings(LeadSettings, HalfSettings):
         if isinstance(dropout, bool) or not 0 <= dropout < 1:
             raise ConfigError(f"party_dropout={dropout!r}: give a probability from 0 to below 1")
         self._check_fusion()
+        self._check_final_look()
         self._check_defences()
 
     def check_rounds(self) -> None:
@@ -187,6 +188,14 @@ class HostSettings(LeadSettings, HalfSettings):
             raise ConfigError("final_rows looks at one party's features; a masked sum has no parts")
         if self.party_dropout:
             raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
+
+    def _check_final_look(self) -> None:
+        if self.final_rows and self.label_dp is not None:
+            raise ConfigError(
+                "final_rows and label_dp: what the look at the best models tells each Collaborator"
+                " is computed from the true labels, which label_dp does not cover; give one of the"
+                " two"
+            )
 
     def _check_defences(self) -> None:
         reduction: Any = self.loss_reduction

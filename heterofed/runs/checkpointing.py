@@ -155,7 +155,8 @@ class Checkpointing:
             raise LocalProtocolError("there is no checkpoint to go on from")
         with run.party.in_phase("resume"):
             snapshot = self._put_back(mark)
-            if not snapshot.last:  # after the last round, nothing is trained again
+            # After the last round nothing is trained again, but the look at the models may be.
+            if not snapshot.last or run.plan.final_rows:
                 self._limit.note_return(console.shown_mark(mark.round, mark.batch))
         run.party.round = run.round
         run.party.emit(Resumed(mark.round, mark.batch))

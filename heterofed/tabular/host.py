@@ -430,7 +430,8 @@ class TabularHost(HeteroNNHostScheduler):
             rows = tuple(table.itertuples(index=False, name=None))
             tested.evaluation.tables["importance"] = Table(columns, rows)
             tested.save(self.result.folder)
-        return {name: each for name, each in found.drops.items() if name != self.feature_key}
+        others = {name: each for name, each in found.drops.items() if name != self.feature_key}
+        return {name: importances.told(each) for name, each in others.items()}
 
     def _own_batches(self) -> Iterator[Any]:
         for batch in self._party.permuted_batches(self.feature_model, self.final_ids):

@@ -8,6 +8,7 @@ owner is told its numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ MOST_COLUMNS = 256
 
 FILE = "importance.csv"
 
+TOLD_STEP = 0.01
+"""What another party is told is rounded to multiples of it, and lies between -1 and 1: the finer a
+number is, the more it says about single labels.
+"""
+
 Drops = dict[str, list[float]]
 """By party, how much worse the model is with each of its columns permuted."""
 
@@ -51,7 +57,9 @@ def permuted(table: LocalTable, preparation: Preparation, ids: Sequence[str]) ->
     for name in preparation.names[:MOST_COLUMNS]:
         order = torch.randperm(len(frame)).numpy()
         dealt = frame[name].iloc[order].reset_index(drop=True)
-        yield preparation.apply(frame.assign(**{name: dealt}))
+        changed = frame.copy(deep=False)
+        changed[name] = dealt
+        yield preparation.apply(changed)
 
 
 class Importance:
@@ -92,6 +100,14 @@ class Importance:
         scores = scores_of(self._whole | {party: features})[self._rows]
         (drop,) = permutation_drops(self._kind, self._labels, self._scores, [scores], self._weights)
         self.drops.setdefault(party, []).append(drop)
+
+
+def told(drops: Sequence[float]) -> list[float]:
+    """Return what the owner of the columns is told: rounded, so that it says less about labels."""
+    return [
+        each if math.isnan(each) else round(max(-1.0, min(1.0, each)) / TOLD_STEP) * TOLD_STEP
+        for each in drops
+    ]
 
 
 def table_of(

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from heterofed._version import __version__
 from heterofed.report.render import style_sheet
@@ -36,6 +37,24 @@ class View(Protocol):
 
     def __call__(self) -> tuple[dict[str, str], str]:
         """The parts as they are now, and what a screen reader is told."""
+
+
+EVENTS = "text/event-stream"
+
+
+class _Counted(StreamingResponse):
+    """A stream of events that counts as a viewer from when it is made until it has ended."""
+
+    def __init__(self, content: AsyncIterator[str], viewed: Callable[[int], None]) -> None:
+        super().__init__(content, media_type=EVENTS)
+        self._viewed = viewed
+        viewed(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._viewed(-1)
 
 
 class Watch:
@@ -103,31 +122,32 @@ class Watch:
     # -- events ----------------------------------------------------------------------------
 
     async def _list_events(self, request: Request) -> Response:
-        return self._stream(self._list_view(request))
+        return self._stream(request, self._list_view(request))
 
     async def _run_events(self, request: Request) -> Response:
         found = self._asked(request.path_params["task"], request.path_params["party"])
-        return _missing() if found is None else self._stream(self._run_view(found))
+        return _missing() if found is None else self._stream(request, self._run_view(found))
 
     async def _compare_events(self, request: Request) -> Response:
         pair = self._pair(request)
         if pair is None:
             return _missing()
-        return self._stream(lambda: (compare.parts(*map(self._seen, pair)), ""))
+        return self._stream(request, lambda: (compare.parts(*map(self._seen, pair)), ""))
 
-    def _stream(self, view: View) -> Response:
+    def _stream(self, request: Request, view: View) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=EVENTS)
         if self._viewers >= MAX_VIEWERS:
             return PlainTextResponse("too many pages are open\n", 503)
-        return StreamingResponse(self._events(view), media_type="text/event-stream")
+        return _Counted(self._events(view), self._viewed)
+
+    def _viewed(self, change: int) -> None:
+        self._viewers += change
 
     async def _events(self, view: View) -> AsyncIterator[str]:
         """All parts at first, then those that change; whoever connects again gets all anew."""
-        self._viewers += 1
-        try:
-            async for each in events(view, self._leaving, self._every):
-                yield each
-        finally:
-            self._viewers -= 1
+        async for each in events(view, self._leaving, self._every):
+            yield each
 
     # -- views -----------------------------------------------------------------------------
 

@@ -47,7 +47,8 @@ def watched(results: Path, task: str) -> Iterator[None]:
 
 
 def _started(results: Path, task: str) -> subprocess.Popen[bytes] | None:
-    command = [sys.executable, "-m", "heterofed", "watch", "--results", str(results)]
+    # -P: no module is taken from the working directory, which others may be able to write to.
+    command = [sys.executable, "-P", "-m", "heterofed", "watch", "--results", str(results)]
     try:
         server = subprocess.Popen(  # noqa: S603 - our own program, no shell
             [*command, "--until-stdin-ends", "--", task],

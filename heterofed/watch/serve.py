@@ -43,6 +43,7 @@ def serve(
     import uvicorn
 
     from heterofed.watch.app import Watch
+    from heterofed.watch.connections import Connection
     from heterofed.watch.guard import Guard, new_token
 
     token, listener = new_token(), _listening(host, port)
@@ -53,6 +54,7 @@ def serve(
     )
     config = uvicorn.Config(
         guard,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -178,6 +178,34 @@ def test_a_host_that_goes_back_is_bounded_and_told_of(tmp_path: Path, ledgers: P
     assert most_sent(ledgers) == passes
 
 
+class Looked(TinyCollaborator):
+    """Lets the Host look at its test rows once more."""
+
+    def iterate_final_feature(self, feature_model: Any, final_ids: list[str]) -> Any:
+        return self.iterate_test_feature(feature_model, final_ids)
+
+
+def test_a_host_that_has_the_last_look_repeated_is_bounded(tmp_path: Path, ledgers: Path) -> None:
+    bob = Victim(Looked(tmp_path, max_rollbacks=2))
+    host = Returning(max_rounds=1, wait_for_peers=60, final_rows=100)
+    host.welcome().to_train()
+    host.take_batches()
+    host.link.say(m.RoundEnd(1, best=False, last=True))
+    host.link.hear(m.CheckpointHeld)
+    looks = 0
+    with pytest.raises(AssertionError, match=r"lost|Abort"):
+        while looks < 20:
+            host.link.say(m.BeginTest(1))
+            host.take_batches()
+            looks += 1
+            host.drop()
+            host.again(m.Mark(1))
+    outcome = bob.outcome()
+    host.close()
+    assert isinstance(outcome, e.RollbackLimitError), repr(outcome)
+    assert looks == 3
+
+
 def test_a_collaborator_that_vanishes_is_bounded(tmp_path: Path, ledgers: Path) -> None:
     taken: list[Any] = []  # not the party's: what that carries goes back with it
 

@@ -4,6 +4,7 @@ for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -127,4 +128,4 @@ def unmarked(id_: str) -> str:
 def key_of(id_: str) -> int:
     """Return the key (from 0) of an id."""
     number = id_.partition(_KEY)[2]
-    return int(number) - 1 if number.isascii() and number.isdigit() else 0
+    return int(number) - 1 if re.fullmatch("[2-9]", number) else 0
