@@ -1,4 +1,4 @@
-"""Weight of evidence of each bin, and the information value of a column."""
+"""Computes the weight of evidence of each bin, and the information value of a column."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from heterofed.tabular.scorecard.binning import Bins
 Floats = NDArray[np.float64]
 
 SMOOTHING = 0.5
-"""Added to the rows of each class in each bin, so that a bin of one class has a finite weight."""
+"""The number that is added to the rows of each class in each bin, so that weights are finite."""
 
 STRENGTHS = ((0.02, "none"), (0.1, "weak"), (0.3, "medium"), (0.5, "strong"))
-"""What information values are said to mean, below each bound (Siddiqi 2006)."""
+"""The meaning of information values below each bound (Siddiqi 2006)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the bins of a column tell of the label.
+    """The relation between the bins of a column and the label.
 
     Attributes:
-        bins: of the column.
-        rows, positives: weight of the rows of each bin, and of those with label 1; of turned labels
-            an estimate.
-        woe: weight of evidence of each bin: the logarithm of its odds of a 1 over those of all
-            rows, so that a bin with more ones than usual has a weight above 0 (some books have it
-            the other way round). 0 of a bin without rows.
-        iv: information value of the column.
+        bins: the bins of the column.
+        rows, positives: the weight of the rows of each bin, and of those with label 1; for
+            randomised labels this is an estimate.
+        woe: the weight of evidence of each bin: the logarithm of its odds of a 1 divided by those
+            of all rows. So a bin with more ones than usual has a weight above 0 (some books use the
+            opposite sign). It is 0 for a bin without rows.
+        iv: the information value of the column.
     """
 
     bins: Bins
@@ -43,17 +43,17 @@ class Evidence:
 
     @property
     def strength(self) -> str:
-        """What the information value is said to mean; above 0.5 it is to be looked into: such a
-        column may hold the label itself.
+        """The meaning of the information value. Above 0.5 the column may contain the label
+        itself.
         """
         return next((word for bound, word in STRENGTHS if self.iv < bound), "suspicious")
 
     def transform(self, values: Any) -> Floats:
-        """Each row's weight of evidence, [rows] float64."""
+        """Return each row's weight of evidence, [rows] float64."""
         return np.asarray(self.woe)[self.bins.codes(values)]
 
     def table(self) -> pd.DataFrame:
-        """A row for each bin."""
+        """Return a row for each bin."""
         rows, ones = np.asarray(self.rows), np.asarray(self.positives)
         rate = np.divide(ones, rows, out=np.full(len(rows), np.nan), where=rows > 0)
         return pd.DataFrame(
