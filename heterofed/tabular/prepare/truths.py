@@ -9,7 +9,7 @@ from heterofed.tabular.prepare.values import dates, truths
 from heterofed.tabular.prepare.work import Array, Work
 
 YEAR, WEEK = 365.25, 7.0
-"""The unit is days."""
+"""The lengths of a year and of a week in days."""
 
 
 class Booleans(msgspec.Struct, tag="booleans"):

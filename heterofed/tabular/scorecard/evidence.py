@@ -76,24 +76,25 @@ def evidence(
     *,
     label_keeping: float = 1.0,
 ) -> Evidence:
-    """Weigh the bins of a column by labels; look at train rows only.
+    """Compute the evidence of a column's bins from labels; use train rows only.
 
-    A party without labels can do so by labels that the Host has turned at random
-    (`heterofed.privacy.label_dp.RandomisedResponse`): the counts are corrected for the turning.
-    What that reveals: each of these labels is the true one with chance `label_keeping`; for epsilon
-    = 1 of the label DP that is 0.73, and for 3 it is 0.95. The estimate is worth little where a
-    bin has few rows.
+    A party without labels can do so with labels that the Host has randomised
+    (`heterofed.privacy.label_dp.RandomisedResponse`): the counts are corrected for it. This reveals
+    the following: each of these labels is the true one with the probability `label_keeping`, which
+    is 0.73 for epsilon = 1 of the label DP, and 0.95 for 3. The estimate is inexact if a bin has
+    few rows.
 
     Args:
-        bins: of the column.
-        values: of the rows.
-        labels: 0 and 1, of the same rows.
-        weights: sample weights.
-        label_keeping: the chance that a label is the true one: `RandomisedResponse(...).keeping`.
+        bins: the bins of the column.
+        values: the values of the rows.
+        labels: the labels 0 and 1 of the same rows.
+        weights: the sample weights.
+        label_keeping: the probability that a label is the true one:
+            `RandomisedResponse(...).keeping`.
 
     Raises:
-        ColumnError: labels other than 0 and 1, or of one class only.
-        ConfigError: labels that were turned so often that they tell nothing.
+        ColumnError: labels are not 0 and 1, or are of one class only.
+        ConfigError: the labels are so random that they say nothing.
     """
     if not 0.5 < label_keeping <= 1:
         raise ConfigError("label_keeping: give a chance above 0.5, up to 1")
