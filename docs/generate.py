@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from docs.generator import drawings, pages
+from docs.generator import catalogues, drawings, pages
 from docs.generator.markdown import COMMAND
 
 
@@ -43,12 +43,16 @@ def _write() -> int:
 
 
 def _fill() -> None:
-    for path, text in pages.stale().items():
-        _put(path, text)
+    for path, content in _stale().items():
+        _put(path, content)
+
+
+def _stale() -> dict[Path, str | bytes]:
+    return {**pages.stale(), **catalogues.stale(pages.folder().parent)}
 
 
 def _check() -> int:
-    found = pages.stale()
+    found = _stale()
     for path in found:
         print(f"stale: {pages.name_of(path)} (run `{COMMAND}`)", file=sys.stderr)
     undrawn = drawings.stale_drawings(pages.folder(), pages.pages())
@@ -78,9 +82,9 @@ def _name_outdated() -> None:
             print(f"outdated translation: {page} ({source} is not as it was)", file=sys.stderr)
 
 
-def _put(path: Path, text: str) -> None:
+def _put(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     print(f"wrote {pages.name_of(path)}")
 
 

@@ -14,6 +14,7 @@ import click
 
 from heterofed._version import __version__
 from heterofed.cli import options, trust
+from heterofed.cli.language import explanation
 from heterofed.cli.new import new
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
@@ -224,9 +225,8 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
-    except ConfigError as error:
-        click.echo(error_line("error", str(error), sys.stderr), err=True)
-        sys.exit(EXIT_USAGE)
     except HeteroFedError as error:
         click.echo(error_line("error", str(error), sys.stderr), err=True)
-        sys.exit(EXIT_FAILED)
+        if explained := explanation(error):
+            click.echo(explained, err=True)
+        sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -1,0 +1,59 @@
+"""Keeps the translations of what errors mean in step with the docstrings of their classes.
+
+`heterofed.po` is what a translator edits. An entry whose docstring has changed is kept and marked
+as fuzzy, and is left out of `heterofed.mo`, which gettext reads, until somebody has looked at it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po, write_po
+
+import heterofed.errors
+from heterofed.cli.language import DOMAIN, meaning
+
+FOLDER = "heterofed/cli/locale"
+
+
+def error_classes() -> Iterator[type[heterofed.errors.HeteroFedError]]:
+    """Every class of `heterofed.errors`."""
+    for each in vars(heterofed.errors).values():
+        if inspect.isclass(each) and issubclass(each, heterofed.errors.HeteroFedError):
+            yield each
+
+
+def extracted() -> Catalog:
+    """What there is to translate."""
+    template = Catalog()
+    for each in error_classes():
+        template.add(meaning(each), auto_comments=[each.__name__])
+    return template
+
+
+def updated(path: Path) -> Catalog:
+    """A translator's catalogue, with what there is to translate by now."""
+    with path.open("rb") as file:
+        catalogue = read_po(file)
+    catalogue.update(extracted(), update_creation_date=False)
+    return catalogue
+
+
+def stale(root: Path) -> dict[Path, bytes]:
+    """The files of catalogues that are not as they should be."""
+    wanted: dict[Path, bytes] = {}
+    for path in sorted((root / FOLDER).glob(f"*/LC_MESSAGES/{DOMAIN}.po")):
+        catalogue, text, compiled = updated(path), BytesIO(), BytesIO()
+        write_po(text, catalogue, width=100, ignore_obsolete=True)
+        write_mo(compiled, catalogue)
+        wanted |= {path: text.getvalue(), path.with_suffix(".mo"): compiled.getvalue()}
+    return {
+        path: data
+        for path, data in wanted.items()
+        if not path.is_file() or path.read_bytes() != data
+    }
