@@ -64,10 +64,10 @@ def select(
 ) -> Selection:
     """Choose columns as scorecards do; use train rows only.
 
-    Columns are considered in the order of falling information value. A column is dropped if its
-    information value is too small (or larger than plausible), or if its weights of evidence are too
-    similar to those of a kept column. Then the column with the largest variance inflation is
-    dropped repeatedly, as long as that is too large.
+    Columns are considered by falling information value. One is dropped if its information value is
+    too small (or larger than plausible), or if its weights of evidence are too similar to a kept
+    column's. Then the one with the largest variance inflation is dropped, repeatedly while it is
+    too large.
 
     Args:
         frame: one party's columns.
@@ -75,8 +75,7 @@ def select(
         weights: the sample weights.
         label_keeping: the same as in `evidence`.
         least_iv: the smallest information value.
-        most_iv: the largest information value; a column above it is considered a leak of the label.
-            None sets no limit.
+        most_iv: the largest one; a column above it may leak the label. None sets no limit.
         most_correlation: the largest absolute correlation with a kept column.
         most_vif: the largest variance inflation factor; None sets no limit.
         most: the most bins of a column.
