@@ -9,7 +9,6 @@ from docs.generator.markdown import ROOT
 README_LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Where the site has the README's sections; nothing outside docs/ can be linked to from there.
 README_ON_SITE = {
-    "README.zh.md": "zh/index.md",
     "what-is-not-there-yet": "index.md",
     "a-task-of-your-own": "how-to/index.md",
     "who-learns-what": "explanation/threat-model.md",
@@ -32,7 +31,7 @@ def _on_site(link: str, page: str) -> str:
     if link.startswith("https://"):
         return link
     path, _, anchor = link.partition("#")
-    target = README_ON_SITE.get(path or anchor, path.removeprefix("docs/"))
+    target = path.removeprefix("docs/") if path else README_ON_SITE[anchor]
     up = "../" * page.count("/")
     shown = "" if target == page else up + target
     return shown + (f"#{anchor}" if anchor else "")
