@@ -64,10 +64,9 @@ def select(
 ) -> Selection:
     """Choose columns as scorecards do; use train rows only.
 
-    Columns are considered by falling information value. One is dropped if its information value is
-    too small (or larger than plausible), or if its weights of evidence are too similar to a kept
-    column's. Then the one with the largest variance inflation is dropped, repeatedly while it is
-    too large.
+    Columns are taken by falling information value and dropped if it is out of range, or if their
+    weights of evidence are too similar to a kept column's. Then columns of too large variance
+    inflation are dropped, the largest first.
 
     Args:
         frame: one party's columns.
