@@ -60,7 +60,7 @@ def fit(
 
     Raises:
         ConfigError: there are fewer than two tables, the columns of ids of a party are unknown, or
-        a setting is wrong.
+            a setting is wrong.
         ColumnError, IdError: a table cannot be used.
     """
     names = list(tables)

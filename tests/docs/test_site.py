@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from docs.generator import drawings
+from tests.docs.samples import blocks
 from tests.e2e.processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -37,17 +41,75 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+WIDE = [
+    "index",
+    "explanation/architecture",
+    "explanation/compare",
+    "explanation/protocol",
+    "reference/api/schedulers",
+    "reference/cli",
+    "reference/hooks",
+]
+"""Pages with wide tables, diagrams or signatures."""
+
+CUT = """() => [...document.querySelectorAll("table, img")].filter(each => {
+    const reaches = each.getBoundingClientRect().right > document.documentElement.clientWidth
+    for (let box = each; reaches && box; box = box.parentElement)
+        if (["auto", "scroll"].includes(getComputedStyle(box).overflowX)) return false
+    return reaches
+}).length"""
+"""How many tables and pictures reach beyond the window, with no box around them that scrolls."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = os.environ.get("HETEROFED_CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_cut(site: Path, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    for name in WIDE:
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert page.evaluate(CUT) == 0, name
+    page.close()
+
+
+def test_copied_commands_have_no_prompt(site: Path, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto((site / "install.html").as_uri())
+    page.evaluate("document.execCommand = () => { copied = document.activeElement.value }")
+    page.locator(".md-code__button").first.click()
+    assert page.evaluate("copied") == blocks(ROOT / "docs/install.md", "console")[0].replace(
+        "$ ", ""
+    ).rstrip("\n")
+    page.close()
+
+
 class Loaded(HTMLParser):
-    """Addresses that a browser fetches by itself when it opens a page."""
+    """Addresses that a browser fetches by itself when it opens a page, links, and their targets."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.links: list[str] = []
+        self.targets: set[str] = {"", "__comments"}
         self.classes: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.classes.update((given.get("class") or "").split())
+        self.targets.update(filter(None, (given.get("id"), given.get("name"))))
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
         address = given.get("href") if tag == "link" else given.get("src")
         if address and given.get("rel") != "canonical":
             self.found.append(address)
@@ -68,6 +130,22 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for sheet in site.rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", text), sheet.name
+
+
+def test_links_lead_to_something_on_the_site(site: Path) -> None:
+    found = dict(pages(site))
+    dead = []
+    for name, page in found.items():
+        for link in page.links:
+            path, _, anchor = link.partition("#")
+            if "//" in path or path.startswith(("mailto:", "/")):  # 404.html has absolute ones
+                continue
+            target = os.path.normpath(PurePosixPath(name).parent / path) if path else name
+            known = found[target].targets if target in found else {""}
+            if not (site / target).is_file() or unquote(anchor) not in known:
+                dead.append(f"{name}: {link}")
+    assert not dead
+    assert sum(len(page.links) for page in found.values()) > 1000
 
 
 def test_nothing_makes_the_theme_load_mermaid(site: Path) -> None:

@@ -74,7 +74,7 @@ class Labels(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             ColumnError: a row has no value, a value that is none of the classes, or no number; the
-            message has the first such row but not its value.
+                message has the first such row but not its value.
         """
         if self.kind == "multilabel":
             return self._encode_several(values)
@@ -131,7 +131,7 @@ def read_labels(
 
     Raises:
         ColumnError: rows have no value, there is only one value, values do not fit the kind, or
-        words differ in nearly every row.
+            words differ in nearly every row.
         ConfigError: there is no such kind or class.
     """
     if kind != "auto" and kind not in KINDS:
