@@ -30,12 +30,12 @@ FOLDER = "baselines"
 
 @dataclass(slots=True)
 class Comparison:
-    """Metrics of a joint run beside those of its baselines.
+    """The metrics of a joint run beside those of its baselines.
 
     Attributes:
-        tables: a CSV per metrics set, by name: column `mode` (`joint`, `local`, `pooled`), then
-            those of the set.
-        models: path of each baseline's models, by mode and name.
+        tables: a CSV file for each metrics set, by name; it has the column `mode` (`joint`,
+            `local`, `pooled`) and the columns of the set.
+        models: the paths of each baseline's models, by mode and name.
     """
 
     tables: dict[str, Path] = field(default_factory=dict)
@@ -51,18 +51,19 @@ def compare(
 ) -> Comparison:
     """Train the baselines of a finished joint run, on the same ids and with the same seeds.
 
-    Gradients go through all halves by one backward: a Collaborator's own `update_feature_model` is
-    not asked. Nothing travels, so nothing is compressed, and defences of what travels do nothing.
-    Poisson batches are those of the joint run where it was the last one of these objects.
+    Gradients go through all halves in one backward pass, so a Collaborator's own
+    `update_feature_model` is not called. Nothing is sent, so nothing is compressed, and defences of
+    data that are sent have no effect. Poisson batches are those of the joint run if it was the last
+    run of these objects.
 
     Args:
         host: the Host's scheduler.
-        collaborators: the other parties', in task order.
+        collaborators: the other parties' schedulers, in task order.
         task_id: the id of the finished task, whose results folder gets a folder `baselines`.
-        modes: which to train.
+        modes: the baselines to train.
 
     Raises:
-        ConfigError: no such mode, there is no finished run, or it was one with `label_dp`.
+        ConfigError: a mode is unknown, there is no finished run, or the run used `label_dp`.
     """
     modes = check_modes(modes)
     check_comparable(host)
@@ -91,10 +92,10 @@ def compare(
 
 
 def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
-    """Check which baselines are wanted.
+    """Check the names of baselines.
 
     Raises:
-        ConfigError: none, or one that there is not.
+        ConfigError: there is none, or one is unknown.
     """
     if isinstance(modes, str) or not modes or set(modes) - set(MODES):
         raise ConfigError(f"baselines={modes!r}: give some of {', '.join(MODES)}")
@@ -102,10 +103,10 @@ def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
 
 
 def check_comparable(host: HeteroNNHostScheduler) -> None:
-    """Check that baselines can be trained as the joint run is.
+    """Check that baselines can be trained in the same way as the joint run.
 
     Raises:
-        ConfigError: the joint run trains on labels that nobody else can know.
+        ConfigError: the joint run trains on labels that no other run can know.
     """
     if half_engine(host).settings.label_dp is not None:
         raise ConfigError(
@@ -133,12 +134,12 @@ def _joined(name: str, found: Mapping[str, Mapping[str, list[dict[str, str]]]]) 
 
 
 def plot(table: Path, metric: str, path: Path) -> Path:
-    """Draw a metric by round, a line per mode, as PNG.
+    """Draw a metric by round as PNG, with a line for each mode.
 
     Args:
-        table: of `Comparison.tables`.
+        table: one of `Comparison.tables`.
         metric: the column to draw.
-        path: where to; ends in `.png`.
+        path: the path of the file, which ends in `.png`.
 
     Raises:
         ConfigError: matplotlib is not installed, or there is no such column.

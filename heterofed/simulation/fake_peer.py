@@ -1,6 +1,6 @@
 """Replaces a missing party by random features or labels of the right shape.
 
-So one side of a task can be written and tried out alone.
+With it, one side of a task can be written and tried out alone.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ def fake_peer(
     shape: Sequence[int] = (8,),
     **settings: Any,
 ) -> Any:
-    """The other side of a party that you write: for `simulate`.
+    """Return the other side of a party that you write, for `simulate`.
 
     Args:
-        beside: your party. Beside a Host stands a Collaborator, beside a Collaborator a Host whose
-            labels are random and whose model takes features of any shape.
+        beside: your party. If it is a Host, the fake party is a Collaborator. If it is a
+            Collaborator, the fake party is a Host whose labels are random and whose model takes
+            features of any shape.
         feature_key: the feature key of the fake party.
-        batch_size: rows of its batches; may be left out where a Host of yours has one.
+        batch_size: the number of rows of its batches, which is not needed if your Host has one.
         shape: the shape of its features, without the rows.
         settings: further arguments of its scheduler, such as `max_rounds` or `seed`.
 
     Returns:
-        A scheduler with all ids of yours, and random columns that depend on the id alone.
+        A scheduler with all ids of your party, and random columns that depend on the id alone.
 
     Raises:
-        ConfigError: no batch size, or one that is none.
+        ConfigError: there is no batch size, or it is invalid.
     """
     is_host = isinstance(beside, HeteroNNHostScheduler)
     given = half_engine(beside).settings
@@ -58,7 +59,7 @@ def fake_peer(
 
 
 def random_columns(ids: Sequence[str]) -> Tensor:
-    """Numbers that depend on each id alone: [ids, COLUMNS] float32."""
+    """Return numbers that depend on each id alone: float32 of shape [ids, COLUMNS]."""
     generator = torch.Generator()
     rows = [
         torch.randn(COLUMNS, generator=generator.manual_seed(zlib.crc32(each.encode())))

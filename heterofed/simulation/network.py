@@ -88,7 +88,7 @@ _speaker: ContextVar[str] = ContextVar("heterofed_speaker", default="")
 
 @contextmanager
 def speaking(party: str) -> Iterator[None]:
-    """Have log lines of this thread begin with a party's name."""
+    """Make log lines of this thread begin with a party's name."""
 
     def name(record: logging.LogRecord) -> bool:
         if _speaker.get() == party and not record.getMessage().startswith(party):
@@ -114,7 +114,7 @@ class _Turn:
         self._owner: object | None = None
 
     def take(self, party: object) -> None:
-        """Wait until nobody else runs."""
+        """Wait until no other party runs."""
         with self._changed:
             self._changed.wait_for(lambda: self._owner in (None, party))
             self._owner = party
@@ -154,7 +154,7 @@ class PartyRun:
         try:
             with self._turn(), speaking(self.key):
                 self.result = self._work()
-        except BaseException as error:  # handed on by raise_first
+        except BaseException as error:  # raise_first passes it on
             self.error = error
         finally:
             engine.settings = settings
@@ -186,7 +186,7 @@ class PartyRun:
             self._random.restore()
 
     def look_around(self) -> None:
-        """At the Host: detect a party that will not connect.
+        """Detect, at the Host, a party that will not connect.
 
         Raises:
             JoinTimeoutError: a party has ended before the task began.
@@ -263,7 +263,7 @@ class _Tapped(Endpoint):
         try:
             complete = decoder.feed(event.frame)
         except RemoteProtocolError:
-            return  # the party itself is about to say so
+            return  # the party itself is about to report it
         if complete is not None:
             sender = event.channel.party or self._network.host.key
             message, payload = complete

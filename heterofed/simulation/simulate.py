@@ -1,4 +1,4 @@
-"""All parties of a task in one process: the same schedulers over a network in memory."""
+"""Runs all parties of a task in one process, with the same schedulers over a network in memory."""
 
 from __future__ import annotations
 
@@ -56,27 +56,28 @@ def simulate(
 ) -> Simulation:
     """Run a task with all its parties in this process.
 
-    Messages, bytes and weights are those of separate processes, given the same seeds. Results are
-    written where each party would write them. The Host runs on the calling thread.
+    Messages, bytes and weights are the same as in separate processes with the same seeds. Results
+    are written where each party would write them. The Host runs on the calling thread.
 
     Args:
         host: the Host's scheduler.
-        collaborators: the other parties'.
-        task_id: as for `launch_task`.
-        latency_ms: milliseconds that a frame is under way between the Host and a Collaborator.
-        mbit: megabits per second, in each direction between the Host and each Collaborator; None:
-            no limit. Both make the run take as long as such a link would.
-        baselines: what to train afterwards for comparison: `local`, `pooled` or both (see
+        collaborators: the other parties' schedulers.
+        task_id: the same as in `launch_task`.
+        latency_ms: the time in milliseconds that a frame needs between the Host and a Collaborator.
+        mbit: the megabits per second in each direction between the Host and each Collaborator; None
+            sets no limit. With this or `latency_ms` the run takes as long as over such a link.
+        baselines: the baselines to train afterwards for comparison: `local`, `pooled` or both (see
             `heterofed.simulation.baselines`).
-        rehearse: only one batch from end to end, as for `launch_task`.
-        resume: as for `launch_task`, but a simulation begins anew unless it is asked to go on.
+        rehearse: whether to do only a dry run, as in `launch_task`.
+        resume: the same as in `launch_task`, but by default a simulation starts anew.
         home: a folder in which simulations of one task keep what parties keep of each other, so
-            that ids that have not changed are intersected once; what has left the parties is then
-            counted over all of them. None: a temporary one.
+            that ids that have not changed are intersected once. Releases are then counted over all
+            of these simulations. None uses a temporary folder.
 
     Raises:
-        ConfigError: parties that cannot be in one task; nothing was done.
-        Exception: what ended the task, at the party where it began, with a note that names it.
+        ConfigError: the parties cannot be in one task; nothing was done.
+        Exception: an error ended the task at the party where it began; it has a note with that
+        party.
     """
     _check(host, collaborators, latency_ms, mbit)
     _check_expected(host, collaborators)
@@ -114,17 +115,18 @@ def simulate_prediction(
     """Predict with all parties in this process, with the models of a finished run.
 
     Args:
-        host: the Host's scheduler; its result is what `predict` returns.
-        collaborators: the parties that are there; theirs are the numbers of rows.
+        host: the Host's scheduler, whose result is that of `predict`.
+        collaborators: the schedulers of the parties that take part; their results are the numbers
+            of rows.
         task_id: the id of the finished task.
-        ids: as for `predict`.
-        latency_ms: as for `simulate`.
-        mbit: as for `simulate`.
+        ids: the same as in `predict`.
+        latency_ms: the same as in `simulate`.
+        mbit: the same as in `simulate`.
         settings: further arguments of `predict`.
 
     Raises:
-        ConfigError: parties that cannot be in one task; nothing was done.
-        Exception: what ended the prediction, at the party where it began.
+        ConfigError: the parties cannot be in one task; nothing was done.
+        Exception: an error ended the prediction at the party where it began.
     """
     _check(host, collaborators, latency_ms, mbit)
     settings = {
@@ -144,7 +146,7 @@ _Work = tuple[Scheduler, Callable[[], Any]]
 
 
 def _together(network: Network, host: _Work, collaborators: Sequence[_Work]) -> Simulation:
-    """Run what each party does."""
+    """Call the method of each party."""
     with console.attached(), temporary_folder() as ledger:
         network.ledger = network.home or ledger
         runs = [PartyRun(*each, network) for each in collaborators]

@@ -74,7 +74,8 @@ def test_the_check_sees_names_and_texts() -> None:
 
 COMPLETE = ("psi", *(f"heterofed/{name}" for name in (
     "cli", "compute", "data", "files", "hetero_nn", "identity", "intersection", "messaging",
-    "privacy", "protocol", "rendezvous", "report", "runs", "simulation", "trackers", "transport",
+    "privacy", "protocol", "rendezvous", "report", "runs", "simulation", "tabular", "trackers",
+    "transport",
 )))  # fmt: skip
 """The packages whose docstrings all begin with a subject or a verb."""
 

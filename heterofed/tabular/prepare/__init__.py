@@ -1,6 +1,6 @@
-"""From a party's columns to tensors, by steps fitted on its train rows and kept as plain data.
+"""Converts a party's columns to tensors, by steps fitted on its train rows and kept as plain data.
 
-Knows pandas, NumPy, scikit-learn and torch; nothing of parties, models or files.
+This package uses pandas, NumPy, scikit-learn and torch, and knows no parties, models or files.
 """
 
 from heterofed.tabular.prepare.categories import Embed, OneHot

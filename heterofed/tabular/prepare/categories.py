@@ -1,7 +1,7 @@
-"""Steps for categories: a number for each of a few, an embedding for each of many.
+"""Defines steps for categories: a number for each of a few, or an embedding for each of many.
 
-Categories that are rare in the train rows, and ones that were never seen, are one category: the
-model has learnt what it is like to meet one that it knows nothing of.
+Categories that are rare in the train rows, and those that never occur there, are treated as one
+category. So the model learns what to do with a category that it does not know.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from heterofed.tabular.prepare.values import words
 from heterofed.tabular.prepare.work import Array, Work
 
 OTHER, MISSING, FIRST = 0, 1, 2
-"""Codes of what is rare or unseen, of what is missing, and of the first known category."""
+"""The codes of rare or unseen categories, of missing values, and of the first known category."""
 
 
 class OneHot(msgspec.Struct, tag="one_hot"):
-    """A number of 0 and 1 for each category, for what is rare or unseen, and for what is missing.
+    """Encodes categories as numbers of 0 and 1, one for each, for rare or unseen ones, and for
+    missing values.
 
     Args:
-        min_count: train rows that a category needs to be known.
-        max_categories: most categories that are known, the frequent ones first.
-        columns: which; None: all of kind category.
+        min_count: the number of train rows that a category needs to be known.
+        max_categories: the most categories that are known, the frequent ones first.
+        columns: the columns of the step; None for all of kind category.
     """
 
     min_count: int = 5
@@ -35,7 +36,7 @@ class OneHot(msgspec.Struct, tag="one_hot"):
     categories: dict[str, list[str]] = {}
 
     def fit(self, work: Work) -> OneHot:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         return msgspec.structs.replace(self, categories=_learnt(self, work))
 
     def apply(self, work: Work) -> None:
@@ -49,13 +50,14 @@ class OneHot(msgspec.Struct, tag="one_hot"):
 
 
 class Embed(msgspec.Struct, tag="embed"):
-    """Learnt numbers for each category, for what is rare or unseen, and for what is missing.
+    """Encodes categories as embeddings, one for each, for rare or unseen ones, and for missing
+    values.
 
     Args:
-        width: numbers of an embedding.
-        min_count: train rows that a category needs to be known.
-        max_categories: most categories that are known, the frequent ones first.
-        columns: which; None: all of kind category.
+        width: the width of an embedding.
+        min_count: the number of train rows that a category needs to be known.
+        max_categories: the most categories that are known, the frequent ones first.
+        columns: the columns of the step; None for all of kind category.
     """
 
     width: int = 8
@@ -65,7 +67,7 @@ class Embed(msgspec.Struct, tag="embed"):
     categories: dict[str, list[str]] = {}
 
     def fit(self, work: Work) -> Embed:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         return msgspec.structs.replace(self, categories=_learnt(self, work))
 
     def apply(self, work: Work) -> None:
@@ -76,12 +78,12 @@ class Embed(msgspec.Struct, tag="embed"):
 
     @property
     def group(self) -> str:
-        """The name of its table of embeddings: columns of two steps have two."""
+        """The name of its table of embeddings; the columns of two steps have two tables."""
         return next(iter(self.categories), "")
 
     @property
     def table(self) -> Table:
-        """Its table of embeddings."""
+        """Return its table of embeddings."""
         sizes = tuple(FIRST + len(known) for known in self.categories.values())
         return Table(sizes, self.width)
 

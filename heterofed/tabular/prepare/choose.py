@@ -1,4 +1,4 @@
-"""The steps that suit a table's columns, where nobody has chosen any."""
+"""Chooses steps that suit a table's columns, if the user has chosen none."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from heterofed.tabular.prepare.truths import Booleans, Dates
 
 
 class Described(Protocol):
-    """A column as a look at its table found it."""
+    """A column as it was found in its table."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the column."""
 
     @property
     def kind(self) -> Kind:
-        """What it holds."""
+        """The kind of its values."""
 
 
 _NUMBERS: tuple[type[Step], ...] = (Impute, Scale)
@@ -39,15 +39,15 @@ STEPS: dict[Kind, tuple[type[Step], ...]] = {
 
 
 def choose(columns: Iterable[Described], *, linear: bool = False) -> list[Step]:
-    """Steps for columns, by their kinds; those that hold one value, or ids, are left out.
+    """Return steps for columns by their kinds; columns with one value or with ids are left out.
 
     Args:
-        columns: with `name` and `kind`, as `heterofed.tabular.inspect` finds them.
-        linear: for a model that adds up its inputs: categories then get a number each instead of an
+        columns: the columns with `name` and `kind`, as `heterofed.tabular.inspect` finds them.
+        linear: whether the model adds up its inputs; then each category gets a number instead of an
             embedding.
     """
     kinds = {each.kind for each in columns}
     steps = [step for kind, steps in STEPS.items() if kind in kinds for step in steps]
-    if "tags" in kinds:  # few different tags are so many numbers
+    if "tags" in kinds:  # a few different tags become that many numbers
         steps = [SpreadTags, *(each for each in steps if each not in _NUMBERS), *_NUMBERS]
     return [OneHot() if linear and step is Embed else step() for step in steps]

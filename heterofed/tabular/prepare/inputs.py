@@ -1,4 +1,4 @@
-"""What a model reads of some rows: a matrix of numbers, codes of categories, bags of tokens."""
+"""Defines the inputs of a model: a matrix of numbers, codes of categories, and bags of tokens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """Tokens of each row, in compressed sparse rows.
+    """The tokens of each row, in the format of compressed sparse rows.
 
     Attributes:
-        tokens: of all rows one after another, [tokens] int64.
-        weights: of these tokens, [tokens] float32.
-        starts: where each row's tokens begin, and where the last one's end, [rows + 1] int64.
+        tokens: the tokens of all rows one after another, [tokens] int64.
+        weights: the weights of these tokens, [tokens] float32.
+        starts: the positions at which each row's tokens begin, and at which the last ones end,
+            [rows + 1] int64.
     """
 
     tokens: Tensor
@@ -27,7 +28,7 @@ class Bag:
 
     @classmethod
     def of(cls, matrix: Any) -> Bag:
-        """The bag of a SciPy matrix of compressed sparse rows."""
+        """Return the bag of a SciPy matrix of compressed sparse rows."""
         return cls(
             torch.from_numpy(matrix.indices.astype(np.int64)),
             torch.from_numpy(matrix.data.astype(np.float32)),
@@ -35,7 +36,7 @@ class Bag:
         )
 
     def take(self, rows: Tensor) -> Bag:
-        """The bag of some rows, in their order."""
+        """Return the bag of some rows, in their order."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
@@ -45,12 +46,12 @@ class Bag:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Some rows as a model reads them.
+    """The inputs of a model for some rows.
 
     Attributes:
-        dense: numbers, [rows, numbers] float32.
-        codes: by group of embedded columns, [rows, columns] int64.
-        bags: by column of tokens.
+        dense: the numbers, [rows, numbers] float32.
+        codes: the codes by group of embedded columns, [rows, columns] int64.
+        bags: the bags by column of tokens.
     """
 
     dense: Tensor
@@ -61,7 +62,7 @@ class Inputs:
         return len(self.dense)
 
     def take(self, rows: Tensor) -> Inputs:
-        """Some of the rows, [chosen] int64, in their order."""
+        """Return some of the rows, [chosen] int64, in their order."""
         return Inputs(
             self.dense[rows],
             {name: each[rows] for name, each in self.codes.items()},
@@ -73,8 +74,8 @@ class Table(msgspec.Struct, frozen=True):
     """A table of embeddings.
 
     Attributes:
-        sizes: codes of each column that reads from it; one number for a bag.
-        width: numbers of an embedding.
+        sizes: the number of codes of each column that uses the table; one number for a bag.
+        width: the width of an embedding.
     """
 
     sizes: tuple[int, ...]
@@ -82,10 +83,10 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What inputs look like without their rows.
+    """The shape of inputs without the number of rows.
 
     Attributes:
-        dense: names of the numbers, in their order.
+        dense: the names of the numbers, in their order.
         codes, bags: the tables of embeddings by name.
     """
 

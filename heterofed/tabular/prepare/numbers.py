@@ -1,4 +1,4 @@
-"""Steps for numbers: what stands for a missing one, and a scale that a network learns from."""
+"""Defines steps for numbers, which replace missing ones and scale them for a network."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Strategy = Literal["median", "mean", "most_frequent", "constant"]
 How = Literal["quantile", "standard", "log", "minmax", "none"]
 
 QUANTILES = 200
-"""Knots of the quantile scale; ten times as many rows know each of them well in small tables."""
+"""The number of knots of the quantile scale; small tables have ten times as many rows as knots."""
 
 FURTHEST = 4.0
-"""Standard deviations from the middle at which the quantile scale ends."""
+"""The number of standard deviations from the middle at which the quantile scale ends."""
 
 
 class Impute(msgspec.Struct, tag="impute"):
-    """Put a number where one is missing, and say in a number of its own that it was missing.
+    """Replaces missing numbers, and says in a number of its own that they were missing.
 
     Args:
-        strategy: what stands for it: the train rows' "median", "mean" or "most_frequent" value, or
-            a "constant".
+        strategy: what replaces a missing number: the "median", "mean" or "most_frequent" value of
+            the train rows, or a "constant".
         fill: the constant.
-        indicator: whether a column that has missing values in the train rows gets a second one of
-            0 and 1.
-        columns: which; None: all numeric ones.
+        indicator: whether a column that has missing values in the train rows gets a second column
+            of 0 and 1.
+        columns: the columns of the step; None for all numeric ones.
     """
 
     strategy: Strategy = "median"
@@ -44,7 +44,7 @@ class Impute(msgspec.Struct, tag="impute"):
     indicated: list[str] = []
 
     def fit(self, work: Work) -> Impute:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         values, indicated = {}, []
         for name in work.chosen(self.columns, ["numeric"], "Impute"):
             column = numbers(work.columns[name], name)[:, None]
@@ -57,7 +57,7 @@ class Impute(msgspec.Struct, tag="impute"):
         return msgspec.structs.replace(self, values=values, indicated=indicated)
 
     def apply(self, work: Work) -> None:
-        """Fill the columns of these rows."""
+        """Replace missing values in the columns of these rows."""
         for name, value in self.values.items():
             column = numbers(work.columns[name], name)
             missing = np.isnan(column)
@@ -67,13 +67,13 @@ class Impute(msgspec.Struct, tag="impute"):
 
 
 class Scale(msgspec.Struct, tag="scale"):
-    """Scale numbers and take them as inputs; a missing one becomes 0, the middle.
+    """Scales numbers and makes inputs of them; a missing one becomes 0, the middle.
 
     Args:
-        how: "quantile" lets the train rows be normally distributed, whatever the tails; "standard"
-            gives them mean 0 and deviation 1; "log" the same of sign(x) log(1 + |x|); "minmax" puts
-            them between 0 and 1; "none" leaves them.
-        columns: which; None: all numeric ones.
+        how: "quantile" gives the train rows a normal distribution, whatever their tails are;
+            "standard" gives them mean 0 and deviation 1; "log" does the same with sign(x) log(1 +
+            |x|); "minmax" scales them to between 0 and 1; "none" does not change them.
+        columns: the columns of the step; None for all numeric ones.
     """
 
     how: How = "quantile"
@@ -83,7 +83,7 @@ class Scale(msgspec.Struct, tag="scale"):
     scales: dict[str, float] = {}
 
     def fit(self, work: Work) -> Scale:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         knots, centres, scales = {}, {}, {}
         for name in work.chosen(self.columns, ["numeric"], "Scale"):
             column = numbers(work.columns[name], name)
@@ -101,7 +101,7 @@ class Scale(msgspec.Struct, tag="scale"):
 
 
 def _fitted(known: Array, how: How) -> tuple[float, float, list[float]]:
-    """Centre, scale and knots of a column's known values."""
+    """Return centre, scale and knots of a column's known values."""
     if not len(known) or how == "none":
         return 0.0, 1.0, [0.0, 0.0] if how == "quantile" else []
     knots = _quantiles(known) if how == "quantile" else []
@@ -127,9 +127,9 @@ def _bent(column: Array, how: How, knots: list[float]) -> Array:
 
 
 def _to_normal(column: Array, knots: list[float]) -> Array:
-    """The normal quantile of each value's place among the knots.
+    """Return the normal quantile of each value's position among the knots.
 
-    As scikit-learn's QuantileTransformer: of repeated values the middle of their places counts.
+    As in scikit-learn's QuantileTransformer, the middle position of repeated knots counts.
     """
     at = np.asarray(knots)
     places = np.linspace(0, 1, len(at))

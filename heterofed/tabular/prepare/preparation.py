@@ -1,4 +1,6 @@
-"""The steps of one party as a whole: fitted once, kept as plain data, applied to rows for ever."""
+"""Combines the steps of one party, which are fitted once, kept as plain data and applied to any
+rows.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,12 @@ Step = Impute | Scale | OneHot | Embed | HashText | SpreadTags | Tags | Booleans
 
 
 class Preparation(msgspec.Struct, frozen=True):
-    """Fitted steps, with the columns that they were fitted on.
+    """Fitted steps, with the columns on which they were fitted.
 
     Attributes:
-        columns: in their order; ones that no step takes are read and compared all the same.
-        steps: in their order.
-        shape: of the inputs.
+        columns: the columns in their order; columns that no step uses are read and compared too.
+        steps: the steps in their order.
+        shape: the shape of the inputs.
     """
 
     columns: tuple[Column, ...]
@@ -50,17 +52,18 @@ class Preparation(msgspec.Struct, frozen=True):
         """Fit steps.
 
         Args:
-            frame: the train rows of this party, and nothing but them.
-            columns: of the frame, in its order.
-            steps: not fitted.
-            labels: 0 and 1 of the rows, for steps that are fitted by them; None: there are none.
-            weights: of the rows beside their labels.
+            frame: the train rows of this party, and no other rows.
+            columns: the columns of the frame, in its order.
+            steps: the steps, not fitted.
+            labels: 0 and 1 of the rows, for steps that are fitted with them; None if there are
+                none.
+            weights: the weights of the rows, beside their labels.
 
         Raises:
-            ColumnError: a column holds what its kind does not allow, or nothing is left to learn
-                from.
-            ConfigError: no train row has features here, a step is for a column that is not there,
-                or it needs labels and there are none.
+            ColumnError: a column has values that its kind does not allow, or no column is left to
+            learn from.
+            ConfigError: no train row has features here, a step is for a column that does not exist,
+            or a step needs labels and there are none.
         """
         if not len(frame):
             raise ConfigError("prepare: there is no train row to fit the columns on")
@@ -81,15 +84,15 @@ class Preparation(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> list[str]:
-        """Names of the columns, in their order."""
+        """The names of the columns, in their order."""
         return [each.name for each in self.columns]
 
     def apply(self, frame: pd.DataFrame) -> Inputs:
-        """Rows as a model reads them.
+        """Return the inputs of a model for some rows.
 
         Raises:
-            ColumnError: other columns than those of the training, in another order, or with values
-                that they cannot hold.
+            ColumnError: the columns are not those of the training, are in another order, or have
+            values that they cannot hold.
         """
         if list(frame.columns) != self.names:
             raise ColumnError(

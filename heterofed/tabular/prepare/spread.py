@@ -1,4 +1,4 @@
-"""The step for lists of few different tags: a number for each tag."""
+"""Defines the step for lists of a few different tags, with a number for each tag."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from heterofed.tabular.prepare.work import Work
 
 
 class SpreadTags(msgspec.Struct, tag="spread_tags"):
-    """A numeric column for each tag, where a column of tags has few different ones; the steps for
-    numbers take these columns. In a row without a tag its number is 0, and without a number 1.
+    """Makes a numeric column for each tag, if a column of tags has a few different ones.
 
-    Such lists are how FATE and LIBSVM write tables of numbers: `x1:0.5 x7:2`.
+    The steps for numbers use these columns. In a row without a tag its number is 0, and for a tag
+    without a number it is 1. FATE and LIBSVM write tables of numbers as such lists: `x1:0.5 x7:2`.
 
     Args:
-        most: most tags of a column; one that has more is left to `Tags`.
-        min_count: train rows that a tag needs to be known; others count for nothing.
-        columns: which; None: all of kind tags.
+        most: the most tags of a column; a column with more is left to `Tags`.
+        min_count: the number of train rows that a tag needs to be known; other tags are ignored.
+        columns: the columns of the step; None for all of kind tags.
     """
 
     most: int = 256
@@ -29,7 +29,7 @@ class SpreadTags(msgspec.Struct, tag="spread_tags"):
     tags: dict[str, list[str]] = {}
 
     def fit(self, work: Work) -> SpreadTags:
-        """The step with the tags that it has met in the train rows."""
+        """Return the step with the tags that occur in the train rows."""
         chosen = work.chosen(self.columns, ["tags"], "SpreadTags")
         known = {name: self._known(work.columns[name]) for name in chosen}
         few = {name: tags for name, tags in known.items() if 0 < len(tags) <= self.most}
@@ -40,7 +40,7 @@ class SpreadTags(msgspec.Struct, tag="spread_tags"):
         for name, tags in self.tags.items():
             lines = long(work.take(name))
             lines = lines[lines["tag"].isin(tags)]
-            # A tag that comes twice in a row counts twice, as in a bag of tags.
+            # A tag that occurs twice in a row counts twice, as in a bag of tags.
             wide = lines.pivot_table(index="row", columns="tag", values="number", aggfunc="sum")
             wide = wide.reindex(index=pd.RangeIndex(work.rows), columns=tags).fillna(0.0)
             for tag in tags:

@@ -1,6 +1,6 @@
-"""Steps for columns that hold several tokens in a cell: free text, and lists of tags.
+"""Defines steps for columns with several tokens in a cell: free text, and lists of tags.
 
-Both become bags, for `nn.EmbeddingBag`.
+Both become bags for `nn.EmbeddingBag`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from heterofed.tabular.prepare.values import words
 from heterofed.tabular.prepare.work import Work
 
 BETWEEN = re.compile(r"[\s,;|]+")
-"""What stands between two tags."""
+"""The characters between two tags."""
 
 
 class HashText(msgspec.Struct, tag="hash_text"):
-    """Words of free text, and pairs of neighbours, hashed into a table of embeddings.
+    """Hashes the words of free text, and pairs of neighbouring words, into a table of embeddings.
 
-    Nothing is learnt from the rows but the embeddings, so no text is kept with the model.
+    Only the embeddings are learnt from the rows, so no text is kept with the model.
 
     Args:
-        buckets: of the table; words that fall into one bucket are one word.
-        width: numbers of an embedding.
+        buckets: the number of buckets of the table; words in the same bucket count as one word.
+        width: the width of an embedding.
         pairs: whether pairs of neighbouring words count as words too.
-        columns: which; None: all of kind text.
+        columns: the columns of the step; None for all of kind text.
     """
 
     buckets: int = 1 << 14
@@ -41,7 +41,7 @@ class HashText(msgspec.Struct, tag="hash_text"):
     names: list[str] = []
 
     def fit(self, work: Work) -> HashText:
-        """The step with the names of its columns."""
+        """Return the step with the names of its columns."""
         return msgspec.structs.replace(self, names=work.chosen(self.columns, ["text"], "HashText"))
 
     def apply(self, work: Work) -> None:
@@ -57,20 +57,21 @@ class HashText(msgspec.Struct, tag="hash_text"):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Its tables of embeddings, one for each column."""
+        """Return its tables of embeddings, one for each column."""
         return {name: Table((self.buckets,), self.width) for name in self.names}
 
 
 class Tags(msgspec.Struct, tag="tags"):
-    """Lists of tags, each perhaps with a number: `red;round` or `x1:0.5 x7:2`.
+    """Encodes lists of tags, which may have numbers: `red;round` or `x1:0.5 x7:2`.
 
-    Each tag of the train rows gets an embedding, times its number over that tag's largest one.
+    Each tag of the train rows gets an embedding, which is multiplied by the tag's number divided by
+    its largest number.
 
     Args:
-        width: numbers of an embedding.
-        min_count: train rows that a tag needs to be known; others count for nothing.
-        max_tags: most tags that are known, the frequent ones first.
-        columns: which; None: all of kind tags.
+        width: the width of an embedding.
+        min_count: the number of train rows that a tag needs to be known; other tags are ignored.
+        max_tags: the most tags that are known, the frequent ones first.
+        columns: the columns of the step; None for all of kind tags.
     """
 
     width: int = 16
@@ -80,7 +81,7 @@ class Tags(msgspec.Struct, tag="tags"):
     tags: dict[str, dict[str, float]] = {}
 
     def fit(self, work: Work) -> Tags:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         chosen = work.chosen(self.columns, ["tags"], "Tags")
         return msgspec.structs.replace(
             self, tags={name: self._known(work.columns[name]) for name in chosen}
@@ -101,11 +102,11 @@ class Tags(msgspec.Struct, tag="tags"):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Its tables of embeddings, one for each column."""
+        """Return its tables of embeddings, one for each column."""
         return {name: Table((max(1, len(known)),), self.width) for name, known in self.tags.items()}
 
     def _known(self, column: pd.Series[Any]) -> dict[str, float]:
-        """The largest absolute number of each known tag."""
+        """Return the largest absolute number of each known tag."""
         frame = long(column)
         counts = frame["tag"].value_counts()
         names = counts.index[counts.to_numpy() >= self.min_count][: self.max_tags]
@@ -114,7 +115,7 @@ class Tags(msgspec.Struct, tag="tags"):
 
 
 def long(column: pd.Series[Any]) -> pd.DataFrame:
-    """One line for each tag of each row: `row`, `tag`, `number`."""
+    """Return one line for each tag of each row: `row`, `tag`, `number`."""
     lists = words(column).fillna("").str.split(BETWEEN)
     tags = lists.reset_index(drop=True).explode().astype(object)
     tags = tags[tags.notna() & (tags != "")]
@@ -124,7 +125,7 @@ def long(column: pd.Series[Any]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "row": tags.index.to_numpy(),
-            # What follows a colon and is no number belongs to the tag: `colour:red`.
+            # Text after a colon that is no number belongs to the tag: `colour:red`.
             "tag": parts[0].where(valued, tags.astype(str)).to_numpy(),
             "number": number.where(valued, 1.0).to_numpy(dtype=np.float64),
         }

@@ -1,4 +1,4 @@
-"""Steps for truths and for dates, which become a few numbers each."""
+"""Defines steps for booleans and for dates, each of which becomes a few numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from heterofed.tabular.prepare.values import dates, truths
 from heterofed.tabular.prepare.work import Array, Work
 
 YEAR, WEEK = 365.25, 7.0
-"""Days."""
+"""The lengths of a year and of a week in days."""
 
 
 class Booleans(msgspec.Struct, tag="booleans"):
-    """True, yes and 1 become 1, the others 0; a missing one becomes the share of the true ones.
+    """Converts true, yes and 1 to 1, other values to 0, and missing ones to the share of the true
+    ones.
 
     Args:
-        columns: which; None: all of kind boolean.
+        columns: the columns of the step; None for all of kind boolean.
     """
 
     columns: list[str] | None = None
@@ -24,7 +25,7 @@ class Booleans(msgspec.Struct, tag="booleans"):
     indicated: list[str] = []
 
     def fit(self, work: Work) -> Booleans:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         shares, indicated = {}, []
         for name in work.chosen(self.columns, ["boolean"], "Booleans"):
             column = truths(work.columns[name], name)
@@ -44,11 +45,13 @@ class Booleans(msgspec.Struct, tag="booleans"):
 
 
 class Dates(msgspec.Struct, tag="dates"):
-    """How long ago, in deviations of the train rows; the time of year and the day of the week as
-    points on a circle; whether it is missing.
+    """Converts dates to numbers.
+
+    They are the age in standard deviations of the train rows, the time of year and the day of the
+    week as points on a circle, and whether the date is missing.
 
     Args:
-        columns: which; None: all of kind date.
+        columns: the columns of the step; None for all of kind date.
     """
 
     columns: list[str] | None = None
@@ -56,7 +59,7 @@ class Dates(msgspec.Struct, tag="dates"):
     scales: dict[str, float] = {}
 
     def fit(self, work: Work) -> Dates:
-        """The step with what it learns from the train rows."""
+        """Return the step, fitted on the train rows."""
         centres, scales = {}, {}
         for name in work.chosen(self.columns, ["date"], "Dates"):
             days = dates(work.columns[name], name)

@@ -1,6 +1,7 @@
-"""Values of a column as one type: numbers, words, dates or truths; None or NaN where one is absent.
+"""Converts the values of a column to one type: numbers, words, dates or booleans.
 
-Cells come as they stand in a file or a DataFrame: text, numbers, pandas' own missing values.
+A missing value becomes None or NaN. Cells are those of a file or a DataFrame: text, numbers, or
+pandas' own missing values.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ NO = ("false", "f", "no", "n", "0", "0.0", "-1", "-1.0", "off")
 
 
 def numbers(series: pd.Series[Any], name: str) -> Floats:
-    """The numbers of a column, [rows]; NaN where one is missing.
+    """Return the numbers of a column, [rows]; NaN for a missing one.
 
     Raises:
-        ColumnError: a cell holds something else, or an infinity; it names the first such row.
+        ColumnError: a cell is not a finite number; the message has the first such row.
     """
     plain = series if is_plain_number(series) else _blank_as_missing(series)
     found = pd.to_numeric(plain, errors="coerce")
@@ -33,15 +34,15 @@ def numbers(series: pd.Series[Any], name: str) -> Floats:
 
 
 def is_plain_number(series: pd.Series[Any]) -> bool:
-    """Whether pandas holds the column as numbers."""
+    """Return whether pandas holds the column as numbers."""
     return pd.api.types.is_numeric_dtype(series.dtype)
 
 
 def words(series: pd.Series[Any]) -> pd.Series[Any]:
-    """The cells of a column as text, without white space around it; None where one is missing.
+    """Return the cells of a column as text without outer white space; None for a missing one.
 
-    Whole numbers read alike whether pandas holds them as integers or, beside missing cells, as
-    floats: `3` and `3.0` are both "3".
+    Whole numbers have the same text whether pandas holds them as integers or, beside missing cells,
+    as floats: `3` and `3.0` are both "3".
     """
     if pd.api.types.is_float_dtype(series.dtype):
         whole = series.isna() | (series % 1 == 0)
@@ -52,10 +53,10 @@ def words(series: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def dates(series: pd.Series[Any], name: str) -> Floats:
-    """The dates of a column in days since 1970, [rows]; NaN where one is missing.
+    """Return the dates of a column in days since 1970, [rows]; NaN for a missing one.
 
     Raises:
-        ColumnError: a cell holds no date; it names the first such row.
+        ColumnError: a cell is not a date; the message has the first such row.
     """
     plain = series
     if not pd.api.types.is_datetime64_any_dtype(series.dtype):
@@ -67,10 +68,10 @@ def dates(series: pd.Series[Any], name: str) -> Floats:
 
 
 def truths(series: pd.Series[Any], name: str) -> Floats:
-    """The truths of a column as 1 and 0, [rows]; NaN where one is missing.
+    """Return the booleans of a column as 1 and 0, [rows]; NaN for a missing one.
 
     Raises:
-        ColumnError: a cell is neither true nor false; it names the first such row.
+        ColumnError: a cell is neither true nor false; the message has the first such row.
     """
     text = words(series).str.casefold()
     values = np.full(len(text), np.nan)

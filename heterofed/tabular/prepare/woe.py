@@ -1,4 +1,4 @@
-"""The step of scorecards: the weight of evidence of a value's bin, fitted by the labels."""
+"""Defines the step of scorecards: the weight of evidence of a value's bin, fitted with labels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from heterofed.tabular.scorecard.evidence import Evidence, evidence
 
 
 class WOE(msgspec.Struct, tag="woe"):
-    """The weight of evidence of the bin that a value falls into, missing values in a bin of their
-    own (see `heterofed.tabular.scorecard`).
+    """Converts values to the weight of evidence of their bins (see `heterofed.tabular.scorecard`).
 
-    It is fitted by the labels of the train rows, which must be of two classes: so it is a step for
-    the party that has them, the Host. The bins and how many rows of each class are in each are kept
-    with the half.
+    Missing values have a bin of their own. The step is fitted with the labels of the train rows,
+    which must be of two classes, so only the Host can use it. The bins, and how many rows of each
+    class are in each, are kept with the half.
 
     Args:
-        most: most bins of a column, without those of missing values and other words.
-        least_share: smallest share of the rows that a bin may have.
-        monotonic: let the rate of the positive rows only grow, or only shrink, from bin to bin.
-        columns: which; None: all numeric, boolean and category ones.
+        most: the most bins of a column, without those of missing values and other words.
+        least_share: the smallest share of the rows that a bin may have.
+        monotonic: whether the rate of the positive rows may only rise or only fall from bin to bin.
+        columns: the columns of the step; None for all numeric, boolean and category ones.
     """
 
     most: int = 6
@@ -36,7 +35,7 @@ class WOE(msgspec.Struct, tag="woe"):
     evidence: dict[str, Evidence] = {}
 
     def fit(self, work: Work) -> WOE:
-        """The step with what it learns from the train rows and their labels."""
+        """Return the step, fitted on the train rows and their labels."""
         if work.labels is None:
             raise ConfigError(
                 "prepare: WOE is fitted by labels of two classes, and there are none; leave it out"
@@ -47,7 +46,7 @@ class WOE(msgspec.Struct, tag="woe"):
         )
 
     def apply(self, work: Work) -> None:
-        """Weigh the columns of these rows."""
+        """Convert the columns of these rows."""
         for name, found in self.evidence.items():
             work.dense[self.input_of(name)] = found.transform(_values(work, name)).astype(
                 np.float32
@@ -56,7 +55,7 @@ class WOE(msgspec.Struct, tag="woe"):
 
     @staticmethod
     def input_of(column: str) -> str:
-        """The name of the model's input that is made of a column."""
+        """Return the name of the model's input that is made from a column."""
         return f"WOE of {column}"
 
     def _weighed(self, work: Work, name: str) -> Evidence:
@@ -74,7 +73,7 @@ class WOE(msgspec.Struct, tag="woe"):
 
 
 def _values(work: Work, name: str) -> Any:
-    """The cells of a column as `bin_column` takes them."""
+    """Return the cells of a column as `bin_column` takes them."""
     series = work.columns[name]
     if work.kinds[name] == "numeric":
         return numbers(series, name)

@@ -1,4 +1,4 @@
-"""A table under way from columns to tensors; each step takes columns from it and puts inputs in."""
+"""Holds the state of a table between the steps, which take columns from it and add inputs to it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(slots=True)
 class Work:
-    """Rows of one party under way.
+    """The rows of one party between the steps.
 
     Attributes:
-        columns: those that no step has turned into inputs yet; numbers once `Impute` was there.
-        kinds: of these columns.
-        dense: numbers by name, each [rows].
-        codes: by group, [rows, columns].
-        bags: by column.
-        labels: 0 and 1 of these rows, where steps are fitted and this party has such labels.
-        weights: of these rows beside their labels, where there are any.
+        columns: the columns that no step has converted to inputs yet; those of numbers are numbers
+            after `Impute`.
+        kinds: the kinds of these columns.
+        dense: the numbers by name, each [rows].
+        codes: the codes by group, [rows, columns].
+        bags: the bags by column.
+        labels: 0 and 1 of these rows, if steps are fitted and this party has such labels.
+        weights: the weights of these rows beside their labels, if there are any.
     """
 
     columns: dict[str, pd.Series[Any]]
@@ -40,10 +41,10 @@ class Work:
     weights: Array | None = None
 
     def chosen(self, columns: Sequence[str] | None, kinds: Sequence[Kind], step: str) -> list[str]:
-        """The columns that a step is for: those it was given, or all of its kinds that are left.
+        """Return the columns of a step: those that it was given, or all of its kinds that are left.
 
         Raises:
-            ConfigError: a column that it was given is not there any more, or never was.
+            ConfigError: a column that it was given does not exist, or does not exist any more.
         """
         if columns is None:
             return [name for name in self.columns if self.kinds[name] in kinds]
@@ -55,5 +56,5 @@ class Work:
         return list(columns)
 
     def take(self, name: str) -> pd.Series[Any]:
-        """Take a column out, to turn it into inputs."""
+        """Remove a column and return it, so that it can be converted to an input."""
         return self.columns.pop(name)

@@ -1,8 +1,9 @@
-"""The habits of credit scoring, within one party: bins, weight of evidence, information value,
-correlation, variance inflation, the selection of columns by them, and tables of points.
+"""Implements methods of credit scoring within one party.
 
-Its one rule: it computes from one party's columns, and from labels that this party has: its own
-ones, or ones that the Host has turned at random (`label_keeping`). Nothing travels.
+These are bins, weight of evidence, information value, correlation, variance inflation, the
+selection of columns by them, and tables of points. They use one party's columns and labels that
+this party has: its own labels, or labels that the Host has randomised (`label_keeping`). Nothing is
+sent.
 """
 
 from heterofed.tabular.scorecard.binning import Bins, bin_column

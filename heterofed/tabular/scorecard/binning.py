@@ -1,4 +1,4 @@
-"""A column cut into few bins: numbers by borders, words by groups, missing values apart."""
+"""Cuts a column into a few bins: numbers by borders, words by groups, and missing values apart."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from heterofed.errors import ColumnError, ConfigError
 MISSING, OTHER = "missing", "other"
 
 LEAST_CHI_SQUARE = 10.83
-"""Of a cut: chance gives that much once in a thousand times, and more often as the best of many
-cuts; below it a column of noise would get bins, and an information value.
+"""The least chi-square of a cut. Chance reaches it once in a thousand times, and more often for the
+best of many cuts. With a lower one, a column of noise would get bins and an information value.
 """
 
 
 class Bins(msgspec.Struct, frozen=True, kw_only=True):
-    """The bins of one column; plain data, to be kept with a model.
+    """The bins of one column, as plain data to be kept with a model.
 
-    The last bin is that of missing values. Of words, the one before it is that of all words that
-    have no bin of their own, rare ones and ones that come later.
+    The last bin is that of missing values. For words, the one before it has all words without a bin
+    of their own, rare ones and ones that occur later.
 
     Attributes:
-        column: its name.
-        borders: of numbers: a bin holds those above a border, up to the next one.
-        words: those that have bins of their own; none of numbers.
+        column: the name of the column.
+        borders: the borders of numbers: a bin has those above a border, up to the next one.
+        words: the words that have bins of their own; empty for numbers.
     """
 
     column: str
@@ -40,7 +40,7 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each bin holds."""
+        """The description of each bin."""
         if self.words:
             return (*self.words, OTHER, MISSING)
         ends = [f"{each:.6g}" for each in self.borders]
@@ -50,10 +50,10 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
         return (f"up to {ends[0]}", *between, f"above {ends[-1]}", MISSING)
 
     def codes(self, values: Any) -> NDArray[np.int64]:
-        """The bin of each row, [rows].
+        """Return the bin of each row, [rows].
 
         Raises:
-            ColumnError: the bins are of numbers, and a value is none.
+            ColumnError: the bins are of numbers, and a value is not a number.
         """
         series = pd.Series(values)
         missing = series.isna().to_numpy()
@@ -80,24 +80,25 @@ def bin_column(
     least_share: float = 0.05,
     monotonic: bool = False,
 ) -> Bins:
-    """Cut a column into bins; look at train rows only.
+    """Cut a column into bins; use train rows only.
 
-    Numbers are cut where a decision tree cuts them to tell the labels apart, as long as the two
-    sides differ by more than chance (without labels, at their quantiles); words get a bin each,
-    the most frequent first.
+    Numbers are cut where a decision tree cuts them to separate the labels, as long as the two sides
+    differ by more than chance. Without labels they are cut at their quantiles. Words get a bin
+    each, the most frequent first.
 
     Args:
-        values: of the train rows: a Series, array or list.
-        labels: 0 and 1, of the same rows.
-        weights: sample weights of the tree.
-        column: its name.
-        most: most bins, without those of missing values and other words.
-        least_share: smallest share of the rows that a bin may have.
-        monotonic: let the rate of the ones only grow, or only shrink, from bin to bin of numbers.
+        values: the values of the train rows: a Series, array or list.
+        labels: the labels 0 and 1 of the same rows.
+        weights: the sample weights of the tree.
+        column: the name of the column.
+        most: the most bins, without those of missing values and other words.
+        least_share: the smallest share of the rows that a bin may have.
+        monotonic: whether the rate of the ones may only rise or only fall from bin to bin of
+            numbers.
 
     Raises:
-        ColumnError: it has no value, or an infinite one.
-        ConfigError: a setting out of range.
+        ColumnError: the column has no value, or an infinite one.
+        ConfigError: a setting is out of range.
     """
     if most < 2 or not 0 <= least_share <= 0.5:
         raise ConfigError("bins: give most=2 or more, and a least_share from 0 to 0.5")

@@ -1,4 +1,4 @@
-"""Weight of evidence of each bin, and the information value of a column."""
+"""Computes the weight of evidence of each bin, and the information value of a column."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from heterofed.tabular.scorecard.binning import Bins
 Floats = NDArray[np.float64]
 
 SMOOTHING = 0.5
-"""Added to the rows of each class in each bin, so that a bin of one class has a finite weight."""
+"""The number that is added to the rows of each class in each bin, so that weights are finite."""
 
 STRENGTHS = ((0.02, "none"), (0.1, "weak"), (0.3, "medium"), (0.5, "strong"))
-"""What information values are said to mean, below each bound (Siddiqi 2006)."""
+"""The meaning of information values below each bound (Siddiqi 2006)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the bins of a column tell of the label.
+    """The relation between the bins of a column and the label.
 
     Attributes:
-        bins: of the column.
-        rows, positives: weight of the rows of each bin, and of those with label 1; of turned labels
-            an estimate.
-        woe: weight of evidence of each bin: the logarithm of its odds of a 1 over those of all
-            rows, so that a bin with more ones than usual has a weight above 0 (some books have it
-            the other way round). 0 of a bin without rows.
-        iv: information value of the column.
+        bins: the bins of the column.
+        rows, positives: the weight of the rows of each bin, and of those with label 1; for
+            randomised labels this is an estimate.
+        woe: the weight of evidence of each bin: the logarithm of its odds of a 1 divided by those
+            of all rows. So a bin with more ones than usual has a weight above 0 (some books use the
+            opposite sign). It is 0 for a bin without rows.
+        iv: the information value of the column.
     """
 
     bins: Bins
@@ -43,17 +43,17 @@ class Evidence:
 
     @property
     def strength(self) -> str:
-        """What the information value is said to mean; above 0.5 it is to be looked into: such a
-        column may hold the label itself.
+        """The meaning of the information value. Above 0.5 the column may contain the label
+        itself.
         """
         return next((word for bound, word in STRENGTHS if self.iv < bound), "suspicious")
 
     def transform(self, values: Any) -> Floats:
-        """Each row's weight of evidence, [rows] float64."""
+        """Return each row's weight of evidence, [rows] float64."""
         return np.asarray(self.woe)[self.bins.codes(values)]
 
     def table(self) -> pd.DataFrame:
-        """A row for each bin."""
+        """Return a row for each bin."""
         rows, ones = np.asarray(self.rows), np.asarray(self.positives)
         rate = np.divide(ones, rows, out=np.full(len(rows), np.nan), where=rows > 0)
         return pd.DataFrame(
@@ -76,24 +76,25 @@ def evidence(
     *,
     label_keeping: float = 1.0,
 ) -> Evidence:
-    """Weigh the bins of a column by labels; look at train rows only.
+    """Compute the evidence of a column's bins from labels; use train rows only.
 
-    A party without labels can do so by labels that the Host has turned at random
-    (`heterofed.privacy.label_dp.RandomisedResponse`): the counts are corrected for the turning.
-    What that reveals: each of these labels is the true one with chance `label_keeping`; for epsilon
-    = 1 of the label DP that is 0.73, and for 3 it is 0.95. The estimate is worth little where a
-    bin has few rows.
+    A party without labels can do so with labels that the Host has randomised
+    (`heterofed.privacy.label_dp.RandomisedResponse`): the counts are corrected for it. This reveals
+    the following: each of these labels is the true one with the probability `label_keeping`, which
+    is 0.73 for epsilon = 1 of the label DP, and 0.95 for 3. The estimate is inexact if a bin has
+    few rows.
 
     Args:
-        bins: of the column.
-        values: of the rows.
-        labels: 0 and 1, of the same rows.
-        weights: sample weights.
-        label_keeping: the chance that a label is the true one: `RandomisedResponse(...).keeping`.
+        bins: the bins of the column.
+        values: the values of the rows.
+        labels: the labels 0 and 1 of the same rows.
+        weights: the sample weights.
+        label_keeping: the probability that a label is the true one:
+            `RandomisedResponse(...).keeping`.
 
     Raises:
-        ColumnError: labels other than 0 and 1, or of one class only.
-        ConfigError: labels that were turned so often that they tell nothing.
+        ColumnError: labels are not 0 and 1, or are of one class only.
+        ConfigError: the labels are so random that they say nothing.
     """
     if not 0.5 < label_keeping <= 1:
         raise ConfigError("label_keeping: give a chance above 0.5, up to 1")

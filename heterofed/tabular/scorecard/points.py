@@ -1,4 +1,4 @@
-"""A logistic model of weights of evidence as a table of points, as scorecards are handed out."""
+"""Converts a logistic model of weights of evidence to a table of points, which is a scorecard."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ Good = Literal["negative", "positive"]
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """Points of each bin of each column; a row's score is their sum.
+    """The points of each bin of each column; a row's score is their sum.
 
     Attributes:
-        evidence: by column, its bins and their weights of evidence.
-        points: by column, of each bin, in the order of the bins' names.
-        factor: points that the odds of good to bad are worth when they grow by e.
+        evidence: the bins and their weights of evidence, by column.
+        points: the points of each bin by column, in the order of the bins' names.
+        factor: the number of points by which the score grows when the odds of good to bad grow by
+            the factor e.
     """
 
     evidence: dict[str, Evidence]
@@ -32,7 +33,7 @@ class Scorecard:
     factor: float
 
     def table(self) -> pd.DataFrame:
-        """A row for each bin: `column`, `bin`, `rows`, `rate` of the positive ones, `woe` and
+        """Return a row for each bin: `column`, `bin`, `rows`, `rate` (of the positive rows), `woe`,
         `points`.
         """
         parts = []
@@ -43,7 +44,7 @@ class Scorecard:
         return pd.concat(parts, ignore_index=True)
 
     def score(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """The score of each row of a table with these columns, [rows] float64."""
+        """Return the score of each row of a table with these columns, [rows] float64."""
         parts = [
             np.asarray(self.points[name])[found.bins.codes(frame[name])]
             for name, found in self.evidence.items()
@@ -62,23 +63,22 @@ def build_scorecard(
     pdo: float = 20.0,
     good: Good = "negative",
 ) -> Scorecard:
-    """Turn a logistic model of weights of evidence into points (Siddiqi 2006).
+    """Convert a logistic model of weights of evidence to points (Siddiqi 2006).
 
-    The score is `base_score` where the odds of good to bad are `base_odds`, and grows by `pdo`
-    points whenever they double. The intercept is shared out evenly among the columns.
+    The score is `base_score` if the odds of good to bad are `base_odds`, and grows by `pdo` points
+    whenever they double. The intercept is distributed evenly over the columns.
 
     Args:
-        evidence: by column.
+        evidence: the evidence by column.
         weights: the model's weight of each column.
-        intercept: of the model.
+        intercept: the intercept of the model.
         base_score: the score of a row with the odds `base_odds`.
-        base_odds: of good to bad.
-        pdo: points that double the odds.
-        good: which class is meant by good: the "negative" one where the positive class is that of
-            the defaults.
+        base_odds: the odds of good to bad.
+        pdo: the number of points that doubles the odds.
+        good: the good class: "negative" if the positive class is that of the defaults.
 
     Raises:
-        ConfigError: no column, other columns in `weights`, or a scale that cannot be.
+        ConfigError: there is no column, `weights` has other columns, or the scale is impossible.
     """
     if not evidence or set(evidence) != set(weights):
         raise ConfigError(

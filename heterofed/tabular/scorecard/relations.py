@@ -1,4 +1,4 @@
-"""How the columns of one party hang together."""
+"""Measures how the columns of one party are related."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from heterofed.errors import ColumnError
 
 
 def correlations(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of each pair of numeric columns; missing values are left out
-    pair by pair, and a constant column has NaN.
+    """Return Spearman's rank correlation of each pair of numeric columns.
+
+    Missing values are left out pair by pair, and a constant column has NaN.
     """
     return _numbers(frame).corr(method="spearman")
 
 
 def variance_inflation(frame: pd.DataFrame) -> pd.Series[float]:
-    """The variance inflation factor of each numeric column: 1 / (1 - R2) of a linear regression of
-    it on the others. 1 is alone; above 5 to 10 the others tell nearly all of it; infinite where
-    they tell it exactly.
+    """Return the variance inflation factor of each numeric column.
 
-    It is the diagonal of the inverse of the correlation matrix. Missing values are replaced by the
-    mean of their column, and constant columns have NaN.
+    It is 1 / (1 - R2) of a linear regression of the column on the others. It is 1 for an
+    independent column, above 5 to 10 if the others nearly determine the column, and infinite if
+    they determine it exactly. It is the diagonal of the inverse of the correlation matrix. Missing
+    values are replaced by the mean of their column, and constant columns have NaN.
     """
     numbers = _numbers(frame)
     filled = numbers.fillna(numbers.mean())

@@ -1,4 +1,4 @@
-"""Which columns to keep, by their information value and by what the others tell already."""
+"""Selects columns by their information value and by their similarity to others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from heterofed.tabular.scorecard.relations import variance_inflation
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Columns that are kept, and why the others are not.
+    """The columns that are kept, and the reasons why the others are not.
 
     Attributes:
-        kept: names, the most telling first.
-        dropped: by name, the reason.
-        evidence: by name, of every column that could be cut.
+        kept: the names of the kept columns, with the most informative first.
+        dropped: the reason by name of each dropped column.
+        evidence: the evidence by name of every column that could be cut.
     """
 
     kept: tuple[str, ...]
@@ -27,7 +27,7 @@ class Selection:
     evidence: dict[str, Evidence]
 
     def table(self) -> pd.DataFrame:
-        """A row for each column: its information value, and what was decided."""
+        """Return a row for each column, with its information value and the decision."""
         return pd.DataFrame(
             [
                 {
@@ -42,7 +42,7 @@ class Selection:
         ).sort_values("iv", ascending=False, ignore_index=True)
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The kept columns as weights of evidence, for a logistic model."""
+        """Return the kept columns as weights of evidence, for a logistic model."""
         return pd.DataFrame(
             {name: self.evidence[name].transform(frame[name]) for name in self.kept},
             index=frame.index,
@@ -62,26 +62,26 @@ def select(
     most: int = 6,
     monotonic: bool = False,
 ) -> Selection:
-    """Choose columns as scorecards do; look at train rows only.
+    """Choose columns as scorecards do; use train rows only.
 
-    Columns are taken by falling information value. One is dropped if it tells too little (or more
-    than can be true), or if its weights of evidence are too much like those of one that is kept;
-    then the one of the largest variance inflation, again and again, while that is too large.
+    Columns are taken by falling information value and dropped if it is out of range, or if their
+    weights of evidence are too similar to a kept column's. Then columns of too large variance
+    inflation are dropped, the largest first.
 
     Args:
         frame: one party's columns.
-        labels: 0 and 1; this party's own, or turned ones.
-        weights: sample weights.
-        label_keeping: as of `evidence`.
-        least_iv: smallest information value.
-        most_iv: largest one; a column above it is taken for a leak. None: no limit.
-        most_correlation: most correlation, whichever its sign, with a column that is kept.
-        most_vif: largest variance inflation factor; None: no limit.
-        most: bins of a column.
-        monotonic: as of `bin_column`.
+        labels: the labels 0 and 1, either this party's own or randomised ones.
+        weights: the sample weights.
+        label_keeping: the same as in `evidence`.
+        least_iv: the smallest information value.
+        most_iv: the largest one; a column above it may leak the label. None sets no limit.
+        most_correlation: the largest absolute correlation with a kept column.
+        most_vif: the largest variance inflation factor; None sets no limit.
+        most: the most bins of a column.
+        monotonic: the same as in `bin_column`.
 
     Raises:
-        ColumnError, ConfigError: as of `bin_column` and `evidence`.
+        ColumnError, ConfigError: the same as in `bin_column` and `evidence`.
     """
     found, dropped = {}, {}
     for name in map(str, frame.columns):
@@ -112,7 +112,9 @@ def select(
 
 
 def _twin(woe: pd.DataFrame, name: str, kept: list[str], most: float) -> str | None:
-    """A kept column whose weights of evidence are nearly those of a column."""
+    """Return a kept column whose weights of evidence are nearly those of a column, if there is
+    one.
+    """
     if not kept or woe[name].nunique() < 2:
         return None
     like = woe[kept].corrwith(woe[name]).abs()

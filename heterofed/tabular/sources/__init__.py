@@ -1,10 +1,10 @@
-"""A party's table, wherever it lies: files, databases and DataFrames behind one small interface.
+"""Reads a party's table from files, databases and DataFrames through one small interface.
 
-Knows where cells come from and nothing of ids, labels, models or parties. Whatever the source, a
-cell is text until somebody says what kind a column is (`Source.typed`), so that a table is read the
-same way on the day it is trained on and on the day it is served. DuckDB is the engine: a table may
-be larger than memory. What is read is never written to, and copies lie in a private folder that
-goes with the source.
+This package knows where cells come from, and knows no ids, labels, models or parties. In every
+source a cell is text until the kind of its column is given (`Source.typed`), so that a table is
+read in the same way in training and in later predictions. DuckDB is the engine, so a table may be
+larger than memory. The source is never changed, and copies are in a private folder that is deleted
+with the `Source`.
 """
 
 from heterofed.tabular.sources.opened import open_source

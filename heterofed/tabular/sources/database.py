@@ -1,7 +1,8 @@
-"""Tables in databases: what a query gives is written to a private CSV file, which is then read.
+"""Reads tables of databases: the result of a query is written to a private CSV file and read from
+it.
 
-SQLAlchemy speaks to the database, in a transaction that may only read. A value becomes text as the
-driver prints it, so that a table is the same whether it comes from here or from an export.
+SQLAlchemy connects to the database, in a read-only transaction. A value becomes the text that the
+driver prints, so that a table is the same whether it comes from the database or from an export.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"
 
 
 def read_database(url: str, *, table: str | None, query: str | None) -> tuple[str, Relation]:
-    """The rows of a table or query of a database; gives a name for messages, too.
+    """Return the rows of a table or query of a database, and a name for messages.
 
     Args:
-        url: as SQLAlchemy takes it, such as `postgresql://user@host/base` or `sqlite:///file.db`.
-        table: its name, `schema.name` where it is in another schema; None where there is a query.
-        query: SQL that gives rows.
+        url: the address as SQLAlchemy takes it, such as `postgresql://user@host/base` or
+            `sqlite:///file.db`.
+        table: the name of the table, `schema.name` in another schema; None if there is a query.
+        query: the SQL query that returns the rows.
 
     Raises:
-        ConfigError: the database cannot be reached, or has no such table; no password is shown.
+        ConfigError: the database cannot be reached, or has no such table; the message has no
+        password.
     """
     if (table is None) == (query is None):
         raise ConfigError("a database has many tables: give table=... or query=...")
@@ -66,10 +69,10 @@ def read_database(url: str, *, table: str | None, query: str | None) -> tuple[st
 
 
 def read_duckdb(path: Path, *, table: str | None, query: str | None = None) -> Relation:
-    """A table of a DuckDB file, copied to the scratch folder.
+    """Return a table of a DuckDB file, copied to the scratch folder.
 
     Raises:
-        ConfigError: it has no such table.
+        ConfigError: the file has no such table.
     """
     scratch = Scratch()
     connection = connect(scratch, large=True)
@@ -95,7 +98,7 @@ def _existing(path: str) -> Path:
 
 
 def _engine(url: str) -> tuple[Engine, str]:
-    """An engine, and the address without its password."""
+    """Return an engine, and the address without its password."""
     with needing("sql", "a database"):
         from sqlalchemy import create_engine
         from sqlalchemy.engine import make_url
@@ -124,7 +127,7 @@ def _sqlite(path: Path) -> Engine:
 
     from sqlalchemy import create_engine
 
-    address = f"{path.absolute().as_uri()}?mode=ro"  # else it would make a file that is not there
+    address = f"{path.absolute().as_uri()}?mode=ro"  # otherwise it would create a missing file
     return create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True))
 
 
@@ -164,6 +167,6 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _first_line(error: Exception) -> str:
-    """What the database says, without the query and its values."""
+    """Return the message of the database, without the query and its values."""
     said = str(getattr(error, "orig", None) or error).strip()
     return (said.splitlines() or [type(error).__name__])[0]

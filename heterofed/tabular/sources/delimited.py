@@ -1,7 +1,7 @@
-"""Tables in text: which character parts the fields, what the columns are called, and rows checked.
+"""Reads tables in text files: it finds the delimiter and the names of columns, and checks rows.
 
-Every row must have as many fields as the header, and every quote that is opened must be closed:
-what a lenient reader would fill up or swallow is an error that names the line.
+Every row must have as many fields as the header, and every quote must be closed. Faults that a
+lenient reader would fill up or skip are errors that name the line.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 DELIMITERS = (",", ";", "\t", "|")
 ON_DISK = 256 << 20
-"""Bytes of a file from which on its table lies in the scratch folder, not in memory."""
+"""The size in bytes from which on a table is kept in the scratch folder and not in memory."""
 
 _NAMELESS = "\0"
-"""What a placeholder for a name begins with; no text holds it."""
+"""The prefix of a placeholder for a name, which no text contains."""
 
 _LONGEST_LINE = 1 << 24
 _SHOWN = {"\t": "tab"}
@@ -42,18 +42,19 @@ def read_delimited(
     header: bool | None = None,
     name: str = "",
 ) -> Relation:
-    """The table in a CSV file or one like it, whatever its delimiter, encoding and compression.
+    """Return the table in a CSV file or a similar one, with any delimiter, encoding and
+    compression.
 
     Args:
-        path: of the file.
-        delimiter: between fields; None: found out.
-        encoding: of the text; None: found out.
-        header: whether the first line names the columns; None: found out.
-        name: what to call the file in messages; empty: by its own name.
+        path: the path of the file.
+        delimiter: the delimiter between fields; None to detect it.
+        encoding: the encoding of the text; None to detect it.
+        header: whether the first line names the columns; None to detect it.
+        name: the name of the file in messages; empty for its own name.
 
     Raises:
-        ConfigError: it cannot be read; with the line.
-        ColumnError: two columns have one name, or a column with values has none.
+        ConfigError: the file cannot be read; the message has the line.
+        ColumnError: two columns have the same name, or a column with values has none.
     """
     scratch = Scratch()
     text = PlainText(path, encoding, scratch)
@@ -124,7 +125,7 @@ def _loaded(
 
 
 def _no_header(columns: list[str], *, is_given: bool, has_tags: bool) -> str:
-    """What to say of columns that had to be named."""
+    """Return a note about columns to which names were given."""
     shown = ", ".join(columns[:4]) + (", ..." if len(columns) > 4 else "")
     last = f", and {columns[-1]} holds the tags of a line" if has_tags else ""
     how = "" if is_given else " (found out; header=True or --header if it is one)"
@@ -132,8 +133,10 @@ def _no_header(columns: list[str], *, is_given: bool, has_tags: bool) -> str:
 
 
 def delimiter_of(sample: str) -> str:
-    """The delimiter under which most lines have the same number of fields, and more than one; of
-    several such, in a file without a header, the one that comes first.
+    """Return the delimiter with which most lines have the same number of fields, above one.
+
+    If there are several such delimiters in a file without a header, the first one in the file
+    counts.
     """
 
     def score(delimiter: str) -> tuple[float, int]:
@@ -165,7 +168,9 @@ def _escape(sample: str) -> str:
 def _first_rows(
     sample: str, delimiter: str, name: str, header: bool | None
 ) -> tuple[list[str], list[str]]:
-    """The fields of the first two lines; of the second none where the first is the only row."""
+    """Return the fields of the first two lines; empty for the second if the first is the only
+    row.
+    """
     rows = [row for row in _rows(sample, delimiter) if any(row)][:2]
     if not rows:
         raise ConfigError(f"{name} holds no table: its first line must name the columns")
@@ -176,7 +181,7 @@ def _first_rows(
 
 
 def _named(header: list[str], first: list[str], name: str) -> list[str]:
-    """The names of the columns; those without one get a placeholder."""
+    """Return the names of the columns; a column without a name gets a placeholder."""
     twice = [each for each, times in Counter(filter(None, header)).items() if times > 1]
     if twice:
         places = [at for at, each in enumerate(header, 1) if each == twice[0]]
@@ -189,12 +194,12 @@ def _named(header: list[str], first: list[str], name: str) -> list[str]:
 
 
 def _ends_empty(header: list[str], first: list[str]) -> bool:
-    """Whether rows end in a delimiter, and the header does not."""
+    """Return whether rows end in a delimiter, and the header does not."""
     return len(first) == len(header) + 1 and not first[-1]
 
 
 def _without_nameless(relation: Relation, named: int, name: str) -> Relation:
-    """Leave out columns without a name that hold nothing; `named`: fields of the header."""
+    """Leave out empty columns without a name; `named` has the fields of the header."""
     for at, (column, cells) in enumerate(relation.columns.items(), 1):
         if not column.startswith(_NAMELESS):
             continue
@@ -212,7 +217,7 @@ def _without_nameless(relation: Relation, named: int, name: str) -> Relation:
 
 
 def _fault(said: str, width: int, delimiter: str) -> str:
-    """DuckDB's error in our words; its own quotes the cells."""
+    """Return DuckDB's error in our words, because its own message quotes the cells."""
     line = re.search(r"CSV Error on Line: (\d+)", said)
     where = f"line {line[1]}: " if line else ""
     found = re.search(r"Expected Number of Columns: \d+ Found: (\d+)", said)

@@ -1,4 +1,4 @@
-"""DuckDB: connections that reach nothing but their own files, and names as SQL takes them."""
+"""Opens DuckDB connections that can reach nothing but their own files, and quotes names for SQL."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY_MB = 500
-"""What DuckDB may hold of a large table; what does not fit goes to the scratch folder."""
+"""The limit of DuckDB's memory for a large table; the rest goes to the scratch folder."""
 
 READING_MB = 100
-"""The same once the table lies in the scratch folder, and is read."""
+"""The same limit once the table is in the scratch folder, and is read from there."""
 
 _COLUMN_MB = 1
-"""It needs about so much to write one column of any table, whatever the rows."""
+"""The approximate memory that it needs to write one column of any table, for any number of rows."""
 
 _OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
 class Scratch:
-    """A private folder that is removed when nobody holds this object any more, or at exit."""
+    """A private folder that is removed when this object is no longer used, or at exit."""
 
     def __init__(self) -> None:
         stack = ExitStack()
@@ -35,13 +35,13 @@ class Scratch:
         self.close = weakref.finalize(self, stack.close)
 
     def place(self, suffix: str = "") -> Path:
-        """A path in the folder where nothing lies yet."""
+        """Return the path of a file in the folder that does not exist yet."""
         self._files += 1
         return self.path / f"{self._files}{suffix}"
 
 
 def need_duckdb() -> Any:
-    """The duckdb module.
+    """Return the duckdb module.
 
     Raises:
         ConfigError: it is not installed.
@@ -52,12 +52,12 @@ def need_duckdb() -> Any:
 
 
 def connect(scratch: Scratch, *, large: bool, columns: int = 0) -> duckdb.DuckDBPyConnection:
-    """A connection to a database of its own. Nothing is installed or fetched by it.
+    """Return a connection to a database of its own; it never installs or downloads anything.
 
     Args:
-        scratch: the folder of what does not fit into memory.
-        large: whether the table lies on disk, and memory is limited; else it lies in memory.
-        columns: of the table.
+        scratch: the folder for data that do not fit into memory.
+        large: whether the table is on disk and memory is limited; otherwise the table is in memory.
+        columns: the number of columns of the table.
     """
     place = str(scratch.place(".duckdb")) if large else ":memory:"
     connection: duckdb.DuckDBPyConnection = need_duckdb().connect(place, config=_OFFLINE)
@@ -69,16 +69,16 @@ def connect(scratch: Scratch, *, large: bool, columns: int = 0) -> duckdb.DuckDB
 
 
 def settle(connection: duckdb.DuckDBPyConnection, columns: int) -> None:
-    """Give back what it took to write a large table of so many columns."""
+    """Free the memory that was needed to write a large table of so many columns."""
     limit = max(READING_MB, columns * _COLUMN_MB)
     connection.execute(f"CHECKPOINT; SET memory_limit = '{limit}MB'")
 
 
 def quoted(name: str) -> str:
-    """A name of a column or table, as SQL takes it."""
+    """Return the name of a column or table, quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text, as SQL takes it."""
+    """Return a text, quoted for SQL."""
     return "'" + text.replace("'", "''") + "'"

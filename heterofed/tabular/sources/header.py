@@ -1,4 +1,4 @@
-"""Whether the first line of a text file names its columns, and their names where none does."""
+"""Decides whether the first line of a text file names its columns, and makes names otherwise."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 _NUMBER = r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?"
 _TAG = rf"[^\s:,;|]+:{_NUMBER}"
 _VALUE = re.compile(rf"{_NUMBER}([ ;|]+{_NUMBER})*|[-+]?\d+,\d+|\d{{4}}-\d\d?-\d\d?")
-"""A number, also with a decimal comma, some numbers, or a date: none is the name of a column."""
+"""This matches a number (also with a decimal comma), several numbers or a date: none is a name."""
 
 TAGS = re.compile(rf"{_TAG}([\s,;|]+{_TAG})*")
-"""One or more tags, each with a number: `x1:0.5;x7:2`."""
+"""This matches one or more tags, each with a number: `x1:0.5;x7:2`."""
 
 
 def is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the fields of the first line can be names of columns.
+    """Return whether the fields of the first line can be names of columns.
 
-    They cannot where all of them are values, or where one is a list of tags like the one below it.
-    Numbers from 0 on are names: pandas gives such to columns that have none.
+    They cannot if all of them are values, or if one is a list of tags like the one below it.
+    Numbers from 0 on are names, because pandas gives such names to columns that have none.
 
     Args:
-        first: fields of the first line.
-        second: of the second one; empty where there is none.
+        first: the fields of the first line.
+        second: the fields of the second line; empty if there is none.
     """
     held = [each.strip() for each in first if each.strip()]
     if held == [str(at) for at in range(len(held))] and len(held) > 1:
@@ -34,5 +34,5 @@ def is_header(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def made_up(count: int) -> list[str]:
-    """Names for the columns of a file without a header."""
+    """Return names for the columns of a file without a header."""
     return [f"c{at + 1}" for at in range(count)]

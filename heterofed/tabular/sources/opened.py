@@ -1,4 +1,4 @@
-"""From what a user calls a table to a `Source`: what lies there decides, not how it is named."""
+"""Opens a table as a `Source`, by the content of a file and not by its name."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def open_source(
 
     Args:
         location: a path; or the address of a database (`postgresql://...`, `sqlite:///...`,
-            `duckdb:///...`); or a DataFrame. A file is taken for what its bytes are: CSV of any
-            delimiter, encoding and compression (gzip, bz2, xz, zip), Parquet, SQLite, DuckDB.
-        table: of a database.
-        query: of a database, in place of a table.
-        delimiter: between the fields of a CSV file; None: found out.
-        encoding: of a CSV file; None: found out.
-        header: whether the first line of a CSV file names its columns; None: found out. Without
-            one they are called `c1`, `c2` and so on.
-        missing: texts of cells that stand for a missing value; also what should count as such.
+            `duckdb:///...`); or a DataFrame. The format of a file is detected from its bytes: CSV
+            with any delimiter, encoding and compression (gzip, bz2, xz, zip), Parquet, SQLite,
+            DuckDB.
+        table: the table of a database.
+        query: the query of a database, in place of a table.
+        delimiter: the delimiter between the fields of a CSV file; None to detect it.
+        encoding: the encoding of a CSV file; None to detect it.
+        header: whether the first line of a CSV file names its columns; None to detect it. Without a
+            header they are called `c1`, `c2` and so on.
+        missing: the texts of cells that stand for a missing value; the usual ones by default.
 
     Raises:
-        ConfigError: it cannot be read; names the line where there is one.
+        ConfigError: the table cannot be read; the message has the line if there is one.
         ColumnError: columns have the same name, or none.
     """
     if not isinstance(location, str | os.PathLike):
@@ -97,10 +98,10 @@ def _of_file(
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file.
+    """Return the first bytes of a file.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: the file does not exist or cannot be read.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the file with the table")
@@ -116,7 +117,7 @@ def _head(path: Path) -> bytes:
 
 
 def _near(path: Path) -> str:
-    """What to say of a file that is not there."""
+    """Return a message about a file that does not exist."""
     from difflib import get_close_matches
 
     folder = path.parent

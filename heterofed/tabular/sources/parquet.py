@@ -1,4 +1,4 @@
-"""Parquet files, and DataFrames: tables whose columns have types of their own."""
+"""Reads Parquet files and DataFrames, which are tables whose columns have types."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ROW = "file_row_number"
 
 
 def read_parquet(path: Path) -> Relation:
-    """The table in a Parquet file, which is read where it lies.
+    """Return the table in a Parquet file, which is read without a copy.
 
     Raises:
-        ConfigError: the file is no Parquet file, or a damaged one.
+        ConfigError: the file is not a Parquet file, or is damaged.
     """
     scratch = Scratch()
     connection = connect(scratch, large=True)
@@ -41,10 +41,10 @@ def read_parquet(path: Path) -> Relation:
 
 
 def read_frame(frame: pd.DataFrame) -> Relation:
-    """The table in a DataFrame; a named index is a column of it.
+    """Return the table in a DataFrame; a named index is one of its columns.
 
     Raises:
-        ColumnError: two columns have one name, or one cannot be read.
+        ColumnError: two columns have the same name, or one cannot be read.
         ConfigError: there is no row.
     """
     if any(frame.index.names):
@@ -70,6 +70,6 @@ def read_frame(frame: pd.DataFrame) -> Relation:
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, Cells]:
-    """The columns of a table in DuckDB, by their names there."""
+    """Return the columns of a table in DuckDB, by their names there."""
     found = connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()  # noqa: S608
     return {str(name): Cells(quoted(str(name)), str(kind)) for name, kind, *_ in found}

@@ -1,7 +1,7 @@
-"""Text files as one UTF-8 file: compression, encoding, byte order marks and line ends found out.
+"""Converts text files to UTF-8: it detects compression, encoding, byte order marks and line ends.
 
-The file itself is never changed. Where it is UTF-8 already, it is what is read; else a copy of it
-in the scratch folder.
+The file itself is never changed. If it already is UTF-8, it is read directly; otherwise a copy in
+the scratch folder is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heterofed.tabular.sources.engine import Scratch
 
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 18
-"""Bytes that an encoding is guessed from."""
+"""The number of bytes from which an encoding is guessed."""
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -38,23 +38,24 @@ _MARKS = (
 
 _WIDE = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")
 _NARROW = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r")
-"""Encodings that tables are found in, beside Unicode's own."""
+"""The encodings that tables have, beside those of Unicode."""
 
 
 class PlainText:
-    """A text file, and what it took to read it.
+    """A text file, and notes on how it is read.
 
     Args:
-        path: of the file.
-        encoding: of its text; None: found out.
-        scratch: where a copy lies, if one is needed.
+        path: the path of the file.
+        encoding: the encoding of its text; None to detect it.
+        scratch: the folder for a copy, if one is needed.
 
     Attributes:
-        path: of UTF-8 text with one kind of line end.
-        notes: what was found out, for people.
+        path: the path of UTF-8 text with one kind of line end.
+        notes: what was detected, for the user.
 
     Raises:
-        ConfigError: the file is empty, no text, or not of that encoding; with the line.
+        ConfigError: the file is empty, is not text, or does not have that encoding; the message has
+        the line.
     """
 
     def __init__(self, path: Path, encoding: str | None, scratch: Scratch) -> None:
@@ -66,7 +67,7 @@ class PlainText:
             self._copy(scratch, _unpacked(path, packed))
         found = encoding or self._encoding()
         look = None if found not in ("utf-8", "utf-8-sig") else self._look(found)
-        if look is None:  # this was not UTF-8 after all, or some other encoding is given
+        if look is None:  # the text was not UTF-8 after all, or another encoding is given
             found = found if found not in ("utf-8", "utf-8-sig") else self._guessed()
             self._recode(scratch, found)
             look = self._look("utf-8")
@@ -77,7 +78,7 @@ class PlainText:
             self._recode(scratch, "utf-8-sig")
 
     def sample(self) -> str:
-        """The first lines."""
+        """Return the first lines."""
         with self.path.open("rb") as file:
             block = file.read(_SAMPLE)
         text = block.decode("utf-8-sig", errors="ignore")
@@ -90,17 +91,18 @@ class PlainText:
         for mark, encoding in _MARKS:
             if head.startswith(mark):
                 return encoding
-        # UTF-16 without a mark: of plain letters every second byte is zero.
+        # In UTF-16 without a mark, every second byte of plain letters is zero.
         even, odd = head[::2].count(0), head[1::2].count(0)
         if even + odd > len(head) / 4 and min(even, odd) < (even + odd) / 10:
             return "utf-16-le" if odd > even else "utf-16-be"
         return "utf-8"
 
     def _look(self, encoding: str) -> int | None:
-        """Read all of it once; gives how many kinds of line end there are, None if it is no UTF-8.
+        """Read the whole file once, and return the number of kinds of line end; None if it is not
+        UTF-8.
 
         Raises:
-            ConfigError: it is empty, or holds a NUL.
+            ConfigError: the file is empty, or has a NUL.
         """
         decoder = codecs.getincrementaldecoder(encoding)()
         lines, ends, after, blank = 1, set[bytes](), b"", True
@@ -131,7 +133,7 @@ class PlainText:
         return len(ends)
 
     def _guessed(self) -> str:
-        """The encoding that lines with other letters than ASCII are most likely in."""
+        """Return the most likely encoding of lines with letters beyond ASCII."""
         try:
             from charset_normalizer import from_bytes
         except ImportError:
@@ -152,7 +154,7 @@ class PlainText:
         return found
 
     def _telling(self) -> bytes:
-        """Lines that hold other bytes than ASCII."""
+        """Return lines that have bytes beyond ASCII."""
         found, size = [], 0
         with self.path.open("rb") as file:
             for line in file:
@@ -198,10 +200,10 @@ class PlainText:
 
 
 def compression_of(path: Path) -> str:
-    """How a file is packed, by its first bytes; empty: it is not.
+    """Return how a file is compressed, by its first bytes; empty if it is not.
 
     Raises:
-        ConfigError: in a way that is not known here.
+        ConfigError: the compression is not known here.
     """
     with path.open("rb") as file:
         head = file.read(8)
@@ -228,18 +230,20 @@ def _unpacked(path: Path, packed: str) -> Iterator[bytes]:
 
 
 def _is_narrow(text: bytes) -> bool:
-    """Whether letters beyond ASCII are one byte each: then most of them stand between ASCII ones.
+    """Return whether letters beyond ASCII have one byte each, so that most stand between ASCII
+    ones.
 
-    Characters of two bytes come in rows of words. By itself, a guess at one short word is a toss.
+    Characters of two bytes occur in whole words. A single short word is not enough for a guess.
     """
     runs = re.findall(rb"[\x80-\xff]+", text)
     return sum(len(run) == 1 for run in runs) > len(runs) / 2 or _is_alphabetic(text)
 
 
 def _is_alphabetic(text: bytes) -> bool:
-    """Whether it reads as Cyrillic, Greek, Hebrew or Arabic: whole words of one-byte letters.
+    """Return whether the text is Cyrillic, Greek, Hebrew or Arabic: whole words of one-byte
+    letters.
 
-    Words of two-byte characters have an even number of bytes; of others every second has not.
+    Words of two-byte characters have an even number of bytes, and half of other words do not.
     """
     words = re.findall(rb"(?<![\x40-\xff])[\x80-\xff]{2,}(?![\x40-\xff])", text)
     return sum(len(word) % 2 for word in words) > len(words) / 4

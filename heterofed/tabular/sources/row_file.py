@@ -1,8 +1,9 @@
-"""Rows of a table that does not fit into memory, each found by one read: a private file of records.
+"""Keeps rows that do not fit into memory in a private file of records, each found by one read.
 
-A file by columns has to be read at one place for each cell of a row; here all values of a row lie
-together. A record has 8 bytes for a number, a truth value or a date, 4 for a category (its place in
-a list that is in memory) and 12 for other text (where it lies in a second file, and its length).
+In a file that is ordered by columns, each cell of a row would be at a place of its own. Here all
+values of a row are together. A record has 8 bytes for a number, a boolean or a date, 4 for a
+category (its position in a list in memory) and 12 for other text (its position in a second file,
+and its length).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class RowFile:
     """The records of a table, in the order of its rows.
 
     Args:
-        columns: and the kind of each.
-        parts: the whole table, as `Source.chunks` of these columns gives it.
-        scratch: where the files lie.
+        columns: the columns and their kinds.
+        parts: the whole table, as `Source.chunks` of these columns yields it.
+        scratch: the folder for the files.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class RowFile:
         self.rows = records.stat().st_size // max(self._type.itemsize, 1)
 
     def take(self, positions: Sequence[int] | Array) -> pd.DataFrame:
-        """The rows at some positions, in their order.
+        """Return the rows at some positions, in their order.
 
         Raises:
             IndexError: there is no such row.
@@ -122,7 +123,7 @@ def _type_of(column: Column) -> Any:
 
 
 def _written(cells: pd.Series[Any], texts: BinaryIO) -> Array:
-    """Write texts one after another; gives where each lies."""
+    """Write texts one after another, and return the position of each."""
     known = cells.notna().to_numpy()
     encoded = [
         cell.encode() if is_known else b"" for cell, is_known in zip(cells, known, strict=True)
@@ -136,7 +137,7 @@ def _written(cells: pd.Series[Any], texts: BinaryIO) -> Array:
 
 
 def opened(path: Path, owner: object) -> int:
-    """A handle to read a file, which is closed when its owner is forgotten."""
+    """Return a handle to read a file, which is closed when its owner is no longer used."""
     stack = ExitStack()
     handle = stack.enter_context(path.open("rb")).fileno()
     weakref.finalize(owner, stack.close)

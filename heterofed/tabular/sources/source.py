@@ -1,4 +1,4 @@
-"""A table that can be read whole, in parts, or by row; its cells as text or converted."""
+"""Defines a table that can be read whole, in parts, or by row, with cells as text or converted."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Positions = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
-"""Numbers of rows, from 0."""
+"""The numbers of rows, from 0."""
 
 VECTOR = 2048
-"""Rows that DuckDB handles at a time."""
+"""The number of rows that DuckDB handles at a time."""
 
 SMALL_CELLS = 20_000_000
-"""Rows are taken from memory where a table has no more cells, else from a file of records."""
+"""The most cells of a table whose rows are taken from memory and not from a file of records."""
 
 _AT_ONCE = 500
-"""Columns that one query reads: the time to plan one grows faster than its columns."""
+"""The most columns that one query reads, because a query's planning time grows faster than that."""
 
 _ABSENT = 0.6
-"""How alike a name must be to one that is there to be thought of as meant."""
+"""The similarity of a name to an existing one above which a message suggests that one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One column as it lies: its name in DuckDB, as SQL takes it, and its type there."""
+    """One column in DuckDB: its name there, quoted for SQL, and its type."""
 
     sql: str
     type: str
@@ -43,17 +43,17 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Where the cells are.
+    """The place of the cells.
 
     Attributes:
-        connection: of DuckDB; closed when the last source over it is gone.
-        scratch: the private folder, which goes at the same time.
-        table: what stands after FROM.
-        row: an expression for the number of a row, from 0.
-        columns: the cells of each column by the user's name for it, in their order. DuckDB tells
-            no upper from lower case in names, so its own names may be others.
-        notes: what was found out while opening, for people.
-        has_header: whether the names of the columns stand in the table.
+        connection: the connection to DuckDB, which is closed when the last source over it is gone.
+        scratch: the private folder, which is deleted at the same time.
+        table: the SQL expression after FROM.
+        row: the SQL expression for the number of a row, from 0.
+        columns: the cells of each column by the user's name for it, in their order. DuckDB does not
+            distinguish upper from lower case in names, so its own names may be others.
+        notes: what was detected when the table was opened, for the user.
+        has_header: whether the names of the columns are in the table.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -66,17 +66,17 @@ class Relation:
 
 
 class Source:
-    """A party's table. `open_source` makes one.
+    """A party's table, which `open_source` makes.
 
-    Cells are text until `typed` has said what they are; a cell that stands for a missing value
-    (nothing, `NA`, `null`, `?`, ...) is missing in either case. Rows keep the order that they have
-    in the file, and are counted from 0 in arguments, from 1 in messages.
+    Cells are text until `typed` has set their kinds. A cell that stands for a missing value
+    (nothing, `NA`, `null`, `?`, ...) is missing in either case. Rows keep the order of the file,
+    and are counted from 0 in arguments and from 1 in messages.
 
     Attributes:
-        name: for messages, such as the name of the file.
-        columns: names, in their order.
-        rows: how many there are.
-        notes: what was found out while opening, for people.
+        name: the name for messages, such as the name of the file.
+        columns: the names of the columns, in their order.
+        rows: the number of rows.
+        notes: what was detected when the table was opened, for the user.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Source:
         return f"<Source {self.name}: {self.rows} rows, {len(self.columns)} columns>"
 
     def must_have(self, columns: Iterable[str]) -> None:
-        """Check that there are columns of these names.
+        """Check that there are columns with these names.
 
         Raises:
-            ColumnError: one is not there; with what may have been meant.
+            ColumnError: a column does not exist; the message suggests a similar name.
         """
         for name in columns:
             if name not in self.columns:
@@ -117,29 +117,30 @@ class Source:
                 raise ColumnError(f"{self.name} has no column {name!r}{meant}{why}")
 
     def typed(self, columns: Iterable[Column]) -> Source:
-        """These columns of the same table, with values for cells, by each column's kind.
+        """Return these columns of the same table, with converted cells by each column's kind.
 
-        "numeric" and "boolean" give float64 (NaN where missing), "date" datetime64 in UTC (NaT),
-        all others str (NaN). A cell that is not of its kind is an error when it is read.
+        "numeric" and "boolean" give float64 (NaN for a missing value), "date" datetime64 in UTC
+        (NaT), and all others str (NaN). A cell that is not of its kind is an error when it is read.
 
         Raises:
-            ColumnError: the table lacks one of them.
+            ColumnError: the table does not have one of them.
         """
         columns = list(columns)
         self.must_have(each.name for each in columns)
         return Source(self.name, self._relation, missing=self._missing, kinds=columns)
 
     def as_written(self) -> Source:
-        """The same table with each cell as text exactly as it lies, for ids; only a cell with
-        nothing in it is missing.
+        """Return the same table with each cell as its exact text, for ids; only an empty cell is
+        missing.
         """
         return Source(self.name, self._relation, as_written=True)
 
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All rows of some columns, or of all of them.
+        """Return all rows of some columns, or of all of them.
 
         Raises:
-            ColumnError: a column is not there, or a cell is not of its column's kind; with its row.
+            ColumnError: a column does not exist, or a cell is not of its column's kind; the message
+            has its row.
         """
         names = self._chosen(columns)
         if self._held is not None:
@@ -157,14 +158,15 @@ class Source:
     def chunks(
         self, rows: int = 65_536, columns: Sequence[str] | None = None
     ) -> Iterator[pd.DataFrame]:
-        """The table in parts, in order; one part is in memory at a time.
+        """Yield the table in parts, in order; one part is in memory at a time.
 
         Args:
-            rows: of a part, rounded up to a multiple of 2048; the last may have fewer.
-            columns: some of them; None: all.
+            rows: the number of rows in a part, rounded up to a multiple of 2048; the last may have
+                fewer.
+            columns: the columns to read; None for all.
 
         Raises:
-            ColumnError: as of `frame`.
+            ColumnError: the same as in `frame`.
         """
         names, vectors, start = self._chosen(columns), -(-rows // VECTOR), 0
         cursor = self._run(names, lambda cursor: cursor)
@@ -174,13 +176,13 @@ class Source:
             start += len(part)
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The rows at some positions (from 0), in their order.
+        """Return the rows at some positions (from 0), in their order.
 
-        The first call reads the whole table: into memory, or into a private file of records where
-        it is large.
+        The first call reads the whole table: into memory, or into a private file of records if it
+        is large.
 
         Raises:
-            ColumnError: as of `frame`.
+            ColumnError: the same as in `frame`.
             IndexError: there is no such row.
         """
         names = self._chosen(columns)
@@ -191,11 +193,12 @@ class Source:
         return self._held.iloc[np.asarray(positions, dtype=np.int64)][names]
 
     def among(self, positions: Positions) -> Iterator[pd.DataFrame]:
-        """The rows at some positions, in the order of the table and each once, part by part; the
-        index of a part says which they are.
+        """Yield the rows at some positions part by part, in the order of the table and each once.
+
+        The index of a part has the positions of its rows.
 
         Raises:
-            ColumnError: as of `frame`.
+            ColumnError: the same as in `frame`.
         """
         wanted = np.zeros(self.rows, dtype=bool)
         wanted[np.asarray(positions, dtype=np.int64)] = True
@@ -206,7 +209,7 @@ class Source:
 
     @property
     def is_large(self) -> bool:
-        """Whether the table is not to be held in memory."""
+        """Whether the table is too large to be held in memory."""
         return self.rows * len(self.columns) > SMALL_CELLS
 
     @property
@@ -222,37 +225,37 @@ class Source:
         return self._records
 
     def query(self, select: str, **named: Any) -> list[tuple[Any, ...]]:
-        """Rows of an SQL query over `{table}`, with `{row}` for a row's number.
+        """Return the rows of an SQL query over `{table}`, with `{row}` for a row's number.
 
-        For this package: what `select` says is trusted.
+        It is for this package only, because `select` is trusted.
         """
         relation = self._relation
         text = select.format(table=relation.table, row=relation.row, **named)
         return relation.connection.cursor().execute(text).fetchall()
 
     def every(self, step: int) -> str:
-        """An SQL clause for each `step`-th row of the table."""
+        """Return an SQL clause for each `step`-th row of the table."""
         return f"WHERE {self._relation.row} % {step} = 0" if step > 1 else ""
 
     def text(self, column: str) -> str:
-        """An SQL expression for the cells of a column as text; NULL where one is missing."""
+        """Return an SQL expression for the cells of a column as text; NULL for a missing value."""
         cells = self._relation.columns[column]
         return plain(cells.sql, cells.type, self._missing)
 
     def cells(self, column: str) -> str:
-        """An SQL expression for the cells of a column as they lie, as text."""
+        """Return an SQL expression for the original cells of a column, as text."""
         return f"CAST({self._relation.columns[column].sql} AS VARCHAR)"
 
     def cleaned(self, cells: str) -> str:
-        """An SQL expression for `cells` without spaces; NULL where a value is missing."""
+        """Return an SQL expression for `cells` without spaces; NULL for a missing value."""
         return plain(cells, "VARCHAR", self._missing)
 
     def type_of(self, column: str) -> str:
-        """The DuckDB type of a column as it lies."""
+        """Return the DuckDB type of the original cells of a column."""
         return self._relation.columns[column].type
 
     def value(self, column: Column) -> str:
-        """An SQL expression for the converted cells of a column."""
+        """Return an SQL expression for the converted cells of a column."""
         cells = self._relation.columns[column.name]
         return converted(cells.sql, cells.type, column, self._missing)
 
@@ -314,7 +317,7 @@ _WORDS = {"numeric": "number", "boolean": "yes or no", "date": "date of this for
 
 
 def _meant(name: str, columns: Sequence[str]) -> str:
-    """What to say of a column that is not there."""
+    """Return a message about a column that does not exist."""
     from difflib import get_close_matches
 
     lower = {each.lower().strip(): each for each in columns}

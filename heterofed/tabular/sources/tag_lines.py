@@ -1,6 +1,7 @@
-"""Lines of tags, as LIBSVM and FATE write them: `17,1,x3:0.5,x9:2`, as a table of few columns.
+"""Reads lines of tags, as LIBSVM and FATE write them: `17,1,x3:0.5,x9:2`, as a table of few
+columns.
 
-What stands before the first tag are columns of their own; the tags of a line, however many, become
+The fields before the first tag are columns of their own. The tags of a line, of any number, become
 one column. There is no header.
 """
 
@@ -19,8 +20,9 @@ _LOOKED_AT = 100
 
 
 def columns_before_tags(sample: str) -> int | None:
-    """How many columns stand before the tags of each line; None where the lines are of another
-    form, or fields of them can be told apart by one character.
+    """Return the number of columns before the tags of each line.
+
+    It is None if the lines have another form, or if one character separates all of their fields.
 
     Args:
         sample: the first lines of a file.
@@ -40,13 +42,13 @@ def write_table(path: Path, columns: int, name: str, place: Path) -> None:
     """Write the lines as CSV without a header: the columns before the tags, and the tags.
 
     Args:
-        path: of UTF-8 text.
-        columns: that stand before the tags.
-        name: of the file, for messages.
-        place: of the CSV file, which is new.
+        path: the path of UTF-8 text.
+        columns: the number of columns before the tags.
+        name: the name of the file, for messages.
+        place: the path of the CSV file, which is new.
 
     Raises:
-        ConfigError: a line is of another form.
+        ConfigError: a line has another form.
     """
     with path.open(encoding="utf-8-sig") as lines, new_file(place) as file:
         for text in _rows(lines, columns, name):
@@ -71,7 +73,7 @@ def _parts(line: str) -> list[str]:
 
 
 def _before(parts: list[str]) -> int | None:
-    """How many parts stand before the tags; None where one stands behind a tag."""
+    """Return the number of parts before the tags; None if there is one after a tag."""
     are_tags = [TAGS.fullmatch(each) is not None for each in parts]
     first = are_tags.index(True) if True in are_tags else len(parts)
     return first if all(are_tags[first:]) else None
