@@ -97,6 +97,12 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
     def load_local_ids(self) -> list[str]:
         if self.parties:
             self._party.check_keys()
+        if self.id_keys > 1 and self._party.table.own_recipe is None:
+            raise ConfigError(
+                f"the Host matches rows by {self.id_keys} keys, one after another, so each column"
+                " of ids is compared by itself: agree with a recipe of as many keys (id_recipe=,"
+                " --id-recipe)"
+            )
         if self.final_rows and not self._allows_importance:
             raise ConfigError(
                 "the Host measures what each column is worth, for which up to"

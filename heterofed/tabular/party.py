@@ -142,12 +142,6 @@ class Party:
             ConfigError: they are not.
         """
         recipe = IdRecipe.parse(self.settings.id_recipe)
-        if len(recipe.keys) > 1 and self.table.own_recipe is None:
-            raise ConfigError(
-                f"the Host matches rows by {len(recipe.keys)} keys ({str(recipe)!r}), one after"
-                " another, so each column of ids is compared by itself: agree with an id recipe of"
-                " as many keys (id_recipe=, --id-recipe)"
-            )
         if len(recipe.keys) != self._run.id_keys:
             raise ConfigError(
                 f"the id recipe {str(recipe)!r} has {len(recipe.keys)} key(s), and rows are matched"

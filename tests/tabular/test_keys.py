@@ -173,14 +173,16 @@ def test_another_recipe_is_refused_before_any_id_is_asked_for(theirs: str, tmp_p
         simulate(bank_of(mine, tmp_path), [shop], task_id="t")
 
 
-def test_a_party_without_a_recipe_takes_the_hosts_keys(tmp_path: Path) -> None:
+def test_a_party_without_a_recipe_lets_nobody_compare_its_columns_one_by_one(
+    tmp_path: Path,
+) -> None:
     mine, theirs = people()
-    done = simulate(
-        bank_of(mine, tmp_path, id_recipe="phone:CN;email"),
-        [shop_of(theirs, tmp_path, id_recipe=None)],
-        task_id="t",
-    )
-    assert done.results["shop"].ids == 155
+    with pytest.raises(ConfigError, match="agree with a recipe of as many keys"):
+        simulate(
+            bank_of(mine, tmp_path, id_recipe="phone:CN;email"),
+            [shop_of(theirs, tmp_path, id_recipe=None)],
+            task_id="t",
+        )
 
 
 def test_nothing_is_left_for_the_second_key(tmp_path: Path) -> None:

@@ -238,6 +238,12 @@ def test_events_of_a_run_are_its_parts(client: Client) -> None:
     ]
 
 
+def test_the_head_of_events_ends(client: Client) -> None:
+    answer = client.request("HEAD", f"{BASE}/events")
+    assert answer.status_code == 200
+    assert answer.text == ""
+
+
 SAY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u202e"
 
 

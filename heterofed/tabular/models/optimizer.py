@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, SparseAdam
@@ -25,22 +26,27 @@ class SparseAdamW(Optimizer):
     def __init__(
         self, dense: Iterable[Tensor], sparse: Iterable[Tensor], *, lr: float, weight_decay: float
     ) -> None:
-        self._parts: tuple[Optimizer, ...] = ()
         adam, few = (
             AdamW(list(dense), lr=lr, weight_decay=weight_decay),
             SparseAdam(list(sparse), lr=lr),
         )
         super().__init__([*adam.param_groups, *few.param_groups], {})
-        self._parts = (adam, few)
+        _PARTS[self] = (adam, few)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step of both parts."""
         loss = None if closure is None else closure()
-        for at, part in enumerate(self._parts):
+        for group, part in zip(self.param_groups, _PARTS[self], strict=True):
             # A loaded state_dict replaces the groups and the state by new objects.
-            part.param_groups, part.state = [self.param_groups[at]], self.state
+            part.param_groups, part.state = [group], self.state
             part.step()
         return loss
+
+
+_PARTS: WeakKeyDictionary[Optimizer, tuple[Optimizer, ...]] = WeakKeyDictionary()
+"""The two parts of each optimizer, which have no state of their own. They are not attributes of it,
+because a checkpoint keeps the state of everything that an optimizer holds.
+"""
 
 
 def warm_up() -> None:
