@@ -44,7 +44,7 @@ ALONE = {
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
     "starlette": ["heterofed/watch/app", "heterofed/watch/guard"],
-    "uvicorn": ["heterofed/watch/serve"],
+    "uvicorn": ["heterofed/watch/connections", "heterofed/watch/serve"],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
     "rich": [

@@ -21,7 +21,7 @@ from typing import Any
 from heterofed.errors import ConfigError, TaskFailed, needing
 from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
-from heterofed.runs.lifecycle import sigterm_as_exit
+from heterofed.runs.lifecycle import signals_as_exceptions
 from heterofed.trackers.names import trackers
 from heterofed.watch.beside import watched
 from heterofed.watch.extra import needed
@@ -101,7 +101,7 @@ def _train(example: str, folder: Path, common: list[str], asked: list[str]) -> N
         TaskFailed: one of the processes failed.
     """
     log = folder / f"{COLLABORATOR}.log"
-    with new_file(log) as output, sigterm_as_exit(), _ended_with_us() as children:
+    with new_file(log) as output, signals_as_exceptions(), _ended_with_us() as children:
         children.append(_start(example, "collaborator", common, output))
         children.append(_start(example, "host", [*common, *asked], None))
         codes = {party: child.wait() for party, child in zip(("c", "h"), children, strict=True)}
@@ -121,7 +121,7 @@ def _train_baselines(example: str, arguments: list[str]) -> None:
     Raises:
         TaskFailed: their process failed.
     """
-    with sigterm_as_exit(), _ended_with_us() as children:
+    with signals_as_exceptions(), _ended_with_us() as children:
         children.append(_start(example, "baselines", arguments, None))
         if code := children[0].wait():
             raise TaskFailed(f"the demo's baselines failed (exit code {code}); see above")

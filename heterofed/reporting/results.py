@@ -17,7 +17,15 @@ import msgspec
 
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseEnded
-from heterofed.files import move_aside, own_folder, put_in_place, read, try_folder, writing
+from heterofed.files import (
+    make_folder,
+    move_aside,
+    own_folder,
+    put_in_place,
+    read,
+    try_folder,
+    writing,
+)
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
 from heterofed.reporting.console import path_shown
@@ -311,13 +319,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, anywhere: bo
     Args:
         path: the path of the file. An existing file is replaced.
         write: called with the open file to write the content.
-        anywhere: whether the user chose the folder, so that it may be a link or another user's.
+        anywhere: whether the user chose the folder, so that it may be a link or another user's. It
+            is made if it does not exist.
 
     Raises:
         ResultsError: the file cannot be written.
         ConfigError: its folder is a link or belongs to another user.
     """
     with writing(path):
+        if anywhere:
+            make_folder(path.parent)
         return put_in_place(path, write, anywhere=anywhere)
 
 

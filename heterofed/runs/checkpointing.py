@@ -235,8 +235,11 @@ class Checkpointing:
             if name in kept:
                 continue
             keys, size = snapshot.metrics.get(name, ([], 0))
+            # The user's class may have other columns by now; those that were added later stay.
+            own = registered.get(name)
+            is_other = own is not None and tuple(keys[: len(own)]) != tuple(own)
             with run.harmless("leakage.csv") if name == "leakage" else nullcontext():
-                metrics.cut(size, None if name in registered else keys)
+                metrics.cut(size, None if is_other else keys)
 
     def _open_kept(self, name: str, keys: Sequence[str]) -> None:
         """Open a metrics set that is only in the checkpoint."""

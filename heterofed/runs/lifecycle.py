@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import get_args
 
@@ -51,6 +51,7 @@ from heterofed.runs.settings import check_callbacks, check_flag
 from heterofed.runs.status import status_kept
 from heterofed.runs.task import Task
 from heterofed.runs.unfinished import awaited, recall
+from heterofed.transport.interrupts import UNINTERRUPTED
 from heterofed.watch.beside import watched
 
 logger = logging.getLogger("heterofed")
@@ -106,7 +107,7 @@ class Lifecycle:
     ) -> TaskResult:
         task, run, began = self._task, self._new_run(task_id, resume), time.monotonic()
         with ExitStack() as stack:
-            stack.enter_context(sigterm_as_exit())
+            stack.enter_context(signals_as_exceptions())
             check_hooks(task.owner)
             task.hooks.call("validate_context")
             task.check(run)
@@ -274,20 +275,29 @@ def _write_account(run: Run) -> None:
 
 
 @contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that the other parties are told."""
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit and Ctrl-C into KeyboardInterrupt, so that the other parties are
+    told, and raise them only where no frame is half sent. A handler of the user's for Ctrl-C stays.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(_signal: int, _frame: object) -> None:
-        raise SystemExit(aborts.SIGTERM_EXIT)
+        UNINTERRUPTED.interrupt(SystemExit(aborts.SIGTERM_EXIT))
 
-    before = signal.signal(signal.SIGTERM, leave)
+    def stop(_signal: int, _frame: object) -> None:
+        UNINTERRUPTED.interrupt(KeyboardInterrupt())
+
+    handlers: dict[signal.Signals, Callable[[int, object], None]] = {signal.SIGTERM: leave}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handlers[signal.SIGINT] = stop
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def began(run: Run) -> TaskBegan:

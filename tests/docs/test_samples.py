@@ -23,7 +23,12 @@ def start(parties: Parties, script: Path) -> PartyProcess:
 
 
 def shape(output: str) -> list[str]:
-    """Lines without numbers, units, paths and what depends on how busy the machine is."""
+    """Lines without numbers, units, paths and what depends on how busy the machine is.
+
+    They have neither time nor party: a file has both on each line, a terminal, as pages show it, has
+    the time on the first line of each message.
+    """
+    output = re.sub(r"(?m)^([0-9-]+T\S+Z [A-Z]+ \S+ \S+:|[0-9:]{8}) +", "", output)
     lines = [line for line in output.splitlines() if "/" not in line or "[ROUND" in line]
     lines = [line for line in lines if "leak: " not in line]  # sampled as far as there is time
     shown = [" ".join(re.sub(r"[0-9.]+|\b[kM]?B\b", "#", line).split()) for line in lines]

@@ -66,8 +66,11 @@ ENDLESS = {
     "heterofed/cli/demo.py: children[0].wait()": WORK,
     "heterofed/simulation/network.py: "
     "self._changed.wait_for(lambda: self._owner in (None, party))": WORK,
-    "heterofed/messaging/party.py: "
-    "peer.put(Mail(message, payload, peer.byte_came - peer.message_began))": (AT_ONCE),
+    "heterofed/messaging/party.py: peer.put(Mail(message, payload, moving))": AT_ONCE,
+    "heterofed/reporting/log_lines.py: _place.get()": "a context variable",
+    "heterofed/files/scratch.py: with file_lock(Path(name, SCRATCH_LOCK))": ONCE,
+    "heterofed/files/scratch.py: with file_lock(lock)": ONCE,
+    "heterofed/watch/beside.py: server.wait()": "the process was killed",
     "heterofed/rendezvous/backend.py: with HostLock(place.task_id, place.lock, place.socket)": ONCE,
     "heterofed/rendezvous/backend.py: with HostLock(self.task.task, lock)": ONCE,
     "heterofed/privacy/noise.py: _source.get()": "a context variable",

@@ -198,7 +198,8 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path: Path) -> 
         resume: Any = "require" if kind is Interrupted else "never"
         simulate(bank, [shop_of(theirs, results)], task_id="t", resume=resume)
         assert bank.evaluation is not None
-        outcomes.append(bank.evaluation.metrics)
+        rounds = (results / "t" / "bank" / "validation.csv").read_text()
+        outcomes.append((bank.evaluation.metrics, rounds))
     assert outcomes[0] == outcomes[1]
 
 

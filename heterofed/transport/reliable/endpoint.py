@@ -29,6 +29,7 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.flow_control import MAX_EVENTS
+from heterofed.transport.interrupts import UNINTERRUPTED
 from heterofed.transport.reliable.handshake import Refusal
 from heterofed.transport.reliable.link import Link
 
@@ -69,7 +70,7 @@ class LinkChannel(Channel):
         self._endpoint = endpoint
 
     def send(self, frames: Iterable[Buffer]) -> None:
-        with self._endpoint.lock:
+        with self._endpoint.lock, UNINTERRUPTED:
             if self.over:
                 raise ChannelClosedError(f"the connection to {self.party or 'a peer'} is gone")
             self.link.put(frames)
@@ -232,10 +233,11 @@ class LinkEndpoint(Endpoint):
         """Send the link's outgoing frames over its connection."""
         if channel.inner is None or channel.over:
             return
-        if frames := channel.link.outgoing(self._clock()):
-            # A connection that is about to be lost accepts nothing; the link keeps all frames.
-            with contextlib.suppress(ChannelClosedError):
-                channel.inner.send(frames)
+        with UNINTERRUPTED:
+            if frames := channel.link.outgoing(self._clock()):
+                # A connection that is about to be lost accepts nothing; the link keeps all frames.
+                with contextlib.suppress(ChannelClosedError):
+                    channel.inner.send(frames)
 
     def _take_in(self, channel: LinkChannel, frame: Buffer, now: float) -> None:
         """Process a frame that a connection brought for a link."""

@@ -24,6 +24,7 @@ from heterofed.transport.base import (
     Received,
 )
 from heterofed.transport.flow_control import ACK_EVERY, MAX_EVENTS, MAX_HELD_BYTES, WINDOW, Outbox
+from heterofed.transport.interrupts import UNINTERRUPTED
 from heterofed.transport.zeromq.heartbeat import Heartbeat
 from heterofed.transport.zeromq.routes import seed_libc
 from heterofed.transport.zeromq.zap import DOMAIN
@@ -298,10 +299,11 @@ class ZmqEndpoint(Endpoint):
     def pump(self, peer: Connection) -> None:
         """Give queued frames of this peer to libzmq, as far as the window allows."""
         while peer.outbox and peer.sent - peer.taken < WINDOW:
-            if not self._post(peer, peer.outbox.head()):
-                break
-            peer.outbox.pop()
-            peer.sent += 1
+            with UNINTERRUPTED:
+                if not self._post(peer, peer.outbox.head()):
+                    break
+                peer.outbox.pop()
+                peer.sent += 1
         if peer.read - peer.told >= ACK_EVERY and peer.state is State.OPEN:
             self._tell(peer)
 
@@ -315,9 +317,10 @@ class ZmqEndpoint(Endpoint):
             return False
         message = parts if peer.route is None else (peer.route, *parts)
         try:
-            for part in message[:-1]:
-                self._socket.send(part, zmq.DONTWAIT | zmq.SNDMORE)
-            self._socket.send(message[-1], zmq.DONTWAIT)
+            with UNINTERRUPTED:
+                for part in message[:-1]:
+                    self._socket.send(part, zmq.DONTWAIT | zmq.SNDMORE)
+                self._socket.send(message[-1], zmq.DONTWAIT)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
