@@ -35,8 +35,8 @@ MOST_COLUMNS = 256
 FILE = "importance.csv"
 
 TOLD_STEP = 0.01
-"""The step to which the drops that another party is told are rounded; they lie between -1 and 1. The
-finer a number is, the more it says about single labels.
+"""The step to which the drops that another party is told are rounded; they lie between -1 and 1.
+The finer a number is, the more it says about single labels.
 """
 
 Drops = dict[str, list[float]]

@@ -25,8 +25,8 @@ def start(parties: Parties, script: Path) -> PartyProcess:
 def shape(output: str) -> list[str]:
     """Lines without numbers, units, paths and what depends on how busy the machine is.
 
-    They have neither time nor party: a file has both on each line, a terminal, as pages show it, has
-    the time on the first line of each message.
+    They have neither time nor party: a file has both on each line, and a terminal, as pages show
+    it, has the time on the first line of each message.
     """
     output = re.sub(r"(?m)^([0-9-]+T\S+Z [A-Z]+ \S+ \S+:|[0-9:]{8}) +", "", output)
     lines = [line for line in output.splitlines() if "/" not in line or "[ROUND" in line]
