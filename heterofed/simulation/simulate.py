@@ -77,7 +77,7 @@ def simulate(
     Raises:
         ConfigError: the parties cannot be in one task; nothing was done.
         Exception: an error ended the task at the party where it began; it has a note with that
-        party.
+            party.
     """
     _check(host, collaborators, latency_ms, mbit)
     _check_expected(host, collaborators)

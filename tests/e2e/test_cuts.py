@@ -69,7 +69,7 @@ def cut_at_every_batch(party: TinyHost | TinyCollaborator, relay: Relay) -> None
     party.iterate_train_feature = iterate  # type: ignore[method-assign,assignment]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hundreds_of_random_cuts_between_processes(
     parties: Parties, home: Path, tmp_path: Path
 ) -> None:

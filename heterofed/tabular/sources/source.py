@@ -140,7 +140,7 @@ class Source:
 
         Raises:
             ColumnError: a column does not exist, or a cell is not of its column's kind; the message
-            has its row.
+                has its row.
         """
         names = self._chosen(columns)
         if self._held is not None:

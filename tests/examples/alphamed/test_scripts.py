@@ -79,7 +79,7 @@ def test_equal_batch_sizes_run_to_the_end(start: Start, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_whole_mnist_runs_to_the_end(start: Start, tmp_path: Path) -> None:
     both = [start("host", ROUNDS="1"), start("collaborator")]
