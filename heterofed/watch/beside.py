@@ -47,11 +47,9 @@ def watched(results: Path, task: str) -> Iterator[None]:
 
 
 def _started(results: Path, task: str) -> subprocess.Popen[bytes] | None:
-    # -P: no module is taken from the working directory, which others may be able to write to.
-    command = [sys.executable, "-P", "-m", "heterofed", "watch", "--results", str(results)]
     try:
         server = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [*command, "--until-stdin-ends", "--", task],
+            command_of(results, task),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -62,6 +60,13 @@ def _started(results: Path, task: str) -> subprocess.Popen[bytes] | None:
     if server.stdout is not None:
         threading.Thread(target=_pass_on, args=[server.stdout], daemon=True).start()
     return server
+
+
+def command_of(results: Path, task: str) -> list[str]:
+    """Return the command that serves the page of a task until its stdin ends."""
+    # -P: no module is taken from the working directory, which others may be able to write to.
+    ours = [sys.executable, "-P", "-m", "heterofed", "watch", "--until-stdin-ends"]
+    return [*ours, "--results", str(results), "--", task]
 
 
 def _pass_on(lines: IO[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from heterofed.watch.beside import command_of
 from heterofed.watch.connections import FIRST_SECONDS, MAX_CONNECTIONS
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 def address(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "uvicorn.py").write_text("raise SystemExit('taken from the working directory')")
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "heterofed", "watch", "--results", str(tmp_path)],
+        command_of(tmp_path, "loans"),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=tmp_path,
         text=True,
