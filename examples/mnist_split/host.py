@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody calls it F
 from torch import Tensor, nn, optim
 
 from heterofed import Batch, HeteroNNHostScheduler, register_metrics
-from heterofed.trackers.names import TRACKERS, trackers
+from heterofed.reporting.trackers.names import TRACKERS, trackers
 
 from .data import load_halves, split_ids
 from .nets import HalfNet, TopNet

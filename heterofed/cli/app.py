@@ -20,8 +20,8 @@ from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
+from heterofed.reporting.trackers.names import TRACKERS
 from heterofed.reporting.wrapping import error_line
-from heterofed.trackers.names import TRACKERS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -21,8 +21,8 @@ from typing import Any
 from heterofed.errors import ConfigError, TaskFailed, needing
 from heterofed.files import new_file, own_folder
 from heterofed.reporting.results import check_writable
+from heterofed.reporting.trackers.names import trackers
 from heterofed.runs.lifecycle import signals_as_exceptions
-from heterofed.trackers.names import trackers
 from heterofed.watch.beside import watched
 from heterofed.watch.extra import needed
 

@@ -30,7 +30,7 @@ def tracker(name: str) -> Callback:
     if name not in TRACKERS:
         raise ConfigError(f"tracker {name!r}: give one of {', '.join(TRACKERS)}")
     made: Callback = getattr(
-        importlib.import_module(f"heterofed.trackers.{name}"), TRACKERS[name]
+        importlib.import_module(f"heterofed.reporting.trackers.{name}"), TRACKERS[name]
     )()
     return made
 

@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from heterofed import simulate
 from heterofed.errors import ConfigError
 from heterofed.events import Callback, PhaseEnded, RoundEnded, TaskBegan, TaskEnded
-from heterofed.trackers.base import Tracker, library
-from heterofed.trackers.mlflow import MLflow
-from heterofed.trackers.names import TRACKERS, tracker, trackers
-from heterofed.trackers.opentelemetry import OpenTelemetry
-from heterofed.trackers.prometheus import Prometheus
-from heterofed.trackers.tensorboard import TensorBoard
-from heterofed.trackers.wandb import WeightsAndBiases
+from heterofed.reporting.trackers.base import Tracker, library
+from heterofed.reporting.trackers.mlflow import MLflow
+from heterofed.reporting.trackers.names import TRACKERS, tracker, trackers
+from heterofed.reporting.trackers.opentelemetry import OpenTelemetry
+from heterofed.reporting.trackers.prometheus import Prometheus
+from heterofed.reporting.trackers.tensorboard import TensorBoard
+from heterofed.reporting.trackers.wandb import WeightsAndBiases
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 
 pytestmark = [
@@ -214,7 +214,7 @@ def test_the_example_dashboard_asks_for_metrics_that_there_are(
 ) -> None:
     run(tmp_path, prometheus)
     names = {name for name, *_ in scraped(prometheus)}
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     board = json.loads((root / "docs" / "how-to" / "grafana.json").read_text())
     asked = [each["expr"] for panel in board["panels"] for each in panel["targets"]]
     assert len(asked) >= 6

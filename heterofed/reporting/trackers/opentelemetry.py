@@ -14,7 +14,7 @@ from heterofed.events import (
     RoundEnded,
     TaskBegan,
 )
-from heterofed.trackers.base import Tracker, library, scalars_of
+from heterofed.reporting.trackers.base import Tracker, library, scalars_of
 
 
 class OpenTelemetry(Tracker):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heterofed.events import TaskBegan
-from heterofed.trackers.base import ScalarTracker, library
+from heterofed.reporting.trackers.base import ScalarTracker, library
 
 
 class TensorBoard(ScalarTracker):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heterofed.events import TaskBegan
-from heterofed.trackers.base import ScalarTracker, library
+from heterofed.reporting.trackers.base import ScalarTracker, library
 
 _UNFIT = re.compile(r"[^\w\-. /]")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from heterofed.events import TaskBegan
-from heterofed.trackers.base import ScalarTracker, library
+from heterofed.reporting.trackers.base import ScalarTracker, library
 
 
 class WeightsAndBiases(ScalarTracker):

@@ -14,7 +14,7 @@ from heterofed.events import (
     StillWaiting,
     TaskBegan,
 )
-from heterofed.trackers.base import Tracker, library, scalars_of
+from heterofed.reporting.trackers.base import Tracker, library, scalars_of
 
 WHOSE = ("task", "party")
 
