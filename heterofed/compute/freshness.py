@@ -57,12 +57,12 @@ class Freshness:
     @contextmanager
     def making(self) -> Iterator[None]:
         """Enclose each call of the hook, or each step of its generator."""
-        first = self._now = _number() + 1
+        first = self._now = _next_number()
         try:
             yield
         finally:
             versions = tuple(each._version for each in self._weights())
-            self._spans.append(_Span(first, _number(), versions))
+            self._spans.append(_Span(first, _next_number(), versions))
 
     def check(self, features: Mapping[str, Tensor], number: int) -> None:
         """Check the features that the last call returned.
@@ -92,11 +92,9 @@ class Freshness:
         return next((each for each in self._spans if each.first <= made < each.end), None)
 
 
-def _number() -> int:
-    """Return the sequence number of a new graph node; autograd counts them on each thread."""
-    with torch.enable_grad():
-        node: Any = (torch.zeros((), requires_grad=True) * 1).grad_fn
-    return int(node._sequence_nr())
+def _next_number() -> int:
+    """Return the sequence number of the next graph node; autograd counts them on each thread."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[tuple[int, int]]:

@@ -72,11 +72,11 @@ class Leaf:
 
     def clear(self, *, set_to_none: bool) -> None:
         """Clear `.grad`, as `Optimizer.zero_grad` does."""
-        now = self._shown()
         if self._stepped:
             self._kept, self._stepped = self.gradient(), False
         # A new tensor of zeros is needed, because the old tensor may be the valid gradient.
-        self._zeros = None if set_to_none or now is None else torch.zeros_like(now)
+        now = None if set_to_none else self._shown()
+        self._zeros = None if now is None else torch.zeros_like(now)
         self._put(self._zeros)
 
     def forget(self) -> None:

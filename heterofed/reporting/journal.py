@@ -75,6 +75,9 @@ class Journal:
         Raises:
             OSError, ConfigError: the file cannot be written.
         """
+        if isinstance(event, Progressed) and not self._trace.is_listening:
+            self._units = event.done  # most events are these
+            return
         noted = [*self._noted(event)]
         if (batch := self._trace(event)) is not None:
             noted.append(batch)
