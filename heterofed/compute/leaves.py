@@ -1,7 +1,8 @@
 """Manages received features at the Host: the leaves of its graph, and their gradients.
 
-User code gets tensors that share the memory but are not leaves, so that it may change them in place
-(`ReLU(inplace=True)`, `add_`) as in a joined model. Their `.grad` is that of the leaves.
+User code gets tensors that are not leaves, so that it may change them in place
+(`ReLU(inplace=True)`, `add_`) as in a joined model. Large ones share the memory of the leaves. The
+`.grad` of all of them is that of the leaves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heterofed.compute.tensors import is_finite, takes_gradient
+from heterofed.compute.tensors import SMALL, is_finite, takes_gradient
 
 
 class _Lent(torch.autograd.Function):
@@ -44,7 +45,8 @@ class Leaf:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.requires_grad_()
-        self.lent: Tensor = _Lent.apply(tensor)
+        # A copy of few numbers takes less time than a function in Python, forward and backward.
+        self.lent: Tensor = tensor.clone() if tensor.numel() <= SMALL else _Lent.apply(tensor)
         self.fresh = False
         """Whether a backward pass reached this leaf since this was last set to False."""
         self._stepped = False

@@ -546,14 +546,14 @@ class Session:
         return self._plan.max_batch_bytes if self._plan else 0
 
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
-        made = plain = 0
+        made = plain = span = 0
         for spec in tensors:
             plain += spec.nbytes
             made += spec.coded_bytes(coding)
-            span = math.prod([each or 1 for each in spec.shape])
-            _require(span <= MAX_SPAN, "a shape that no memory holds")
+            span = max(span, math.prod([each or 1 for each in spec.shape]))
         _require(made == size, "shapes that do not make its size")
         _require(plain <= self.max_batch_bytes, "more bytes than max_batch_bytes")
+        _require(span <= MAX_SPAN, "a shape that no memory holds")
         _require(len({spec.name for spec in tensors}) == len(tensors), "a tensor's name twice")
 
 
