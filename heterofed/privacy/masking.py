@@ -44,8 +44,8 @@ class Masker:
     def __init__(self, party: str, shared: Mapping[str, bytes]) -> None:
         if not shared or party in shared:
             raise ConfigError(
-                "a masked sum of one Collaborator is its embedding; add another, or use"
-                " fusion='separate'"
+                "a masked sum needs two Collaborators or more, because the sum of one is its"
+                " embedding; add another, or use fusion='separate'"
             )
         self._party = party
         self._shared = dict(shared)

@@ -88,8 +88,8 @@ class ReleaseLimits:
             raise ConfigError(f"max_epsilon={epsilon!r}: give a number above 0, or None")
         if not defended:
             raise ConfigError(
-                f"max_epsilon={epsilon!r}: without a defence that has an epsilon, epsilon is"
-                " infinite; use ClippedGaussian, RandomisedResponse or DPSGD"
+                f"max_epsilon={epsilon!r} needs a defence that has an epsilon; use ClippedGaussian,"
+                " RandomisedResponse or DPSGD"
             )
 
 

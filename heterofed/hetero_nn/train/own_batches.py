@@ -124,7 +124,7 @@ class OwnBatches:
             return items  # type: ignore[no-any-return]
         if not hasattr(items, "__iter__"):
             raise ConfigError(
-                f"{hook} returned no iterable; yield batches, or return an iterable of them"
+                f"{hook} must be a generator, and it returned no iterable; yield batches"
             )
         return iter(items)
 
