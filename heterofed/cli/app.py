@@ -16,12 +16,13 @@ from heterofed._version import __version__
 from heterofed.cli import options, trust
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
+from heterofed.cli.said import is_json, say, say_error
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
 from heterofed.errors import ConfigError, HeteroFedError
 from heterofed.files import fill_standard_streams
+from heterofed.messaging.aborts import cause
 from heterofed.reporting.trackers.names import TRACKERS
-from heterofed.reporting.wrapping import error_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -219,14 +220,14 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        if sys.stderr is not None:
+        if is_json():
+            say_error(type(error).__name__, error.format_message())
+        elif sys.stderr is not None:
             error.show()
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except HeteroFedError as error:
-        click.echo(error_line("error", str(error), sys.stderr), err=True)
-        if explained := explanation(error):
-            click.echo(explained, err=True)
+        say_error(cause(error), str(error), explanation(error) or "")
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

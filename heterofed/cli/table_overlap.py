@@ -26,6 +26,7 @@ from heterofed.cli import options
 )
 @options.RESULTS
 @options.JOIN_TIMEOUT
+@options.LOG_FORMAT
 @options.AS_JSON
 def overlap(as_json: bool, **given: Any) -> None:
     """Count how many ids of TABLE the other parties have too: run this at every party.

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 
+from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
@@ -100,7 +100,7 @@ def _opened(location: str, **given: Any) -> Source:
     """Open a table, and show what was found out about it."""
     source = open_source(location, **given)
     for note in source.notes:
-        click.echo(f"{source.name}: {note}", err=True)
+        say(f"{source.name}: {note}")
     return source
 
 
@@ -114,8 +114,17 @@ def _launched(
 ) -> dict[str, Any]:
     """Train to the end, and store for predictions how ids are read."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
-        # This is shown only on the screen of this party, because labels must not be in a log.
-        click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
+        labels = scheduler.objective.labels
+        # The classes are shown only on the screen of this party, because they must not be in a log.
+        say(
+            f"labels: {labels.said}",
+            f"labels: {labels.kind}, {len(labels.classes)} classes"
+            if labels.classes
+            else labels.kind,
+            event="LabelsRead",
+            kind=labels.kind,
+            classes=len(labels.classes),
+        )
     result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))

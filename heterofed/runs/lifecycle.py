@@ -31,7 +31,7 @@ from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER
 from heterofed.reporting import console
-from heterofed.reporting.log_lines import chosen_format, placed
+from heterofed.reporting.log_lines import chosen_format, named_facts, placed
 from heterofed.reporting.results import (
     TaskResult,
     check_name,
@@ -264,7 +264,8 @@ def _write_results(run: Run) -> None:
     run.close_ledger()  # in a simulation, the ledger is in the store
     run.store.clear()
     with run.harmless("the summary"):
-        logger.info("%s", run.result.summary())
+        told = named_facts("TaskSummary", run.result.to_dict())
+        logger.info("%s", run.result.summary(), extra=told)
 
 
 def _write_account(run: Run) -> None:

@@ -301,11 +301,20 @@ class _BestMeans(CheckpointPart):
 
 
 def _measured(run: Run) -> dict[str, float]:
-    """Return the rows that the user's metrics sets have of this round."""
-    return {
-        key: value
-        for name, metrics in run.metrics.items()
-        if name not in OURS
-        for key, value in metrics.last_of(run.round).items()
-        if isinstance(value, int | float)
-    }
+    """Return the rows that the user's metrics sets have of this round.
+
+    The keys of a set that has a key in common with one before it are preceded by its name, as in
+    `test/auc`, in every round.
+    """
+    found: dict[str, float] = {}
+    taken: set[str] = set()
+    for name, metrics in run.metrics.items():
+        if name in OURS:
+            continue
+        keys = set(metrics.keys) - {"round"}
+        lead = f"{name}/" if keys & taken else ""
+        taken |= keys
+        for key, value in metrics.last_of(run.round).items():
+            if isinstance(value, int | float):
+                found[key if key == "round" else f"{lead}{key}"] = value
+    return found
