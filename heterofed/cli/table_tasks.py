@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,8 @@ def train(
     Returns:
         A dict with the keys task, party, ids (of the intersection), rounds, best_round, seconds and
         folder. At the Host it also has metrics, which are those of the test rows with the best
-        model.
+        model. If the columns were measured, importance has a dict for each, with the keys party,
+        column and drop.
 
     Raises:
         ConfigError: an option or the table is wrong; nothing was sent.
@@ -129,7 +131,23 @@ def _launched(
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
-    return _trained(result, {} if found is None else found.metrics)
+    outcome = _trained(result, {} if found is None else found.metrics)
+    if (measured := result.metrics.get("importance")) is not None:
+        outcome["importance"] = _importance(measured)
+    return outcome
+
+
+def _importance(path: Path) -> list[dict[str, Any]]:
+    """Return the columns of all parties, the most important of each first; a drop that means
+    nothing is None.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    drops = [float(row["drop"]) for row in rows]
+    return [
+        row | {"drop": None if math.isnan(drop) else drop}
+        for row, drop in zip(rows, drops, strict=True)
+    ]
 
 
 def _trained(result: TaskResult, metrics: dict[str, float]) -> dict[str, Any]:
@@ -163,7 +181,8 @@ def predict(
     """Predict at one party.
 
     Returns:
-        A dict with the keys task, party and rows, and out at the Host.
+        A dict with the keys task, party and rows; at the Host also missing, the number of rows of
+        its table without a prediction, and out.
 
     Raises:
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
@@ -188,7 +207,16 @@ def predict(
     frame = host.in_table_order(host.predict(task, models="best"))
     table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
     write_whole(out, lambda file: file.write(table), anywhere=True)
-    return outcome | {"rows": len(frame), "out": str(out)}
+    missing = len(source) - len(frame)
+    if missing:
+        say(
+            f"{missing} of the {len(source)} rows of {source.name} have no prediction: not every"
+            f" other party has their ids, or they have none; {out.name} leaves them out",
+            event="RowsMissing",
+            missing=missing,
+            rows=len(source),
+        )
+    return outcome | {"rows": len(frame), "missing": missing, "out": str(out)}
 
 
 def _given(folder: Path) -> Given:

@@ -115,7 +115,7 @@ class Lifecycle:
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
             stack.enter_context(page)
-            stack.enter_context(folder_lock(run.result.folder, task.folder_wait))
+            stack.enter_context(folder_lock(run.result.folder, task.folder_wait, task.role))
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
             recall(run, self._settings.seed)
@@ -218,6 +218,8 @@ class Lifecycle:
         party = run.maybe_party
         if party is None:
             return
+        if isinstance(error, HeteroFedError):
+            error.begun = run.maybe_agreement is not None
         if isinstance(error, LocalProtocolError):
             logger.error("a bug in heterofed: %s", error)
         where = aborts.where(party.phase, party.round, party.batch)

@@ -65,7 +65,7 @@ def test_the_report_says_no_odd_numbers(told: Any) -> None:
 
 
 def all_commands(group: Any, name: str = "heterofed") -> dict[str, click.Command]:
-    found = {}
+    found: dict[str, click.Command] = {}
     for each in group.commands.values():
         inner = f"{name} {each.name}"
         found |= all_commands(each, inner) if isinstance(each, click.Group) else {inner: each}

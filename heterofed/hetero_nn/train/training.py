@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from heterofed.errors import ConfigError, PeerLostError
+from heterofed.errors import ConfigError, FinalLookRefusedError, PeerLostError
 from heterofed.events import RoundEnded
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
@@ -228,7 +228,8 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         if run.plan.final_rows and not lets_look(self.owner):
             raise ConfigError(
                 f"the plan of {host.name} has final_rows={run.plan.final_rows}: define"
-                " iterate_final_feature, or let the Host give final_rows=0"
+                " iterate_final_feature, or let the Host give final_rows=0",
+                told=FinalLookRefusedError.code,
             )
         ids = self.keeping.prepare()
         most, further = self.settings.max_peer_ids, self.half.further_ids
