@@ -188,7 +188,7 @@ def join(
 def _nobody_came(
     party: Party, waited: float, missing: str, described: str, compare: str
 ) -> JoinTimeoutError:
-    hint = f"; if it runs already, compare {compare}" if compare else ""
+    hint = f"; if it runs already, compare {compare}" if compare else "; compare the task ids"
     return JoinTimeoutError(
         f"{party.name} waited {waited:.0f} s in phase join for{missing} with the same task id"
         f" ({described}){hint}",
@@ -241,8 +241,8 @@ class _Failures:
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
     """Return the error of a handshake, with another text if the keys are not to blame."""
-    why = diagnose()
-    return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
+    advice = diagnose()
+    return HandshakeError(f"{advice} (phase join)", party=error.party) if advice else error
 
 
 def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:

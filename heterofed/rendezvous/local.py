@@ -100,7 +100,10 @@ class HostLock:
                 f" another task id; if it is the other party, {both_hosts()}"
             ) from None
         except OSError as error:
-            raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot lock {self._path}: {error.strerror}; set HETEROFED_HOME to a folder on a"
+                " local disk"
+            ) from None
         self._remove_socket()  # left behind by a process that was killed
 
     def release(self) -> None:
