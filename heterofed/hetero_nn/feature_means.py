@@ -71,7 +71,8 @@ class FeatureImputer:
             if mean is None or (name in tensors and tensors[name].shape[1:] != mean.shape):
                 raise MissingPartyError(
                     f"nothing can stand for rows that {party} does not have: its features had no"
-                    f" one shape in training, or more than {MAX_ROW} numbers a row",
+                    f" one shape in training, or more than {MAX_ROW} numbers a row; leave those ids"
+                    " out of the prediction",
                     party=party,
                 )
             value = mean if by_mean else torch.zeros_like(mean)

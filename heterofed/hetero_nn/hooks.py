@@ -467,7 +467,7 @@ class HostHooks(PartyHooks):
 
     @Shown
     def final_ids(self) -> list[str]:
-        """The test ids that are looked at once more after the last round, sorted."""
+        """The test ids of the final evaluation after the last round, sorted."""
         run = self._heterofed.run
         if run is None or run.maybe_agreement is None:
             return []
@@ -580,7 +580,7 @@ def ends_by_default(cls: type[HostHooks]) -> bool:
 
 
 def lets_look(scheduler: PartyHooks) -> bool:
-    """Return whether a Collaborator takes part in a look at the best models."""
+    """Return whether a Collaborator takes part in a final evaluation of the best models."""
     mine = getattr(type(scheduler), "iterate_final_feature", None)
     return mine is not CollaboratorHooks.iterate_final_feature
 

@@ -20,7 +20,7 @@ MAX_SERVED_ROWS = 1 << 16
 """The most rows that one request of a standing link may ask for."""
 
 MAX_FINDINGS = 256
-"""The most numbers that a Host tells a Collaborator of its features; they fit a small header."""
+"""The largest number of values in `Findings`, so that they fit into a small header."""
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
@@ -138,7 +138,7 @@ class Hello(Message, frozen=True):
 
 
 class Terms(Message, frozen=True):
-    """H to C: these are the terms of my task file; this answers a check, or different terms."""
+    """H to C: these are the terms of my task file. This answers a check, or terms that differ."""
 
     terms: Annotated[bytes, Meta(max_length=1 << 16)]
 
@@ -179,7 +179,7 @@ class Waiting(Message, frozen=True):
 class PsiKey(Message, frozen=True):
     """C to H: I have `count` ids; the payload is my public key and its proof.
 
-    With `kept` it is the key of an earlier connection, whose results the Host may have.
+    `kept` says that it is the key of an earlier connection, whose results you may have.
     """
 
     count: Count
@@ -236,37 +236,46 @@ class PsiMatched(Message, frozen=True):
 
 
 class CountBegin(Message, frozen=True):
-    """H to C: how many ids I have; nobody shall learn more than how many of them we share."""
+    """H to C: I have `count` ids. Let us only count our common ids, and reveal none of them."""
 
     count: Count
 
 
 class CountReady(Message, frozen=True):
-    """C to H: how many ids I have; send me the values of yours."""
+    """C to H: I have `count` ids, and I am ready for the blinded values of yours."""
 
     count: Count
 
 
 class CountBlinded(Message, frozen=True):
-    """H to C: values of my ids, 32 bytes each; over all such messages in ascending order."""
+    """H to C: these are blinded values of my ids, 32 bytes each.
+
+    They are in ascending order over all messages of this kind, so that their order says nothing.
+    """
 
     values: Count
 
 
 class CountRaised(Message, frozen=True):
-    """C to H: your values, raised to my exponent; over all such messages in ascending order."""
+    """C to H: these are your values, raised to my secret exponent.
+
+    They are in ascending order over all messages of this kind, so that none can be traced to an id.
+    """
 
     values: Count
 
 
 class CountOwn(Message, frozen=True):
-    """C to H: values of my ids, 32 bytes each; over all such messages in ascending order."""
+    """C to H: these are blinded values of my own ids, 32 bytes each.
+
+    They are in ascending order over all messages of this kind, so that their order says nothing.
+    """
 
     values: Count
 
 
 class CountResult(Message, frozen=True):
-    """H to C: how many ids we share."""
+    """H to C: we have `common` ids in common."""
 
     common: Count
 
@@ -453,9 +462,11 @@ class EndOfFeatures(Message, frozen=True):
 
 
 class Findings(Message, frozen=True):
-    """H to C: these numbers are what the look at the best models has found of your features.
+    """H to C: these numbers are what the final evaluation of the best models has found for you.
 
-    The first value is of your second batch of that pass, and so on; NaN is one without a meaning.
+    The first batch of features that you sent in it was unchanged, and each later one had one change
+    that you wanted to measure. Value i belongs to batch i + 1, and says for example how much worse
+    the model was on it; NaN means that nothing can be said.
     """
 
     values: Annotated[tuple[float, ...], Meta(max_length=MAX_FINDINGS)]
@@ -496,7 +507,7 @@ class Finish(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """C to H: I have saved everything that I keep."""
+    """C to H: I have saved everything that I keep, and I close the connection."""
 
 
 class Abort(Message, frozen=True):

@@ -179,7 +179,7 @@ TABLE: Table = {
         (_H, ServePlan): State.SERVE_PROPOSED,  # a link that comes back with its table
         (_H, BeginTrain): State.TRAIN,
         (_H, BeginTest): State.TEST,
-        (_H, Findings): State.READY,  # once, after a look at the best models
+        (_H, Findings): State.READY,  # once, after the final evaluation
         (_H, Checkpoint): State.CHECKPOINT,
         (_H, RoundEnd): State.CHECKPOINT,
         (_H, Finish): State.FINISHING,

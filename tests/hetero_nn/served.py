@@ -11,8 +11,8 @@ from typing import Any
 
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve.collaborator import ServeLimits, serve_rows
-from heterofed.hetero_nn.serve.desk import Desk, Outcome, Request, Scores
 from heterofed.hetero_nn.serve.host import serve_scores
+from heterofed.hetero_nn.serve.request_queue import Outcome, Request, RequestQueue, Scores
 
 ENOUGH = ServeLimits(max_rows_per_day=10_000)
 
@@ -50,13 +50,13 @@ class Office:
     def __init__(
         self, host: Any, collaborators: Sequence[Any], limits: ServeLimits = ENOUGH, **settings: Any
     ) -> None:
-        self.desk = Desk(resolve)
+        self.queue = RequestQueue(resolve)
         self.stops: dict[str, threading.Event] = {}
         self.links: dict[str, Serves] = {}
         self.limits = limits
         for each in collaborators:
             self.start(each)
-        self.host = Serves(serve_scores, host, "tiny", self.desk, **settings)
+        self.host = Serves(serve_scores, host, "tiny", self.queue, **settings)
 
     def start(self, collaborator: Any) -> None:
         name = collaborator.feature_key
@@ -77,13 +77,13 @@ class Office:
     def ask_once(self, *ids: str, seconds: float = 20.0) -> Scores:
         """The scores of some ids if the link is there."""
         future: Future[Scores] = Future()
-        self.desk.put(Request(list(ids), time.monotonic() + seconds, caller=future))
+        self.queue.put(Request(list(ids), time.monotonic() + seconds, caller=future))
         return future.result(seconds + 10)
 
     def end(self) -> None:
         for stop in self.stops.values():
             stop.set()
-        self.desk.leave()
+        self.queue.leave()
         self.host.join()
         for link in self.links.values():
             link.join()

@@ -18,8 +18,8 @@ from heterofed import simulate, simulate_prediction
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
-from heterofed.hetero_nn.serve.allowance import Allowance
 from heterofed.hetero_nn.serve.collaborator import ServeLimits
+from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.scoring import Partner, Scorer
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.protocol.messages import ServeRequest
@@ -170,18 +170,18 @@ def test_a_kill_has_counted_too_much_and_never_too_little(tmp_path: Path) -> Non
     clock = [1e9]
     path = tmp_path / "served.json"
     limits = {"minute": 100, "day": 1000}
-    first = Allowance(path, limits, lambda: clock[0])
+    first = RowQuota(path, limits, lambda: clock[0])
     assert [first.grant(30) for _ in range(3)] == [0, 0, 0]
     wait = first.grant(30)
     assert 0 < wait <= 60
-    second = Allowance(path, limits, lambda: clock[0])  # the first one was killed
+    second = RowQuota(path, limits, lambda: clock[0])  # the first one was killed
     assert second.grant(100 - 90 + 1) > 0
     assert second.grant(100 - 90 - 1) == 0
     clock[0] += 60
     assert second.grant(100) == 0
     assert second.grant(101) == -1
     second.close()
-    third = Allowance(path, limits, lambda: clock[0])
+    third = RowQuota(path, limits, lambda: clock[0])
     assert third.grant(1) > 0
     for _ in range(7):
         clock[0] += 60

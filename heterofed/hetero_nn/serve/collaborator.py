@@ -23,10 +23,10 @@ from heterofed.hetero_nn.predict.models import load_models
 from heterofed.hetero_nn.predict.quota import today
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
-from heterofed.hetero_nn.serve.allowance import Allowance
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
 from heterofed.hetero_nn.serve.own_features import own_features
-from heterofed.hetero_nn.serve.standing import StandingTask, stand
+from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Mail, Peer
@@ -50,7 +50,7 @@ LOG_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeLimits:
-    """What a Collaborator lets a Host ask for.
+    """The limits on what a Host may ask a Collaborator for.
 
     Attributes:
         max_rows_per_day: the most rows that are computed per day (UTC).
@@ -103,7 +103,7 @@ def serve_rows(
         ConfigError: a setting or file of this party is wrong, or there is no finished run.
     """
     limits.check()
-    return stand(lambda: Serving(collaborator, limits), task_id, stop or threading.Event())
+    return keep_open(lambda: Serving(collaborator, limits), task_id, stop or threading.Event())
 
 
 class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
@@ -130,7 +130,7 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
                 "rows are not served with fusion='masked_sum': features that only a sum was to show"
-                " would reach the Host one by one"
+                " would reach the Host one by one; train with fusion='separate' to serve"
             )
         run.predicts = True
         # Noise must never repeat, also not where a seed makes all else repeat.
@@ -142,7 +142,7 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         allowed = self._limits.allow_ids
         self._own = sorted(ids if allowed is None else allowed.intersection(ids))
         if not self._own:
-            raise ConfigError("allow_ids leaves no id of load_local_ids to serve")
+            raise ConfigError("allow_ids leaves no id of load_local_ids to serve; give others")
         self._kept = agreed_table.kept(run.result.folder, self._own)
 
     def held(self, run: Run) -> Earlier | None:  # noqa: ARG002
@@ -161,18 +161,18 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         ids = self._ids_in_common(run, host)
         version = self._agree(run, host, ids)
         limits = {"minute": self._limits.max_rows_per_minute, "day": self._limits.max_rows_per_day}
-        allowance = Allowance(run.result.folder / "served.json", limits, time.time)
+        quota = RowQuota(run.result.folder / "served.json", limits, time.time)
         log = RequestLog(run, host.name)
         logger.info("serving %d rows for %s, version %s", len(ids), host.name, version.hex()[:12])
         try:
             with run.party.in_phase("serve", round_number=run.round), self.half.evaluating():
-                answers = Answers(self, run, host, ids, version, allowance, log)
+                answers = Answers(self, run, host, ids, version, quota, log)
                 while answers.next():
                     self.served += 1
             with run.party.in_phase("finish"):
                 run.party.leave(host)
         finally:
-            allowance.close()
+            quota.close()
             log.write()
             self.loop.guard.close()
 
@@ -215,7 +215,9 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
                 load_models(trained, self.half)
             except ConfigError as error:
                 raise OtherRunError(
-                    f"{host.name} asks for the {plan.models} models: {error}", party=party.name
+                    f"{host.name} asks for the {plan.models} models: {error}; call mark_best"
+                    " in test",
+                    party=party.name,
                 ) from error
         mine = half_digest(trained, [*self.half.models.saved, EXTRA])
         party.post(host, msg.ServeAccepted(mine))
@@ -231,7 +233,7 @@ class Answers:
         host: the Host.
         ids: the ids of the table, sorted.
         version: the version of both halves of the model.
-        allowance: the limits on rows.
+        quota: the limits on rows.
         log: gets what was asked, without ids.
     """
 
@@ -242,13 +244,13 @@ class Answers:
         host: Peer,
         ids: list[str],
         version: bytes,
-        allowance: Allowance,
+        quota: RowQuota,
         log: RequestLog,
     ) -> None:
         self._session, self._run, self._host = session, run, host
         self._party, self._guard = run.party, session.loop.guard
         self._ids, self._version = ids, version
-        self._allowance, self._log = allowance, log
+        self._quota, self._log = quota, log
         self._age = session.limits.max_age
         self._store = FeatureStore(len(ids), self._age)
         # What is sent again is the same. So without a defence each row is counted when a period
@@ -277,7 +279,7 @@ class Answers:
             self._refuse(request, "other_version")
             return
         fresh = self._fresh(rows)
-        if wait := self._allowance.grant(len(fresh)) if len(fresh) else 0:
+        if wait := self._quota.grant(len(fresh)) if len(fresh) else 0:
             self._refuse(request, "limit", retry_after=max(0, wait))
             return
         try:
@@ -312,7 +314,7 @@ class Answers:
             self._count(ids)
         batch = own_features(self._session.half, ids)
         if batch is None:
-            raise FeatureError("a Collaborator without features serves nothing")
+            raise FeatureError("iterate_predict_feature yields no features; yield one row per id")
         self._party.batch = self._released  # each release has noise of its own
         self._store.put(rows, self._guard.outgoing(batch, self._released, testing=True))
         self._released += 1

@@ -61,8 +61,8 @@ class FeatureStore:
             }
         if batch.layout != self._layout or forms(batch.tensors) != forms(self._tensors):
             raise FeatureError(
-                "the features of single rows must have one form: the same names, dtypes and shapes"
-                " for each row, as lengths cannot be padded to those of rows in other requests"
+                "the features of single rows differ in their form, and those of other requests"
+                " cannot be padded to them; yield the same names, dtypes and shapes for each row"
             )
         index = torch.from_numpy(rows)
         for name, tensor in batch.tensors.items():

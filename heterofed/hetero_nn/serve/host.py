@@ -18,9 +18,9 @@ from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.predict.models import load_models
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
-from heterofed.hetero_nn.serve.desk import Desk, Request, unavailable
+from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unavailable
 from heterofed.hetero_nn.serve.scoring import Partner, Scorer
-from heterofed.hetero_nn.serve.standing import StandingTask, stand
+from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.intersection.host import match_each
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -40,18 +40,18 @@ IDLE_SECONDS = 0.2
 def serve_scores(
     host: HostHooks,
     task_id: str,
-    desk: Desk,
+    queue: RequestQueue,
     *,
     models: Which = "last",
     missing_party: Missing = "error",
     max_age: float = 3600.0,
 ) -> int:
-    """Answer the requests of a desk with the models of a finished run, until the desk leaves.
+    """Answer the requests of a queue with the models of a finished run, until the queue leaves.
 
     Args:
         host: the scheduler with the hooks.
         task_id: the id of the finished task.
-        desk: where requests come from.
+        queue: where requests come from.
         models: whether to use the models of the last round or of the best.
         missing_party: the replacement for rows that a party does not have, as in `predict`.
         max_age: the time in seconds for which this party's own features of a row are kept; 0
@@ -66,11 +66,11 @@ def serve_scores(
     stop = threading.Event()
 
     def session() -> StandingTask:
-        if desk.is_leaving:
+        if queue.is_leaving:
             stop.set()
-        return Serving(host, desk, models, missing_party, max_age, stop)
+        return Serving(host, queue, models, missing_party, max_age, stop)
 
-    return stand(session, task_id, stop)
+    return keep_open(session, task_id, stop)
 
 
 class Serving(StandingTask, BesideTask, HostHalfTask):
@@ -78,9 +78,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
 
     Args:
         host: the scheduler with the hooks.
-        desk: where requests come from.
+        queue: where requests come from.
         models, missing, max_age: see `serve_scores`.
-        stop: is set once the desk has left.
+        stop: is set once the queue has left.
     """
 
     purpose = "serve"
@@ -89,14 +89,14 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     def __init__(
         self,
         host: HostHooks,
-        desk: Desk,
+        queue: RequestQueue,
         models: Which,
         missing: Missing,
         max_age: float,
         stop: threading.Event,
     ) -> None:
         super().__init__(host)
-        self._desk, self._which, self._missing = desk, models, missing
+        self._queue, self._which, self._missing = queue, models, missing
         self._max_age, self._stop = max_age, stop
         self._trained: Trained
         self._imputers: dict[str, FeatureImputer]
@@ -114,7 +114,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         if not predicts(type(self.owner)):
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
         if self.settings.id_keys > 1:
-            raise ConfigError("rows that are matched by several keys cannot be served one by one")
+            raise ConfigError(
+                "rows are matched by several keys, which serving does not do; run predict"
+            )
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(
@@ -141,7 +143,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         run.result.run = self._trained.run.hex()
 
     def perform(self, run: Run) -> None:
-        """Agree on the rows and the version, and answer requests until the desk leaves."""
+        """Agree on the rows and the version, and answer requests until the queue leaves."""
         self.met = True
         party = run.party
         matched = self._matched(run)
@@ -157,10 +159,10 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         log_request(run, rows=len(ids), parties=list(matched), version=version.hex())
         try:
             with party.in_phase("serve", round_number=run.round), self.half.evaluating():
-                self._desk.open(version)
+                self._queue.open(version)
                 self._serve(party, scorer)
         finally:
-            self._desk.close()
+            self._queue.close()
         with party.in_phase("finish"):
             party.broadcast(msg.Finish(run.round))
             for peer in list(party.peers.values()):
@@ -168,9 +170,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
 
     def _serve(self, party: Party, scorer: Scorer) -> None:
         while True:
-            if requests := self._desk.take(scorer.most_rows, IDLE_SECONDS):
+            if requests := self._queue.take(scorer.most_rows, IDLE_SECONDS):
                 self._answer(scorer, requests)
-            elif self._desk.is_leaving:
+            elif self._queue.is_leaving:
                 self._stop.set()
                 return
             party.pump(0)
@@ -178,9 +180,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
 
     def _answer(self, scorer: Scorer, requests: Sequence[Request]) -> None:
         try:
-            self._desk.settle(scorer.score(requests))
+            self._queue.settle(scorer.score(requests))
         except BaseException:
-            self._desk.settle([(each, unavailable()) for each in requests])
+            self._queue.settle([(each, unavailable()) for each in requests])
             raise
         self.served += 1
 
@@ -227,7 +229,8 @@ def watch_for_newcomers(party: Party) -> None:
         proven = visitor.channel.party
         if code == "duplicate_party" and hello.party in party.peers and proven:
             raise PeerLostError(
-                f"{hello.party} has been restarted and connects again (phase serve)",
+                f"{hello.party} has been restarted and connects again (phase serve); wait until it"
+                " is back",
                 party=hello.party,
                 happened=f"{hello.party} has been restarted",
             )

@@ -43,7 +43,7 @@ def _iterated(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:
     if all(each is None for each in given):
         return None
     if any(each is None for each in given):
-        raise ConfigError(f"{ITERATES} yields features in some batches and none in others")
+        raise ConfigError(f"{ITERATES} yields features in some batches only; yield them in all")
     parts = [FeatureBatch.of(each, ITERATES) for each in given]
     names = parts[0].tensors
     tensors = {name: torch.cat([each.tensors[name] for each in parts]) for name in names}
@@ -53,7 +53,8 @@ def _iterated(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:
 def _checked(half: Half[Any], batch: FeatureBatch, rows: int, hook: str) -> FeatureBatch:
     if batch.rows != rows:
         raise RowCountError(
-            f"{hook} gave {batch.rows} rows for {rows} ids", numbers=(batch.rows, rows)
+            f"{hook} gave {batch.rows} rows for {rows} ids; give one row per id",
+            numbers=(batch.rows, rows),
         )
     check_finite(batch.tensors, f"what {hook} gave", half.settings.feature_key)
     return batch

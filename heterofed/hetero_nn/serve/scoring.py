@@ -20,9 +20,9 @@ from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.predict.rows import as_columns, who_had
-from heterofed.hetero_nn.serve.desk import Outcome, Request, Scores, too_late
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
 from heterofed.hetero_nn.serve.own_features import own_features
+from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -252,8 +252,8 @@ class Scorer:
         imputer = partner.imputer
         if batch is not None and not _alike(imputer, batch):
             raise FeatureError(
-                f"{partner.name} sent features of another form than in training; serve with the"
-                " model and the columns of the training",
+                f"{partner.name} sent features of another form than in training; use the model"
+                " and the columns of the training there",
                 party=partner.name,
             )
         tensors = {} if batch is None else batch.tensors

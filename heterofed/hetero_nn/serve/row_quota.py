@@ -37,7 +37,7 @@ class Count(msgspec.Struct):
     used: int = 0
 
 
-class Allowance:
+class RowQuota:
     """The limits on the rows that are served per minute and per day.
 
     Args:
@@ -101,7 +101,8 @@ class Allowance:
             put_in_place(self._path, lambda file: file.write(kept))
         except OSError as error:
             raise LedgerError(
-                f"the rows that are served cannot be counted in {self._path} ({error.strerror})"
+                f"the rows that are served cannot be counted in {self._path}"
+                f" ({error.strerror}); make room there"
             ) from error
 
     def _read(self) -> dict[str, Count]:

@@ -29,7 +29,7 @@ class StandingTask(Task):
     served = 0
 
 
-def stand(make: Callable[[], StandingTask], task_id: str, stop: threading.Event) -> int:
+def keep_open(make: Callable[[], StandingTask], task_id: str, stop: threading.Event) -> int:
     """Run sessions until `stop` is set, and return the number of requests that were answered.
 
     Raises:

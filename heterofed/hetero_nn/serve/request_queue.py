@@ -16,7 +16,7 @@ from typing import Any
 from heterofed.errors import RequestError
 
 MOST_WAITING = 500_000
-"""The most rows that wait at a desk; further requests are told to come again."""
+"""The most rows that wait in a queue; further requests are told to come again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +56,8 @@ Outcome = tuple[Request, Scores | RequestError]
 Deliver = Callable[[list[Outcome]], None]
 
 
-class Desk:
-    """The desk of one model.
+class RequestQueue:
+    """The requests of one model that wait.
 
     Args:
         deliver: gets the outcomes of requests, on the thread of the link or of whoever closes.
