@@ -44,6 +44,7 @@
     │   │   └── FinalLookRefusedError  it does not allow to measure what its columns are worth
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
+    ├── RequestError                 a Host that serves a model did not answer a request
     └── transport errors
         ├── ChannelClosedError       a frame was sent on a closed connection
         ├── ChannelOverflowError     a peer does not read what it is sent
@@ -146,6 +147,23 @@ class LocalProtocolError(HeteroFedError):
 
     What to do: report it; this is a bug in heterofed, or in code that drives a `Session` itself.
     """
+
+
+class RequestError(HeteroFedError):
+    """A Host that serves a model did not answer a request; the link to the other parties stays
+    open.
+
+    What to do: read the message; where `retry_after` is set, ask again after so many seconds.
+
+    Args:
+        message: the full text for the caller. It has no id and no text of a foreign error.
+        code: the reason in one word, such as "limit", "deadline" or "unavailable".
+        retry_after: the time in seconds after which a request may succeed; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after = code, retry_after
 
 
 class ChannelClosedError(HeteroFedError):

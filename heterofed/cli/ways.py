@@ -9,6 +9,7 @@ COMMANDS = Ways(
     calls={
         "train": "`heterofed table train`",
         "predict": "`heterofed table predict`",
+        "serve": "`heterofed serve`",
         "overlap": "`heterofed table overlap`",
         "psi": "`heterofed psi`",
     },

@@ -167,6 +167,21 @@ class PartyHooks(Scheduler):
         """
         yield from self.iterate_test_feature(feature_model, predict_ids)
 
+    def load_features(self, ids: list[str]) -> Any:
+        """Hook: return the inputs of the feature model for some rows as they are now.
+
+        Only serving calls it, for each request anew (see `heterofed serve`). Without it, serving
+        calls `iterate_predict_feature`.
+
+        Args:
+            ids: the ids of the rows, which may be a single one.
+
+        Returns:
+            What the feature model is called with, such as a tensor of shape [rows, ...] whose rows
+            are in the order of `ids`.
+        """
+        raise NotImplementedError(f"define load_features to serve {len(ids)} rows")
+
     def feature_columns(self) -> Sequence[str] | None:
         """Hook: return the names of the columns that the feature hooks read, in order.
 
@@ -559,6 +574,11 @@ def tests_in_batches(cls: type[HostHooks]) -> bool:
 def predicts(cls: type[HostHooks]) -> bool:
     """Return whether a class defines its predictions."""
     return cls.predict_a_batch is not HostHooks.predict_a_batch
+
+
+def loads_features(cls: type[PartyHooks]) -> bool:
+    """Return whether a class loads the inputs of single rows for serving."""
+    return cls.load_features is not PartyHooks.load_features
 
 
 def ends_by_default(cls: type[HostHooks]) -> bool:

@@ -31,6 +31,7 @@ METHODS = Ways(
         "train": "launch_task",
         "psi": "launch_task",
         "predict": "serve_predictions",
+        "serve": "heterofed serve",
         "rehearse": "rehearse",
         "overlap": "count_common",
     },
