@@ -45,6 +45,12 @@ class FeatureImputer:
     layout: Layout
     means: dict[str, Tensor | None]
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of the features of one row; 0 if they had no fixed shape in training."""
+        means = [each for each in self.means.values() if each is not None]
+        return sum(each.numel() * each.element_size() for each in means)
+
     def fill(
         self, tensors: Mapping[str, Tensor], here: Tensor, party: str, *, by_mean: bool
     ) -> dict[str, Tensor]:
