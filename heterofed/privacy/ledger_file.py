@@ -109,6 +109,7 @@ def _log_ahead(base: sqlite3.Connection) -> None:
 
 
 def _version(base: sqlite3.Connection) -> int:
+    """Return the version of the file's format; a new file has 0."""
     return int(base.execute("PRAGMA user_version").fetchone()[0])
 
 
