@@ -182,6 +182,11 @@ class EarlyGradients:
             for leaf in leaves.leaves.values()
         ]
 
+    @property
+    def has_handed(self) -> bool:
+        """Whether gradients were passed on."""
+        return self._handed is not None
+
     def changed(self) -> bool:
         """Return whether the valid gradients differ from those that were passed on; remove the
         hooks.
