@@ -26,6 +26,7 @@ from heterofed.events import (
     TaskBegan,
     TaskEnded,
 )
+from heterofed.metrics import as_float
 from heterofed.reporting import markup
 from heterofed.reporting.units import seconds_shown, value_shown
 
@@ -130,12 +131,13 @@ class Card:
 
     def _end_round(self, event: RoundEnded) -> None:
         self._round, self._rounds, self._state = event.round, event.rounds, ""
-        for name, value in {"loss": event.loss, **event.metrics}.items():
-            if name != "round" and isinstance(value, int | float) and math.isfinite(value):
+        for name, given in {"loss": event.loss, **event.metrics}.items():
+            value = as_float(given)
+            if name != "round" and value is not None and math.isfinite(value):
                 points = self._courses.setdefault(name, [])
                 while points and points[-1][0] >= event.round:  # the run went back
                     points.pop()
-                points.append((float(event.round), float(value)))
+                points.append((float(event.round), value))
 
     def _show(self) -> None:
         self._drawn_at = self._clock()
