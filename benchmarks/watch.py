@@ -240,7 +240,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of rounds in a run")
     parser.add_argument("--repeats", type=int, default=5, help="runs")
     parser.add_argument("--images", type=int, default=12_000, help="images to train on")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds for one run")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for one run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     for name in ("--look", "--party", "--task", "--results"):
         parser.add_argument(name, help=argparse.SUPPRESS)
