@@ -42,6 +42,7 @@
     │   ├── HookFailedError          user code of another party raised
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
+    ├── RequestError                 a Host that serves a model did not answer a request
     └── transport errors
         ├── ChannelClosedError       a frame was sent on a closed connection
         ├── ChannelOverflowError     a peer does not read what it is sent
@@ -136,6 +137,23 @@ class LocalProtocolError(HeteroFedError):
     """
 
 
+class RequestError(HeteroFedError):
+    """A Host that serves a model did not answer a request; the link to the other parties stays
+    open.
+
+    What to do: read the message; where `retry_after` is set, ask again after so many seconds.
+
+    Args:
+        message: the full text for the caller. It has no id and no text of a foreign error.
+        code: the reason in one word, such as "limit", "deadline" or "unavailable".
+        retry_after: the time in seconds after which a request may succeed; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after = code, retry_after
+
+
 class ChannelClosedError(HeteroFedError):
     """A frame was sent on a connection that is closed.
 
@@ -173,7 +191,7 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
     """
 
     code: ClassVar[str] = "task_failed"
-    summary: ClassVar[str] = "the task failed"
+    summary: ClassVar[str] = "the task failed; see the log of that party"
 
     def __init__(
         self,
@@ -210,7 +228,7 @@ class JoinTimeoutError(TaskFailed):
     """
 
     code = "join_timeout"
-    summary = "the other parties did not come online in time"
+    summary = "the other parties did not come online in time; start them with the same task id"
 
 
 class JoinRefusedError(TaskFailed):
@@ -221,7 +239,9 @@ class JoinRefusedError(TaskFailed):
     """
 
     code = "join_refused"
-    summary = "the Host turned this party away"
+    summary = (
+        "the Host turned this party away; compare the feature key with the Host's collaborators"
+    )
 
 
 class StrangerError(JoinRefusedError):
@@ -333,7 +353,10 @@ class PeerTimeoutError(TaskFailed):
     """
 
     code = "peer_timeout"
-    summary = "that party was silent for too long"
+    summary = (
+        "that party was silent for too long;"
+        " if its hooks need more time, raise calculation_timeout at the Host"
+    )
 
 
 class RemoteProtocolError(TaskFailed):
@@ -344,7 +367,11 @@ class RemoteProtocolError(TaskFailed):
     """
 
     code = "protocol"
-    summary = "that party sent something that the protocol does not allow"
+    remedy: ClassVar[str] = (
+        "run the same version of heterofed at every party, and do not trust this party if the error"
+        " remains"
+    )
+    summary = f"that party sent something that the protocol does not allow; {remedy}"
 
 
 class DataError(TaskFailed):
@@ -354,7 +381,7 @@ class DataError(TaskFailed):
     """
 
     code = "data"
-    summary = "ids or tensors do not fit together"
+    summary = "ids or tensors do not fit together; see the log of that party"
 
 
 class IdError(DataError):
@@ -364,7 +391,10 @@ class IdError(DataError):
     """
 
     code = "ids"
-    summary = "the ids of that party cannot be used: they must be unique strings, and at least one"
+    summary = (
+        "the ids of that party cannot be used: they must be unique strings, and at least one;"
+        " see its log"
+    )
 
 
 class MissingIdsError(DataError):
@@ -374,7 +404,10 @@ class MissingIdsError(DataError):
     """
 
     code = "missing_ids"
-    summary = "the data of that party have no row for {0} of {1} ids that it was asked for"
+    summary = (
+        "the data of that party have no row for {0} of {1} ids that it was asked for;"
+        " let its load_local_ids return exactly the ids of its data"
+    )
 
 
 class ColumnError(DataError):
@@ -396,7 +429,10 @@ class EmptyIntersectionError(DataError):
     """
 
     code = "empty_intersection"
-    summary = "no id is common to all parties"
+    summary = (
+        "no id is common to all parties;"
+        " compare how the parties write their ids (spaces, case, leading zeros)"
+    )
 
 
 class EmptySplitError(DataError):
@@ -406,7 +442,7 @@ class EmptySplitError(DataError):
     """
 
     code = "empty_split"
-    summary = "split_dataset left no train ids, or no test ids"
+    summary = "split_dataset left no train ids, or no test ids; return both from split_dataset"
 
 
 class SplitMismatchError(DataError):
@@ -429,7 +465,7 @@ class AlignmentError(DataError):
     """
 
     code = "alignment"
-    summary = "the parties' batches do not fit row by row"
+    summary = "the parties' batches do not fit row by row; use the same batch size at all parties"
 
 
 class RowOrderError(AlignmentError):
@@ -496,16 +532,21 @@ class MissingPartyError(DataError):
     """
 
     code = "missing_party"
-    summary = "a party, or some of its rows, are missing for the prediction"
+    summary = (
+        "a party, or some of its rows, are missing for the prediction;"
+        " start its serve_predictions, or leave those ids out"
+    )
 
 
 class FeatureError(DataError):
     """A hook returned something other than a tensor, or a tuple or dict of tensors, that can be
-    sent.  What to do: yield tensors with equal first dimensions and supported dtypes.
+    sent.
+
+    What to do: yield tensors with equal first dimensions and supported dtypes.
     """
 
     code = "features"
-    summary = "a hook of that party returned features of a wrong type, shape or dtype"
+    summary = "a hook of that party returned features of a wrong type, shape or dtype; see its log"
 
 
 class NonFiniteError(DataError):
@@ -515,7 +556,10 @@ class NonFiniteError(DataError):
     """
 
     code = "non_finite"
-    summary = "a tensor of that party holds NaN or infinity"
+    summary = (
+        "a tensor of that party holds NaN or infinity;"
+        " lower the learning rate, clip gradients, or look for missing values"
+    )
 
 
 class ResumeError(TaskFailed):
@@ -541,7 +585,7 @@ class RollbackLimitError(ResumeError):
     code = "rollbacks"
     summary = (
         "the run has been rolled back to the same checkpoint more often than that party allows"
-        " (max_rollbacks)"
+        " (max_rollbacks); find out which party fails, then start all parties again"
     )
 
 
@@ -594,7 +638,10 @@ class ReleaseLimitError(TaskFailed):
     """
 
     code = "releases"
-    summary = "that party would send more about a row than its user allows"
+    summary = (
+        "that party would send more about a row than its user allows;"
+        " stop here, or have its limit raised"
+    )
 
     def __init__(
         self,
@@ -632,7 +679,10 @@ class PSIFailedError(TaskFailed):
     """
 
     code = "psi"
-    summary = "the private set intersection failed a check or went wrong"
+    summary = (
+        "the private set intersection failed a check or went wrong;"
+        " run the same version of heterofed at all parties"
+    )
 
 
 class PSILimitError(PSIFailedError):
@@ -667,7 +717,7 @@ class InterruptedTaskError(TaskFailed):
     """
 
     code = "interrupted"
-    summary = "that party was stopped by its user"
+    summary = "that party was stopped by its user; start all parties again when it is ready"
 
 
 class InternalError(TaskFailed):

@@ -73,8 +73,7 @@ def cause(error: BaseException) -> str:
 def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
     """Return the error for a party that did `what`, which the protocol does not allow."""
     return RemoteProtocolError(
-        f"{party} {what} ({where(phase, 0, None)}); run the same version of heterofed at every"
-        " party, and do not trust this party if the error remains",
+        f"{party} {what} ({where(phase, 0, None)}); {RemoteProtocolError.remedy}",
         party=party,
     )
 

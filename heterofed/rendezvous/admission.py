@@ -144,7 +144,12 @@ class Admission:
         return list(party.peers)
 
 
-_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse", "overlap": "count_common"}
+_CALLS = {
+    "predict": "serve_predictions",
+    "serve": "heterofed serve",
+    "rehearse": "rehearse",
+    "overlap": "count_common",
+}
 
 
 def _other(theirs: str, ours: str) -> str:

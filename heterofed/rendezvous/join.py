@@ -187,7 +187,7 @@ def join(
 def _nobody_came(party: Party, waited: float, missing: str, described: str) -> JoinTimeoutError:
     return JoinTimeoutError(
         f"{party.name} waited {waited:.0f} s in phase join for{missing} with the same task id"
-        f" ({described})",
+        f" ({described}); compare the task ids, and start the missing parties",
         party=party.name,
     )
 
@@ -237,8 +237,8 @@ class _Failures:
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
     """Return the error of a handshake, with another text if the keys are not to blame."""
-    why = diagnose()
-    return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
+    advice = diagnose()
+    return HandshakeError(f"{advice} (phase join)", party=error.party) if advice else error
 
 
 def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:

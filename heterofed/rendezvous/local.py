@@ -99,7 +99,10 @@ class HostLock:
                 " stop it, or use another task id"
             ) from None
         except OSError as error:
-            raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot lock {self._path}: {error.strerror}; set HETEROFED_HOME to a folder on a"
+                " local disk"
+            ) from None
         self._remove_socket()  # left behind by a process that was killed
 
     def release(self) -> None:

@@ -220,7 +220,10 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
         return {}
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
-        raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
+        raise RemoteProtocolError(
+            f"the Host relayed another masking key of {party} than its own;"
+            f" {RemoteProtocolError.remedy}"
+        )
     # If the Host tells Collaborators different plans, secrets or checkpoints, their shared secrets
     # differ, and no mask can be removed.
     told = agreement.run + msgspec.msgpack.encode(

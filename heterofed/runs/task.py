@@ -14,7 +14,7 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import JoinPurpose
+from heterofed.rendezvous.agreement import Earlier, JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
@@ -94,6 +94,10 @@ class Task(ABC):
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
+    def held(self, run: Run) -> Earlier | None:
+        """Return what this party holds of an earlier run with which the parties may go on."""
+        return earlier(run) if self.goes_on else None
+
     def settle(self, run: Run) -> None:
         """Complete this party's part of a run that has ended at all other parties."""
         raise TaskFinishedError(party=run.result.party)
@@ -138,7 +142,7 @@ class HostTask(Task):
             purpose=self.purpose,
             make_plan=partial(self.make_plan, run),
             expected=self.expected(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
             partial=self.is_partial(),
         )
         with meeting as party, self.sharing(run):
@@ -165,7 +169,7 @@ class CollaboratorTask(Task):
             self.heard(callbacks),
             purpose=self.purpose,
             trainable=self.is_trainable(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
         )
         with meeting as party, self.sharing(run):
             yield party

@@ -1,4 +1,4 @@
-"""Copies between GPUs and main memory, where there is no GPU; tests/e2e/test_gpu.py has the rest."""
+"""Copies between GPUs and main memory, where there is no GPU; see also tests/e2e/test_gpu.py."""
 
 from __future__ import annotations
 
