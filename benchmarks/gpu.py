@@ -171,7 +171,8 @@ def party_of(role: str, name: str, images: Images, device: str, **settings: Any)
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
             return ((feature_model(rows), labels) for rows, labels in self.cuts(train_ids))
 
-        iterate_test_feature = iterate_train_feature
+        def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+            return self.iterate_train_feature(feature_model, test_ids)
 
         def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
             self.optimizer.zero_grad()
@@ -188,7 +189,8 @@ def party_of(role: str, name: str, images: Images, device: str, **settings: Any)
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
             return (feature_model(rows) for rows, _ in self.cuts(train_ids))
 
-        iterate_test_feature = iterate_train_feature
+        def iterate_test_feature(self, feature_model: Any, test_ids: list[str]) -> Iterator[Any]:
+            return self.iterate_train_feature(feature_model, test_ids)
 
     return (Host if role == "host" else Collaborator)(f"gpu_{role}", **settings)
 

@@ -13,9 +13,6 @@ from torch import Tensor, nn, optim
 from heterofed import Batch, TaskResult
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 
-MOMENTUM = 0.5
-STEP = {"lr": 0.1, "momentum": MOMENTUM}
-
 
 def columns(ids: list[str], count: int, salt: int) -> Tensor:
     with torch.device("cpu"):
@@ -30,6 +27,10 @@ def net(inputs: int, outputs: int, salt: int) -> nn.Module:
         numbers = torch.randn(each.shape, generator=generator, dtype=torch.float64, device="cpu")
         each.data = numbers / 3
     return model
+
+
+def sgd(*models: nn.Module) -> optim.Optimizer:
+    return optim.SGD([p for each in models for p in each.parameters()], lr=0.1, momentum=0.5)
 
 
 class _Placed:
@@ -47,7 +48,7 @@ class _Placed:
         return model
 
     def make_feature_optimizer(self, feature_model: nn.Module) -> optim.Optimizer:
-        return optim.SGD(feature_model.parameters(), **STEP)
+        return sgd(feature_model)
 
     def cuts(self, ids: list[str]) -> Iterator[list[str]]:
         return (ids[start : start + self.batch] for start in range(0, len(ids), self.batch))
@@ -62,7 +63,7 @@ class PlacedHost(_Placed, TinyHost):
     sums = False
 
     def make_infer_optimizer(self, infer_model: nn.Module) -> optim.Optimizer:
-        return optim.SGD(infer_model.parameters(), **STEP)
+        return sgd(infer_model)
 
     models_after_split = True
 
@@ -128,7 +129,7 @@ def joined(train_ids: list[str], rounds: int, place: str) -> dict[str, Tensor]:
     """The weights of the joined model, trained by plain PyTorch on one device."""
     left, right, top = net(2, 4, 1).to(place), net(3, 4, 2).to(place), net(8, 1, 3).to(place)
     models = {"alice.feature_model": left, "bob.feature_model": right, "alice.infer_model": top}
-    optimizer = optim.SGD([p for each in models.values() for p in each.parameters()], **STEP)
+    optimizer = sgd(left, right, top)
     for _ in range(rounds):
         for start in range(0, len(train_ids), 20):
             ids = train_ids[start : start + 20]
@@ -137,7 +138,8 @@ def joined(train_ids: list[str], rounds: int, place: str) -> dict[str, Tensor]:
             theirs = right(columns(ids, 3, 7).to(place))
             output = top(torch.cat([ours, theirs], dim=1)).squeeze(1)
             optimizer.zero_grad()
-            nn.functional.binary_cross_entropy_with_logits(output, labels.to(place)).backward()
+            loss = nn.functional.binary_cross_entropy_with_logits(output, labels.to(place))
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return {
         f"{name}.{key}": tensor.detach().cpu()

@@ -110,7 +110,7 @@ def test_masked_features_of_gpus_are_summed(tmp_path: Path) -> None:
         host = placed(PlacedHost(tmp_path, **settings), place, sums=True)
         shops = [placed(PlacedCollaborator(tmp_path, name), place) for name in ("bob", "carol")]
         found.append(weights(*finished(host, *shops, task=place)))
-    close(*found, tolerance=1e-4)  # masks are added in fixed point
+    close(found[0], found[1], 1e-4)  # masks are added in fixed point
 
 
 class Stopping(PlacedHost):
@@ -142,7 +142,7 @@ def test_compiled_halves_train_as_plain_ones(steps: int, early: bool, tmp_path: 
         for each in parties:
             each.compiled = compiled
         found.append(weights(*finished(*parties, task=str(compiled))))
-    close(*found, tolerance=1e-9)
+    close(found[0], found[1], 1e-9)
 
 
 # -- automatic mixed precision -------------------------------------------------------------------
@@ -163,7 +163,7 @@ class ScaledHost(PlacedHost):
             fused = torch.cat([each.float() for each in feature_projection.values()], dim=1)
             output = self.infer_model(fused).squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(output.float(), labels.float())
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.clips:
             self.optimizer.unscale_(self.scaler)
             nn.utils.clip_grad_norm_(self.infer_model.parameters(), 1.0)
@@ -205,7 +205,7 @@ class HalfCollaborator(PlacedCollaborator):
 
     def make_feature_model(self) -> nn.Module:
         model = super().make_feature_model().float()
-        model.forward = torch.autocast("cuda", dtype=torch.bfloat16)(model.forward)  # type: ignore[method-assign]
+        model.forward = torch.autocast("cuda", dtype=torch.bfloat16)(model.forward)
         return model
 
     def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
