@@ -75,10 +75,13 @@ class Journal:
         Raises:
             OSError, ConfigError: the file cannot be written.
         """
-        if isinstance(event, Progressed) and not self._trace.is_listening:
-            self._units = event.done  # most events are these
-            return
-        noted = [*self._noted(event)]
+        if isinstance(event, Progressed):
+            self._units = event.done
+            if not self._trace.is_listening:
+                return  # as nearly always
+            noted: list[records.Record] = []
+        else:
+            noted = [*self._noted(event)]
         if (batch := self._trace(event)) is not None:
             noted.append(batch)
         if isinstance(event, TaskBegan):
@@ -120,8 +123,6 @@ class Journal:
             case PhaseBegan(phase, total, unit, number):
                 self._units, self._before = 0, costs_of(self._account.rows, phase)
                 yield records.Phase(at=now, phase=phase, total=total, unit=unit, round=number)
-            case Progressed(done):
-                self._units = done
             case PhaseEnded():
                 yield self._done(event, now)
                 yield from self._links(now)

@@ -34,7 +34,6 @@ from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
 
-
 CHANGES_GRADIENTS = ("gradient_defence", "loss_reduction", "weights_defence")
 """Settings with which the Host does not send gradients during its backward pass."""
 
