@@ -22,6 +22,7 @@ FOR = {
     "prometheus": "`heterofed.reporting.trackers.prometheus`",
     "opentelemetry": "`heterofed.reporting.trackers.opentelemetry`",
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
+    "serve": "`heterofed serve`: rows of a trained model over HTTP",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
