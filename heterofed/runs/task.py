@@ -14,6 +14,7 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
+from heterofed.protocol.states import Role
 from heterofed.rendezvous.agreement import Earlier, JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
@@ -36,10 +37,12 @@ class Task(ABC):
         goes_on: whether an unfinished run may be resumed.
         is_reported: whether the launch ends with a report. This is the default without a subfolder,
             since the report describes the run that trained.
+        role: the role of this party.
         run: the run of this launch; None before it.
     """
 
     purpose: ClassVar[JoinPurpose]
+    role: ClassVar[Role | None] = None
     subfolder: ClassVar[str] = ""
     goes_on: ClassVar[bool] = False
 
@@ -119,6 +122,8 @@ class Task(ABC):
 class HostTask(Task):
     """A task at the party that the others join."""
 
+    role = Role.HOST
+
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
         """Return the plan that the Host announces."""
         plan: Plan = self.settings.plan(collaborators)
@@ -151,6 +156,8 @@ class HostTask(Task):
 
 class CollaboratorTask(Task):
     """A task at a party that joins the Host."""
+
+    role = Role.COLLABORATOR
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """Return the callbacks that get the events of this task."""
