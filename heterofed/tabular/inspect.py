@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from heterofed.errors import ColumnError
+from heterofed.reporting import markup
 from heterofed.tabular.column_counts import Counts, count_cells
 from heterofed.tabular.kinds import DATE_FORMATS, Column, Kind, as_date, is_numeric
 from heterofed.tabular.sources import Source
@@ -19,6 +20,7 @@ SAMPLE_ROWS = 100_000
 """The most rows from which kinds are determined; of a larger table every k-th row is taken."""
 
 MANY_CATEGORIES = 1000
+SHOWN = ("column", "holds", "missing", "values", "to know")
 
 _MOSTLY = 0.8
 """The share of numbers, or dates, above which the other cells of a column are considered
@@ -107,6 +109,25 @@ class TableReport:
         if not self.features and not self.labels and not found:
             found.append(f"{self.name} has no column to learn from beside its ids")
         return tuple(found)
+
+    def _repr_html_(self) -> str:
+        """Return the columns and what stands in the way of them for a notebook."""
+        rows = [
+            (
+                each.name,
+                each.kind,
+                f"{each.share_missing:.0%}",
+                each.distinct,
+                "; ".join(each.notes),
+            )
+            for each in self.columns
+        ]
+        return markup.card(
+            self.name,
+            f"{self.rows:,} rows, {len(self.columns)} columns",
+            markup.table(SHOWN, rows, words=(0, 1, 4)),
+            markup.listed([*self.problems, *self.notes]),
+        )
 
     def check(self) -> None:
         """Refuse a table that cannot be used as it is.
