@@ -14,6 +14,7 @@ import click
 
 from heterofed._version import __version__
 from heterofed.cli import options, trust
+from heterofed.cli.doctor import doctor
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
 from heterofed.cli.table import table
@@ -213,6 +214,7 @@ cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
 cli.add_command(watch_command)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -12,14 +12,33 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heterofed.protocol.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
+from heterofed.protocol.plan import (
+    MAX_PARTIES,
+    MAX_PEER_IDS,
+    Coding,
+    PartyName,
+    Plan,
+    PSIProtocol,
+    Steps,
+)
 
 PROTOCOL_VERSION = 1
 
 MAX_FINDINGS = 256
 """The largest number of values in `Findings`, so that they fit into a small header."""
 
+MAX_PINGS = 40
+"""The largest number of pings in a probe of a connection."""
+
+MAX_PROBE_BYTES = 1 << 23
+"""The most bytes of a ping or of its answer."""
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
+Bytes = Annotated[int, Meta(ge=0, le=2**60)]
+Clock = Annotated[float, Meta(ge=0, le=1e11)]
+Duration = Annotated[float, Meta(ge=0, le=1e6)]
+Rate = Annotated[float, Meta(gt=0, le=1e15)]
+Version = Annotated[str, Meta(max_length=64, pattern=r"^[\w.+-]*\Z")]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
 Batch = Annotated[int, Meta(ge=0, le=2**40)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -115,6 +134,57 @@ class Held(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     marks: Annotated[tuple[Mark, ...], Meta(max_length=8)]
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The work for which a probe measures two machines; numbers of rows and sizes, and no data.
+
+    `common` is the expected number of common ids, and `width` the numbers that the Collaborator
+    sends for each row.
+    """
+
+    ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    common: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    rounds: Annotated[int, Meta(ge=0, le=10**6)]
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 20)]
+    width: Annotated[int, Meta(ge=1, le=1 << 16)]
+    columns: Annotated[int, Meta(ge=1, le=1 << 16)]
+    protocol: PSIProtocol = "ecdh"
+
+
+class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The facts of a machine that say whether a task can run on it, and how fast.
+
+    `memory` and `disk` are the free bytes, `files` is the most files that a process may open, and
+    `ids` is this party's own number of ids. `ask`, `sign` and `tag` are seconds for one id of an
+    intersection, and `step` is the seconds of one training step, both halves together.
+    """
+
+    version: Version
+    python: Version
+    torch: Version
+    cores: Annotated[int, Meta(ge=1, le=1 << 16)]
+    memory: Bytes
+    disk: Bytes
+    files: Count
+    ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    ask: Duration
+    sign: Duration
+    tag: Duration
+    step: Duration
+
+
+class LinkFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a Collaborator measured of a connection.
+
+    `rtt` is the fastest round trip in seconds, `up` and `down` are bytes per second to the Host and
+    back, and `ahead` is by how many seconds the Host's clock is ahead of the Collaborator's.
+    """
+
+    rtt: Duration
+    up: Rate
+    down: Rate
+    ahead: Annotated[float, Meta(ge=-1e11, le=1e11)]
+
+
 class Hello(Message, frozen=True):
     """C to H: I introduce myself and my purpose. This is the first message of every connection.
 
@@ -124,7 +194,7 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "overlap", "predict", "rehearse", "check"]
+    purpose: Literal["train", "psi", "overlap", "predict", "rehearse", "check", "probe"]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -165,6 +235,39 @@ class WelcomeBack(Message, frozen=True):
     plan: Plan
     mark: Mark
     mask_keys: MaskKeys = ()
+
+
+class ProbeBegin(Message, frozen=True):
+    """H to C: this is the work that I plan. Let us both measure how fast our machines do it."""
+
+    work: Work
+
+
+class ProbeFacts(Message, frozen=True):
+    """H to C: these are the facts of my machine. You may measure the connection now."""
+
+    facts: Facts
+
+
+class ProbePing(Message, frozen=True):
+    """C to H: answer at once, with `reply` bytes. The payload only takes time to be sent."""
+
+    number: Annotated[int, Meta(ge=0, le=MAX_PINGS)]
+    reply: Annotated[int, Meta(ge=0, le=MAX_PROBE_BYTES)] = 0
+
+
+class ProbePong(Message, frozen=True):
+    """H to C: this is the answer to your ping, and my clock in seconds since 1970 (UTC)."""
+
+    number: Annotated[int, Meta(ge=0, le=MAX_PINGS)]
+    clock: Clock
+
+
+class ProbeResult(Message, frozen=True):
+    """C to H: these are the facts of my machine and what I measured of the connection. I leave."""
+
+    facts: Facts
+    link: LinkFacts
 
 
 class Waiting(Message, frozen=True):
@@ -475,6 +578,11 @@ AnyMessage = (
     | Terms
     | Welcome
     | WelcomeBack
+    | ProbeBegin
+    | ProbeFacts
+    | ProbePing
+    | ProbePong
+    | ProbeResult
     | Waiting
     | PsiKey
     | PsiRenew

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import msgspec
+
 from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolError
 from heterofed.protocol.limits import (
     AHEAD_BYTES,
@@ -28,6 +30,8 @@ from heterofed.protocol.limits import (
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
     MAX_FINDINGS,
+    MAX_PINGS,
+    MAX_PROBE_BYTES,
     BatchDone,
     BeginTest,
     BeginTrain,
@@ -40,15 +44,22 @@ from heterofed.protocol.messages import (
     CountReady,
     CountResult,
     EndOfFeatures,
+    Facts,
     Features,
     Findings,
     Finish,
     Gradients,
     GradientsSeen,
     Hello,
+    LinkFacts,
     Mark,
     Message,
     PredictPlan,
+    ProbeBegin,
+    ProbeFacts,
+    ProbePing,
+    ProbePong,
+    ProbeResult,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -113,6 +124,7 @@ class Session:
         self._psi = _PsiCounts()
         self._keys = self._matched = 0
         self._parted = 0
+        self._pings = self._reply = 0
         self._batches = _BatchCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
 
@@ -129,7 +141,8 @@ class Session:
     @property
     def most_waiting(self) -> int:
         """The most bytes of the peer's messages that may wait here."""
-        return most_waiting(self._plan, counts=self._purpose == "overlap")
+        counts, probes = self._purpose == "overlap", self._purpose == "probe"
+        return most_waiting(self._plan, counts=counts, probes=probes)
 
     @property
     def psi_window(self) -> int:
@@ -232,7 +245,26 @@ class Session:
         match message:
             case Welcome():
                 _no_payload(size)
+                _require(self._purpose != "probe", "only a probe was asked for")
                 _require(_has_batches(message.plan), NO_BATCHES)
+            case ProbeBegin():
+                _no_payload(size)
+                _require(self._purpose == "probe", "no probe was asked for")
+                _require(message.work.common <= message.work.ids, "more common ids than ids")
+            case ProbePing():
+                _require(message.number == self._pings < MAX_PINGS, "not the ping that is next")
+                _require(size <= MAX_PROBE_BYTES, "more bytes than a ping may have")
+            case ProbePong():
+                _require(message.number == self._pings - 1, "not the ping that was sent")
+                _require(size == self._reply, "not as many bytes as were asked for")
+                _require(math.isfinite(message.clock), "no time of a clock")
+            case ProbeFacts():
+                _no_payload(size)
+                _require(_are_numbers(message.facts), "a number without a value")
+            case ProbeResult():
+                _no_payload(size)
+                numbers = _are_numbers(message.facts) and _are_numbers(message.link)
+                _require(numbers, "a number without a value")
             case WelcomeBack():
                 _no_payload(size)
                 _require(_has_batches(message.plan), NO_BATCHES)
@@ -424,6 +456,8 @@ class Session:
                     self._round, self._round_ended = message.mark.round + 1, False
                     self._batches = _BatchCounts(message.mark.batch)
                 self._kept = self._trained = message.mark.batch
+            case ProbePing():
+                self._pings, self._reply = self._pings + 1, message.reply
             case PsiKey():
                 psi.to_tag, psi.kept = message.count, message.kept
             case PsiRenew():
@@ -649,6 +683,12 @@ def _fits_layout(features: Features) -> bool:
 def _is_masked(features: Features) -> bool:
     """Return whether features can be a part of a masked sum, which are one tensor of integers."""
     return features.layout == "tensor" and [spec.dtype for spec in features.tensors] == ["int64"]
+
+
+def _are_numbers(facts: Facts | LinkFacts) -> bool:
+    """Return whether no number is NaN, which every bound lets pass."""
+    values = msgspec.structs.astuple(facts)
+    return all(math.isfinite(each) for each in values if isinstance(each, float))
 
 
 def _require(holds: bool, why: str) -> None:

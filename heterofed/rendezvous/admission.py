@@ -144,7 +144,12 @@ class Admission:
         return list(party.peers)
 
 
-_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse", "overlap": "count_common"}
+_CALLS = {
+    "predict": "serve_predictions",
+    "rehearse": "rehearse",
+    "overlap": "count_common",
+    "probe": "heterofed doctor",
+}
 
 
 def _other(theirs: str, ours: str) -> str:

@@ -63,6 +63,7 @@ from .link import (
     PREDICT_RUN,
     PREDICTED,
     PREPARED,
+    PROBE_RUN,
     PSI_RUN,
     RENEW,
     RESUMED,
@@ -107,7 +108,7 @@ from .link import (
 )
 
 SAMPLES: dict[type[Message], Line] = {
-    type(line.message): line for line in (*PREDICT_RUN, *COUNT_RUN, *HONEST_RUN)
+    type(line.message): line for line in (*PREDICT_RUN, *COUNT_RUN, *PROBE_RUN, *HONEST_RUN)
 }
 SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
