@@ -29,6 +29,9 @@ TEST_SHARE = 0.4
 FEATURES_BYTES, GRADIENTS_BYTES, DONE_BYTES = 150, 90, 50
 """The bytes of a message beside its tensors: `Features`, `Gradients` and `BatchDone`."""
 
+KEY_BYTES = {"rsa": 2_600, "ecdh": 100}
+"""About the bytes of the Collaborator's public key, with the proof that an RSA key is sound."""
+
 PSI_TURNS = 6
 """The number of round trips in an intersection that nothing else hides."""
 
@@ -59,7 +62,7 @@ def psi_forecast(work: Work, host: Facts, shop: Facts, link: LinkFacts) -> Phase
     """
     plan = Plan(host="host", collaborators=("shop",), psi_protocol=work.protocol)
     values = work.ids * plan.psi_value_bytes
-    to_host = values + shop.ids * TAG_BYTES
+    to_host = values + shop.ids * TAG_BYTES + KEY_BYTES[work.protocol]
     from_host = values + work.common * TAG_BYTES
     here = work.ids * host.ask
     there = work.ids * shop.sign + shop.ids * shop.tag

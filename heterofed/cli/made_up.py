@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from heterofed.protocol.messages import Work
 from heterofed.simulation.simulate import simulate
 
 STEPS = 50
-"""The number of batches in a measured round."""
+"""About the number of batches in a measured round."""
 
-MOST_ROWS = 20_000
+MOST_ROWS = 50_000
 """The largest number of made-up rows, so that a probe takes seconds."""
 
 
@@ -48,19 +49,12 @@ class _Clock:
                 pass
 
 
-class _Split:
-    """All rows but one are for training, so that hardly any time goes into tests."""
-
-    def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
-        first = min(id_intersection)
-        return set(id_intersection) - {first}, {first}
-
-
-class _Host(_Split, HeteroNNHostScheduler):
+class MadeUpHost(HeteroNNHostScheduler):
     """A Host with one dense layer on the Collaborator's features."""
 
     def __init__(self, ids: list[str], work: Work, **settings: Any) -> None:
-        super().__init__("host", max_rounds=2, batch_size=work.batch_size, **settings)
+        settings = {"feature_key": "host", "leak_report": "off", **settings}
+        super().__init__(batch_size=work.batch_size, **settings)
         self.ids, self.width = ids, work.width
 
     def load_local_ids(self) -> list[str]:
@@ -86,7 +80,7 @@ class _Host(_Split, HeteroNNHostScheduler):
         yield from self.iterate_train_feature(feature_model, test_ids)
 
     def train_a_batch(self, feature_projection: dict[str, Tensor], labels: Tensor) -> Any:
-        output = self.infer_model(feature_projection["shop"]).squeeze(1)
+        output = self.infer_model(next(iter(feature_projection.values()))).squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(output, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -97,11 +91,12 @@ class _Host(_Split, HeteroNNHostScheduler):
         pass
 
 
-class _Shop(_Split, HeteroNNCollaboratorScheduler):
+class MadeUpCollaborator(HeteroNNCollaboratorScheduler):
     """A Collaborator with two dense layers."""
 
     def __init__(self, ids: list[str], work: Work, **settings: Any) -> None:
-        super().__init__("shop", **settings)
+        settings = {"feature_key": "shop", "leak_report": "off", **settings}
+        super().__init__(**settings)
         self.ids, self.work = ids, work
         self.rows = torch.zeros(work.batch_size, work.columns)
 
@@ -127,16 +122,13 @@ class _Shop(_Split, HeteroNNCollaboratorScheduler):
 
 def timed_steps(work: Work) -> Timed:
     """Train two rounds on made-up rows, and return the time of the second one."""
-    rows = min(max(STEPS * work.batch_size, 2 * work.batch_size), MOST_ROWS)
+    rows = min(STEPS * work.batch_size, MOST_ROWS)
     ids = [f"{number:06}" for number in range(rows)]
     clock = _Clock()
     with temporary_folder() as folder:
-        host = _Host(ids, work, callbacks=[clock], psi_protocol="ecdh", **_quiet(folder))
-        shop = _Shop(ids, work, **_quiet(folder))
-        simulate(host, [shop], task_id="probe")
-    return Timed(-(-(rows - 1) // work.batch_size), clock.rounds[-1])
-
-
-def _quiet(folder: Any) -> dict[str, Any]:
-    """Return the settings that measure nothing of what is learned."""
-    return {"results_dir": folder, "leak_report": "off"}
+        host = MadeUpHost(
+            ids, work, max_rounds=2, psi_protocol="ecdh", results_dir=folder, callbacks=[clock]
+        )
+        shop = MadeUpCollaborator(ids, work, results_dir=folder)
+        result = simulate(host, [shop], task_id="probe").results["host"]
+    return Timed(math.ceil(result.train_rows / work.batch_size), clock.rounds[-1])

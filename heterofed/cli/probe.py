@@ -89,7 +89,9 @@ def probe_as_host(
             while missing and host.clock() < until:
                 host.pump(0.5)
                 for peer in list(host.peers.values()):
-                    yield _answer(host, peer, work, measure, known)
+                    with host.in_phase("probe"):
+                        found = _answer(host, peer, work, measure, known)
+                    yield found
                     host.forget(peer)
                     missing = [each for each in missing if each != peer.name]
         finally:
@@ -127,10 +129,11 @@ def probe_as_collaborator(place: TaskPlace, name: str, measure: Measure, wait: f
                 party=name,
             )
         work = mail.of(ProbeBegin).work
-        own = measure(work)
-        theirs = party.take(host, ProbeFacts).of(ProbeFacts).facts
-        link = measured_link(party, host)
-        party.post(host, ProbeResult(own, link))
+        with party.in_phase("probe"):
+            own = measure(work)
+            theirs = party.take(host, ProbeFacts).of(ProbeFacts).facts
+            link = measured_link(party, host)
+            party.post(host, ProbeResult(own, link))
         return Probe(place.task.host.party, work, theirs, own, link)
 
     start = f"`heterofed doctor {place.task.task}`"

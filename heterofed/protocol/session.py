@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import msgspec
-
 from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolError
 from heterofed.protocol.limits import (
     AHEAD_BYTES,
@@ -44,22 +42,18 @@ from heterofed.protocol.messages import (
     CountReady,
     CountResult,
     EndOfFeatures,
-    Facts,
     Features,
     Findings,
     Finish,
     Gradients,
     GradientsSeen,
     Hello,
-    LinkFacts,
     Mark,
     Message,
     PredictPlan,
     ProbeBegin,
-    ProbeFacts,
     ProbePing,
     ProbePong,
-    ProbeResult,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -257,14 +251,6 @@ class Session:
             case ProbePong():
                 _require(message.number == self._pings - 1, "not the ping that was sent")
                 _require(size == self._reply, "not as many bytes as were asked for")
-                _require(math.isfinite(message.clock), "no time of a clock")
-            case ProbeFacts():
-                _no_payload(size)
-                _require(_are_numbers(message.facts), "a number without a value")
-            case ProbeResult():
-                _no_payload(size)
-                numbers = _are_numbers(message.facts) and _are_numbers(message.link)
-                _require(numbers, "a number without a value")
             case WelcomeBack():
                 _no_payload(size)
                 _require(_has_batches(message.plan), NO_BATCHES)
@@ -683,12 +669,6 @@ def _fits_layout(features: Features) -> bool:
 def _is_masked(features: Features) -> bool:
     """Return whether features can be a part of a masked sum, which are one tensor of integers."""
     return features.layout == "tensor" and [spec.dtype for spec in features.tensors] == ["int64"]
-
-
-def _are_numbers(facts: Facts | LinkFacts) -> bool:
-    """Return whether no number is NaN, which every bound lets pass."""
-    values = msgspec.structs.astuple(facts)
-    return all(math.isfinite(each) for each in values if isinstance(each, float))
 
 
 def _require(holds: bool, why: str) -> None:

@@ -187,7 +187,7 @@ def join(
 def _nobody_came(party: Party, waited: float, missing: str, described: str) -> JoinTimeoutError:
     return JoinTimeoutError(
         f"{party.name} waited {waited:.0f} s in phase join for{missing} with the same task id"
-        f" ({described}); compare the task ids, and start the missing parties",
+        f" ({described})",
         party=party.name,
     )
 

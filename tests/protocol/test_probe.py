@@ -38,9 +38,6 @@ from tests.protocol.link import (
     welcome,
 )
 
-NO_STEP = structs.replace(FACTS, step=math.nan)
-NO_CLOCK = structs.replace(LINK, ahead=math.nan)
-
 
 def test_an_honest_probe() -> None:
     assert Link(*PROBE_RUN).state is State.CLOSED
@@ -58,24 +55,13 @@ def test_an_honest_probe() -> None:
         ),
         (PROBE_BEGUN[:1], Line(H, ProbeBegin(WORK), 1), "payload"),
         (PROBE_BEGUN, Line(C, ProbePing(0)), "out of turn"),
-        (
-            PROBE_BEGUN,
-            Line(H, ProbeFacts(NO_STEP)),
-            "without a value",
-        ),
         (PROBE_READY, Line(C, ProbePing(1)), "next"),
         (PROBE_READY, Line(C, ProbePing(0), MAX_PROBE_BYTES + 1), "more bytes"),
         (PROBE_READY, Line(C, PsiKey(3)), "out of turn"),
         (PROBE_READY, finish(0), "out of turn"),
-        (
-            PROBE_READY,
-            Line(C, ProbeResult(FACTS, NO_CLOCK)),
-            "without",
-        ),
         (PINGED, Line(C, ProbePing(1)), "out of turn"),
         (PINGED, Line(H, ProbePong(1, 1.0), 7), "not the ping"),
         (PINGED, Line(H, ProbePong(0, 1.0), 6), "not as many bytes"),
-        (PINGED, Line(H, ProbePong(0, math.nan), 7), "no time"),
     ],
 )
 def test_what_is_refused(before: tuple[Line, ...], line: Line, why: str) -> None:
@@ -99,6 +85,9 @@ def test_pings_come_to_an_end() -> None:
         ProbeFacts(structs.replace(FACTS, memory=-1)),
         ProbeFacts(structs.replace(FACTS, ask=math.inf)),
         ProbePong(0, -1.0),
+        ProbePong(0, math.nan),
+        ProbeFacts(structs.replace(FACTS, step=math.nan)),
+        ProbeResult(FACTS, structs.replace(LINK, ahead=math.nan)),
         ProbeResult(FACTS, structs.replace(LINK, up=0.0)),
     ],
 )
