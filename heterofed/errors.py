@@ -40,8 +40,11 @@
     │   ├── LimitReachedError        a party has used up its quota of predictions for today
     │   ├── PSIFailedError           the private set intersection failed a check or went wrong
     │   ├── HookFailedError          user code of another party raised
+    │   ├── PartySettingsError       another party's setting, file or table does not fit the task
+    │   │   └── FinalLookRefusedError  it does not allow to measure what its columns are worth
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
+    ├── RequestError                 a Host that serves a model did not answer a request
     └── transport errors
         ├── ChannelClosedError       a frame was sent on a closed connection
         ├── ChannelOverflowError     a peer does not read what it is sent
@@ -81,6 +84,9 @@ class HeteroFedError(Exception):
     What to do: read the message; it names the party, the phase and the remedy.
     """
 
+    begun: bool = False
+    """Whether the parties had met when it was raised, so that something may have been sent."""
+
     def shown(self, trace: TracebackType | None = None) -> list[str]:
         """Return the error as lines of text: the line of the user's code that raised it, the notes,
         and last, where a reader looks first, the name and the message, which ends with the remedy.
@@ -111,6 +117,13 @@ class ConfigError(HeteroFedError):
     What to do: correct what the message names and start again.
     """
 
+    def __init__(self, message: str = "", *, told: str = "settings") -> None:
+        """Take the text for this party's user, and the code of the error that the other parties
+        raise if they have met already.
+        """
+        super().__init__(message)
+        self.told = told
+
 
 @contextmanager
 def needing(extra: str, feature: str) -> Iterator[None]:
@@ -134,6 +147,23 @@ class LocalProtocolError(HeteroFedError):
 
     What to do: report it; this is a bug in heterofed, or in code that drives a `Session` itself.
     """
+
+
+class RequestError(HeteroFedError):
+    """A Host that serves a model did not answer a request; the link to the other parties stays
+    open.
+
+    What to do: read the message; where `retry_after` is set, ask again after so many seconds.
+
+    Args:
+        message: the full text for the caller. It has no id and no text of a foreign error.
+        code: the reason in one word, such as "limit", "deadline" or "unavailable".
+        retry_after: the time in seconds after which a request may succeed; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after = code, retry_after
 
 
 class ChannelClosedError(HeteroFedError):
@@ -690,6 +720,34 @@ class HookFailedError(TaskFailed):
 
     code = "hook"
     summary = "a hook of that party raised an exception; see its log"
+
+
+class PartySettingsError(TaskFailed):
+    """A setting, file or table of another party does not fit the task that the parties began.
+
+    What to do: ask the party that the message names: its log says what to correct. Then start all
+    parties again.
+    """
+
+    code = "settings"
+    summary = (
+        "a setting, file or table of that party does not fit this task; its log says what to"
+        " correct, then start all parties again"
+    )
+
+
+class FinalLookRefusedError(PartySettingsError):
+    """Another party does not let the Host look at the best models once more, on test rows in which
+    it changes something of its own: the Host measures what columns are worth (`final_rows`).
+
+    What to do: have that party allow it (`importance=True`, `--importance`), or leave it out here.
+    """
+
+    code = "final_look"
+    summary = (
+        "that party does not allow to measure what its columns are worth (final_rows): have it"
+        " allow that (importance=True, --importance), or leave it out at the Host"
+    )
 
 
 class InterruptedTaskError(TaskFailed):

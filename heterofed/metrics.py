@@ -255,10 +255,8 @@ def as_scalar(value: object, what: str) -> Scalar:
     Raises:
         ConfigError: the value is something else.
     """
-    if isinstance(value, bool | int | float | str):
-        return value
     item = getattr(value, "item", None)
-    if callable(item):
+    if callable(item):  # also NumPy's own kind of float, which JSON does not know
         with suppress(Exception):  # it holds several numbers, or none
             value = item()
     if isinstance(value, bool | int | float | str):

@@ -1,6 +1,7 @@
 """The `heterofed` command.
 
-Exit codes: 0 done; 1 the task failed; 2 wrong usage or settings; 130 interrupted.
+Exit codes: 0 done; 1 the task failed; 2 your input is wrong (usage, a setting, a file, a column or
+ids), and nothing was sent; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from heterofed.cli import options, trust
 from heterofed.cli.doctor import doctor
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
+from heterofed.cli.said import is_json, say, say_error
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
-from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.cli.ways import PSI_COMMAND
+from heterofed.errors import ConfigError, DataError, HeteroFedError
 from heterofed.files import fill_standard_streams
+from heterofed.messaging.aborts import cause
+from heterofed.rendezvous.ways import started_by
 from heterofed.reporting.trackers.names import TRACKERS
-from heterofed.reporting.wrapping import error_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -159,7 +163,8 @@ def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
 
-    outcome = run_psi(id_column=column, **given)
+    with started_by(PSI_COMMAND):
+        outcome = run_psi(id_column=column, **given)
     if as_json:
         click.echo(json.dumps(outcome))
     else:
@@ -223,14 +228,15 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        if sys.stderr is not None:
+        if is_json():
+            say_error(type(error).__name__, error.format_message())
+        elif sys.stderr is not None:
             error.show()
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except HeteroFedError as error:
-        click.echo(error_line("error", str(error), sys.stderr), err=True)
-        if explained := explanation(error):
-            click.echo(explained, err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+        say_error(cause(error), str(error), explanation(error) or "")
+        is_input = isinstance(error, ConfigError | DataError) and not error.begun
+        sys.exit(EXIT_USAGE if is_input else EXIT_FAILED)

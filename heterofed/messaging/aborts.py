@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 
 from heterofed.errors import (
+    ConfigError,
     HandshakeError,
     InternalError,
     LocalProtocolError,
@@ -133,4 +134,6 @@ def abort_code(error: BaseException, failed_hook: str | None) -> str:
         return error.code
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
+    if isinstance(error, ConfigError):
+        return error.told
     return "hook" if failed_hook else InternalError.code

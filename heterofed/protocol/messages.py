@@ -24,6 +24,9 @@ from heterofed.protocol.plan import (
 
 PROTOCOL_VERSION = 1
 
+MAX_SERVED_ROWS = 1 << 16
+"""The most rows that one request of a standing link may ask for."""
+
 MAX_FINDINGS = 256
 """The largest number of values in `Findings`, so that they fit into a small header."""
 
@@ -194,7 +197,7 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "overlap", "predict", "rehearse", "check", "probe"]
+    purpose: Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "check", "probe"]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -422,6 +425,54 @@ class PredictAccepted(Message, frozen=True):
     """C to H: my models are of the same run, and the number of rows is within my quotas."""
 
 
+class ServePlan(Message, frozen=True):
+    """H to C: these are the rows and models of a standing link, on which requests follow.
+
+    The fields are those of `PredictPlan`; rows are named by their numbers in the sorted ids.
+    `version` is the digest of my half of the model.
+    """
+
+    run: Nonce
+    rounds: Round
+    models: Literal["last", "best"]
+    count: Count
+    ids: Digest
+    version: Digest
+
+
+class ServeAccepted(Message, frozen=True):
+    """C to H: my models are of the same run; `version` is the digest of my half of the model."""
+
+    version: Digest
+
+
+class ServeRequest(Message, frozen=True):
+    """H to C: send the features of these rows, computed by this version of both halves.
+
+    The payload has the number of each row, from 0, in four bytes, little-endian.
+    """
+
+    number: Count
+    rows: Annotated[int, Meta(ge=1, le=MAX_SERVED_ROWS)]
+    version: Digest
+
+
+class ServeAnswer(Message, frozen=True):
+    """C to H: these are the features of the rows of request `number`, in their order.
+
+    With `refused` there are none, for this reason; the link stays open. `retry_after` is the time
+    in seconds after which another request may be answered, if it is known.
+    """
+
+    number: Count
+    rows: Annotated[int, Meta(ge=0, le=MAX_SERVED_ROWS)]
+    version: Digest
+    layout: Literal["tensor", "tuple", "dict"] = "tensor"
+    tensors: Tensors = ()
+    refused: Literal["", "limit", "other_version", "late", "failed"] = ""
+    retry_after: Annotated[int, Meta(ge=0, le=86400)] = 0
+
+
 class BeginTrain(Message, frozen=True):
     """H to C: send the features of this round's train batches, `staleness` steps ahead.
 
@@ -604,6 +655,10 @@ AnyMessage = (
     | SplitAccepted
     | PredictPlan
     | PredictAccepted
+    | ServePlan
+    | ServeAccepted
+    | ServeRequest
+    | ServeAnswer
     | BeginTrain
     | BeginTest
     | Features

@@ -66,6 +66,11 @@ class ReleaseLimits:
     max_epsilon: float | None = None
     max_rollbacks: int = 10
 
+    @property
+    def are_set(self) -> bool:
+        """Whether there is a limit on what is known of a row."""
+        return self.max_releases_per_row is not None or self.max_epsilon is not None
+
     def check(self, *, defended: bool) -> None:
         """Refuse values that cannot work.
 

@@ -207,7 +207,9 @@ class Prediction(BesideTask, HostHalfTask):
                 party.take_leave(peer)
         self.frame = self._as_frame(ids, columns, present)
         log_request(run, rows=len(ids), parties=list(present), missing_party=self._missing)
-        logger.info("predicted %d rows with %s", len(ids), ", ".join(present) or "nobody else")
+        of = f" of {len(self._ids)}" if len(ids) < len(self._ids) else ""
+        whom = ", ".join(present) or "nobody else"
+        logger.info("predicted %d%s rows with %s", len(ids), of, whom)
 
     def _agree(self, run: Run, ids: Sequence[str], present: Present) -> None:
         """Tell each Collaborator which of its rows to predict, and with which models."""
