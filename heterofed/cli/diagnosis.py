@@ -41,7 +41,7 @@ Said = Iterator[tuple[str, dict[str, Any] | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the user wants a forecast of; None takes the value of the task.
+    """The numbers that the user wants a forecast for; None takes the value of the task.
 
     Attributes:
         ids: the number of ids of this party.

@@ -26,7 +26,7 @@ MOST_ROWS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What was timed: the number of batches, and their seconds."""
+    """The number of batches that were timed, and their seconds."""
 
     batches: int
     seconds: float

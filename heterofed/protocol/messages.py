@@ -138,10 +138,16 @@ class Held(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The work for which a probe measures two machines; numbers of rows and sizes, and no data.
+    """The work for which a probe measures two machines.
 
-    `common` is the expected number of common ids, and `width` the numbers that the Collaborator
-    sends for each row.
+    Attributes:
+        ids: the number of the Host's ids.
+        common: the expected number of common ids.
+        rounds: the number of rounds; 0 means that nothing is trained.
+        batch_size: the number of rows in a batch.
+        width: the number of features that the Collaborator sends for each row.
+        columns: the number of columns from which the Collaborator computes them.
+        protocol: the protocol of the intersection.
     """
 
     ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
@@ -156,9 +162,19 @@ class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The facts of a machine that say whether a task can run on it, and how fast.
 
-    `memory` and `disk` are the free bytes, `files` is the most files that a process may open, and
-    `ids` is this party's own number of ids. `ask`, `sign` and `tag` are seconds for one id of an
-    intersection, and `step` is the seconds of one training step, both halves together.
+    Attributes:
+        version: the version of heterofed.
+        python: the version of Python.
+        torch: the version of torch.
+        cores: the number of cores that the process may use.
+        memory: the free memory in bytes.
+        disk: the free bytes where results are written.
+        files: the most files that the process may open.
+        ids: the number of this party's ids.
+        ask: the seconds of blinding and unblinding one id of an intersection.
+        sign: the seconds of signing one id of the other party.
+        tag: the seconds of computing the tag of one own id.
+        step: the seconds of one training step, with both halves on this machine.
     """
 
     version: Version
@@ -176,10 +192,13 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class LinkFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a Collaborator measured of a connection.
+    """The facts of a connection, as the Collaborator has measured them.
 
-    `rtt` is the fastest round trip in seconds, `up` and `down` are bytes per second to the Host and
-    back, and `ahead` is by how many seconds the Host's clock is ahead of the Collaborator's.
+    Attributes:
+        rtt: the time of the fastest round trip in seconds.
+        up: the bytes per second to the Host.
+        down: the bytes per second from the Host.
+        ahead: the seconds by which the Host's clock is ahead of the Collaborator's.
     """
 
     rtt: Duration

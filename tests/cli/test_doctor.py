@@ -210,11 +210,11 @@ def test_a_host_that_runs_the_task_already_refuses(home: Path) -> None:
     assert "another purpose" in str(shop)
 
 
-def test_a_host_whose_work_cannot_be_is_named(home: Path) -> None:
+def test_a_host_whose_work_cannot_be_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = open_offices(home)
 
     def lie(host: Party, peer: Peer) -> None:
-        peer.session.send = lambda _message, _size=0: None  # type: ignore[method-assign]
+        monkeypatch.setattr(peer.session, "send", lambda *_: None)
         host.post(peer, ProbeBegin(structs.replace(WORK, common=101)))
 
     _, shop = together(
@@ -231,7 +231,7 @@ def test_a_collaborator_that_breaks_the_protocol_is_named(
     path = open_offices(home)
 
     def lie(party: Party, host: Peer) -> LinkFacts:
-        host.session.send = lambda _message, _size=0: None  # type: ignore[method-assign]
+        monkeypatch.setattr(host.session, "send", lambda *_: None)
         party.post(host, ProbePing(7))
         return LINK
 

@@ -1,4 +1,4 @@
-"""What the Dockerfile, compose.yaml and `deploy/` say holds, as far as no Docker is needed to see it.
+"""The Dockerfile, compose.yaml and `deploy/` hold what they say, as far as it shows without Docker.
 
 The scripts of compose.yaml run here as they are, on two ports of this machine.
 """
