@@ -99,7 +99,6 @@ class TabularHost(HeteroNNHostScheduler):
     """
 
     models_after_split = True
-    ends_within_max_rounds = True
 
     def __init__(
         self,
