@@ -32,7 +32,7 @@ from heterofed.report.model import (
     State,
 )
 from heterofed.report.privacy import epsilons, leak_figures, leaks
-from heterofed.report.sources import MAX_MESSAGE, Sources, shown, whole
+from heterofed.report.sources import MAX_MESSAGE, Sources, number, shown, whole
 from heterofed.report.words import PHASES, PLAN
 from heterofed.reporting.egress import COLUMNS as EGRESS_COLUMNS
 from heterofed.reporting.results import STATUS, SUMMARY
