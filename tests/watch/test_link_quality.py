@@ -1,4 +1,4 @@
-"""The round trip of a real link over TCP reaches the journal, the summary, the page and the report."""
+"""The round trip of a link over TCP reaches the journal, the summary, the page and the report."""
 
 from __future__ import annotations
 
