@@ -45,7 +45,7 @@ class HostGuard(Guard):
         labels = settings.label_dp
         if labels is not None:
             labels = _with_coins(run, labels)
-        weights, each = settings.weights_defence, 1 + settings.early_gradients
+        weights, each = settings.weights_defence, 1 + (settings.early_gradients is True)
         self._gradient_releases = GradientReleases(run, settings.limits, weights, labels, each)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)

@@ -349,7 +349,7 @@ class Link:
         self._number, self._following = first + bool(inline), following
         if not count:
             self._hear(first, now)
-        return self._fresh(first, frame[_PACKET.size :]) if inline else None
+        return self._fresh(first, memoryview(frame)[_PACKET.size :]) if inline else None
 
     def _fresh(self, number: int, frame: Buffer) -> Buffer | None:
         """Return the frame of the peer, or None if it was received before."""
