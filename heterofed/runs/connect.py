@@ -90,11 +90,16 @@ def as_host(
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
+    trains = purpose not in ("predict", "serve")
+
+    def settled(names: tuple[str, ...]) -> Plan:
+        return place.settle(make_plan(names), trains=trains)
+
     if not isinstance(expected, int):
-        place.settle(make_plan(tuple(expected)))  # shows errors before any party waits
+        settled(tuple(expected))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
-        earlier, expected = _same_plan(run, place, earlier, expected, make_plan)
+        earlier, expected = _same_plan(run, earlier, expected, settled)
         waits = patience(run, settings.join_timeout, earlier.agreement.plan.wait_for_peers)
     timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
@@ -115,7 +120,7 @@ def as_host(
             run.maybe_agreement = gather(
                 party,
                 admission,
-                lambda names: place.settle(make_plan(names)),
+                settled,
                 join_timeout=waits,
                 described=place.described,
                 compare=place.compare,
@@ -128,10 +133,9 @@ def as_host(
 
 def _same_plan(
     run: Run,
-    place: Place,
     earlier: Earlier,
     expected: Sequence[str] | int,
-    make_plan: Callable[[tuple[str, ...]], Plan],
+    settled: Callable[[tuple[str, ...]], Plan],
 ) -> tuple[Earlier, Sequence[str]]:
     """Return the unfinished run under the current plan, and the parties that it waits for.
 
@@ -139,7 +143,7 @@ def _same_plan(
     """
     begun = earlier.agreement.plan
     given = begun.collaborators if isinstance(expected, int) else tuple(expected)
-    plan = place.settle(make_plan(given))
+    plan = settled(given)
     check_same_plan(begun, plan)
     earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
     return earlier, awaited(run) if run.complete else begun.collaborators
