@@ -7,6 +7,7 @@ thread changes between a request and its answer but once per batch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
 from asyncio import AbstractEventLoop, Future
@@ -109,8 +110,9 @@ class Api:
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Hand outcomes from the thread of the link to the loop of the server."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, outcomes)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the server has ended, and its callers too
+                self._loop.call_soon_threadsafe(_settle, outcomes)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | bytearray:
         """Return the body, which must be small and come in time."""

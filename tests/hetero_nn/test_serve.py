@@ -232,6 +232,21 @@ def test_a_slow_party_costs_a_request_its_deadline_and_no_more(start: Any, resul
     assert office.ask("id-022").parties == ["alice+bob"]
 
 
+def test_a_lookup_that_hangs_delays_no_other(start: Any, results: Path) -> None:
+    bob = Now(results)
+    office = start(bob, ServeLimits(max_rows_per_day=10, load_timeout=0.5))
+    office.ask("id-020")
+    bob.pause = 3.0
+    assert refusal(office, "id-021").code == "late"
+    began = time.monotonic()
+    assert refusal(office, "id-022").code == "late"
+    assert office.ask("id-020").parties == ["alice+bob"]  # it is kept
+    assert time.monotonic() - began < 2
+    bob.pause = 0.0
+    time.sleep(3)
+    office.ask("id-021")
+
+
 def test_a_hook_that_fails_is_refused_and_the_link_stays(start: Any, results: Path) -> None:
     bob = Now(results)
     office = start(bob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -16,7 +17,13 @@ import torch
 from heterofed.compute.alignment import check_ids, keyed_digest
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import pack
-from heterofed.errors import ConfigError, FeatureError, OtherRunError, ReleaseLimitError
+from heterofed.errors import (
+    ConfigError,
+    FeatureError,
+    OtherRunError,
+    ReleaseLimitError,
+    RequestError,
+)
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.models import load_models
@@ -24,7 +31,7 @@ from heterofed.hetero_nn.predict.quota import today
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
-from heterofed.hetero_nn.serve.own_features import own_features
+from heterofed.hetero_nn.serve.own_features import OwnFeatures
 from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open, shown
 from heterofed.intersection.collaborator import intersect_as_collaborator
@@ -59,6 +66,7 @@ class ServeLimits:
         allow_ids: the rows that may be served; None allows all of `load_local_ids`.
         max_age: the time in seconds for which the features of a row are kept and sent again; 0
             computes them anew for each request.
+        load_timeout: the longest time in seconds that `load_features` may take; 0 sets no limit.
     """
 
     max_rows_per_day: int
@@ -66,6 +74,7 @@ class ServeLimits:
     max_ids_per_day: int | None = None
     allow_ids: frozenset[str] | None = None
     max_age: float = 3600.0
+    load_timeout: float = 0.0
 
     def check(self) -> None:
         """Check the values.
@@ -77,8 +86,9 @@ class ServeLimits:
             value = getattr(self, name)
             if value is not None and not is_count(value):
                 raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
-        if not 0 <= self.max_age < float("inf"):
-            raise ConfigError(f"max_age={self.max_age!r}: give seconds, 0 or more")
+        for name in ("max_age", "load_timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: give seconds, 0 or more")
 
 
 def serve_rows(
@@ -167,8 +177,9 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         try:
             with run.party.in_phase("serve", round_number=run.round), self.half.evaluating():
                 answers = Answers(self, run, host, ids, version, quota, log)
-                while answers.next():
-                    self.served += 1
+                with contextlib.closing(answers):
+                    while answers.next():
+                        self.served += 1
             with run.party.in_phase("finish"):
                 run.party.leave(host)
         finally:
@@ -253,11 +264,16 @@ class Answers:
         self._quota, self._log = quota, log
         self._age = session.limits.max_age
         self._store = FeatureStore(len(ids), self._age)
+        self._features = OwnFeatures(session.half, session.limits.load_timeout)
         # What is sent again is the same. So without a defence each row is counted when a period
         # begins, in which it is sent once at most; with one, it is counted when it is first sent.
         settings = session.settings
         self._counts_rows = settings.embedding_defence is not None or settings.limits.are_set
         self._released = 0
+
+    def close(self) -> None:
+        """Wait for no hook any more."""
+        self._features.close()
 
     def next(self) -> bool:
         """Wait for a request and answer it; return False if the Host ended the link instead."""
@@ -287,6 +303,9 @@ class Answers:
         except ReleaseLimitError:
             self._refuse(request, "limit")
             return
+        except RequestError as error:
+            self._refuse(request, "late", retry_after=error.retry_after or 0)
+            return
         except Exception as error:
             logger.error("a request is refused: %s", shown(error))
             self._refuse(request, "failed")
@@ -310,7 +329,7 @@ class Answers:
         ids = [self._ids[row] for row in rows.tolist()]
         if self._counts_rows:
             self._count(ids)
-        batch = own_features(self._session.half, ids)
+        batch = self._features.of(ids)
         if batch is None:
             raise FeatureError("iterate_predict_feature yields no features; yield one row per id")
         self._party.batch = self._released  # each release has noise of its own
