@@ -90,11 +90,7 @@ def as_host(
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
-    trains = purpose not in ("predict", "serve")
-
-    def settled(names: tuple[str, ...]) -> Plan:
-        return place.settle(make_plan(names), trains=trains)
-
+    settled = functools.partial(_settled, place, make_plan, purpose)
     if not isinstance(expected, int):
         settled(tuple(expected))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
@@ -104,7 +100,6 @@ def as_host(
     timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
-        known = earlier if earlier is not None and earlier.marks else None
         admission = Admission(
             task_digest(run.task_id),
             purpose,
@@ -112,7 +107,7 @@ def as_host(
             expected,
             terms=place.terms,
             ended=run.ended,
-            going_on=known if run.waits or run.complete else None,
+            going_on=_awaiting(run, earlier),
             partial=partial,
             check_usable=place.check_usable,
         )
@@ -129,6 +124,22 @@ def as_host(
                 check_keys=check_keys,
             )
         yield party
+
+
+def _awaiting(run: Run, earlier: Earlier | None) -> Earlier | None:
+    """Return the run that waits for a lost party or for goodbyes, and must not be replaced."""
+    waits = earlier is not None and earlier.marks and (run.waits or run.complete)
+    return earlier if waits else None
+
+
+def _settled(
+    place: Place,
+    make_plan: Callable[[tuple[str, ...]], Plan],
+    purpose: JoinPurpose,
+    names: tuple[str, ...],
+) -> Plan:
+    """Return the plan for some Collaborators, with the terms of the place applied."""
+    return place.settle(make_plan(names), trains=purpose not in ("predict", "serve"))
 
 
 def _same_plan(

@@ -65,7 +65,8 @@ class Api:
                 Route("/readyz", self._ready),
                 Route("/metrics", self._measured),
                 Route("/openapi.json", self._described),
-            ]
+            ],
+            exception_handlers={404: self._not_found},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,6 +149,10 @@ class Api:
             raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
 
     # -- the rest ----------------------------------------------------------------------------
+
+    async def _not_found(self, _request: HttpRequest, _error: Exception) -> Response:
+        error = RequestError(f"nothing is here; ask {self._path}", code="not_found")
+        return Response(write_error(error), 404, media_type="application/json")
 
     async def _healthy(self, _request: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")

@@ -16,7 +16,7 @@ from tests.tabular.people import loans, written
 PLAN = ["max_rounds=1", "batch_size=64", "psi_protocol=ecdh", "shuffle=true"]
 DEADLINE = 5.0
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 class Served:
