@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.relay import Relay
 from heterofed import simulate, simulate_prediction
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
@@ -26,7 +27,7 @@ from heterofed.protocol.messages import ServeRequest
 from tests.e2e.tiny import IDS, rows
 from tests.hetero_nn.served import Office, log_of
 from tests.hetero_nn.test_prediction import Collaborator, Host
-from tests.identity.offices import open_offices
+from tests.identity.offices import free_port, open_offices
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -140,6 +141,21 @@ def test_a_table_is_for_the_same_ids_on_one_day(
     assert kept(folder, own[1:]) is None
     monkeypatch.setattr("heterofed.hetero_nn.serve.agreed_table.today", lambda: "2000-01-01")
     assert kept(folder, own) is None
+
+
+def test_cuts_cost_no_request(home: Path, results: Path) -> None:
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    with Relay(bind) as relay:
+        plan = ["max_rounds=2", "psi_protocol=ecdh"]
+        open_offices(home, plan=plan, address=relay.address, bind=bind)
+        office = Office(Host(results), [Collaborator(results)])
+        wanted = [office.ask(each).columns for each in IDS[20:24]]
+        found = []
+        for each in IDS[20:24]:
+            relay.cut()
+            found.append(office.ask_once(each).columns)
+        assert found == wanted
+        office.end()
 
 
 # -- limits --------------------------------------------------------------------------------
