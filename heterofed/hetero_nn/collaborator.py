@@ -13,7 +13,8 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.collaborator import serve
-from heterofed.hetero_nn.serve.collaborator import ServeLimits, allowed_ids, serve_rows
+from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.collaborator import allowed_ids, serve_rows
 from heterofed.hetero_nn.settings import CollaboratorSettings
 from heterofed.hetero_nn.train.dry_run import CollaboratorDryRun
 from heterofed.hetero_nn.train.training import CollaboratorTraining

@@ -19,7 +19,7 @@ from heterofed import simulate, simulate_prediction
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
-from heterofed.hetero_nn.serve.collaborator import ServeLimits
+from heterofed.hetero_nn.serve.answers import ServeLimits
 from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.scoring import Partner, Scorer
 from heterofed.privacy.embedding_defences import ClippedGaussian

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from heterofed import ConfigError, simulate, simulate_prediction
-from heterofed.hetero_nn.serve.collaborator import ServeLimits, serve_rows
+from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.serving.server import Server, listening, token_of
 from tests.e2e.tiny import IDS
 from tests.hetero_nn.served import Serves
