@@ -1,0 +1,62 @@
+"""Shares a task among the processes of one party that `torchrun` started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import distributed as dist
+
+from heterofed.errors import RankLostError
+from heterofed.workers.exchange import Exchange
+from heterofed.workers.worker import Stop, work
+
+R = TypeVar("R")
+
+LINGER = 5.0
+"""The longest time in seconds in which the other ranks are told that the task has ended."""
+
+
+def started_by_torchrun() -> bool:
+    """Return whether `torchrun` started this process beside others."""
+    return (
+        dist.is_available()
+        and dist.is_torchelastic_launched()
+        and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    )
+
+
+def shared(run: Callable[[Exchange | None], R], deadline: Callable[[], float]) -> R:
+    """Run a task at rank 0, with the help of the other ranks, if there are any.
+
+    Args:
+        run: runs the task; it gets the connections to the other ranks, or None without any.
+        deadline: returns the longest time in seconds to wait for another rank; 0 sets no limit.
+
+    Returns:
+        The result of the task, at every rank.
+
+    Raises:
+        RankLostError: another rank ended.
+    """
+    if not started_by_torchrun():
+        return run(None)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    exchange = Exchange(deadline)
+    if exchange.rank:
+        result: R = work(exchange)
+        return result
+    result_or_none: R | None = None
+    try:
+        result_or_none = run(exchange)
+        return result_or_none
+    finally:
+        exchange.deadline = lambda: LINGER
+        for rank in range(1, exchange.ranks):
+            with contextlib.suppress(RankLostError):
+                exchange.send(rank, Stop(result_or_none))
+        with contextlib.suppress(RankLostError):
+            exchange.close()
