@@ -32,7 +32,7 @@ class Exchange:
     def __init__(self, deadline: Callable[[], float]) -> None:
         self.deadline = deadline
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=NEVER)
+        self._group: Any = dist.new_group(backend="gloo", timeout=NEVER)
         # Their tensors must live until they are sent.
         self._sending: dict[int, list[tuple[Any, Tensor]]] = {}
 

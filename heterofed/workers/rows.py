@@ -14,7 +14,12 @@ from heterofed.errors import ConfigError
 def tensors_of(value: Any) -> list[Tensor]:
     """Return the tensors within tuples, lists and dicts, in order."""
     found: list[Tensor] = []
-    _mapped(value, lambda each: found.append(each) or each)
+
+    def note(each: Tensor) -> Tensor:
+        found.append(each)
+        return each
+
+    _mapped(value, note)
     return found
 
 

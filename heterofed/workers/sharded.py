@@ -73,14 +73,14 @@ class ShardedForward:
             weakref.finalize(call, self._released[rank].append, self._number)
             self._order(rank, given, parts[rank])
         weights = call.weights if torch.is_grad_enabled() else []
-        token = _Collect.apply(call, *weights) if weights else None  # type: ignore[no-untyped-call]
+        token = _Collect.apply(call, *weights) if weights else None
         args, kwargs = filled(given, parts[0])
         own = self._plain(*args, **kwargs)
         outputs = tensors_of(own)
         check_rows(outputs, len(parts[0][0]))
         came = [each.to(outputs[0].device) for rank in others for each in call.answer(rank)]
         if token is not None:
-            came = list(_Scatter.apply(call, token, *came))  # type: ignore[no-untyped-call]
+            came = list(_Scatter.apply(call, token, *came))
         count = len(outputs)
         joined = [torch.cat([each, *came[place::count]]) for place, each in enumerate(outputs)]
         return filled(own, joined)

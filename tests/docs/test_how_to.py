@@ -27,6 +27,7 @@ from tests.e2e.tiny import run
 GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
     "index.md",
+    "many-processes.md",
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",
