@@ -24,6 +24,7 @@ FOR = {
     "notebook": "the notebooks in `examples/notebooks`",
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
+    "workers": "`feature_workers`: a party of several processes",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
     "docs": "building this site",

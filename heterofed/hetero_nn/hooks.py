@@ -92,7 +92,7 @@ class PartyHooks(Scheduler):
                 task_id, resume, callbacks=callbacks, watch=watch
             )
 
-        return shared(launch, engine.deadline)
+        return shared(launch, engine.deadline, engine.settings.feature_workers)
 
     # -- hooks -----------------------------------------------------------------------------
 

@@ -27,10 +27,13 @@ class Exchange:
 
     Args:
         deadline: returns the longest time in seconds to wait for an answer; 0 sets no limit.
+        by_value: whether the other ranks run another script than rank 0, so that classes of that
+            script are sent with the objects.
     """
 
-    def __init__(self, deadline: Callable[[], float]) -> None:
+    def __init__(self, deadline: Callable[[], float], *, by_value: bool = False) -> None:
         self.deadline = deadline
+        self._by_value = by_value
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self._group: Any = dist.new_group(backend="gloo", timeout=NEVER)
         # Their tensors must live until they are sent.
@@ -42,7 +45,7 @@ class Exchange:
         Raises:
             RankLostError: the rank has ended.
         """
-        head = pickle.dumps((order, [(each.dtype, tuple(each.shape)) for each in tensors]))
+        head = self.pickled((order, [(each.dtype, tuple(each.shape)) for each in tensors]))
         parts = [_bytes_of(each) for each in tensors]
         body = torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device="cpu")
         sizes = torch.tensor([len(head), len(body)], device="cpu")
@@ -53,6 +56,15 @@ class Exchange:
                 if len(each):
                     work = dist.isend(each, rank, group=self._group)
                     self._sending[rank].append((work, each))
+
+    def pickled(self, value: object) -> bytes:
+        """Return an object as bytes, which `pickle.loads` reads at the other ranks."""
+        if not self._by_value:
+            return pickle.dumps(value)
+        import cloudpickle
+
+        found: bytes = cloudpickle.dumps(value)
+        return found
 
     def receive(self, rank: int, *, idle: bool = False) -> tuple[Any, list[Tensor]]:
         """Wait for an object and tensors from a rank.

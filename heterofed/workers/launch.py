@@ -1,4 +1,4 @@
-"""Shares a task among the processes of one party that `torchrun` started."""
+"""Shares a task among the processes of one party, which `torchrun` or this party started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from torch import distributed as dist
 
-from heterofed.errors import RankLostError
+from heterofed.errors import ConfigError, RankLostError
+from heterofed.workers.children import children
 from heterofed.workers.exchange import Exchange
 from heterofed.workers.worker import Stop, work
 
@@ -28,27 +29,44 @@ def started_by_torchrun() -> bool:
     )
 
 
-def shared(run: Callable[[Exchange | None], R], deadline: Callable[[], float]) -> R:
+def shared(
+    run: Callable[[Exchange | None], R], deadline: Callable[[], float], workers: int = 1
+) -> R:
     """Run a task at rank 0, with the help of the other ranks, if there are any.
 
     Args:
         run: runs the task; it gets the connections to the other ranks, or None without any.
         deadline: returns the longest time in seconds to wait for another rank; 0 sets no limit.
+        workers: the number of processes to run, of which this one is the first.
 
     Returns:
         The result of the task, at every rank.
 
     Raises:
+        ConfigError: both `torchrun` and the setting ask for processes.
         RankLostError: another rank ended.
     """
     if not started_by_torchrun():
-        return run(None)
+        if workers == 1:
+            return run(None)
+        with children(workers):
+            return _led(run, Exchange(deadline, by_value=True))
+    if workers != 1:
+        raise ConfigError(
+            f"feature_workers={workers}, and torchrun has started {os.environ['WORLD_SIZE']}"
+            " processes: give feature_workers=1, or start the script without torchrun"
+        )
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     exchange = Exchange(deadline)
     if exchange.rank:
         result: R = work(exchange)
         return result
+    return _led(run, exchange)
+
+
+def _led(run: Callable[[Exchange | None], R], exchange: Exchange) -> R:
+    """Run a task at rank 0, and tell the others when it has ended."""
     result_or_none: R | None = None
     try:
         result_or_none = run(exchange)

@@ -10,7 +10,6 @@ nothing else.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import types
 import weakref
 from collections.abc import Sequence
@@ -92,12 +91,21 @@ class ShardedForward:
                 " BatchNorm: use GroupNorm or LayerNorm, or start one process"
             )
 
+    def _pickled(self) -> bytes:
+        try:
+            return self._exchange.pickled(self._model)
+        except Exception as error:
+            raise ConfigError(
+                "the feature model runs in several processes, and cannot be pickled for them:"
+                " define its class and its functions at the top of a module"
+            ) from error
+
     def _order(self, rank: int, given: Any, part: list[Tensor]) -> None:
         """Tell a rank to compute its part, with the weights if they may have changed."""
         marks = [(id(each), each._version) for each in self._state()]
         known, self._known[rank] = self._known.get(rank), marks
         if known is None:
-            self._exchange.send(rank, Model(_pickled(self._model)))
+            self._exchange.send(rank, Model(self._pickled()))
         fresh = self._model.training or marks != known
         released, self._released[rank][:] = list(self._released[rank]), []
         order = Forward(
@@ -135,16 +143,6 @@ def spread(model: nn.Module, exchange: Exchange) -> None:
             " object: define it in the class of the model"
         )
     model.forward = ShardedForward(model, exchange)
-
-
-def _pickled(model: nn.Module) -> bytes:
-    try:
-        return pickle.dumps(model)
-    except Exception as error:
-        raise ConfigError(
-            "the feature model runs in several processes, and cannot be pickled for them: define"
-            " its class and its functions at the top of a module"
-        ) from error
 
 
 def _autocast(part: Sequence[Tensor]) -> tuple[str, torch.dtype] | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import distributed as dist
 
-from heterofed.errors import RankLostError, TaskAborted
+from heterofed.errors import ConfigError, RankLostError, TaskAborted
 from tests.e2e.on_device import PlacedCollaborator, PlacedHost, finished, joined, weights
+from tests.e2e.processes import ROOT
 from tests.e2e.test_gpu import close
 from tests.e2e.tiny import run
 from tests.workers.ranks import ended, start
@@ -20,8 +25,6 @@ ROUNDS = 4
 
 def trained(folder: Path) -> dict[str, Any]:
     """The weights that both parties have in their results folders."""
-    import torch
-
     return {
         f"{party}.{path.stem}.{key}": tensor
         for party in ("alice", "bob")
@@ -59,6 +62,65 @@ def test_a_host_of_several_processes(ranks: int, tmp_path: Path) -> None:
     finished(shop)
     assert all("rounds 4" in each for each in ended(others))
     close(trained(tmp_path), joined(shop.train_ids, ROUNDS, "cpu"))
+
+
+def test_a_party_starts_further_processes_itself(tmp_path: Path) -> None:
+    mine, shop = host(tmp_path), PlacedCollaborator(tmp_path, feature_workers=2)
+    finished(mine, shop)
+    close(trained(tmp_path), joined(mine.train_ids, ROUNDS, "cpu"))
+    assert not dist.is_initialized()
+
+
+@pytest.mark.long
+def test_the_class_of_a_model_may_be_in_the_script(tmp_path: Path) -> None:
+    (process,) = script = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    ]
+    mine = host(tmp_path)
+    finished(mine)
+    assert "rounds 4" in ended(script)[0]
+    assert process.returncode == 0
+    close(trained(tmp_path), joined(mine.train_ids, ROUNDS, "cpu"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from torch import nn
+from tests.e2e.on_device import PlacedCollaborator
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        return self[2](self[0](x).tanh())
+
+class Own(PlacedCollaborator):
+    def make_feature_model(self):
+        return Net(*super().make_feature_model())
+
+print("rounds", Own(Path(sys.argv[1]), feature_workers=2).launch_task("tiny").rounds)
+"""
+"""A script without a main guard."""
+
+
+@pytest.mark.parametrize("number", [0, 1.5, True, 10_000])
+def test_the_number_of_processes_is_checked(number: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="feature_workers="):
+        host(tmp_path, feature_workers=number)
+
+
+def test_one_way_of_starting_processes_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        host(tmp_path, feature_workers=2).launch_task("tiny")
 
 
 @pytest.mark.gpu
