@@ -30,7 +30,6 @@ from heterofed.runs.settings import (
 )
 
 MOST_ROWS = 2**31
-MOST_WORKERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +58,6 @@ class HalfSettings(Settings):
         super().check()
         check_flag("is_feature_trainable", self.is_feature_trainable)
         check_effort(self.leak_report)
-        if not is_count(self.feature_workers, least=1) or self.feature_workers > MOST_WORKERS:
-            raise ConfigError(
-                f"feature_workers={self.feature_workers!r}: give 1 to {MOST_WORKERS} processes"
-            )
         self.limits.check(defended=self.has_epsilon)
 
 

@@ -16,6 +16,8 @@ from heterofed.workers.worker import Stop, work
 
 R = TypeVar("R")
 
+MOST_WORKERS = 256
+
 LINGER = 5.0
 """The longest time in seconds in which the other ranks are told that the task has ended."""
 
@@ -43,9 +45,10 @@ def shared(
         The result of the task, at every rank.
 
     Raises:
-        ConfigError: both `torchrun` and the setting ask for processes.
+        ConfigError: the number of processes is wrong, or `torchrun` has started some already.
         RankLostError: another rank ended.
     """
+    _check(workers)
     if not started_by_torchrun():
         if workers == 1:
             return run(None)
@@ -63,6 +66,12 @@ def shared(
         result: R = work(exchange)
         return result
     return _led(run, exchange)
+
+
+def _check(workers: object) -> None:
+    is_number = isinstance(workers, int) and not isinstance(workers, bool)
+    if not is_number or workers not in range(1, MOST_WORKERS + 1):
+        raise ConfigError(f"feature_workers={workers!r}: give 1 to {MOST_WORKERS} processes")
 
 
 def _led(run: Callable[[Exchange | None], R], exchange: Exchange) -> R:

@@ -111,7 +111,7 @@ print("rounds", Own(Path(sys.argv[1]), feature_workers=2).launch_task("tiny").ro
 @pytest.mark.parametrize("number", [0, 1.5, True, 10_000])
 def test_the_number_of_processes_is_checked(number: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="feature_workers="):
-        host(tmp_path, feature_workers=number)
+        host(tmp_path, feature_workers=number).launch_task("tiny")
 
 
 def test_one_way_of_starting_processes_is_enough(
