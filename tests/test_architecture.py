@@ -33,7 +33,7 @@ LAYERS = [
     ["heterofed.hetero_nn"],
     ["heterofed.simulation"],
     ["heterofed.baselines"],
-    ["heterofed.tabular"],
+    ["heterofed.serving", "heterofed.tabular"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
@@ -43,8 +43,14 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
-    "starlette": ["heterofed/watch/app", "heterofed/watch/guard"],
-    "uvicorn": ["heterofed/watch/connections", "heterofed/watch/serve"],
+    "starlette": ["heterofed/serving/api", "heterofed/watch/app", "heterofed/watch/guard"],
+    "httptools": ["heterofed/serving/"],
+    "uvicorn": [
+        "heterofed/serving/connections",
+        "heterofed/serving/server",
+        "heterofed/watch/connections",
+        "heterofed/watch/serve",
+    ],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
     "rich": [
@@ -196,6 +202,7 @@ OF_OTHER_LIBRARIES = {
     "_metadata": "the versions in a state_dict of torch",
     "_buffers": "the buffers of a torch module",
     "_non_persistent_buffers_set": "which of them stay out of its state_dict",
+    "_get_sequence_nr": "the number of the next node of a torch graph",
     "_sequence_nr": "the order of a torch graph",
     "_version": "how often a torch tensor was changed",
     "_sodium": "the library within rbcl",

@@ -328,8 +328,11 @@ SERVE_RUN = (
 
 
 def view(session: Session) -> str:
-    """All that a session holds but its role, for telling whether anything changed."""
-    held = {name: value for name, value in vars(session).items() if name != "role"}
+    """All that a session holds, for telling whether anything changed: without its role, and what
+    it remembers only so as not to check a message twice.
+    """
+    beside = ("role", "_admitted")
+    held = {name: value for name, value in vars(session).items() if name not in beside}
     counts = type(session).__module__
     return repr({k: vars(v) if type(v).__module__ == counts else v for k, v in held.items()})
 
