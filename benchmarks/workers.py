@@ -48,7 +48,7 @@ def parties(results: Path, rounds: int, workers: int, note: Any) -> tuple[Any, A
             return optim.SGD(model.parameters(), lr=0.01)
 
         def cuts(self, names: list[str]) -> Iterator[Any]:
-            return iter(torch.tensor([int(each) for each in names]).split(BATCH))
+            return iter(torch.split(torch.tensor([int(each) for each in names]), BATCH))
 
     class Host(Hooks, HeteroNNHostScheduler):
         def make_feature_model(self) -> None:
