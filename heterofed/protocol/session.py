@@ -30,6 +30,8 @@ from heterofed.protocol.limits import (
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
     MAX_FINDINGS,
+    MAX_PINGS,
+    MAX_PROBE_BYTES,
     BatchDone,
     BeginTest,
     BeginTrain,
@@ -51,6 +53,9 @@ from heterofed.protocol.messages import (
     Mark,
     Message,
     PredictPlan,
+    ProbeBegin,
+    ProbePing,
+    ProbePong,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -121,6 +126,7 @@ class Session:
         self._psi = _PsiCounts()
         self._keys = self._matched = 0
         self._parted = 0
+        self._pings = self._reply = 0
         self._batches = _BatchCounts()
         self._served = _ServedCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
@@ -140,7 +146,8 @@ class Session:
     @property
     def most_waiting(self) -> int:
         """The most bytes of the peer's messages that may wait here."""
-        return most_waiting(self._plan, counts=self._purpose == "overlap")
+        counts, probes = self._purpose == "overlap", self._purpose == "probe"
+        return most_waiting(self._plan, counts=counts, probes=probes)
 
     @property
     def psi_window(self) -> int:
@@ -289,7 +296,18 @@ class Session:
                     _require(message.staleness >= self._staleness, "less staleness than before")
             case Welcome():
                 _no_payload(size)
+                _require(self._purpose != "probe", "only a probe was asked for")
                 _require(_has_batches(message.plan), NO_BATCHES)
+            case ProbeBegin():
+                _no_payload(size)
+                _require(self._purpose == "probe", "no probe was asked for")
+                _require(message.work.common <= message.work.ids, "more common ids than ids")
+            case ProbePing():
+                _require(message.number == self._pings < MAX_PINGS, "not the ping that is next")
+                _require(size <= MAX_PROBE_BYTES, "more bytes than a ping may have")
+            case ProbePong():
+                _require(message.number == self._pings - 1, "not the ping that was sent")
+                _require(size == self._reply, "not as many bytes as were asked for")
             case WelcomeBack():
                 _no_payload(size)
                 _require(_has_batches(message.plan), NO_BATCHES)
@@ -477,6 +495,8 @@ class Session:
                     self._round, self._round_ended = message.mark.round + 1, False
                     self._batches = _BatchCounts(message.mark.batch)
                 self._kept = self._trained = message.mark.batch
+            case ProbePing():
+                self._pings, self._reply = self._pings + 1, message.reply
             case PsiKey():
                 psi.to_tag, psi.kept = message.count, message.kept
             case PsiRenew():
