@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch import distributed as dist
 
 from heterofed.errors import ConfigError, RankLostError, needing
+from heterofed.files import temporary_folder
 
 STARTS_WITHIN = timedelta(seconds=180)
 """The longest time that the processes take to import torch and to connect."""
@@ -55,8 +54,8 @@ def children(ranks: int) -> Iterator[None]:
         import cloudpickle  # noqa: F401
     threads = torch.get_num_threads()
     share = max(1, threads // ranks)
-    with tempfile.TemporaryDirectory() as folder:
-        store = str(Path(folder) / "store")
+    with temporary_folder() as folder:
+        store = str(folder / "store")
         started = [_start(rank, ranks, store, share) for rank in range(1, ranks)]
         try:
             torch.set_num_threads(share)
