@@ -445,6 +445,7 @@ class Party:
                 peer.host_waits_for = None
                 moving = peer.byte_came - peer.message_began
                 self.account.arrived(peer.name, len(payload), moving)
+                self.account.answered(peer.name, peer.channel.round_trip)
                 peer.put(Mail(message, payload, moving))
 
     def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:
