@@ -78,7 +78,9 @@ def run_party(name: str, folder: Path, found: argparse.Namespace) -> None:
     ids = [f"{number:09}" for number in range(found.ids)]
     party: Any
     if name == "bank":
-        party = MadeUpHost(ids, work, feature_key="bank", results_dir=folder, join_timeout=300)
+        given: dict[str, Any] = {"max_rounds": found.rounds, "psi_protocol": found.protocol}
+        given |= {"feature_key": "bank", "results_dir": folder, "join_timeout": 300}
+        party = MadeUpHost(ids, work, **given)
     else:
         party = MadeUpCollaborator(ids, work, feature_key="shop", results_dir=folder)
     phases = party.launch_task("forecast").phases
@@ -117,6 +119,7 @@ def compared(folder: Path, found: argparse.Namespace) -> dict[str, float]:
     forecast = json.loads(told["bank"].splitlines()[-1])["probes"][0]["forecast"]
     again = [sys.executable, "-m", "benchmarks.forecast", *given, *sizes]
     again += ["--rounds", str(found.rounds), "--batch-size", str(found.batch_size)]
+    again += ["--protocol", found.protocol]
     run = {
         name: [*again, "--party", name, "--folder", str(folder / f"{name}-runs")] for name in homes
     }
