@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from heterofed.errors import ConfigError
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.engine import Engine
 from heterofed.runs.task import Task
@@ -27,14 +26,3 @@ class HalfEngine(Engine[S]):
     ) -> None:
         super().__init__(settings)
         self.training, self.dry_run = training, dry_run
-
-    def made(self, name: str) -> Any:
-        """Return a model or optimizer of the run, which is made on first use.
-
-        Raises:
-            ConfigError: no run has begun.
-        """
-        models = self.run.models if self.run is not None else None
-        if models is None:
-            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
-        return models.made(name)

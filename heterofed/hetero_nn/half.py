@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 from heterofed.compute.alignment import SortedIdSet, round_order
 from heterofed.compute.autograd import evaluating
 from heterofed.compute.plain import strings
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.settings import HalfSettings
@@ -18,6 +17,7 @@ from heterofed.hetero_nn.train.row_order import RowOrder
 from heterofed.hetero_nn.train.signature_keeper import SignatureKeeper
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.extra_modules import modules_beside
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.model_files import ModelFiles
 from heterofed.runs.run import Run
 

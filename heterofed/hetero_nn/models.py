@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from heterofed.compute.autograd import check_model, check_optimizer, has_weights, optimizer_of
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.errors import ConfigError
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.settings import HalfSettings
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.models import ModelRegistry
 
 

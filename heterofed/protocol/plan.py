@@ -36,6 +36,28 @@ Fusion = Literal["separate", "masked_sum"]
 """Whether the Host gets each Collaborator's features, or only their sum by pairwise masks."""
 
 
+Weighting = Literal["rows", "equal"]
+"""Whether the update of a party counts by its number of rows, or as much as any other."""
+
+
+class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The agreed settings of a horizontal task, in which models are averaged by rounds.
+
+    Attributes:
+        sends: whether the parties send their weights after training, or gradients.
+        proximal: the strength mu of the pull of each step towards the weights of the round's start
+            (FedProx); 0 means that there is none.
+        fraction: the part of the Collaborators that train in a round; the others only get the
+            average.
+        weighting: whether updates count by rows.
+    """
+
+    sends: Literal["weights", "gradients"] = "weights"
+    proximal: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    fraction: Annotated[float, Meta(ge=1e-6, le=1)] = 1.0
+    weighting: Weighting = "rows"
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The agreed settings of a task.
 
@@ -71,11 +93,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         id_keys: by how many keys rows are matched, one intersection after another. Each further key
             is of rows that no key before has matched.
         max_peer_ids: the most ids that one party may have intersected.
-        max_batch_bytes: the most bytes of one batch of features or gradients.
+        max_batch_bytes: the most bytes of one batch of features or gradients, or of the weights of
+            a horizontal task.
         final_rows: on how many of the test ids the best models are looked at once more, after the
             last round; 0 means that they are not.
         announced_split: whether the Host announces which common ids are for training and which for
             tests; otherwise each party splits them by the same function.
+        averaging: the settings of a horizontal task; None in any other task.
         agreed: settings of a layer above, by name, such as the prediction target and the format of
             ids. The protocol carries them and never reads them.
     """
@@ -103,6 +127,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
     final_rows: Annotated[int, Meta(ge=0, le=MAX_FINAL_ROWS)] = 0
     announced_split: bool = False
+    averaging: Averaging | None = None
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
 
     @property

@@ -9,9 +9,12 @@ import msgspec
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
 from heterofed.protocol.messages import (
     Abort,
+    Average,
     BatchDone,
+    BeginScores,
     BeginTest,
     BeginTrain,
+    BeginUpdate,
     Bye,
     Checkpoint,
     CheckpointHeld,
@@ -21,6 +24,7 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    DescribeModel,
     EndOfFeatures,
     Features,
     Finish,
@@ -28,8 +32,10 @@ from heterofed.protocol.messages import (
     GradientsSeen,
     Held,
     Hello,
+    InitialWeights,
     Mark,
     Message,
+    ModelLayout,
     PredictAccepted,
     PredictPlan,
     PsiBegin,
@@ -42,20 +48,24 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    Scores,
     SeenByOthers,
     SplitAccepted,
     SplitParts,
     SplitPlan,
     TensorSpec,
+    Update,
     Waiting,
+    WeightsHeld,
+    WeightSpec,
     Welcome,
     WelcomeBack,
 )
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Averaging, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "rehearse"]
+Purpose = Literal["train", "psi", "overlap", "predict", "rehearse", "average"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -288,6 +298,55 @@ PREDICT_RUN = (
 """One prediction with models of three rounds."""
 
 
+AVERAGED = msgspec.structs.replace(PLAN, averaging=Averaging(), max_batch_bytes=100)
+"""The plan of a horizontal task."""
+
+LAYOUT = (
+    WeightSpec("weight", "float32", (2, 3), learns=True),
+    WeightSpec("steps", "int64", (), learns=False),
+)
+WEIGHTS = 32
+"""The bytes of these tensors."""
+
+DESCRIBED = (
+    hello(purpose="average"),
+    welcome(AVERAGED),
+    Line(H, DescribeModel(weights=True)),
+    Line(C, ModelLayout(LAYOUT), WEIGHTS),
+)
+
+
+def update(number: int, size: int = WEIGHTS, rows: int = 4) -> Line:
+    return Line(C, Update(number, rows, (("loss", 0.5),)), size)
+
+
+def average(number: int, size: int = WEIGHTS) -> Line:
+    return Line(H, Average(number), size)
+
+
+def begin_update(number: int) -> Line:
+    return Line(H, BeginUpdate(number))
+
+
+SCORED = (Line(H, BeginScores(1)), Line(C, Scores(1, 4, (("accuracy", 0.9),))))
+PREPARED_TO_AVERAGE = (*DESCRIBED, Line(H, InitialWeights(), WEIGHTS), Line(C, WeightsHeld()))
+AVERAGE_RUN = (
+    *PREPARED_TO_AVERAGE,
+    begin_update(1),
+    update(1),
+    average(1),
+    *SCORED,
+    round_end(1),
+    kept(1),
+    average(2),  # a round for which others were drawn
+    round_end(2, last=True),
+    kept(2),
+    finish(2),
+    BYE,
+)
+"""One horizontal task."""
+
+
 def view(session: Session) -> str:
     """All that a session holds but its role, for telling whether anything changed."""
     held = {name: value for name, value in vars(session).items() if name != "role"}
@@ -341,6 +400,19 @@ class Link:
         return reasons[0]
 
 
+HORIZONTAL = frozenset(
+    {
+        State.MODEL_ASKED,
+        State.MODEL_DESCRIBED,
+        State.WEIGHTS_SENT,
+        State.UPDATING,
+        State.AVERAGING,
+        State.SCORING,
+    }
+)
+"""The states of a horizontal task alone."""
+
+
 def link_in(state: State) -> Link:
     """A link that has honestly come to `state`."""
     link = Link()
@@ -349,6 +421,8 @@ def link_in(state: State) -> Link:
         run = PREDICT_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
+    elif state in HORIZONTAL:
+        run = AVERAGE_RUN
     for line in run:
         if link.state is state:
             return link
