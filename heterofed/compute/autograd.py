@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import Layout
+from heterofed.compute.transfer import to_device
 from heterofed.errors import ConfigError, LocalProtocolError
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
@@ -67,7 +68,7 @@ def backward(
         retain: whether to keep the graph for another backward pass with other gradients.
     """
     pairs = [
-        (features[name], gradient.to(features[name].device))
+        (features[name], to_device(gradient, features[name].device))
         for name, gradient in gradients.items()
         if features[name].requires_grad
     ]
@@ -81,7 +82,7 @@ def gradients_like(
 ) -> Any:
     """Arrange gradients as the hook arranged its features, with None for missing ones."""
     placed = {
-        name: gradients[name].to(feature.device) if name in gradients else None
+        name: to_device(gradients[name], feature.device) if name in gradients else None
         for name, feature in features.items()
     }
     if layout == "tensor":
@@ -119,7 +120,7 @@ def check_model(model: object, hook: str) -> nn.Module | None:
     """
     if model is None or isinstance(model, nn.Module):
         return model
-    raise ConfigError(f"{hook} must return a torch.nn.Module or None, not {type(model).__name__}")
+    raise ConfigError(f"{hook} returned a {type(model).__name__}; return a torch.nn.Module or None")
 
 
 def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
@@ -136,8 +137,8 @@ def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
     if several and optimizer:
         return JointOptimizer(optimizer)  # type: ignore[arg-type]
     raise ConfigError(
-        f"{hook} must return a torch.optim.Optimizer, a list of them, or None, not"
-        f" {type(optimizer).__name__}"
+        f"{hook} returned a {type(optimizer).__name__}; return a torch.optim.Optimizer, a list of"
+        " them, or None"
     )
 
 

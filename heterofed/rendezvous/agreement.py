@@ -16,9 +16,9 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-JoinPurpose: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap", "average"]
-"""The purpose for which parties connect: that of the task, a prediction, a dry run, a count or a
-horizontal task.
+JoinPurpose: TypeAlias = Purpose | Literal["predict", "serve", "rehearse", "overlap", "average"]
+"""The purpose for which parties connect: that of the task, a prediction, a standing link, a dry
+run, a count or a horizontal task.
 """
 
 AT_SPLIT = Mark(0)

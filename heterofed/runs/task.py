@@ -14,7 +14,8 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import JoinPurpose
+from heterofed.protocol.states import Role
+from heterofed.rendezvous.agreement import Earlier, JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
@@ -37,10 +38,12 @@ class Task(ABC):
         goes_on: whether an unfinished run may be resumed.
         is_reported: whether the launch ends with a report. This is the default without a subfolder,
             since the report describes the run that trained.
+        role: the role of this party.
         run: the run of this launch; None before it.
     """
 
     purpose: ClassVar[JoinPurpose]
+    role: ClassVar[Role | None] = None
     subfolder: ClassVar[str] = ""
     hook_arguments: ClassVar[Mapping[str, tuple[str, ...]]] = HOOKS
     goes_on: ClassVar[bool] = False
@@ -96,6 +99,10 @@ class Task(ABC):
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
+    def held(self, run: Run) -> Earlier | None:
+        """Return what this party holds of an earlier run with which the parties may go on."""
+        return earlier(run) if self.goes_on else None
+
     def settle(self, run: Run) -> None:
         """Complete this party's part of a run that has ended at all other parties."""
         raise TaskFinishedError(party=run.result.party)
@@ -116,6 +123,8 @@ class Task(ABC):
 
 class HostTask(Task):
     """A task at the party that the others join."""
+
+    role = Role.HOST
 
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
         """Return the plan that the Host announces."""
@@ -140,7 +149,7 @@ class HostTask(Task):
             purpose=self.purpose,
             make_plan=partial(self.make_plan, run),
             expected=self.expected(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
             partial=self.is_partial(),
         )
         with meeting as party, self.sharing(run):
@@ -149,6 +158,8 @@ class HostTask(Task):
 
 class CollaboratorTask(Task):
     """A task at a party that joins the Host."""
+
+    role = Role.COLLABORATOR
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """Return the callbacks that get the events of this task."""
@@ -167,7 +178,7 @@ class CollaboratorTask(Task):
             self.heard(callbacks),
             purpose=self.purpose,
             trainable=self.is_trainable(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
         )
         with meeting as party, self.sharing(run):
             yield party

@@ -50,6 +50,10 @@ from heterofed.protocol.messages import (
     RoundEnd,
     Scores,
     SeenByOthers,
+    ServeAccepted,
+    ServeAnswer,
+    ServePlan,
+    ServeRequest,
     SplitAccepted,
     SplitParts,
     SplitPlan,
@@ -65,7 +69,7 @@ from heterofed.protocol.plan import Averaging, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "rehearse", "average"]
+Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "average"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -297,6 +301,41 @@ PREDICT_RUN = (
 )
 """One prediction with models of three rounds."""
 
+VERSION = bytes(32)
+
+
+def serve_plan(count: int) -> Line:
+    return Line(H, ServePlan(bytes(16), 3, "best", count, bytes(32), VERSION))
+
+
+def asked(number: int, rows: int = 2) -> Line:
+    return Line(H, ServeRequest(number, rows, VERSION), 4 * rows)
+
+
+def answered(number: int, rows: int = 2) -> Line:
+    spec = tensor(rows, 3)
+    return Line(C, ServeAnswer(number, rows, VERSION, "dict", (spec,)), spec.nbytes)
+
+
+def refused(number: int) -> Line:
+    return Line(C, ServeAnswer(number, 0, VERSION, refused="limit", retry_after=60))
+
+
+SERVE_ACCEPTED = Line(C, ServeAccepted(VERSION))
+SERVED = (hello(purpose="serve"), welcome(), *SIGNING, *MATCHING, serve_plan(3), SERVE_ACCEPTED)
+SERVE_RUN = (
+    *SERVED,
+    asked(0),
+    asked(1),
+    answered(0),
+    refused(1),
+    asked(2),
+    answered(2),
+    finish(3),
+    BYE,
+)
+"""A standing link that was ended; its models are of three rounds."""
+
 
 AVERAGED = msgspec.structs.replace(PLAN, averaging=Averaging(), max_batch_bytes=100)
 """The plan of a horizontal task."""
@@ -419,6 +458,8 @@ def link_in(state: State) -> Link:
     run: tuple[Line, ...] = HONEST_RUN
     if state is State.PREDICT_PROPOSED:
         run = PREDICT_RUN
+    elif state.startswith("serv"):
+        run = SERVE_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
     elif state in HORIZONTAL:

@@ -44,6 +44,7 @@ from heterofed.protocol.messages import (
     RoundEnd,
     Scores,
     SeenByOthers,
+    ServePlan,
     SplitPlan,
     TensorSpec,
     Terms,
@@ -60,6 +61,7 @@ from .link import (
     ACCEPTED,
     BYE,
     LAYOUT,
+    SERVE_ACCEPTED,
     SPLIT_PLAN,
     UNBLINDED,
     WAITING,
@@ -68,6 +70,8 @@ from .link import (
     H,
     Line,
     Purpose,
+    answered,
+    asked,
     blinded,
     done,
     end,
@@ -80,6 +84,7 @@ from .link import (
     matched,
     parts,
     points,
+    refused,
     seen,
     seen_by_others,
     signed,
@@ -119,9 +124,8 @@ class Job:
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        self.purpose = self.random.choices(
-            ("psi", "overlap", "predict", "average", "train"), (2, 1, 2, 2, 6)
-        )[0]
+        kinds: tuple[Purpose, ...] = ("psi", "overlap", "predict", "serve", "average", "train")
+        self.purpose = self.random.choices(kinds, (2, 1, 2, 2, 2, 6))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -143,9 +147,14 @@ class Job:
         self.refused = self.random.random() < 0.02
         self.schedule = []
         agreed = self.plan.max_staleness
-        may_resume = self.purpose in ("train", "average") and self.random.random() < 0.3
+        kept = ("train", "serve", "average")
+        may_resume = self.purpose in kept and self.random.random() < 0.3
         self.resumed = draw(0, 3) if may_resume else None
         rounds = draw(0, 3) + (self.resumed or 0)
+        if self.purpose == "serve":
+            self.resumed = None if self.resumed is None else 0
+            self.schedule.append(Finish(rounds + 1))
+            return
         if self.purpose == "predict":
             self.schedule += [BeginTest(rounds + 1)] * draw(0, 1) + [Finish(rounds + 1)]
             return
@@ -179,6 +188,7 @@ class HostScript:
         self.batch = self.number = 0
         self.last: Message | None = None
         self.answers = 0
+        self.asking = self.asked = 0
         self.seen: deque[GradientsSeen] = deque()
 
     def hear(self, message: Message) -> None:
@@ -246,6 +256,17 @@ class HostScript:
                 self.unmatched -= chunk
                 self.unparted += chunk
                 return matched(chunk, last=last)
+            case State.SPLIT | State.READY if self.job.purpose == "serve":
+                self.asking = self.random.randint(0, 6)
+                rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
+                some = self.random.randint(0, self.job.common)
+                return Line(H, ServePlan(bytes(16), rounds, "last", some, bytes(32), bytes(32)))
+            case State.SERVING if self.asking and session.serve_window:
+                self.asking -= 1
+                self.asked += 1
+                return asked(self.asked - 1)
+            case State.SERVING if not self.asking and not session.unanswered:
+                return Line(H, self.job.schedule[-1])
             case State.SPLIT:
                 if self.job.purpose == "predict":
                     rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
@@ -398,6 +419,12 @@ class CollaboratorScript:
                 return tags(chunk)
             case State.PREDICT_PROPOSED:
                 return Line(C, PredictAccepted())
+            case State.SERVE_PROPOSED:
+                return SERVE_ACCEPTED
+            case State.SERVING if session.unanswered:
+                self.told += 1
+                good = self.random.random() < 0.7
+                return answered(self.told - 1) if good else refused(self.told - 1)
             case State.SPLIT_PROPOSED:
                 return ACCEPTED
             case State.TRAIN | State.TEST:
@@ -567,7 +594,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    both: set[Purpose] = {"train", "psi", "overlap", "predict", "average"}
+    both: set[Purpose] = {"train", "psi", "overlap", "predict", "serve", "average"}
     assert {run.job.purpose for run in finished} == both
     for run in finished:
         said = {kind for _, _, kind in run.rows}

@@ -80,10 +80,15 @@ class HostGuard(Guard):
             return batch.labels
         if batch.ids is None or not isinstance(batch.labels, Tensor):
             raise ConfigError(
-                "label_dp turns each id's label once and for all: iterate_train_feature must yield"
-                " Batch(features, labels, ids) with labels in a tensor"
+                "label_dp turns each id's label once and for all, so it needs ids; let"
+                " iterate_train_feature yield Batch(features, labels, ids) with labels in a tensor"
             )
         return self._labels(batch.labels, batch.ids)
+
+    @property
+    def alters(self) -> bool:
+        """Whether the gradients that are sent differ from those of the backward pass."""
+        return self._gradients is not None
 
     def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
         """Return the defended gradients to send to a Collaborator.
@@ -97,8 +102,9 @@ class HostGuard(Guard):
         numbers = class_numbers(labels, len(rows))
         if numbers is None:
             raise ConfigError(
-                "gradient_defence needs labels that are class numbers from 0 on, in a tensor"
-                " [rows] or [rows, 1], or one-hot"
+                "gradient_defence needs classes; yield labels that are class numbers from 0 on, in"
+                " a"
+                " tensor [rows] or [rows, 1], or one-hot"
             )
         party = self._run.party
         repeats = self._run.repeats = self._run.repeats or Repeats()
