@@ -28,6 +28,7 @@ GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
     "index.md",
     "two-organisations.md",
+    "horizontal.md",
     "psi-only.md",
     "coming-from-alphamed.md",
     "moving.md",
