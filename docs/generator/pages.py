@@ -26,7 +26,7 @@ from docs.generator.readme import readme_section
 from docs.generator.readme_zh import chinese_home
 from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Averaging, Plan
 
 PIECE = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -37,6 +37,8 @@ PIECES: dict[str, Callable[[], str]] = {
     "plan": lambda: messages.struct_table(Plan),
     "mark": lambda: messages.struct_table(wire.Mark),
     "held": lambda: messages.struct_table(wire.Held),
+    "averaging": lambda: messages.struct_table(Averaging),
+    "weight-spec": lambda: messages.struct_table(wire.WeightSpec),
     "tensor-spec": lambda: messages.struct_table(wire.TensorSpec),
     "dtypes": messages.dtype_table,
     "limits": limits.protocol_limits,

@@ -31,12 +31,13 @@ def run(data: Path, results: Path, rounds: int, limit: tuple[int, int] | None) -
     ]
     done = simulate(server, clients, task_id=f"dp-clients-{secrets.token_hex(3)}")
     federated = done.results["server"].frame("test")["accuracy"].tolist()
+    privacy = done.results["client1"].metrics["privacy"]
     local = train_alone(train, test, rounds)
     folder = done.results["server"].folder
     curves = pd.DataFrame({"round": range(1, rounds + 1), "FT": federated, "LT": local})
     curves.to_csv(folder / "accuracy.csv", index=False)
     return {
-        "epsilons": done.results["client1"].frame("privacy")["eps_weights"].tolist(),
+        "epsilons": pd.read_csv(privacy)["eps_weights"].tolist(),
         "accuracies": federated,
         "local_accuracies": local,
         "csv": str(folder / "accuracy.csv"),

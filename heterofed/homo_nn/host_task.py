@@ -124,12 +124,12 @@ class HostAveraging(KeptTask, HostTask):
     def _round(self, run: Run) -> bool:
         """Train, average, test and complete one round, and return whether it was the last."""
         run.round, began = run.round + 1, time.monotonic()
-        trained = self._train(run)
-        tested = self._test(run) if self._is_test_due(run.round) else {}
+        trained, due = self._train(run), self._is_test_due(run.round)
+        tested = self._test(run) if due else {}
         means = [mean_of(list(each.values())) for each in (trained, tested)]
         self.hooks.call("take_scores", *means)
         last = as_truth(self.hooks.call("is_task_finished"), "is_task_finished")
-        if last and not tested:
+        if last and not due:
             tested = self._test(run)
             means[1] = mean_of(list(tested.values()))
             self.hooks.call("take_scores", *means)

@@ -24,7 +24,7 @@ def test_clients(parties: Parties, tmp_path: Path, mnist: Path) -> None:
     where = ("--data", str(mnist), "--results", str(tmp_path), "--limit", "3000", "500")
     found = figures(parties, "examples.clients", *where, "--parties", "10", "--rounds", "2")
     assert len(found["accuracies"]) == 2
-    assert found["accuracies"][1] > 0.3
+    assert found["accuracies"][1] > found["accuracies"][0]
 
 
 @pytest.mark.slow

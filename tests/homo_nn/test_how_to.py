@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.docs.samples import executed
@@ -18,5 +19,5 @@ def test_guide(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     errors = found["result"].frame("test")["error"].tolist()
     assert len(errors) == 5
     assert errors[-1] < errors[0] / 10
-    epsilons = found["private"].frame("privacy")["eps_weights"].tolist()
+    epsilons = pd.read_csv(found["private"].metrics["privacy"])["eps_weights"].tolist()
     assert 0 < epsilons[0] < epsilons[1] < 50
