@@ -331,15 +331,8 @@ class PartyHooks(Scheduler):
 
 
 class HostHooks(PartyHooks):
-    """The hooks, attributes and methods of the Host, in addition to those of both roles.
+    """The hooks, attributes and methods of the Host, in addition to those of both roles."""
 
-    Attributes:
-        ends_within_max_rounds: whether `is_task_finished` of this class ends the task after
-            `max_rounds` rounds at the latest. The plan then has that number, and the others count
-            with it; None: only the default `is_task_finished` does.
-    """
-
-    ends_within_max_rounds: bool | None = None
     _heterofed: HalfEngine[HostSettings]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -407,6 +400,22 @@ class HostHooks(PartyHooks):
         The ids among them that all parties have are predicted.
         """
         return self.load_local_ids()
+
+    def read_columns(self, columns: dict[str, list[Any]]) -> Any:
+        """Hook: return the inputs of the feature model for rows that a request gives by column.
+
+        Only serving calls it, for requests that have the Host's own columns with them.
+
+        Args:
+            columns: the values of each column, in the order of the rows; a caller has sent them, so
+                check what they are.
+
+        Returns:
+            The inputs as `load_features` returns them.
+        """
+        raise ConfigError(
+            f"a request has {len(columns)} columns with it: define read_columns to serve such"
+        )
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
         """Hook: return the predictions of one batch, in eval mode and without gradients.
@@ -582,15 +591,7 @@ def loads_features(cls: type[PartyHooks]) -> bool:
 
 
 def ends_by_default(cls: type[HostHooks]) -> bool:
-    """Return whether the task ends after `max_rounds` at the latest, so that the plan may say so.
-
-    What a class says of itself counts up to the next class that defines `is_task_finished`.
-    """
-    for each in cls.__mro__:
-        if (said := vars(each).get("ends_within_max_rounds")) is not None:
-            return bool(said)
-        if "is_task_finished" in vars(each):
-            break
+    """Return whether the task ends after `max_rounds`."""
     return cls.is_task_finished is HostHooks.is_task_finished
 
 

@@ -80,7 +80,7 @@ class HostSettings(LeadSettings, HalfSettings):
     log_rounds: int
     wait_for_peers: float
     shuffle: bool
-    early_gradients: bool
+    early_gradients: bool | Literal["once"]
     announce_split: bool
     id_keys: int
     final_rows: int
@@ -104,7 +104,8 @@ class HostSettings(LeadSettings, HalfSettings):
         super().check()
         check_seconds("wait_for_peers", self.wait_for_peers)
         check_flag("shuffle", self.shuffle)
-        check_flag("early_gradients", self.early_gradients)
+        if self.early_gradients != "once":
+            check_flag("early_gradients", self.early_gradients)
         check_flag("announce_split", self.announce_split)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")

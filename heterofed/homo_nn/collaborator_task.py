@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from heterofed.errors import ConfigError
-from heterofed.homo_nn.hooks import HOOK_ARGUMENTS
-from heterofed.homo_nn.keeping import HomoKeeping
+from heterofed.homo_nn.hooks import HOOK_ARGUMENTS, keeps_extra_state
 from heterofed.homo_nn.local_training import LocalTraining
 from heterofed.homo_nn.models import LocalModels
 from heterofed.homo_nn.sampling import drawn
 from heterofed.homo_nn.settings import HomoCollaboratorSettings
-from heterofed.messaging.aborts import BETWEEN, unlawful
-from heterofed.messaging.peer import Mail, Peer
 from heterofed.protocol import messages as msg
 from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.kept_task import KeptTask, finish_as_collaborator
+from heterofed.runs.model_keeping import ModelKeeping
 from heterofed.runs.run import Run
 from heterofed.runs.task import CollaboratorTask
+
+if TYPE_CHECKING:
+    from heterofed.messaging.peer import Mail, Peer
 
 WHAT_COMES = (msg.BeginUpdate, msg.Average, msg.BeginScores, msg.RoundEnd, msg.Finish)
 """The messages that the Host may send between two phases."""
@@ -51,7 +54,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
         self.hooks = SeededHooks(self.owner, run, settings.feature_key, settings.shown_name)
         models = LocalModels(self.hooks, run, settings.weights_defence)
         self._local = LocalTraining(self.owner, run, self.hooks, models, settings)
-        self._keeping = HomoKeeping(
+        self._keeping = ModelKeeping(
             self.owner,
             run,
             self.hooks,
@@ -60,6 +63,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
             self.limit(run),
             # What wraps them for DP-SGD belongs to heterofed.
             walks_models=settings.weights_defence is None,
+            covered=keeps_extra_state(type(self.owner)),
         )
 
     def leave(self) -> None:
@@ -71,16 +75,21 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
         (host,) = run.party.peers.values()
         self._check_plan(run)
         if run.agreement.resume is None:
-            self._local.connected()
+            self._connected(run, host)
             self._agree(run, host)
             is_over = False
         else:
             is_over = self.checkpoints.take_up()
             if not is_over:
-                self._local.connected()
+                self._connected(run, host)
         self._serve(run, host, (msg.Finish,) if is_over else WHAT_COMES)
         self._keeping.files.save()
         finish_as_collaborator(run, host)
+
+    def _connected(self, run: Run, host: Peer) -> None:
+        if run.plan.fusion == "masked_sum" and not run.mask_secrets:
+            raise self.unlawful(host, "join", "sent no masking keys for a run that trains")
+        self._local.connected()
 
     def _check_plan(self, run: Run) -> None:
         plan, settings = run.plan, self.settings
@@ -111,8 +120,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
     def _serve(self, run: Run, host: Peer, expected: tuple[type[msg.Message], ...]) -> None:
         """Do what the Host says, until it says that the task is complete."""
         while True:
-            run.party.phase = BETWEEN
-            mail = run.party.take(host, *expected)
+            mail = self.next_of(run, host, expected)
             match mail.message:
                 case msg.BeginUpdate(round=number):
                     self._update(run, host, number)
@@ -129,7 +137,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
     def _update(self, run: Run, host: Peer, number: int) -> None:
         if run.party.name not in drawn(run.plan, number):
             what = f"asks for an update in round {number}, for which others were drawn"
-            raise unlawful(host.name, "train", what)
+            raise self.unlawful(host, "train", what)
         run.round = number
         with run.party.in_phase("train", round_number=number):
             run.party.post(host, *self._local.update())
@@ -137,7 +145,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
     def _average(self, run: Run, host: Peer, number: int, mail: Mail) -> None:
         if run.round < number and run.party.name in drawn(run.plan, number):
             what = f"averages round {number} without this party, which was drawn for it"
-            raise unlawful(host.name, "train", what)
+            raise self.unlawful(host, "train", what)
         run.round = number
         self._local.take(host, mail.payload)
 

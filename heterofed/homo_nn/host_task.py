@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from heterofed.compute.autograd import check_model
 from heterofed.compute.plain import as_truth
-from heterofed.events import RoundEnded
-from heterofed.homo_nn.hooks import HOOK_ARGUMENTS, ends_by_default
-from heterofed.homo_nn.keeping import HomoKeeping
+from heterofed.homo_nn.hooks import HOOK_ARGUMENTS, ends_by_default, keeps_extra_state
 from heterofed.homo_nn.sampling import drawn
 from heterofed.homo_nn.scores import Scored, mean_of
 from heterofed.homo_nn.settings import HomoHostSettings
 from heterofed.homo_nn.shared_weights import SharedWeights
 from heterofed.homo_nn.weights import Layout, check_same, layout_of, packed, state_of, unpacked
-from heterofed.messaging.peer import Mail
 from heterofed.protocol import messages as msg
 from heterofed.protocol.plan import Plan
 from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.hook_streams import SeededHooks
-from heterofed.runs.kept_task import KeptTask, close_round_as_host, finish_as_host
+from heterofed.runs.kept_task import KeptTask, close_round_as_host, finish_as_host, tell_round_ended
+from heterofed.runs.model_keeping import ModelKeeping
 from heterofed.runs.models import ModelRegistry
 from heterofed.runs.recorded import record_row
 from heterofed.runs.run import Run
 from heterofed.runs.task import HostTask
+
+if TYPE_CHECKING:
+    from heterofed.messaging.peer import Mail
 
 
 class HostAveraging(KeptTask, HostTask):
@@ -58,7 +59,7 @@ class HostAveraging(KeptTask, HostTask):
         settings = self.settings
         self.hooks = SeededHooks(self.owner, run, settings.feature_key, settings.shown_name)
         self._shared = SharedWeights(run, settings)
-        self._keeping = HomoKeeping(
+        self._keeping = ModelKeeping(
             self.owner,
             run,
             self.hooks,
@@ -66,6 +67,7 @@ class HostAveraging(KeptTask, HostTask):
             (self._shared,),
             self.limit(run),
             walks_models=False,
+            covered=keeps_extra_state(type(self.owner)),
         )
 
     def leave(self) -> None:
@@ -138,7 +140,7 @@ class HostAveraging(KeptTask, HostTask):
         shown = {name: value for name, value in {**means[0], **means[1]}.items() if name != "loss"}
         loss = means[0].get("loss", means[1].get("loss"))
         most, seconds = max(self.settings.max_rounds, 0), time.monotonic() - began
-        run.party.emit(RoundEnded(run.round, most, seconds, loss, shown))
+        tell_round_ended(run, most, seconds, loss, shown)
         return last
 
     def _is_test_due(self, number: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from heterofed.compute.autograd import evaluating
 from heterofed.compute.tensors import check_finite
 from heterofed.homo_nn.hooks import HomoCollaboratorHooks
@@ -20,8 +22,6 @@ from heterofed.homo_nn.weights import (
     state_of,
     unpacked,
 )
-from heterofed.messaging.aborts import unlawful
-from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.extra_modules import modules_beside
@@ -29,6 +29,9 @@ from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.recorded import record_row
 from heterofed.runs.run import Run
 from heterofed.runs.state import Kept
+
+if TYPE_CHECKING:
+    from heterofed.messaging.peer import Peer
 
 
 class LocalTraining(CheckpointPart):
@@ -65,16 +68,9 @@ class LocalTraining(CheckpointPart):
         return averaging is not None and averaging.sends == "gradients"
 
     def connected(self) -> None:
-        """Make the masks and the account of this connection, before anything is trained.
-
-        Raises:
-            RemoteProtocolError: the plan has masks, and the Host relayed no keys for them.
-        """
+        """Make the masks and the account of this connection, before anything is trained."""
         run, settings = self._run, self._settings
         if run.plan.fusion == "masked_sum":
-            if not run.mask_secrets:
-                what = "sent no masking keys for a run that trains"
-                raise unlawful(run.plan.host, "join", what)
             self._masks = UpdateMasks(run.party.name, run.mask_secrets)
         if (defence := settings.weights_defence) is not None:
             self._account = NoiseAccount(self._owner, run, defence, settings.limits)

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from heterofed.errors import ConfigError
-from heterofed.metrics import as_float
 from heterofed.protocol.messages import ScoreValues
+from heterofed.runs.recorded import numbers_of
 
 ROWS = "rows"
 """The name under which a hook returns its number of rows."""
@@ -51,7 +51,7 @@ def read(outcome: object, hook: str, *, needs_rows: bool) -> Scored:
         named = outcome
     elif outcome is not None:
         named = {ROWS: outcome}
-    numbers = {name: as_float(value) for name, value in named.items()}
+    numbers = numbers_of(named)
     wrong = [name for name, value in numbers.items() if value is None]
     if wrong:
         raise ConfigError(f"{hook} returned something that is no number, as {wrong[0]!r}")

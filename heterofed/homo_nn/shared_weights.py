@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,14 @@ from heterofed.errors import RemoteProtocolError
 from heterofed.homo_nn.secure import unmasked_sum
 from heterofed.homo_nn.settings import HomoHostSettings
 from heterofed.homo_nn.weights import Layout, as_of, norm_of_change, unpacked
-from heterofed.messaging.peer import Mail
 from heterofed.protocol.messages import WeightSpec
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.model_files import write_state
 from heterofed.runs.run import Run
 from heterofed.runs.state import Kept
+
+if TYPE_CHECKING:
+    from heterofed.messaging.peer import Mail
 
 
 class SharedWeights(CheckpointPart):

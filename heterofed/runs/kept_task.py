@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from heterofed.errors import PeerLostError
-from heterofed.messaging.aborts import lost
-from heterofed.messaging.peer import Peer
-from heterofed.protocol.messages import CheckpointHeld, Finish, RoundEnd
+from heterofed.errors import PeerLostError, RemoteProtocolError
+from heterofed.events import RoundEnded
+from heterofed.messaging.aborts import BETWEEN, lost, unlawful
+from heterofed.messaging.peer import Mail, Peer
+from heterofed.protocol.messages import CheckpointHeld, Finish, Message, RoundEnd
 from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
@@ -49,6 +50,16 @@ class KeptTask(Task):
         """Return the limit on rollbacks."""
         return ReturnLimit(run, self.settings.max_rollbacks, self.settings.shown_name)
 
+    def next_of(self, run: Run, host: Peer, expected: Sequence[type[Message]]) -> Mail:
+        """Wait for the Host's next message between two phases."""
+        run.party.phase = BETWEEN
+        return run.party.take(host, *expected)
+
+    @staticmethod
+    def unlawful(peer: Peer, phase: str, what: str) -> RemoteProtocolError:
+        """Return the error for a peer that did `what`, which the protocol does not allow."""
+        return unlawful(peer.name, phase, what)
+
     def _start_over(self, run: Run) -> None:
         """Forget what an earlier attempt of this launch has made; what was made before it stays."""
         if run.waits:
@@ -80,6 +91,13 @@ def close_round_as_host(
         checkpoints.close_round(best=best, last=last)
         for peer in party.peers.values():
             party.take(peer, CheckpointHeld)
+
+
+def tell_round_ended(
+    run: Run, most: int, seconds: float, loss: float | None, measured: Mapping[str, float]
+) -> None:
+    """Tell the callbacks that a round has ended; `most` is the number of rounds of the task."""
+    run.party.emit(RoundEnded(run.round, most, seconds, loss, measured))
 
 
 def finish_as_host(run: Run, before: Callable[[], object] = lambda: None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from heterofed.metrics import registered_metrics
+from heterofed.metrics import as_float, registered_metrics
 from heterofed.runs.run import Run
 
 
@@ -27,3 +28,8 @@ def record_row(run: Run, owner: type, name: str, row: Mapping[str, float | str])
     table = run.metrics[name]
     table.widen(row)
     table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | dict(row))
+
+
+def numbers_of(named: Mapping[Any, Any]) -> dict[Any, float | None]:
+    """Return the values that a hook returned as numbers, with None for those that are none."""
+    return {name: as_float(value) for name, value in named.items()}

@@ -51,7 +51,7 @@ class CollaboratorGuard(Guard):
         releases = EmbeddingReleases(run, settings.limits, weights, noise)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
-        super().__init__(run, budget, self._leaks, users, weights, releases)
+        super().__init__(run, budget, (self._leaks,), users, weights, releases)
         run.defences = names_of(embeddings=defence, weights=weights)
         self._stream = stream
         self._defence = defence
@@ -97,8 +97,9 @@ class CollaboratorGuard(Guard):
             hidden = parted(rows, floats)
             check_finite(hidden, "what embedding_defence gave", self._name)
             sent = batch.holding(batch.tensors | hidden)
-        inputs = self._calls.taken(batch.rows)
-        if inputs is not None and floats and not testing:
+        wanted = isinstance(self._defence, Decorrelation) or self._leaks.has_time()
+        inputs = self._calls.taken(batch.rows, wanted=wanted and bool(floats) and not testing)
+        if inputs is not None:
             self._unmeasured = inputs, {name: sent.tensors[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
                 self._inputs[number] = inputs.clone()  # the hook may reuse the memory

@@ -1,11 +1,10 @@
-"""Makes the object that writes and restores the checkpoints of a horizontal run."""
+"""Makes the object that writes and restores the checkpoints of a task without ids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from heterofed.homo_nn.hooks import HomoHooks, keeps_extra_state
 from heterofed.metrics import registered_metrics
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.checkpointing import Checkpointed, Checkpointing
@@ -15,13 +14,14 @@ from heterofed.runs.models import ModelRegistry
 from heterofed.runs.object_walk import roots_of
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
+from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.user_state import Carried
 
 NO_IDS = (0, b"")
 """The number of ids and their digest in a task without ids."""
 
 
-class HomoKeeping:
+class ModelKeeping:
     """The checkpoints of one party in one run.
 
     Args:
@@ -32,6 +32,7 @@ class HomoKeeping:
         parts: the further parts of the checkpoints.
         limit: the limit on rollbacks.
         walks_models: whether the user's code may hold state in the models and optimizers.
+        covered: whether the user's class adds state to checkpoints.
 
     Attributes:
         files: the files of the models in the results folder.
@@ -40,7 +41,7 @@ class HomoKeeping:
 
     def __init__(
         self,
-        owner: HomoHooks,
+        owner: Scheduler,
         run: Run,
         hooks: HookCalls,
         models: ModelRegistry,
@@ -48,12 +49,12 @@ class HomoKeeping:
         limit: ReturnLimit,
         *,
         walks_models: bool,
+        covered: bool,
     ) -> None:
         self._owner, self._models, self._walks_models = owner, models, walks_models
         self._parts = parts
         run.models, run.state.own_ids = models, NO_IDS
         self.files = ModelFiles(run, models, owner, parts)
-        covered = keeps_extra_state(type(owner))
         self._carried = Carried(self._roots, self._known, covered)
         metrics = registered_metrics(type(owner))
         what = Checkpointed(models, self.files, self._carried, parts, metrics, accumulates=False)
