@@ -8,12 +8,17 @@ from typing import Any, TypeVar
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.engine import Engine
 from heterofed.runs.task import Task
+from heterofed.workers.exchange import Exchange
 
 S = TypeVar("S", bound=HalfSettings)
 
 
 class HalfEngine(Engine[S]):
     """The engine of a scheduler of split training: its settings, its run, and its tasks.
+
+    Attributes:
+        exchange: the connections to further processes of this party during a launch; None if it has
+            one process.
 
     Args:
         settings: the settings from the constructor.
@@ -26,3 +31,10 @@ class HalfEngine(Engine[S]):
     ) -> None:
         super().__init__(settings)
         self.training, self.dry_run = training, dry_run
+        self.exchange: Exchange | None = None
+
+    def deadline(self) -> float:
+        """Return the longest time in seconds to wait for a further process; 0 sets no limit."""
+        agreement = self.run.maybe_agreement if self.run is not None else None
+        plain: float = getattr(self.settings, "calculation_timeout", 300.0)
+        return agreement.plan.calculation_timeout if agreement else plain
