@@ -193,8 +193,8 @@ def test_the_house_is_small() -> None:
         for module, others in ours.items()
         for other in others & ours.keys()
     }
-    assert len(rooms) <= 30, sorted(rooms)
-    assert len({(one, other) for one, other in arrows if one != other}) <= 150
+    assert len(rooms) <= 31, sorted(rooms)
+    assert len({(one, other) for one, other in arrows if one != other}) <= 155
 
 
 OF_OTHER_LIBRARIES = {
