@@ -32,6 +32,7 @@ from heterofed.rendezvous.backend import Place, place_of
 from heterofed.rendezvous.join import gather, join
 from heterofed.runs.run import Run
 from heterofed.runs.settings import LeadSettings, Settings
+from heterofed.runs.term_limits import BytesLimit
 from heterofed.runs.unfinished import awaited, patience
 from heterofed.transport.base import Endpoint
 
@@ -122,6 +123,7 @@ def as_host(
                 earlier=earlier,
                 check_keys=check_keys,
             )
+        _limit_bytes(run, party)
         yield party
 
 
@@ -193,7 +195,13 @@ def as_collaborator(
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
+    _limit_bytes(run, party)
     yield party
+
+
+def _limit_bytes(run: Run, party: Party) -> None:
+    if (limit := run.plan.limits.max_bytes) is not None:
+        party.taps.append(BytesLimit(run, limit))
 
 
 def _party(

@@ -42,6 +42,7 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
 from heterofed.protocol import messages as msg
+from heterofed.runs.term_limits import count_round
 
 logger = logging.getLogger("heterofed")
 
@@ -77,6 +78,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
         """
         run, plan, probe = self._run, self._run.plan, Probe()
         first = run.batch
+        if not first:
+            count_round(run)
         while True:
             trained = self.train_a_leg(first, probe)
             if not trained:

@@ -27,6 +27,7 @@ from heterofed.runs.run import Run
 from heterofed.runs.run_folder import open_run_folder
 from heterofed.runs.state import RunState
 from heterofed.runs.task import Task
+from heterofed.runs.term_limits import count_round
 from heterofed.runs.unfinished import awaited
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
@@ -44,7 +45,8 @@ class _Training(Task):
     keeping: Keeping
 
     def open_folder(self, run: Run) -> None:
-        """Make the results folder of the resumed or new run."""
+        """Make the results folder of the resumed or new run, unless a limit cannot be kept."""
+        self.settings.check_terms(run.plan.limits)
         open_run_folder(run, self._limit(run), lambda: self._start_over(run))
 
     def settle(self, run: Run) -> None:  # noqa: ARG002
@@ -240,8 +242,11 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         plan.
 
         Raises:
+            LeakLimitError: there are more rounds than the terms allow.
             RemoteProtocolError: there are more rounds than an honest Host would ever need.
         """
+        if not first:
+            count_round(run)
         most = run.plan.max_rounds
         if first or not most:
             return
