@@ -41,8 +41,11 @@
     │   ├── LimitReachedError        a party has used up its quota of predictions for today
     │   ├── PSIFailedError           the private set intersection failed a check or went wrong
     │   ├── HookFailedError          user code of another party raised
+    │   ├── PartySettingsError       another party's setting, file or table does not fit the task
+    │   │   └── FinalLookRefusedError  it does not allow to measure what its columns are worth
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
     │   └── InternalError            a party failed for a reason that has no class of its own
+    ├── RequestError                 a Host that serves a model did not answer a request
     └── transport errors
         ├── ChannelClosedError       a frame was sent on a closed connection
         ├── ChannelOverflowError     a peer does not read what it is sent
@@ -83,6 +86,9 @@ class HeteroFedError(Exception):
     What to do: read the message; it names the party, the phase and the remedy.
     """
 
+    begun: bool = False
+    """Whether the parties had met when it was raised, so that something may have been sent."""
+
     def shown(self, trace: TracebackType | None = None) -> list[str]:
         """Return the error as lines of text: the line of the user's code that raised it, the notes,
         and last, where a reader looks first, the name and the message, which ends with the remedy.
@@ -113,6 +119,13 @@ class ConfigError(HeteroFedError):
     What to do: correct what the message names and start again.
     """
 
+    def __init__(self, message: str = "", *, told: str = "settings") -> None:
+        """Take the text for this party's user, and the code of the error that the other parties
+        raise if they have met already.
+        """
+        super().__init__(message)
+        self.told = told
+
 
 @contextmanager
 def needing(extra: str, feature: str) -> Iterator[None]:
@@ -136,6 +149,23 @@ class LocalProtocolError(HeteroFedError):
 
     What to do: report it; this is a bug in heterofed, or in code that drives a `Session` itself.
     """
+
+
+class RequestError(HeteroFedError):
+    """A Host that serves a model did not answer a request; the link to the other parties stays
+    open.
+
+    What to do: read the message; where `retry_after` is set, ask again after so many seconds.
+
+    Args:
+        message: the full text for the caller. It has no id and no text of a foreign error.
+        code: the reason in one word, such as "limit", "deadline" or "unavailable".
+        retry_after: the time in seconds after which a request may succeed; None if it is unknown.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.retry_after = code, retry_after
 
 
 class ChannelClosedError(HeteroFedError):
@@ -175,7 +205,7 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
     """
 
     code: ClassVar[str] = "task_failed"
-    summary: ClassVar[str] = "the task failed"
+    summary: ClassVar[str] = "the task failed; see the log of that party"
 
     @classmethod
     def described(cls, numbers: tuple[int, ...]) -> str:
@@ -217,7 +247,7 @@ class JoinTimeoutError(TaskFailed):
     """
 
     code = "join_timeout"
-    summary = "the other parties did not come online in time"
+    summary = "the other parties did not come online in time; start them with the same task id"
 
 
 class JoinRefusedError(TaskFailed):
@@ -228,7 +258,9 @@ class JoinRefusedError(TaskFailed):
     """
 
     code = "join_refused"
-    summary = "the Host turned this party away"
+    summary = (
+        "the Host turned this party away; compare the feature key with the Host's collaborators"
+    )
 
 
 class StrangerError(JoinRefusedError):
@@ -340,7 +372,10 @@ class PeerTimeoutError(TaskFailed):
     """
 
     code = "peer_timeout"
-    summary = "that party was silent for too long"
+    summary = (
+        "that party was silent for too long;"
+        " if its hooks need more time, raise calculation_timeout at the Host"
+    )
 
 
 class RemoteProtocolError(TaskFailed):
@@ -351,7 +386,11 @@ class RemoteProtocolError(TaskFailed):
     """
 
     code = "protocol"
-    summary = "that party sent something that the protocol does not allow"
+    remedy: ClassVar[str] = (
+        "run the same version of heterofed at every party, and do not trust this party if the error"
+        " remains"
+    )
+    summary = f"that party sent something that the protocol does not allow; {remedy}"
 
 
 class DataError(TaskFailed):
@@ -361,7 +400,7 @@ class DataError(TaskFailed):
     """
 
     code = "data"
-    summary = "ids or tensors do not fit together"
+    summary = "ids or tensors do not fit together; see the log of that party"
 
 
 class IdError(DataError):
@@ -371,7 +410,10 @@ class IdError(DataError):
     """
 
     code = "ids"
-    summary = "the ids of that party cannot be used: they must be unique strings, and at least one"
+    summary = (
+        "the ids of that party cannot be used: they must be unique strings, and at least one;"
+        " see its log"
+    )
 
 
 class MissingIdsError(DataError):
@@ -381,7 +423,10 @@ class MissingIdsError(DataError):
     """
 
     code = "missing_ids"
-    summary = "the data of that party have no row for {0} of {1} ids that it was asked for"
+    summary = (
+        "the data of that party have no row for {0} of {1} ids that it was asked for;"
+        " let its load_local_ids return exactly the ids of its data"
+    )
 
 
 class ColumnError(DataError):
@@ -403,7 +448,10 @@ class EmptyIntersectionError(DataError):
     """
 
     code = "empty_intersection"
-    summary = "no id is common to all parties"
+    summary = (
+        "no id is common to all parties;"
+        " compare how the parties write their ids (spaces, case, leading zeros)"
+    )
 
 
 class EmptySplitError(DataError):
@@ -413,7 +461,7 @@ class EmptySplitError(DataError):
     """
 
     code = "empty_split"
-    summary = "split_dataset left no train ids, or no test ids"
+    summary = "split_dataset left no train ids, or no test ids; return both from split_dataset"
 
 
 class SplitMismatchError(DataError):
@@ -436,7 +484,7 @@ class AlignmentError(DataError):
     """
 
     code = "alignment"
-    summary = "the parties' batches do not fit row by row"
+    summary = "the parties' batches do not fit row by row; use the same batch size at all parties"
 
 
 class RowOrderError(AlignmentError):
@@ -503,16 +551,21 @@ class MissingPartyError(DataError):
     """
 
     code = "missing_party"
-    summary = "a party, or some of its rows, are missing for the prediction"
+    summary = (
+        "a party, or some of its rows, are missing for the prediction;"
+        " start its serve_predictions, or leave those ids out"
+    )
 
 
 class FeatureError(DataError):
     """A hook returned something other than a tensor, or a tuple or dict of tensors, that can be
-    sent.  What to do: yield tensors with equal first dimensions and supported dtypes.
+    sent.
+
+    What to do: yield tensors with equal first dimensions and supported dtypes.
     """
 
     code = "features"
-    summary = "a hook of that party returned features of a wrong type, shape or dtype"
+    summary = "a hook of that party returned features of a wrong type, shape or dtype; see its log"
 
 
 class NonFiniteError(DataError):
@@ -522,7 +575,10 @@ class NonFiniteError(DataError):
     """
 
     code = "non_finite"
-    summary = "a tensor of that party holds NaN or infinity"
+    summary = (
+        "a tensor of that party holds NaN or infinity;"
+        " lower the learning rate, clip gradients, or look for missing values"
+    )
 
 
 class ResumeError(TaskFailed):
@@ -548,7 +604,7 @@ class RollbackLimitError(ResumeError):
     code = "rollbacks"
     summary = (
         "the run has been rolled back to the same checkpoint more often than that party allows"
-        " (max_rollbacks)"
+        " (max_rollbacks); find out which party fails, then start all parties again"
     )
 
 
@@ -601,7 +657,10 @@ class ReleaseLimitError(TaskFailed):
     """
 
     code = "releases"
-    summary = "that party would send more about a row than its user allows"
+    summary = (
+        "that party would send more about a row than its user allows;"
+        " stop here, or have its limit raised"
+    )
 
     def __init__(
         self,
@@ -687,7 +746,10 @@ class PSIFailedError(TaskFailed):
     """
 
     code = "psi"
-    summary = "the private set intersection failed a check or went wrong"
+    summary = (
+        "the private set intersection failed a check or went wrong;"
+        " run the same version of heterofed at all parties"
+    )
 
 
 class PSILimitError(PSIFailedError):
@@ -715,6 +777,34 @@ class HookFailedError(TaskFailed):
     summary = "a hook of that party raised an exception; see its log"
 
 
+class PartySettingsError(TaskFailed):
+    """A setting, file or table of another party does not fit the task that the parties began.
+
+    What to do: ask the party that the message names: its log says what to correct. Then start all
+    parties again.
+    """
+
+    code = "settings"
+    summary = (
+        "a setting, file or table of that party does not fit this task; its log says what to"
+        " correct, then start all parties again"
+    )
+
+
+class FinalLookRefusedError(PartySettingsError):
+    """Another party does not let the Host look at the best models once more, on test rows in which
+    it changes something of its own: the Host measures what columns are worth (`final_rows`).
+
+    What to do: have that party allow it (`importance=True`, `--importance`), or leave it out here.
+    """
+
+    code = "final_look"
+    summary = (
+        "that party does not allow to measure what its columns are worth (final_rows): have it"
+        " allow that (importance=True, --importance), or leave it out at the Host"
+    )
+
+
 class InterruptedTaskError(TaskFailed):
     """A party was stopped by Ctrl-C or SIGTERM.
 
@@ -722,7 +812,7 @@ class InterruptedTaskError(TaskFailed):
     """
 
     code = "interrupted"
-    summary = "that party was stopped by its user"
+    summary = "that party was stopped by its user; start all parties again when it is ready"
 
 
 class InternalError(TaskFailed):

@@ -115,7 +115,8 @@ class RoundEnded:
         rounds: the number of rounds of the task.
         seconds: the duration of the round in seconds, including its test.
         loss: the mean of the losses that `train_a_batch` returned, or None if it returned none.
-        metrics: the last row of every metrics set to which this round appended.
+        metrics: the last row of every metrics set to which this round appended. If two sets have a
+            key in common, those of the later set are preceded by its name: `test/auc`.
     """
 
     round: int

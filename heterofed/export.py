@@ -51,7 +51,9 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
     trained, out = read_trained(Path(folder), models), Path(out).absolute()
     names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
     if not names:
-        raise ConfigError(f"{folder} holds no {models} models")
+        raise ConfigError(
+            f"{folder} holds no {models} models; give the results folder of a run that has ended"
+        )
     states = {name: _plain(read_weights(trained, name), name) for name in names}
     check_writable(out)
     with writing(out):
@@ -145,5 +147,5 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: st
         for each, was_training in modes:
             each.training = was_training
     if program is None:
-        raise ConfigError("torch.onnx.export returned nothing")
+        raise ConfigError("torch.onnx.export returned nothing; export the weights by export")
     return _write(path, program.model_proto.SerializeToString())

@@ -52,10 +52,10 @@ def register_metrics(name: str, keys: Sequence[str]) -> Callable[[_F], _F]:
     check_set_name(name)
     columns = () if isinstance(keys, str) else tuple(keys)
     if not columns or not all(isinstance(key, str) and key for key in columns):
-        raise ConfigError(f"metrics set {name!r}: keys must be a non-empty list of strings")
+        raise ConfigError(f"metrics set {name!r}: give its keys as a non-empty list of strings")
     if len(set(columns)) != len(columns):
         raise ConfigError(
-            f"metrics set {name!r}: a key occurs twice in {list(columns)}; keys must be unique"
+            f"metrics set {name!r}: a key occurs twice in {list(columns)}; rename one"
         )
 
     def mark(method: _F) -> _F:
@@ -204,7 +204,7 @@ class Metrics:
         if missing or unknown:
             raise ConfigError(
                 f"metrics set {self.name!r} takes exactly the keys {list(self.keys)}:"
-                f" missing {missing}, unknown {unknown}"
+                f" missing {missing}, unknown {unknown}; give each of them once"
             )
         row: dict[str, Scalar] = {} if "round" in self.keys else {"round": self._current_round()}
         row |= {key: as_scalar(item[key], f"metrics {self.name!r}, {key!r}") for key in self.keys}
@@ -255,10 +255,8 @@ def as_scalar(value: object, what: str) -> Scalar:
     Raises:
         ConfigError: the value is something else.
     """
-    if isinstance(value, bool | int | float | str):
-        return value
     item = getattr(value, "item", None)
-    if callable(item):
+    if callable(item):  # also NumPy's own kind of float, which JSON does not know
         with suppress(Exception):  # it holds several numbers, or none
             value = item()
     if isinstance(value, bool | int | float | str):

@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -83,10 +83,25 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+OURS = [*modules("heterofed"), *modules("psi")]
+
+
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a module; parsed once, since each rule reads every module."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+def tree_of(path: Path) -> ast.Module:
+    module = nodes_of(path)[0]
+    assert isinstance(module, ast.Module)
+    return module
+
+
 @cache
 def imports(path: Path) -> list[str]:
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -106,18 +121,23 @@ def package_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-@pytest.mark.parametrize("path", modules("heterofed"), ids=name_of)
-def test_imports_point_downward(path: Path) -> None:
+def test_imports_point_downward() -> None:
+    # The public door, `heterofed`, names all of it, lazily.
+    paths = [path for path in modules("heterofed") if name_of(path) != "heterofed"]
+    nowhere = [name_of(path) for path in paths if layer_of(name_of(path)) is None]
+    assert not nowhere, "these stand in no layer: add them to LAYERS"
+    upward = [f"{name_of(path)} imports {each}" for path in paths for each in imported_upward(path)]
+    assert not upward, "what a module imports stands below it"
+
+
+def imported_upward(path: Path) -> Iterator[str]:
     module = name_of(path)
-    if module == "heterofed":
-        return  # the public door names all of it, lazily
     own = layer_of(module)
-    assert own is not None, f"{module} stands in no layer: add it to LAYERS"
+    assert own is not None
     for imported in imports(path):
         other = layer_of(imported)
-        if other is None or package_of(imported) == package_of(module):
-            continue
-        assert other < own, f"{module} imports {imported}, which is not below it"
+        if other is not None and other >= own and package_of(imported) != package_of(module):
+            yield imported
 
 
 def imported_when_run(tree: ast.AST) -> Iterator[ast.ImportFrom]:
@@ -130,13 +150,14 @@ def imported_when_run(tree: ast.AST) -> Iterator[ast.ImportFrom]:
         yield from imported_when_run(node)
 
 
+@cache
 def needed() -> dict[str, set[str]]:
     """Of each module of ours the modules of ours that it imports, now or late."""
-    paths = {name_of(path): path for path in [*modules("heterofed"), *modules("psi")]}
+    paths = {name_of(path): path for path in OURS}
     return {
         module: {
             f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in paths else node.module
-            for node in imported_when_run(ast.parse(path.read_text()))
+            for node in imported_when_run(tree_of(path))
             if node.module
             for alias in node.names
         }
@@ -147,7 +168,7 @@ def needed() -> dict[str, set[str]]:
 
 def test_no_circle() -> None:
     """No modules import each other, neither when they load nor by imports within functions."""
-    below = needed()
+    below = dict(needed())
     while leaves := [module for module, above in below.items() if not above & below.keys()]:
         for module in leaves:
             del below[module]
@@ -181,18 +202,18 @@ OF_OTHER_LIBRARIES = {
 """Names with an underscore that other libraries have no public name for."""
 
 
-def private_of_others(tree: ast.AST) -> Iterator[str]:
+def private_of_others(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Accesses to a private name of an object that is not of a class of the same module."""
     own = {
-        *(each.target.id for each in ast.walk(tree) if is_annotated_name(each)),
-        *(each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)),
+        *(each.target.id for each in nodes if is_annotated_name(each)),
+        *(each.name for each in nodes if isinstance(each, ast.FunctionDef)),
         *(
             each.attr
-            for each in ast.walk(tree)
+            for each in nodes
             if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and is_self(each)
         ),
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Attribute) or is_self(node):
             continue
         name = node.attr
@@ -212,9 +233,9 @@ def is_self(node: ast.Attribute) -> bool:
     return isinstance(of, ast.Name) and of.id in ("self", "cls")
 
 
-@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
-def test_what_is_private_to_an_object_is_left_to_it(path: Path) -> None:
-    assert list(private_of_others(ast.parse(path.read_text()))) == []
+def test_what_is_private_to_an_object_is_left_to_it() -> None:
+    found = {name_of(path): list(private_of_others(nodes_of(path))) for path in OURS}
+    assert {name: each for name, each in found.items() if each} == {}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +249,7 @@ def test_what_is_private_to_an_object_is_left_to_it(path: Path) -> None:
     ],
 )
 def test_the_rule_on_private_names_finds(code: str, found: bool) -> None:
-    assert bool(list(private_of_others(ast.parse(code)))) == found
+    assert bool(list(private_of_others(list(ast.walk(ast.parse(code)))))) == found
 
 
 MOST_LINES = 60
@@ -236,35 +257,33 @@ TABLES = {("heterofed.protocol.session", "_guard"), ("heterofed.protocol.session
 """Functions that are one `match` to be read like a table."""
 
 
-@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
-def test_functions_are_short(path: Path) -> None:
+def test_functions_are_short() -> None:
     """Constructors apart, which name each setting in a line of its own."""
     long = [
-        f"{each.name} ({each.end_lineno - each.lineno + 1})"
-        for each in ast.walk(ast.parse(path.read_text()))
+        f"{path}: {each.name} ({each.end_lineno - each.lineno + 1})"
+        for path in OURS
+        for each in nodes_of(path)
         if isinstance(each, ast.FunctionDef) and each.end_lineno is not None
         if each.end_lineno - each.lineno >= MOST_LINES and each.name != "__init__"
         if (name_of(path), each.name) not in TABLES
     ]
-    assert long == [], f"{path}: longer than {MOST_LINES} lines"
+    assert long == [], f"longer than {MOST_LINES} lines"
 
 
-@pytest.mark.parametrize(
-    "package", sorted({each.parent for each in modules("heterofed")}), ids=lambda each: each.name
-)
-def test_every_package_says_its_rule(package: Path) -> None:
-    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text())), package
+def test_every_package_says_its_rule() -> None:
+    packages = {path.parent / "__init__.py" for path in modules("heterofed")}
+    assert [str(path) for path in packages if not ast.get_docstring(tree_of(path))] == []
 
 
-@pytest.mark.parametrize("path", modules("psi"), ids=name_of)
-def test_psi_stands_alone(path: Path) -> None:
-    for imported in imports(path):
-        assert imported.split(".")[0] not in {"heterofed", "torch", "zmq"}, imported
+def test_psi_stands_alone() -> None:
+    for path in modules("psi"):
+        above = {each.split(".")[0] for each in imports(path)} & {"heterofed", "torch", "zmq"}
+        assert not above, (path, above)
 
 
 @pytest.mark.parametrize("library", ALONE)
 def test_libraries_stay_where_they_belong(library: str) -> None:
-    for path in [*modules("heterofed"), *modules("psi")]:
+    for path in OURS:
         if library in {each.split(".")[0] for each in imports(path)}:
             where = path.relative_to(ROOT).as_posix()
             assert any(where.startswith(allowed) for allowed in ALONE[library]), where
@@ -349,14 +368,17 @@ def is_path(node: ast.expr) -> bool:
     return "path" in said.lower() or "folder" in said or isinstance(node, ast.JoinedStr | ast.BinOp)
 
 
-@pytest.mark.parametrize("path", [*modules("heterofed"), *modules("psi")], ids=name_of)
-def test_one_place_makes_files(path: Path) -> None:
+def test_one_place_makes_files() -> None:
     """All others call it: there is no other way to a mode, or past a link that was planted."""
-    if path.is_relative_to(ROOT / "heterofed/files") or path == ROOT / "psi/storage/files.py":
-        return
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    found = [f"line {each.lineno}: {ast.unparse(each)}" for each in calls if makes_a_file(each)]
-    assert not found, f"{path}: use heterofed.files (in psi: psi.storage.files): {found}"
+    found = [
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for path in OURS
+        if not path.is_relative_to(ROOT / "heterofed/files")
+        if path != ROOT / "psi/storage/files.py"
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and makes_a_file(node)
+    ]
+    assert not found, "use heterofed.files (in psi: psi.storage.files)"
 
 
 @pytest.mark.parametrize(

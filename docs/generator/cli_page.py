@@ -16,13 +16,16 @@ from heterofed.cli import app
 def cli_page() -> str:
     """`docs/reference/cli.md`."""
     lines = [WHOLE_FILE, "", "# The `heterofed` command", "", doc(app.cli.callback), ""]
-    codes = re.search(r"Exit codes: (.*)\.$", doc(app), re.MULTILINE)
+    codes = re.search(r"Exit codes: (.*?)\.$", doc(app), re.MULTILINE | re.DOTALL)
     if codes is None:
         raise ValueError("the docstring of heterofed.cli.app says nothing of exit codes")
     lines += [
         "## Exit codes",
         "",
-        table(["code", "meaning"], (each.split(" ", 1) for each in codes[1].split("; "))),
+        table(
+            ["code", "meaning"],
+            (each.split(" ", 1) for each in " ".join(codes[1].split()).split("; ")),
+        ),
         "",
         *_options(app.cli),
     ]

@@ -1,6 +1,7 @@
 """The `heterofed` command.
 
-Exit codes: 0 done; 1 the task failed; 2 wrong usage or settings; 130 interrupted.
+Exit codes: 0 done; 1 the task failed; 2 your input is wrong (usage, a setting, a file, a column or
+ids), and nothing was sent; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from heterofed._version import __version__
 from heterofed.cli import options, trust
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
+from heterofed.cli.said import is_json, say, say_error
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
-from heterofed.errors import ConfigError, HeteroFedError
+from heterofed.cli.ways import PSI_COMMAND
+from heterofed.errors import ConfigError, DataError, HeteroFedError
 from heterofed.files import fill_standard_streams
+from heterofed.messaging.aborts import cause
+from heterofed.rendezvous.ways import started_by
 from heterofed.reporting.trackers.names import TRACKERS
-from heterofed.reporting.wrapping import error_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -29,7 +33,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="heterofed")
 def cli() -> None:
-    """Vertical split learning between parties that hold different columns."""
+    """Train models together with parties that hold other columns of the same rows."""
 
 
 @cli.command()
@@ -38,40 +42,41 @@ def cli() -> None:
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Rounds (epochs) to train.",
+    help="Train this many rounds (epochs).",
 )
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("data"),
     show_default=True,
-    help="Folder of MNIST; the data are downloaded to it if they are not there.",
+    help="Read MNIST from this folder, after a download to it if the data are not there.",
 )
 @options.RESULTS
 @click.option(
     "--limit",
     type=(click.IntRange(min=1), click.IntRange(min=1)),
     metavar="TRAIN TEST",
-    help="Use only so many images.",
+    help="Use only this many images for training and for tests.",
 )
 @click.option(
     "--baseline",
     metavar="MODES",
     default="",
-    help="Also train baselines: local (the Host alone), pooled (one model), or local,pooled.",
+    help="Train baselines afterwards: local (the Host alone), pooled (one model of all columns), or"
+    " local,pooled.",
 )
 @click.option(
     "--psi-protocol",
     type=click.Choice(["ecdh", "rsa"]),
     default="ecdh",
     show_default=True,
-    help="Protocol of the intersection; rsa takes three times as long.",
+    help="Intersect ids by this protocol; rsa takes three times as long.",
 )
 @click.option(
     "--track",
     type=click.Choice(list(TRACKERS)),
     multiple=True,
-    help="Track the Host's run; may be given several times.",
+    help="Send the Host's metrics to this tracker; the option may be repeated.",
 )
 @options.WATCH
 @options.LOG_FORMAT
@@ -120,34 +125,35 @@ def demo(
     "--role",
     type=click.Choice(["initiator", "collaborator"]),
     required=True,
-    help="One party is the initiator: it chooses the protocol and learns the matches first.",
+    help="Take part in this role; the initiator chooses the protocol and learns the matches first.",
 )
 @click.option(
     "--ids",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help="CSV, TSV or Parquet file with --column, or a text file with one id a line.",
+    help="Read your ids from this CSV, TSV or Parquet file (with --column), or from a text file"
+    " with one id per line.",
 )
-@click.option("--column", help="Column that holds the ids; leave it out for a text file.")
+@click.option("--column", help="Take the ids from this column; leave it out for a text file.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="File for your own rows whose ids all parties have, in the order of your file.",
+    help="Write those of your rows whose ids all parties have to this file, in their order.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(["rsa", "ecdh"]),
     default="rsa",
     show_default=True,
-    help="Protocol of the intersection; only the initiator sets it.",
+    help="Intersect ids by this protocol; only the initiator sets it.",
 )
 @options.max_peer_ids(
-    "At the initiator: the most ids of any party. At a collaborator: the most ids that the"
-    " initiator may intersect in all runs of the task together."
+    "Refuse more ids than this: at the initiator, from any one party; at a collaborator, from the"
+    " initiator in all runs of the task together."
 )
 @options.PARTY
-@options.parties("At the initiator: the number of collaborators to wait for.")
+@options.parties("Wait for this many collaborators; only the initiator sets it.")
 @options.JOIN_TIMEOUT
 @options.FRESH
 @options.LOG_FORMAT
@@ -156,7 +162,8 @@ def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
 
-    outcome = run_psi(id_column=column, **given)
+    with started_by(PSI_COMMAND):
+        outcome = run_psi(id_column=column, **given)
     if as_json:
         click.echo(json.dumps(outcome))
     else:
@@ -171,13 +178,13 @@ def psi(column: str | None, as_json: bool, **given: Any) -> None:
     type=click.Choice(["html", "json", "md", "card"]),
     default="html",
     show_default=True,
-    help="A page, data, Markdown, or a model card as Hugging Face has it.",
+    help="Write a page, data, Markdown, or a model card in the form of Hugging Face.",
 )
 @click.option(
     "--output",
     metavar="FILE",
-    help="Where to; - prints it. By default report.html (.json, .md; README.md for a card) in the"
-    " results folder.",
+    help="Write to this file, or print the report if it is -. The default is report.html (.json,"
+    " .md; README.md for a card) in the results folder.",
 )
 def report(run: str, kind: Any, output: str | None) -> None:
     """Make the report of a run anew, also of one that failed or goes on.
@@ -190,7 +197,7 @@ def report(run: str, kind: Any, output: str | None) -> None:
 
 
 @cli.command()
-@click.option("--verbose", "-v", is_flag=True, help="Python, the system and all packages too.")
+@click.option("--verbose", "-v", is_flag=True, help="Show Python, the system and all packages too.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one line of JSON.")
 def version(verbose: bool, as_json: bool) -> None:
     """Print the version; with --verbose, also the versions of what heterofed uses."""
@@ -219,14 +226,15 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        if sys.stderr is not None:
+        if is_json():
+            say_error(type(error).__name__, error.format_message())
+        elif sys.stderr is not None:
             error.show()
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except HeteroFedError as error:
-        click.echo(error_line("error", str(error), sys.stderr), err=True)
-        if explained := explanation(error):
-            click.echo(explained, err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+        say_error(cause(error), str(error), explanation(error) or "")
+        is_input = isinstance(error, ConfigError | DataError) and not error.begun
+        sys.exit(EXIT_USAGE if is_input else EXIT_FAILED)

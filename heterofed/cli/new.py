@@ -27,7 +27,7 @@ NAME = "@@NAME@@"
     type=click.Choice(TEMPLATES),
     default="tabular",
     show_default=True,
-    help="What the project is about.",
+    help="Write a project about this kind of data.",
 )
 def new(folder: Path, template: str) -> None:
     """Write a small project into FOLDER, which must be new or empty; `make run` runs it."""

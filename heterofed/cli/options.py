@@ -42,23 +42,27 @@ def parties(who: str) -> Option[Any]:
     )
 
 
-TASK = click.option("--task", required=True, help="Task id, the same at every party.")
-PARTY = click.option("--party", help="Your key in the task; the role by default.")
+TASK = click.option(
+    "--task", required=True, help="Run the task with this id, which is the same at all."
+)
+PARTY = click.option("--party", help="Take part under this name; the default is your role.")
 RESULTS = click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("heterofed_runs"),
     show_default=True,
-    help="Parent of the results folder.",
+    help="Write the results folder into this folder.",
 )
 JOIN_TIMEOUT = click.option(
     "--join-timeout",
     type=click.FloatRange(min=0),
     default=3600.0,
     show_default=True,
-    help="Seconds to wait for the other parties; 0: without limit.",
+    help="Wait this many seconds for the other parties; 0 means without limit.",
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one line of JSON."
+)
 
 
 def _choose_format(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
@@ -72,26 +76,32 @@ LOG_FORMAT = click.option(
     type=click.Choice(get_args(LogFormat)),
     expose_value=False,
     callback=_choose_format,
-    help="How log lines are written to stderr: text by default, or one JSON object each.",
+    help="Write each line of the log on stderr as text (the default) or as a JSON object.",
 )
 WATCH = click.option(
     "--watch",
     is_flag=True,
-    help="Serve a live page of the task while it runs; its address is printed. Needs an extra.",
+    help="Serve a live page of the task while it runs, and print its address. This needs the extra"
+    " heterofed[watch].",
 )
 FRESH = click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
 
 TABLE = all_of(
     click.argument("location", metavar="TABLE"),
-    click.option("--table", help="Of a database."),
-    click.option("--query", help="Of a database, in place of a table."),
-    click.option("--delimiter", help="Between the fields of a text file; found out by default."),
-    click.option("--encoding", help="Of a text file; found out by default."),
+    click.option("--table", help="Read this table, if TABLE is a database."),
+    click.option("--query", help="Read the rows of this SQL query, if TABLE is a database."),
+    click.option(
+        "--delimiter",
+        help="Split the lines of a text file at this sign; by default it is found out.",
+    ),
+    click.option(
+        "--encoding", help="Read a text file in this encoding; by default it is found out."
+    ),
     click.option(
         "--header/--no-header",
         default=None,
-        help="Whether the first line of a text file names its columns (c1, c2, ... where it does"
-        " not); found out by default.",
+        help="Say whether the first line of a text file names its columns; by default this is found"
+        " out. Columns without names are called c1, c2 and so on.",
     ),
 )
 """A table and how to open it: the arguments of `open_source`, whose address is `location`."""
@@ -101,17 +111,18 @@ ROLE = click.option(
     type=click.Choice(["host", "collaborator"]),
     default="host",
     show_default=True,
-    help="The Host has the label; one per task.",
+    help="Take part in this role; the Host has the label, and there is one per task.",
 )
 ID_RECIPE = click.option(
     "--id-recipe",
-    help="How ids are written, such as integer, text:lower, phone:CN or 'phone:CN;email' (first by"
-    " phone, then by e-mail); at the Host for all.",
+    help="Write ids in one form, such as integer, text:lower, phone:CN, or 'phone:CN;email', which"
+    " matches first by phone and then by e-mail. The Host's recipe holds for all parties.",
 )
 DUPLICATES = click.option(
     "--duplicates",
     type=click.Choice(["error", "first", "last", "many"]),
     default="error",
     show_default=True,
-    help="Where an id stands in several rows: refuse, keep one, or keep all (at the Host).",
+    help="Choose what happens to an id that is in several rows: it is refused, one row is kept, or"
+    " all are (at the Host alone).",
 )

@@ -117,9 +117,13 @@ def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
     except OSError as error:  # of this file, or of the temporary files of many ids
         where = error.filename or ids
         reason = error.strerror or type(error).__name__
-        raise ConfigError(f"the ids cannot be read or kept: {where}: {reason}") from None
+        raise ConfigError(
+            f"the ids cannot be read or kept: {where}: {reason}; make it readable, or make room"
+        ) from None
     except (IdError, psi.IdsError) as error:
-        raise ConfigError(f"the ids in {ids} cannot be used: {error}") from None
+        raise ConfigError(
+            f"the ids in {ids} cannot be used: {error}; correct the file and start again"
+        ) from None
 
 
 def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from heterofed.cli import options
 from heterofed.cli.options import all_of
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
+from heterofed.cli.ways import COMMANDS
+from heterofed.rendezvous.ways import started_by
 
 Role = Literal["host", "collaborator"]
 
@@ -183,9 +185,11 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
         raise click.UsageError("give --column or --leave-out, not both")
     if overlap_only:
         counted = {name: given[name] for name in _COUNTED}
-        show_overlap(count_overlap(role=role, **counted), as_json=as_json)
+        with started_by(COMMANDS):
+            show_overlap(count_overlap(role=role, **counted), as_json=as_json)
         return
-    _show(run(role=role, **given), as_json)
+    with started_by(COMMANDS):
+        _show(run(role=role, **given), as_json)
 
 
 _COUNTED = (
@@ -231,7 +235,8 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
 
     others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
     _refuse(context, others[role], f"it is not for a {role}")
-    _show(run(role=role, **given), as_json)
+    with started_by(COMMANDS):
+        _show(run(role=role, **given), as_json)
 
 
 table.add_command(check)
@@ -260,5 +265,21 @@ def _show(outcome: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in outcome.pop("metrics", {}).items():
         click.echo(f"  {name:<20} {value:.4f}")
+    _show_importance(outcome.pop("importance", []))
     for name, value in outcome.items():
         click.echo(f"{name:<12} {value}")
+
+
+def _show_importance(columns: list[dict[str, Any]]) -> None:
+    """Show the most important columns, and where all of them are."""
+    if not columns:
+        return
+    click.echo("what each column is worth (how much worse the model is without it):")
+    for each in columns[:_MOST_COLUMNS]:
+        drop = "no value" if each["drop"] is None else f"{each['drop']:.4f}"
+        click.echo(f"  {each['party'] + ' ' + each['column']:<32} {drop}")
+    if len(columns) > _MOST_COLUMNS:
+        click.echo(f"  ... and {len(columns) - _MOST_COLUMNS} more in importance.csv")
+
+
+_MOST_COLUMNS = 20

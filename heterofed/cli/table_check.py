@@ -66,14 +66,14 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
     else:
         _show(found)
     if problems:
-        context.exit(1)
+        context.exit(2)
 
 
 def _of_ids(source: Any, ids: Sequence[str], recipe: str | None, duplicates: Any) -> list[str]:
-    from heterofed.tabular.ids import IdRecipe, read_ids
+    from heterofed.tabular.ids import IdRecipe, joining_note, read_ids
 
     parsed = IdRecipe.parse(recipe) if recipe else IdRecipe.of_columns(len(ids))
-    said = []
+    said = [joining_note(len(ids))] if not recipe and len(ids) > 1 else []
     for key, columns in enumerate(parsed.by_key(ids)):
         found = read_ids(source, ids, parsed, duplicates=duplicates, key=key)
         dropped = f", {found.dropped} rows repeat one and are left out" if found.dropped else ""

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from heterofed.cli import options
+from heterofed.cli.ways import COMMANDS
+from heterofed.rendezvous.ways import started_by
 
 
 @click.command()
@@ -26,13 +28,15 @@ from heterofed.cli import options
 )
 @options.RESULTS
 @options.JOIN_TIMEOUT
+@options.LOG_FORMAT
 @options.AS_JSON
 def overlap(as_json: bool, **given: Any) -> None:
     """Count how many ids of TABLE the other parties have too: run this at every party.
 
     Every party learns the number and nothing else; before any contract, and without a label.
     """
-    show_overlap(count_overlap(**given), as_json=as_json)
+    with started_by(COMMANDS):
+        show_overlap(count_overlap(**given), as_json=as_json)
 
 
 def show_overlap(found: dict[str, Any], *, as_json: bool) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 
+from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
@@ -64,7 +65,8 @@ def train(
     Returns:
         A dict with the keys task, party, ids (of the intersection), rounds, best_round, seconds and
         folder. At the Host it also has metrics, which are those of the test rows with the best
-        model.
+        model. If the columns were measured, importance has a dict for each, with the keys party,
+        column and drop.
 
     Raises:
         ConfigError: an option or the table is wrong; nothing was sent.
@@ -100,7 +102,7 @@ def _opened(location: str, **given: Any) -> Source:
     """Open a table, and show what was found out about it."""
     source = open_source(location, **given)
     for note in source.notes:
-        click.echo(f"{source.name}: {note}", err=True)
+        say(f"{source.name}: {note}")
     return source
 
 
@@ -114,13 +116,38 @@ def _launched(
 ) -> dict[str, Any]:
     """Train to the end, and store for predictions how ids are read."""
     if isinstance(scheduler, TabularHost) and scheduler.objective is not None:
-        # This is shown only on the screen of this party, because labels must not be in a log.
-        click.echo(f"labels: {scheduler.objective.labels.said}", err=True)
+        labels = scheduler.objective.labels
+        # The classes are shown only on the screen of this party, because they must not be in a log.
+        say(
+            f"labels: {labels.said}",
+            f"labels: {labels.kind}, {len(labels.classes)} classes"
+            if labels.classes
+            else labels.kind,
+            event="LabelsRead",
+            kind=labels.kind,
+            classes=len(labels.classes),
+        )
     result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None
-    return _trained(result, {} if found is None else found.metrics)
+    outcome = _trained(result, {} if found is None else found.metrics)
+    if (measured := result.metrics.get("importance")) is not None:
+        outcome["importance"] = _importance(measured)
+    return outcome
+
+
+def _importance(path: Path) -> list[dict[str, Any]]:
+    """Return the columns of all parties, the most important of each first; a drop that means
+    nothing is None.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    drops = [float(row["drop"]) for row in rows]
+    return [
+        row | {"drop": None if math.isnan(drop) else drop}
+        for row, drop in zip(rows, drops, strict=True)
+    ]
 
 
 def _trained(result: TaskResult, metrics: dict[str, float]) -> dict[str, Any]:
@@ -154,7 +181,8 @@ def predict(
     """Predict at one party.
 
     Returns:
-        A dict with the keys task, party and rows, and out at the Host.
+        A dict with the keys task, party and rows; at the Host also missing, the number of rows of
+        its table without a prediction, and out.
 
     Raises:
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
@@ -179,7 +207,16 @@ def predict(
     frame = host.in_table_order(host.predict(task, models="best"))
     table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
     write_whole(out, lambda file: file.write(table), anywhere=True)
-    return outcome | {"rows": len(frame), "out": str(out)}
+    missing = len(source) - len(frame)
+    if missing:
+        say(
+            f"{missing} of the {len(source)} rows of {source.name} have no prediction: not every"
+            f" other party has their ids, or they have none; {out.name} leaves them out",
+            event="RowsMissing",
+            missing=missing,
+            rows=len(source),
+        )
+    return outcome | {"rows": len(frame), "missing": missing, "out": str(out)}
 
 
 def _given(folder: Path) -> Given:

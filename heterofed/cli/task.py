@@ -87,7 +87,9 @@ def new_task(
         )
     check_name(host, "--host")
     if expires and expires < (today := datetime.now(UTC).date()):
-        raise ConfigError(f"--expires {expires}: that day has passed (it is {today}, UTC)")
+        raise ConfigError(
+            f"--expires {expires}: that day has passed (it is {today}, UTC); give a later one"
+        )
     raw: dict[str, Any] = {
         "task": task,
         "address": address,
@@ -124,13 +126,17 @@ def accept_task(
     party = party or own_party(task)
     if task.member(party) is task.host:
         raise ConfigError(
-            f"{party} is the Host of task {task.task!r}: its own file needs no consent"
+            f"{party} is the Host of task {task.task!r}: its own file needs no consent; run"
+            " `heterofed task accept` at the Collaborators"
         )
     terms = task.terms()
     TaskPlace(task, party, home, insecure=True)
     if not agrees(shown_terms(terms), party):
         consent.refuse(home, task.task, party, terms_digest(terms), "the user said no")
-        raise ConfigError(f"{party} did not accept task {task.task!r}; nothing will be sent")
+        raise ConfigError(
+            f"{party} did not accept task {task.task!r}, so nothing will be sent; agree on other"
+            " terms with the Host, and accept those"
+        )
     path = task_path(task.task, home)
     if path.exists():  # keys that this party revoked stay revoked
         revoked = dict.fromkeys([*task.revoked, *load_task(path).revoked])

@@ -74,12 +74,12 @@ def task() -> None:
 @click.option(
     "--host",
     required=True,
-    help="The Host's feature key; its key pair must be on this machine.",
+    help="Make this party the Host; its key pair must be on this machine.",
 )
 @click.option(
     "--address",
     required=True,
-    help="Address at which Collaborators reach the Host: tcp://HOST:PORT.",
+    help="Let Collaborators reach the Host at this address, tcp://HOST:PORT.",
 )
 @click.option(
     "--collaborator",
@@ -87,21 +87,21 @@ def task() -> None:
     required=True,
     multiple=True,
     metavar="PARTY=PUBKEY",
-    help="A Collaborator and its public key; give it once for each, in task order.",
+    help="Add this Collaborator with its public key; repeat the option for each, in task order.",
 )
-@click.option("--bind", help="Address at which the Host listens, if it differs (NAT).")
+@click.option("--bind", help="Let the Host listen at this address, if it differs (behind NAT).")
 @click.option(
     "--purpose",
     type=click.Choice(["train", "psi"]),
     default="train",
     show_default=True,
-    help="Whether the task trains a model or only intersects ids.",
+    help="Train a model, or only intersect ids.",
 )
 @click.option(
     "--plan",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="An agreed setting, such as max_rounds=5 or psi_protocol=ecdh.",
+    help="Agree on this setting, such as max_rounds=5 or psi_protocol=ecdh.",
 )
 @click.option(
     "--limit",
@@ -113,12 +113,12 @@ def task() -> None:
 @click.option(
     "--expires",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="Last day (UTC) on which the task may run.",
+    help="Let the task run until this day (UTC), and not after it.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Make a task without keys; give --collaborator PARTY.",
+    help="Make a task without keys; --collaborator then takes PARTY alone.",
 )
 def task_new(
     task_id: str,
@@ -168,15 +168,15 @@ def task_show(source: str) -> None:
 
 @task.command("check")
 @click.argument("source", metavar=NAME_OF_TASK)
-@click.option("--party", help="As whom; by default the party whose key is on this machine.")
+@click.option("--party", help="Act as this party; the default is the one whose key is here.")
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),
-    help="Seconds to wait: a Host waits for the checks of all others (0 by default), a Collaborator"
-    " for the Host's answer (10 by default).",
+    help="Wait this many seconds: a Host waits for the checks of all others (by default 0), a"
+    " Collaborator for the Host's answer (by default 10).",
 )
 def task_check(source: str, party: str | None, wait: float | None) -> None:
-    """Check the keys, the address, and that all parties have the same terms; it touches no data."""
+    """Check the keys, the address, and that all parties have the same terms; no data is read."""
     from heterofed.cli.task import check_task_file, find_task, own_party
 
     found = find_task(source)
@@ -202,8 +202,8 @@ def task_list() -> None:
 
 @task.command("accept")
 @click.argument("source", metavar=NAME_OF_TASK)
-@click.option("--party", help="As whom; by default the party whose key is on this machine.")
-@click.option("--yes", is_flag=True, help="Accept without a question.")
+@click.option("--party", help="Act as this party; the default is the one whose key is here.")
+@click.option("--yes", is_flag=True, help="Accept the terms without a question.")
 def task_accept(source: str, party: str | None, yes: bool) -> None:
     """Show the terms of a task at a Collaborator, and accept them.
 

@@ -17,13 +17,14 @@ from heterofed.cli import options
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="Port to listen at; 0: any free one.",
+    help="Listen at this port; 0 means any free one.",
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen at. Any other one lets in whoever knows the page's address.",
+    help="Listen at this address. With any other than the default, whoever knows the page's"
+    " address can open it from elsewhere.",
 )
 @click.option("--until-stdin-ends", is_flag=True, hidden=True)
 def watch(
@@ -31,8 +32,8 @@ def watch(
 ) -> None:
     """Show runs in a browser, while they go on and after them.
 
-    Prints the address of a page that shows each TASK, by default all tasks of ./heterofed_runs. The
-    address ends in a token: whoever has it can look. Ends with Ctrl-C.
+    The command prints the address of a page that shows each TASK, by default all tasks of
+    ./heterofed_runs. The address ends in a token, and whoever has it can look. Ctrl-C ends it.
     """
     from heterofed.watch.serve import serve
 

@@ -52,7 +52,7 @@ def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
     """
     listed = strings(ids, what)
     if not listed:
-        raise IdError(f"{what} gave no id; there is nothing to work on")
+        raise IdError(f"{what} gave no id, so there is nothing to work on; return one at least")
     for position, each in enumerate(listed):
         if not _can_travel(each):
             raise IdError(
@@ -65,7 +65,7 @@ def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
         shown = ", ".join(map(str, positions[:6])) + (", ..." if len(positions) > 6 else "")
         raise IdError(
             f"{what} gave {len(repeated)} id{'s' * (len(repeated) > 1)} more than once"
-            f" (positions {shown}); ids must be unique"
+            f" (positions {shown}); ids must be unique, so drop the repeated rows"
         )
     return listed
 
@@ -102,15 +102,18 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise IdError(
             "split_dataset must return two sets, (train ids, test ids), not a"
-            f" {type(split).__name__}"
+            f" {type(split).__name__}; return both in a tuple"
         )
     parts = []
     for part, name in zip(split, ("train", "test"), strict=True):
         part = strings(part, f"split_dataset: the {name} ids")  # noqa: PLW2901
         if not all(map(_can_travel, part)):
-            raise IdError(f"split_dataset: one of the {name} ids holds a lone surrogate")
+            raise IdError(
+                f"split_dataset: one of the {name} ids holds a lone surrogate; return ids of those"
+                " that it was given"
+            )
         if len(set(part)) != len(part):
-            raise IdError(f"split_dataset returned {name} ids more than once")
+            raise IdError(f"split_dataset returned {name} ids more than once; return sets")
         if not part:
             raise EmptySplitError(
                 f"split_dataset left no {name} ids; give every party the same split with both"

@@ -119,7 +119,7 @@ def check_model(model: object, hook: str) -> nn.Module | None:
     """
     if model is None or isinstance(model, nn.Module):
         return model
-    raise ConfigError(f"{hook} must return a torch.nn.Module or None, not {type(model).__name__}")
+    raise ConfigError(f"{hook} returned a {type(model).__name__}; return a torch.nn.Module or None")
 
 
 def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
@@ -136,8 +136,8 @@ def check_optimizer(optimizer: object, hook: str) -> Optimizer | None:
     if several and optimizer:
         return JointOptimizer(optimizer)  # type: ignore[arg-type]
     raise ConfigError(
-        f"{hook} must return a torch.optim.Optimizer, a list of them, or None, not"
-        f" {type(optimizer).__name__}"
+        f"{hook} returned a {type(optimizer).__name__}; return a torch.optim.Optimizer, a list of"
+        " them, or None"
     )
 
 

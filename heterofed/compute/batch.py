@@ -54,6 +54,7 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
                 f"{where} must yield (features, labels) or Batch(features, labels, ids), not a"
                 f" {type(item).__name__}"
                 + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
+                + "; yield one of the two forms"
             )
         batch = Batch(item[0], item[1])
     else:
@@ -61,7 +62,7 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     if batch.ids is not None:
         batch = replace(batch, ids=_ids(batch.ids, where))
     if with_labels and batch.labels is None:
-        raise FeatureError(f"{where} yielded no labels; the Host must yield them")
+        raise FeatureError(f"{where} yielded no labels; yield (features, labels) at the Host")
     if with_labels is False and batch.features is None:
         raise FeatureError(f"{where} yielded no features: yield what feature_model returns")
     return batch
@@ -96,7 +97,10 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
         rows = len(next(iter(named(batch.features, where)[1].values())))
         count = count_of(batch.labels)
         if count not in (None, rows) and not may_be_of(batch.labels, count or 0, rows):
-            raise FeatureError(f"{where} yielded {rows} rows of features and {count} labels")
+            raise FeatureError(
+                f"{where} yielded {rows} rows of features and {count} labels; yield one label per"
+                " row"
+            )
         return rows
     if batch.ids is not None and hasattr(batch.ids, "__len__"):
         return len(batch.ids)
@@ -104,7 +108,10 @@ def rows_of(batch: Batch, where: str, others: int | None = None) -> int:
     if others is not None and (not sizes or others in sizes):
         return others
     if not sizes:
-        raise FeatureError(f"{where}: the labels of a label-only Host must have a length, or ids")
+        raise FeatureError(
+            f"{where} yielded labels without a length, so their rows cannot be counted; yield a"
+            " tensor of labels, or give ids beside them"
+        )
     return sizes[0]
 
 

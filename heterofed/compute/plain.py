@@ -84,13 +84,13 @@ def as_truth(value: object, what: str) -> bool:
             called, a coroutine), or has no truth value (an array of several values).
     """
     if isinstance(value, str | bytes | Generator | Coroutine) or callable(value):
-        raise ConfigError(f"{what} must return True or False, not a {type(value).__name__}")
+        raise ConfigError(f"{what} returned a {type(value).__name__}; it must return True or False")
     try:
         return bool(_plain(value))
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(
-            f"{what} must return True or False, not a {type(value).__name__} of several values or"
-            " of none"
+            f"{what} returned a {type(value).__name__} of several values or of none; it must return"
+            " True or False"
         ) from None
 
 

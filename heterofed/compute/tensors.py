@@ -52,31 +52,41 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
             " or dict of tensors"
         )
     if not 0 < len(tensors) <= 256:
-        raise FeatureError(f"{where} yielded {len(tensors)} tensors; 1 to 256 can travel")
+        raise FeatureError(
+            f"{where} yielded {len(tensors)} tensors; 1 to 256 can be sent, so yield as many"
+        )
     for name, tensor in tensors.items():
         label = f"{where}, tensor {name!r}" if name else where
         if not isinstance(name, str) or len(name) > 128 or not name.isprintable():
-            raise FeatureError(f"{where} yielded a dict whose keys are not short, plain strings")
+            raise FeatureError(
+                f"{where} yielded a dict whose keys are not short, plain strings; use strings of at"
+                " most 128 characters"
+            )
         if not isinstance(tensor, Tensor):
             raise FeatureError(f"{label} is not a tensor but {_kind_of(tensor)}")
         if dtype_name(tensor) not in ITEM_BYTES:
             raise FeatureError(
-                f"{label}: dtype {tensor.dtype} cannot travel; use one of {', '.join(ITEM_BYTES)}"
+                f"{label}: dtype {tensor.dtype} cannot be sent; use one of {', '.join(ITEM_BYTES)}"
             )
         if tensor.layout is not torch.strided:
-            raise FeatureError(f"{label}: a sparse tensor cannot travel; use its to_dense()")
+            raise FeatureError(f"{label}: a sparse tensor cannot be sent; use its to_dense()")
         if not 1 <= tensor.dim() <= 16:
-            raise FeatureError(f"{label}: {tensor.dim()} dimensions; the first must be the rows")
+            raise FeatureError(
+                f"{label}: {tensor.dim()} dimensions; yield 1 to 16, of which the first is the rows"
+            )
     rows = {len(tensor) for tensor in tensors.values()}
     if len(rows) != 1:
-        raise FeatureError(f"{where} yielded tensors of unequal row counts {sorted(rows)}")
+        raise FeatureError(
+            f"{where} yielded tensors of unequal row counts {sorted(rows)}; yield tensors with one"
+            " first dimension"
+        )
     return layout, tensors
 
 
 def _kind_of(value: object) -> str:
     ids = isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
-    hint = "; ids go into Batch(features, ids=...)" if ids else ""
-    return f"of type {type(value).__name__}{hint}"
+    remedy = "put ids into Batch(features, ids=...)" if ids else "yield tensors"
+    return f"of type {type(value).__name__}; {remedy}"
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -144,8 +154,8 @@ def pack(
             # The last part may be int8, which is always finite.
             if not is_finite(parts[0]):
                 raise NonFiniteError(
-                    f"a tensor of {party} holds values too large to travel as {coding}; compress by"
-                    " bf16, or not at all",
+                    f"a tensor of {party} holds values too large to be sent as {coding};"
+                    " compress by bf16, or not at all",
                     party=party,
                 )
         buffers += [_bytes_of(part) for part in parts]
@@ -199,7 +209,9 @@ def unpack(
     """
     if sum(spec.coded_bytes(coding) for spec in specs) != len(payload):
         raise RemoteProtocolError(
-            f"{party} sent tensors of other sizes than their specs say", party=party
+            f"{party} sent tensors of other sizes than their specs say;"
+            f" {RemoteProtocolError.remedy}",
+            party=party,
         )
     tensors: dict[str, Tensor] = {}
     rest = memoryview(payload)
@@ -219,7 +231,9 @@ def _decoded(
     if not spec.is_coded(coding):
         if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
             raise RemoteProtocolError(
-                f"{party} sent a boolean tensor with items other than 0 and 1", party=party
+                f"{party} sent a boolean tensor with items other than 0 and 1;"
+                f" {RemoteProtocolError.remedy}",
+                party=party,
             )
         return _from_bytes(part, dtype, device).reshape(spec.shape)
     if coding != "int8":
@@ -229,11 +243,15 @@ def _decoded(
     scales = _from_bytes(part[: 4 * rows], torch.float32, None)
     if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
         raise RemoteProtocolError(
-            f"{party} sent a compressed tensor whose scales are not numbers from 0 on", party=party
+            f"{party} sent a compressed tensor whose scales are not numbers from 0 on;"
+            f" {RemoteProtocolError.remedy}",
+            party=party,
         )
     if np.frombuffer(part[4 * rows :], np.int8).min() < -127:
         raise RemoteProtocolError(
-            f"{party} sent a compressed tensor with items outside of -127 to 127", party=party
+            f"{party} sent a compressed tensor with items outside of -127 to 127;"
+            f" {RemoteProtocolError.remedy}",
+            party=party,
         )
     steps = _from_bytes(part[4 * rows :], torch.int8, device).reshape(rows, -1)
     values = steps.float().mul_(scales.to(steps.device).unsqueeze(1))

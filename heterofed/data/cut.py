@@ -104,7 +104,9 @@ def _dealt_rows(
 def _dealt_columns(columns: Sequence[Any], parties: Sequence[str]) -> dict[str, list[Any]]:
     """Divide the columns in order and as evenly as possible."""
     if len(columns) < len(parties):
-        raise ColumnError(f"{len(columns)} columns are too few for {len(parties)} parties")
+        raise ColumnError(
+            f"{len(columns)} columns are too few for {len(parties)} parties; give a party less"
+        )
     ends = [round(len(columns) * place / len(parties)) for place in range(len(parties) + 1)]
     return {name: list(columns[ends[k] : ends[k + 1]]) for k, name in enumerate(parties)}
 
@@ -134,7 +136,7 @@ def _frame_parts(
         if label in each and name != owner:
             raise ConfigError(
                 f"{name} was given the label {label!r} among its columns, but only {owner} may have"
-                " it"
+                " it; leave it out of those columns"
             )
     return {
         name: VerticalTable(
@@ -173,9 +175,12 @@ def _dataset_parts(
 ) -> dict[str, IndexedDataset]:
     first = data[0]
     if not isinstance(first, tuple | list) or len(first) != 2:
-        raise ConfigError("items of the data set must be pairs (input, label)")
+        raise ConfigError("items of the data set are no pairs; give a data set of (input, label)")
     if not isinstance(first[0], Tensor | np.ndarray) or not first[0].ndim:
-        raise ConfigError("inputs of the data set must be tensors with columns to cut")
+        raise ConfigError(
+            "inputs of the data set must be tensors with columns to cut; convert them, or divide a"
+            " DataFrame"
+        )
     width = first[0].shape[-1]
     if isinstance(parties, Mapping):
         columns = dict(parties)
@@ -185,7 +190,10 @@ def _dataset_parts(
     for name, each in columns.items():
         chosen = range(width)[each] if isinstance(each, slice) else list(each)
         if not chosen or not all(0 <= place < width for place in chosen):
-            raise ColumnError(f"{name}: columns {each} do not exist in an input of {width} columns")
+            raise ColumnError(
+                f"{name}: columns {each} do not exist in an input of {width} columns; give numbers"
+                f" from 0 to {width - 1}"
+            )
     digits = len(str(len(data) - 1))
     return {
         name: IndexedDataset(

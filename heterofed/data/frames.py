@@ -48,7 +48,9 @@ def read_frame(
             " as UTF-8"
         ) from None
     except Exception as error:  # pandas and pyarrow raise many kinds
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from error
+        raise ConfigError(
+            f"{path} cannot be read ({type(error).__name__}); give a whole CSV or Parquet file"
+        ) from error
 
 
 def _read_parquet(path: Path, wanted: Sequence[str] | None) -> pd.DataFrame:
@@ -117,7 +119,7 @@ def must_be_among(columns: Sequence[str], names: Sequence[str]) -> None:
     """Check that all names are names of columns; raises ColumnError."""
     absent = [name for name in names if name not in columns]
     if absent:
-        raise ColumnError(f"the table has no column {absent[0]!r}; it has {list(columns)}")
+        raise ColumnError(f"the table has no column {absent[0]!r}; name one of {list(columns)}")
 
 
 def must_differ(columns: Sequence[str]) -> None:

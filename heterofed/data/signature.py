@@ -192,7 +192,7 @@ class Reader:
             if table.missing == "mean":
                 raise ColumnError(
                     f"{self._party}: the run has no means for missing='mean', because its hooks"
-                    " read no such table in training",
+                    " read no such table in training; give missing='zero', or drop those rows",
                     party=self._party,
                 )
             return Columns(list(table.columns), list(table.dtypes), table.missing)

@@ -99,8 +99,8 @@ class VerticalTable:
         pandas = need_pandas()
         if not isinstance(frame, pandas.DataFrame):
             raise ConfigError(
-                f"VerticalTable takes a pandas DataFrame, not a {type(frame).__name__}; files are"
-                " read by VerticalTable.read"
+                f"VerticalTable takes a pandas DataFrame, not a {type(frame).__name__}; read"
+                " files by VerticalTable.read"
             )
         if missing not in ("error", "mean", "zero"):
             raise ConfigError(f"missing={missing!r}: give 'error', 'mean' or 'zero'")

@@ -36,5 +36,7 @@ class HalfEngine(Engine[S]):
         """
         models = self.run.models if self.run is not None else None
         if models is None:
-            raise ConfigError(f"{name} is made when a task is launched; there is none yet")
+            raise ConfigError(
+                f"{name} is made when a task is launched, and there is none yet; use it in a hook"
+            )
         return models.made(name)

@@ -45,6 +45,12 @@ class FeatureImputer:
     layout: Layout
     means: dict[str, Tensor | None]
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of the features of one row; 0 if they had no fixed shape in training."""
+        means = [each for each in self.means.values() if each is not None]
+        return sum(each.numel() * each.element_size() for each in means)
+
     def fill(
         self, tensors: Mapping[str, Tensor], here: Tensor, party: str, *, by_mean: bool
     ) -> dict[str, Tensor]:
@@ -65,7 +71,8 @@ class FeatureImputer:
             if mean is None or (name in tensors and tensors[name].shape[1:] != mean.shape):
                 raise MissingPartyError(
                     f"nothing can stand for rows that {party} does not have: its features had no"
-                    f" one shape in training, or more than {MAX_ROW} numbers a row",
+                    f" one shape in training, or more than {MAX_ROW} numbers a row; leave those ids"
+                    " out of the prediction",
                     party=party,
                 )
             value = mean if by_mean else torch.zeros_like(mean)

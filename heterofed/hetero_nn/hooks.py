@@ -167,6 +167,21 @@ class PartyHooks(Scheduler):
         """
         yield from self.iterate_test_feature(feature_model, predict_ids)
 
+    def load_features(self, ids: list[str]) -> Any:
+        """Hook: return the inputs of the feature model for some rows as they are now.
+
+        Only serving calls it, for each request anew (see `heterofed serve`). Without it, serving
+        calls `iterate_predict_feature`.
+
+        Args:
+            ids: the ids of the rows, which may be a single one.
+
+        Returns:
+            What the feature model is called with, such as a tensor of shape [rows, ...] whose rows
+            are in the order of `ids`.
+        """
+        raise NotImplementedError(f"define load_features to serve {len(ids)} rows")
+
     def feature_columns(self) -> Sequence[str] | None:
         """Hook: return the names of the columns that the feature hooks read, in order.
 
@@ -321,8 +336,15 @@ class PartyHooks(Scheduler):
 
 
 class HostHooks(PartyHooks):
-    """The hooks, attributes and methods of the Host, in addition to those of both roles."""
+    """The hooks, attributes and methods of the Host, in addition to those of both roles.
 
+    Attributes:
+        ends_within_max_rounds: whether `is_task_finished` of this class ends the task after
+            `max_rounds` rounds at the latest. The plan then has that number, and the others count
+            with it; None: only the default `is_task_finished` does.
+    """
+
+    ends_within_max_rounds: bool | None = None
     _heterofed: HalfEngine[HostSettings]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -457,7 +479,7 @@ class HostHooks(PartyHooks):
 
     @Shown
     def final_ids(self) -> list[str]:
-        """The test ids that are looked at once more after the last round, sorted."""
+        """The test ids of the final evaluation after the last round, sorted."""
         run = self._heterofed.run
         if run is None or run.maybe_agreement is None:
             return []
@@ -559,13 +581,26 @@ def predicts(cls: type[HostHooks]) -> bool:
     return cls.predict_a_batch is not HostHooks.predict_a_batch
 
 
+def loads_features(cls: type[PartyHooks]) -> bool:
+    """Return whether a class loads the inputs of single rows for serving."""
+    return cls.load_features is not PartyHooks.load_features
+
+
 def ends_by_default(cls: type[HostHooks]) -> bool:
-    """Return whether the task ends after `max_rounds`."""
+    """Return whether the task ends after `max_rounds` at the latest, so that the plan may say so.
+
+    What a class says of itself counts up to the next class that defines `is_task_finished`.
+    """
+    for each in cls.__mro__:
+        if (said := vars(each).get("ends_within_max_rounds")) is not None:
+            return bool(said)
+        if "is_task_finished" in vars(each):
+            break
     return cls.is_task_finished is HostHooks.is_task_finished
 
 
 def lets_look(scheduler: PartyHooks) -> bool:
-    """Return whether a Collaborator takes part in a look at the best models."""
+    """Return whether a Collaborator takes part in a final evaluation of the best models."""
     mine = getattr(type(scheduler), "iterate_final_feature", None)
     return mine is not CollaboratorHooks.iterate_final_feature
 

@@ -114,16 +114,17 @@ class HeteroNNHostScheduler(HostHooks):
         announce_split: whether only the Host's `split_dataset` is used and the other parties are
             told which common ids are in which part, and nothing else. It allows splits by labels or
             by columns that only the Host has.
-        id_keys: by how many keys rows are matched, one intersection after another: rows that the
-            first key (`load_local_ids`) does not match are tried by the second one
+        id_keys: the number of keys by which rows are matched, with one intersection for each. The
+            rows that the first key (`load_local_ids`) does not match are tried by the second one
             (`load_further_ids`), and so on. No row is matched twice.
-        final_rows: on how many of the test rows (at most 10,000) the models of the best round are
-            looked at once more, after the last round. Each Collaborator sends batches of them in
-            which it has changed something of its own (`iterate_final_feature`), and is told what
-            the Host found of each (`final_look`). 0 looks at none.
-        agreed: settings of a layer above the schedulers that all parties share, as strings by name,
-            such as the format of ids. The Host announces them with its plan, and every party reads
-            them as `self.agreed` from `load_local_ids` on. They are not secret.
+        final_rows: the number of test rows (at most 10,000) on which the models of the best round
+            are evaluated once more after the last round. Each Collaborator sends batches of these
+            rows in which it has changed something of its own (`iterate_final_feature`), and the
+            Host tells it what it found for each (`final_look`). With 0 there is no such evaluation.
+        agreed: settings that all parties share and that code above the schedulers uses, as names
+            and values that are strings, such as the format of ids. The Host announces them with its
+            plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
+            secret.
         results_dir: the parent of the results folder `<task_id>/<name>`.
         callbacks: called with every event of the task (see `heterofed.events`).
     """

@@ -83,8 +83,8 @@ class HalfModels(ModelRegistry):
             return
         if self.feature_model is None:
             raise ConfigError(
-                "make_feature_model returned None, but this party's features are trainable: is a"
-                " return missing? Else pass is_feature_trainable=False"
+                "make_feature_model returned None, but this party's features are trainable; return"
+                " the model, or pass is_feature_trainable=False"
             )
         if self.feature_optimizer is None:
             raise ConfigError(

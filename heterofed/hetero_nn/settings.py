@@ -224,18 +224,24 @@ class HostSettings(LeadSettings, HalfSettings):
             return
         if self.collaborators == 1 or self.early_gradients:
             raise ConfigError(
-                "fusion='masked_sum' needs two Collaborators or more (of one, the sum is its"
-                " features), and no early_gradients"
+                "fusion='masked_sum' needs two Collaborators or more (the sum of one is its"
+                " features), and no early_gradients; use fusion='separate' otherwise"
             )
         if self.final_rows:
-            raise ConfigError("final_rows looks at one party's features; a masked sum has no parts")
+            raise ConfigError(
+                "final_rows looks at one party's features, and a masked sum has no parts; give"
+                " final_rows=0 or fusion='separate'"
+            )
         if self.party_dropout:
-            raise ConfigError("party_dropout drops one party's features; a masked sum has no parts")
+            raise ConfigError(
+                "party_dropout drops one party's features, and a masked sum has no parts; give"
+                " party_dropout=0 or fusion='separate'"
+            )
 
     def _check_final_look(self) -> None:
         if self.final_rows and self.label_dp is not None:
             raise ConfigError(
-                "final_rows and label_dp: what the look at the best models tells each Collaborator"
+                "final_rows and label_dp: what the final evaluation tells each Collaborator"
                 " is computed from the true labels, which label_dp does not cover; give one of the"
                 " two"
             )

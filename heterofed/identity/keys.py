@@ -102,7 +102,9 @@ def load_key(party: str, home: Path) -> Key:
             f" {party}`"
         ) from None
     except OSError as error:
-        raise ConfigError(f"the key {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"the key {path} cannot be read: {error.strerror}; make it readable for this user"
+        ) from None
     try:
         kept = msgspec.toml.decode(content, type=_Kept)
         check_pair(kept.public, kept.secret)
@@ -149,4 +151,7 @@ def _write(key: Key, home: Path, *, new: bool = False) -> None:
     try:
         put_in_place(path, lambda file: file.write(text.encode()), new=new)
     except OSError as error:
-        raise ConfigError(f"the key {path} cannot be written: {error.strerror}") from None
+        raise ConfigError(
+            f"the key {path} cannot be written: {error.strerror}; make its folder writable, or make"
+            " room"
+        ) from None

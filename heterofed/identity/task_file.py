@@ -55,7 +55,10 @@ def load_task(path: Path) -> TaskFile:
             " of a task file"
         ) from None
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"the task file {path} is larger than {MAX_FILE_BYTES} bytes")
+        raise ConfigError(
+            f"the task file {path} is larger than {MAX_FILE_BYTES} bytes; give a file that"
+            " `heterofed task new` has written"
+        )
     try:
         raw = msgspec.toml.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -83,7 +86,10 @@ def check_task(raw: dict[str, Any], where: str) -> TaskFile:
     _check_members(task, where)
     _check_addresses(task, where)
     if len(task.terms()) > MAX_TERMS_BYTES:
-        raise ConfigError(f"{where}: its terms are longer than {MAX_TERMS_BYTES} bytes")
+        raise ConfigError(
+            f"{where}: its terms are longer than {MAX_TERMS_BYTES} bytes; shorten names, or list"
+            " fewer parties"
+        )
     return task
 
 
@@ -111,7 +117,7 @@ def _check_members(task: TaskFile, where: str) -> None:
         ("key", [each.key for each in task.members if each.key]),
     ):
         if len(set(values)) != len(values):
-            raise ConfigError(f"{where}: two parties have the same {what}; each needs its own")
+            raise ConfigError(f"{where}: two parties have the same {what}; give each its own")
     for each in task.members:
         if each.key is not None:
             check_key(each.key, f"{where}: the key of {each.party}")
@@ -129,7 +135,9 @@ def _check_addresses(task: TaskFile, where: str) -> None:
     for name, value, form, example in forms:
         found = form.fullmatch(value)
         if found is None or not 0 < int(found[1]) < 65536:
-            raise ConfigError(f"{where}: {name} {value!r} is not an address such as {example}")
+            raise ConfigError(
+                f"{where}: {name} {value!r} is not an address such as {example}; correct it"
+            )
 
 
 def render(task: TaskFile) -> str:

@@ -143,7 +143,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if each.party == party:
                 return each
         raise ConfigError(
-            f"task {self.task!r} has no party {party!r}; it has:"
+            f"task {self.task!r} has no party {party!r}; name one of:"
             f" {', '.join(each.party for each in self.members)}"
         )
 

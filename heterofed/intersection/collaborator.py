@@ -64,7 +64,10 @@ def intersect_as_collaborator(
 
 
 def _nothing(host: Peer) -> EmptyIntersectionError:
-    return EmptyIntersectionError(f"{host.name} says that no id is common to all parties")
+    return EmptyIntersectionError(
+        f"{host.name} says that no id is common to all parties; compare how the parties write their"
+        " ids (spaces, case, leading zeros)"
+    )
 
 
 def common_as_collaborator(

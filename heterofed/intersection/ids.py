@@ -36,10 +36,10 @@ def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
         own = ids if isinstance(ids, psi.OwnIds) else psi.OwnIds(map(as_string, a_list(ids, what)))
     except psi.IdsError as error:
         raise IdError(
-            f"{what}: {error}; ids must be unique strings, made alike at every party"
+            f"{what}: {error}; make unique strings of them, in the same way at every party"
         ) from None
     if not len(own):
-        raise IdError(f"{what} gave no id; there is nothing to intersect")
+        raise IdError(f"{what} gave no id, so nothing can be intersected; give one at least")
     return own
 
 

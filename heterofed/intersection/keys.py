@@ -51,7 +51,10 @@ def by_keys(
 def further_ids(run: Run, further: Further | None, common: Iterable[str], key: int) -> list[str]:
     """Own ids by a further key, checked; see `by_keys`."""
     if further is None:
-        raise IdError(f"the plan of {run.plan.host} matches ids by more keys than this party has")
+        raise IdError(
+            f"the plan of {run.plan.host} matches ids by more keys than this party has; define"
+            " load_further_ids here, or set a smaller id_keys there"
+        )
     known = SortedIdSet(common)
     ids = list(further(known, key))
     if again := len(known.intersection(ids)):

@@ -114,7 +114,7 @@ def _enough() -> Iterator[None]:
     try:
         yield
     except psi.IdsError as error:
-        raise IdError(str(error)) from None
+        raise IdError(f"{error}; give more ids, or run the intersection itself") from None
 
 
 def _domain(run: Run, collaborator: str) -> bytes:

@@ -206,11 +206,15 @@ def named(peer: Peer, own: str, setting: str = "max_peer_ids") -> Iterator[None]
         ) from error
     except (psi.PeerError, psi.BudgetError) as error:
         raise PSIFailedError(
-            f"the intersection with {peer.name} was given up: {error}", party=peer.name
+            f"the intersection with {peer.name} was given up: {error}; run the same version at"
+            " both,"
+            f" and do not trust {peer.name} if the error remains",
+            party=peer.name,
         ) from error
     except psi.PSIError as error:
         raise PSIFailedError(
-            f"this party's own part of the intersection failed: {error}", party=own
+            f"this party's own part of the intersection failed: {error}; start all parties again",
+            party=own,
         ) from error
 
 

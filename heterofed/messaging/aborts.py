@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 
 from heterofed.errors import (
+    ConfigError,
     HandshakeError,
     InternalError,
     LocalProtocolError,
@@ -73,8 +74,7 @@ def cause(error: BaseException) -> str:
 def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
     """Return the error for a party that did `what`, which the protocol does not allow."""
     return RemoteProtocolError(
-        f"{party} {what} ({where(phase, 0, None)}); run the same version of heterofed at every"
-        " party, and do not trust this party if the error remains",
+        f"{party} {what} ({where(phase, 0, None)}); {RemoteProtocolError.remedy}",
         party=party,
     )
 
@@ -133,4 +133,6 @@ def abort_code(error: BaseException, failed_hook: str | None) -> str:
         return error.code
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
+    if isinstance(error, ConfigError):
+        return error.told
     return "hook" if failed_hook else InternalError.code

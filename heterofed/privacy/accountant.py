@@ -91,4 +91,5 @@ def noise_for(epsilon: float, delta: float, releases: int, sensitivity: float = 
 
 
 def _log_cdf(x: float) -> float:
+    """Return the logarithm of the standard normal distribution function at `x`."""
     return float(torch.special.log_ndtr(torch.tensor(x, dtype=torch.float64)))

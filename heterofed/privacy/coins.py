@@ -53,6 +53,11 @@ def with_kept_coins(
 
 
 def _kept(path: Path) -> tuple[bytes, list[tuple[str, float, int]]] | None:
+    """Return the secret and the uses that a file holds, or None if there is no file.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     try:
         kept = json.loads(read(path))
         secret = bytes.fromhex(kept["secret"])

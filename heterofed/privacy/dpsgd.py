@@ -111,7 +111,10 @@ class DPSGD:
         try:
             hooks = _opacus().grad_sample.GradSampleHooks(model, loss_reduction=self.loss_reduction)
         except NotImplementedError as error:
-            raise ConfigError(f"DP-SGD cannot train this model: {error}") from None
+            raise ConfigError(
+                f"DP-SGD cannot train this model: {error}; replace that layer, or leave out"
+                " weights_defence"
+            ) from None
         self._hooks.append(hooks)
         # Opacus warns at every backward pass, but the inputs of a feature model need no gradient.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -235,6 +238,7 @@ class DPSGD:
             )
 
     def _stepped(self, _optimizer: DPOptimizer) -> None:
+        """Count a step; Opacus calls this after each one."""
         self.steps += 1
 
 
@@ -325,7 +329,10 @@ def poisson_batches(
         ceil(len(ids) / batch_size) batches.
     """
     if not 0 < batch_size <= len(ids):
-        raise ConfigError(f"poisson_batches: batch_size={batch_size!r} of {len(ids)} ids")
+        raise ConfigError(
+            f"poisson_batches: batch_size={batch_size!r} of {len(ids)} ids; give 1 to the number of"
+            " ids"
+        )
     digest = hashlib.sha256(b"poisson batches" + round_number.to_bytes(8, "big") + secret).digest()
     chance = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
     return [
@@ -386,12 +393,14 @@ def _check_step(tensors: Iterable[Tensor], what: str) -> None:
 
 
 def _check_batch_size(batch_size: int, rows: int | None) -> None:
+    """Raise ConfigError if a batch size is not from 1 to the number of rows."""
     if batch_size <= 0 or (rows is not None and batch_size > rows):
         most = "the number of train ids" if rows is None else f"rows={rows!r}"
         raise ConfigError(f"DPSGD batch_size={batch_size!r}: give 1 to {most}")
 
 
 def _opacus() -> Any:
+    """Return the package Opacus; raise ConfigError if it is not installed."""
     with needing("privacy", "DP-SGD"):
         import opacus
     return opacus

@@ -49,6 +49,8 @@ LEVELS = (
     (0.2, "can guess some of"),
     (-math.inf, "learns little of"),
 )
+"""The least severities, in descending order, with the words for them."""
+
 WORDS = {
     "norm": ("label AUC from gradient norms", "the labels"),
     "cosine": ("label AUC from gradient directions", "the labels"),
@@ -58,6 +60,7 @@ WORDS = {
     "decoder": ("share of the inputs' variance that a trained decoder rebuilds", "the inputs"),
     "distance_correlation": ("distance correlation of inputs and embeddings", "the inputs"),
 }
+"""The name of each attack's measure, and what the attack reads."""
 
 
 def worst_of(leaks: list[Leak]) -> list[Leak]:

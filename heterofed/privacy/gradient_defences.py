@@ -39,6 +39,7 @@ class MaxNorm:
     """
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the gradients with noise along each row; see `GradientDefence`."""
         if gradients.numel() == 0:
             return gradients
         squares = wide(gradients)[0].square().sum(1, keepdim=True)
@@ -62,6 +63,7 @@ class IsotropicGaussian:
         check_positive("IsotropicGaussian power", self.power)
 
     def __call__(self, gradients: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the gradients with the same noise in all directions; see `GradientDefence`."""
         if gradients.numel() == 0:
             return gradients
         rows, scale = wide(gradients)

@@ -119,18 +119,24 @@ def distance_correlation(x: Tensor, z: Tensor, *, unbiased: bool = False) -> Ten
 
 
 def _distances(rows: Tensor) -> Tensor:
+    """Return the Euclidean distances between all rows, of shape [rows, rows]."""
     rows = vectors(rows)
     squares = (rows[:, None] - rows[None]).square().sum(2) if rows.shape[1] < 8 else _gram(rows)
     return squares.clamp_min(1e-12).sqrt()  # the root's slope at 0 is infinite
 
 
 def _gram(rows: Tensor) -> Tensor:
+    """Return the squared distances between all rows by their inner products."""
     rows = rows - rows.mean(0)
     squares = rows.square().sum(1)
     return (squares[:, None] + squares[None] - 2 * rows @ rows.T).clamp_min(0)
 
 
 def _centred(distances: Tensor, unbiased: bool) -> Tensor:
+    """Return distances whose rows and columns have the mean 0.
+
+    The unbiased form is the U-centring of Székely and Rizzo (2014), whose diagonal is 0.
+    """
     rows = len(distances)
     if not unbiased:
         mean = distances.mean(0)
@@ -146,19 +152,26 @@ def _centred(distances: Tensor, unbiased: bool) -> Tensor:
 
 
 _Half = tuple[Tensor, Tensor]
+"""The inputs and the embeddings of one half of the rows."""
 
 
 def _halves(inputs: Tensor, embeddings: Tensor) -> tuple[_Half, _Half]:
+    """Return every other row for fitting, and the rest for the test, each as inputs and embeddings.
+
+    Raises:
+        ConfigError: there are too few rows, or different numbers of them.
+    """
     if len(inputs) != len(embeddings) or len(inputs) < 4:
         raise ConfigError(
-            f"a reconstruction needs 4 rows and more, the same on both sides; there are"
-            f" {len(inputs)} of inputs and {len(embeddings)} of embeddings"
+            f"there are {len(inputs)} rows of inputs and {len(embeddings)} of embeddings; give 4 or"
+            " more, and the same on both sides"
         )
     x, z = table(inputs).cpu(), table(embeddings).cpu()
     return (x[0::2], z[0::2]), (x[1::2], z[1::2])
 
 
 def _scored(truth: Tensor, rebuilt: Tensor) -> Reconstruction:
+    """Return how well `rebuilt` explains `truth`, in all and column by column."""
     error = (truth - rebuilt).square().sum(0)
     variance = (truth - truth.mean(0)).square().sum(0)
     columns = torch.where(variance > 0, 1 - error / variance, torch.nan)

@@ -213,8 +213,8 @@ def model_completion(
     classes = int(labels.max()) + 1 if len(labels) else 0
     if len(_classes_of(labels)) < 2 or known >= len(labels):
         raise ConfigError(
-            f"model completion needs two classes and more than the {known} known labels;"
-            f" there are {len(labels)} rows of {len(_classes_of(labels))} classes"
+            f"there are {len(labels)} rows of {len(_classes_of(labels))} classes; give model"
+            f" completion two classes and more than the {known} known labels"
         )
     labels = labels.cpu()
     cpu = torch.device("cpu")  # whatever the user's default device is
@@ -244,6 +244,7 @@ def model_completion(
 
 
 def _classes_of(labels: Tensor) -> Tensor:
+    """Return the distinct labels in ascending order."""
     found: Tensor = labels.unique()  # type: ignore[no-untyped-call]
     return found
 
@@ -292,6 +293,7 @@ class _Attacker:
         self._optimizer = torch.optim.Adam([each for each in trained if each["params"]])
 
     def train(self, targets: Tensor, weights: Tensor, steps: int) -> None:
+        """Train on the rows whose weight is above 0; classes are balanced by their weight."""
         used = weights > 0
         inputs, targets, weights = self._inputs[used], targets[used], weights[used]
         balance = 1 / targets.bincount(weights)[targets].clamp_min(1e-6)
@@ -304,9 +306,11 @@ class _Attacker:
 
     @torch.no_grad()
     def predict(self) -> Tensor:
+        """Return the class probabilities of all rows, of shape [rows, classes]."""
         return self._logits(self._inputs).softmax(1)
 
     def _logits(self, inputs: Tensor) -> Tensor:
+        """Return the logits of rows of inputs, which are standardised before the head."""
         rows = vectors(self._bottom(inputs))
         logits: Tensor = self._head((rows - self._shift) / self._scale)
         return logits

@@ -93,6 +93,7 @@ class RandomisedResponse:
 
     @property
     def _turning(self) -> float:
+        """The probability that a label is replaced by another class."""
         # 1 - keeping would lose all digits for a large epsilon.
         return 1 / (1 + math.exp(self.epsilon) / (self.classes - 1))
 
@@ -108,11 +109,15 @@ class RandomisedResponse:
         """
         numbers = labels.reshape(-1)
         if len(numbers) != len(ids):
-            raise ConfigError(f"RandomisedResponse: {len(ids)} ids for {len(numbers)} labels")
+            raise ConfigError(
+                f"RandomisedResponse: there are {len(ids)} ids for {len(numbers)} labels; give one"
+                " id per label"
+            )
         whole = numbers.to(torch.int64)
         if not bool(((whole == numbers) & (whole >= 0) & (whole < self.classes)).all()):
             raise ConfigError(
-                f"RandomisedResponse: labels must be whole numbers from 0 to {self.classes - 1}"
+                f"RandomisedResponse: give labels that are whole numbers from 0 to"
+                f" {self.classes - 1}, or another number of classes"
             )
         turns = torch.tensor([self._turn(each) for each in ids], dtype=torch.int64)
         turned = (whole + turns.to(whole.device)) % self.classes

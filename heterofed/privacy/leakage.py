@@ -38,6 +38,7 @@ from heterofed.reporting.diagnostics import Harmless
 T = TypeVar("T")
 
 Effort = Literal["sample", "full", "off"]
+"""The effort of measuring leaks: some batches within a budget of time, all batches, or none."""
 
 SHARE, SHARE_AT_END = 0.005, 0.027
 """The share of the training time that samples may take, and that all attacks may take together.
@@ -125,12 +126,14 @@ class _Means:
         self._values: dict[tuple[str, str], dict[int, list[float]]] = {}
 
     def add(self, party: str, attack: str, found: dict[int, float]) -> None:
+        """Add the values of an attack on one batch, by class; NaN is left out."""
         classes = self._values.setdefault((party, attack), {})
         for number, value in found.items():
             if not math.isnan(value):
                 classes.setdefault(number, []).append(value)
 
     def taken(self) -> Iterator[tuple[str, str, list[float], int]]:
+        """Yield party, attack, the mean of each class and the most batches, and begin anew."""
         for (party, attack), classes in self._values.items():
             means = [sum(values) / len(values) for values in classes.values()]
             yield party, attack, means, max(map(len, classes.values()), default=0)
@@ -148,6 +151,7 @@ class _Kept:
         self._batches: deque[tuple[Tensor, Tensor]] = deque()
 
     def add(self, one: Tensor, other: Tensor) -> None:
+        """Keep the last rows of two tensors of one batch, and forget the oldest ones."""
         forms = [each.shape[1:] for each in (one, other)]
         if self._batches and [each.shape[1:] for each in self._batches[-1]] != forms:
             self._batches.clear()  # rows of another length cannot be joined with these
@@ -166,6 +170,7 @@ class _Kept:
         return self.rows >= self._most
 
     def last(self) -> tuple[Tensor, Tensor]:
+        """Return the kept rows, each side as one tensor."""
         ones, others = zip(*self._batches, strict=True)
         return torch.cat(ones)[-self._most :], torch.cat(others)[-self._most :]
 
@@ -260,6 +265,7 @@ class LabelLeaks:
         return found
 
     def _completed(self, party: str, embeddings: Tensor, labels: Tensor) -> Iterator[Leak]:
+        """Yield the result of model completion, if there are enough rows and time is left."""
         classes, labels = numbered_anew(labels)
         usable = len(labels) > 2 * KNOWN_LABELS and len(classes) > 1
         if usable and self._budget.allows("completion", 1.0, running=False):
@@ -271,6 +277,8 @@ class LabelLeaks:
                 yield Leak(party, "completion", "auc", leak.auc, len(labels))
 
     def _measure(self, party: str, sent: Tensor, clean: Tensor, labels: Tensor) -> None:
+        """Run the attacks that read labels from gradients, within the budget of time."""
+
         def attack() -> None:
             classes, numbers = numbered_anew(labels.to(sent.device))
             generator = torch.Generator().manual_seed(0)  # takes nothing from the user's streams
@@ -355,6 +363,8 @@ class InputLeaks:
         return [] if math.isnan(r2) else [Leak("the Host", "decoder", "r2", r2, len(inputs))]
 
     def _measure(self, kept: _Kept) -> None:
+        """Run the attacks that rebuild inputs from embeddings, within the budget of time."""
+
         def attack() -> None:
             # The rows come from several batches. The weights have moved a little meanwhile, but the
             # few rows of one batch are not enough for a reconstruction.

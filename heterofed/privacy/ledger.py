@@ -137,11 +137,13 @@ class ReleaseLedger:
     def _charge_names(
         self, kind: Kind, ids: Sequence[str], names: Sequence[bytes], cost: Cost
     ) -> Known:
+        """Charge rows that may not be one whole set of groups, and return their place."""
         groups = self._groups.charge(kind, names, cost)
         is_whole = self._groups.size(groups) == len(names)
         return Known(list(ids) if is_whole else None, groups)
 
     def _charge_shared(self, shared: Shared) -> None:
+        """Charge the cost that all rows share; the same labels are charged once."""
         if shared.draw is not None:
             self._base.execute(
                 "INSERT INTO draws VALUES (?, ?, ?)"
@@ -152,6 +154,7 @@ class ReleaseLedger:
             self._base.execute("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", shared.labels)
 
     def _totals(self, most: Cost) -> Totals:
+        """Return the totals, given the largest cost of any row."""
         draws = self._base.execute("SELECT noise, rate, steps FROM draws ORDER BY noise, rate")
         labels = self._base.execute(
             "SELECT label_set, sum(epsilon) FROM labels GROUP BY label_set ORDER BY label_set"
@@ -164,6 +167,7 @@ class ReleaseLedger:
         return [each for each, _ in itertools.groupby(names)]
 
     def _name(self, id_: str) -> bytes:
+        """Return the keyed hash under which the file holds an id."""
         raw = id_.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(raw, digest_size=NAME_BYTES, key=self._key).digest()
 
@@ -181,5 +185,6 @@ class ReleaseLedger:
 
 
 def _digest(*parts: str) -> bytes:
+    """Return one SHA-256 of several texts, in which their borders count."""
     raw: Iterable[bytes] = (each.encode("utf-8", "surrogatepass") for each in parts)
     return hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in raw)).digest()

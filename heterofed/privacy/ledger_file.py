@@ -101,6 +101,7 @@ def transaction(base: sqlite3.Connection) -> Iterator[None]:
 
 
 def _version(base: sqlite3.Connection) -> int:
+    """Return the version of the file's format; a new file has 0."""
     return int(base.execute("PRAGMA user_version").fetchone()[0])
 
 

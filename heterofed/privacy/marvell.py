@@ -32,6 +32,7 @@ from heterofed.privacy.gradient_defences import IsotropicGaussian, check_positiv
 from heterofed.privacy.noise import added, normal, wide
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
+"""The golden ratio's inverse, at which the search divides an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class Marvell:
         self._last: tuple[Noise, Tensor] | None = None
 
     def __repr__(self) -> str:
+        """Return the call that makes the same defence."""
         if self._power is not None:
             return f"Marvell(power={self._power})"
         return f"Marvell(bound={self._bound})"
@@ -222,7 +224,10 @@ class Marvell:
             ConfigError: a label is neither 0 nor 1.
         """
         if len(labels) and int(labels.max()) > 1:
-            raise ConfigError("Marvell hides two classes; there is a label other than 0 and 1")
+            raise ConfigError(
+                "Marvell hides two classes, and there is a label other than 0 and 1; use MaxNorm or"
+                " IsotropicGaussian"
+            )
         positive = labels.to(gradients.device) == 1
         if bool(positive.any()) and not bool(positive.all()):
             rows, scale = wide(gradients)
@@ -240,6 +245,7 @@ class Marvell:
 
 
 def _drawn(noise: Noise, direction: Tensor, positive: Tensor, gradients: Tensor) -> Tensor:
+    """Return noise for each row, with its own scale along the direction and across it."""
     along = _by_class(positive, noise.positive_along, noise.negative_along, direction)
     across = _by_class(positive, noise.positive_across, noise.negative_across, direction)
     drawn = normal(gradients, gradients, direction, along, across)

@@ -18,6 +18,7 @@ from heterofed.errors import RemoteProtocolError
 from heterofed.messaging.aborts import unlawful
 
 KEY_BYTES = 32
+"""The length of a public X25519 key in bytes."""
 
 
 class MaskKey:
@@ -53,7 +54,8 @@ class MaskKey:
         """
         if theirs == self.public:
             raise RemoteProtocolError(
-                f"the masking key of {names[1]} is that of {names[0]}: the Host sent it back",
+                f"the masking key of {names[1]} is that of {names[0]}, so the Host sent it"
+                f" back; {RemoteProtocolError.remedy}",
                 party=names[1],
             )
         shared = _agreed(self._private, theirs, names[1])
@@ -86,7 +88,14 @@ def check_keys(keys: Mapping[str, bytes]) -> None:
 
 
 def _agreed(private: X25519PrivateKey, public: bytes, party: str) -> bytes:
+    """Return the secret that a pair of parties shares (X25519).
+
+    Raises:
+        RemoteProtocolError: the public key is of low order.
+    """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise RemoteProtocolError(f"{party} sent no valid masking key", party=party) from None
+        raise RemoteProtocolError(
+            f"{party} sent no valid masking key; {RemoteProtocolError.remedy}", party=party
+        ) from None

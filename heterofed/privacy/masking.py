@@ -44,7 +44,8 @@ class Masker:
     def __init__(self, party: str, shared: Mapping[str, bytes]) -> None:
         if not shared or party in shared:
             raise ConfigError(
-                "a masked sum needs two Collaborators or more: of one, the sum is its embedding"
+                "a masked sum needs two Collaborators or more, because the sum of one is its"
+                " embedding; add another, or use fusion='separate'"
             )
         self._party = party
         self._shared = dict(shared)
@@ -73,7 +74,10 @@ class Masker:
             raise LocalProtocolError("a batch is masked only once: two sums tell more than one")
         peers = sorted(self._shared) if others is None else sorted(others)
         if not peers or not self._shared.keys() >= set(peers):
-            raise ConfigError(f"{self._party} shares no masks with those of this batch")
+            raise ConfigError(
+                f"{self._party} shares no masks with the parties of this batch; give the names of"
+                " those that it shares masks with"
+            )
         self._masked = round_number, batch
         total = encoded(rows, len(peers) + 1)
         members = b"".join(sha256(each.encode()).digest() for each in sorted([*peers, self._party]))
@@ -121,7 +125,9 @@ def encoded(rows: Tensor, parties: int) -> np.ndarray[tuple[int], np.dtype[np.ui
     plain = rows.detach().to("cpu", torch.float64).reshape(-1)
     if plain.numel() and not bool((plain.abs() < limit).all()):  # false for NaN, too
         raise FeatureError(
-            f"an embedding is not finite, or not below {limit:g}: a masked sum has no room for it"
+            f"an embedding is not finite, or not below {limit:g}, so a masked sum has no room for"
+            " it;"
+            " lower the learning rate, or end the feature model in a bounded layer"
         )
     return (plain * 2.0**FRACTION_BITS).round().to(torch.int64).numpy().view(np.uint64)
 
@@ -140,7 +146,8 @@ def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> T
         each.dtype != torch.int64 for each in parts
     ):
         raise RemoteProtocolError(
-            "masked embeddings must be int64, and of one shape at all parties"
+            "masked embeddings must be int64, and of one shape at all parties;"
+            f" {RemoteProtocolError.remedy}"
         )
     total = parts[0].clone()
     for each in parts[1:]:

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from torch import Tensor
 
 SECRET_BYTES = 32
+"""The length of the secret from which all noise of a run is derived, in bytes."""
 
 GRID_BITS = 14
 """Releases are rounded to multiples of the largest power of two up to 2^-14 standard deviations.
@@ -74,6 +75,7 @@ class Noise:
         return self._key_for(-1, hidden).hex()
 
     def _key_for(self, draw: int, hidden: Sequence[Tensor | float]) -> bytes:
+        """Return the key of one draw, which depends on its number and on the hidden tensors."""
         mac = hmac.new(self._key, draw.to_bytes(8, "big", signed=True), sha256)
         for each in hidden:
             wide = each if isinstance(each, Tensor) else torch.tensor(each, dtype=torch.float64)
@@ -103,6 +105,7 @@ def normal_from(words: np.ndarray[Any, np.dtype[np.uint64]]) -> Tensor:
 
 
 _source: ContextVar[Noise | None] = ContextVar("heterofed_noise", default=None)
+"""The source of noise of the code that runs; None means the operating system's randomness."""
 
 
 @contextmanager
@@ -167,10 +170,12 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, values: Tensor, step: float) -> Tensor:
+        """Return the values rounded to multiples of `step`."""
         return (values / step).round() * step
 
     @staticmethod
     def backward(_context: Any, *gradients: Any) -> tuple[Any, None]:
+        """Return the gradients unchanged, as if nothing had been rounded."""
         return gradients[0], None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 Kind = Literal["train", "test", "predict"]
+"""The kinds of hooks that yield features."""
 
 NOBODY = ""
 """The id to which rows are charged if a hook that was given no ids still yields rows."""
@@ -66,6 +67,7 @@ class Pass:
                 yield [each for each, found in more.items() if found == count], count
 
     def _charge_all(self, times: int) -> tuple[Sequence[str], int]:
+        """Charge all ids of the pass, and return them with the number of releases."""
         self.times += times
         for each in self._allowed:
             self._allowed[each] += times

@@ -48,6 +48,7 @@ class Shared:
 
 
 NOTHING_SHARED = Shared()
+"""The shared cost of a release that has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ class Repeats:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, place: Place) -> None:
+        """Forget the tensors of a place."""
         self._bytes -= sum(map(_size, self._kept.pop(place)))
 
 
@@ -100,4 +101,5 @@ def _near(rows: Tensor, clean: Tensor, sent: Tensor) -> Tensor:
 
 
 def _size(pair: tuple[Tensor, Tensor]) -> int:
+    """Return the bytes of both tensors."""
     return sum(each.nbytes for each in pair)

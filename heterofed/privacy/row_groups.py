@@ -23,6 +23,8 @@ TEMPORARY = (
     "CREATE TEMP TABLE chosen (name BLOB PRIMARY KEY) WITHOUT ROWID",
     "CREATE TEMP TABLE moves (source INTEGER PRIMARY KEY, target INTEGER NOT NULL)",
 )
+"""The tables of one call: the names of its rows, and the group to which each group's rows move."""
+
 CHOOSE = """
 WITH RECURSIVE
     every(place) AS (
@@ -127,6 +129,7 @@ class RowGroups:
     # -- internal --------------------------------------------------------------------------
 
     def _read(self, group: int) -> Group:
+        """Return a group; one that does not exist has no rows and no cost."""
         found = self._base.execute(READ, (group,)).fetchone()
         size, changes, *cost = found or (0, 0, 0, 0.0, 0.0)
         return Group(size, changes, Cost(*cost))

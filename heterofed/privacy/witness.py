@@ -60,5 +60,6 @@ class Witness:
                 raise unlawful(host, f"train, round {round_number}, batch {batch}", what)
 
     def _tag(self, other: str, sees: str, round_number: int, batch: int, seen: bytes) -> bytes:
+        """Return the tag by which `sees` tells another party what it has seen of a batch."""
         place = round_number.to_bytes(8, "big") + batch.to_bytes(8, "big")
         return hmac.digest(self._keys[other], place + seen + sees.encode(), sha256)

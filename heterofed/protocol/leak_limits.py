@@ -17,7 +17,12 @@ Number = Annotated[int, Meta(ge=1, le=2**40)]
 
 
 class LeakLimits(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    repr_omit_defaults=True,
 ):
     """The limits that the parties agreed on; None sets no limit.
 

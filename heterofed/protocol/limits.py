@@ -25,6 +25,12 @@ PSI_WINDOW = 8
 AHEAD_BYTES = 64 << 20
 """No more features are sent ahead while so many bytes of them are under way."""
 
+SERVE_WINDOW = 4
+"""The most requests of a standing link that may wait for their answers."""
+
+ROW_NUMBER_BYTES = 4
+"""The number of a row in a request of a standing link."""
+
 MAX_ANSWERS = 2
 """The most `Gradients` for one batch: early ones, and final ones if the step changed them."""
 
@@ -77,7 +83,7 @@ def splitting(plan: Plan) -> Limits:
 
 
 def exchanging(plan: Plan) -> Limits:
-    """Return the limits of training and tests: tensors."""
+    """Return the limits of training, tests and standing links: tensors."""
     return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes)
 
 
@@ -95,7 +101,7 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
         return joining()
     if state.startswith("psi"):
         return intersecting()
-    if state.startswith(("train", "test")):
+    if state.startswith(("train", "test", "serving")):
         return exchanging(plan)
     if state is State.SPLIT:
         return splitting(plan)

@@ -16,8 +16,11 @@ from heterofed.protocol.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
 
 PROTOCOL_VERSION = 1
 
+MAX_SERVED_ROWS = 1 << 16
+"""The most rows that one request of a standing link may ask for."""
+
 MAX_FINDINGS = 256
-"""The most numbers that a Host tells a Collaborator of its features; they fit a small header."""
+"""The largest number of values in `Findings`, so that they fit into a small header."""
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
@@ -124,7 +127,7 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "overlap", "predict", "rehearse", "check"]
+    purpose: Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "check"]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -135,7 +138,7 @@ class Hello(Message, frozen=True):
 
 
 class Terms(Message, frozen=True):
-    """H to C: these are the terms of my task file; this answers a check, or different terms."""
+    """H to C: these are the terms of my task file. This answers a check, or terms that differ."""
 
     terms: Annotated[bytes, Meta(max_length=1 << 16)]
 
@@ -176,7 +179,7 @@ class Waiting(Message, frozen=True):
 class PsiKey(Message, frozen=True):
     """C to H: I have `count` ids; the payload is my public key and its proof.
 
-    With `kept` it is the key of an earlier connection, whose results the Host may have.
+    `kept` says that it is the key of an earlier connection, whose results you may have.
     """
 
     count: Count
@@ -233,37 +236,46 @@ class PsiMatched(Message, frozen=True):
 
 
 class CountBegin(Message, frozen=True):
-    """H to C: how many ids I have; nobody shall learn more than how many of them we share."""
+    """H to C: I have `count` ids. Let us only count our common ids, and reveal none of them."""
 
     count: Count
 
 
 class CountReady(Message, frozen=True):
-    """C to H: how many ids I have; send me the values of yours."""
+    """C to H: I have `count` ids, and I am ready for the blinded values of yours."""
 
     count: Count
 
 
 class CountBlinded(Message, frozen=True):
-    """H to C: values of my ids, 32 bytes each; over all such messages in ascending order."""
+    """H to C: these are blinded values of my ids, 32 bytes each.
+
+    They are in ascending order over all messages of this kind, so that their order says nothing.
+    """
 
     values: Count
 
 
 class CountRaised(Message, frozen=True):
-    """C to H: your values, raised to my exponent; over all such messages in ascending order."""
+    """C to H: these are your values, raised to my secret exponent.
+
+    They are in ascending order over all messages of this kind, so that none can be traced to an id.
+    """
 
     values: Count
 
 
 class CountOwn(Message, frozen=True):
-    """C to H: values of my ids, 32 bytes each; over all such messages in ascending order."""
+    """C to H: these are blinded values of my own ids, 32 bytes each.
+
+    They are in ascending order over all messages of this kind, so that their order says nothing.
+    """
 
     values: Count
 
 
 class CountResult(Message, frozen=True):
-    """H to C: how many ids we share."""
+    """H to C: we have `common` ids in common."""
 
     common: Count
 
@@ -308,6 +320,54 @@ class PredictPlan(Message, frozen=True):
 
 class PredictAccepted(Message, frozen=True):
     """C to H: my models are of the same run, and the number of rows is within my quotas."""
+
+
+class ServePlan(Message, frozen=True):
+    """H to C: these are the rows and models of a standing link, on which requests follow.
+
+    The fields are those of `PredictPlan`; rows are named by their numbers in the sorted ids.
+    `version` is the digest of my half of the model.
+    """
+
+    run: Nonce
+    rounds: Round
+    models: Literal["last", "best"]
+    count: Count
+    ids: Digest
+    version: Digest
+
+
+class ServeAccepted(Message, frozen=True):
+    """C to H: my models are of the same run; `version` is the digest of my half of the model."""
+
+    version: Digest
+
+
+class ServeRequest(Message, frozen=True):
+    """H to C: send the features of these rows, computed by this version of both halves.
+
+    The payload has the number of each row, from 0, in four bytes, little-endian.
+    """
+
+    number: Count
+    rows: Annotated[int, Meta(ge=1, le=MAX_SERVED_ROWS)]
+    version: Digest
+
+
+class ServeAnswer(Message, frozen=True):
+    """C to H: these are the features of the rows of request `number`, in their order.
+
+    With `refused` there are none, for this reason; the link stays open. `retry_after` is the time
+    in seconds after which another request may be answered, if it is known.
+    """
+
+    number: Count
+    rows: Annotated[int, Meta(ge=0, le=MAX_SERVED_ROWS)]
+    version: Digest
+    layout: Literal["tensor", "tuple", "dict"] = "tensor"
+    tensors: Tensors = ()
+    refused: Literal["", "limit", "other_version", "late", "failed"] = ""
+    retry_after: Annotated[int, Meta(ge=0, le=86400)] = 0
 
 
 class BeginTrain(Message, frozen=True):
@@ -402,9 +462,11 @@ class EndOfFeatures(Message, frozen=True):
 
 
 class Findings(Message, frozen=True):
-    """H to C: these numbers are what the look at the best models has found of your features.
+    """H to C: these numbers are what the final evaluation of the best models has found for you.
 
-    The first value is of your second batch of that pass, and so on; NaN is one without a meaning.
+    The first batch of features that you sent in it was unchanged, and each later one had one change
+    that you wanted to measure. Value i belongs to batch i + 1, and says for example how much worse
+    the model was on it; NaN means that nothing can be said.
     """
 
     values: Annotated[tuple[float, ...], Meta(max_length=MAX_FINDINGS)]
@@ -445,7 +507,7 @@ class Finish(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """C to H: I have saved everything that I keep."""
+    """C to H: I have saved everything that I keep, and I close the connection."""
 
 
 class Abort(Message, frozen=True):
@@ -485,6 +547,10 @@ AnyMessage = (
     | SplitAccepted
     | PredictPlan
     | PredictAccepted
+    | ServePlan
+    | ServeAccepted
+    | ServeRequest
+    | ServeAnswer
     | BeginTrain
     | BeginTest
     | Features

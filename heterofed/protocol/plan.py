@@ -19,13 +19,22 @@ PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[
 AgreedKey = Annotated[str, Meta(max_length=64, pattern=r"\A[a-z][a-z0-9_.\-]*\Z")]
 AgreedValue = Annotated[str, Meta(max_length=512, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 MAX_AGREED = 32
-"""The most settings of a layer above in a plan, so that a Welcome fits into a small header."""
+"""The largest number of `agreed` settings, so that a Welcome fits into a small header."""
 
 MAX_PARTIES = 64
+"""The largest number of Collaborators in a task."""
+
 MAX_ID_KEYS = 8
+"""The largest number of keys by which rows are matched."""
+
 MAX_FINAL_ROWS = 10_000
+"""The largest number of test rows in the final evaluation."""
+
 MAX_STALENESS = 32
+"""The largest number of steps by which weights may be stale."""
+
 MAX_PEER_IDS = 2**32
+"""The largest limit of ids that a party may set for another one."""
 
 KeyBits = Literal[2048, 3072, 4096]
 PSIProtocol = Literal["rsa", "ecdh"]
@@ -45,23 +54,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         host: the feature key of the Host.
         collaborators: the feature keys of the Collaborators in task order, in which projections
             reach `train_a_batch`.
-        max_rounds: the number of rounds (epochs over the train ids) to train; 0 means that the
-            Host's `is_task_finished` decides alone.
-        seed: the seed of the agreed order of each round; no party's own random streams use it.
+        max_rounds: the number of rounds to train, each of which is one epoch over the train ids; 0
+            means that only the Host's `is_task_finished` ends the training.
+        seed: the seed of the agreed order of rows in each round. No party's own random streams use
+            it.
         shuffle: whether the train ids get a new agreed order in each round.
         checkpoint_batches: the number of batches between two checkpoints within a round; 0 means
-            that there are checkpoints only after rounds.
-        batch_size: the number of rows in a batch, for hooks that use the agreed batches; 0 means
-            that none is agreed.
-        compress_features: how features are sent.
-        compress_gradients: how gradients are sent.
-        max_staleness: how many steps old a Collaborator's weights may be in its forward pass;
-            "auto" means that the Host chooses after the first batches.
-        loss_reduction: how the Host's loss combines the rows of a batch, if a party that trains
-            with DP-SGD must know it; otherwise None.
-        fusion: whether the Host gets each party's features or only their sum.
-        credit: the number of batches of features that a Collaborator may send ahead of the Host if
-            no step waits for an answer: in tests, and at a frozen party.
+            that checkpoints are written only after rounds.
+        batch_size: the number of rows in a batch of `self.batches`; 0 means that the parties have
+            agreed on no batch size, and that their hooks make the batches.
+        compress_features: the form in which features are sent.
+        compress_gradients: the form in which gradients are sent.
+        max_staleness: the number of steps that may be missing in the weights of a Collaborator's
+            forward pass; "auto" means that the Host chooses it after the first batches.
+        loss_reduction: the way in which the Host's loss combines the rows of a batch, if a party
+            that trains with DP-SGD must know it; otherwise None.
+        fusion: whether the Host gets each Collaborator's features ("separate"), or only their sum
+            ("masked_sum").
+        credit: the number of batches of features that a Collaborator may send ahead of the Host
+            where no step waits for an answer, which is in tests and at a frozen party.
         calculation_timeout: the longest silence in seconds of a party that runs user code or heavy
             computations; 0 means no limit.
         schedule_timeout: the longest silence in seconds of a party that runs no user code.
@@ -70,16 +81,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         psi_protocol: the protocol of the intersection: RSA blind signatures, or an OPRF over
             ristretto255.
         psi_bits: the size of the intersection's RSA keys in bits.
-        id_keys: by how many keys rows are matched, one intersection after another. Each further key
-            is of rows that no key before has matched.
-        max_peer_ids: the most ids that one party may have intersected.
-        max_batch_bytes: the most bytes of one batch of features or gradients.
-        final_rows: on how many of the test ids the best models are looked at once more, after the
-            last round; 0 means that they are not.
-        announced_split: whether the Host announces which common ids are for training and which for
-            tests; otherwise each party splits them by the same function.
-        agreed: settings of a layer above, by name, such as the prediction target and the format of
-            ids. The protocol carries them and never reads them.
+        id_keys: the number of keys by which rows are matched. There is one intersection for each
+            key, and it takes only the rows that no earlier key has matched.
+        max_peer_ids: the largest number of ids that one party may bring to an intersection.
+        max_batch_bytes: the largest size of one batch of features or gradients in bytes.
+        final_rows: the number of test rows on which the best models are evaluated once more after
+            the last round, to measure what each feature contributes; 0 means that they are not.
+        announced_split: whether the Host announces which common ids are for training and which are
+            for tests; otherwise each party computes the split by the same function.
+        agreed: settings that code above the protocol agrees on, such as the prediction target and
+            the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
     """
 

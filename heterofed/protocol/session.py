@@ -20,6 +20,8 @@ from heterofed.protocol.limits import (
     MAX_KEY_BYTES,
     POINT_BYTES,
     PSI_WINDOW,
+    ROW_NUMBER_BYTES,
+    SERVE_WINDOW,
     TAG_BYTES,
     Limits,
     limits_of,
@@ -60,6 +62,9 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
     RoundEnd,
     SeenByOthers,
+    ServeAnswer,
+    ServePlan,
+    ServeRequest,
     SplitParts,
     SplitPlan,
     TensorSpec,
@@ -74,6 +79,9 @@ MAX_SPAN = 1 << 40
 
 TRAINING = ("train", "rehearse")
 """The purposes for which batches are trained on."""
+
+KEPT = ("train", "serve")
+"""The purposes for which parties that come back go on where they were."""
 
 ID_TASKS = ("psi", "overlap")
 """The purposes for which the task ends after the ids."""
@@ -114,6 +122,7 @@ class Session:
         self._keys = self._matched = 0
         self._parted = 0
         self._batches = _BatchCounts()
+        self._served = _ServedCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
 
     @property
@@ -140,6 +149,16 @@ class Session:
     def batch_window(self) -> int:
         """The number of batches of features that may be sent now."""
         return self._credit - self._batches.open
+
+    @property
+    def serve_window(self) -> int:
+        """The number of requests of a standing link that may be sent now."""
+        return SERVE_WINDOW - len(self._served.open)
+
+    @property
+    def unanswered(self) -> int:
+        """The number of requests of a standing link that wait for their answers."""
+        return len(self._served.open)
 
     @property
     def feature_coding(self) -> Coding:
@@ -236,7 +255,7 @@ class Session:
             case WelcomeBack():
                 _no_payload(size)
                 _require(_has_batches(message.plan), NO_BATCHES)
-                _require(self._purpose == "train", "not a task that trains")
+                _require(self._purpose in KEPT, "not a task that trains or serves")
                 _require(message.mark in self._held, "a checkpoint that was not said to be held")
             case PsiKey():
                 _require(self._purpose != "overlap", "only a count was asked for")
@@ -320,8 +339,22 @@ class Session:
                 _no_payload(size)
                 _require(self._purpose == "predict", "not a prediction")
                 _require(message.count <= self._matched, "more rows than were matched")
+            case ServePlan():
+                _no_payload(size)
+                _require(self._purpose == "serve", "not a standing link")
+                back = self.state is State.READY
+                _require(back or message.count <= self._matched, "more rows than were matched")
+            case ServeRequest():
+                _require(size == message.rows * ROW_NUMBER_BYTES, "not one number for each row")
+                _require(message.number == self._served.asked, "not the next request")
+                _require(self.serve_window > 0, "beyond its window")
+            case ServeAnswer():
+                _require(bool(self._served.open), "nothing was asked")
+                _require(message.number == self._served.next, "not the request that is next")
+                self._check_answer(message, size)
             case BeginTest():
                 _no_payload(size)
+                _require(self._purpose != "serve", "a standing link has no tests")
                 _require(message.round == self._round, "not this round")
                 _require(not self._tested, "a second time for this round")
                 _require(not self._round_ended or self._is_final_due, "the round has ended")
@@ -462,8 +495,13 @@ class Session:
                 self._batches = _BatchCounts(message.first)
             case SplitParts():
                 self._parted += message.ids
-            case PredictPlan():
+            case PredictPlan() | ServePlan():
                 self._round = message.rounds
+            case ServeRequest():
+                self._served.open.append(message.rows)
+                self._served.asked += 1
+            case ServeAnswer():
+                self._served.open.popleft()
             case BeginTest():
                 self._batches = _BatchCounts()
                 self._is_final, self._is_final_due = self._is_final_due, False
@@ -538,6 +576,17 @@ class Session:
         """The most bytes of one batch of features or gradients."""
         return self._plan.max_batch_bytes if self._plan else 0
 
+    def _check_answer(self, message: ServeAnswer, size: int) -> None:
+        if message.refused:
+            given = (message.rows, message.tensors, size)
+            _require(given == (0, (), 0), "a refusal with rows")
+            return
+        _require(message.rows == self._served.open[0], "other rows than were asked for")
+        self._check_tensors(message.tensors, size, self.feature_coding)
+        rows = {spec.shape[0] for spec in message.tensors}
+        _require(rows == {message.rows}, "tensors of other row counts than it says")
+        _require(_fits_layout(message), "tensor names that do not fit its layout")
+
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
         made = sum(spec.coded_bytes(coding) for spec in tensors)
         _require(made == size, "shapes that do not make its size")
@@ -567,6 +616,19 @@ class _PsiCounts:
     def note_blinded(self, values: int, size: int) -> None:
         self.blinded += values
         self.unsigned.append((values, size))
+
+
+class _ServedCounts:
+    """Counts the requests of a standing link."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.open: deque[int] = deque()
+
+    @property
+    def next(self) -> int:
+        """The number of the oldest request without an answer."""
+        return self.asked - len(self.open)
 
 
 class _BatchCounts:
@@ -637,7 +699,7 @@ def _has_batches(plan: Plan) -> bool:
     return plan.checkpoint_batches == 0 or plan.batch_size > 0
 
 
-def _fits_layout(features: Features) -> bool:
+def _fits_layout(features: Features | ServeAnswer) -> bool:
     names = [spec.name for spec in features.tensors]
     if features.layout == "tensor":
         return names == [""]

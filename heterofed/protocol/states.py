@@ -43,6 +43,10 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
     RoundEnd,
     SeenByOthers,
+    ServeAccepted,
+    ServeAnswer,
+    ServePlan,
+    ServeRequest,
     SplitAccepted,
     SplitParts,
     SplitPlan,
@@ -83,6 +87,8 @@ class State(StrEnum):
     SPLIT = "split"
     SPLIT_PROPOSED = "split_proposed"
     PREDICT_PROPOSED = "predict_proposed"
+    SERVE_PROPOSED = "serve_proposed"
+    SERVING = "serving"
     READY = "ready"
     TRAIN = "train"
     TRAIN_DRAINING = "train_draining"
@@ -158,14 +164,22 @@ TABLE: Table = {
         (_H, SplitParts): State.SPLIT,  # if the Host announces the split
         (_H, SplitPlan): State.SPLIT_PROPOSED,
         (_H, PredictPlan): State.PREDICT_PROPOSED,  # a prediction: a test of other rows
+        (_H, ServePlan): State.SERVE_PROPOSED,
         (_H, Finish): State.FINISHING,  # a task that only intersects or counts ids
     },
     State.SPLIT_PROPOSED: {(_C, SplitAccepted): State.READY},
     State.PREDICT_PROPOSED: {(_C, PredictAccepted): State.READY},
+    State.SERVE_PROPOSED: {(_C, ServeAccepted): State.SERVING},
+    State.SERVING: {
+        (_H, ServeRequest): State.SERVING,
+        (_C, ServeAnswer): State.SERVING,
+        (_H, Finish): State.FINISHING,
+    },
     State.READY: {
+        (_H, ServePlan): State.SERVE_PROPOSED,  # a link that comes back with its table
         (_H, BeginTrain): State.TRAIN,
         (_H, BeginTest): State.TEST,
-        (_H, Findings): State.READY,  # once, after a look at the best models
+        (_H, Findings): State.READY,  # once, after the final evaluation
         (_H, Checkpoint): State.CHECKPOINT,
         (_H, RoundEnd): State.CHECKPOINT,
         (_H, Finish): State.FINISHING,

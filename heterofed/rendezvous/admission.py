@@ -13,6 +13,7 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
 from heterofed.rendezvous.agreement import Earlier, JoinPurpose, terms_compared
+from heterofed.rendezvous.ways import call_for
 
 logger = logging.getLogger("heterofed")
 
@@ -144,10 +145,6 @@ class Admission:
         return list(party.peers)
 
 
-_CALLS = {"predict": "serve_predictions", "rehearse": "rehearse", "overlap": "count_common"}
-
-
-def _other(theirs: str, ours: str) -> str:
-    """Return a sentence on a party's wrong purpose, with the method that it should call instead."""
-    call = _CALLS.get(ours, "launch_task")
-    return f"{theirs}, and this Host waits for parties that {ours}: call {call} there"
+def _other(theirs: str, ours: JoinPurpose) -> str:
+    """Return a sentence on a party's wrong purpose, with what it should be started by instead."""
+    return f"{theirs}, and this Host waits for parties that {ours}: call {call_for(ours)} there"

@@ -16,8 +16,10 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-JoinPurpose: TypeAlias = Purpose | Literal["predict", "rehearse", "overlap"]
-"""The purpose for which parties connect: that of the task, a prediction, a dry run or a count."""
+JoinPurpose: TypeAlias = Purpose | Literal["predict", "serve", "rehearse", "overlap"]
+"""The purpose for which parties connect: that of the task, a prediction, a standing link, a dry
+run or a count.
+"""
 
 AT_SPLIT = Mark(0)
 """The checkpoint before the first round."""

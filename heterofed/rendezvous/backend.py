@@ -36,6 +36,7 @@ from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import HostLock, local_address, lock_path
 from heterofed.rendezvous.refused_keys import Strangers
+from heterofed.rendezvous.ways import as_a, naming
 from heterofed.transport import zeromq
 from heterofed.transport.base import MAX_CHANNELS, Endpoint
 from heterofed.transport.names import HostName
@@ -234,9 +235,11 @@ def _check_part(
         )
     is_host = task.member(party) is task.host
     if is_host != (role is Role.HOST):
+        part = "the Host" if is_host else "a Collaborator"
+        way = as_a(Role.HOST if is_host else Role.COLLABORATOR)
         raise ConfigError(
-            f"in task {task_id!r} {party} is {'the Host' if is_host else 'a Collaborator'}; use the"
-            " other scheduler, or give another feature_key"
+            f"in task {task_id!r} {party} is {part}: start it with {way}, or give another"
+            f" {naming()}"
         )
 
 

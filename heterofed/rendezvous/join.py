@@ -39,6 +39,7 @@ from heterofed.rendezvous.agreement import (
     check_same_plan,
     terms_compared,
 )
+from heterofed.rendezvous.ways import no_host
 from heterofed.transport.base import Endpoint
 
 logger = logging.getLogger("heterofed")
@@ -102,7 +103,7 @@ def gather(
                 logger.warning("going on without %s", ", ".join(missing))
                 break
             who = f": {', '.join(missing)}; {start}"
-            raise _nobody_came(party, now - began, who, described)
+            raise _nobody_came(party, now - began, who, described, compare)
         if missing and now - noticed >= NOTICE_SECONDS:
             noticed = now
             party.notice_waiting(missing, now - began, f"{compare}; {start}" if compare else "")
@@ -177,17 +178,20 @@ def join(
         party.close(0)
         waited = time.monotonic() - began
         if join_timeout and waited > join_timeout:
-            missing = " the Host, which did not come online; start it"
-            raise _nobody_came(party, waited, missing, described)
+            missing = f" the Host, which did not come online; start it ({no_host()})"
+            raise _nobody_came(party, waited, missing, described, compare)
         if notices.due(waited):
-            party.emit(StillWaiting(("the Host",), waited, compare))
+            party.emit(StillWaiting(("the Host",), waited, f"{compare}; {no_host()}"))
         time.sleep(RETRY_SECONDS)
 
 
-def _nobody_came(party: Party, waited: float, missing: str, described: str) -> JoinTimeoutError:
+def _nobody_came(
+    party: Party, waited: float, missing: str, described: str, compare: str
+) -> JoinTimeoutError:
+    hint = f"; if it runs already, compare {compare}" if compare else "; compare the task ids"
     return JoinTimeoutError(
         f"{party.name} waited {waited:.0f} s in phase join for{missing} with the same task id"
-        f" ({described})",
+        f" ({described}){hint}",
         party=party.name,
     )
 
@@ -237,8 +241,8 @@ class _Failures:
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:
     """Return the error of a handshake, with another text if the keys are not to blame."""
-    why = diagnose()
-    return HandshakeError(f"{why} (phase join)", party=error.party) if why else error
+    advice = diagnose()
+    return HandshakeError(f"{advice} (phase join)", party=error.party) if advice else error
 
 
 def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:

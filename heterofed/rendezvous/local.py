@@ -15,6 +15,7 @@ from types import TracebackType
 
 from heterofed.errors import ConfigError
 from heterofed.files import file_lock, private_folder
+from heterofed.rendezvous.ways import both_hosts
 
 MAX_PATH_BYTES = 100
 """The most bytes of a socket path: macOS allows 104 with the final NUL, and Linux 108."""
@@ -95,11 +96,14 @@ class HostLock:
             self._lock.acquire()
         except Timeout:
             raise ConfigError(
-                f"another Host runs task {self._task_id!r} on this machine:"
-                " stop it, or use another task id"
+                f"another Host runs task {self._task_id!r} on this machine: stop it, or use"
+                f" another task id; if it is the other party, {both_hosts()}"
             ) from None
         except OSError as error:
-            raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot lock {self._path}: {error.strerror}; set HETEROFED_HOME to a folder on a"
+                " local disk"
+            ) from None
         self._remove_socket()  # left behind by a process that was killed
 
     def release(self) -> None:

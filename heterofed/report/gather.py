@@ -61,13 +61,14 @@ def gather(folder: Path) -> RunReport:
         )
     status, summary = status or kept.Status(), summary or kept.Summary()
     report = _described(status, summary)
+    found = evaluated(sources)
     return msgspec.structs.replace(
         report,
         purpose=_purpose(summary, sources),
         counts=_counts(status, summary, sources),
-        metrics=metric_sets(sources),
+        metrics=[one for one in metric_sets(sources) if found is None or not found.tells(one)],
         baselines=baselines(sources),
-        evaluation=evaluated(sources),
+        evaluation=found,
         leaks=leaks(sources),
         leak_figures=leak_figures(sources),
         epsilons=epsilons(sources),

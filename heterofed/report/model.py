@@ -233,6 +233,16 @@ class Evaluated(Struct, frozen=True):
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a score has a confidence interval."""
+        return any(each.low is not None and each.high is not None for each in self.scores)
+
+    def tells(self, one: MetricSet) -> bool:
+        """Return whether the scores, and the number of rows, hold all that a metrics set says."""
+        known = {each.name: each.value for each in self.scores} | {"rows": self.rows}
+        return one.rows == 1 and all(known.get(each.name) == each.last for each in one.metrics)
+
 
 class LeakFound(Struct, frozen=True):
     """The worst result of one attack in the run.

@@ -38,7 +38,7 @@ METRICS = {
 PLAN = {
     "host": "Host: the party that has the labels",
     "collaborators": "Collaborators: the parties that have further columns",
-    "max_rounds": "Rounds planned: passes over the train rows",
+    "max_rounds": "Most rounds: passes over the train rows (0: as many as the Host decides)",
     "shuffle": "Whether each round has an order of rows of its own",
     "checkpoint_batches": "Batches between two checkpoints within a round (0: after rounds only)",
     "batch_size": "Rows of a batch (0: each party's own affair)",

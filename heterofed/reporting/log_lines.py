@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from heterofed.errors import ConfigError
-from heterofed.events import Event, PhaseBegan, PhaseEnded
+from heterofed.events import Event, PhaseBegan, PhaseEnded, RoundEnded
+from heterofed.metrics import as_float
 
 LogFormat = Literal["text", "json"]
 VARIABLE = "HETEROFED_LOG_FORMAT"
@@ -87,11 +88,13 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """Writes a record as one JSON object: time, level, task, party, phase, round and message.
 
-    A record of an event also has `event` and `facts`: its name and its numbers.
+    A record of an event also has `event` and `facts`: its name and its numbers. A message has one
+    line. Further lines of a record with facts are left out, because the facts say the same; without
+    facts, each line is an object of its own.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line."""
+        """Return the record as one object on a line, or as several."""
         place = _place.get() or Place()
         fields: dict[str, Any] = {
             "time": _moment(record),
@@ -100,16 +103,43 @@ class JsonLines(logging.Formatter):
             "party": place.party,
             "phase": place.phase,
             "round": place.round,
-            "message": super().format(record),
+            "message": "",
         }
-        fields |= getattr(record, "heterofed", {})
-        return msgspec.json.encode(fields).decode()
+        known = getattr(record, "heterofed", {})
+        lines = super().format(record).splitlines() or [""]
+        shown = [fields | {"message": line} | known for line in (lines[:1] if known else lines)]
+        return "\n".join(msgspec.json.encode(each).decode() for each in shown)
 
 
 def facts(event: Event) -> dict[str, Any]:
-    """What a log record of an event is given as `extra`, for the format `json`."""
-    values = msgspec.to_builtins(event, enc_hook=str)
-    return {"heterofed": {"event": type(event).__name__, "facts": values}}
+    """What a log record of an event is given as `extra`, for the format `json`.
+
+    An event is logged when its phase is over, so the phase and the round are those of the event.
+    """
+    values = msgspec.to_builtins(event, enc_hook=_plain)
+    place = {name: values[name] for name in ("phase", "round") if name in values}
+    if isinstance(event, RoundEnded):
+        place["phase"] = "train"
+    return {"heterofed": place | {"event": type(event).__name__, "facts": values}}
+
+
+def named_facts(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What a log record of something that is no event is given as `extra`."""
+    return {"heterofed": {"event": name, "facts": msgspec.to_builtins(values, enc_hook=_plain)}}
+
+
+def one_record(message: str, level: int = logging.INFO, **extra: Any) -> str:
+    """Return a message of a command in the format `json`, as a log record would be written."""
+    attributes = {"msg": message, "levelno": level, "levelname": logging.getLevelName(level)}
+    return JsonLines().format(logging.makeLogRecord(attributes | extra))
+
+
+def _plain(value: object) -> object:
+    """Return a number of another library as a number, and anything else, such as a path, as
+    text.
+    """
+    number = as_float(value)
+    return str(value) if number is None else number
 
 
 def formatter() -> logging.Formatter:

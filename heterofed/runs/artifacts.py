@@ -74,7 +74,9 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
             " and results_dir"
         ) from None
     if len(run) != 16 or found.rounds < 1:
-        raise ConfigError(f"{folder / SUMMARY} is of a task that trained no model")
+        raise ConfigError(
+            f"{folder / SUMMARY} is of a task that trained no model; give the task of a training"
+        )
     return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
 
 
@@ -103,7 +105,10 @@ def read_weights(trained: Trained, name: str) -> Any:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__})") from None
+        raise ConfigError(
+            f"{path} cannot be read ({type(error).__name__}); restore it from a copy, or train"
+            " again"
+        ) from None
     return state
 
 
@@ -119,7 +124,8 @@ def load_weights(trained: Trained, name: str, model: nn.Module) -> None:
     except (RuntimeError, AttributeError) as error:
         lines = str(error).splitlines()
         raise ConfigError(
-            f"{trained.path(name + '.pt')} is of another model than make_{name} makes: {lines[-1]}"
+            f"{trained.path(name + '.pt')} is of another model than make_{name} makes:"
+            f" {lines[-1]}; make the model of the training"
         ) from None
 
 

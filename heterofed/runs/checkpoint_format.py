@@ -71,7 +71,9 @@ def encode(snapshot: Snapshot, *, proven: bool = False) -> bytes:
     whole = {name: plain(value) for name, value in whole.items()}
     extra = _saved_if_it_can_be(whole["extra"])
     if not _loads(extra):
-        raise ConfigError(f"extra_state must give {LOADABLE}: nothing else can be loaded safely")
+        raise ConfigError(
+            f"extra_state returned what cannot be loaded safely; extra_state must give {LOADABLE}"
+        )
     content = _saved(whole | {"extra": extra, "format": FORMAT})
     if not proven and not _loads(content):
         named = (whole["kept"]["hyperparameters"] or {}) | whole["states"]

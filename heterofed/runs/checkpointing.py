@@ -155,7 +155,7 @@ class Checkpointing:
             raise LocalProtocolError("there is no checkpoint to go on from")
         with run.party.in_phase("resume"):
             snapshot = self._put_back(mark)
-            # After the last round nothing is trained again, but the look at the models may be.
+            # After the last round nothing is trained again, but rows may be evaluated again.
             if not snapshot.last or run.plan.final_rows:
                 self._limit.note_return(console.shown_mark(mark.round, mark.batch))
         run.party.round = run.round

@@ -30,9 +30,9 @@ from heterofed.rendezvous.agreement import (
 )
 from heterofed.rendezvous.backend import Place, place_of
 from heterofed.rendezvous.join import gather, join
+from heterofed.rendezvous.ways import call_for
 from heterofed.runs.run import Run
 from heterofed.runs.settings import LeadSettings, Settings
-from heterofed.runs.term_limits import BytesLimit
 from heterofed.runs.unfinished import awaited, patience
 from heterofed.transport.base import Endpoint
 
@@ -119,11 +119,10 @@ def as_host(
                 join_timeout=waits,
                 described=place.described,
                 compare=place.compare,
-                start="run serve_predictions there" if purpose == "predict" else "start them",
+                start=f"run {call_for(purpose)} there" if purpose == "predict" else "start them",
                 earlier=earlier,
                 check_keys=check_keys,
             )
-        _limit_bytes(run, party)
         yield party
 
 
@@ -195,13 +194,7 @@ def as_collaborator(
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
-    _limit_bytes(run, party)
     yield party
-
-
-def _limit_bytes(run: Run, party: Party) -> None:
-    if (limit := run.plan.limits.max_bytes) is not None:
-        party.taps.append(BytesLimit(run, limit))
 
 
 def _party(
@@ -228,7 +221,10 @@ def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) 
         return {}
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))
     if keys.pop(party) != key.public:
-        raise RemoteProtocolError(f"the Host relayed another masking key of {party} than its own")
+        raise RemoteProtocolError(
+            f"the Host relayed another masking key of {party} than its own;"
+            f" {RemoteProtocolError.remedy}"
+        )
     # If the Host tells Collaborators different plans, secrets or checkpoints, their shared secrets
     # differ, and no mask can be removed.
     told = agreement.run + msgspec.msgpack.encode(

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from heterofed.errors import ConfigError
 from heterofed.files import file_lock, heterofed_home
+from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import lock_path
+from heterofed.rendezvous.ways import both_hosts, naming
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -19,12 +21,13 @@ logger = logging.getLogger("heterofed")
 
 
 @contextmanager
-def folder_lock(folder: Path, wait: float) -> Iterator[None]:
+def folder_lock(folder: Path, wait: float, role: Role | None = None) -> Iterator[None]:
     """Keep two processes from writing to one results folder.
 
     Args:
         folder: the results folder.
         wait: the seconds to wait for another process; -1 waits for ever.
+        role: the role of this party, for the message; None if it is not known.
 
     Raises:
         ConfigError: another process still writes to the folder.
@@ -38,7 +41,7 @@ def folder_lock(folder: Path, wait: float) -> Iterator[None]:
         if not wait:
             raise ConfigError(
                 f"another process writes to the results folder {folder}; stop it, or give this"
-                " party another name or results_dir"
+                f" party another name ({naming()}) or results_dir{_of_the_other_party(role)}"
             ) from None
         logger.info("another prediction is made in %s: this one waits for its end", folder)
         _wait_for(lock, folder, wait)
@@ -58,3 +61,8 @@ def _wait_for(lock: FileLock, folder: Path, seconds: float) -> None:
             f"another process has made predictions in {folder} for {seconds:.0f} s; wait for its"
             " end, stop it, or raise join_timeout"
         ) from None
+
+
+def _of_the_other_party(role: Role | None) -> str:
+    """Return what to do if that process is the other party of the task."""
+    return f"; if it is the other party, {both_hosts()}" if role is Role.HOST else ""

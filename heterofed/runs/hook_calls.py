@@ -25,6 +25,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "iterate_test_feature": ("feature_model", "test_ids"),
     "iterate_train_feature": ("feature_model", "train_ids"),
     "load_extra_state": ("state",),
+    "load_features": ("ids",),
     "load_further_ids": ("common", "key"),
     "load_local_ids": (),
     "load_predict_ids": (),

@@ -31,7 +31,7 @@ from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER
 from heterofed.reporting import console
-from heterofed.reporting.log_lines import chosen_format, placed
+from heterofed.reporting.log_lines import chosen_format, named_facts, placed
 from heterofed.reporting.results import (
     TaskResult,
     check_name,
@@ -115,7 +115,7 @@ class Lifecycle:
             with run.harmless("the note on the data check"):
                 mention_verdict(task_id)
             stack.enter_context(page)
-            stack.enter_context(folder_lock(run.result.folder, task.folder_wait))
+            stack.enter_context(folder_lock(run.result.folder, task.folder_wait, task.role))
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
             recall(run, self._settings.seed)
@@ -218,6 +218,8 @@ class Lifecycle:
         party = run.maybe_party
         if party is None:
             return
+        if isinstance(error, HeteroFedError):
+            error.begun = run.maybe_agreement is not None
         if isinstance(error, LocalProtocolError):
             logger.error("a bug in heterofed: %s", error)
         where = aborts.where(party.phase, party.round, party.batch)
@@ -264,7 +266,8 @@ def _write_results(run: Run) -> None:
     run.close_ledger()  # in a simulation, the ledger is in the store
     run.store.clear()
     with run.harmless("the summary"):
-        logger.info("%s", run.result.summary())
+        told = named_facts("TaskSummary", run.result.to_dict())
+        logger.info("%s", run.result.summary(), extra=told)
 
 
 def _write_account(run: Run) -> None:

@@ -54,7 +54,10 @@ class Scheduler(ABC):
         metrics = run.metrics if run else {}
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none (metrics open when the task begins)"
-            raise ConfigError(f"no metrics set {name!r} is registered; there are: {known}")
+            raise ConfigError(
+                f"no metrics set {name!r} is registered (there are: {known}); declare it by"
+                " @register_metrics on the hook"
+            )
         return metrics[name]
 
     @Shown
@@ -63,7 +66,7 @@ class Scheduler(ABC):
         ConfigError.
         """
         if self._heterofed.run is None:
-            raise ConfigError("result: no task was launched yet")
+            raise ConfigError("result: no task was launched yet; call launch_task first")
         return self._heterofed.run.result
 
     @Shown

@@ -66,6 +66,11 @@ class ReleaseLimits:
     max_epsilon: float | None = None
     max_rollbacks: int = 10
 
+    @property
+    def are_set(self) -> bool:
+        """Whether there is a limit on what is known of a row."""
+        return self.max_releases_per_row is not None or self.max_epsilon is not None
+
     def check(self, *, defended: bool) -> None:
         """Refuse values that cannot work.
 
@@ -88,8 +93,8 @@ class ReleaseLimits:
             raise ConfigError(f"max_epsilon={epsilon!r}: give a number above 0, or None")
         if not defended:
             raise ConfigError(
-                f"max_epsilon={epsilon!r} needs a defence that has an epsilon: ClippedGaussian,"
-                " RandomisedResponse or DPSGD; without one it is infinite"
+                f"max_epsilon={epsilon!r} needs a defence that has an epsilon; use ClippedGaussian,"
+                " RandomisedResponse or DPSGD"
             )
 
 
@@ -222,7 +227,9 @@ def check_callbacks(callbacks: object) -> None:
         raise ConfigError(f"callbacks: give a list, not a {type(callbacks).__name__}")
     for callback in callbacks:
         if not callable(callback):
-            raise ConfigError(f"callbacks: a {type(callback).__name__} cannot be called")
+            raise ConfigError(
+                f"callbacks: a {type(callback).__name__} cannot be called; give functions"
+            )
 
 
 def check_agreed(agreed: object) -> None:
@@ -303,7 +310,9 @@ def check_collaborators(expected: object, host: str) -> None:
     for each in names:
         check_name(each, "collaborators")
     if host in names:
-        raise ConfigError(f"collaborators={expected!r} lists {host}, which is the Host itself")
+        raise ConfigError(
+            f"collaborators={expected!r} lists {host}, which is the Host itself; leave it out"
+        )
 
 
 def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:

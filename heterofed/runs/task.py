@@ -14,13 +14,15 @@ from heterofed.events import Callback
 from heterofed.messaging.party import Party
 from heterofed.metrics import registered_metrics
 from heterofed.protocol.plan import Plan
-from heterofed.rendezvous.agreement import JoinPurpose
+from heterofed.protocol.states import Role
+from heterofed.rendezvous.agreement import Earlier, JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
 from heterofed.runs.hook_calls import HookCalls
 from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler, engine_of
+from heterofed.runs.term_limits import limit_bytes
 from heterofed.runs.unfinished import earlier
 
 
@@ -36,10 +38,12 @@ class Task(ABC):
         goes_on: whether an unfinished run may be resumed.
         is_reported: whether the launch ends with a report. This is the default without a subfolder,
             since the report describes the run that trained.
+        role: the role of this party.
         run: the run of this launch; None before it.
     """
 
     purpose: ClassVar[JoinPurpose]
+    role: ClassVar[Role | None] = None
     subfolder: ClassVar[str] = ""
     goes_on: ClassVar[bool] = False
 
@@ -94,6 +98,10 @@ class Task(ABC):
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
 
+    def held(self, run: Run) -> Earlier | None:
+        """Return what this party holds of an earlier run with which the parties may go on."""
+        return earlier(run) if self.goes_on else None
+
     def settle(self, run: Run) -> None:
         """Complete this party's part of a run that has ended at all other parties."""
         raise TaskFinishedError(party=run.result.party)
@@ -114,6 +122,8 @@ class Task(ABC):
 
 class HostTask(Task):
     """A task at the party that the others join."""
+
+    role = Role.HOST
 
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
         """Return the plan that the Host announces."""
@@ -138,15 +148,18 @@ class HostTask(Task):
             purpose=self.purpose,
             make_plan=partial(self.make_plan, run),
             expected=self.expected(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
             partial=self.is_partial(),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party
 
 
 class CollaboratorTask(Task):
     """A task at a party that joins the Host."""
+
+    role = Role.COLLABORATOR
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """Return the callbacks that get the events of this task."""
@@ -165,7 +178,8 @@ class CollaboratorTask(Task):
             self.heard(callbacks),
             purpose=self.purpose,
             trainable=self.is_trainable(),
-            earlier=earlier(run) if self.goes_on else None,
+            earlier=self.held(run),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party

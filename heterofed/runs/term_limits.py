@@ -71,6 +71,12 @@ def count_round(run: Run) -> None:
     ledger.count(TASK, "rounds")
 
 
+def limit_bytes(run: Run) -> None:
+    """Let the bytes that this party sends from now on be counted, if the terms limit them."""
+    if (limit := run.plan.limits.max_bytes) is not None:
+        run.party.taps.append(BytesLimit(run, limit))
+
+
 class BytesLimit(Tap):
     """Counts the bytes that this party sends, over all runs of the task, before they leave.
 

@@ -150,7 +150,7 @@ def plot(table: Path, metric: str, path: Path) -> Path:
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or metric not in rows[0] or "round" not in rows[0]:
-        raise ConfigError(f"{table} has no column {metric!r} by round")
+        raise ConfigError(f"{table} has no column {metric!r} by round; give a metric of the run")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for mode in dict.fromkeys(row["mode"] for row in rows):

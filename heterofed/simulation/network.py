@@ -196,7 +196,10 @@ class PartyRun:
             return
         for other in self._network.ended:
             if other.error is not None:
-                raise JoinTimeoutError(f"{other.key} ended before the task began", party=other.key)
+                raise JoinTimeoutError(
+                    f"{other.key} ended before the task began (phase join); see its own error",
+                    party=other.key,
+                )
 
 
 class _MemoryPlace(Place):
@@ -224,7 +227,9 @@ class _MemoryPlace(Place):
             self._network.listens.wait()
         host = self._network.host
         if host in self._network.ended:
-            raise JoinTimeoutError(f"the Host {host.key} has ended", party=host.key)
+            raise JoinTimeoutError(
+                f"the Host {host.key} has ended (phase join); see its own error", party=host.key
+            )
         endpoint = self._network.hub.connect(self._run.key)
         return _Tapped(endpoint, self._run, self._network)
 

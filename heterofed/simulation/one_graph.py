@@ -147,7 +147,10 @@ class Baseline:
             further = [set(half.further_ids(SortedIdSet(common), key)) for half in self._halves]
             common |= set.intersection(*further)
         if not common:
-            raise EmptyIntersectionError("no id is common to all parties")
+            raise EmptyIntersectionError(
+                "no id is common to all parties; compare how they write their ids (spaces, case,"
+                " leading zeros)"
+            )
         announced = None
         for half in self._halves:
             split(half, common, announced)

@@ -84,7 +84,10 @@ def simulate(
     modes = check_modes(baselines) if baselines else ()
     if modes:
         if rehearse:
-            raise ConfigError("baselines are of a run that was trained; a rehearsal has none")
+            raise ConfigError(
+                "baselines are of a run that was trained, and a rehearsal trains nothing; leave out"
+                " one of baselines and rehearse"
+            )
         if isinstance(host, HeteroNNHostScheduler):
             check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
@@ -174,9 +177,9 @@ def _check(
 ) -> None:
     parties = [host, *collaborators]
     if not collaborators or not all(isinstance(each, Scheduler) for each in parties):
-        raise ConfigError("simulate takes a Host's scheduler and a list of Collaborators'")
+        raise ConfigError("simulate: give a Host's scheduler, and a list of Collaborators' ones")
     if not isinstance(_settings(host), LeadSettings):
-        raise ConfigError(f"the first party must be the Host, not a {type(host).__name__}")
+        raise ConfigError(f"simulate: give the Host first, not a {type(host).__name__}")
     if any(isinstance(_settings(each), LeadSettings) for each in collaborators):
         raise ConfigError("there is one Host in a task; give the others as Collaborators")
     keys = [_settings(each).feature_key for each in parties]
@@ -200,7 +203,8 @@ def _check_expected(host: Any, collaborators: Sequence[Scheduler]) -> None:
     names = [_settings(each).feature_key for each in collaborators]
     if (expected if is_count(expected) else sorted(expected)) not in (len(names), sorted(names)):
         raise ConfigError(
-            f"the Host waits for collaborators={expected!r}, and simulate was given {names}"
+            f"the Host waits for collaborators={expected!r}, and simulate was given {names};"
+            " give those that it waits for"
         )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed.errors import FinalLookRefusedError
 from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
@@ -107,7 +108,8 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
             raise ConfigError(
                 "the Host measures what each column is worth, for which up to"
                 f" {self.final_rows} test rows leave once more for each column here: allow it with"
-                " importance=True (--importance), or let the Host leave it out"
+                " importance=True (--importance), or let the Host leave it out",
+                told=FinalLookRefusedError.code,
             )
         return self._party.ids(offer_repeats=True)
 

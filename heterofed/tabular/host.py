@@ -98,6 +98,7 @@ class TabularHost(HeteroNNHostScheduler):
     """
 
     models_after_split = True
+    ends_within_max_rounds = True
 
     def __init__(
         self,

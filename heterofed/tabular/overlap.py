@@ -12,7 +12,7 @@ from typing import Any
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
 from heterofed.reporting.console import attached
-from heterofed.tabular.ids import IdRecipe, TableIds, overlap_advice, read_ids
+from heterofed.tabular.ids import IdRecipe, TableIds, joining_note, overlap_advice, read_ids
 from heterofed.tabular.sources import Source
 
 logger = logging.getLogger("heterofed")
@@ -62,13 +62,19 @@ class OwnTable:
         return self.ids.ids
 
     @property
+    def _joins(self) -> bool:
+        """Whether several columns become one id only because no recipe says otherwise."""
+        return self._own is None and len(self._columns) > 1
+
+    @property
     def knows_recipe(self) -> bool:
         """Return whether this party's own recipe determines how its ids are written."""
         return self._own is not None
 
     def tell_doubts(self) -> None:
         """Log doubts about the ids, one line each."""
-        for note in self.ids.notes:
+        joined = [joining_note(len(self._columns))] if self._joins else []
+        for note in (*joined, *self.ids.notes):
             logger.warning("ids: %s", note)
 
     def _read(self) -> TableIds:

@@ -168,11 +168,18 @@ class Party:
     def columns(self) -> list[str]:
         """Return the names of the columns that are read.
 
-        For a model that predicts, they are in the order of the given table.
+        For a model that predicts, they are in the order of the given table, and all their cells are
+        checked: the parties have not met yet.
+
+        Raises:
+            ColumnError: a cell is not of the kind that its column had in the training.
         """
         if self._half is None or self._half.plan is None:
             return [each.name for each in self.table.columns]
-        return self.table.columns_of(self._half.plan.preparation)
+        preparation = self._half.plan.preparation
+        if not self._run.train_ids and set(preparation.names) <= set(self.table.source.columns):
+            self.table.source.typed(preparation.columns).check_cells()
+        return self.table.columns_of(preparation)
 
     def prepared_columns(self) -> list[str]:
         """Return the columns on which the half was fitted, in the order of its preparation."""

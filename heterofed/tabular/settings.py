@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def announced(self) -> dict[str, str]:
         """Return the settings as strings by name, for `agreed=` of a Host's scheduler."""
         return {LAYER: "1"} | {
-            name: format(value, ".17g") if isinstance(value, float) else str(value)
+            name: str(value)  # of a float, the shortest text that is read as the same number
             for name, value in msgspec.to_builtins(self).items()
         }
 

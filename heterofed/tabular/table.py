@@ -21,7 +21,7 @@ from pandas.api.types import union_categoricals
 from torch import Tensor
 
 from heterofed.errors import ColumnError, ConfigError, MissingIdsError
-from heterofed.tabular.ids import Duplicates, IdRecipe
+from heterofed.tabular.ids import Duplicates, IdRecipe, joining_note
 from heterofed.tabular.inspect import TableReport, inspect
 from heterofed.tabular.kinds import Column
 from heterofed.tabular.places import Places
@@ -150,7 +150,9 @@ class LocalTable:
 
     def tell_doubts(self) -> None:
         """Log doubts about the ids that were read, one line each, and each line once."""
-        for note in self._ids.notes:
+        alone = self.own_recipe is None and len(self.id_columns) > 1 and self.label_columns
+        joined = [joining_note(len(self.id_columns))] if alone else []
+        for note in (*joined, *self._ids.notes):
             if note not in self._told:
                 self._told.add(note)
                 logger.warning("ids: %s", note)

@@ -37,7 +37,7 @@ class Tested:
 
     def save(self, folder: Path) -> None:
         """Write `evaluation.json`, and `scores.csv` with a line for each row."""
-        text = json.dumps(self.evaluation.to_dict(), indent=2)
+        text = json.dumps({"on": "test"} | self.evaluation.to_dict(), indent=2)
         write_whole(folder / "evaluation.json", lambda file: file.write(text.encode()))
         columns: dict[str, Any] = {"id": self.ids}
         columns |= _named("label", self.labels) | _named("score", self.scores)

@@ -44,7 +44,7 @@ class HostName:
         except socket.gaierror as error:
             self._failed(error)
         except UnicodeError:
-            raise ConfigError(f"{self._told('it is not a host name')}") from None
+            raise ConfigError(self._told("it is not a host name")) from None
         else:
             self._found = True
 

@@ -100,7 +100,7 @@ def test_what_would_not_get_smaller_travels_as_it_is() -> None:
 def test_values_too_large_are_refused_before_they_travel(
     coding: Coding, value: float, dtype: torch.dtype
 ) -> None:
-    with pytest.raises(NonFiniteError, match=f"too large to travel as {coding}"):
+    with pytest.raises(NonFiniteError, match=f"too large to be sent as {coding}"):
         pack({"": torch.full((2, 8), value, dtype=dtype)}, coding, "shop")
 
 

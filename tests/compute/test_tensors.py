@@ -96,14 +96,14 @@ def test_names_are_short_and_plain(name: object) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (np.zeros(3), "of type ndarray$"),
-        ([1.0], "of type list$"),
-        ([], "of type list$"),
-        ("id-1", "of type str$"),
-        (["id-1"], r"of type list; ids go into Batch\(features, ids=...\)"),
-        (("id-1", 3), "of type tuple; ids go into Batch"),
-        ((3, "id-1"), "of type tuple$"),
-        ({"id-1": 1}, "of type dict$"),
+        (np.zeros(3), "of type ndarray; yield tensors$"),
+        ([1.0], "of type list; yield tensors$"),
+        ([], "of type list; yield tensors$"),
+        ("id-1", "of type str; yield tensors$"),
+        (["id-1"], r"of type list; put ids into Batch\(features, ids=...\)"),
+        (("id-1", 3), "of type tuple; put ids into Batch"),
+        ((3, "id-1"), "of type tuple; yield tensors$"),
+        ({"id-1": 1}, "of type dict; yield tensors$"),
     ],
 )
 def test_other_things_than_tensors(value: object, says: str) -> None:
@@ -122,9 +122,9 @@ def test_other_things_than_features(features: object) -> None:
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [
-        (torch.zeros(3, dtype=torch.complex64), "hook: dtype torch.complex64 cannot travel"),
-        (torch.zeros(3, 3).to_sparse(), "hook: a sparse tensor cannot travel"),
-        (torch.tensor(1.0), "hook: 0 dimensions; the first must be the rows"),
+        (torch.zeros(3, dtype=torch.complex64), "hook: dtype torch.complex64 cannot be sent"),
+        (torch.zeros(3, 3).to_sparse(), "hook: a sparse tensor cannot be sent"),
+        (torch.tensor(1.0), "hook: 0 dimensions; yield 1 to 16, of which the first is the rows"),
         (torch.zeros([1] * 17), "hook: 17 dimensions"),
     ],
 )
@@ -345,7 +345,7 @@ def test_values_up_to_the_most_of_a_coding_travel(coding: Coding, most: float) -
     fits = torch.full((2, 8), most, dtype=torch.float64)
     received({"": fits}, coding=coding)
     with pytest.raises(
-        NonFiniteError, match=f"shop holds .* too large to travel as {coding}"
+        NonFiniteError, match=f"shop holds .* too large to be sent as {coding}"
     ) as no:
         pack({"": fits * 1.1}, coding, "shop")
     assert no.value.party == "shop"

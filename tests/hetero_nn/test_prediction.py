@@ -21,12 +21,12 @@ from heterofed import Batch, ConfigError, TaskAborted, simulate, simulate_predic
 from heterofed.errors import (
     FeatureError,
     HookFailedError,
-    InternalError,
     JoinTimeoutError,
     LimitReachedError,
     MissingIdsError,
     MissingPartyError,
     OtherRunError,
+    PartySettingsError,
     PSILimitError,
     RemoteProtocolError,
     RowCountError,
@@ -476,7 +476,7 @@ def test_what_a_plan_leads_to_ends_no_server(three: Any, tmp_path: Path, home: P
     server = Serving(bob, max_rows_per_day=2)
     bobs: Any = {"parties": ["bob"], "missing_party": "zero"}
     for settings, error in (
-        ({}, InternalError),  # no batch_size, where the hook asks for it
+        ({}, PartySettingsError),  # no batch_size, where the hook asks for it
         ({"batch_size": 1, "checkpoint_batches": 1}, HookFailedError),
         ({"batch_size": 1, "max_staleness": 2, "loss_reduction": "sum"}, HookFailedError),
     ):

@@ -148,7 +148,7 @@ def test_other_batch_count(short: str, tmp_path: Path) -> None:
     [
         (None, e.FeatureError, "no features"),
         ("features", e.FeatureError, "yielded a str"),
-        (torch.zeros(16, 2, dtype=torch.complex64), e.FeatureError, "complex64 cannot travel"),
+        (torch.zeros(16, 2, dtype=torch.complex64), e.FeatureError, "complex64 cannot be sent"),
         (torch.tensor(1.0), e.FeatureError, "0 dimensions"),
         ((torch.zeros(16, 2), torch.zeros(15, 2)), e.FeatureError, "row counts [15, 16]"),
         ({"a": 3}, e.FeatureError, "is not a tensor"),

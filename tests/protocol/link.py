@@ -43,6 +43,10 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
     RoundEnd,
     SeenByOthers,
+    ServeAccepted,
+    ServeAnswer,
+    ServePlan,
+    ServeRequest,
     SplitAccepted,
     SplitParts,
     SplitPlan,
@@ -55,7 +59,7 @@ from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "rehearse"]
+Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -287,6 +291,41 @@ PREDICT_RUN = (
 )
 """One prediction with models of three rounds."""
 
+VERSION = bytes(32)
+
+
+def serve_plan(count: int) -> Line:
+    return Line(H, ServePlan(bytes(16), 3, "best", count, bytes(32), VERSION))
+
+
+def asked(number: int, rows: int = 2) -> Line:
+    return Line(H, ServeRequest(number, rows, VERSION), 4 * rows)
+
+
+def answered(number: int, rows: int = 2) -> Line:
+    spec = tensor(rows, 3)
+    return Line(C, ServeAnswer(number, rows, VERSION, "dict", (spec,)), spec.nbytes)
+
+
+def refused(number: int) -> Line:
+    return Line(C, ServeAnswer(number, 0, VERSION, refused="limit", retry_after=60))
+
+
+SERVE_ACCEPTED = Line(C, ServeAccepted(VERSION))
+SERVED = (hello(purpose="serve"), welcome(), *SIGNING, *MATCHING, serve_plan(3), SERVE_ACCEPTED)
+SERVE_RUN = (
+    *SERVED,
+    asked(0),
+    asked(1),
+    answered(0),
+    refused(1),
+    asked(2),
+    answered(2),
+    finish(3),
+    BYE,
+)
+"""A standing link that was ended; its models are of three rounds."""
+
 
 def view(session: Session) -> str:
     """All that a session holds but its role, for telling whether anything changed."""
@@ -347,6 +386,8 @@ def link_in(state: State) -> Link:
     run: tuple[Line, ...] = HONEST_RUN
     if state is State.PREDICT_PROPOSED:
         run = PREDICT_RUN
+    elif state.startswith("serv"):
+        run = SERVE_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
     for line in run:

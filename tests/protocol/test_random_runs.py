@@ -37,6 +37,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     RoundEnd,
     SeenByOthers,
+    ServePlan,
     SplitPlan,
     TensorSpec,
     Terms,
@@ -50,6 +51,7 @@ from .link import (
     ABORT,
     ACCEPTED,
     BYE,
+    SERVE_ACCEPTED,
     SPLIT_PLAN,
     UNBLINDED,
     WAITING,
@@ -57,6 +59,8 @@ from .link import (
     H,
     Line,
     Purpose,
+    answered,
+    asked,
     blinded,
     done,
     end,
@@ -69,6 +73,7 @@ from .link import (
     matched,
     parts,
     points,
+    refused,
     seen,
     seen_by_others,
     signed,
@@ -104,7 +109,8 @@ class Job:
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        self.purpose = self.random.choices(("psi", "overlap", "predict", "train"), (2, 1, 2, 6))[0]
+        purposes: tuple[Purpose, ...] = ("psi", "overlap", "predict", "serve", "train")
+        self.purpose = self.random.choices(purposes, (2, 1, 2, 2, 6))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -125,9 +131,13 @@ class Job:
         self.refused = self.random.random() < 0.02
         self.schedule = []
         agreed = self.plan.max_staleness
-        may_resume = self.purpose == "train" and self.random.random() < 0.3
+        may_resume = self.purpose in ("train", "serve") and self.random.random() < 0.3
         self.resumed = draw(0, 3) if may_resume else None
         rounds = draw(0, 3) + (self.resumed or 0)
+        if self.purpose == "serve":
+            self.resumed = None if self.resumed is None else 0
+            self.schedule.append(Finish(rounds + 1))
+            return
         if self.purpose == "predict":
             self.schedule += [BeginTest(rounds + 1)] * draw(0, 1) + [Finish(rounds + 1)]
             return
@@ -156,6 +166,7 @@ class HostScript:
         self.batch = self.number = 0
         self.last: Message | None = None
         self.answers = 0
+        self.asking = self.asked = 0
         self.seen: deque[GradientsSeen] = deque()
 
     def hear(self, message: Message) -> None:
@@ -215,6 +226,17 @@ class HostScript:
                 self.unmatched -= chunk
                 self.unparted += chunk
                 return matched(chunk, last=last)
+            case State.SPLIT | State.READY if self.job.purpose == "serve":
+                self.asking = self.random.randint(0, 6)
+                rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
+                some = self.random.randint(0, self.job.common)
+                return Line(H, ServePlan(bytes(16), rounds, "last", some, bytes(32), bytes(32)))
+            case State.SERVING if self.asking and session.serve_window:
+                self.asking -= 1
+                self.asked += 1
+                return asked(self.asked - 1)
+            case State.SERVING if not self.asking and not session.unanswered:
+                return Line(H, self.job.schedule[-1])
             case State.SPLIT:
                 if self.job.purpose == "predict":
                     rounds = self.job.schedule[-1].rounds  # type: ignore[attr-defined]
@@ -352,6 +374,12 @@ class CollaboratorScript:
                 return tags(chunk)
             case State.PREDICT_PROPOSED:
                 return Line(C, PredictAccepted())
+            case State.SERVE_PROPOSED:
+                return SERVE_ACCEPTED
+            case State.SERVING if session.unanswered:
+                self.told += 1
+                good = self.random.random() < 0.7
+                return answered(self.told - 1) if good else refused(self.told - 1)
             case State.SPLIT_PROPOSED:
                 return ACCEPTED
             case State.TRAIN | State.TEST:
@@ -521,7 +549,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    both: set[Purpose] = {"train", "psi", "overlap", "predict"}
+    both: set[Purpose] = {"train", "psi", "overlap", "predict", "serve"}
     assert {run.job.purpose for run in finished} == both
     for run in finished:
         said = {kind for _, _, kind in run.rows}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
-from heterofed.protocol.limits import AHEAD_BYTES, PSI_WINDOW
+from heterofed.protocol.limits import AHEAD_BYTES, PSI_WINDOW, SERVE_WINDOW
 from heterofed.protocol.messages import (
     MESSAGE_TYPES,
     Abort,
@@ -67,6 +67,8 @@ from .link import (
     RENEW,
     RESUMED,
     ROUND,
+    SERVE_RUN,
+    SERVED,
     SIGNING,
     SPLIT_PLAN,
     SUMMED,
@@ -79,6 +81,8 @@ from .link import (
     H,
     Line,
     Link,
+    answered,
+    asked,
     begin_test,
     begin_train,
     blinded,
@@ -98,6 +102,7 @@ from .link import (
     round_end,
     seen,
     seen_by_others,
+    serve_plan,
     signed,
     tags,
     tensor,
@@ -107,7 +112,7 @@ from .link import (
 )
 
 SAMPLES: dict[type[Message], Line] = {
-    type(line.message): line for line in (*PREDICT_RUN, *COUNT_RUN, *HONEST_RUN)
+    type(line.message): line for line in (*SERVE_RUN, *PREDICT_RUN, *COUNT_RUN, *HONEST_RUN)
 }
 SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
@@ -134,7 +139,7 @@ def test_an_honest_run_ends_closed_at_both_ends() -> None:
     for line in HONEST_RUN:
         link.say(line)
         passed.append(link.state)
-    others = {state for state in State if state.startswith("psi_count")}
+    others = {state for state in State if state.startswith(("psi_count", "serv"))}
     assert set(passed) == set(State) - {State.FAILED, State.PREDICT_PROPOSED} - others
     assert link.state is State.CLOSED
     assert all(session.ended for session in link.ends.values())
@@ -231,6 +236,56 @@ def test_a_prediction_trains_nothing() -> None:
     assert "more rows than were matched" in split.refuses(Line(H, more))
     training = Link(*GREETING, *SIGNING, *MATCHING)
     assert "not a prediction" in training.refuses(PREDICT_PLAN)
+
+
+def test_a_standing_link() -> None:
+    link = Link()
+    passed = [link.state]
+    for line in SERVE_RUN:
+        link.say(line)
+        passed.append(link.state)
+    assert passed[-1] is State.CLOSED
+    assert not set(passed) & {State.SPLIT_PROPOSED, State.READY, State.TEST}
+
+
+def test_a_standing_link_that_comes_back_needs_no_intersection() -> None:
+    back = Link(hello(0, purpose="serve"), welcome_back(0), serve_plan(40))
+    assert back.state is State.SERVE_PROPOSED
+    for purpose in ("predict", "rehearse", "psi"):
+        link = Link(hello(0, purpose=purpose))
+        assert "not a task that trains or serves" in link.refuses(welcome_back(0))
+    ready = Link(hello(0, purpose="serve"), welcome_back(0))
+    assert "no tests" in ready.refuses(begin_test(1))
+    assert "not a task that trains" in ready.refuses(begin_train(1))
+
+
+def test_requests_and_answers_fit_together() -> None:
+    link = Link(*SERVED)
+    assert "nothing was asked" in link.refuses(answered(0))
+    assert "not the next request" in link.refuses(asked(1))
+    short = Line(H, asked(0).message, 4)
+    assert "one number for each row" in link.refuses(short)
+    for number in range(SERVE_WINDOW):
+        link.say(asked(number))
+    assert "beyond its window" in link.refuses(asked(SERVE_WINDOW))
+    assert "not the request that is next" in link.refuses(answered(1))
+    assert "other rows than were asked for" in link.refuses(answered(0, 3))
+    with_rows = msgspec.structs.replace(answered(0).message, refused="limit")
+    assert "a refusal with rows" in link.refuses(Line(C, with_rows, 24))
+    without = msgspec.structs.replace(answered(0).message, tensors=())
+    assert "row counts" in link.refuses(Line(C, without))
+    lying = msgspec.structs.replace(answered(0).message, tensors=(tensor(3, 2),))
+    assert "row counts" in link.refuses(Line(C, lying, 24))
+    assert "shapes that do not make its size" in link.refuses(Line(C, answered(0).message, 20))
+    link.say(answered(0), asked(SERVE_WINDOW))
+
+
+def test_a_standing_link_serves_what_was_matched() -> None:
+    split = Link(*SERVED[:-2])
+    assert "more rows than were matched" in split.refuses(serve_plan(4))
+    assert "not a prediction" in split.refuses(PREDICT_PLAN)
+    training = Link(*GREETING, *SIGNING, *MATCHING)
+    assert "not a standing link" in training.refuses(serve_plan(1))
 
 
 def test_a_rehearsal_trains_and_keeps_nothing() -> None:

@@ -92,8 +92,8 @@ def test_nothing_leaves_without_consent(home: Path, tmp_path: Path) -> None:
         (lambda where: TinyHost(where, collaborators=2), "collaborators=2, and the file"),
         (lambda where: TinyHost(where, collaborators=["eve"]), "collaborators=['eve'], and the"),
         (lambda where: TinyHost(where, feature_key="eve"), "has no party 'eve'"),
-        (lambda where: TinyHost(where, feature_key="bob"), "bob is a Collaborator; use the other"),
-        (lambda where: TinyCollaborator(where, "alice"), "alice is the Host; use the other"),
+        (lambda where: TinyHost(where, feature_key="bob"), "bob is a Collaborator: start it"),
+        (lambda where: TinyCollaborator(where, "alice"), "alice is the Host: start it with"),
         (
             lambda where: RSAPSICollaboratorScheduler("bob", ids=["1"], results_dir=where),
             "is for 'train' and this scheduler for 'psi'",

@@ -9,13 +9,21 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from heterofed import simulate
 from heterofed.errors import ConfigError
-from heterofed.events import PhaseBegan, PhaseEnded, StillWaiting
+from heterofed.events import PhaseBegan, PhaseEnded, RoundEnded, StillWaiting
 from heterofed.hetero_nn.predict.collaborator import SignOfLife
-from heterofed.reporting.log_lines import VARIABLE, JsonLines, TextLines, chosen_format, placed
+from heterofed.reporting.log_lines import (
+    VARIABLE,
+    JsonLines,
+    TextLines,
+    chosen_format,
+    facts,
+    placed,
+)
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 
 
@@ -31,8 +39,11 @@ def test_each_line_of_a_text_has_all_of_it() -> None:
             "WHEN WARNING loans bank:   two 2",
         ]
         place.note(PhaseBegan("train", round=3))
-        found = json.loads(JsonLines().format(record("one\ntwo")))
-        assert (found["phase"], found["round"], found["message"]) == ("train", 3, "one\ntwo")
+        found = [json.loads(each) for each in JsonLines().format(record("one\ntwo")).splitlines()]
+        assert [(each["phase"], each["round"], each["message"]) for each in found] == [
+            ("train", 3, "one"),
+            ("train", 3, "two"),
+        ]
         place.note(PhaseEnded("train", 1.0, 0, 0, 3))
         assert json.loads(JsonLines().format(record("one")))["phase"] == ""
     assert " WARNING: one" in TextLines().format(record("one"))
@@ -55,7 +66,24 @@ def test_a_run_in_json_is_one_object_per_line(
     assert [each["facts"]["round"] for each in rounds] == [1, 2]
     assert {(each["task"], each["party"]) for each in rounds} == {("tiny", "alice")}
     assert rounds[0]["facts"]["metrics"]["accuracy"] >= 0
+    assert [(each["phase"], each["round"]) for each in rounds] == [("train", 1), ("train", 2)]
+    ended = [each for each in found if each.get("event") == "PhaseEnded"]
+    assert {each["facts"]["phase"] for each in ended} == {each["phase"] for each in ended} != {""}
+    summaries = [each for each in found if each.get("event") == "TaskSummary"]
+    assert {each["party"] for each in summaries} == {"alice", "bob"}
+    assert all("\n" not in each["message"] for each in found)
+    assert summaries[0]["facts"]["phases"]["train"]["bytes_sent"] > 0
     assert not any(each in text for each in IDS)
+
+
+def test_facts_are_numbers_whatever_library_they_come_from() -> None:
+    metrics = {"accuracy": np.float64(0.5), "rows": np.int64(3), "undefined": np.float64("nan")}
+    event = RoundEnded(2, 5, 1.0, None, metrics)  # type: ignore[arg-type]
+    one = record("round")
+    one.__dict__.update(facts(event))
+    found = json.loads(JsonLines().format(one))
+    assert found["facts"]["metrics"] == {"accuracy": 0.5, "rows": 3, "undefined": None}
+    assert (found["phase"], found["round"]) == ("train", 2)
 
 
 def test_a_format_that_there_is_not_is_refused(

@@ -34,7 +34,7 @@ def test_a_bad_file_gets_one_line(what: str, tmp_path: Path) -> None:
     except HeteroFedError as error:
         (said,) = str(error).splitlines()
     else:
-        assert done.exit_code == 1, done.output
+        assert done.exit_code == 2, done.output
         said = next(line for line in done.output.splitlines() if line.startswith("error: "))
     assert re.search(says, said), said
     assert "Error" not in said.replace("(EOFError)", "")
@@ -74,10 +74,10 @@ def test_json_and_what_is_left_out(tmp_path: Path) -> None:
 def test_repeated_ids_may_be_dropped_or_kept(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(GOOD.replace("\n4,", "\n3,"))
-    assert checked(path, "--id", "id").exit_code == 1
+    assert checked(path, "--id", "id").exit_code == 2
     first = checked(path, "--id", "id", "--duplicates", "first")
     assert first.exit_code == 0
     assert "29, 1 rows repeat one and are left out" in first.output
-    assert checked(path, "--id", "id", "--duplicates", "many").exit_code == 1
+    assert checked(path, "--id", "id", "--duplicates", "many").exit_code == 2
     many = ("--duplicates", "many", "--id-recipe", "text*2")
     assert checked(path, "--id", "id", *many).exit_code == 0

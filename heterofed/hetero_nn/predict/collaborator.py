@@ -133,7 +133,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': features that only a sum"
-                " was to show would reach the Host one by one"
+                " was to show would reach the Host one by one; train with fusion='separate' to"
+                " predict"
             )
         run.round = run.result.rounds = self._trained.rounds
         run.predicts = True
@@ -143,7 +144,10 @@ class Serving(BesideTask, CollaboratorHalfTask):
         self.half.signature.compare_columns()
         self._ids = sorted(ids if self._allowed is None else self._allowed.intersection(ids))
         if not self._ids:
-            raise ConfigError("allow_ids leaves no id of load_local_ids to predict")
+            raise ConfigError(
+                "allow_ids leaves no id of load_local_ids to predict; return some of the ids that"
+                " it is given"
+            )
 
     def heard(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """Return the callbacks without the frequent events that no request has come.
@@ -227,7 +231,8 @@ class Serving(BesideTask, CollaboratorHalfTask):
             # The Host made this choice, so the Collaborator continues to serve.
             except ConfigError as error:
                 raise OtherRunError(
-                    f"{host.name} asks for the {plan.models} models: {error}", party=party.name
+                    f"{host.name} asks for the {plan.models} models: {error}; ask for the others",
+                    party=party.name,
                 ) from error
         most = self._max_rows_per_day
         self._quota = Quota(run.task_id, party.name, most, run.ledger)
@@ -246,7 +251,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
                 self._sent += rows
         if self._sent != len(ids):
             raise RowCountError(
-                f"{hook} yielded {self._sent} rows for {len(ids)} ids",
+                f"{hook} yielded {self._sent} rows for {len(ids)} ids; yield one row per id",
                 numbers=(self._sent, len(ids)),
             )
         feed.end()

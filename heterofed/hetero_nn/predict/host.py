@@ -122,14 +122,15 @@ class Prediction(BesideTask, HostHalfTask):
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
         if self.settings.id_keys > 1 and (self._asked is not None or self._missing != "error"):
             raise ConfigError(
-                "rows are matched by several keys: predict all rows of a table that has those that"
-                " you want, without ids and without missing_party"
+                "rows are matched by several keys, so no ids can be chosen; give a table of the"
+                " rows"
+                " that you want, and leave out ids and missing_party"
             )
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(
                 "there are no joint predictions with fusion='masked_sum': batches need not agree in"
-                " a prediction, so the features would travel unmasked; measure the model in `test`"
+                " a prediction, so the features would be sent unmasked; measure the model in `test`"
             )
         self._imputers = self._expected(read_imputers(self._trained))
         run.round = run.result.rounds = self._trained.rounds
@@ -174,7 +175,8 @@ class Prediction(BesideTask, HostHalfTask):
         )
         if absent := sum(each not in own for each in ids):
             raise MissingIdsError(
-                f"{absent} of the {len(ids)} ids to predict are not among those of load_local_ids",
+                f"{absent} of the {len(ids)} ids to predict are not among those of load_local_ids;"
+                " leave them out, or give a table that has them",
                 numbers=(absent, len(ids)),
             )
         return sorted(ids)
@@ -205,7 +207,9 @@ class Prediction(BesideTask, HostHalfTask):
                 party.take_leave(peer)
         self.frame = self._as_frame(ids, columns, present)
         log_request(run, rows=len(ids), parties=list(present), missing_party=self._missing)
-        logger.info("predicted %d rows with %s", len(ids), ", ".join(present) or "nobody else")
+        of = f" of {len(self._ids)}" if len(ids) < len(self._ids) else ""
+        whom = ", ".join(present) or "nobody else"
+        logger.info("predicted %d%s rows with %s", len(ids), of, whom)
 
     def _agree(self, run: Run, ids: Sequence[str], present: Present) -> None:
         """Tell each Collaborator which of its rows to predict, and with which models."""
@@ -279,7 +283,8 @@ class Prediction(BesideTask, HostHalfTask):
             party.progress(place, len(ids))
         if place != len(ids):
             raise RowCountError(
-                f"{hook} yielded {place} rows for {len(ids)} ids", numbers=(place, len(ids))
+                f"{hook} yielded {place} rows for {len(ids)} ids; yield one row per id",
+                numbers=(place, len(ids)),
             )
         for stream in streams.values():
             stream.end()

@@ -59,7 +59,8 @@ class Quota:
             if rows >= 0 and used + rows > self._limit:
                 raise LimitReachedError(
                     f"{rows} rows are asked of {self._party}, {used} were predicted today (UTC) and"
-                    f" max_rows_per_day is {self._limit}",
+                    f" max_rows_per_day is {self._limit}; ask for fewer rows, wait until tomorrow,"
+                    " or raise the quota there",
                     party=self._party,
                 )
             text = json.dumps({"day": day, "rows": max(0, used + rows)}).encode()

@@ -65,7 +65,8 @@ class RowStream:
             raise self._other_count(self._came + message.rows)
         if not message.rows:  # any number of these would delay all parties
             raise RowCountError(
-                f"{self._peer.name} sent a batch without rows",
+                f"{self._peer.name} sent a batch without rows; let its iterate_predict_feature"
+                " yield no empty batch",
                 party=self._peer.name,
                 numbers=(0, len(self._ids)),
             )
@@ -92,7 +93,9 @@ class RowStream:
         if layout != imputer.layout or tensors.keys() != imputer.means.keys():
             raise FeatureError(
                 f"{name} sent its features as a {layout} of {len(tensors)}, or under other names"
-                f" than in training, where they were a {imputer.layout} of {len(imputer.means)}",
+                f" than in training, where they were a {imputer.layout} of {len(imputer.means)};"
+                " let its"
+                " iterate_predict_feature yield the same form as in training",
                 party=name,
             )
         masked = tells_lengths(tensors)
@@ -104,8 +107,9 @@ class RowStream:
                 if not (alike and may_follow(tensor, tuple(like.shape), like.dtype)):
                     raise FeatureError(
                         f"{name} sent features {key!r} of {list(tensor.shape[1:])} {tensor.dtype} a"
-                        f" row, and {list(like.shape)} {like.dtype} before or in training; where"
-                        " lengths differ yield a mask beside them, or batches of the Host's rows",
+                        f" row, and {list(like.shape)} {like.dtype} before or in training; yield"
+                        " the same form, and where lengths differ a mask beside the features, or"
+                        " batches of the Host's rows",
                         party=name,
                     )
 
@@ -120,8 +124,8 @@ class RowStream:
 
     def _other_count(self, rows: int) -> RowCountError:
         return RowCountError(
-            f"{self._peer.name} sent {rows} rows or more for {len(self._ids)} ids: its"
-            " iterate_predict_feature must yield one row per id",
+            f"{self._peer.name} sent {rows} rows or more for {len(self._ids)} ids; let"
+            " its iterate_predict_feature yield one row per id",
             party=self._peer.name,
             numbers=(rows, len(self._ids)),
         )
@@ -134,7 +138,7 @@ def check_some(rows: int, hook: str) -> int:
         RowCountError: the batch has no rows.
     """
     if not rows:
-        raise RowCountError(f"{hook} yielded a batch without rows", numbers=(0, 1))
+        raise RowCountError(f"{hook} yielded a batch without rows; leave it out", numbers=(0, 1))
     return rows
 
 
@@ -162,13 +166,15 @@ def check_own(
     """
     if len(ids) < rows:
         raise RowCountError(
-            f"iterate_predict_feature yielded {place + rows} rows or more for {total} ids",
+            f"iterate_predict_feature yielded {place + rows} rows or more for {total} ids; yield"
+            " one"
+            " row per id",
             numbers=(place + rows, total),
         )
     if batch.ids is not None and list(batch.ids) != list(ids):
         raise RowOrderError(
             "iterate_predict_feature yielded rows of other ids than it was given, or in another"
-            " order",
+            " order; read rows in the order of the ids that the hook is given",
             party=party.name,
         )
 
@@ -213,7 +219,7 @@ def _predictions(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
         raise FeatureError(
             "predict_a_batch must return a tensor or a dict of tensors, not a"
-            f" {type(value).__name__}"
+            f" {type(value).__name__}; return predictions [rows] or [rows, columns]"
         )
     # A copy, because user code may reuse the memory.
     tensor = value.detach().cpu().clone().resolve_conj().resolve_neg()

@@ -54,10 +54,14 @@ def check_private(
             " loss_reduction='mean' or 'sum', and every DPSGD the same"
         )
     if plan.max_staleness != 0:
-        raise ConfigError("weights_defence needs max_staleness=0: forward, backward, step in turn")
+        raise ConfigError(
+            "weights_defence steps once per batch, right after its backward pass; set the Host's"
+            " max_staleness=0"
+        )
     if weights.poisson and plan.checkpoint_batches:
         raise ConfigError(
-            "DPSGD(poisson=True) draws from all train ids, checkpoint_batches gives a part of them"
+            "DPSGD(poisson=True) draws from all train ids, and checkpoint_batches gives a part of"
+            " them"
             " at a time: take one of the two"
         )
 

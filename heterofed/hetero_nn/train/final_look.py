@@ -1,4 +1,4 @@
-"""Looks at the best models once more after the last round, if the plan says so (`final_rows`).
+"""Evaluates the best models once more after the last round, if the plan says so (`final_rows`).
 
 Each Collaborator sends any number of batches of the same test rows. The first batch is as it is. In
 the others something of the Collaborator's own is changed, such as the values of one column, which
@@ -29,11 +29,11 @@ from heterofed.protocol.messages import MAX_FINDINGS
 from heterofed.runs.artifacts import Trained, Which
 from heterofed.runs.run import Run
 
-WHAT = "the look at the best models"
+WHAT = "the final evaluation of the best models"
 
 
 def final_ids(run: Run) -> list[str]:
-    """Return the test ids that are looked at, sorted; they are the same at every party."""
+    """Return the test ids of the evaluation, sorted; they are the same at every party."""
     return some_ids(run.state.test_ids, seed=run.plan.seed, most=run.plan.final_rows)
 
 
@@ -89,7 +89,7 @@ def _received(half: Half[Any], peer: Peer, mail: Mail, number: int, ids: list[st
     party, message = half.run.party, mail.of(msg.Features)
     if message.rows != len(ids):
         raise RowCountError(
-            f"{peer.name} sent {message.rows} of {len(ids)} rows: its iterate_final_feature must"
+            f"{peer.name} sent {message.rows} of {len(ids)} rows; let its iterate_final_feature"
             " yield all rows in each batch",
             party=peer.name,
             numbers=(message.rows, len(ids)),

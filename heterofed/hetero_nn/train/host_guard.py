@@ -87,8 +87,8 @@ class HostGuard(Guard):
             return batch.labels
         if batch.ids is None or not isinstance(batch.labels, Tensor):
             raise ConfigError(
-                "label_dp turns each id's label once and for all: iterate_train_feature must yield"
-                " Batch(features, labels, ids) with labels in a tensor"
+                "label_dp turns each id's label once and for all, so it needs ids; let"
+                " iterate_train_feature yield Batch(features, labels, ids) with labels in a tensor"
             )
         return self._labels(batch.labels, batch.ids)
 
@@ -105,8 +105,8 @@ class HostGuard(Guard):
         numbers = class_numbers(labels, len(rows))
         if numbers is None:
             raise ConfigError(
-                "gradient_defence and max_label_auc need labels that are class numbers from 0 on,"
-                " in a tensor [rows] or [rows, 1], or one-hot"
+                "gradient_defence and max_label_auc need classes; yield labels that are class"
+                " numbers from 0 on, in a tensor [rows] or [rows, 1], or one-hot"
             )
         numbers = numbers.to(rows.device)
         hidden = self._hidden(peer, rows, numbers)

@@ -84,16 +84,16 @@ class HostLoop(Loop[HostModels, HostGuard]):
             trained = self.train_a_leg(first, probe)
             if not trained:
                 raise FeatureError(
-                    f"iterate_train_feature gave no batch in round {run.round}: it has to begin"
-                    " anew in each round"
+                    f"iterate_train_feature gave no batch in round {run.round}; return a new"
+                    " iterator in each round"
                 )
             first += plan.checkpoint_batches
             if not plan.checkpoint_batches or not self._half.leg_ids(first):
                 break
             if trained != first:
                 raise ConfigError(
-                    f"iterate_train_feature gave {trained} batches where {first} were due: with"
-                    " checkpoint_batches its batches are those of self.batches(train_ids)"
+                    f"iterate_train_feature gave {trained} batches where {first} were due;"
+                    " yield those of self.batches(train_ids), which checkpoint_batches counts"
                 )
             yield first
         self._staleness_from(PROBE_BATCHES, probe)  # for a round with fewer batches
@@ -269,7 +269,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
         if run.plan.fusion == "masked_sum":
             if len({each.session.trainable for each in party.peers.values()}) > 1:
                 raise ConfigError(
-                    "fusion='masked_sum': all Collaborators must train, or all be frozen"
+                    "fusion='masked_sum' sums features of one kind; give all Collaborators the same"
+                    " is_feature_trainable"
                 )
             relay = TagRelay(party, run.plan.collaborators)
         own: Iterator[Batch] = self._half.batches.of(

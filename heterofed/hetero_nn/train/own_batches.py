@@ -123,7 +123,9 @@ class OwnBatches:
         if hasattr(items, "__next__"):
             return items  # type: ignore[no-any-return]
         if not hasattr(items, "__iter__"):
-            raise ConfigError(f"{hook} must be a generator; it returned no iterable")
+            raise ConfigError(
+                f"{hook} must be a generator, and it returned no iterable; yield batches"
+            )
         return iter(items)
 
     @contextmanager

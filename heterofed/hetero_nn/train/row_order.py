@@ -54,10 +54,14 @@ class RowOrder:
             self.unproven()
             return None
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
-            raise FeatureError(f"{where}: ids are a {type(ids).__name__}, not a list of str")
+            raise FeatureError(
+                f"{where}: ids are a {type(ids).__name__}, not a list of str; give a list of str"
+            )
         plain = are_plain(ids) or all(isinstance(each, str) for each in ids)
         if len(ids) != rows or not plain:
-            raise FeatureError(f"{where}: give one id (str) per row; {len(ids)} for {rows} rows")
+            raise FeatureError(
+                f"{where}: there are {len(ids)} ids for {rows} rows; give one id (str) per row"
+            )
         purpose = f"rows {self._run.party.phase} {self._run.party.round} {number}"
         return keyed_digest(self._run.agreement.secret, purpose, ids)
 

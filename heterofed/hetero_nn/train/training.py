@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from heterofed.errors import ConfigError, PeerLostError
+from heterofed.errors import ConfigError, FinalLookRefusedError, PeerLostError
 from heterofed.events import RoundEnded
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
@@ -230,7 +230,8 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         if run.plan.final_rows and not lets_look(self.owner):
             raise ConfigError(
                 f"the plan of {host.name} has final_rows={run.plan.final_rows}: define"
-                " iterate_final_feature, or let the Host give final_rows=0"
+                " iterate_final_feature, or let the Host give final_rows=0",
+                told=FinalLookRefusedError.code,
             )
         ids = self.keeping.prepare()
         most, further = self.settings.max_peer_ids, self.half.further_ids
@@ -306,11 +307,20 @@ class _BestMeans(CheckpointPart):
 
 
 def _measured(run: Run) -> dict[str, float]:
-    """Return the rows that the user's metrics sets have of this round."""
-    return {
-        key: value
-        for name, metrics in run.metrics.items()
-        if name not in OURS
-        for key, value in metrics.last_of(run.round).items()
-        if isinstance(value, int | float)
-    }
+    """Return the rows that the user's metrics sets have of this round.
+
+    The keys of a set that has a key in common with one before it are preceded by its name, as in
+    `test/auc`, in every round.
+    """
+    found: dict[str, float] = {}
+    taken: set[str] = set()
+    for name, metrics in run.metrics.items():
+        if name in OURS:
+            continue
+        keys = set(metrics.keys) - {"round"}
+        lead = f"{name}/" if keys & taken else ""
+        taken |= keys
+        for key, value in metrics.last_of(run.round).items():
+            if isinstance(value, int | float):
+                found[key if key == "round" else f"{lead}{key}"] = value
+    return found

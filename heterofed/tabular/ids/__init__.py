@@ -10,7 +10,7 @@ from heterofed.tabular.ids.advice import overlap_advice
 from heterofed.tabular.ids.index import IdIndex
 from heterofed.tabular.ids.keys import RowKeys, key_of, unmarked
 from heterofed.tabular.ids.recipe import IdRecipe
-from heterofed.tabular.ids.table_ids import Duplicates, TableIds, read_ids
+from heterofed.tabular.ids.table_ids import Duplicates, TableIds, joining_note, read_ids
 
 __all__ = [
     "Duplicates",
@@ -18,6 +18,7 @@ __all__ = [
     "IdRecipe",
     "RowKeys",
     "TableIds",
+    "joining_note",
     "key_of",
     "overlap_advice",
     "read_ids",

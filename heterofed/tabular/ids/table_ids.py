@@ -182,7 +182,8 @@ class _Written:
         if not self._may_lack:
             at = parts.index("")
             how = "missing" if cells[at] is None else "blank"
-            self._refuse(row, at, f"the id is {how}; fill it in, or drop")
+            several = f"; {_several_keys(len(cells))}" if len(cells) > 1 else ""
+            self._refuse(row, at, f"the id is {how}{several}; fill it in, or drop")
         return None
 
     def _part(self, row: int, at: int, cell: str) -> str:
@@ -196,6 +197,22 @@ class _Written:
         raise IdError(
             f"{self._source.name}, row {row + 1}, column {self._columns[at]!r}: {what} the row"
         )
+
+
+def joining_note(columns: int) -> str:
+    """Return a remark for a party that names several columns of ids and gives no recipe."""
+    return (
+        f"{columns} columns are joined to one id, so all of them must agree;"
+        f" {_several_keys(columns)}"
+    )
+
+
+def _several_keys(columns: int) -> str:
+    keys = ";".join(["text"] * columns)
+    return (
+        "to match rows by the first column, then the rest by the next, give a recipe of several"
+        f" keys (--id-recipe {keys!r}, or such as 'phone:CN;email')"
+    )
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,40 @@ class Source:
             return self.text(name)
         return self.value(self._kinds[name])
 
+    def check_cells(self) -> None:
+        """Check that every cell is of its column's kind; no row is kept.
+
+        Raises:
+            ColumnError: a cell is not; the message has its row.
+        """
+        for at in range(0, len(self.columns), _AT_ONCE):
+            names = [
+                name
+                for name in self.columns[at : at + _AT_ONCE]
+                if self._kinds and self._kinds[name].kind in _WORDS
+            ]
+            wrong = ", ".join(f"count(*) FILTER (WHERE {self._is_wrong(name)})" for name in names)
+            if wrong and any(self.query("SELECT {wrong} FROM {table}", wrong=wrong)[0]):
+                self._name_bad_cell(names)
+                self._name_endless_cell(names)
+
+    def _is_wrong(self, name: str) -> str:
+        """Return an SQL condition for the cells of a column that are not of its kind."""
+        column = (self._kinds or {})[name]
+        value = self.value(column)
+        wrong = f"({self.text(name)} IS NOT NULL AND TRY({value}) IS NULL)"
+        return f"{wrong} OR isinf(TRY({value}))" if column.kind == "numeric" else wrong
+
+    def _name_endless_cell(self, names: Sequence[str]) -> None:
+        """Raise an error that names the first cell with an infinity, if any."""
+        for column in ((self._kinds or {})[name] for name in names):
+            if column.kind == "numeric":
+                found = self.query(
+                    "SELECT min({row}) FROM {table} WHERE isinf({value})", value=self.value(column)
+                )
+                if found[0][0] is not None:
+                    raise self._endless(column.name, found[0][0])
+
     def _run(self, names: Sequence[str], read: Any) -> Any:
         shown = ", ".join(f"{self._cell(name)} AS c{at}" for at, name in enumerate(names))
         select = f"SELECT {shown or 'NULL'} FROM {self._relation.table}"  # noqa: S608
@@ -305,12 +339,14 @@ class Source:
             if column.kind == "numeric" and column.name in frame:
                 endless = np.isinf(frame[column.name].to_numpy(dtype=float))
                 if endless.any():
-                    raise ColumnError(
-                        f"{self.name}, row {start + int(endless.argmax()) + 1}, column"
-                        f" {column.name!r}: infinity is no value to train on; correct the cell, or"
-                        " empty it where the value is missing"
-                    )
+                    raise self._endless(column.name, start + int(endless.argmax()))
         return frame
+
+    def _endless(self, column: str, row: int) -> ColumnError:
+        return ColumnError(
+            f"{self.name}, row {row + 1}, column {column!r}: infinity is no value to train on;"
+            " correct the cell, or empty it where the value is missing"
+        )
 
 
 _WORDS = {"numeric": "number", "boolean": "yes or no", "date": "date of this format"}

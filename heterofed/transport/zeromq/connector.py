@@ -58,7 +58,9 @@ class Connector(ZmqEndpoint):
             self._socket.connect(address)
         except zmq.ZMQError as error:
             self._shut()
-            raise ConfigError(f"cannot connect to {address}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot connect to {address}: {error.strerror}; correct `address` in the task file"
+            ) from None
         except BaseException:
             self._shut()
             raise

@@ -56,7 +56,9 @@ class ServerKeys:
         if not self.parties:
             raise ConfigError("no party is listed, so none could connect: list one with its key")
         if len(set(self.parties.values())) != len(self.parties):
-            raise ConfigError("two parties have the same public key; each needs a key of its own")
+            raise ConfigError(
+                "two parties have the same public key; give each party a key of its own"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ def check_pair(public: str, secret: str) -> None:
     check_key(public, "the own public key")
     check_key(secret, "the own secret key")
     if zmq.curve_public(secret.encode()).decode() != public:
-        raise ConfigError("the own public key does not belong to the own secret key")
+        raise ConfigError(
+            "the own public key does not belong to the own secret key; restore both from one copy"
+        )
 
 
 def check_key(key: str, what: str) -> None:
@@ -109,7 +113,10 @@ def check_key(key: str, what: str) -> None:
     except Exception:  # z85 raises KeyError, ValueError or struct.error
         good = False
     if not good:
-        raise ConfigError(f"{what} is not a Z85 key of 40 characters")
+        raise ConfigError(
+            f"{what} is not a Z85 key of 40 characters; give the first line of `heterofed keys"
+            " show`"
+        )
 
 
 class ZapHandler:

@@ -1,0 +1,1 @@
+"""Serves a trained model over a standing link: rows by number, features in answer, for days."""

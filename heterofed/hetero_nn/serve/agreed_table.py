@@ -1,0 +1,105 @@
+"""Keeps which rows two parties agreed on, so that they come back without another intersection."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from heterofed.compute.alignment import keyed_digest
+from heterofed.files import put_in_place, read, writing
+from heterofed.protocol.messages import Mark
+from heterofed.protocol.plan import Plan
+from heterofed.rendezvous.agreement import Agreement, Earlier
+from heterofed.runs.artifacts import Trained
+from heterofed.runs.run import Run
+
+TABLE = "table.msgpack"
+"""The name of the file in the folder `serving`."""
+
+AGREED = Mark(0)
+"""The mark by which parties tell each other that they hold the table of a run."""
+
+
+class AgreedTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of an intersection for a standing link.
+
+    Attributes:
+        day: the day (UTC) of the intersection; the table is used on this day.
+        plan, run, secret: the agreement of the parties, which they go on with.
+        own: the digest of this party's sorted ids, keyed with `secret`.
+        ids: the ids in common, sorted, by the party that has them too.
+    """
+
+    day: str
+    plan: Plan
+    run: bytes
+    secret: bytes
+    own: bytes
+    ids: dict[str, list[str]]
+
+    @property
+    def earlier(self) -> Earlier:
+        """The form of this table in which parties compare what they hold."""
+        return Earlier(Agreement(self.plan, self.run, self.secret), (AGREED,))
+
+
+def keep(run: Run, own_ids: Sequence[str], ids: dict[str, list[str]]) -> None:
+    """Write the table of a run.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    met = run.agreement
+    own = keyed_digest(met.secret, "own ids", own_ids)
+    table = AgreedTable(
+        day=today(), plan=met.plan, run=met.run, secret=met.secret, own=own, ids=ids
+    )
+    path = run.result.folder / TABLE
+    with writing(path):
+        put_in_place(path, lambda file: file.write(msgspec.msgpack.encode(table)))
+
+
+def kept(folder: Path, own_ids: Sequence[str]) -> AgreedTable | None:
+    """Return the table of today if this party's ids are unchanged."""
+    try:
+        table = msgspec.msgpack.decode(read(folder / TABLE), type=AgreedTable)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    same = table.own == keyed_digest(table.secret, "own ids", own_ids)
+    return table if same and table.day == today() else None
+
+
+def discard(folder: Path) -> None:
+    """Forget the table."""
+    with contextlib.suppress(OSError):
+        (folder / TABLE).unlink()
+
+
+def today() -> str:
+    """Return the current day (UTC)."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def half_digest(trained: Trained, names: Sequence[str]) -> bytes:
+    """Return the digest of this party's half of the model, 32 bytes, over its files.
+
+    Args:
+        trained: the finished run.
+        names: the names of its models; those without a file have no weights.
+    """
+    digest = hashlib.sha256(trained.run)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            content = trained.path(f"{name}.pt").read_bytes()
+            digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
+    return digest.digest()
+
+
+def joint_version(*halves: bytes) -> bytes:
+    """Return the version of a model from the digests of its halves, the Host's first."""
+    return hashlib.sha256(b"heterofed model\0" + b"".join(halves)).digest()

@@ -1,0 +1,285 @@
+"""Scores batches of requests at the Host, by its own features and those of the Collaborators."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from heterofed.compute.autograd import device_of
+from heterofed.compute.features import FeatureBatch
+from heterofed.compute.tensors import check_finite, unpack
+from heterofed.errors import FeatureError, HeteroFedError, RequestError
+from heterofed.hetero_nn.feature_means import FeatureImputer
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.models import HostModels
+from heterofed.hetero_nn.predict.host import Missing
+from heterofed.hetero_nn.predict.rows import as_columns, who_had
+from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
+from heterofed.hetero_nn.serve.own_features import own_features
+from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
+from heterofed.messaging.aborts import unlawful
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
+from heterofed.protocol.messages import MAX_SERVED_ROWS, ServeAnswer, ServeRequest
+
+logger = logging.getLogger("heterofed")
+
+POLL_SECONDS = 0.05
+"""The longest time in seconds between two looks at the deadline while an answer is awaited."""
+
+REASONS = {
+    "limit": "{party} serves no more rows for now",
+    "other_version": "{party} has another version of the model",
+    "late": "{party} could not load its rows in time",
+    "failed": "a hook of {party} failed",
+}
+"""The reasons for which a Collaborator refuses a request, in words."""
+
+
+@dataclass(slots=True)
+class Partner:
+    """A Collaborator in one session.
+
+    Attributes:
+        peer: its connection.
+        imputer: describes its features in training, and replaces those of rows that it lacks.
+        version: the version of its half and the Host's.
+        places: the number of each of the Host's rows in the table with it; -1 if it lacks the row.
+        asked: the number of requests so far.
+        late: the number of requests whose answers nobody awaits any more.
+    """
+
+    peer: Peer
+    imputer: FeatureImputer
+    version: bytes
+    places: Rows
+    asked: int = 0
+    late: int = field(default=0)
+
+    @property
+    def name(self) -> str:
+        """The feature key of the party."""
+        return self.peer.name
+
+
+class Scorer:
+    """Answers requests with the models of one session.
+
+    Args:
+        half: the Host's half.
+        party: the Host.
+        partners: the Collaborators in task order.
+        ids: the ids of the rows that are served, sorted.
+        version: the version of the whole model.
+        by_mean: the replacement for rows that a party does not have.
+        max_age: the time in seconds for which the Host's own features of a row are kept.
+
+    Attributes:
+        most_rows: the most rows of one batch of requests.
+    """
+
+    def __init__(
+        self,
+        half: Half[HostModels],
+        party: Party,
+        partners: Sequence[Partner],
+        ids: Sequence[str],
+        version: bytes,
+        *,
+        by_mean: Missing,
+        max_age: float,
+    ) -> None:
+        self._half, self._party, self._partners = half, party, partners
+        self._ids, self._version, self._missing = ids, version, by_mean
+        self._rows = {each: row for row, each in enumerate(ids)}
+        self._store = FeatureStore(len(ids), max_age)
+        self._has_features = True
+        room = min(each.peer.session.max_batch_bytes for each in partners)
+        widest = max(each.imputer.row_bytes for each in partners)
+        self.most_rows = max(1, min(MAX_SERVED_ROWS, room // max(1, widest)))
+
+    def score(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Return the outcome of each request.
+
+        Raises:
+            TaskFailed: a link broke, or a party violated the protocol.
+        """
+        outcomes: list[Outcome] = []
+        known: list[tuple[Request, list[int]]] = []
+        for request in requests:
+            found = [self._rows.get(each, -1) for each in request.ids]
+            if -1 in found:
+                outcomes.append((request, unknown(found.count(-1), len(found))))
+            else:
+                known.append((request, found))
+        if not known:
+            return outcomes
+        rows = np.concatenate([np.array(found, np.int64) for _, found in known])
+        ends = max(request.ends for request, _ in known)
+        try:
+            columns, parties = self._scored(rows, ends)
+        except RequestError as error:
+            return outcomes + [(request, error) for request, _ in known]
+        place = 0
+        for request, found in known:
+            part = slice(place, place + len(found))
+            mine = {name: each[part] for name, each in columns.items()}
+            outcomes.append((request, Scores(mine, parties[part], self._version)))
+            place += len(found)
+        return outcomes
+
+    def drop_late(self) -> None:
+        """Take answers that came after their deadline, and drop them."""
+        for partner in self._partners:
+            while partner.late and partner.peer.inbox:
+                self._party.take(partner.peer, ServeAnswer)
+                partner.late -= 1
+            if partner.peer.inbox and not partner.late:
+                raise unlawful(partner.name, "serve", "answers what was not asked")
+
+    # -- within ------------------------------------------------------------------------------
+
+    def _scored(self, rows: Rows, ends: float) -> tuple[dict[str, list[Any]], list[str]]:
+        """Return the predictions of rows by column, and the parties that had each row."""
+        parts = [rows[at : at + self.most_rows] for at in range(0, len(rows), self.most_rows)]
+        scored = [self._scored_at_once(each, ends) for each in parts]
+        columns = {name: [x for each, _ in scored for x in each[name]] for name in scored[0][0]}
+        return columns, [name for _, names in scored for name in names]
+
+    def _scored_at_once(self, rows: Rows, ends: float) -> tuple[dict[str, list[Any]], list[str]]:
+        self.drop_late()
+        wanted = {each.name: each.places[rows] for each in self._partners}
+        present = {name: places >= 0 for name, places in wanted.items()}
+        projection: dict[str, Any] = {}
+        failed: RequestError | None = None
+        if not all(each.peer.session.serve_window for each in self._partners):
+            raise RequestError("a party is far behind", code="busy", retry_after=1)
+        for each in self._partners:
+            self._ask(each, wanted[each.name][present[each.name]])
+        try:
+            if (mine := self._own(rows)) is not None:
+                projection[self._party.name] = mine.arranged()
+        except RequestError as error:
+            failed = error  # the answers must be taken even so
+        for each in self._partners:
+            try:
+                here = present[each.name]
+                batch = self._answer(each, int(here.sum()), ends)
+                projection[each.name] = self._filled(each, batch, here).arranged()
+            except RequestError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        outcome = self._called("predict_a_batch", projection)
+        columns = {name: each.tolist() for name, each in as_columns(outcome, len(rows)).items()}
+        return columns, who_had(self._party.name, present, len(rows))
+
+    def _called(self, hook: str, projection: Mapping[str, Any]) -> Any:
+        try:
+            return self._half.hooks.call(hook, projection)
+        except HeteroFedError:
+            raise
+        except Exception as error:
+            logger.exception("%s failed", hook)
+            raise RequestError("a hook of the Host failed; see its log", code="failed") from error
+
+    def _own(self, rows: Rows) -> FeatureBatch | None:
+        """Return the Host's own features of rows; None if it has none."""
+        if not self._has_features:
+            return None
+        self._store.begin_request(time.monotonic())
+        missing = self._store.missing(rows)
+        if len(missing):
+            try:
+                batch = own_features(self._half, [self._ids[row] for row in missing.tolist()])
+            except HeteroFedError:
+                raise
+            except Exception as error:
+                logger.exception("a hook failed")
+                raise RequestError(
+                    "a hook of the Host failed; see its log", code="failed"
+                ) from error
+            if batch is None:
+                self._has_features = False
+                return None
+            self._store.put(missing, batch)
+        return self._store.take(rows)
+
+    def _ask(self, partner: Partner, places: Rows) -> None:
+        """Send a request, unless the party has none of the rows."""
+        if len(places):
+            message = ServeRequest(partner.asked, len(places), partner.version)
+            self._party.post(partner.peer, message, [places.astype("<u4").tobytes()], patient=False)
+            partner.asked += 1
+
+    def _answer(self, partner: Partner, rows: int, ends: float) -> FeatureBatch | None:
+        """Return a Collaborator's features of the rows that it was just asked for."""
+        if not rows:
+            return None
+        number, peer = partner.asked - 1, partner.peer
+        while True:
+            while not peer.inbox:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    partner.late = peer.session.unanswered
+                    raise too_late()
+                self._party.pump(min(left, POLL_SECONDS))
+            mail = self._party.take(peer, ServeAnswer)
+            answer = mail.of(ServeAnswer)
+            if answer.number == number:
+                break
+            partner.late -= 1
+        if answer.refused:
+            why = REASONS[answer.refused].format(party=partner.name)
+            raise RequestError(why, code=answer.refused, retry_after=answer.retry_after or None)
+        if answer.version != partner.version:
+            raise unlawful(partner.name, "serve", "answered with another version of its model")
+        coding = peer.session.feature_coding
+        tensors = unpack(answer.tensors, mail.payload, partner.name, coding=coding)
+        check_finite(tensors, "the features", partner.name)
+        return FeatureBatch(answer.layout, tensors)
+
+    def _filled(
+        self, partner: Partner, batch: FeatureBatch | None, here: np.ndarray[Any, Any]
+    ) -> FeatureBatch:
+        """Return a Collaborator's features of all rows, checked against those of training."""
+        imputer = partner.imputer
+        if batch is not None and not _alike(imputer, batch):
+            raise FeatureError(
+                f"{partner.name} sent features of another form than in training; use the model"
+                " and the columns of the training there",
+                party=partner.name,
+            )
+        tensors = {} if batch is None else batch.tensors
+        if batch is None or batch.rows < len(here):
+            mask = torch.from_numpy(here)
+            tensors = imputer.fill(tensors, mask, partner.name, by_mean=self._missing == "mean")
+        device = device_of({}, self._half.models.infer_model)
+        placed = {name: each.to(device) if device else each for name, each in tensors.items()}
+        return FeatureBatch(imputer.layout, placed)
+
+
+def _alike(imputer: FeatureImputer, batch: FeatureBatch) -> bool:
+    if batch.layout != imputer.layout or batch.tensors.keys() != imputer.means.keys():
+        return False
+    return all(
+        mean is None or (mean.dtype, mean.shape) == (tensor.dtype, tensor.shape[1:])
+        for mean, tensor in zip(
+            (imputer.means[name] for name in batch.tensors), batch.tensors.values(), strict=True
+        )
+    )
+
+
+def unknown(count: int, asked: int) -> RequestError:
+    """Return the error of a request with ids that are not served."""
+    return RequestError(
+        f"{count} of the {asked} ids are not served: they are not in this party's table, or another"
+        " party lacks them",
+        code="unknown_ids",
+    )
