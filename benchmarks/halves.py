@@ -161,10 +161,16 @@ class Parties:
     Args:
         roles: of `host`, `collaborator`, `joined` (the joined model) and `away` (a Collaborator
             that meets the Host only through a relay), those that are needed.
+        options: further arguments of each process.
     """
 
     def __init__(
-        self, module: str, data: Path, limit: tuple[int, int] | None, roles: Sequence[str]
+        self,
+        module: str,
+        data: Path,
+        limit: tuple[int, int] | None,
+        roles: Sequence[str],
+        options: Sequence[str] = (),
     ) -> None:
         self.homes = {role: Path(tempfile.mkdtemp(prefix="hfb")) for role in ("host", "away")}
         self._children: dict[str, subprocess.Popen[str]] = {}
@@ -173,6 +179,7 @@ class Parties:
             command = [sys.executable, "-m", module, "--serve", role, "--data", str(data)]
             if limit:
                 command += ["--limit", *map(str, limit)]
+            command += options
             self._children[role] = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -235,10 +242,14 @@ class Parties:
 
 @contextlib.contextmanager
 def parties(
-    module: str, data: Path, limit: tuple[int, int] | None, roles: Sequence[str]
+    module: str,
+    data: Path,
+    limit: tuple[int, int] | None,
+    roles: Sequence[str],
+    options: Sequence[str] = (),
 ) -> Iterator[Parties]:
     """The processes, until the end of the block."""
-    started = Parties(module, data, limit, roles)
+    started = Parties(module, data, limit, roles, options)
     try:
         yield started
     finally:

@@ -64,7 +64,7 @@ def run(
     if args.party:
         if args.kind == kinds[1]:
             without()
-        _run_party(args)
+        run_party(args)
         return
     more, kept, bare = figures(_run_all(module, args, kinds))
     shown = {
@@ -97,17 +97,17 @@ def _run_all(
         for number in range(args.repeats):
             for kind in kinds if number % 2 == 0 else kinds[::-1]:
                 task = f"{kind}-{number}"
-                _open_task(task, args.rounds)
+                open_task(task, args.rounds)
                 command = [sys.executable, "-m", module, "--kind", kind, "--task", task]
                 command += ["--data", str(args.data), "--results", str(folder)]
                 command += ["--rounds", str(args.rounds), "--images", str(args.images)]
-                runs[kind].append(_run_both(command, task, folder, args.limit))
+                runs[kind].append(run_both(command, task, folder, args.limit))
     finally:
         shutil.rmtree(folder)
     return runs
 
 
-def _run_party(args: argparse.Namespace) -> None:
+def run_party(args: argparse.Namespace) -> None:
     from examples.mnist_split.collaborator import MnistCollaborator
     from examples.mnist_split.host import MnistHost
 
@@ -119,7 +119,7 @@ def _run_party(args: argparse.Namespace) -> None:
         MnistCollaborator(args.data, limit, **settings).launch_task(args.task)
 
 
-def _open_task(task: str, rounds: int) -> None:
+def open_task(task: str, rounds: int) -> None:
     """Keys, a task file, and consent."""
     from heterofed.cli.task import accept_task, new_task
     from heterofed.files import heterofed_home
@@ -137,7 +137,7 @@ def _open_task(task: str, rounds: int) -> None:
     accept_task(task, COLLABORATOR, lambda _terms, _party: True)
 
 
-def _run_both(command: list[str], task: str, folder: Path, limit: float) -> Phases:
+def run_both(command: list[str], task: str, folder: Path, limit: float) -> Phases:
     """Run both parties of a task, within `limit` seconds; gives the Host's phases.
 
     Where one of them fails, the other one is not waited for.

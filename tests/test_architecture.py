@@ -52,6 +52,7 @@ ALONE = {
         "heterofed/reporting/progress",
         "heterofed/reporting/terminal",
     ],
+    "IPython": ["heterofed/reporting/notebook"],
     "jinja2": ["heterofed/report/render"],
     "duckdb": ["heterofed/tabular/sources/"],
     "sqlalchemy": ["heterofed/tabular/sources/database"],

@@ -21,6 +21,7 @@ FOR = {
     "wandb": "`heterofed.reporting.trackers.wandb`",
     "prometheus": "`heterofed.reporting.trackers.prometheus`",
     "opentelemetry": "`heterofed.reporting.trackers.opentelemetry`",
+    "notebook": "the notebooks in `examples/notebooks`",
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",

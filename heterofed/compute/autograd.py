@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import Layout
+from heterofed.compute.transfer import to_device
 from heterofed.errors import ConfigError, LocalProtocolError
 
 _THREADS_AT_IMPORT = torch.get_num_threads()
@@ -67,7 +68,7 @@ def backward(
         retain: whether to keep the graph for another backward pass with other gradients.
     """
     pairs = [
-        (features[name], gradient.to(features[name].device))
+        (features[name], to_device(gradient, features[name].device))
         for name, gradient in gradients.items()
         if features[name].requires_grad
     ]
@@ -81,7 +82,7 @@ def gradients_like(
 ) -> Any:
     """Arrange gradients as the hook arranged its features, with None for missing ones."""
     placed = {
-        name: gradients[name].to(feature.device) if name in gradients else None
+        name: to_device(gradients[name], feature.device) if name in gradients else None
         for name, feature in features.items()
     }
     if layout == "tensor":

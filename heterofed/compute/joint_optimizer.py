@@ -187,7 +187,7 @@ class JointOptimizer(Optimizer):
         found = getattr(self, "found_inf", None)
         if found is None:  # no scaler
             return True
-        if bool(found) or any(not _is_finite(leaf) for leaf in self._leaves):
+        if _any([found, *_overflows(self._leaves, found.device)]):
             for leaf in self._leaves:
                 leaf.forget()
             return False
@@ -258,9 +258,16 @@ def _needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
-def _is_finite(leaf: Leaf) -> bool:
-    gradient = leaf.gradient()
-    return gradient is None or bool(torch.isfinite(gradient).all())
+def _overflows(leaves: Iterable[Leaf], device: torch.device) -> Iterator[Tensor]:
+    """Yield for each gradient of a leaf whether it is not finite, as a tensor on the device."""
+    for leaf in leaves:
+        if (gradient := leaf.gradient()) is not None:
+            yield torch.isfinite(gradient).all().logical_not().to(device)
+
+
+def _any(flags: Sequence[Tensor]) -> bool:
+    """Return whether any of the flags is set, with one wait for all of them."""
+    return bool(torch.stack([each.reshape(()).bool() for each in flags]).any())
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -163,6 +163,10 @@ class EarlyGradients:
     Noise or clipping after the backward pass would come too late to hide these gradients. So this
     class is used only at Hosts that declare that they do not change gradients.
 
+    On a GPU, autograd has a thread of its own, where no message may be sent, and only submits its
+    work. So the gradients are copied there, and `hand_on_copies` passes them on as soon as the
+    copies are there, while the GPU still runs the rest of the backward pass and the step.
+
     Args:
         leaves: the party's features.
         hand_on: is called with the gradients by name, at most once, on the thread that made this
@@ -174,6 +178,8 @@ class EarlyGradients:
         self._hand_on = hand_on
         self._missing = len(leaves.leaves)
         self._handed: dict[str, Tensor] | None = None
+        self._copies: dict[str, Tensor] | None = None
+        self._copied: torch.cuda.Event | None = None
         self._thread = threading.get_ident()
         self._hooks = [
             leaf.tensor.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
@@ -197,10 +203,27 @@ class EarlyGradients:
 
     def _accumulated(self, _leaf: Tensor) -> None:
         self._missing -= 1
-        # The backward pass on CUDA runs on its own thread, where no message may be sent.
-        if self._missing != 0 or threading.get_ident() != self._thread:
+        if self._missing != 0:
             return
-        gradients = self._leaves.gradients()
+        copies = {name: each.clone() for name, each in self._leaves.gradients().items()}
+        if threading.get_ident() == self._thread:
+            self._pass_on(copies)
+        elif all(each.is_cuda for each in copies.values()):
+            self._copies, self._copied = copies, torch.cuda.current_stream().record_event()
+
+    def hand_on_copies(self) -> None:
+        """Pass on gradients on a GPU, after waiting for them and for nothing later."""
+        if self._copies is None or self._copied is None:
+            return
+        device = next(iter(self._copies.values())).device
+        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        beside.wait_event(self._copied)
+        with torch.cuda.stream(beside):
+            self._pass_on(self._copies)
+        # Their memory must not be used again before the copies from it are done.
+        torch.cuda.current_stream(device).wait_stream(beside)
+
+    def _pass_on(self, gradients: dict[str, Tensor]) -> None:
         if all(is_finite(each) for each in gradients.values()):
-            self._handed = {name: each.clone() for name, each in gradients.items()}
-            self._hand_on(self._handed)
+            self._handed = gradients
+            self._hand_on(gradients)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofed.compute.transfer import LateCheck, to_device, to_host
 from heterofed.errors import FeatureError, NonFiniteError, RemoteProtocolError
 from heterofed.protocol.messages import GRADIENT_DTYPES, ITEM_BYTES, TensorSpec
 from heterofed.protocol.plan import Coding
@@ -107,12 +108,22 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, party: str) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not is_finite(tensor):
-            label = f" {name!r}" if name else ""
-            raise NonFiniteError(
-                f"{what}{label} at {party} holds NaN or infinity; lower the learning rate, clip"
-                " gradients, or look for missing values in the data",
-                party=party,
-            )
+            raise _non_finite(what, name, party)
+
+
+def confirm_finite(check: LateCheck, what: str, party: str) -> None:
+    """Refuse NaN and infinity that a check found on a GPU; see `check_finite`."""
+    for name in check.suspects():
+        raise _non_finite(what, name, party)
+
+
+def _non_finite(what: str, name: str, party: str) -> NonFiniteError:
+    label = f" {name!r}" if name else ""
+    return NonFiniteError(
+        f"{what}{label} at {party} holds NaN or infinity; lower the learning rate, clip"
+        " gradients, or look for missing values in the data",
+        party=party,
+    )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -130,7 +141,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def pack(
-    tensors: Mapping[str, Tensor], coding: Coding = "none", party: str = ""
+    tensors: Mapping[str, Tensor], coding: Coding = "none", party: str = "", *, unchecked: str = ""
 ) -> tuple[tuple[TensorSpec, ...], list[memoryview]]:
     """Return the specs and the bytes of tensors.
 
@@ -140,38 +151,32 @@ def pack(
         tensors: the tensors by name, of dtypes that can be sent.
         coding: the compression of floating-point tensors.
         party: the party that owns the tensors, for errors.
+        unchecked: what the tensors are, for errors, if those on a GPU have not been checked yet
+            whether they are finite. They are checked here without a further wait for the GPU.
 
     Raises:
-        NonFiniteError: a value is too large for the coding.
+        NonFiniteError: a value is too large for the coding, or not finite.
     """
-    specs, buffers = [], []
+    specs, parts, coded = [], list[Tensor](), list[Tensor]()
     for name, tensor in tensors.items():
         spec = TensorSpec(name, dtype_name(tensor), tuple(tensor.shape))  # type: ignore[arg-type]
         specs.append(spec)
-        parts = [tensor.detach()]
+        some = [tensor.detach()]
         if spec.is_coded(coding):
-            parts = _code(parts[0], coding)
-            # The last part may be int8, which is always finite.
-            if not is_finite(parts[0]):
-                raise NonFiniteError(
-                    f"a tensor of {party} holds values too large to be sent as {coding};"
-                    " compress by bf16, or not at all",
-                    party=party,
-                )
-        buffers += [_bytes_of(part) for part in parts]
-    return tuple(specs), buffers
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return _to_host(tensor.contiguous()).reshape(-1).view(torch.uint8).numpy().data
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """Return the tensor in main memory; a copy goes through page-locked memory, which is faster."""
-    if not tensor.is_cuda:
-        return tensor.cpu()
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor)
+            some = _code(some[0], coding)
+            coded.append(some[0])  # the last part may be int8, which is always finite
+        parts += [part.contiguous() for part in some]
+    sound = LateCheck(tensors if unchecked else {})
+    fits = LateCheck({str(place): each for place, each in enumerate(coded)})
+    parts = to_host(parts)
+    confirm_finite(sound, unchecked, party)
+    if fits.suspects() or not all(is_finite(each) for each in coded if not each.is_cuda):
+        raise NonFiniteError(
+            f"a tensor of {party} holds values too large to be sent as {coding};"
+            " compress by bf16, or not at all",
+            party=party,
+        )
+    return tuple(specs), [part.reshape(-1).view(torch.uint8).numpy().data for part in parts]
 
 
 def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
@@ -184,7 +189,8 @@ def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
     scales = rows.abs().amax(dim=1) / 127
     tiny = torch.finfo(torch.float32).tiny
     steps = rows / scales.clamp_min(tiny).unsqueeze(1)
-    scales[scales < tiny] = 0  # rows of zeros, or of numbers too small to differ from zero
+    # Rows of zeros, or of numbers too small to differ from zero, are sent as zeros.
+    scales.masked_fill_(scales < tiny, 0)
     return [scales, steps.round_().clamp_(-127, 127).to(torch.int8)]
 
 
@@ -217,17 +223,15 @@ def unpack(
     rest = memoryview(payload)
     for spec in specs:
         size = spec.coded_bytes(coding)
-        tensors[spec.name] = _decoded(spec, rest[:size], party, device, coding)
+        tensors[spec.name] = to_device(_decoded(spec, rest[:size], party, coding), device)
         rest = rest[size:]
     return tensors
 
 
-def _decoded(
-    spec: TensorSpec, part: memoryview, party: str, device: torch.device | None, coding: Coding
-) -> Tensor:
+def _decoded(spec: TensorSpec, part: memoryview, party: str, coding: Coding) -> Tensor:
     dtype: torch.dtype = getattr(torch, spec.dtype)
     if spec.nbytes == 0:
-        return torch.empty(spec.shape, dtype=dtype, device=device)
+        return torch.empty(spec.shape, dtype=dtype, device="cpu")
     if not spec.is_coded(coding):
         if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:
             raise RemoteProtocolError(
@@ -235,12 +239,12 @@ def _decoded(
                 f" {RemoteProtocolError.remedy}",
                 party=party,
             )
-        return _from_bytes(part, dtype, device).reshape(spec.shape)
+        return _from_bytes(part, dtype).reshape(spec.shape)
     if coding != "int8":
         half = torch.float16 if coding == "fp16" else torch.bfloat16
-        return _from_bytes(part, half, device).to(dtype).reshape(spec.shape)
+        return _from_bytes(part, half).to(dtype).reshape(spec.shape)
     rows = spec.shape[0]
-    scales = _from_bytes(part[: 4 * rows], torch.float32, None)
+    scales = _from_bytes(part[: 4 * rows], torch.float32)
     if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
         raise RemoteProtocolError(
             f"{party} sent a compressed tensor whose scales are not numbers from 0 on;"
@@ -253,20 +257,17 @@ def _decoded(
             f" {RemoteProtocolError.remedy}",
             party=party,
         )
-    steps = _from_bytes(part[4 * rows :], torch.int8, device).reshape(rows, -1)
-    values = steps.float().mul_(scales.to(steps.device).unsqueeze(1))
+    steps = _from_bytes(part[4 * rows :], torch.int8).reshape(rows, -1)
+    values = steps.float().mul_(scales.unsqueeze(1))
     return values.to(dtype).reshape(spec.shape)
 
 
-def _from_bytes(part: memoryview, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-    """Return a flat tensor that shares these bytes, or a copy of them on another device."""
+def _from_bytes(part: memoryview, dtype: torch.dtype) -> Tensor:
+    """Return a flat tensor that shares these bytes if they are aligned."""
     tensor = torch.frombuffer(part, dtype=torch.uint8)
     if tensor.data_ptr() % dtype.itemsize:
         tensor = tensor.clone()  # torch needs items at addresses that are multiples of their size
-    tensor = tensor.view(dtype)
-    if device is None or device.type != "cuda":
-        return tensor if device is None else tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.view(dtype)
 
 
 def restore(layout: Layout, tensors: Mapping[str, Tensor]) -> Features:

@@ -118,8 +118,16 @@ class FeatureMeans:
             if sums[name] is None or wide or sums[name].shape != tensor.shape[1:]:
                 sums[name] = None
             elif tensor.is_floating_point():
-                sums[name] = sums[name] + _sum_of_rows(tensor.detach()).cpu()
+                sums[name] = sums[name].to(tensor.device) + _sum_of_rows(tensor.detach())
         kept["rows"] += len(tensor)
+
+    def settle(self) -> None:
+        """Bring the sums of features on a GPU to main memory; until then nothing waits for them."""
+        for kept in self._state.values():
+            kept["sums"] = {
+                name: total if total is None else total.cpu()
+                for name, total in kept["sums"].items()
+            }
 
     def save(self, path: Path) -> None:
         """Write the means to a file, in task order."""

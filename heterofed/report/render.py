@@ -26,9 +26,9 @@ from heterofed.report import view
 from heterofed.report.charts import chart
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
-from heterofed.report.sources import visible
 from heterofed.reporting.results import write_whole
 from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
+from heterofed.reporting.visible import visible_lines
 
 Format = Literal["html", "json", "md", "card"]
 
@@ -141,7 +141,7 @@ def _visible(value: object) -> object:
     """Return a value of a page without characters that hide or reorder others; our markup stays."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return "\n".join(map(visible, value.split("\n")))
+    return visible_lines(value)
 
 
 def _environment(package: str = "heterofed.report", **settings: Any) -> jinja2.Environment:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import stat
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from heterofed.files import read
+from heterofed.reporting.visible import visible
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -113,19 +113,6 @@ def shown(text: object, most: int = MAX_TEXT) -> str:
     """
     kept = visible(" ".join(str(text)[: 4 * most].split()))
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
-
-
-def visible(line: str) -> str:
-    """Return the string with a sign in place of each character that hides or reorders others."""
-    if line.isascii() and line.isprintable():
-        return line
-    return "".join("\ufffd" if unicodedata.category(each) in _HIDDEN else each for each in line)
-
-
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""The Unicode categories of controls, formats (also bidirectional overrides) and unassigned
-codes.
-"""
 
 
 def number(text: object) -> float | None:

@@ -1,4 +1,5 @@
-"""Shows a run in a terminal: log lines, a progress bar per phase, a line per round, a summary.
+"""Shows a run in a terminal: log lines, a progress bar per phase, a line per round, a summary. In
+a notebook it shows one card instead.
 
 `launch_task` attaches the console while it runs, and only if logging is not configured. Everything
 is written to stderr, so that stdout is left to the script.
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from heterofed.events import (
     Callback,
@@ -26,12 +27,24 @@ from heterofed.events import (
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.log_lines import chosen_format, facts, formatter
+from heterofed.reporting.notebook import card, in_notebook
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.reporting.units import seconds_shown
 from heterofed.reporting.wrapping import is_terminal
 
-if TYPE_CHECKING:
-    from heterofed.reporting.progress import Bars
+
+class View(Protocol):
+    """What shows the progress of a run: bars in a terminal, or a card in a notebook."""
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+
+    def log_handler(self) -> logging.Handler:
+        """Return the handler that shows log lines beside the progress."""
+
+    def close(self) -> None:
+        """End the view."""
+
 
 logger = logging.getLogger("heterofed")
 
@@ -52,26 +65,26 @@ def attached() -> Iterator[Callback]:
 def _attached() -> Iterator[Callback]:
     harmless = Harmless()
     level = logger.level
-    bars: Bars | None = None
+    view: View | None = None
     handler: logging.Handler | None = None
     with harmless("the progress bar"):
-        bars = _bars()
+        view = _view()
     with harmless("the console"):
-        handler = _handler(bars)
+        handler = _handler(view)
 
     def show(event: Event) -> None:
-        if bars is not None:
+        if view is not None:
             with harmless("the progress bar"):
-                bars(event)
+                view(event)
         with harmless("the console"):
             _log(event)
 
     try:
         yield show
     finally:
-        if bars is not None:
+        if view is not None:
             with harmless("the progress bar"):
-                bars.close()
+                view.close()
         if handler is not None:
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -84,25 +97,29 @@ def shows_errors() -> bool:
     return any(each.get_name() == OWN for each in logger.handlers)
 
 
-def _bars() -> Bars | None:
-    """Return progress bars if stderr is a terminal; parties in further threads show lines only."""
-    if chosen_format() == "json":
+def _view() -> View | None:
+    """Return a card in a notebook, and bars if stderr is a terminal; parties in further threads
+    show lines only.
+    """
+    if chosen_format() == "json" or threading.current_thread() is not threading.main_thread():
         return None
-    if not is_terminal(sys.stderr) or threading.current_thread() is not threading.main_thread():
+    if in_notebook():
+        return card()
+    if not is_terminal(sys.stderr):
         return None
     from heterofed.reporting.progress import Bars  # rich is slow to load
 
     return Bars()
 
 
-def _handler(bars: Bars | None) -> logging.Handler | None:
+def _handler(view: View | None) -> logging.Handler | None:
     """Attach and return a handler that shows log lines, or return None if logging is configured."""
     if logger.hasHandlers():
         return None
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter())
-    if bars is not None:
-        handler = bars.log_handler()
+    if view is not None:
+        handler = view.log_handler()  # it has the time, or a place, of its own
     # By default a line that cannot be written to a closed stderr raises an error.
     handler.handleError = _forget  # type: ignore[method-assign]
     handler.set_name(OWN)

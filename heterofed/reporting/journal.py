@@ -75,7 +75,11 @@ class Journal:
         Raises:
             OSError, ConfigError: the file cannot be written.
         """
-        noted = [*self._noted(event)]
+        if isinstance(event, Progressed):
+            self._units = event.done
+            noted: list[records.Record] = []
+        else:
+            noted = [*self._noted(event)]
         if (batch := self._trace(event)) is not None:
             noted.append(batch)
         if isinstance(event, TaskBegan):
@@ -117,8 +121,6 @@ class Journal:
             case PhaseBegan(phase, total, unit, number):
                 self._units, self._before = 0, costs_of(self._account.rows, phase)
                 yield records.Phase(at=now, phase=phase, total=total, unit=unit, round=number)
-            case Progressed(done):
-                self._units = done
             case PhaseEnded():
                 yield self._done(event, now)
                 yield from self._links(now)

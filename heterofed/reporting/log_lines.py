@@ -20,6 +20,7 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.events import Event, PhaseBegan, PhaseEnded, RoundEnded
 from heterofed.metrics import as_float
+from heterofed.reporting.visible import visible_lines
 
 LogFormat = Literal["text", "json"]
 VARIABLE = "HETEROFED_LOG_FORMAT"
@@ -82,7 +83,8 @@ class TextLines(logging.Formatter):
         place = _place.get() or Place()
         whose = " ".join(filter(None, (place.task, place.party)))
         lead = f"{_moment(record)} {record.levelname}{f' {whose}' if whose else ''}:"
-        return "\n".join(f"{lead} {line}" for line in super().format(record).splitlines() or [""])
+        text = visible_lines(super().format(record))
+        return "\n".join(f"{lead} {line}" for line in text.splitlines() or [""])
 
 
 class JsonLines(logging.Formatter):

@@ -221,6 +221,12 @@ class TaskResult:
         what = f"{self.party}: task {self.task_id}, {self.rounds} rounds in {self.seconds:.1f} s"
         return f"<{', '.join([what, *shown])}; {self.folder}>"
 
+    def _repr_html_(self) -> str:
+        """Return the result for a notebook."""
+        from heterofed.reporting.result_card import card_of
+
+        return card_of(self)
+
     def summary(self) -> str:
         """Return the summary that the console prints: costs by phase, leaks, and the files."""
         lines = [f"{self.party}: task {self.task_id} done in {seconds_shown(self.seconds)}"]

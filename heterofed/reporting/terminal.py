@@ -16,6 +16,8 @@ from rich.highlighter import RegexHighlighter
 from rich.text import Text
 from rich.theme import Theme
 
+from heterofed.reporting.visible import visible_lines
+
 GUTTER = 2
 """Columns between the time and the text."""
 HANGING = 2
@@ -68,7 +70,7 @@ class Lines(logging.Handler):
         try:
             moment = time.strftime("%H:%M:%S", time.localtime(record.created))
             text = laid_out(
-                moment, _shown(self.format(record)), record.levelno, self._console.width
+                moment, visible_lines(self.format(record)), record.levelno, self._console.width
             )
             self._console.print(text, overflow="ignore", no_wrap=True, crop=False)
         except Exception:
@@ -116,8 +118,3 @@ def _broken(body: Text, room: int) -> list[Text]:
 
 _GLUED = re.compile(r"(?<=\S) (?=-?\d)|(?<=\d) (?=%|[kMGT]?B\b|s\b|min\b|h\b)")
 """Spaces before a number and before its unit: what belongs together stays so."""
-
-
-def _shown(message: str) -> str:
-    """Without what a terminal would obey: a message may hold a text of somebody else."""
-    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in message)

@@ -9,6 +9,8 @@ import os
 import textwrap
 from typing import TextIO
 
+from heterofed.reporting.visible import visible_lines
+
 LEAST_COLUMNS = 40
 """Text is not broken for a terminal that is narrower."""
 LOUD, PLAIN = "\x1b[1;31m", "\x1b[0m"
@@ -36,12 +38,14 @@ def columns_of(stream: TextIO | None) -> int | None:
 def wrapped(text: str, stream: TextIO | None, *, indent: str = "  ") -> str:
     """Text whose lines fit a terminal, as far as they can be broken between words.
 
+    A terminal gets no character that it would obey: an error may quote what another party wrote.
+
     Args:
         text: of any number of lines.
         stream: where it goes.
         indent: what the rest of a broken line begins with, after its own indent.
     """
-    columns = columns_of(stream)
+    text, columns = visible_lines(text), columns_of(stream)
     if columns is None:
         return text
     return "\n".join(_broken(line, columns, indent) for line in text.splitlines())

@@ -131,7 +131,7 @@ def thaw(frozen: Any, into: Any = None) -> Any:
 def _tensor(frozen: list[Any], into: Any) -> Tensor:
     _, data, grad, requires_grad, device = frozen
     fits = isinstance(into, Tensor) and (into.shape, into.dtype) == (data.shape, data.dtype)
-    target: Tensor = into if fits else data.clone().to(device)
+    target: Tensor = into if fits else data.clone().to(_here(device))
     if fits:
         with torch.no_grad():
             target.copy_(data)
@@ -139,6 +139,14 @@ def _tensor(frozen: list[Any], into: Any) -> Tensor:
         target.requires_grad_(requires_grad)
         target.grad = None if grad is None else grad.clone().to(target.device)
     return target
+
+
+def _here(device: str) -> torch.device:
+    """Return the device, or the CPU if this machine does not have the GPU of a checkpoint."""
+    wanted = torch.device(device)
+    if wanted.type != "cuda" or (wanted.index or 0) < torch.cuda.device_count():
+        return wanted
+    return torch.device("cpu")
 
 
 def _array(frozen: list[Any], into: Any) -> Any:

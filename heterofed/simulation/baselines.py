@@ -19,6 +19,7 @@ from heterofed.hetero_nn.hooks import half_engine
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.metrics import NO_METRICS
 from heterofed.report.render import write_report
+from heterofed.reporting import markup
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import fresh_folder, write_whole
 from heterofed.simulation.one_graph import Baseline, Mode
@@ -40,6 +41,22 @@ class Comparison:
 
     tables: dict[str, Path] = field(default_factory=dict)
     models: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Return the last metrics of each model for a notebook."""
+        return tables_of(self)
+
+
+def tables_of(comparison: Comparison) -> str:
+    """Return the last metrics of each model as HTML, with a column for each model."""
+    shown = []
+    for name, path in comparison.tables.items():
+        with path.open(newline="", encoding="utf-8") as file:
+            last = {row["mode"]: row for row in csv.DictReader(file)}
+        keys = [key for key in next(iter(last.values()), {}) if key not in ("mode", "round")]
+        rows = [(f"{name}: {key}", *(row[key] for row in last.values())) for key in keys]
+        shown.append(markup.table(("last round", *last), rows))
+    return "".join(shown)
 
 
 def compare(

@@ -28,7 +28,7 @@ from heterofed.hetero_nn.models import HalfModels, HostModels
 from heterofed.hetero_nn.train.host_loop import HostLoop
 from heterofed.hetero_nn.train.joint_batch import MASKED_SUM, kept
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
-from heterofed.hetero_nn.train.recording import record_training, scalars_of
+from heterofed.hetero_nn.train.recording import as_numbers, record_training, scalars_of
 from heterofed.hetero_nn.train.rounds import go_through_rounds
 from heterofed.hetero_nn.train.split import split
 from heterofed.hetero_nn.train.test_hooks import TestHooks
@@ -162,7 +162,7 @@ class Baseline:
         for half in self._others:
             half.run.round = run.round
         recorded = [self._step(*each) for each in enumerate(self._batches(TRAINS))]
-        return record_training(run, type(self._host), recorded)
+        return record_training(run, type(self._host), as_numbers(recorded))
 
     def _end_round(self) -> None:
         for half in self._halves:
@@ -219,7 +219,7 @@ class Baseline:
             projection[name] = each.arranged()
         return projection
 
-    def _step(self, number: int, batches: Sequence[Batch]) -> dict[str, float]:
+    def _step(self, number: int, batches: Sequence[Batch]) -> dict[str, float | torch.Tensor]:
         optimizers = [
             half.models.feature_optimizer
             for half in self._others

@@ -15,12 +15,20 @@ from heterofed.files import temporary_folder
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.predict.collaborator import serve as serve_predictions
 from heterofed.hetero_nn.predict.host import predict as host_predict
-from heterofed.reporting import console
+from heterofed.reporting import console, markup
+from heterofed.reporting.result_card import card_of
+from heterofed.reporting.results import TaskResult
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler, engine_of
 from heterofed.runs.settings import LeadSettings, Settings, is_count
-from heterofed.simulation.baselines import Comparison, check_comparable, check_modes, compare
+from heterofed.simulation.baselines import (
+    Comparison,
+    check_comparable,
+    check_modes,
+    compare,
+    tables_of,
+)
 from heterofed.simulation.network import Crossing, Network, PartyRun
 from heterofed.simulation.one_graph import Mode
 
@@ -39,6 +47,17 @@ class Simulation:
     results: dict[str, Any]
     received: dict[str, list[Crossing]] = field(repr=False)
     comparison: Comparison | None = None
+
+    def _repr_html_(self) -> str:
+        """Return the results of all parties for a notebook, the Host's unfolded."""
+        first, *others = (
+            card_of(each) if isinstance(each, TaskResult) else markup.card(name, repr(each))
+            for name, each in self.results.items()
+        )
+        names = list(self.results)[1:]
+        folded = [markup.folded(*each) for each in zip(names, others, strict=True)]
+        compared = tables_of(self.comparison) if self.comparison else ""
+        return "".join([first, compared, *folded])
 
 
 @plain_endings()

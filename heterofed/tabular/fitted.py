@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heterofed import ConfigError, TaskResult, simulate, simulate_prediction
+from heterofed.reporting import markup
 from heterofed.simulation.one_graph import Mode
 from heterofed.simulation.simulate import Simulation
 from heterofed.tabular.collaborator import TabularCollaborator
@@ -217,9 +218,13 @@ class Fitted:
         return "\n".join([*lines, str(self.worth)] if self.worth else lines)
 
     def _repr_html_(self) -> str:
-        table = self.frame().to_html(float_format="{:.4f}".format)
-        worth = f"<p>{self.worth}</p>" if self.worth else ""
-        return f"<p>{self._said()}</p>{table}{worth}"
+        """Return the numbers of all models for a notebook."""
+        numbers = {mode: each.metrics for mode, each in self.evaluations.items()}
+        names = list(dict.fromkeys(name for each in numbers.values() for name in each))
+        rows = [(name, *(_number(each.get(name)) for each in numbers.values())) for name in names]
+        worth = markup.listed([str(self.worth)]) if self.worth else ""
+        table = markup.table(("test rows", *numbers), rows)
+        return markup.card(" and ".join(self._names), self._said(), table, worth)
 
     def _said(self) -> str:
         result, tested = self.result, self._tested["joint"].evaluation
@@ -227,6 +232,10 @@ class Fitted:
             f"{tested.kind} model of {' and '.join(self._names)}: {result.ids} common rows, round"
             f" {result.best_round} of {result.rounds} kept, {tested.rows} test rows"
         )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _by_mode(host: TabularHost, simulation: Simulation) -> dict[str, Tested]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from heterofed.errors import ColumnError
+from heterofed.reporting import markup
 from heterofed.tabular.kinds import (
     DATE_FORMATS,
     FALSE,
@@ -27,6 +28,7 @@ SAMPLE_ROWS = 100_000
 """The most rows from which kinds are determined; of a larger table every k-th row is taken."""
 
 MANY_CATEGORIES = 1000
+SHOWN = ("column", "holds", "missing", "values", "to know")
 _AT_ONCE = 500
 _CELLS_AT_ONCE = 2_000_000
 """The most columns, and cells, in which one query counts; it holds every different cell of a
@@ -120,6 +122,27 @@ class TableReport:
         if not self.features and not self.labels and not found:
             found.append(f"{self.name} has no column to learn from beside its ids")
         return tuple(found)
+
+    def _repr_html_(self) -> str:
+        """Return the columns and what stands in the way of them for a notebook."""
+        rows = [
+            (
+                each.name,
+                each.kind,
+                f"{each.share_missing:.0%}",
+                each.distinct,
+                "; ".join(each.notes),
+            )
+            for each in self.columns
+        ]
+        return markup.card(
+            self.name,
+            f"{self.rows:,} rows, {len(self.columns)} columns",
+            markup.table(
+                ("column", "holds", "missing", "values", "to know"), rows, words=(0, 1, 4)
+            ),
+            markup.listed([*self.problems, *self.notes]),
+        )
 
     def check(self) -> None:
         """Refuse a table that cannot be used as it is.

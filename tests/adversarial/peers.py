@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+import msgspec
 import torch
 
 import psi
@@ -40,6 +42,11 @@ class Link:
 
     def say(self, message: m.Message, payload: Sequence[Buffer] = ()) -> None:
         self.channel.send(encode(message, payload))
+
+    def say_anything(self, message: m.Message) -> None:
+        """Say a message that an honest party's own checks would keep back."""
+        header = msgspec.msgpack.encode(message)
+        self.channel.send([struct.pack("<2sBBIQ", b"HF", 1, 0, len(header), 0) + header])
 
     def pump(self) -> None:
         for event in self.endpoint.poll(0.05):

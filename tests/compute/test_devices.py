@@ -14,7 +14,11 @@ from heterofed.compute.tensors import pack, unpack
 from heterofed.protocol.plan import Coding
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    # The first matrix product on autograd's own thread finds no context there and makes it.
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning"),
+]
 
 
 @pytest.mark.parametrize("coding", get_args(Coding))

@@ -416,10 +416,9 @@ def test_metrics(names: Any, play: Any) -> None:
 # -- running -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_gpu_at_one_party(device: str, names: Any, play: Any) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here")
     guide: Any = guide_of("gpu-at-one-party.md", names)
     guide.DEVICE = device
     seen: list[tuple[str, str]] = []

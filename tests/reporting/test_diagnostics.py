@@ -80,7 +80,7 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (results.TaskResult, "to_dict"),
     (console, "_log"),
     (console, "_handler"),
-    (console, "_bars"),
+    (console, "_view"),
     (Metrics, "last_of"),
 ]
 

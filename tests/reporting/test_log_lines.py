@@ -24,6 +24,7 @@ from heterofed.reporting.log_lines import (
     facts,
     placed,
 )
+from heterofed.reporting.wrapping import error_line
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost
 
 
@@ -107,3 +108,13 @@ def test_an_idle_server_gives_a_sign_of_life_once_an_hour(caplog: pytest.LogCapt
         "idle: no request for 1 h 00 min; still serving",
         "idle: no request for 2 h 00 min; still serving",
     ]
+
+
+def test_no_line_holds_what_a_terminal_obeys() -> None:
+    text = "one\x1b]0;title\x07\n\ttwo\x9b2J\u202ethree"
+    lines = TextLines().format(record(text)).splitlines()
+    assert [line.partition("WARNING: ")[2] for line in lines] == [
+        "one\ufffd]0;title\ufffd",
+        "        two\ufffd2J\ufffdthree",
+    ]
+    assert error_line("error", "a\x9b2Jb", io.StringIO()) == "error: a\ufffd2Jb"

@@ -84,6 +84,11 @@ class CollaboratorGuard(Guard):
         if self._model_hook is not None:
             self._model_hook.remove()
 
+    @property
+    def alters(self) -> bool:
+        """Whether what is sent differs from what the feature hook yielded."""
+        return isinstance(self._defence, ClippedGaussian) or bool(self._run.mask_secrets)
+
     def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
         """Return the defended features to send to the Host; gradients pass through the defence.
 

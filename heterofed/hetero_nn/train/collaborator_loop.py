@@ -17,6 +17,7 @@ from heterofed.compute.freshness import explaining
 from heterofed.compute.staleness import ahead
 from heterofed.compute.streams import generators_kept
 from heterofed.compute.tensors import check_finite
+from heterofed.compute.transfer import on_gpu
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import CollaboratorHooks, updates_by_default
 from heterofed.hetero_nn.models import HalfModels
@@ -157,7 +158,8 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
 
     def _send(self, feed: FeatureFeed, features: FeatureBatch, hook: str, *, testing: bool) -> None:
         proof = self._half.order.proof(features.ids, feed.number, features.rows, hook)
-        feed.send(self.guard.masked(features, feed.number, testing=testing), proof)
+        masked = self.guard.masked(features, feed.number, testing=testing)
+        feed.send(masked, proof, what=f"what {hook} yielded")
 
     def _features(
         self, hook: str, ids: Sequence[str], first: int, most: int | None
@@ -168,7 +170,9 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
             features = FeatureBatch.of(batch.features, hook, batch.ids)
             del batch
             key = self._settings.feature_key
-            check_finite(features.tensors, f"what {hook} yielded", key)
+            # What goes from a GPU unaltered is checked when it is sent, with one wait for both.
+            if guard.alters or not on_gpu(features.tensors):
+                check_finite(features.tensors, f"what {hook} yielded", key)
             guard.leaves(features)
             features = guard.outgoing(features, number, testing=hook != TRAINS)
             yield features

@@ -136,7 +136,7 @@ class _ReportedLoop(HostLoop):
 
     def step(
         self, number: int, batch: JointBatch, staleness: int | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, float | Tensor]:
         """Report the batch, and train on it."""
         run = self._run
         projection = batch.projection(run.result.party)

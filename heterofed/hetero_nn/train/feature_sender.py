@@ -58,19 +58,25 @@ class FeatureFeed:
         """
         return self._witness is not None
 
-    def send(self, batch: FeatureBatch, order: bytes | None = None) -> None:
+    def send(
+        self, batch: FeatureBatch, order: bytes | None = None, what: str = "the features"
+    ) -> None:
         """Send the next batch, after waiting for credit if necessary.
 
         Args:
             batch: the features in the form in which they are sent.
             order: the digest of the rows' ids (see `row_order`).
+            what: what the features are, for errors.
+
+        Raises:
+            FeatureError: the batch is too large, or has another form than those before it.
+            NonFiniteError: features on a GPU hold NaN or infinity; others were checked before.
         """
         while self._host.session.batch_window < 1:
             self._take_done()
         with self._party.encoding(self._host, "sent"):
-            specs, payload = pack(
-                batch.tensors, self._host.session.feature_coding, self._party.name
-            )
+            coding, name = self._host.session.feature_coding, self._party.name
+            specs, payload = pack(batch.tensors, coding, name, unchecked=what)
         size, most = sum(spec.nbytes for spec in specs), self._host.session.max_batch_bytes
         if size > most:
             raise FeatureError(

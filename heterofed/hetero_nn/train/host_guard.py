@@ -92,6 +92,11 @@ class HostGuard(Guard):
             )
         return self._labels(batch.labels, batch.ids)
 
+    @property
+    def alters(self) -> bool:
+        """Whether the gradients that are sent differ from those of the backward pass."""
+        return self._gradients is not None
+
     def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
         """Return the defended gradients to send to a Collaborator.
 

@@ -17,6 +17,7 @@ from heterofed.compute.leaves import EarlyGradients, Leaves
 from heterofed.compute.staleness import PROBE_BATCHES, Probe
 from heterofed.compute.streams import generators_kept, random_stream
 from heterofed.compute.tensors import check_finite, pack
+from heterofed.compute.transfer import on_gpu
 from heterofed.errors import ConfigError, FeatureError
 from heterofed.hetero_nn.feature_means import MEANS, FeatureMeans
 from heterofed.hetero_nn.half import Half
@@ -36,7 +37,7 @@ from heterofed.hetero_nn.train.joint_batch import (
 )
 from heterofed.hetero_nn.train.loop import Loop
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
-from heterofed.hetero_nn.train.recording import record_training, scalars_of
+from heterofed.hetero_nn.train.recording import as_numbers, record_training, scalars_of
 from heterofed.hetero_nn.train.test_hooks import TestHooks
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -45,6 +46,9 @@ from heterofed.protocol import messages as msg
 from heterofed.runs.term_limits import count_round
 
 logger = logging.getLogger("heterofed")
+
+GRADIENT = "the gradient of the features"
+"""The name of what is sent to Collaborators, for errors."""
 
 
 class HostLoop(Loop[HostModels, HostGuard]):
@@ -121,6 +125,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         self._models.set_modes(training=True)
         self._movement.begin()
         number, means = first, FeatureMeans(run.state.kept.means, run.harmless)
+        recorded: list[dict[str, float | Tensor]] = []
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -133,10 +138,12 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 steps = self._staleness_from(number + 1, probe)
                 for each in batch.theirs:
                     means.add(each.peer.name, each.features)
-                run.state.kept.recorded.append(self.step(number, batch, steps))
+                recorded.append(self.step(number, batch, steps))
                 number += 1
                 party.progress(number)
             guard.budget.stop()
+            run.state.kept.recorded += as_numbers(recorded)
+            means.settle()
         return number
 
     def _staleness_at_start(self, first: int) -> int:
@@ -167,7 +174,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
 
     def step(
         self, number: int, batch: JointBatch, staleness: int | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, float | Tensor]:
         """Train on one batch, send the gradients back, and return the scalars to record."""
         guard = self.guard
         watched = [
@@ -178,6 +185,10 @@ class HostLoop(Loop[HostModels, HostGuard]):
             seen = [guard.measured_part(each.features.tensors) for each in batch.theirs]
         labels = guard.labels(batch.mine)
         outcome = self._train(number, batch, labels, [leaves for _, leaves, _ in watched])
+        for _, _, early in watched:
+            if early is not None:
+                early.hand_on_copies()
+        batch.confirm()
         sent = self._answer(number, batch, watched, labels, staleness)
         for each in batch.theirs:  # after the gradients of all parties were sent
             self._run.party.let_drain(each.peer)
@@ -220,7 +231,9 @@ class HostLoop(Loop[HostModels, HostGuard]):
         for each, leaves, early in watched:
             if not batch.sums or not sent:  # all parties of a sum get the same gradients
                 clean = leaves.gradients()
-                check_finite(clean, "the gradient of the features", each.peer.name)
+                # What goes from a GPU unaltered is checked when it is sent.
+                if self.guard.alters or not on_gpu(clean):
+                    check_finite(clean, GRADIENT, each.peer.name)
                 defended = self.guard.outgoing(each.peer.name, clean, labels)
             last = early.changed() if early else bool(clean)
             if last:
@@ -257,6 +270,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 if tested.keeps:
                     batch.mine = copied_batch(batch.mine)  # its hook may reuse the memory
                 tested.add(batch.projection(party.name), batch.mine.labels)
+                batch.confirm()
                 for each in batch.theirs:
                     party.post(each.peer, msg.BatchDone(run.round, number, stepped=False))
                 party.progress(number + 1)
@@ -290,6 +304,7 @@ def _send_gradients(
     party: Party, peer: Peer, number: int, gradients: dict[str, Tensor], *, done: bool = False
 ) -> None:
     with party.encoding(peer, "sent"):
-        specs, payload = pack(gradients, peer.session.gradient_coding, party.name)
+        coding = peer.session.gradient_coding
+        specs, payload = pack(gradients, coding, peer.name, unchecked=GRADIENT)
     # This may run within the user's backward pass, where nothing may wait.
     party.post(peer, msg.Gradients(party.round, number, specs, done), payload, patient=False)

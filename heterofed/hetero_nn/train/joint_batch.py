@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from heterofed.compute.autograd import device_of
 from heterofed.compute.batch import Batch, rows_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.leaves import Leaves
-from heterofed.compute.tensors import check_finite, named, restore, unpack
+from heterofed.compute.tensors import check_finite, confirm_finite, named, restore, unpack
+from heterofed.compute.transfer import LateCheck, on_gpu, to_device
 from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
 from heterofed.hetero_nn.train.gradient_relay import TagRelay
 from heterofed.hetero_nn.train.row_order import RowOrder
@@ -53,11 +55,17 @@ class Received:
 
 @dataclass(slots=True)
 class JointBatch:
-    """The Host's own batch and the features of the same rows that the others sent."""
+    """The Host's own batch and the features of the same rows that the others sent.
+
+    Attributes:
+        confirm: raises a `NonFiniteError` if the Host's own features on a GPU hold NaN or infinity.
+            It waits until they are computed, so it is called after the GPU has got more work.
+    """
 
     mine: Batch
     theirs: list[Received]
     sums: bool = False
+    confirm: Callable[[], None] = lambda: None
 
     def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return the features by feature key: the Host's first, if any, and then in task order.
@@ -148,10 +156,12 @@ def joint_batches(
             return
         rows = rows_of(mine, hook, _rows_elsewhere(mails))
         features = {} if mine.features is None else named(mine.features, hook)[1]
-        check_finite(features, f"what {hook} yielded", party.name)
+        what, sound = f"what {hook} yielded", LateCheck(features)
+        check_finite({} if on_gpu(features) else features, what, party.name)
         device = device_of(features, model)
         proof = order.proof(mine.ids, number, rows, hook)
         joint = JointBatch(mine, [])
+        joint.confirm = functools.partial(confirm_finite, sound, what, party.name)
         del mine, features
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
@@ -178,8 +188,10 @@ def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None)
     message = mail.of(Features)
     with party.encoding(peer, "received"):
         coding = peer.session.feature_coding
-        tensors = unpack(message.tensors, mail.payload, peer.name, device, coding)
+        tensors = unpack(message.tensors, mail.payload, peer.name, coding=coding)
+        # In main memory, where nothing has to be waited for.
         check_finite(tensors, "the features", peer.name)
+        tensors = {name: to_device(each, device) for name, each in tensors.items()}
     party.account.reported(party.phase, peer.name, message.busy / 1e6)
     work = max(message.busy / 1e6, mail.moving)
     return Received(peer, FeatureBatch(message.layout, tensors), work)

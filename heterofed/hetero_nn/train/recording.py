@@ -6,14 +6,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from heterofed.metrics import as_float, registered_metrics
 from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
 
 
-def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
+def scalars_of(outcome: object, warned: set[str]) -> dict[str, float | Tensor]:
     """Return the numbers of one batch by name, without values that are not numbers.
+
+    Numbers on a GPU are returned as copies on it, because reading one waits for all of its work;
+    see `as_numbers`.
 
     Args:
         outcome: the result of the hook: None, a scalar (the loss) or a dict of scalars.
@@ -22,7 +28,7 @@ def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
     if outcome is None:
         return {}
     named = outcome if isinstance(outcome, Mapping) else {"loss": outcome}
-    found = {str(key): as_float(value) for key, value in named.items()}
+    found = {str(key): _number(value) for key, value in named.items()}
     for key, value in found.items():
         if value is None and key not in warned:
             warned.add(key)
@@ -32,6 +38,34 @@ def scalars_of(outcome: object, warned: set[str]) -> dict[str, float]:
                 key,
             )
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _number(value: object) -> float | Tensor | None:
+    if (
+        isinstance(value, Tensor)
+        and value.is_cuda
+        and value.numel() == 1
+        and not value.is_complex()
+    ):
+        return value.detach().double().reshape(()).clone()
+    return as_float(value)
+
+
+def as_numbers(recorded: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
+    """Return the scalars of batches as numbers, after one wait for all that are on a GPU."""
+    waiting = [each for batch in recorded for each in batch.values() if isinstance(each, Tensor)]
+    came = iter(_read(waiting))
+    return [
+        {key: next(came) if isinstance(each, Tensor) else each for key, each in batch.items()}
+        for batch in recorded
+    ]
+
+
+def _read(numbers: Sequence[Tensor]) -> list[float]:
+    if not numbers:
+        return []
+    read: list[float] = torch.stack([each.to(numbers[0].device) for each in numbers]).tolist()
+    return read
 
 
 def record_training(run: Run, owner: type, recorded: Sequence[Mapping[str, float]]) -> float | None:

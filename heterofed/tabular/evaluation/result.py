@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from heterofed.reporting import markup
 from heterofed.tabular.objectives import Kind
 
 CURVE_POINTS = 200
@@ -86,6 +87,12 @@ class Evaluation:
         width = max(map(len, self.metrics), default=0)
         lines = [f"{name:<{width}}  {_shown(each)}" for name, each in self.metrics.items()]
         return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        """Return the metrics for a notebook."""
+        rows = [(name, _shown(each)) for name, each in self.metrics.items()]
+        table = markup.table((self.kind, f"{self.rows} rows"), rows)
+        return table + markup.listed(self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; undefined metrics are None."""
