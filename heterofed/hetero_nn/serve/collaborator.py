@@ -256,7 +256,7 @@ class Answers:
         # What is sent again is the same. So without a defence each row is counted when a period
         # begins, in which it is sent once at most; with one, it is counted when it is first sent.
         settings = session.settings
-        self._counts_rows = settings.embedding_defence is not None or settings.limits.are_set
+        self._counts_rows = settings.embedding_defence is not None or settings.release_limits.are_set
         self._released = 0
 
     def next(self) -> bool:
