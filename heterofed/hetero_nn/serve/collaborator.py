@@ -32,6 +32,7 @@ from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.privacy.passes import Pass
 from heterofed.protocol import messages as msg
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.rendezvous.agreement import Earlier
 from heterofed.runs.artifacts import Trained, read_trained, trained_here
 from heterofed.runs.beside import BesideTask, log_request
@@ -256,7 +257,8 @@ class Answers:
         # What is sent again is the same. So without a defence each row is counted when a period
         # begins, in which it is sent once at most; with one, it is counted when it is first sent.
         settings = session.settings
-        self._counts_rows = settings.embedding_defence is not None or settings.release_limits.are_set
+        limited = settings.release_limits.are_set or run.plan.limits != LeakLimits()
+        self._counts_rows = settings.embedding_defence is not None or limited
         self._released = 0
 
     def next(self) -> bool:
