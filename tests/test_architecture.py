@@ -33,7 +33,7 @@ LAYERS = [
     ["heterofed.hetero_nn"],
     ["heterofed.simulation"],
     ["heterofed.baselines"],
-    ["heterofed.tabular"],
+    ["heterofed.serving", "heterofed.tabular"],
     ["heterofed.cli"],
     ["heterofed.__main__"],
 ]
@@ -43,8 +43,14 @@ ALONE = {
     "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
-    "starlette": ["heterofed/watch/app", "heterofed/watch/guard"],
-    "uvicorn": ["heterofed/watch/connections", "heterofed/watch/serve"],
+    "starlette": ["heterofed/serving/api", "heterofed/watch/app", "heterofed/watch/guard"],
+    "httptools": ["heterofed/serving/"],
+    "uvicorn": [
+        "heterofed/serving/connections",
+        "heterofed/serving/server",
+        "heterofed/watch/connections",
+        "heterofed/watch/serve",
+    ],
     "optuna": ["heterofed/tabular/search"],
     "sklearn": ["heterofed/tabular/"],
     "rich": [

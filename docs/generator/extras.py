@@ -23,6 +23,7 @@ FOR = {
     "opentelemetry": "`heterofed.reporting.trackers.opentelemetry`",
     "notebook": "the notebooks in `examples/notebooks`",
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
+    "serve": "`heterofed serve`: rows of a trained model over HTTP",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",

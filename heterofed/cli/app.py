@@ -18,6 +18,7 @@ from heterofed.cli import options, trust
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
 from heterofed.cli.said import is_json, say, say_error
+from heterofed.cli.serve import serve as serve_command
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
 from heterofed.cli.ways import PSI_COMMAND
@@ -218,6 +219,7 @@ cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
 cli.add_command(watch_command)
+cli.add_command(serve_command)
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def train(
         TaskFailed: the task failed.
     """
     check_writable(results.absolute())
-    source = _opened(location, **{name: given.pop(name) for name in OF_SOURCE})
+    source = opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
     taken = {*ids, *label, *leave_out, *(given[name] for name in ("weight", "group", "time"))}
     chosen = list(columns) or [name for name in source.columns if name not in taken]
@@ -98,7 +98,7 @@ def train(
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
 
-def _opened(location: str, **given: Any) -> Source:
+def opened(location: str, **given: Any) -> Source:
     """Open a table, and show what was found out about it."""
     source = open_source(location, **given)
     for note in source.notes:
@@ -188,9 +188,9 @@ def predict(
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
         TaskFailed: the prediction failed.
     """
-    source = _opened(location, **of_source)
+    source = opened(location, **of_source)
     name = party or role
-    kept = _given(results.absolute() / task / name)
+    kept = given_in(results.absolute() / task / name)
     chosen = list(ids) or kept.ids
     common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}
     common |= {"id_recipe": kept.id_recipe, "duplicates": kept.duplicates}
@@ -219,7 +219,7 @@ def predict(
     return outcome | {"rows": len(frame), "missing": missing, "out": str(out)}
 
 
-def _given(folder: Path) -> Given:
+def given_in(folder: Path) -> Given:
     """Return the settings with which the training read its ids.
 
     Raises:

@@ -5,6 +5,7 @@ Its hooks are in `hooks.py`, and `train/training.py` calls them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.collaborator import serve
+from heterofed.hetero_nn.serve.collaborator import ServeLimits, allowed_ids, serve_rows
 from heterofed.hetero_nn.settings import CollaboratorSettings
 from heterofed.hetero_nn.train.dry_run import CollaboratorDryRun
 from heterofed.hetero_nn.train.training import CollaboratorTraining
@@ -132,3 +134,47 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             allow_ids=allow_ids,
             requests=requests,
         )
+
+    def serve_rows(
+        self,
+        task_id: str,
+        *,
+        max_rows_per_day: int,
+        max_rows_per_minute: int | None = None,
+        max_ids_per_day: int | None = None,
+        allow_ids: Iterable[str] | None = None,
+        max_age: float = 3600.0,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """Answer the Host's requests for single rows over a standing link, until interrupted.
+
+        The Host runs `heterofed.serving.server.serve`. The link comes back by itself after cuts and
+        restarts of either party. How much was asked, and never which rows, is logged once a minute
+        in `serving/log.jsonl` in the results folder.
+
+        Args:
+            task_id: the id of the finished task.
+            max_rows_per_day: the most rows to compute per day (UTC), counted on disk.
+            max_rows_per_minute: the same per minute; None sets no limit.
+            max_ids_per_day: as in `serve_predictions`.
+            allow_ids: as in `serve_predictions`.
+            max_age: the time in seconds for which the features of a row are kept. A row that is
+                asked for again in this time gets the same bytes and counts towards no limit. 0
+                computes them for each request.
+            stop: ends the link once it is set and the Host has ended its session.
+
+        Returns:
+            The number of requests that were answered.
+
+        Raises:
+            ConfigError: a setting or file of this party is wrong, there is no finished run, or it
+                used `fusion="masked_sum"`.
+        """
+        limits = ServeLimits(
+            max_rows_per_day=max_rows_per_day,
+            max_rows_per_minute=max_rows_per_minute,
+            max_ids_per_day=max_ids_per_day,
+            allow_ids=allowed_ids(allow_ids),
+            max_age=max_age,
+        )
+        return serve_rows(self, task_id, limits, stop=stop)

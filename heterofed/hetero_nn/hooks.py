@@ -413,6 +413,22 @@ class HostHooks(PartyHooks):
         """
         return self.load_local_ids()
 
+    def read_columns(self, columns: dict[str, list[Any]]) -> Any:
+        """Hook: return the inputs of the feature model for rows that a request gives by column.
+
+        Only serving calls it, for requests that have the Host's own columns with them.
+
+        Args:
+            columns: the values of each column, in the order of the rows; a caller has sent them, so
+                check what they are.
+
+        Returns:
+            The inputs as `load_features` returns them.
+        """
+        raise ConfigError(
+            f"a request has {len(columns)} columns with it: define read_columns to serve such"
+        )
+
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
         """Hook: return the predictions of one batch, in eval mode and without gradients.
 

@@ -35,6 +35,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "make_infer_optimizer": ("infer_model",),
     "on_round_end": (),
     "predict_a_batch": ("feature_projection",),
+    "read_columns": ("columns",),
     "take_findings": ("values",),
     "split_dataset": ("id_intersection",),
     "test": ("batched_feature_projections", "batched_labels"),

@@ -152,6 +152,9 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         table = importances.table_of({key: values}, key, names)
         self.result.metrics["importance"] = importances.written(self.result.folder, table)
 
+    def load_features(self, ids: list[str]) -> Any:
+        return self._party.inputs_of(self.feature_model, ids)
+
     def iterate_predict_feature(
         self, feature_model: nn.Module, predict_ids: list[str]
     ) -> Iterator[Batch]:

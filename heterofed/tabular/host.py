@@ -333,6 +333,12 @@ class TabularHost(HeteroNNHostScheduler):
             features = None if feature_model is None else feature_model(batch.inputs)
             yield Batch(features, None, batch.ids)
 
+    def load_features(self, ids: list[str]) -> Any:
+        return self._party.inputs_of(self.feature_model, ids)
+
+    def read_columns(self, columns: dict[str, list[Any]]) -> Any:
+        return self._party.inputs_from(self.feature_model, columns)
+
     def _batch(self, half: nn.Module | None, batch: Any) -> Batch:
         features = None if half is None else half(batch.inputs)
         return Batch(features, self._targets.of_rows(batch.rows), batch.ids)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -18,8 +19,10 @@ from heterofed.reporting.results import TaskResult
 from heterofed.tabular.ids import IdRecipe, overlap_advice
 from heterofed.tabular.importance import permuted
 from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
+from heterofed.tabular.prepare import Inputs
 from heterofed.tabular.schedule import factor, set_rate
 from heterofed.tabular.settings import Settings
+from heterofed.tabular.sources import open_source
 from heterofed.tabular.splits import Parts
 from heterofed.tabular.table import Batch, Known, LocalTable
 
@@ -84,10 +87,13 @@ class Party:
         self._run, self._known = run, known
         self._half: Half | None = None
         self._models: list[Half | Top] = []
+        self._local: list[str] = []
+        self._serves = False
 
     def begin(self) -> None:
         """Forget what an earlier run of the same object has made."""
         self._half, self._models = None, []
+        self._serves = False
 
     def knows(self, model: M) -> M:
         """Register a model of this run, and return it."""
@@ -123,6 +129,7 @@ class Party:
         recipe = IdRecipe.parse(self.settings.id_recipe)
         ids = self.table.read_ids(recipe, offer_repeats=offer_repeats)
         self.table.tell_doubts()
+        self._local = ids
         return ids or [nobody(self._run.feature_key)]
 
     def further_ids(self, common: set[str], key: int) -> list[str]:
@@ -250,6 +257,25 @@ class Party:
         plan = None if half is None else half.plan
         self.table.load(ids, None if plan is None else plan.preparation)
         return self.table.batches(ids, LOOKED_AT)
+
+    def inputs_of(self, half: Any, ids: Sequence[str]) -> Inputs | None:
+        """Return the inputs of some rows; the first call of a run prepares the whole table."""
+        if not self._serves:
+            self.table.load(self._local, None if half is None else half.plan.preparation)
+            self._serves = True
+        return next(self.table.batches(ids, len(ids))).inputs
+
+    def inputs_from(self, half: Any, columns: dict[str, list[Any]]) -> Inputs:
+        """Return the inputs of rows that are given by column.
+
+        Raises:
+            ColumnError: columns of the training are missing, or their values cannot be read.
+        """
+        preparation = half.plan.preparation
+        source = open_source(pd.DataFrame(columns))
+        source.must_have(preparation.names)
+        inputs: Inputs = preparation.apply(source.typed(preparation.columns).frame())
+        return inputs
 
 
 LOOKED_AT = 4096

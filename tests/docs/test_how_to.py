@@ -10,19 +10,24 @@ import csv
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from torch import Tensor, nn
 
+from heterofed.hetero_nn.serve.collaborator import serve_rows
+from heterofed.serving import server
 from heterofed.simulation.simulate import simulate_prediction
 from tests.docs.samples import blocks, executed, printed, readme_classes
 from tests.e2e.processes import ROOT
 from tests.e2e.tiny import run
+from tests.hetero_nn.served import Serves
 
 GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
@@ -552,6 +557,38 @@ def test_predict(
     seen.at_the_bank()
     thread.join(30)
     assert served == [2]
+    serves_rows(guide_of("serve.md", names, PredictingHost=seen.PredictingHost), monkeypatch)
+
+
+def serves_rows(guide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run what the guide to serving defines, and ask for a row."""
+    listening, stop, made = server.listening, threading.Event(), list[server.Server]()
+    monkeypatch.setattr(server, "listening", lambda address, _: listening(address, 0))
+
+    class Known(server.Server):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(server, "Server", Known)
+    monkeypatch.setattr(
+        "heterofed.hetero_nn.collaborator.serve_rows",
+        lambda party, task, limits, **_: serve_rows(party, task, limits, stop=stop),
+    )
+    links = [Serves(guide.at_the_shop), Serves(guide.at_the_bank)]
+    ends, status = time.monotonic() + 60, 503
+    while status == 503 and time.monotonic() < ends:
+        time.sleep(0.1)
+        if made:
+            token = {"Authorization": "Bearer keep-this-secret"}
+            answer = httpx.post(made[0].url, headers=token, json={"ids": ["id-207", "id-311"]})
+            status = answer.status_code
+    assert status == 200
+    assert all(0 < each < 1 for each in answer.json()["predictions"]["prediction"])
+    stop.set()
+    made[0].stop()
+    for link in links:
+        link.join()
 
 
 def test_variable_length(names: Any, play: Any) -> None:

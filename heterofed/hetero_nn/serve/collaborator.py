@@ -26,7 +26,7 @@ from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joi
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
 from heterofed.hetero_nn.serve.own_features import own_features
 from heterofed.hetero_nn.serve.row_quota import RowQuota
-from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
+from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open, shown
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Mail, Peer
@@ -289,10 +289,8 @@ class Answers:
         except ReleaseLimitError:
             self._refuse(request, "limit")
             return
-        except FeatureError:
-            raise
-        except Exception as error:  # a hook's, whose text may hold data
-            logger.error("%s in a hook; the request is refused", type(error).__name__)
+        except Exception as error:
+            logger.error("a request is refused: %s", shown(error))
             self._refuse(request, "failed")
             return
         found = self._store.take(rows)

@@ -11,8 +11,7 @@ from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import check_finite
 from heterofed.errors import ConfigError, RowCountError
 from heterofed.hetero_nn.half import Half
-from heterofed.hetero_nn.hooks import loads_features
-from heterofed.hetero_nn.models import HalfModels
+from heterofed.hetero_nn.hooks import CollaboratorHooks, loads_features
 
 LOADS, ITERATES = "load_features", "iterate_predict_feature"
 
@@ -26,10 +25,12 @@ def own_features(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:
     """
     if not loads_features(type(half.owner)):
         return _iterated(half, ids)
+    if half.models.feature_model is None:
+        return None
     return from_inputs(half, half.hooks.call(LOADS, list(ids)), len(ids), LOADS)
 
 
-def from_inputs(half: Half[HalfModels], inputs: Any, rows: int, hook: str) -> FeatureBatch | None:
+def from_inputs(half: Half[Any], inputs: Any, rows: int, hook: str) -> FeatureBatch | None:
     """Return what the feature model makes of the inputs that a hook returned."""
     model = half.models.feature_model
     if model is None:
@@ -38,7 +39,8 @@ def from_inputs(half: Half[HalfModels], inputs: Any, rows: int, hook: str) -> Fe
 
 
 def _iterated(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:
-    batches = half.batches.of(ITERATES, ids, grad=False, with_labels=None)
+    labels = False if isinstance(half.owner, CollaboratorHooks) else None  # None allows both forms
+    batches = half.batches.of(ITERATES, ids, grad=False, with_labels=labels)
     given = [each.features for each in batches]
     if all(each is None for each in given):
         return None

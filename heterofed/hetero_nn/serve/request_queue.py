@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Request:
 
     ids: Sequence[str]
     ends: float
-    columns: dict[str, list[Any]] | None = None
+    columns: Mapping[str, Sequence[Any]] | None = None
     caller: Any = None
 
 

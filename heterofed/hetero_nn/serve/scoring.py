@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,16 @@ import torch
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import check_finite, unpack
-from heterofed.errors import FeatureError, HeteroFedError, RequestError
+from heterofed.errors import ColumnError, FeatureError, RequestError
 from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.predict.rows import as_columns, who_had
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
-from heterofed.hetero_nn.serve.own_features import own_features
+from heterofed.hetero_nn.serve.own_features import from_inputs, own_features
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
+from heterofed.hetero_nn.serve.sessions import shown
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -32,6 +34,11 @@ logger = logging.getLogger("heterofed")
 
 POLL_SECONDS = 0.05
 """The longest time in seconds between two looks at the deadline while an answer is awaited."""
+
+READS = "read_columns"
+
+Columns = Mapping[str, Sequence[Any]]
+"""The Host's own columns of some rows, as they came with a request."""
 
 REASONS = {
     "limit": "{party} serves no more rows for now",
@@ -114,18 +121,26 @@ class Scorer:
         known: list[tuple[Request, list[int]]] = []
         for request in requests:
             found = [self._rows.get(each, -1) for each in request.ids]
-            if -1 in found:
+            if -1 in found and (request.columns is None or self._missing == "error"):
                 outcomes.append((request, unknown(found.count(-1), len(found))))
+            elif request.columns is not None:
+                outcomes += self._score_together([(request, found)])
             else:
                 known.append((request, found))
-        if not known:
-            return outcomes
+        return outcomes + (self._score_together(known) if known else [])
+
+    def _score_together(self, known: Sequence[tuple[Request, list[int]]]) -> list[Outcome]:
+        """Return the outcomes of requests whose rows are known.
+
+        A request with columns of its own comes alone.
+        """
+        outcomes: list[Outcome] = []
         rows = np.concatenate([np.array(found, np.int64) for _, found in known])
         ends = max(request.ends for request, _ in known)
         try:
-            columns, parties = self._scored(rows, ends)
+            columns, parties = self._scored(rows, ends, known[0][0].columns)
         except RequestError as error:
-            return outcomes + [(request, error) for request, _ in known]
+            return [(request, error) for request, _ in known]
         place = 0
         for request, found in known:
             part = slice(place, place + len(found))
@@ -145,16 +160,23 @@ class Scorer:
 
     # -- within ------------------------------------------------------------------------------
 
-    def _scored(self, rows: Rows, ends: float) -> tuple[dict[str, list[Any]], list[str]]:
+    def _scored(
+        self, rows: Rows, ends: float, given: Columns | None
+    ) -> tuple[dict[str, list[Any]], list[str]]:
         """Return the predictions of rows by column, and the parties that had each row."""
-        parts = [rows[at : at + self.most_rows] for at in range(0, len(rows), self.most_rows)]
-        scored = [self._scored_at_once(each, ends) for each in parts]
+        scored = []
+        for at in range(0, len(rows), self.most_rows):
+            part = slice(at, at + self.most_rows)
+            own = None if given is None else {name: each[part] for name, each in given.items()}
+            scored.append(self._scored_at_once(rows[part], ends, own))
         columns = {name: [x for each, _ in scored for x in each[name]] for name in scored[0][0]}
         return columns, [name for _, names in scored for name in names]
 
-    def _scored_at_once(self, rows: Rows, ends: float) -> tuple[dict[str, list[Any]], list[str]]:
+    def _scored_at_once(
+        self, rows: Rows, ends: float, given: Columns | None
+    ) -> tuple[dict[str, list[Any]], list[str]]:
         self.drop_late()
-        wanted = {each.name: each.places[rows] for each in self._partners}
+        wanted = {each.name: np.where(rows < 0, -1, each.places[rows]) for each in self._partners}
         present = {name: places >= 0 for name, places in wanted.items()}
         projection: dict[str, Any] = {}
         failed: RequestError | None = None
@@ -163,7 +185,8 @@ class Scorer:
         for each in self._partners:
             self._ask(each, wanted[each.name][present[each.name]])
         try:
-            if (mine := self._own(rows)) is not None:
+            mine = self._own(rows) if given is None else self._given(given, len(rows))
+            if mine is not None:
                 projection[self._party.name] = mine.arranged()
         except RequestError as error:
             failed = error  # the answers must be taken even so
@@ -181,13 +204,8 @@ class Scorer:
         return columns, who_had(self._party.name, present, len(rows))
 
     def _called(self, hook: str, projection: Mapping[str, Any]) -> Any:
-        try:
+        with _failing():
             return self._half.hooks.call(hook, projection)
-        except HeteroFedError:
-            raise
-        except Exception as error:
-            logger.exception("%s failed", hook)
-            raise RequestError("a hook of the Host failed; see its log", code="failed") from error
 
     def _own(self, rows: Rows) -> FeatureBatch | None:
         """Return the Host's own features of rows; None if it has none."""
@@ -196,20 +214,27 @@ class Scorer:
         self._store.begin_request(time.monotonic())
         missing = self._store.missing(rows)
         if len(missing):
-            try:
+            with _failing():
                 batch = own_features(self._half, [self._ids[row] for row in missing.tolist()])
-            except HeteroFedError:
-                raise
-            except Exception as error:
-                logger.exception("a hook failed")
-                raise RequestError(
-                    "a hook of the Host failed; see its log", code="failed"
-                ) from error
+                if batch is not None:
+                    self._store.put(missing, batch)
             if batch is None:
                 self._has_features = False
                 return None
-            self._store.put(missing, batch)
         return self._store.take(rows)
+
+    def _given(self, columns: Columns, rows: int) -> FeatureBatch | None:
+        """Return the Host's own features of rows whose columns came with a request."""
+        plain = {name: list(each) for name, each in columns.items()}
+        try:
+            with _failing():
+                inputs = self._half.hooks.call(READS, plain)
+                return from_inputs(self._half, inputs, rows, READS)
+        except ColumnError as error:
+            raise RequestError(
+                "the columns cannot be read; give those of the training, with values of their kind",
+                code="invalid",
+            ) from error
 
     def _ask(self, partner: Partner, places: Rows) -> None:
         """Send a request, unless the party has none of the rows."""
@@ -283,3 +308,20 @@ def unknown(count: int, asked: int) -> RequestError:
         " party lacks them",
         code="unknown_ids",
     )
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Turn an error of a hook of the Host into an error of the request.
+
+    Raises:
+        ColumnError: the hook refused columns; the caller handles it.
+        RequestError: the hook failed in another way.
+    """
+    try:
+        yield
+    except ColumnError:
+        raise
+    except Exception as error:
+        logger.error("a request has failed: %s", shown(error))
+        raise RequestError("a hook of the Host failed; see its log", code="failed") from error

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from heterofed.errors import ConfigError, HeteroFedError, ResumeError, TaskFailed
+from heterofed.errors import HeteroFedError, ResumeError, TaskFailed
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.runs.beside import launch_beside
 from heterofed.runs.task import Task
@@ -49,7 +49,7 @@ def keep_open(make: Callable[[], StandingTask], task_id: str, stop: threading.Ev
                 raise
             if not isinstance(error, TaskFailed):  # these are logged already
                 own = None if isinstance(error, HeteroFedError) else error
-                logger.error("the link has failed: %s", _shown(error), exc_info=own)
+                logger.error("the link has failed: %s", shown(error), exc_info=own)
         served += session.served
         ever_met = ever_met or session.met
         pause = PAUSE_SECONDS if session.served else min(LONGEST_PAUSE, 2 * pause)
@@ -58,5 +58,6 @@ def keep_open(make: Callable[[], StandingTask], task_id: str, stop: threading.Ev
     return served
 
 
-def _shown(error: Exception) -> str:
-    return str(error) if isinstance(error, HeteroFedError | ConfigError) else type(error).__name__
+def shown(error: Exception) -> str:
+    """Return what a log may say of an error; the text of a foreign one may hold data."""
+    return str(error) if isinstance(error, HeteroFedError) else type(error).__name__

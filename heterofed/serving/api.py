@@ -1,0 +1,202 @@
+"""The HTTP application of a served model.
+
+A request passes through as few calls as possible: the path of predictions is not routed, and no
+thread changes between a request and its answer but once per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from asyncio import AbstractEventLoop, Future
+
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from heterofed._version import __version__
+from heterofed.errors import RequestError
+from heterofed.hetero_nn.serve.request_queue import (
+    Outcome,
+    Request,
+    RequestQueue,
+    Scores,
+    too_late,
+    unavailable,
+)
+from heterofed.serving.bodies import STATUSES, Asked, read_request, write_answer, write_error
+from heterofed.serving.metrics import Metrics
+from heterofed.serving.openapi import description
+
+JSON_HEADER = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+
+
+class Api:
+    """The application of one model.
+
+    Args:
+        task: the id of the task.
+        token: the bearer token that callers must have.
+        deadline: the longest time in seconds from a request to its answer.
+        most_bytes: the most bytes of a body.
+        most_rows: the most ids of a request.
+
+    Attributes:
+        queue: the requests that wait for the thread of the link.
+    """
+
+    def __init__(
+        self, task: str, token: str, *, deadline: float, most_bytes: int, most_rows: int
+    ) -> None:
+        self._task, self._path = task, f"/v1/models/{task}:predict"
+        self._bearer = f"Bearer {token}".encode()
+        self._deadline, self._most_bytes, self._most_rows = deadline, most_bytes, most_rows
+        self._loop: AbstractEventLoop | None = None
+        self.queue = RequestQueue(self._deliver)
+        self._metrics = Metrics(lambda: bool(self.queue.version), lambda: self.queue.rows_waiting)
+        self._others = Starlette(
+            routes=[
+                Route("/healthz", self._healthy),
+                Route("/readyz", self._ready),
+                Route("/metrics", self._measured),
+                Route("/openapi.json", self._described),
+            ]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        if scope["path"] != self._path:
+            await self._others(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            await PlainTextResponse("use POST\n", 405)(scope, receive, send)
+            return
+        began, rows, code = time.monotonic(), 0, "ok"
+        try:
+            self._check_token(scope)
+            body = await self._body(scope, receive)
+            asked = read_request(body, self._most_rows)
+            rows = len(asked.ids)
+            scores = await self._scores(asked, began + self._deadline)
+            answer, status = write_answer(self._task, asked.ids, scores), 200
+            headers = [JSON_HEADER, NO_STORE]
+        except RequestError as error:
+            code, answer, status = error.code, write_error(error), STATUSES[error.code]
+            headers = [JSON_HEADER, NO_STORE, *_of_error(error, status)]
+        headers.append((b"content-length", str(len(answer)).encode()))
+        self._metrics.note(code, rows, time.monotonic() - began)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    # -- predictions -------------------------------------------------------------------------
+
+    async def _scores(self, asked: Asked, ends: float) -> Scores:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        future: Future[Scores] = loop.create_future()
+        timer = loop.call_later(ends - time.monotonic(), _expire, future)
+        try:
+            self.queue.put(Request(asked.ids, ends, asked.columns, future))
+            return await future
+        finally:
+            timer.cancel()
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        """Hand outcomes from the thread of the link to the loop of the server."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_settle, outcomes)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | bytearray:
+        """Return the body, which must be small and come in time."""
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > self._most_bytes:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._read(receive)
+        except TimeoutError:
+            raise RequestError("the body came too slowly", code="too_slow") from None
+
+    async def _read(self, receive: Receive) -> bytes | bytearray:
+        message = await receive()
+        body = message.get("body", b"")
+        if not message.get("more_body"):
+            if len(body) > self._most_bytes:
+                raise self._too_large()
+            return body  # type: ignore[no-any-return]
+        parts = bytearray(body)
+        while message.get("more_body"):
+            message = await receive()
+            parts += message.get("body", b"")
+            if len(parts) > self._most_bytes:
+                raise self._too_large()
+        return parts
+
+    def _too_large(self) -> RequestError:
+        return RequestError(f"send at most {self._most_bytes} bytes at once", code="too_large")
+
+    def _check_token(self, scope: Scope) -> None:
+        if not hmac.compare_digest(_header(scope, b"authorization"), self._bearer):
+            raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    async def _healthy(self, _request: HttpRequest) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _ready(self, _request: HttpRequest) -> Response:
+        if version := self.queue.version:
+            return JSONResponse({"model": self._task, "version": version.hex()})
+        error = unavailable()
+        return Response(write_error(error), 503, {"retry-after": str(error.retry_after)})
+
+    async def _measured(self, request: HttpRequest) -> Response:
+        try:
+            self._check_token(request.scope)
+        except RequestError as error:
+            return Response(write_error(error), 401, media_type="application/json")
+        text = self._metrics.text()
+        if text is None:
+            return PlainTextResponse("install heterofed[prometheus] for metrics\n", 404)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    async def _described(self, _request: HttpRequest) -> Response:
+        return JSONResponse(description(self._task, __version__))
+
+
+def _settle(outcomes: list[Outcome]) -> None:
+    for request, outcome in outcomes:
+        future: Future[Scores] = request.caller
+        if future.done():
+            continue
+        if isinstance(outcome, Scores):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+
+def _expire(future: Future[Scores]) -> None:
+    if not future.done():
+        future.set_exception(too_late())
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    found: bytes = next((value for key, value in scope["headers"] if key == name), b"")
+    return found
+
+
+def _of_error(error: RequestError, status: int) -> list[tuple[bytes, bytes]]:
+    headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status in (408, 413):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    return headers

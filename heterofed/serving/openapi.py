@@ -1,0 +1,94 @@
+"""Describes the HTTP interface of a model, as OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from heterofed.serving.bodies import STATUSES
+
+ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": {"type": "string", "enum": sorted(STATUSES)},
+                "message": {"type": "string"},
+                "retry_after": {"type": "integer", "description": "seconds"},
+            },
+        }
+    },
+}
+REQUEST = {
+    "type": "object",
+    "required": ["ids"],
+    "additionalProperties": False,
+    "properties": {
+        "ids": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        "columns": {
+            "type": ["object", "null"],
+            "description": "the Host's own columns of these rows, with one value per id",
+            "additionalProperties": {
+                "type": "array",
+                "items": {"type": ["string", "number", "boolean", "null"]},
+            },
+        },
+    },
+}
+ANSWER = {
+    "type": "object",
+    "required": ["model", "version", "ids", "predictions", "parties"],
+    "properties": {
+        "model": {"type": "string"},
+        "version": {"type": "string", "description": "all parties have agreed on this version"},
+        "ids": {"type": "array", "items": {"type": "string"}},
+        "predictions": {
+            "type": "object",
+            "description": "the values by column, in the order of the ids",
+            "additionalProperties": {"type": "array"},
+        },
+        "parties": {
+            "type": "array",
+            "description": "the parties that had each row, joined by +",
+            "items": {"type": "string"},
+        },
+    },
+}
+
+
+def description(task: str, version: str) -> dict[str, Any]:
+    """Return the description.
+
+    Args:
+        task: the id of the task.
+        version: the version of heterofed.
+    """
+    errors = {
+        str(status): {"description": "an error", "content": _json(ERROR)}
+        for status in sorted(set(STATUSES.values()))
+    }
+    ok = {"200": {"description": "the predictions", "content": _json(ANSWER)}}
+    predict = {
+        "operationId": "predict",
+        "summary": "Predict one row or several",
+        "security": [{"token": []}],
+        "requestBody": {"required": True, "content": _json(REQUEST)},
+        "responses": ok | errors,
+    }
+    plain = {"responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"heterofed: {task}", "version": version},
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "paths": {
+            f"/v1/models/{task}:predict": {"post": predict},
+            "/healthz": {"get": {"summary": "Say whether the process runs", **plain}},
+            "/readyz": {"get": {"summary": "Say whether rows can be predicted", **plain}},
+            "/metrics": {"get": {"summary": "Metrics for Prometheus", "security": [{"token": []}]}},
+        },
+    }
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

@@ -1,0 +1,210 @@
+"""Runs the HTTP server of a model at the Host, beside the link to the other parties.
+
+The server has the main thread, which gets the signals, and the link has a thread of its own, in
+which all hooks run. On SIGTERM the server takes no further connection, answers what it has taken,
+and then lets the link end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from heterofed.errors import ConfigError
+from heterofed.files import own_folder, put_in_place, read
+from heterofed.hetero_nn import HeteroNNHostScheduler
+from heterofed.hetero_nn.serve.host import serve_scores
+from heterofed.serving.extra import check_installed
+
+logger = logging.getLogger("heterofed")
+
+LOOPBACK = "127.0.0.1"
+
+DRAIN_SECONDS = 10
+"""The longest time in seconds that requests under way have after SIGTERM."""
+
+TOKEN_BYTES = 32
+
+
+def serve(
+    scheduler: HeteroNNHostScheduler,
+    task_id: str,
+    *,
+    token: str,
+    say: Callable[[str], object] = logger.info,
+    **settings: Any,
+) -> None:
+    """Serve the predictions of a finished task over HTTP, until SIGTERM or Ctrl-C.
+
+    Args:
+        scheduler: the Host's scheduler with its hooks.
+        task_id: the id of the finished task.
+        token: the bearer token that callers must have.
+        say: called with the address of the server once it listens.
+        settings: further arguments of `Server`.
+
+    Raises:
+        ConfigError: the extra `serve` is not installed, the server cannot listen there, or a
+            setting or file of this party is wrong.
+    """
+    server = Server(scheduler, task_id, token=token, **settings)
+    say(server.url)
+    server.run()
+
+
+class Server:
+    """The HTTP server of a finished task, which listens from its construction on.
+
+    Args:
+        scheduler: the Host's scheduler with its hooks.
+        task_id: the id of the finished task.
+        token: the bearer token that callers must have.
+        address: the address to listen at.
+        port: the port to listen at; 0 takes any free one.
+        deadline: the longest time in seconds from a request to its answer.
+        max_bytes: the most bytes of the body of a request.
+        max_rows: the most rows of a request.
+        settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
+
+    Attributes:
+        url: the address of predictions.
+
+    Raises:
+        ConfigError: see `serve`.
+    """
+
+    def __init__(
+        self,
+        scheduler: HeteroNNHostScheduler,
+        task_id: str,
+        *,
+        token: str,
+        address: str = LOOPBACK,
+        port: int = 8080,
+        deadline: float = 5.0,
+        max_bytes: int = 8 << 20,
+        max_rows: int = 100_000,
+        **settings: Any,
+    ) -> None:
+        check_installed()
+        from heterofed.serving.api import Api
+
+        if deadline <= 0:
+            raise ConfigError(f"deadline={deadline}: give seconds, more than 0")
+        self._scheduler, self._task, self._settings = scheduler, task_id, settings
+        self._api = Api(task_id, token, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
+        self._listener = listening(address, port)
+        self._failed: BaseException | None = None
+        self._server = self._made()
+        shown = f"[{address}]" if ":" in address else address
+        port = self._listener.getsockname()[1]
+        self.url = f"http://{shown}:{port}/v1/models/{task_id}:predict"
+
+    def run(self) -> None:
+        """Serve until SIGTERM, Ctrl-C or `stop`.
+
+        Raises:
+            Exception: the link has ended by an error, which is raised here.
+        """
+        link = threading.Thread(target=self._link, name="heterofed-serve", daemon=True)
+        link.start()
+        with self._listener, _signals_noted(), contextlib.suppress(KeyboardInterrupt):
+            self._server.run(sockets=[self._listener])
+        self._api.queue.leave()
+        link.join(DRAIN_SECONDS)
+        if self._failed is not None:
+            raise self._failed
+
+    def stop(self) -> None:
+        """Take no further connection, and end when the requests under way are answered."""
+        self._server.should_exit = True
+
+    def _link(self) -> None:
+        try:
+            serve_scores(self._scheduler, self._task, self._api.queue, **self._settings)
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self.stop()
+
+    def _made(self) -> Any:
+        import uvicorn
+
+        from heterofed.serving.connections import Connection
+
+        config = uvicorn.Config(
+            self._api,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        return uvicorn.Server(config)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[None]:
+    """Let SIGTERM end the server alone, which raises the signal again when it has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def listening(address: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"nothing can be served at {address}, port {port} ({why}): give another --port, or"
+            " --address with an address of this machine"
+        ) from None
+
+
+def token_of(folder: Path, given: Path | None = None) -> str:
+    """Return the token of a server: that of a file, or one that is made once in a folder.
+
+    Args:
+        folder: the folder in which the file `token` is made.
+        given: the file with the token, if the user has one.
+
+    Raises:
+        ConfigError: the file cannot be read, or its token is too short.
+    """
+    path = given or folder / "token"
+    try:
+        if given is None and not path.exists():
+            own_folder(folder)
+            made = secrets.token_urlsafe(TOKEN_BYTES).encode()
+            put_in_place(path, lambda file: file.write(made))
+        content = path.read_bytes() if given else read(path)
+        token = content.decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"the token in {path} cannot be read: give another file") from None
+    if len(token) < 16:
+        raise ConfigError(f"the token in {path} has {len(token)} characters: give 16 or more")
+    return token
