@@ -56,6 +56,10 @@ WORDS = {
     "cosine": ("label AUC from gradient directions", "the labels"),
     "spectral": ("label AUC from the gradients' spectrum", "the labels"),
     "completion": (f"label AUC from embeddings and {KNOWN_LABELS} known labels", "the labels"),
+    "regression": (
+        "share of the labels' variance that a linear map of gradients and embeddings rebuilds",
+        "the labels",
+    ),
     "ridge": ("share of the inputs' variance that a linear map rebuilds", "the inputs"),
     "decoder": ("share of the inputs' variance that a trained decoder rebuilds", "the inputs"),
     "distance_correlation": ("distance correlation of inputs and embeddings", "the inputs"),

@@ -61,6 +61,29 @@ def class_numbers(labels: object, rows: int | None = None) -> Tensor | None:
     return numbers if few else None
 
 
+def numeric_targets(labels: object) -> Tensor | None:
+    """Return labels that are no classes as floats of shape [rows, labels]; None for all others.
+
+    Whole numbers count as amounts if most rows of a batch have one of their own.
+    """
+    if isinstance(labels, Mapping):
+        named = [labels[name] for name in LABEL_NAMES if name in labels]
+        labels = named[0] if len(named) == 1 else None
+    if not isinstance(labels, Tensor) or not labels.is_floating_point():
+        return None
+    if labels.dim() not in {1, 2} or not bool(labels.isfinite().all()):
+        return None
+    rows = labels.detach().reshape(len(labels), -1)
+    numbers = class_numbers(labels)
+    if numbers is not None and len(_classes_of(numbers)) <= max(FEW_AMOUNTS, len(numbers) // 2):
+        return None
+    return rows
+
+
+FEW_AMOUNTS = 4
+"""The most different whole numbers of a batch that always count as classes."""
+
+
 def numbered_anew(labels: Tensor) -> tuple[list[int], Tensor]:
     """Return the classes that occur, in ascending order, and the labels as positions in that list.
 

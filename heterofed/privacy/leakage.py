@@ -119,7 +119,7 @@ class Budget:
             self._spent += self._last[attack]
 
 
-class _Means:
+class Means:
     """The mean results of the samples of a round, for each class."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class _Means:
         self._values.clear()
 
 
-class _Kept:
+class Kept:
     """Keeps the last rows of two tensors with the same rows, within `KEPT_ROWS` and
     `KEPT_BYTES`.
     """
@@ -198,9 +198,9 @@ class LabelLeaks:
     def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
         self._budget = budget
         self._harmless = harmless or Harmless()
-        self._means = _Means()
+        self._means = Means()
         self._waiting: list[tuple[str, Tensor, Tensor, Tensor]] = []
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, Kept] = {}
         self._measured = False
 
     def has_time(self) -> bool:
@@ -230,7 +230,7 @@ class LabelLeaks:
             return
         most = max(rows_with_room(sent, most=len(sent)), 64)
         sent, clean, numbers = sent[:most], clean[:most], numbers[:most]
-        self._kept.setdefault(party, _Kept()).add(embeddings.detach()[:most], numbers)
+        self._kept.setdefault(party, Kept()).add(embeddings.detach()[:most], numbers)
         allowed = self._budget.allows("gradients", 0.002)
         if self._measured and not allowed:
             return
@@ -309,9 +309,9 @@ class InputLeaks:
     def __init__(self, budget: Budget, harmless: Harmless | None = None) -> None:
         self._budget = budget
         self._harmless = harmless or Harmless()
-        self._means = _Means()
-        self._filling: _Kept | None = _Kept()  # collects consecutive batches
-        self._kept: _Kept | None = None  # the rows that were measured last
+        self._means = Means()
+        self._filling: Kept | None = Kept()  # collects consecutive batches
+        self._kept: Kept | None = None  # the rows that were measured last
         self._measured = False
 
     def has_time(self) -> bool:
@@ -332,7 +332,7 @@ class InputLeaks:
         """
         if not self.has_time() or len(inputs) < 8 or not inputs.is_floating_point():
             return
-        self._filling = self._filling or _Kept()
+        self._filling = self._filling or Kept()
         self._filling.add(inputs.detach(), embeddings.detach())
         each_batch = self._budget.effort == "full"
         if (each_batch or self._filling.is_full) and self._budget.allows("embeddings", 0.005):
@@ -359,10 +359,10 @@ class InputLeaks:
         found = self._budget.timed(
             "decoder", functools.partial(decoder_reconstruction, inputs, embeddings)
         )
-        r2 = _not_below_zero(found.r2)
+        r2 = not_below_zero(found.r2)
         return [] if math.isnan(r2) else [Leak("the Host", "decoder", "r2", r2, len(inputs))]
 
-    def _measure(self, kept: _Kept) -> None:
+    def _measure(self, kept: Kept) -> None:
         """Run the attacks that rebuild inputs from embeddings, within the budget of time."""
 
         def attack() -> None:
@@ -373,7 +373,7 @@ class InputLeaks:
             # nothing.
             if len(x) >= 4 * z.flatten(1).shape[1]:
                 with self._harmless(told("ridge")):
-                    found = _not_below_zero(ridge_reconstruction(x, z).r2)
+                    found = not_below_zero(ridge_reconstruction(x, z).r2)
                     self._means.add("", "ridge", {0: found})
             with self._harmless(told("distance_correlation")):
                 correlation = distance_correlation(x[-256:], z[-256:], unbiased=True)
@@ -389,6 +389,6 @@ def told(attack: str) -> str:
     return f"the attack {attack} of the leak report"
 
 
-def _not_below_zero(value: float) -> float:
+def not_below_zero(value: float) -> float:
     """Return the value, or 0 if it is negative; NaN stays NaN."""
     return 0.0 if value < 0 else value

@@ -18,9 +18,10 @@ from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, reg
 from heterofed.events import Callback
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
-from heterofed.tabular import importance as importances
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
+from heterofed.tabular.host_importance import HostImportance
 from heterofed.tabular.ids import Duplicates, IdRecipe, key_of, unmarked
+from heterofed.tabular.importance import ROWS
 from heterofed.tabular.models import Top, TopPlan, warm_up
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
@@ -183,7 +184,7 @@ class TabularHost(HeteroNNHostScheduler):
             "batch_size": batch_size or fitting_batch(local.source.rows),
             "announce_split": split != "id",
             "id_keys": len(recipe.keys),
-            "final_rows": importances.ROWS if importance else 0,
+            "final_rows": ROWS if importance else 0,
         }
         ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
@@ -194,8 +195,8 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = self._tested = torch.zeros(0)
         self._targets: Targets
         self._ended: dict[Path, Tested] = {}
-        self._importance: importances.Importance | None = None
         self._party = Party(local, self, self._known)
+        self._columns = HostImportance(self, self._party)
 
     @property
     def tested(self) -> Tested | None:
@@ -414,55 +415,10 @@ class TabularHost(HeteroNNHostScheduler):
     # -- what columns are worth ------------------------------------------------------------
 
     def final_look(self, party: str, number: int, features: Any) -> None:
-        if self._importance is None:
-            self._importance = self._begin_importance()
-        if number:
-            self._importance.look(party, features, self._scores_of)
-        else:
-            self._importance.has_whole(party, features)
+        self._columns.look(party, number, features, self._early, self._targets)
 
     def end_final_look(self) -> dict[str, list[float]]:
-        found, self._importance = self._importance, None
-        if found is None:
-            return {}
-        own = () if self.feature_model is None else self._own_batches()
-        for number, features in enumerate(own):
-            if number:
-                found.look(self.feature_key, features, self._scores_of)
-        names = self._party.prepared_columns()
-        table = importances.table_of(found.drops, self.feature_key, names)
-        self.result.metrics["importance"] = importances.written(self.result.folder, table)
-        if (tested := self.tested) is not None:
-            columns = ("party", "column", HEADLINE[tested.evaluation.kind])
-            rows = tuple(table.itertuples(index=False, name=None))
-            tested.evaluation.tables["importance"] = Table(columns, rows)
-            tested.save(self.result.folder)
-        others = {name: each for name, each in found.drops.items() if name != self.feature_key}
-        return {name: importances.told(each) for name, each in others.items()}
-
-    def _own_batches(self) -> Iterator[Any]:
-        for batch in self._party.permuted_batches(self.feature_model, self.final_ids):
-            yield self.feature_model(batch.inputs)
-
-    def _begin_importance(self) -> importances.Importance:
-        ids, early = self.final_ids, dict(zip(self.test_ids, self._early.tolist(), strict=True))
-        rows = torch.tensor([not early[each] for each in ids])
-        (batch,) = self._party.table.batches(ids, len(ids))
-        labels, weights = unpacked(self._targets.of_rows(batch.rows))
-        weights = torch.ones(len(labels)) if weights is None else weights
-        found = importances.Importance(
-            self._objective.kind,
-            rows,
-            labels[rows].double().numpy(),
-            weights[rows].double().numpy(),
-        )
-        if self.feature_model is not None:
-            found.has_whole(self.feature_key, self.feature_model(batch.inputs))
-        return found
-
-    def _scores_of(self, projection: dict[str, Any]) -> Tensor:
-        ordered = {name: projection[name] for name in self.parties if name in projection}
-        return self._objective.scores(self.infer_model(ordered))
+        return self._columns.end()
 
     def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return predictions in the order of this party's table.

@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 
 from heterofed.errors import ColumnError
 from heterofed.reporting import markup
-from heterofed.tabular.kinds import (
-    DATE_FORMATS,
-    FALSE,
-    TRUE,
-    Column,
-    Kind,
-    as_date,
-    as_number,
-    is_numeric,
-)
+from heterofed.tabular.column_counts import Counts, count_cells
+from heterofed.tabular.kinds import DATE_FORMATS, Column, Kind, as_date, is_numeric
 from heterofed.tabular.sources import Source
 
 SAMPLE_ROWS = 100_000
@@ -29,11 +21,6 @@ SAMPLE_ROWS = 100_000
 
 MANY_CATEGORIES = 1000
 SHOWN = ("column", "holds", "missing", "values", "to know")
-_AT_ONCE = 500
-_CELLS_AT_ONCE = 2_000_000
-"""The most columns, and cells, in which one query counts; it holds every different cell of a
-column.
-"""
 
 _MOSTLY = 0.8
 """The share of numbers, or dates, above which the other cells of a column are considered
@@ -138,9 +125,7 @@ class TableReport:
         return markup.card(
             self.name,
             f"{self.rows:,} rows, {len(self.columns)} columns",
-            markup.table(
-                ("column", "holds", "missing", "values", "to know"), rows, words=(0, 1, 4)
-            ),
+            markup.table(SHOWN, rows, words=(0, 1, 4)),
             markup.listed([*self.problems, *self.notes]),
         )
 
@@ -183,100 +168,18 @@ def inspect(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """The counts of one query for a column."""
-
-    present: int = 0
-    distinct: int = 0
-    numbers: int = 0
-    not_number: int | None = None
-    """The first row that is not a number."""
-    marked: int = 0
-    """The number of numbers with a decimal comma."""
-    padded: int = 0
-    """The number of cells of digits with a leading zero."""
-    whole: int = 0
-    endless: int | None = None
-    """The first row that holds infinity."""
-    least: float | None = None
-    greatest: float | None = None
-    booleans: int = 0
-    dates: int = 0
-    tags: int = 0
-    lists: int = 0
-    """The number of cells with several words between semicolons or bars."""
-    length: float = 0.0
-    words: float = 0.0
-
-
-def _counted() -> str:
-    """Return the SQL sums over cells x, of which n is the number if the cell is one."""
-    marked = r"'^[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+$'"
-    words = "|".join((*TRUE, *FALSE))
-    date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
-    tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
-
-    lists = r"'^[^\s,;|]+([;|][^\s,;|]+)+$'"
-
-    def text(test: str) -> str:  # Most cells are numbers, so nothing else is tried on them.
-        return f"count_if(CASE WHEN n IS NULL THEN {test} ELSE false END)"
-
-    return f"""
-        count(*), count(DISTINCT x),
-        count(n), min(row) FILTER (n IS NULL),
-        {text(f"regexp_matches(x, {marked})")},
-        count_if(x LIKE '0%' AND regexp_matches(x, '^0\\d+$')),
-        coalesce(count_if(n = floor(n)), 0),
-        min(row) FILTER (isinf(n)),
-        min(n), max(n),
-        {text(f"regexp_full_match(lower(x), '{words}')")},
-        {text(f"regexp_matches(x, {date})")},
-        {text(f"regexp_matches(x, {tags})")},
-        {text(f"regexp_matches(x, {lists})")},
-        avg(length(x)), avg({_SPACES})
-    """
-
-
-_SPACES = "CASE WHEN n IS NULL THEN 1 + length(x) - length(replace(x, ' ', '')) ELSE 1 END"
-
-_NUMBER = f"CASE WHEN contains(x, '_') THEN NULL ELSE TRY({as_number('x', 'x', 'VARCHAR')}) END"
-"""The SQL expression for a number; DuckDB alone would also take 1_000 for a number."""
-
-
 class _Look:
-    """Counts a table's cells, with one query for all columns and a few for those that need more."""
+    """Judges the columns of a table by the counts of their cells, with a few further queries."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         step = -(-source.rows // SAMPLE_ROWS)
         self._sample = source.every(step)
         self.rows = -(-source.rows // step)
-        self._counts = dict[str, _Counts]()
-        width = min(_AT_ONCE, max(1, _CELLS_AT_ONCE // max(1, self.rows)))
-        for start in range(0, len(source.columns), width):
-            self._count(source.columns[start : start + width])
-
-    def _count(self, names: Sequence[str]) -> None:
-        """Count in some columns, which are put under each other: one set of sums for all.
-
-        An UNPIVOT of many columns would take minutes to plan.
-        """
-        found = self._source.query(
-            "SELECT col, {counted} FROM (SELECT row, col, x, {number} AS n FROM (SELECT row, col,"
-            " {cleaned} AS x FROM (SELECT {row} AS row, unnest(range({width})) AS col,"
-            " unnest([{cells}]) AS cell FROM {table} {sample})) WHERE x IS NOT NULL) GROUP BY col",
-            counted=_counted(),
-            number=_NUMBER,
-            cleaned=self._source.cleaned("cell"),
-            width=len(names),
-            cells=", ".join(map(self._source.cells, names)),
-            sample=self._sample,
-        )
-        self._counts |= {names[each]: _Counts(*counts) for each, *counts in found}
+        self._counts = count_cells(source, self._sample, self.rows)
 
     def column(self, name: str, *, is_id: bool, labels: Sequence[str]) -> ColumnReport:
-        source, counts = self._source, self._counts.get(name, _Counts())
+        source, counts = self._source, self._counts.get(name, Counts())
         type_ = source.type_of(name)
         missing = self.rows - counts.present
         kind, format_, notes, problem = self._judged(name, type_, counts)
@@ -302,7 +205,7 @@ class _Look:
             problem=problem,
         )
 
-    def _judged(self, name: str, type_: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+    def _judged(self, name: str, type_: str, counts: Counts) -> tuple[Kind, str, list[str], str]:
         """Kind, format, notes and problem."""
         present = counts.present
         if not present:
@@ -343,7 +246,7 @@ class _Look:
             )
         return self._words(counts)
 
-    def _number(self, name: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+    def _number(self, name: str, counts: Counts) -> tuple[Kind, str, list[str], str]:
         serial = counts.distinct == counts.present == counts.whole and counts.present >= 20
         spread = (counts.greatest or 0) - (counts.least or 0) + 1
         if serial and (spread == counts.present or _ID_LIKE.fullmatch(name)):
@@ -353,7 +256,7 @@ class _Look:
             notes.append(f"whole numbers with {counts.distinct} values: codes, or amounts?")
         return "numeric", "", notes, ""
 
-    def _date(self, name: str, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+    def _date(self, name: str, counts: Counts) -> tuple[Kind, str, list[str], str]:
         source = self._source
         text = source.text(name)
         formats = ["", *DATE_FORMATS]
@@ -384,7 +287,7 @@ class _Look:
             ),
         )
 
-    def _words(self, counts: _Counts) -> tuple[Kind, str, list[str], str]:
+    def _words(self, counts: Counts) -> tuple[Kind, str, list[str], str]:
         present, distinct = counts.present, counts.distinct
         if counts.tags == present or counts.lists >= _MOSTLY * present:
             return "tags", "", [], ""
@@ -400,7 +303,7 @@ class _Look:
             notes.append(f"{distinct} categories: the rare ones are taken together")
         return "category", "", notes, ""
 
-    def _suspicions(self, name: str, counts: _Counts, labels: Sequence[str]) -> Iterator[str]:
+    def _suspicions(self, name: str, counts: Counts, labels: Sequence[str]) -> Iterator[str]:
         if _LABEL_LIKE.fullmatch(name):
             yield "is called like a label; leave it out unless it is known before the outcome"
         for label in labels:
@@ -409,7 +312,7 @@ class _Look:
 
     def _tells(self, name: str, label: str) -> bool:
         """Whether each value of a column comes with one label only."""
-        labels = self._counts.get(label, _Counts()).distinct
+        labels = self._counts.get(label, Counts()).distinct
         if not 1 < labels <= 50:
             return False
         ((most, values),) = self._source.query(
@@ -422,7 +325,7 @@ class _Look:
         return bool(most == 1 and values < self.rows / 2)
 
 
-def _label_problem(table: str, name: str, counts: _Counts, missing: int) -> str:
+def _label_problem(table: str, name: str, counts: Counts, missing: int) -> str:
     if missing:
         return (
             f"{table}, column {name!r}: the label is missing in {missing} rows; fill in those"

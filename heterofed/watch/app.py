@@ -11,7 +11,13 @@ from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -98,6 +104,9 @@ class Watch:
     # -- pages -----------------------------------------------------------------------------
 
     async def _list_page(self, request: Request) -> Response:
+        runs = self._runs() if len(self._tasks) == 1 else []
+        if len(runs) == 1:  # there is nothing to choose
+            return RedirectResponse(f"{request.scope['root_path']}/run/{key_of(runs[0])}", 302)
         parts, _ = self._list_view(request)()
         return _page("list", request, parts, "Runs", "events", is_list=True)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from heterofed.reporting.log_lines import chosen_format, one_record
 from heterofed.watch.extra import needed
 
 logger = logging.getLogger("heterofed")
@@ -73,7 +74,9 @@ def _pass_on(lines: IO[bytes]) -> None:
     """Print what the server prints, where the user of this process sees it: in a notebook, too."""
     with lines, contextlib.suppress(OSError, ValueError, AttributeError):
         for line in lines:
-            sys.stderr.write(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            is_json = chosen_format() == "json"
+            sys.stderr.write(one_record(text.strip()) + "\n" if is_json else text)
             sys.stderr.flush()
 
 

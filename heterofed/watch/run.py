@@ -108,7 +108,7 @@ class WatchedRun:
             seen.leaks, seen.leak_figures = leaks(sources), leak_figures(sources)
             seen.epsilons = [_with_limit(each, seen) for each in epsilons(sources)]
             changed = True
-        life = life_of(seen.status)
+        life = life_of(seen.status, seen.summary)
         if life != seen.life:
             seen.life, changed = life, True
         if changed:
@@ -125,15 +125,17 @@ class WatchedRun:
         return new
 
 
-def life_of(status: kept.Status) -> Life:
-    """How the launch stands that a status file is of."""
+def life_of(status: kept.Status, summary: kept.Summary) -> Life:
+    """How the last launch stands. The folder of an older run, which a newer one has renamed, has a
+    summary alone.
+    """
     match status.state:
         case "finished" | "failed" | "interrupted":
             return status.state
         case "running":
             return "running" if _runs_here(status.process) else "gone"
         case _:
-            return "unknown"
+            return "finished" if summary.run else "unknown"
 
 
 def _with_limit(epsilon: Epsilon, seen: Seen) -> Epsilon:

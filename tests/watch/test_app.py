@@ -19,7 +19,7 @@ from heterofed.errors import ConfigError
 from heterofed.reporting import journal_records as records
 from heterofed.watch.app import Watch, events
 from heterofed.watch.guard import HEADERS, Guard, host_name, new_token
-from heterofed.watch.listed import key_of
+from heterofed.watch.listed import List, key_of
 from heterofed.watch.runs import runs_in
 from tests.report.folders import finished
 from tests.report.test_report import VOID, Page
@@ -331,3 +331,30 @@ def test_an_address_that_cannot_be_listened_at_is_an_error(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match="--port"):
         serve(tmp_path, host="192.0.2.1", say=print)
+
+
+# -- which runs, and where the page opens ------------------------------------------------------
+
+
+def test_the_page_of_one_task_with_one_run_opens_at_that_run(results: Path) -> None:
+    opened = Client(Guard(Watch(results, ("loans",)).app(), TOKEN)).get(f"{BASE}/")
+    assert (opened.status_code, opened.headers["location"]) == (302, f"{BASE}/run/loans/bank")
+    assert Client(Guard(Watch(results).app(), TOKEN)).get(f"{BASE}/").status_code == 200
+    nothing = Client(Guard(Watch(results, ("none yet",)).app(), TOKEN)).get(f"{BASE}/")
+    assert "No run yet" in nothing.text
+
+
+def test_counts_and_older_runs_are_named_as_what_they_are(tmp_path: Path) -> None:
+    """A newer run renames the folder of an older one, and takes its status away."""
+    older = finished(tmp_path / "loans" / "bank.1")
+    (older / "status.json").unlink()
+    count = finished(tmp_path / "loans" / "bank")
+    now = json.loads((count / "status.json").read_text())
+    now |= {"state": "finished", "round": 0, "plan": {"max_rounds": 0}}
+    (count / "status.json").write_text(json.dumps(now))
+    lines = {each.party: each for each in List().lines(runs_in(tmp_path), 0.0)}
+    assert (lines["bank.1"].life, lines["bank"].life) == ("Finished", "Finished")
+    rounds = json.loads((older / "summary.json").read_text())["rounds"]
+    assert (lines["bank.1"].rounds, lines["bank"].rounds) == (f"{rounds}", "no training")
+    page = Client(Guard(Watch(tmp_path).app(), TOKEN)).get(f"{BASE}/run/loans/bank.1")
+    assert "Not known" not in page.text

@@ -58,7 +58,7 @@ class CollaboratorGuard(Guard):
         releases = EmbeddingReleases(run, settings.release_limits, weights, noise)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
-        super().__init__(run, budget, self._leaks, users, weights, releases)
+        super().__init__(run, budget, (self._leaks,), users, weights, releases)
         run.defences = names_of(embeddings=defence, weights=weights)
         self._stream = stream
         self._defence = defence
@@ -87,7 +87,8 @@ class CollaboratorGuard(Guard):
     @property
     def alters(self) -> bool:
         """Whether what is sent differs from what the feature hook yielded."""
-        return isinstance(self._defence, ClippedGaussian) or bool(self._run.mask_secrets)
+        noisy = isinstance(self._defence, ClippedGaussian) or self._raised(HOST) > 0
+        return noisy or bool(self._run.mask_secrets)
 
     def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
         """Return the defended features to send to the Host; gradients pass through the defence.
@@ -96,7 +97,10 @@ class CollaboratorGuard(Guard):
             FeatureError: the defence cannot hide these features, or their leak cannot be measured.
             LeakLimitError: the features reveal more of the inputs than the terms allow.
         """
-        floats, inputs = batch.floats, self._calls.taken(batch.rows)
+        floats, limited = batch.floats, self._watch is not None
+        reported = bool(floats) and not testing
+        reported &= isinstance(self._defence, Decorrelation) or self._leaks.has_time()
+        inputs = self._calls.taken(batch.rows, wanted=reported or limited)
         sent = self._hidden(batch, floats)
         if self._watch is not None:
             known = self._known_inputs(batch, inputs)
@@ -104,7 +108,7 @@ class CollaboratorGuard(Guard):
                 HOST, functools.partial(self._meter.measured, known, joined(sent.tensors))
             ):
                 sent = self._hidden(batch, floats)
-        if inputs is not None and floats and not testing:
+        if inputs is not None and reported:
             self._unmeasured = inputs, {name: sent.tensors[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
                 self._inputs[number] = inputs.clone()  # the hook may reuse the memory

@@ -7,8 +7,8 @@ a round ends. Without defences, everything passes unchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -22,8 +22,6 @@ from heterofed.privacy.leakage import (
     MEASURED_ROWS,
     Budget,
     Effort,
-    InputLeaks,
-    LabelLeaks,
 )
 from heterofed.privacy.noise import Noise
 from heterofed.privacy.release_costs import Totals
@@ -53,13 +51,23 @@ def names_of(**defences: object) -> dict[str, str]:
     return {what: type(each).__name__ for what, each in defences.items() if each is not None}
 
 
+class Report(Protocol):
+    """Attacks on what this party sends."""
+
+    def end_round(self) -> list[Leak]:
+        """Return the leaks that the samples of the round show."""
+
+    def at_end(self) -> list[Leak]:
+        """Return the leaks that attacks at the end of a run show."""
+
+
 class Guard:
     """The base of both guards, with the leak report and the epsilons of a run.
 
     Args:
         run: the run.
         budget: the time budget for the report.
-        report: the attacks of this role.
+        reports: the attacks of this role.
         users: the names of metrics sets that the user registered, which the guard does not write.
         weights: the DP-SGD of this party, if any.
         releases: counts everything that is sent, before it is sent.
@@ -74,7 +82,7 @@ class Guard:
         self,
         run: Run,
         budget: Budget,
-        report: LabelLeaks | InputLeaks,
+        reports: Sequence[Report],
         users: Container[str],
         weights: DPSGD | None,
         releases: Releases,
@@ -87,7 +95,7 @@ class Guard:
         run.tell = self.tell
         self._run = run
         self._found = run.state.leaks
-        self._report = report
+        self._reports = reports
         self._weights = weights
         self._users = users
         limit = run.plan.limits.of(self.measure)
@@ -108,8 +116,9 @@ class Guard:
 
     def end_round(self) -> None:
         """Write the measurements of this round, and the epsilons of everything sent so far."""
-        with self._run.harmless(REPORT):
-            self._write(self._report.end_round() or [])
+        for each in self._reports:
+            with self._run.harmless(REPORT):
+                self._write(each.end_round() or [])
         self.note_counts()
         self._told = None
         self.tell()
@@ -142,8 +151,9 @@ class Guard:
     def end(self) -> None:
         """Run the attacks at the end of a run, and log the worst leaks in words."""
         self.tell()
-        with self._run.harmless(REPORT):
-            self._write(self._report.at_end() or [])
+        for each in self._reports:
+            with self._run.harmless(REPORT):
+                self._write(each.at_end() or [])
         with self._run.harmless(REPORT):
             leaks = worst_of(self._found)
             self._run.result.leaks = [each.words() for each in leaks]

@@ -18,7 +18,7 @@ from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, na
 from heterofed.hetero_nn.train.releases import GradientReleases
 from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.gradient_defences import GradientDefence
-from heterofed.privacy.label_attacks import class_numbers
+from heterofed.privacy.label_attacks import class_numbers, numeric_targets
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leak_meters import LabelMeter
 from heterofed.privacy.leakage import LabelLeaks, rows_to_measure
@@ -26,6 +26,7 @@ from heterofed.privacy.noise import drawn_from
 from heterofed.privacy.raised_defences import raised_label_defence
 from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
+from heterofed.privacy.target_leaks import TargetLeaks
 from heterofed.reporting.diagnostics import shielded
 from heterofed.runs.run import Run
 
@@ -54,7 +55,9 @@ class HostGuard(Guard):
         )
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
-        super().__init__(run, budget, self._leaks, users, weights, self._gradient_releases)
+        self._targets = shielded(lambda: TargetLeaks(budget, run.harmless), REPORT, run.harmless)
+        reports = (self._leaks, self._targets)
+        super().__init__(run, budget, reports, users, weights, self._gradient_releases)
         run.defences = names_of(gradients=settings.gradient_defence, labels=labels, weights=weights)
         self._stream = stream
         self._gradients = settings.gradient_defence
@@ -159,7 +162,7 @@ class HostGuard(Guard):
         """Return a copy of the embeddings that `note` needs, because user code may change them."""
         with self._run.harmless(REPORT):
             rows = rows_to_measure(embeddings.values())
-            if rows and self._leaks.has_time():
+            if rows and self._has_time():
                 return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
         return {}
 
@@ -172,16 +175,25 @@ class HostGuard(Guard):
         embeddings: Mapping[str, Tensor],
     ) -> None:
         """Measure a batch that was sent. This never raises an error."""
-        if not clean or not embeddings or not self._leaks.has_time():
+        if not clean or not embeddings or not self._has_time():
             return
         with self._run.harmless(REPORT):
-            numbers = class_numbers(labels)
-            if numbers is None or len(numbers) != len(next(iter(clean.values()))):
+            targets = numeric_targets(labels)
+            known = class_numbers(labels) if targets is None else targets
+            if known is None or len(known) != len(next(iter(clean.values()))):
                 return
             used = {name: embeddings[name] for name in clean}
             most = len(next(iter(used.values())))  # the rows that were kept
             rows = [some_rows(each, most) for each in (sent, clean, used)]
-            self._leaks.note(peer, rows[0], rows[1], numbers[:most], rows[2])
+            if targets is None:
+                self._leaks.note(peer, rows[0], rows[1], known[:most], rows[2])
+            else:
+                self._targets.note(peer, rows[0], known[:most], rows[2])
+
+    def _has_time(self) -> bool:
+        """Return whether to look at the next batch."""
+        report = self._targets if self._targets.is_used else self._leaks
+        return report.has_time()
 
 
 def _with_coins(run: Run, labels: RandomisedResponse) -> RandomisedResponse:

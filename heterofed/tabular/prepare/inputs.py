@@ -43,6 +43,17 @@ class Bag:
         at = self.starts[rows].repeat_interleave(lengths) + within
         return Bag(self.tokens[at], self.weights[at], starts)
 
+    def groups(self, count: int) -> Tensor:
+        """Return the weight of each row's tokens in groups by token, [rows, groups] float32."""
+        lengths = self.starts[1:] - self.starts[:-1]
+        rows = torch.arange(len(lengths)).repeat_interleave(lengths)
+        found = torch.zeros(len(lengths) * count)
+        return found.index_add(0, rows * count + self.tokens % count, self.weights).view(-1, count)
+
+
+SHOWN = 16
+"""The most categories of a column, and the groups of its tokens, that the leak report looks at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -60,6 +71,17 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.dense)
+
+    def as_numbers(self) -> Tensor:
+        """Return what the leak report attacks: the numbers, and an indicator of each frequent
+        category and of tokens in `SHOWN` groups, [rows, numbers] float32.
+        """
+        kinds = torch.arange(SHOWN)
+        parts = [self.dense]
+        for codes in self.codes.values():
+            parts.append((codes[:, :, None] == kinds).flatten(1).to(self.dense.dtype))
+        parts += [each.groups(SHOWN) for each in self.bags.values()]
+        return torch.cat(parts, dim=1)
 
     def take(self, rows: Tensor) -> Inputs:
         """Return some of the rows, [chosen] int64, in their order."""

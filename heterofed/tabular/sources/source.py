@@ -10,6 +10,7 @@ import numpy as np
 
 from heterofed.errors import ColumnError
 from heterofed.tabular.kinds import MISSING, Column, converted, pattern_of, plain
+from heterofed.tabular.sources import wrong_cells
 from heterofed.tabular.sources.engine import Scratch, need_duckdb
 from heterofed.tabular.sources.row_file import RowFile
 
@@ -277,33 +278,9 @@ class Source:
         Raises:
             ColumnError: a cell is not; the message has its row.
         """
-        for at in range(0, len(self.columns), _AT_ONCE):
-            names = [
-                name
-                for name in self.columns[at : at + _AT_ONCE]
-                if self._kinds and self._kinds[name].kind in _WORDS
-            ]
-            wrong = ", ".join(f"count(*) FILTER (WHERE {self._is_wrong(name)})" for name in names)
-            if wrong and any(self.query("SELECT {wrong} FROM {table}", wrong=wrong)[0]):
-                self._name_bad_cell(names)
-                self._name_endless_cell(names)
-
-    def _is_wrong(self, name: str) -> str:
-        """Return an SQL condition for the cells of a column that are not of its kind."""
-        column = (self._kinds or {})[name]
-        value = self.value(column)
-        wrong = f"({self.text(name)} IS NOT NULL AND TRY({value}) IS NULL)"
-        return f"{wrong} OR isinf(TRY({value}))" if column.kind == "numeric" else wrong
-
-    def _name_endless_cell(self, names: Sequence[str]) -> None:
-        """Raise an error that names the first cell with an infinity, if any."""
-        for column in ((self._kinds or {})[name] for name in names):
-            if column.kind == "numeric":
-                found = self.query(
-                    "SELECT min({row}) FROM {table} WHERE isinf({value})", value=self.value(column)
-                )
-                if found[0][0] is not None:
-                    raise self._endless(column.name, found[0][0])
+        columns = list((self._kinds or {}).values())
+        for at in range(0, len(columns), _AT_ONCE):
+            wrong_cells.check(self, columns[at : at + _AT_ONCE])
 
     def _run(self, names: Sequence[str], read: Any) -> Any:
         shown = ", ".join(f"{self._cell(name)} AS c{at}" for at, name in enumerate(names))
@@ -315,41 +292,18 @@ class Source:
         try:
             return read()
         except need_duckdb().Error:
-            self._name_bad_cell(names)
+            kinds = self._kinds or {}
+            wrong_cells.name_first(self, [kinds[name] for name in names if name in kinds])
             raise
-
-    def _name_bad_cell(self, names: Sequence[str]) -> None:
-        """Raise an error that names the first cell which is not of its column's kind, if any."""
-        kinds = self._kinds or {}
-        for column in (kinds[name] for name in names if name in kinds):
-            found = self.query(
-                "SELECT min({row}) FROM {table} WHERE {text} IS NOT NULL AND TRY({value}) IS NULL",
-                text=self.text(column.name),
-                value=self.value(column),
-            )
-            if found[0][0] is not None:
-                raise ColumnError(
-                    f"{self.name}, row {found[0][0] + 1}, column {column.name!r}: this cell is no"
-                    f" {_WORDS[column.kind]}, as those of the column are; correct it, or empty it"
-                    " where the value is missing"
-                )
 
     def _checked(self, frame: pd.DataFrame, start: int) -> pd.DataFrame:
         for column in (self._kinds or {}).values():
             if column.kind == "numeric" and column.name in frame:
                 endless = np.isinf(frame[column.name].to_numpy(dtype=float))
                 if endless.any():
-                    raise self._endless(column.name, start + int(endless.argmax()))
+                    row = start + int(endless.argmax())
+                    raise wrong_cells.endless(self.name, column.name, row)
         return frame
-
-    def _endless(self, column: str, row: int) -> ColumnError:
-        return ColumnError(
-            f"{self.name}, row {row + 1}, column {column!r}: infinity is no value to train on;"
-            " correct the cell, or empty it where the value is missing"
-        )
-
-
-_WORDS = {"numeric": "number", "boolean": "yes or no", "date": "date of this format"}
 
 
 def _meant(name: str, columns: Sequence[str]) -> str:
