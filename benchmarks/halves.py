@@ -112,7 +112,7 @@ def train_split(role: str, half: Any, order: dict[str, Any], results: Path) -> d
         "join_timeout": 60,
     }
     if role == "host":
-        settings |= {"psi_protocol": "ecdh", "batch_size": 128, "early_gradients": True}
+        settings |= {"psi_protocol": "ecdh", "batch_size": 128, "early_gradients": "once"}
         settings |= order["settings"]
     party = Party(**settings)
     party.launch_task(order["task"])

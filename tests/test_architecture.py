@@ -202,6 +202,7 @@ OF_OTHER_LIBRARIES = {
     "_metadata": "the versions in a state_dict of torch",
     "_buffers": "the buffers of a torch module",
     "_non_persistent_buffers_set": "which of them stay out of its state_dict",
+    "_get_sequence_nr": "the number of the next node of a torch graph",
     "_sequence_nr": "the order of a torch graph",
     "_version": "how often a torch tensor was changed",
     "_sodium": "the library within rbcl",

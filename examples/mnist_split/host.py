@@ -106,7 +106,7 @@ if __name__ == "__main__":
         max_rounds=given.rounds,
         log_rounds=1,
         psi_protocol=given.psi_protocol,
-        early_gradients=True,  # train_a_batch leaves gradients as they are
+        early_gradients="once",  # train_a_batch leaves gradients as they are
         results_dir=given.results,
         callbacks=trackers(given.track),
     )

@@ -15,6 +15,7 @@ import click
 
 from heterofed._version import __version__
 from heterofed.cli import options, trust
+from heterofed.cli.doctor import doctor
 from heterofed.cli.language import explanation
 from heterofed.cli.new import new
 from heterofed.cli.said import is_json, say, say_error
@@ -219,6 +220,7 @@ cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
 cli.add_command(watch_command)
+cli.add_command(doctor)
 cli.add_command(serve_command)
 
 

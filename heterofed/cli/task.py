@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from heterofed.errors import ConfigError, HandshakeError, JoinTimeoutError, PeerLostError
+from heterofed.cli.visit import visit
+from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.files import heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import key_path, load_key
@@ -32,19 +31,16 @@ from heterofed.identity.task_terms import (
     terms_digest,
 )
 from heterofed.messaging.party import Party
-from heterofed.messaging.peer import Timeouts
+from heterofed.messaging.peer import Peer, Timeouts
 from heterofed.protocol.leak_limits import LeakLimits
-from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms
+from heterofed.protocol.messages import Terms
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
-from heterofed.rendezvous.join import HANDSHAKES, RETRY_SECONDS, explained, knock
 from heterofed.rendezvous.refused_keys import stranger
 from heterofed.reporting.results import check_name, write_whole
-
-LINK_SECONDS = 10.0
 
 
 def new_task(
@@ -171,7 +167,7 @@ def check_task_file(source: str, party: str | None, wait: float) -> Iterator[str
     digest = terms_digest(task.terms())
     agreed = consent.has_accepted(home, task.task, party, digest)
     yield f"{party} has {'accepted' if agreed else 'NOT YET accepted'} these terms"
-    theirs = _ask_host(task, place, party, wait)
+    theirs = _ask_host(place, party, wait)
     try:
         differ = differences(shown_terms(place.terms), shown_terms(theirs))
     except ValueError:
@@ -295,37 +291,11 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
         )
 
 
-def _ask_host(task: TaskFile, place: TaskPlace, name: str, wait: float) -> bytes:
+def _ask_host(place: TaskPlace, name: str, wait: float) -> bytes:
     """Return the Host's terms."""
-    hello = Hello(
-        (PROTOCOL_VERSION,),
-        "check",
-        task_digest(task.task),
-        name,
-        secrets.token_bytes(16),
-        trainable=False,
-        terms=place.terms,
-    )
-    deadline = time.monotonic() + wait
-    failed = 0
-    while True:
-        party = Party(name, Role.COLLABORATOR, place.connect(), timeouts=Timeouts())
-        try:
-            host = knock(party, hello, LINK_SECONDS)
-            if host is not None:
-                return party.take(host, Terms, computing=False).of(Terms).terms
-        except HandshakeError as error:
-            failed += 1
-            if failed == HANDSHAKES:
-                raise explained(error, place.diagnose) from None
-        except PeerLostError:
-            failed = 0
-        finally:
-            party.close(0)
-        if time.monotonic() > deadline:
-            raise JoinTimeoutError(
-                f"nobody answers at {task.address}: start the Host's script, or `heterofed task"
-                f" check {task.task} --wait 60` there; if it runs, compare address and firewall",
-                party=name,
-            )
-        time.sleep(RETRY_SECONDS)
+
+    def terms(party: Party, host: Peer) -> bytes:
+        return party.take(host, Terms, computing=False).of(Terms).terms
+
+    start = f"the Host's script, or `heterofed task check {place.task.task} --wait 60`"
+    return visit(place, name, "check", terms, wait=wait, start=start)

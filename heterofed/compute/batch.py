@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from heterofed.compute.labels import count_of, may_be_of, sizes_in
-from heterofed.compute.plain import strings
+from heterofed.compute.plain import Strings, are_plain, strings
 from heterofed.compute.tensors import Features, named
 from heterofed.errors import FeatureError, IdError
 
@@ -60,7 +60,7 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     else:
         batch = Batch(item)  # type: ignore[arg-type]
     if batch.ids is not None:
-        batch = replace(batch, ids=_ids(batch.ids, where))
+        batch = Batch(batch.features, batch.labels, _ids(batch.ids, where))
     if with_labels and batch.labels is None:
         raise FeatureError(f"{where} yielded no labels; yield (features, labels) at the Host")
     if with_labels is False and batch.features is None:
@@ -68,14 +68,16 @@ def as_batch(item: object, where: str, *, with_labels: bool | None) -> Batch:
     return batch
 
 
-def _ids(ids: object, where: str) -> list[str]:
+def _ids(ids: object, where: str) -> Strings:
     """Return the ids of a batch as a list.
 
     Raises:
         FeatureError: the ids are not a list of strings.
     """
+    if type(ids) is list and are_plain(ids):
+        return Strings(ids)
     try:
-        return strings(ids, f"the ids of {where}")
+        return Strings(strings(ids, f"the ids of {where}"))
     except IdError as error:
         raise FeatureError(str(error)) from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +53,21 @@ class Freshness:
         self._weights = weights
         self._spans: deque[_Span] = deque(maxlen=MOST_SPANS)
         self._now = 0
+        self._read: list[Tensor] = []  # the weights after the last call
 
-    @contextmanager
-    def making(self) -> Iterator[None]:
+    def making(self) -> AbstractContextManager[None]:
         """Enclose each call of the hook, or each step of its generator."""
-        first = self._now = _number() + 1
-        try:
-            yield
-        finally:
-            versions = tuple(each._version for each in self._weights())
-            self._spans.append(_Span(first, _number(), versions))
+        return _Making(self)
+
+    def begin(self) -> None:
+        """Note that a call begins."""
+        self._now = _next_number()
+
+    def end(self) -> None:
+        """Note that the call has ended, and the versions of the weights."""
+        self._read = list(self._weights())
+        versions = tuple([each._version for each in self._read])
+        self._spans.append(_Span(self._now, _next_number(), versions))
 
     def check(self, features: Mapping[str, Tensor], number: int) -> None:
         """Check the features that the last call returned.
@@ -75,7 +80,7 @@ class Freshness:
             FeatureError: the features were computed earlier, with weights that have changed since
                 then.
         """
-        places = {id(each): place for place, each in enumerate(self._weights())}
+        places = {id(each): place for place, each in enumerate(self._read)}
         now = self._spans[-1].versions if self._spans else ()
         for made, place in _readers(features.values(), places):
             span = self._span_of(made) if made < self._now else None
@@ -92,11 +97,24 @@ class Freshness:
         return next((each for each in self._spans if each.first <= made < each.end), None)
 
 
-def _number() -> int:
-    """Return the sequence number of a new graph node; autograd counts them on each thread."""
-    with torch.enable_grad():
-        node: Any = (torch.zeros((), requires_grad=True) * 1).grad_fn
-    return int(node._sequence_nr())
+class _Making:
+    """A call of the hook; a class, because there are several for each batch."""
+
+    __slots__ = ("_fresh",)
+
+    def __init__(self, fresh: Freshness) -> None:
+        self._fresh = fresh
+
+    def __enter__(self) -> None:
+        self._fresh.begin()
+
+    def __exit__(self, *_error: object) -> None:
+        self._fresh.end()
+
+
+def _next_number() -> int:
+    """Return the sequence number of the next graph node; autograd counts them on each thread."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[tuple[int, int]]:

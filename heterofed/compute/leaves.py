@@ -1,7 +1,8 @@
 """Manages received features at the Host: the leaves of its graph, and their gradients.
 
-User code gets tensors that share the memory but are not leaves, so that it may change them in place
-(`ReLU(inplace=True)`, `add_`) as in a joined model. Their `.grad` is that of the leaves.
+User code gets tensors that are not leaves, so that it may change them in place
+(`ReLU(inplace=True)`, `add_`) as in a joined model. Large ones share the memory of the leaves. The
+`.grad` of all of them is that of the leaves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heterofed.compute.tensors import is_finite, takes_gradient
+from heterofed.compute.tensors import SMALL, is_finite, takes_gradient
 
 
 class _Lent(torch.autograd.Function):
@@ -44,7 +45,8 @@ class Leaf:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.requires_grad_()
-        self.lent: Tensor = _Lent.apply(tensor)
+        # A copy of few numbers takes less time than a function in Python, forward and backward.
+        self.lent: Tensor = tensor.clone() if tensor.numel() <= SMALL else _Lent.apply(tensor)
         self.fresh = False
         """Whether a backward pass reached this leaf since this was last set to False."""
         self._stepped = False
@@ -72,11 +74,11 @@ class Leaf:
 
     def clear(self, *, set_to_none: bool) -> None:
         """Clear `.grad`, as `Optimizer.zero_grad` does."""
-        now = self._shown()
         if self._stepped:
             self._kept, self._stepped = self.gradient(), False
         # A new tensor of zeros is needed, because the old tensor may be the valid gradient.
-        self._zeros = None if set_to_none or now is None else torch.zeros_like(now)
+        now = None if set_to_none else self._shown()
+        self._zeros = None if now is None else torch.zeros_like(now)
         self._put(self._zeros)
 
     def forget(self) -> None:
@@ -185,6 +187,11 @@ class EarlyGradients:
             leaf.tensor.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
             for leaf in leaves.leaves.values()
         ]
+
+    @property
+    def has_handed(self) -> bool:
+        """Whether gradients were passed on."""
+        return self._handed is not None
 
     def changed(self) -> bool:
         """Return whether the valid gradients differ from those that were passed on; remove the

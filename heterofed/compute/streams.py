@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,8 +18,7 @@ _GENERATORS = threading.RLock()
 """Held while a stream runs, because parties in one process share its global generators."""
 
 
-@contextmanager
-def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
+def random_stream(seed: int | bytes, *path: str | int) -> AbstractContextManager[None]:
     """Run a block on the random numbers of one stream of the task, and restore the generators.
 
     Every call of user code runs on a stream with the name (feature key, hook, round, batch). So a
@@ -31,17 +30,37 @@ def random_stream(seed: int | bytes, *path: str | int) -> Iterator[None]:
         seed: the seed of the party.
         path: the name of the stream.
     """
-    start = hashlib.shake_256(repr((seed, *path)).encode()).digest(SEED_BYTES)
-    with _GENERATORS:
-        before = None if _depth.kept and _depth.streams == 0 else RandomState.now()
-        _depth.streams += 1
+    return _Stream((seed, *path))
+
+
+class _Stream:
+    """A block on one stream; a class, because each batch enters several of them."""
+
+    __slots__ = ("_before", "_path")
+
+    def __init__(self, path: tuple[int | bytes | str, ...]) -> None:
+        self._path = path
+        self._before: RandomState | None = None
+
+    def __enter__(self) -> None:
+        start = hashlib.shake_256(repr(self._path).encode()).digest(SEED_BYTES)
+        _GENERATORS.acquire()
         try:
+            if not _depth.kept or _depth.streams:
+                self._before = RandomState.now()
             start_generators(start)
-            yield
+        except BaseException:
+            _GENERATORS.release()
+            raise
+        _depth.streams += 1
+
+    def __exit__(self, *_error: object) -> None:
+        _depth.streams -= 1
+        try:
+            if self._before is not None:
+                self._before.restore()
         finally:
-            _depth.streams -= 1
-            if before is not None:
-                before.restore()
+            _GENERATORS.release()
 
 
 class _Depth(threading.local):

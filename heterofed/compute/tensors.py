@@ -7,6 +7,7 @@ tensors are rounded to float16, to bfloat16, or to int8 with one float32 scale p
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,11 @@ from heterofed.protocol.plan import Coding
 
 Features: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 Layout: TypeAlias = Literal["tensor", "tuple", "dict"]
+
+SMALL = 1 << 16
+"""The most numbers of a tensor whose check is one call of torch, as calls take longer than work."""
+
+_PLAIN = (torch.float32, torch.float64)
 
 if sys.byteorder != "little":
     raise ImportError("heterofed sends tensors in little-endian order and runs on such machines")
@@ -92,7 +98,12 @@ def _kind_of(value: object) -> str:
 
 def dtype_name(tensor: Tensor) -> str:
     """Return the name of a tensor's dtype without the module, such as `float32`."""
-    return str(tensor.dtype).removeprefix("torch.")
+    return _name_of(tensor.dtype)
+
+
+@functools.cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def takes_gradient(tensor: Tensor) -> bool:
@@ -131,6 +142,10 @@ def is_finite(tensor: Tensor) -> bool:
     of it.
     """
     plain = tensor.detach()
+    if plain.numel() <= SMALL and plain.dtype in _PLAIN and plain.device.type == "cpu":
+        numbers = plain.reshape(-1)
+        if math.isfinite(torch.dot(numbers, numbers).item()):
+            return True  # a sum of squares is finite only if every number is
     wide = torch.float64 if plain.dtype == torch.float64 else torch.float32
     parts = torch.split(plain.reshape(-1), 1 << 20)
     # On the CPU, torch makes a wider copy of half-precision numbers before it adds them.

@@ -59,8 +59,10 @@ class HeteroNNHostScheduler(HostHooks):
         early_gradients: whether gradients are sent while `train_a_batch` still runs its backward
             pass, so that the Collaborators compute at the same time. Use it only if `train_a_batch`
             does not change the features' gradients afterwards: changed gradients (noise, clipping)
-            are sent again and count, but the others have seen the unchanged ones. With staleness,
-            gradients are sent after the step.
+            are sent again and count, but the others have seen the unchanged ones. With "once" they
+            are not sent again, so that the Collaborators step at the same time too; gradients that
+            `train_a_batch` changes afterwards end the task. With staleness, gradients are sent
+            after the step.
         checkpoint_batches: the number of batches between two checkpoints within a round; 0 means
             that there are checkpoints only after rounds. It requires `batch_size`, and hooks that
             use `self.batches(train_ids)`, because they are called once for each part of a round.
@@ -146,7 +148,7 @@ class HeteroNNHostScheduler(HostHooks):
         wait_for_peers: float = 0,
         seed: int | None = None,
         shuffle: bool = False,
-        early_gradients: bool = False,
+        early_gradients: bool | Literal["once"] = False,
         batch_size: int | None = None,
         checkpoint_batches: int = 0,
         compress_features: Literal["fp16", "bf16", "int8"] | None = None,

@@ -105,7 +105,7 @@ class HostSettings(LeadSettings, HalfSettings):
     log_rounds: int
     wait_for_peers: float
     shuffle: bool
-    early_gradients: bool
+    early_gradients: bool | Literal["once"]
     announce_split: bool
     id_keys: int
     final_rows: int
@@ -135,7 +135,7 @@ class HostSettings(LeadSettings, HalfSettings):
         super().check_terms(limits)
         if limits.max_eps_labels is not None and self.label_dp is None:
             raise _needs("max_eps_labels", "label_dp=RandomisedResponse(...)")
-        if limits.max_label_auc is not None and self.early_gradients:
+        if limits.max_label_auc is not None and self.early_gradients is True:
             raise ConfigError(
                 "max_label_auc of the terms and early_gradients: early ones travel before they are"
                 " measured; leave early_gradients out"
@@ -145,7 +145,8 @@ class HostSettings(LeadSettings, HalfSettings):
         super().check()
         check_seconds("wait_for_peers", self.wait_for_peers)
         check_flag("shuffle", self.shuffle)
-        check_flag("early_gradients", self.early_gradients)
+        if self.early_gradients != "once":
+            check_flag("early_gradients", self.early_gradients)
         check_flag("announce_split", self.announce_split)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")

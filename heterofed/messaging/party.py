@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from heterofed.errors import HeteroFedError, RemoteProtocolError, TaskFailed
 from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
@@ -18,6 +18,7 @@ from heterofed.messaging.deadlines import Deadlines
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
 from heterofed.messaging.peer import Mail, Peer, Timeouts
 from heterofed.messaging.taps import Tap
+from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, payload_size
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
@@ -290,22 +291,13 @@ class Party:
             )
         )
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> AbstractContextManager[None]:
         """Count the time of a block as this party's own work, without what is counted within it."""
-        began, counted = self.clock(), self.account.counted
-        try:
-            yield
-        finally:
-            within = self.account.counted - counted
-            self.account.computed(self.phase, max(0.0, self.clock() - began - within))
+        return Computing(self)
 
-    @contextmanager
-    def encoding(self, peer: Peer, direction: Direction) -> Iterator[None]:
+    def encoding(self, peer: Peer, direction: Direction) -> AbstractContextManager[None]:
         """Count the time of a block as encoding or decoding messages of a peer."""
-        began = self.clock()
-        yield
-        self.account.encoded(self.phase, peer.name, direction, self.clock() - began)
+        return Encoding(self, peer.name, direction)
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report that `done` units of the phase are done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heterofed.protocol.messages import MAX_PROBE_BYTES
 from heterofed.protocol.plan import MAX_STALENESS, Plan
 from heterofed.protocol.states import ENDED, State
 
@@ -67,6 +68,11 @@ def joining() -> Limits:
     return Limits(1 << 17, payload=0)
 
 
+def probing() -> Limits:
+    """Return the limits of a probe: facts, and bytes that only take time to be sent."""
+    return Limits(SMALL_HEADER_BYTES, MAX_PROBE_BYTES)
+
+
 def intersecting() -> Limits:
     """Return the limits of the PSI: chunks of values."""
     return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES)
@@ -97,6 +103,8 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     """Return the limits in a state of a session."""
     if state in ENDED:
         return ended(plan)
+    if state.startswith("probe"):
+        return probing()
     if plan is None or state in (State.CONNECTING, State.GREETED):
         return joining()
     if state.startswith("psi"):
@@ -108,17 +116,17 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     return agreeing()
 
 
-def most_waiting(plan: Plan | None, *, counts: bool = False) -> int:
+def most_waiting(plan: Plan | None, *, counts: bool = False, probes: bool = False) -> int:
     """Return the most bytes of a peer's messages that wait here, including one that is arriving.
 
     The number is the same for all phases, because a message may wait until the next phase. In the
     PSI, all tags may arrive while this party is busy with another peer. In training, the answers to
     each open batch may wait. Features arrive by the staleness ahead if each step waits for an
-    answer, and otherwise by the credit ahead.
+    answer, and otherwise by the credit ahead. In a probe, one ping or its answer may wait.
     """
     small = SMALL_MESSAGES * MESSAGE_BYTES
     if plan is None:
-        return small
+        return small + (MAX_PROBE_BYTES if probes else 0)
     chunk = MAX_FRAME_BYTES + MESSAGE_BYTES
     # In a count both lists of values may come while this party computes.
     tags = plan.max_peer_ids * (2 * POINT_BYTES if counts else TAG_BYTES)

@@ -12,7 +12,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heterofed.protocol.plan import MAX_PARTIES, Coding, PartyName, Plan, Steps
+from heterofed.protocol.plan import (
+    MAX_PARTIES,
+    MAX_PEER_IDS,
+    Coding,
+    PartyName,
+    Plan,
+    PSIProtocol,
+    Steps,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -22,7 +30,18 @@ MAX_SERVED_ROWS = 1 << 16
 MAX_FINDINGS = 256
 """The largest number of values in `Findings`, so that they fit into a small header."""
 
+MAX_PINGS = 40
+"""The largest number of pings in a probe of a connection."""
+
+MAX_PROBE_BYTES = 1 << 23
+"""The most bytes of a ping or of its answer."""
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
+Bytes = Annotated[int, Meta(ge=0, le=2**60)]
+Clock = Annotated[float, Meta(ge=0, le=1e11)]
+Duration = Annotated[float, Meta(ge=0, le=1e6)]
+Rate = Annotated[float, Meta(gt=0, le=1e15)]
+Version = Annotated[str, Meta(max_length=64, pattern=r"^[\w.+-]*\Z")]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
 Batch = Annotated[int, Meta(ge=0, le=2**40)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -118,6 +137,76 @@ class Held(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     marks: Annotated[tuple[Mark, ...], Meta(max_length=8)]
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The work for which a probe measures two machines.
+
+    Attributes:
+        ids: the number of the Host's ids.
+        common: the expected number of common ids.
+        rounds: the number of rounds; 0 means that nothing is trained.
+        batch_size: the number of rows in a batch.
+        width: the number of features that the Collaborator sends for each row.
+        columns: the number of columns from which the Collaborator computes them.
+        protocol: the protocol of the intersection.
+    """
+
+    ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    common: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    rounds: Annotated[int, Meta(ge=0, le=10**6)]
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 20)]
+    width: Annotated[int, Meta(ge=1, le=1 << 16)]
+    columns: Annotated[int, Meta(ge=1, le=1 << 16)]
+    protocol: PSIProtocol = "ecdh"
+
+
+class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The facts of a machine that say whether a task can run on it, and how fast.
+
+    Attributes:
+        version: the version of heterofed.
+        python: the version of Python.
+        torch: the version of torch.
+        cores: the number of cores that the process may use.
+        memory: the free memory in bytes.
+        disk: the free bytes where results are written.
+        files: the most files that the process may open.
+        ids: the number of this party's ids.
+        ask: the seconds of blinding and unblinding one id of an intersection.
+        sign: the seconds of signing one id of the other party.
+        tag: the seconds of computing the tag of one own id.
+        step: the seconds of one training step, with both halves on this machine.
+    """
+
+    version: Version
+    python: Version
+    torch: Version
+    cores: Annotated[int, Meta(ge=1, le=1 << 16)]
+    memory: Bytes
+    disk: Bytes
+    files: Count
+    ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)]
+    ask: Duration
+    sign: Duration
+    tag: Duration
+    step: Duration
+
+
+class LinkFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The facts of a connection, as the Collaborator has measured them.
+
+    Attributes:
+        rtt: the time of the fastest round trip in seconds.
+        up: the bytes per second to the Host.
+        down: the bytes per second from the Host.
+        ahead: the seconds by which the Host's clock is ahead of the Collaborator's.
+    """
+
+    rtt: Duration
+    up: Rate
+    down: Rate
+    ahead: Annotated[float, Meta(ge=-1e11, le=1e11)]
+
+
 class Hello(Message, frozen=True):
     """C to H: I introduce myself and my purpose. This is the first message of every connection.
 
@@ -127,7 +216,7 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "check"]
+    purpose: Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "check", "probe"]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -168,6 +257,39 @@ class WelcomeBack(Message, frozen=True):
     plan: Plan
     mark: Mark
     mask_keys: MaskKeys = ()
+
+
+class ProbeBegin(Message, frozen=True):
+    """H to C: this is the work that I plan. Let us both measure how fast our machines do it."""
+
+    work: Work
+
+
+class ProbeFacts(Message, frozen=True):
+    """H to C: these are the facts of my machine. You may measure the connection now."""
+
+    facts: Facts
+
+
+class ProbePing(Message, frozen=True):
+    """C to H: answer at once, with `reply` bytes. The payload only takes time to be sent."""
+
+    number: Annotated[int, Meta(ge=0, le=MAX_PINGS)]
+    reply: Annotated[int, Meta(ge=0, le=MAX_PROBE_BYTES)] = 0
+
+
+class ProbePong(Message, frozen=True):
+    """H to C: this is the answer to your ping, and my clock in seconds since 1970 (UTC)."""
+
+    number: Annotated[int, Meta(ge=0, le=MAX_PINGS)]
+    clock: Clock
+
+
+class ProbeResult(Message, frozen=True):
+    """C to H: these are the facts of my machine and what I measured of the connection. I leave."""
+
+    facts: Facts
+    link: LinkFacts
 
 
 class Waiting(Message, frozen=True):
@@ -526,6 +648,11 @@ AnyMessage = (
     | Terms
     | Welcome
     | WelcomeBack
+    | ProbeBegin
+    | ProbeFacts
+    | ProbePing
+    | ProbePong
+    | ProbeResult
     | Waiting
     | PsiKey
     | PsiRenew

@@ -30,6 +30,8 @@ from heterofed.protocol.limits import (
 from heterofed.protocol.messages import (
     GRADIENT_DTYPES,
     MAX_FINDINGS,
+    MAX_PINGS,
+    MAX_PROBE_BYTES,
     BatchDone,
     BeginTest,
     BeginTrain,
@@ -51,6 +53,9 @@ from heterofed.protocol.messages import (
     Mark,
     Message,
     PredictPlan,
+    ProbeBegin,
+    ProbePing,
+    ProbePong,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -121,9 +126,12 @@ class Session:
         self._psi = _PsiCounts()
         self._keys = self._matched = 0
         self._parted = 0
+        self._pings = self._reply = 0
         self._batches = _BatchCounts()
         self._served = _ServedCounts()
         self._forms: dict[State, tuple[object, ...]] = {}
+        # The message that was checked last, until anything is said.
+        self._admitted: tuple[Message, int] | None = None
 
     @property
     def ended(self) -> bool:
@@ -138,7 +146,8 @@ class Session:
     @property
     def most_waiting(self) -> int:
         """The most bytes of the peer's messages that may wait here."""
-        return most_waiting(self._plan, counts=self._purpose == "overlap")
+        counts, probes = self._purpose == "overlap", self._purpose == "probe"
+        return most_waiting(self._plan, counts=counts, probes=probes)
 
     @property
     def psi_window(self) -> int:
@@ -192,6 +201,7 @@ class Session:
         """
         if not self.ended:
             self._check(self.role.other, message, size, RemoteProtocolError)
+            self._admitted = message, size
         elif size > self.limits.payload:
             # Late messages are ignored, but they take memory until then.
             raise RemoteProtocolError("late mail with a larger payload than any message may have")
@@ -207,7 +217,9 @@ class Session:
         """
         if self.ended:
             return False
-        self._check(self.role.other, message, size, RemoteProtocolError)
+        admitted = self._admitted
+        if admitted is None or admitted[0] is not message or admitted[1] != size:
+            self._check(self.role.other, message, size, RemoteProtocolError)
         self._advance(message, size)
         return True
 
@@ -248,10 +260,54 @@ class Session:
 
     def _guard(self, message: Message, size: int) -> None:
         psi, batches = self._psi, self._batches
-        match message:
+        match message:  # the messages of a batch come first, since they are most of all
+            case Features():
+                _require(message.round == self._round, "not this round")
+                _require(message.batch == batches.sent, "not the next batch")
+                _require(self.batch_window > 0, "beyond its credit")
+                _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
+                self._check_tensors(message.tensors, size, self.feature_coding)
+                _require(bool(message.tensors), "no tensor")
+                rows = {spec.shape[0] for spec in message.tensors}
+                _require(rows == {message.rows}, "tensors of other row counts than it says")
+                _require(_fits_layout(message), "tensor names that do not fit its layout")
+                _require(not self._sums or _is_masked(message), "not one masked tensor")
+                form = self._forms.get(self.state)
+                _require(form in (None, _form(message)), "other tensors than in earlier batches")
+            case Gradients():
+                _require(message.round == self._round, "not this round")
+                _require(self.trainable, "that party is frozen")
+                _require(batches.open > 0, "no batch waits for it")
+                _require(message.batch == batches.done, "not the batch that is next")
+                _require(batches.answers < MAX_ANSWERS, "more than twice for this batch")
+                self._check_tensors(message.tensors, size, self.gradient_coding)
+                _require(
+                    batches.may_answer(message.tensors, self._sums), "not tensors of that batch"
+                )
+            case BatchDone():
+                _no_payload(size)
+                _require(message.round == self._round, "not this round")
+                _require(batches.open > 0, "no batch waits for it")
+                _require(message.batch == batches.done, "not the batch that is next")
+                training = self.state in (State.TRAIN, State.TRAIN_DRAINING)
+                _require(training or not message.stepped, "a step in a test")
+                if message.staleness is not None:
+                    _require(training and self._chooses, "no staleness to choose")
+                    _require(message.staleness >= self._staleness, "less staleness than before")
             case Welcome():
                 _no_payload(size)
+                _require(self._purpose != "probe", "only a probe was asked for")
                 _require(_has_batches(message.plan), NO_BATCHES)
+            case ProbeBegin():
+                _no_payload(size)
+                _require(self._purpose == "probe", "no probe was asked for")
+                _require(message.work.common <= message.work.ids, "more common ids than ids")
+            case ProbePing():
+                _require(message.number == self._pings < MAX_PINGS, "not the ping that is next")
+                _require(size <= MAX_PROBE_BYTES, "more bytes than a ping may have")
+            case ProbePong():
+                _require(message.number == self._pings - 1, "not the ping that was sent")
+                _require(size == self._reply, "not as many bytes as were asked for")
             case WelcomeBack():
                 _no_payload(size)
                 _require(_has_batches(message.plan), NO_BATCHES)
@@ -385,39 +441,6 @@ class Session:
                 _require(early == (self._purpose in ID_TASKS), "too early for this task")
                 trains = self._purpose == "train"
                 _require(not trains or self._is_between_rounds, "the last round has not ended")
-            case Features():
-                _require(message.round == self._round, "not this round")
-                _require(message.batch == batches.sent, "not the next batch")
-                _require(self.batch_window > 0, "beyond its credit")
-                _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
-                self._check_tensors(message.tensors, size, self.feature_coding)
-                _require(bool(message.tensors), "no tensor")
-                rows = {spec.shape[0] for spec in message.tensors}
-                _require(rows == {message.rows}, "tensors of other row counts than it says")
-                _require(_fits_layout(message), "tensor names that do not fit its layout")
-                _require(not self._sums or _is_masked(message), "not one masked tensor")
-                form = self._forms.get(self.state)
-                _require(form in (None, _form(message)), "other tensors than in earlier batches")
-            case Gradients():
-                _require(message.round == self._round, "not this round")
-                _require(self.trainable, "that party is frozen")
-                _require(batches.open > 0, "no batch waits for it")
-                _require(message.batch == batches.done, "not the batch that is next")
-                _require(batches.answers < MAX_ANSWERS, "more than twice for this batch")
-                self._check_tensors(message.tensors, size, self.gradient_coding)
-                _require(
-                    batches.may_answer(message.tensors, self._sums), "not tensors of that batch"
-                )
-            case BatchDone():
-                _no_payload(size)
-                _require(message.round == self._round, "not this round")
-                _require(batches.open > 0, "no batch waits for it")
-                _require(message.batch == batches.done, "not the batch that is next")
-                training = self.state in (State.TRAIN, State.TRAIN_DRAINING)
-                _require(training or not message.stepped, "a step in a test")
-                if message.staleness is not None:
-                    _require(training and self._chooses, "no staleness to choose")
-                    _require(message.staleness >= self._staleness, "less staleness than before")
             case GradientsSeen() | SeenByOthers():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
@@ -437,11 +460,26 @@ class Session:
                 _no_payload(size)
 
     def _advance(self, message: Message, size: int) -> None:
-        speaker = next(who for who, kind in TABLE[self.state] if kind is type(message))
-        self.state = TABLE[self.state][speaker, type(message)]
+        self._admitted = None
+        turns, kind = TABLE[self.state], type(message)
+        speaker = Role.HOST if (Role.HOST, kind) in turns else Role.COLLABORATOR
+        self.state = turns[speaker, kind]
         psi, batches = self._psi, self._batches
         complete = False
         match message:
+            case Features():
+                batches.note_features(message.tensors, size)
+                self._forms[self.state] = _form(message)
+            case Gradients(done=False):
+                batches.answers += 1
+            case Gradients():
+                batches.note_done()
+                complete = batches.open == 0
+            case BatchDone():
+                batches.note_done()
+                if message.staleness is not None:
+                    self._staleness = message.staleness
+                complete = batches.open == 0
             case Hello():
                 self.trainable = message.trainable
                 self._purpose = message.purpose
@@ -457,6 +495,8 @@ class Session:
                     self._round, self._round_ended = message.mark.round + 1, False
                     self._batches = _BatchCounts(message.mark.batch)
                 self._kept = self._trained = message.mark.batch
+            case ProbePing():
+                self._pings, self._reply = self._pings + 1, message.reply
             case PsiKey():
                 psi.to_tag, psi.kept = message.count, message.kept
             case PsiRenew():
@@ -508,19 +548,6 @@ class Session:
                 self._tested = True
             case Findings():
                 self._is_final = False
-            case Features():
-                batches.note_features(message.tensors, size)
-                self._forms[self.state] = _form(message)
-            case Gradients(done=False):
-                batches.answers += 1
-            case Gradients():
-                batches.note_done()
-                complete = batches.open == 0
-            case BatchDone():
-                batches.note_done()
-                if message.staleness is not None:
-                    self._staleness = message.staleness
-                complete = batches.open == 0
             case GradientsSeen():
                 batches.seen += 1
             case SeenByOthers():
@@ -588,14 +615,15 @@ class Session:
         _require(_fits_layout(message), "tensor names that do not fit its layout")
 
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
-        made = sum(spec.coded_bytes(coding) for spec in tensors)
+        made = plain = span = 0
+        for spec in tensors:
+            plain += spec.nbytes
+            made += spec.coded_bytes(coding)
+            span = max(span, math.prod([each or 1 for each in spec.shape]))
         _require(made == size, "shapes that do not make its size")
-        plain = sum(spec.nbytes for spec in tensors)
         _require(plain <= self.max_batch_bytes, "more bytes than max_batch_bytes")
-        spans = (math.prod(max(1, each) for each in spec.shape) for spec in tensors)
-        _require(all(span <= MAX_SPAN for span in spans), "a shape that no memory holds")
-        names = {spec.name for spec in tensors}
-        _require(len(names) == len(tensors), "a tensor's name twice")
+        _require(span <= MAX_SPAN, "a shape that no memory holds")
+        _require(len({spec.name for spec in tensors}) == len(tensors), "a tensor's name twice")
 
 
 class _PsiCounts:

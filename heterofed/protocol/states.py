@@ -32,6 +32,11 @@ from heterofed.protocol.messages import (
     Message,
     PredictAccepted,
     PredictPlan,
+    ProbeBegin,
+    ProbeFacts,
+    ProbePing,
+    ProbePong,
+    ProbeResult,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -74,6 +79,9 @@ class State(StrEnum):
 
     CONNECTING = "connecting"
     GREETED = "greeted"
+    PROBE_BEGUN = "probe_begun"
+    PROBE = "probe"
+    PROBE_ASKED = "probe_asked"
     PSI = "psi"
     PSI_KEYED = "psi_keyed"
     PSI_SIGNING = "psi_signing"
@@ -123,7 +131,14 @@ TABLE: Table = {
         (_H, Welcome): State.PSI,
         (_H, WelcomeBack): State.READY,
         (_H, Terms): State.CLOSED,
+        (_H, ProbeBegin): State.PROBE_BEGUN,  # where only the machines and the way are measured
     },
+    State.PROBE_BEGUN: {(_H, ProbeFacts): State.PROBE},
+    State.PROBE: {
+        (_C, ProbePing): State.PROBE_ASKED,
+        (_C, ProbeResult): State.CLOSED,
+    },
+    State.PROBE_ASKED: {(_H, ProbePong): State.PROBE},
     State.PSI: {
         (_C, PsiKey): State.PSI_KEYED,
         (_H, CountBegin): State.PSI_COUNT,  # where only the number of common ids is asked for

@@ -16,9 +16,9 @@ from heterofed.protocol.plan import Plan
 
 logger = logging.getLogger("heterofed")
 
-JoinPurpose: TypeAlias = Purpose | Literal["predict", "serve", "rehearse", "overlap"]
+JoinPurpose: TypeAlias = Purpose | Literal["predict", "serve", "rehearse", "overlap", "probe"]
 """The purpose for which parties connect: that of the task, a prediction, a standing link, a dry
-run or a count.
+run, a count, or a probe of the machines and the connection.
 """
 
 AT_SPLIT = Mark(0)

@@ -38,7 +38,7 @@ class BatchTrace:
             case PhaseBegan(phase="train", round=number):
                 self._round, self._last = number, None
                 self._listen()
-            case Progressed(done) if self._is_listening:
+            case Progressed(done) if self.is_listening:
                 self._last = self._traced()
                 if done < SECOND:
                     self._listen()
@@ -53,7 +53,8 @@ class BatchTrace:
         return None
 
     @property
-    def _is_listening(self) -> bool:
+    def is_listening(self) -> bool:
+        """Whether a batch is being traced."""
         return self._account.hear is not unheard
 
     def _listen(self) -> None:

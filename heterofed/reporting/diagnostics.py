@@ -73,14 +73,16 @@ class _Shielded:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)  # copying and pickling look these up
-        with self._harmless(self._what):
+        try:
             value = getattr(self._diagnostic, name)
-            if not callable(value):
-                return value
-            call = self._calling(name)
-            self.__dict__[name] = call  # found without a call the next time
-            return call
-        return None
+        except Exception as error:
+            self._harmless.tell(self._what, error)
+            return None
+        if not callable(value):
+            return value
+        call = self._calling(name)
+        self.__dict__[name] = call  # found without a call the next time
+        return call
 
     def _calling(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

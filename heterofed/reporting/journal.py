@@ -77,6 +77,8 @@ class Journal:
         """
         if isinstance(event, Progressed):
             self._units = event.done
+            if not self._trace.is_listening:
+                return  # as nearly always
             noted: list[records.Record] = []
         else:
             noted = [*self._noted(event)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any, TypeVar
 
 from heterofed.errors import ConfigError, HeteroFedError
@@ -85,21 +86,53 @@ class HookCalls:
         with self.inside(hook):
             return call(*args, **kwargs)
 
-    @contextmanager
-    def inside(self, hook: str) -> Iterator[None]:
+    def inside(self, hook: str) -> AbstractContextManager[None]:
         """Count user code as this party's work, and add the place as a note to errors that it
         raises.
         """
-        party = self._run.maybe_party
+        return _Inside(self._run, hook, self._name)
+
+
+class _Inside:
+    """A block of user code; a class, because each batch enters several of them."""
+
+    __slots__ = ("_around", "_hook", "_name", "_run", "_working")
+
+    def __init__(self, run: Run, hook: str, name: str) -> None:
+        self._run, self._hook, self._name = run, hook, name
+        party = run.maybe_party
+        self._working = party.computing() if party is not None else nullcontext()
+        self._around = run.around_hooks()
+
+    def __enter__(self) -> None:
+        self._working.__enter__()
         try:
-            working = party.computing() if party is not None else nullcontext()
-            with working, self._run.around_hooks():
-                yield
-        except Exception as error:
-            if not isinstance(error, HeteroFedError):
-                self._run.failed_hook = hook
-                error.add_note(f"{RAISED_IN}{hook} of {self._name}")
+            self._around.__enter__()
+        except BaseException as error:
+            self._leave(type(error), error, error.__traceback__)
             raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._around.__exit__(kind, error, trace)
+        finally:
+            self._leave(kind, error, trace)
+
+    def _leave(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._working.__exit__(kind, error, trace)
+        if isinstance(error, Exception) and not isinstance(error, HeteroFedError):
+            self._run.failed_hook = self._hook
+            error.add_note(f"{RAISED_IN}{self._hook} of {self._name}")
 
 
 def check_hooks(owner: object) -> None:

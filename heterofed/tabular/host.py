@@ -35,6 +35,9 @@ from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
 
+CHANGES_GRADIENTS = ("gradient_defence", "loss_reduction", "weights_defence")
+"""Settings with which the Host does not send gradients during its backward pass."""
+
 
 class TabularHost(HeteroNNHostScheduler):
     """The party with the label, and perhaps with columns too.
@@ -185,6 +188,7 @@ class TabularHost(HeteroNNHostScheduler):
             "announce_split": split != "id",
             "id_keys": len(recipe.keys),
             "final_rows": ROWS if importance else 0,
+            "early_gradients": self._leaves_gradients(settings),
         }
         ours["agreed"] |= settings.pop("agreed", None) or {}
         super().__init__(feature_key, **(ours | settings))
@@ -197,6 +201,13 @@ class TabularHost(HeteroNNHostScheduler):
         self._ended: dict[Path, Tested] = {}
         self._party = Party(local, self, self._known)
         self._columns = HostImportance(self, self._party)
+
+    def _leaves_gradients(self, settings: dict[str, Any]) -> bool | Literal["once"]:
+        """Return how early gradients may be sent: at once if nothing changes them after that."""
+        is_ours = type(self).train_a_batch is TabularHost.train_a_batch
+        changes = any(settings.get(each) for each in CHANGES_GRADIENTS)
+        changes |= settings.get("fusion") == "masked_sum"
+        return "once" if is_ours and not changes else False
 
     @property
     def tested(self) -> Tested | None:

@@ -29,7 +29,7 @@ VERBS = {
 }  # fmt: skip
 """The verbs with which a remedy begins, as in `give one id per row`."""
 
-REMEDIES = {"_kind_of", "advice", "OWN_HOME", "REMEDY", "hint", "remedy", "LOADABLE"}
+REMEDIES = {"_kind_of", "advice", "OWN_HOME", "REMEDY", "hint", "missing", "remedy", "LOADABLE"}
 """The names that stand for a remedy within a message."""
 
 WITHOUT = {

@@ -327,6 +327,40 @@ def test_gradients_changed_after_backward_win_over_those_sent_ahead(
     assert bool(counted) is (change != "forget")
 
 
+@pytest.mark.parametrize("change", ["clip", "second backward", "forget"])
+def test_gradients_that_are_sent_once_stay_as_they_were(change: str, tmp_path: Path) -> None:
+    class Changes(TinyHost):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            loss = super().train_a_batch(feature_projection, labels)
+            leaf = feature_projection["bob"]
+            if change == "clip":
+                leaf.grad.mul_(0.5)
+            elif change == "second backward":
+                (leaf.sum() * 0.1).backward()
+            else:
+                leaf.grad = None
+            return loss
+
+    host, other = run(Changes(tmp_path, early_gradients="once"), TinyCollaborator(tmp_path))
+    assert isinstance(host, ConfigError)
+    assert "after they were sent" in str(host)
+    assert isinstance(other, e.TaskFailed)
+
+
+def test_gradients_that_are_sent_once_count_once_and_train_the_same(tmp_path: Path) -> None:
+    found = []
+    for early in (False, "once"):
+        home = tmp_path / str(early)
+        host, other = trained(TinyHost(home, early_gradients=early), TinyCollaborator(home))
+        sent = (host.folder / "outbound.csv").read_text()
+        assert "BatchDone" not in sent.partition("test")[0]
+        found.append((weights(other), [line for line in sent.splitlines() if "Gradients" in line]))
+    (plain, sent), (once, sent_once) = found
+    assert sent == sent_once, "one message for each batch"
+    for key, value in plain.items():
+        torch.testing.assert_close(once[key], value, rtol=0, atol=0)
+
+
 def test_by_default_no_gradient_leaves_before_train_a_batch_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -520,10 +520,14 @@ EARLY = [plain, two_losses, sharpness_aware, skipped, scaled_with_overflow, in_p
     [
         *((each, False) for each in IDIOMS),
         *((each, True) for each in EARLY),
+        (plain, "once"),
+        (in_place(relu), "once"),
     ],
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
-def test_split_trains_as_joined(idiom: Idiom, early: bool, tmp_path: Path) -> None:
+def test_split_trains_as_joined(
+    idiom: Idiom, early: bool | Literal["once"], tmp_path: Path
+) -> None:
     host = Host(tmp_path, idiom, sgd, early_gradients=early)
     collaborator = Collaborator(tmp_path, sgd)
     simulate(host, [collaborator], task_id="idiom")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -174,9 +174,11 @@ def compare(
         torch.testing.assert_close(state[name], value, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("early", [False, True, "once"])
 @pytest.mark.parametrize("steps", [0, 1, 3, 32])
-def test_schedule_is_that_of_the_reference(steps: int, early: bool, tmp_path: Path) -> None:
+def test_schedule_is_that_of_the_reference(
+    steps: int, early: bool | Literal["once"], tmp_path: Path
+) -> None:
     host = Host(tmp_path, max_staleness=steps, early_gradients=early)
     compare(host, Collaborator(tmp_path), reference(lambda *_: steps))
 
@@ -190,11 +192,16 @@ def test_users_own_update_sees_kept_weights_too(tmp_path: Path) -> None:
     compare(Host(tmp_path, max_staleness=2), ByHand(tmp_path), expected)
 
 
+@pytest.mark.parametrize("early", [False, "once"])
 def test_auto_begins_exactly_and_goes_on_with_its_choice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    early: bool | Literal["once"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(Probe, "choose", lambda _self: 3)
-    host, collaborator = Host(tmp_path, max_staleness="auto"), Collaborator(tmp_path)
+    host = Host(tmp_path, max_staleness="auto", early_gradients=early)
+    collaborator = Collaborator(tmp_path)
     assert len(STARTS) > PROBE_BATCHES + 3
     with caplog.at_level(logging.INFO, "heterofed"):
         compare(

@@ -96,6 +96,7 @@ ENDLESS = {
     "psi/rsa/backends/openssl.py: self._idle.put(None)": AT_ONCE,
     "psi/rsa/backends/openssl.py: self._idle.put(_Key(library, der))": AT_ONCE,
     "psi/rsa/backends/openssl.py: self._idle.put(key)": AT_ONCE,
+    "heterofed/compute/streams.py: _GENERATORS.acquire()": "another party of this process computes",
     "psi/own_tags.py: with self._changed": "held for a look at a few numbers",
     "psi/own_tags.py: self._changed.wait_for(lambda: self._stopping or not self._aside)": WORK,
     "psi/workers.py: other.result()": WORK,

@@ -81,6 +81,18 @@ def test_parties() -> None:
 
 
 @pytest.mark.long
+def test_step() -> None:
+    options = ("--parties", "1", "2", "--batches", "20", "--rounds", "2", "--causes")
+    result = printed("step", *options)
+    for key in ("host_us", "collaborator_us", "host_quiet_us", "wall_us"):
+        assert result[key] > 0, key
+    assert "per_extra_collaborator_us" in result
+    assert set(result["by_parties"]) == {"1", "2"}
+    for causes in result["by_cause"].values():
+        assert {"random streams", "ZeroMQ", "the models", "everything else"} <= set(causes)
+
+
+@pytest.mark.long
 def test_convergence(mnist: Path, tmp_path: Path) -> None:
     options = ["--data", str(mnist), "--limit", "640", "100", "--rounds", "1", "--seeds", "1"]
     options += ["--staleness", "0", "2"]

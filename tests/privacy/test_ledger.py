@@ -154,10 +154,37 @@ def test_it_is_private_and_holds_no_id(tmp_path: Path) -> None:
         ledger.charge("train", IDS, Cost(1))
     finally:
         os.umask(before)
-    (path,) = (tmp_path / "releases").iterdir()
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert not any(each.encode() in path.read_bytes() for each in IDS)
+    paths = list((tmp_path / "releases").iterdir())  # the file, and its log while it is open
+    assert paths
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert not any(each.encode() in path.read_bytes() for each in IDS)
+
+
+def _charge_and_die(home: Path) -> None:
+    opened(home).charge("train", IDS, Cost(1))
+    os._exit(1)  # as a kill: nothing is closed
+
+
+def test_what_a_killed_party_has_counted_stays(tmp_path: Path) -> None:
+    opened(tmp_path).charge("train", IDS, Cost(1))
+    killed = multiprocessing.get_context("fork").Process(target=_charge_and_die, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert opened(tmp_path).totals().most.sent == 2
+
+
+def test_a_charge_waits_for_the_disk_once(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    (path,) = (tmp_path / "releases").glob("*.sqlite")
+    before = path.read_bytes()
+    ledger.charge("train", IDS, Cost(1))
+    assert path.read_bytes() == before, "a charge is appended to the log"
+    ledger.close()
+    (left,) = (tmp_path / "releases").iterdir()
+    assert left == path
+    assert left.read_bytes() != before
 
 
 @pytest.mark.parametrize("damage", ["torn", "link", "folder"])

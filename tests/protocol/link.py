@@ -22,16 +22,23 @@ from heterofed.protocol.messages import (
     CountReady,
     CountResult,
     EndOfFeatures,
+    Facts,
     Features,
     Finish,
     Gradients,
     GradientsSeen,
     Held,
     Hello,
+    LinkFacts,
     Mark,
     Message,
     PredictAccepted,
     PredictPlan,
+    ProbeBegin,
+    ProbeFacts,
+    ProbePing,
+    ProbePong,
+    ProbeResult,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -54,12 +61,13 @@ from heterofed.protocol.messages import (
     Waiting,
     Welcome,
     WelcomeBack,
+    Work,
 )
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse"]
+Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "probe"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -273,6 +281,13 @@ ANSWERED = (
     points(CountOwn(3)),
     points(CountOwn(1)),
 )
+WORK = Work(100, 80, 5, 32, 8, 20)
+FACTS = Facts("1.0", "3.13.1", "2.9.0+cpu", 2, 10**9, 10**10, 1024, 70, 1e-5, 2e-5, 1e-5, 1e-3)
+LINK = LinkFacts(0.02, 1e7, 1e7, -0.5)
+PROBE_BEGUN = (hello(purpose="probe"), Line(H, ProbeBegin(WORK)))
+PROBE_READY = (*PROBE_BEGUN, Line(H, ProbeFacts(FACTS)))
+PINGED = (*PROBE_READY, Line(C, ProbePing(0, 7), 5))
+PROBE_RUN = (*PINGED, Line(H, ProbePong(0, 1.8e9), 7), Line(C, ProbeResult(FACTS, LINK)))
 COUNT_RUN = (*ANSWERED, Line(H, CountResult(2)), finish(0), BYE)
 """One count of common ids."""
 
@@ -328,8 +343,11 @@ SERVE_RUN = (
 
 
 def view(session: Session) -> str:
-    """All that a session holds but its role, for telling whether anything changed."""
-    held = {name: value for name, value in vars(session).items() if name != "role"}
+    """All that a session holds, for telling whether anything changed: without its role, and what
+    it remembers only so as not to check a message twice.
+    """
+    beside = ("role", "_admitted")
+    held = {name: value for name, value in vars(session).items() if name not in beside}
     counts = type(session).__module__
     return repr({k: vars(v) if type(v).__module__ == counts else v for k, v in held.items()})
 
@@ -390,6 +408,8 @@ def link_in(state: State) -> Link:
         run = SERVE_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
+    elif state.startswith("probe"):
+        run = PROBE_RUN
     for line in run:
         if link.state is state:
             return link

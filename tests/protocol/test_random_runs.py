@@ -28,6 +28,8 @@ from heterofed.protocol.messages import (
     Message,
     PredictAccepted,
     PredictPlan,
+    ProbePing,
+    ProbePong,
     PsiBegin,
     PsiBlinded,
     PsiKey,
@@ -51,6 +53,9 @@ from .link import (
     ABORT,
     ACCEPTED,
     BYE,
+    PROBE_BEGUN,
+    PROBE_READY,
+    PROBE_RUN,
     SERVE_ACCEPTED,
     SPLIT_PLAN,
     UNBLINDED,
@@ -109,8 +114,8 @@ class Job:
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        purposes: tuple[Purpose, ...] = ("psi", "overlap", "predict", "serve", "train")
-        self.purpose = self.random.choices(purposes, (2, 1, 2, 2, 6))[0]
+        purposes: tuple[Purpose, ...] = ("psi", "overlap", "predict", "serve", "train", "probe")
+        self.purpose = self.random.choices(purposes, (4, 2, 4, 4, 12, 1))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -168,6 +173,7 @@ class HostScript:
         self.answers = 0
         self.asking = self.asked = 0
         self.seen: deque[GradientsSeen] = deque()
+        self.ping: ProbePing | None = None
 
     def hear(self, message: Message) -> None:
         match message:
@@ -185,6 +191,8 @@ class HostScript:
                 self.waiting.append(tensors)
             case GradientsSeen():
                 self.seen.append(message)
+            case ProbePing():
+                self.ping = message
             case _:
                 pass
 
@@ -195,7 +203,14 @@ class HostScript:
                     return Line(H, Terms(b"t"))
                 if self.job.resumed is not None:
                     return welcome_back(self.job.resumed, self.job.plan)
+                if self.job.purpose == "probe":
+                    return PROBE_BEGUN[-1]
                 return welcome(self.job.plan)
+            case State.PROBE_BEGUN:
+                return PROBE_READY[-1]
+            case State.PROBE_ASKED:
+                assert self.ping is not None
+                return Line(H, ProbePong(self.ping.number, 1.0), self.ping.reply)
             case State.PSI if self.job.purpose == "overlap":
                 return Line(H, CountBegin(self.job.host_ids))
             case State.PSI_COUNT_ASKED if self.unasked:
@@ -306,7 +321,7 @@ class CollaboratorScript:
         self.batches = self.sent = self.number = self.asked = 0
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
         self.unseen: deque[int] = deque()
-        self.told = 0
+        self.told = self.pings = 0
 
     def hear(self, message: Message) -> None:
         match message:
@@ -339,6 +354,12 @@ class CollaboratorScript:
             case State.CONNECTING:
                 held = [] if self.job.resumed is None else [self.job.resumed]
                 return hello(*held, trainable=self.job.trainable, purpose=self.job.purpose)
+            case State.PROBE if self.pings < self.job.shop_ids:
+                self.pings += 1
+                reply, size = self.random.randint(0, 99), self.random.randint(0, 99)
+                return Line(C, ProbePing(self.pings - 1, reply), size)
+            case State.PROBE:
+                return PROBE_RUN[-1]
             case State.PSI if self.job.purpose == "overlap":
                 return None
             case State.PSI_COUNT:
@@ -549,8 +570,8 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    both: set[Purpose] = {"train", "psi", "overlap", "predict", "serve"}
-    assert {run.job.purpose for run in finished} == both
+    every: set[Purpose] = {"train", "psi", "overlap", "predict", "serve", "probe"}
+    assert {run.job.purpose for run in finished} == every
     for run in finished:
         said = {kind for _, _, kind in run.rows}
         assert (Terms in said) == run.job.refused

@@ -63,6 +63,7 @@ from .link import (
     PREDICT_RUN,
     PREDICTED,
     PREPARED,
+    PROBE_RUN,
     PSI_RUN,
     RENEW,
     RESUMED,
@@ -112,7 +113,8 @@ from .link import (
 )
 
 SAMPLES: dict[type[Message], Line] = {
-    type(line.message): line for line in (*SERVE_RUN, *PREDICT_RUN, *COUNT_RUN, *HONEST_RUN)
+    type(line.message): line
+    for line in (*SERVE_RUN, *PREDICT_RUN, *COUNT_RUN, *PROBE_RUN, *HONEST_RUN)
 }
 SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))
@@ -139,7 +141,7 @@ def test_an_honest_run_ends_closed_at_both_ends() -> None:
     for line in HONEST_RUN:
         link.say(line)
         passed.append(link.state)
-    others = {state for state in State if state.startswith(("psi_count", "serv"))}
+    others = {state for state in State if state.startswith(("psi_count", "serv", "probe"))}
     assert set(passed) == set(State) - {State.FAILED, State.PREDICT_PROPOSED} - others
     assert link.state is State.CLOSED
     assert all(session.ended for session in link.ends.values())

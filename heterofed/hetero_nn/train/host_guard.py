@@ -49,10 +49,9 @@ class HostGuard(Guard):
         labels = settings.label_dp
         if labels is not None:
             labels = _with_coins(run, labels)
-        weights, each = settings.weights_defence, 1 + settings.early_gradients
-        self._gradient_releases = GradientReleases(
-            run, settings.release_limits, weights, labels, each
-        )
+        weights, each = settings.weights_defence, 1 + (settings.early_gradients is True)
+        limits = settings.release_limits
+        self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         self._targets = shielded(lambda: TargetLeaks(budget, run.harmless), REPORT, run.harmless)

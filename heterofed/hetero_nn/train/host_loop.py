@@ -178,7 +178,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
         """Train on one batch, send the gradients back, and return the scalars to record."""
         guard = self.guard
         watched = [
-            (each, leaves, self._early(each, leaves, number)) for each, leaves in leaves_of(batch)
+            (each, leaves, self._early(each, leaves, number, done=staleness is None))
+            for each, leaves in leaves_of(batch)
         ]
         seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
         with self._run.harmless(REPORT):
@@ -197,13 +198,17 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 guard.note(each.peer.name, clean, defended, batch.mine.labels, part)
         return scalars_of(outcome, self._warned)
 
-    def _early(self, each: Received, leaves: Leaves, number: int) -> EarlyGradients | None:
+    def _early(
+        self, each: Received, leaves: Leaves, number: int, *, done: bool
+    ) -> EarlyGradients | None:
         """Return an object that sends gradients during the user's backward pass, or None."""
-        if not self._settings.early_gradients or each.peer.session.staleness:
+        early = self._settings.early_gradients
+        if self._run.plan.limits.max_label_auc is not None:
+            return None  # gradients are measured before they are sent
+        if not early or each.peer.session.staleness:
             return None
-        return EarlyGradients(
-            leaves, functools.partial(_send_gradients, self._run.party, each.peer, number)
-        )
+        send = functools.partial(_send_gradients, self._run.party, each.peer, number)
+        return EarlyGradients(leaves, functools.partial(send, done=done and early == "once"))
 
     def _train(self, number: int, batch: JointBatch, labels: Any, leaves: list[Leaves]) -> Any:
         """Count what will be sent, and let the user train on a batch."""
@@ -236,13 +241,30 @@ class HostLoop(Loop[HostModels, HostGuard]):
                     check_finite(clean, GRADIENT, each.peer.name)
                 defended = self.guard.outgoing(each.peer.name, clean, labels)
             last = early.changed() if early else bool(clean)
+            sent_once = self._was_sent_once(early, changed=last)
             if last:
                 _send_gradients(party, each.peer, number, defended, done=staleness is None)
-            if not last or staleness is not None:
+            if not (last or sent_once) or staleness is not None:
                 done = msg.BatchDone(self._run.round, number, stepped=True, staleness=staleness)
                 party.post(each.peer, done, patient=False)
             sent.append((each, clean, defended))
         return sent
+
+    def _was_sent_once(self, early: EarlyGradients | None, *, changed: bool) -> bool:
+        """Return whether gradients were sent that no others may follow.
+
+        Raises:
+            ConfigError: `train_a_batch` has changed them since.
+        """
+        if early is None or not early.has_handed or self._settings.early_gradients != "once":
+            return False
+        if changed:
+            raise ConfigError(
+                "early_gradients='once': train_a_batch changed gradients of features after they"
+                " were sent (a second backward, clipping, noise); give early_gradients=True, which"
+                " sends them again, or False"
+            )
+        return True
 
     def kept_rows(self, number: int, rows: Mapping[str, int]) -> dict[str, Tensor] | None:
         """Return which rows of each Collaborator `party_dropout` keeps."""

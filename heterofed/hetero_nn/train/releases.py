@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from heterofed.compute.plain import are_plain
+from heterofed.compute.plain import Strings, are_plain
 from heterofed.errors import LeakLimitError, ReleaseLimitError
 from heterofed.privacy.accountant import composed_epsilon
 from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
@@ -198,6 +198,8 @@ def _names(ids: object) -> list[str] | None:
     """
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         return None
+    if isinstance(ids, Strings):
+        return ids
     return list(ids) if are_plain(ids) or all(isinstance(each, str) for each in ids) else None
 
 

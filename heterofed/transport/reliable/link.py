@@ -304,7 +304,7 @@ class Link:
         self._allowed = max(took, self._allowed)
         self._forget(max(took, self._arrived))
         self._number, self._following = first + bool(inline), following
-        return self._fresh(first, frame[_PACKET.size :]) if inline else None
+        return self._fresh(first, memoryview(frame)[_PACKET.size :]) if inline else None
 
     def _fresh(self, number: int, frame: Buffer) -> Buffer | None:
         """Return the frame of the peer, or None if it was received before."""
