@@ -450,6 +450,7 @@ class Party:
                 peer.host_waits_for = None
                 moving = peer.byte_came - peer.message_began
                 self.account.arrived(peer.name, len(payload), moving)
+                self.account.answered(peer.name, peer.channel.round_trip)
                 for tap in self.taps:
                     tap.came(peer.name, message, payload)
                 peer.put(Mail(message, payload, moving))

@@ -20,6 +20,7 @@ from heterofed.report.figures import baselines, metric_sets
 from heterofed.report.model import (
     Agreed,
     Counts,
+    Link,
     Matching,
     Outcome,
     Outflow,
@@ -31,7 +32,7 @@ from heterofed.report.model import (
     State,
 )
 from heterofed.report.privacy import epsilons, leak_figures, leaks
-from heterofed.report.sources import MAX_MESSAGE, Sources, shown, whole
+from heterofed.report.sources import MAX_MESSAGE, Sources, number, shown, whole
 from heterofed.report.words import PHASES, PLAN
 from heterofed.reporting.egress import COLUMNS as EGRESS_COLUMNS
 from heterofed.reporting.results import STATUS, SUMMARY
@@ -109,6 +110,10 @@ def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
         defences={shown(what): shown(name) for what, name in status.defences.items()},
         leak_seconds=summary.leak_seconds,
         phases=[_phase(name, each) for name, each in summary.phases.items()],
+        links=[
+            Link(shown(party), number(each.round_trip), number(each.bytes_per_second))
+            for party, each in summary.links.items()
+        ],
         bytes_sent=summary.bytes_sent,
         bytes_received=summary.bytes_received,
         plan=_settings(status.plan, PLAN),

@@ -61,6 +61,11 @@ class PhaseCosts(Struct):
     wait_seconds: dict[str, float] = {}
 
 
+class LinkQuality(Struct):
+    round_trip: float | None = None
+    bytes_per_second: float | None = None
+
+
 class Columns(Struct):
     names: list[str] = []
 
@@ -94,3 +99,4 @@ class Summary(Struct):
     leak_seconds: float = 0.0
     models: dict[str, str] = {}
     phases: dict[str, PhaseCosts] = {}
+    links: dict[str, LinkQuality] = {}

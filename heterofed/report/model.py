@@ -293,6 +293,21 @@ class Epsilon(Struct, frozen=True):
     figure: Figure | None = None
 
 
+class Link(Struct, frozen=True):
+    """What was measured of the link to a party.
+
+    Attributes:
+        party: its feature key.
+        round_trip: the shortest time in seconds to the party and back, by the heartbeats of the
+            link; None if it was not measured.
+        bytes_per_second: the speed at which its large messages came; None if none came.
+    """
+
+    party: str
+    round_trip: float | None = None
+    bytes_per_second: float | None = None
+
+
 class Phase(Struct, frozen=True):
     """The cost of a phase at this party, over all rounds.
 
@@ -414,6 +429,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
     leak_seconds: float = 0.0
     epsilons: list[Epsilon] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     egress: list[Outflow] = field(default_factory=list)
     bytes_sent: int = 0
     bytes_received: int = 0

@@ -27,7 +27,7 @@ from heterofed.report.charts import chart
 from heterofed.report.gather import gather
 from heterofed.report.model import RunReport
 from heterofed.reporting.results import write_whole
-from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
+from heterofed.reporting.units import bytes_shown, delay_shown, seconds_shown, value_shown
 from heterofed.reporting.visible import visible_lines
 
 Format = Literal["html", "json", "md", "card"]
@@ -107,6 +107,7 @@ def _as_json(value: object) -> _Plain:
 FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": bytes_shown,
     "seconds": seconds_shown,
+    "delay": delay_shown,
     "value": value_shown,
     "chart": chart,
     "day": view.day,

@@ -56,6 +56,19 @@ class Arrival:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class LinkQuality:
+    """What was measured of the link to a party.
+
+    Attributes:
+        round_trip: the shortest time in seconds to the party and back, or None.
+        bytes_per_second: how fast its large messages came, or None if none came.
+    """
+
+    round_trip: float | None = None
+    bytes_per_second: float | None = None
+
+
 def unheard(_work: Work, _party: str, _seconds: float, _size: int) -> None:
     """Take a measurement that nobody asked for."""
 
@@ -74,6 +87,8 @@ class Account:
         waits: the seconds of these that were spent waiting, by party.
         egress: the messages that this party has sent, by kind.
         arrivals: the large messages that came, by party.
+        round_trips: the shortest time in seconds to a party and back, by party, where the
+            transport has measured it.
         hear: gets each measurement when it is made: what it is of, the party, seconds and bytes.
     """
 
@@ -84,6 +99,7 @@ class Account:
         self.waits: dict[str, float] = defaultdict(float)
         self.egress = Egress()
         self.arrivals: dict[str, Arrival] = defaultdict(Arrival)
+        self.round_trips: dict[str, float] = {}
         self.hear: Callable[[Work, str, float, int], None] = unheard
 
     def computed(self, phase: str, seconds: float) -> None:
@@ -123,6 +139,21 @@ class Account:
             arrival = self.arrivals[party]
             arrival.bytes += size
             arrival.seconds += seconds
+
+    def answered(self, party: str, round_trip: float | None) -> None:
+        """Note the shortest time in seconds in which a party has answered so far."""
+        if round_trip is not None:
+            known = self.round_trips.get(party, round_trip)
+            self.round_trips[party] = min(known, round_trip)
+
+    def links(self) -> dict[str, LinkQuality]:
+        """Return what was measured of each link, by party."""
+        found = {}
+        for party in dict.fromkeys([*self.round_trips, *self.arrivals]):
+            came = self.arrivals.get(party)
+            speed = came.bytes / came.seconds if came and came.seconds else None
+            found[party] = LinkQuality(self.round_trips.get(party), speed)
+        return found
 
     def reported(self, phase: str, party: str, seconds: float) -> None:
         """Count seconds that another party reports of its own hooks."""

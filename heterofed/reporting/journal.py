@@ -66,7 +66,7 @@ class Journal:
         self._size = 0
         self._early: list[records.Record] = []
         self._before: dict[str, records.Costs] = {}
-        self._told: dict[str, int] = {}
+        self._told: dict[str, tuple[int, float | None]] = {}
         self._units = 0
 
     def __call__(self, event: Event) -> None:
@@ -157,12 +157,20 @@ class Journal:
         )
 
     def _links(self, now: float) -> Iterator[records.Link]:
-        for party, arrival in self._account.arrivals.items():
-            if arrival.bytes == self._told.get(party):
+        """The links of which something else is known than at the end of the last phase."""
+        account = self._account
+        for party in dict.fromkeys([*account.arrivals, *account.round_trips]):
+            arrival, round_trip = account.arrivals.get(party), account.round_trips.get(party)
+            known = arrival.bytes if arrival else 0, round_trip
+            if known == self._told.get(party):
                 continue
-            self._told[party] = arrival.bytes
+            self._told[party] = known
             yield records.Link(
-                at=now, party=party, bytes=arrival.bytes, seconds=round(arrival.seconds, 4)
+                at=now,
+                party=party,
+                bytes=known[0],
+                seconds=round(arrival.seconds, 4) if arrival else 0.0,
+                round_trip=None if round_trip is None else round(round_trip, 6),
             )
 
 

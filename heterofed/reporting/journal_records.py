@@ -105,17 +105,19 @@ class Round(Record):
 
 
 class Link(Record):
-    """How fast large messages of a party came, over the launch so far.
+    """The quality of the link to a party, over the launch so far.
 
     Attributes:
         party: the feature key of the party.
         bytes: the bytes of its messages from 64 KiB on.
         seconds: the seconds from the first byte to the last byte of each, added up.
+        round_trip: the shortest time in seconds to the party and back; None if it was not measured.
     """
 
     party: Name
     bytes: Count
     seconds: Seconds
+    round_trip: Seconds | None = None
 
 
 class Lost(Record):

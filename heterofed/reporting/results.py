@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,7 +29,7 @@ from heterofed.files import (
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
 from heterofed.reporting.console import path_shown
-from heterofed.reporting.costs import COLUMNS, Account, shares
+from heterofed.reporting.costs import COLUMNS, Account, LinkQuality, shares
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.egress import Egress
 from heterofed.reporting.units import bytes_shown, seconds_shown
@@ -89,6 +89,7 @@ class TaskResult:
         metrics: the path of each metrics set's CSV, by name of the set.
         models: the path of each saved model, by name.
         phases: the cost of each phase, by name.
+        links: what was measured of the link to each party, by party.
         leak_seconds: the part of `seconds` that the leak report took.
         leaks: the worst findings of the leak report, as one line of text per party.
         report: the path of `report.html`, or None if none was written.
@@ -114,6 +115,7 @@ class TaskResult:
     metrics: dict[str, Path] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
     phases: dict[str, PhaseCost] = field(default_factory=dict)
+    links: dict[str, LinkQuality] = field(default_factory=dict)
     leak_seconds: float = 0.0
     leaks: list[str] = field(default_factory=list)
     report: Path | None = None
@@ -172,6 +174,7 @@ class TaskResult:
                 }
                 for name, cost in self.phases.items()
             },
+            "links": {party: _rounded(each) for party, each in self.links.items()},
         }
 
     @property
@@ -250,6 +253,12 @@ class TaskResult:
         if names := [path.name for path in (*self.metrics.values(), *self.models.values())]:
             lines.append(f"  in {path_shown(self.folder)}/: {', '.join(names)}")
         return "\n".join(lines)
+
+
+def _rounded(link: LinkQuality) -> dict[str, float | None]:
+    return {
+        name: None if value is None else round(value, 6) for name, value in asdict(link).items()
+    }
 
 
 def _row(phase: str, seconds: str, sent: str, received: str) -> str:

@@ -31,6 +31,13 @@ def seconds_shown(seconds: float) -> str:
     return f"{days} d {hours:02} h"
 
 
+def delay_shown(seconds: float) -> str:
+    """A delay: `0.4 ms`, `83 ms`, `1.2 s`."""
+    if round(seconds, 3) >= 1:
+        return seconds_shown(seconds)
+    return f"{1000 * seconds:.1f} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
+
+
 def value_shown(value: float) -> str:
     """A number to four digits: `0.8123`, `12,345`, `1.2e-05`; whole ones as they are."""
     if not math.isfinite(value):

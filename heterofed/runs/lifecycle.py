@@ -262,6 +262,8 @@ def _write_results(run: Run) -> None:
         name: each.path for name, each in run.metrics.items() if each.path.exists()
     }
     _write_account(run)
+    with run.harmless("the quality of links"):
+        run.result.links = run.account.links()
     write_summary(run.result)
     run.close_ledger()  # in a simulation, the ledger is in the store
     run.store.clear()

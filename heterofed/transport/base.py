@@ -80,6 +80,13 @@ class Channel(ABC):
     def pending(self) -> int:
         """The number of queued bytes that the network has not accepted yet."""
 
+    @property
+    def round_trip(self) -> float | None:
+        """The shortest time in seconds from this end to the other and back, or None if the
+        transport has not measured it.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Close this connection: queued frames are dropped, and later frames from it are ignored.

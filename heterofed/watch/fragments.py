@@ -12,7 +12,7 @@ from heterofed.report.render import page_template
 from heterofed.report.sources import shown
 from heterofed.report.view import LEADING, Headline, parts_of
 from heterofed.report.words import PHASES
-from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
+from heterofed.reporting.units import bytes_shown, delay_shown, seconds_shown, value_shown
 from heterofed.watch import words
 from heterofed.watch.curves import courses, figures
 from heterofed.watch.run import Seen
@@ -159,7 +159,7 @@ def _of_rounds(seen: Seen) -> Progress | None:
 
 def _parties(seen: Seen, now: float) -> str:
     standings = [
-        (each, *words.standing(each, seen, now), _speed(each))
+        (each, *words.standing(each, seen, now), _link(each))
         for each in seen.state.parties.values()
     ]
     return rendered(
@@ -174,10 +174,14 @@ def _parties(seen: Seen, now: float) -> str:
     )
 
 
-def _speed(party: PartyState) -> str:
-    if not party.fast_seconds:
-        return ""
-    return f"{bytes_shown(party.fast_bytes / party.fast_seconds)}/s"
+def _link(party: PartyState) -> list[str]:
+    """What is known of the link to a party: the round trip, and how fast large messages came."""
+    found = []
+    if party.round_trip is not None:
+        found.append(delay_shown(party.round_trip))
+    if party.fast_seconds:
+        found.append(f"{bytes_shown(party.fast_bytes / party.fast_seconds)}/s")
+    return found
 
 
 def _learning(seen: Seen) -> str:

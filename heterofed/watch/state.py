@@ -52,7 +52,7 @@ class PartyState:
         compute: the seconds in hooks that it reported.
         sent, received: the bytes to it and from it.
         losses: how often it was lost.
-        fast_bytes, fast_seconds: of its large messages, see the record `Link`.
+        fast_bytes, fast_seconds, round_trip: the quality of its link, see the record `Link`.
     """
 
     name: str
@@ -65,6 +65,7 @@ class PartyState:
     losses: int = 0
     fast_bytes: int = 0
     fast_seconds: float = 0.0
+    round_trip: float | None = None
 
 
 @dataclass(slots=True)
@@ -131,6 +132,7 @@ class RunState:
             case records.Link():
                 party = self._party(record.party)
                 party.fast_bytes, party.fast_seconds = record.bytes, record.seconds
+                party.round_trip = record.round_trip
             case records.Lost():
                 self._set_presence(record.party, "lost", record.at)
                 if record.party in self.parties:

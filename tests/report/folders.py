@@ -135,6 +135,10 @@ def _summary(folder: Path, rounds: int, host: str, parties: Sequence[str], say: 
         "test_rows": 3_682,
         "psi": {"protocol": "ecdh", "backend": f"libsodium{say}"},
         "seconds": 369.2,
+        "links": {
+            each: {"round_trip": 0.0213 * (at + 1), "bytes_per_second": 11.2e6 if at else None}
+            for at, each in enumerate(parties)
+        },
         "bytes_sent": 412_130_000,
         "bytes_received": 466_900_000,
         "leak_seconds": 6.2,

@@ -101,6 +101,8 @@ def test_the_page_is_whole_and_says_all_of_it(page: Page, report: RunReport) -> 
         "Every party proved who it is by its key",
         report.files[0].sha256,
         "6 min 09 s",
+        "21 ms",
+        "11.2 MB/s",
         "gradients of the other's features",
         "May run until",
     ):

@@ -12,7 +12,14 @@ from heterofed.errors import LinkError
 from heterofed.transport.base import Buffer
 from heterofed.transport.flow_control import ACK_EVERY, WINDOW
 from heterofed.transport.reliable.handshake import Hello
-from heterofed.transport.reliable.link import BEAT_SECONDS, GRACE_SECONDS, RETURN_SECONDS, Link
+from heterofed.transport.reliable.link import (
+    ANSWERS,
+    ASKS,
+    BEAT_SECONDS,
+    GRACE_SECONDS,
+    RETURN_SECONDS,
+    Link,
+)
 
 TOKEN = bytes(range(16))
 LARGE = bytes((32 << 10) + 1)
@@ -78,9 +85,9 @@ def test_after_a_cut_it_goes_on_behind_what_the_peer_has() -> None:
     said(link)
     link.down(1.0)
     assert said(link) == []
-    assert link.welcome(Hello(TOKEN, True, 1, 0), 2.0) == welcome(0, 0)
+    assert link.welcome(Hello(TOKEN, True, 1, 0), 1.5) == welcome(0, 0)
     assert (link.kept, link.idle) == (2, False)
-    assert said(link, 2.0) == [packet(2, 0, 0, b"b"), packet(3, 0, 0, b"c")]
+    assert said(link, 1.5) == [packet(2, 0, 0, b"b"), packet(3, 0, 0, b"c")]
     assert link.idle
 
 
@@ -307,5 +314,65 @@ def test_buffers_of_every_kind_are_taken_and_copied() -> None:
     frames = said(link)
     data[:] = b"xyz"
     link.down(1.0)
-    link.welcome(Hello(TOKEN, True, 0, 0), 2.0)
-    assert said(link, 2.0) == frames
+    link.welcome(Hello(TOKEN, True, 0, 0), 1.5)
+    assert said(link, 1.5) == frames
+
+
+# -- round trips ---------------------------------------------------------------------------------
+
+
+def measured(link: Link) -> float | None:
+    return link.round_trip
+
+
+def test_an_end_asks_for_an_answer_and_times_it() -> None:
+    link = listening()
+    link.put([b"a", b"b"])
+    assert len(said(link)) == 2
+    assert said(link, BEAT_SECONDS) == [packet(ASKS, 0)]
+    assert said(link, 2 * BEAT_SECONDS) == [packet(3, 0)]  # a heartbeat; the question stands
+    assert measured(link) is None
+    assert link.feed(packet(1, 2, 0, b"c"), 5.0) == b"c"
+    link.feed(packet(2, 2, 0, b"d"), 5.0)
+    link.feed(packet(ANSWERS, 2), 5.5)
+    assert measured(link) == 3.5
+    assert said(link, 8.0) == [packet(ASKS, 0)]
+    link.feed(packet(ANSWERS, 2), 8.25)
+    link.feed(packet(ANSWERS, 2), 8.25)  # an answer to nothing
+    assert measured(link) == 0.25
+
+
+def test_an_end_answers_once_however_often_it_is_asked() -> None:
+    link = listening()
+    link.put([b"a", b"b"])
+    assert len(said(link)) == 2
+    for number in (1, 2):
+        link.feed(packet(number, 2, 0, b"c"), 0.0)
+    for _ in range(1000):
+        assert link.feed(packet(ASKS, 2), 0.0) is None
+    assert said(link) == [packet(ANSWERS, 0)]
+    assert said(link) == []
+
+
+def test_acknowledgements_of_one_that_has_said_little_ask_for_nothing() -> None:
+    link = listening()
+    link.put([b"a", b"b"])
+    assert len(said(link)) == 2
+    link.feed(packet(1, 0), 0.0)
+    link.feed(packet(1, 0, 0, b"c"), 0.0)
+    link.feed(packet(2, 0), 0.0)
+    assert said(link) == []
+    assert measured(link) is None
+
+
+def test_a_question_of_a_lost_connection_is_forgotten() -> None:
+    link = listening()
+    link.put([b"a", b"b"])
+    said(link)
+    for number in (1, 2):
+        link.feed(packet(number, 2, 0, b"c"), 0.0)
+    assert said(link, BEAT_SECONDS) == [packet(ASKS, 0)]
+    link.down(3.0)
+    link.welcome(Hello(TOKEN, True, 2, 2), 50.0)
+    link.feed(packet(ANSWERS, 2), 50.0)
+    assert measured(link) is None

@@ -68,7 +68,7 @@ def written(folder: Path, say: str = "", **status: Any) -> Path:
         records.Phase(at=2, phase="train", unit=f"batches{say}", round=1),
         records.Done(at=3, phase=f"train{say}", seconds=1, units=10, parties=costs),
         records.Batch(at=3, round=1, seconds=1, spans=[span]),
-        records.Link(at=3, party=others[0], bytes=10**6, seconds=0.5),
+        records.Link(at=3, party=others[0], bytes=10**6, seconds=0.5, round_trip=0.083),
         records.Round(at=4, round=1, rounds=9, seconds=1, loss=0.5, metrics={f"auc{say}": 0.75}),
         records.Lost(at=5, party=others[0], seconds=60),
         records.Phase(at=6, phase=f"join{say}"),
@@ -163,7 +163,7 @@ def test_the_page_says_all_of_it_and_can_be_used_without_eyes(client: Client) ->
         "shop is lost",
         "1 of 9",
         "0.75",
-        "2.0 MB/s",
+        "83 ms, 2.0 MB/s",
         "bank waits for shop",
         "can guess some of",
     ):

@@ -120,6 +120,26 @@ def test_rounds_arrive_and_a_killed_party_is_lost(parties: Any, page: Any, tmp_p
     assert server.wait() == 0
 
 
+def test_the_demo_is_watched_from_its_first_phase_to_its_end(
+    parties: Any, page: Any, mnist: Path, tmp_path: Path
+) -> None:
+    demo = parties.start(
+        "-m", "heterofed", "demo", "--watch", "--rounds", "2", "--limit", "3840", "640",
+        "--data", str(mnist), "--results", str(tmp_path),
+        cold=True,
+    )  # fmt: skip
+    page.goto(address_of(demo))
+    page.get_by_role("link", name="as seen by demo_host").click(timeout=60_000)
+    expect = playwright.expect
+    expect(page.locator("#top")).to_contain_text("Running", timeout=60_000)
+    expect(page.locator("#learning svg").first).to_be_visible(timeout=120_000)
+    rounds = page.locator("#top .headlines div", has_text="Rounds trained")
+    expect(rounds).to_contain_text(re.compile(r"trained\s*2"), timeout=120_000)
+    expect(page.locator("#top")).to_contain_text("Finished", timeout=60_000)
+    expect(page.locator("#link")).to_contain_text("server has ended", timeout=60_000)
+    assert demo.wait() == 0, demo.output
+
+
 def test_two_runs_are_compared_by_keyboard(page: Any, address: str) -> None:
     page.goto(address)
     page.get_by_label("This run").select_option(label="loans-1, alice")

@@ -80,6 +80,10 @@ class LinkChannel(Channel):
     def pending(self) -> int:
         return self.link.pending
 
+    @property
+    def round_trip(self) -> float | None:
+        return self.link.round_trip
+
     def close(self) -> None:
         with self._endpoint.lock:
             self._endpoint.forget(self)

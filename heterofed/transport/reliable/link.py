@@ -20,6 +20,10 @@ connection are the next frames of the link, unchanged. So small frames cost 19 b
 not copied, and the largest ones still fit. A packet with neither only acknowledges the frames up to
 `took`, which the caller of its sender has taken.
 
+Such a packet may have 1 or 2 as `first` once its sender has sent two frames. With 1 it asks for an
+answer, and with 2 it is one, so that an end can measure the time of a round trip. An end that does
+not know this takes both for acknowledgements.
+
 A sender is at most `WINDOW` frames ahead of `took`, keeps these frames to resend them, and refuses
 to queue more than `max_pending` further bytes. Every number that a peer sends is checked for
 consistency; a `LinkError` refuses it.
@@ -46,6 +50,12 @@ RETURN_SECONDS = 2.0
 BEAT_SECONDS = 2.0
 """An end that has nothing to send acknowledges after so many seconds, to show that it is alive."""
 
+ASKS, ANSWERS = 1, 2
+"""The `first` of a packet without frames that asks for an answer, and of one that answers."""
+
+UNANSWERED_SECONDS = 60.0
+"""After so many seconds without an answer an end asks again."""
+
 _INLINE_BYTES = 32 << 10  # a frame up to this size is copied into its packet
 _WELCOME = struct.Struct(">cQQ")
 _PACKET = struct.Struct(">cQQH")
@@ -64,6 +74,8 @@ class Link:
         confirmed: whether the listening side has confirmed this link.
         ended: whether the peer closed the link; all frames before that were returned.
         refusal: why the listening side refused the link, or None.
+        round_trip: the shortest time in seconds in which the peer has answered, or None if it has
+            not. The peer may have been busy each time, so the way itself takes at most this long.
     """
 
     def __init__(
@@ -76,6 +88,7 @@ class Link:
         self.confirmed = False
         self.ended = False
         self.refusal: Refusal | None = None
+        self.round_trip: float | None = None
         self._queue = Outbox(max_pending)  # not given to a connection yet
         self._kept: deque[Buffer] = deque()  # given to a connection, and kept to be resent
         self._sent = 0  # the number of the last frame that was given to a connection
@@ -92,6 +105,9 @@ class Link:
         self._grace = grace
         self._heard_at = self._spoke_at = now
         self._down_at: float | None = None
+        self._asked_at: float | None = None  # the time of a question without an answer
+        self._asks_at = now + BEAT_SECONDS  # the time of the next question
+        self._owes = False  # the peer has asked for an answer
 
     # -- the owner's side -----------------------------------------------------------------
 
@@ -194,7 +210,7 @@ class Link:
         """Return the frames to send over the connection now."""
         if not self._ready:
             return []
-        frames = list(self._packets())
+        frames = [*self._packets(), *self._timing(now)]
         due = self._took - self._told >= ACK_EVERY or now - self._spoke_at >= BEAT_SECONDS
         if not frames and due and not self._end_said:
             frames.append(self._packet(0))
@@ -222,7 +238,7 @@ class Link:
             return self._fresh(self._number - 1, frame)
         match bytes(frame[:1]):
             case b"p":
-                return self._open_packet(frame)
+                return self._open_packet(frame, now)
             case b"w" if len(frame) == _WELCOME.size and not self._welcomed:
                 _, received, took = _WELCOME.unpack(frame)
                 self._go_on_after(received, took)
@@ -243,6 +259,7 @@ class Link:
 
     def _begin(self) -> None:
         self._connections += 1
+        self._asked_at, self._owes = None, False
         self._following = 0
         self._welcomed = self._ready = self._end_said = False
 
@@ -289,7 +306,33 @@ class Link:
         self._told = self._took
         return _PACKET.pack(b"p", self._said + 1, self._took, following) + inline
 
-    def _open_packet(self, frame: Buffer) -> Buffer | None:
+    def _timing(self, now: float) -> Iterator[bytes]:
+        """Answer the peer, or ask it, with a packet that acknowledges too."""
+        if self._said < ANSWERS or self._end_said:
+            return
+        if self._owes:
+            self._owes = False
+            yield self._note(ANSWERS)
+        elif now >= self._asks_at:
+            self._asked_at, self._asks_at = now, now + UNANSWERED_SECONDS
+            yield self._note(ASKS)
+
+    def _note(self, first: int) -> bytes:
+        self._told = self._took
+        return _PACKET.pack(b"p", first, self._took, 0)
+
+    def _hear(self, first: int, now: float) -> None:
+        """Note a packet without frames; most of them only acknowledge."""
+        if first == self._received + 1:
+            return
+        if first == ASKS:
+            self._owes = True
+        elif first == ANSWERS and self._asked_at is not None:
+            took = max(0.0, now - self._asked_at)
+            self.round_trip = took if self.round_trip is None else min(took, self.round_trip)
+            self._asked_at, self._asks_at = None, now + BEAT_SECONDS
+
+    def _open_packet(self, frame: Buffer, now: float) -> Buffer | None:
         inline = len(frame) - _PACKET.size
         if not self._welcomed or not 0 <= inline <= _INLINE_BYTES:
             raise LinkError("the peer sent a packet of a wrong length, or before its Welcome")
@@ -304,6 +347,8 @@ class Link:
         self._allowed = max(took, self._allowed)
         self._forget(max(took, self._arrived))
         self._number, self._following = first + bool(inline), following
+        if not count:
+            self._hear(first, now)
         return self._fresh(first, memoryview(frame)[_PACKET.size :]) if inline else None
 
     def _fresh(self, number: int, frame: Buffer) -> Buffer | None:
