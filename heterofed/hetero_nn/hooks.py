@@ -336,15 +336,8 @@ class PartyHooks(Scheduler):
 
 
 class HostHooks(PartyHooks):
-    """The hooks, attributes and methods of the Host, in addition to those of both roles.
+    """The hooks, attributes and methods of the Host, in addition to those of both roles."""
 
-    Attributes:
-        ends_within_max_rounds: whether `is_task_finished` of this class ends the task after
-            `max_rounds` rounds at the latest. The plan then has that number, and the others count
-            with it; None: only the default `is_task_finished` does.
-    """
-
-    ends_within_max_rounds: bool | None = None
     _heterofed: HalfEngine[HostSettings]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -603,15 +596,7 @@ def loads_features(cls: type[PartyHooks]) -> bool:
 
 
 def ends_by_default(cls: type[HostHooks]) -> bool:
-    """Return whether the task ends after `max_rounds` at the latest, so that the plan may say so.
-
-    What a class says of itself counts up to the next class that defines `is_task_finished`.
-    """
-    for each in cls.__mro__:
-        if (said := vars(each).get("ends_within_max_rounds")) is not None:
-            return bool(said)
-        if "is_task_finished" in vars(each):
-            break
+    """Return whether the task ends after `max_rounds`."""
     return cls.is_task_finished is HostHooks.is_task_finished
 
 

@@ -102,7 +102,6 @@ class TabularHost(HeteroNNHostScheduler):
     """
 
     models_after_split = True
-    ends_within_max_rounds = True
 
     def __init__(
         self,

@@ -54,7 +54,10 @@ def test_the_report_says_no_odd_numbers(told: Any) -> None:
     report = gather(folder)
     text = rendered(report, "md")
     plan = {each.name: each.value for each in report.plan}
-    assert plan["max_rounds"] == "2"
+    meanings = {each.name: each.meaning for each in report.plan}
+    assert plan["max_rounds"] == "0"  # early stopping: the contract has no number of rounds
+    assert "(0: as many as the Host decides)" in meanings["max_rounds"]
+    assert "rounds: 2," in plan["agreed"]
     assert "dropout: 0.1," in plan["agreed"]
     assert "00000000" not in plan["agreed"]
     assert "interval" not in text
