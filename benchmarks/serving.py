@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.curve import ROOT, free_port, heterofed
+from benchmarks.relay import Relay
 
 TASK, HOST, SHOP = "serving", "bank", "shop"
 LONE_REQUESTS, WARM_UP, BATCHES = 1000, 100, 5
@@ -39,9 +40,11 @@ class Parties:
     Args:
         folder: the folder; its path must be short.
         rows: the number of rows in common.
+        bind: the address at which the bank listens.
+        address: the address at which the shop finds it.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, bind: str, address: str) -> None:
         self._folder, self.ids = folder, [f"id-{row:07}" for row in range(rows)]
         self.port = free_port()
         self._env = {**os.environ, "HETEROFED_HOME": str(folder)}
@@ -53,10 +56,9 @@ class Parties:
         frame[["id", *(f"x{at}" for at in range(6, 12))]].to_csv(folder / "shop.csv", index=False)
         heterofed(folder, "keys", "new", HOST)
         public = heterofed(folder, "keys", "new", SHOP).splitlines()[0]
-        address = f"tcp://127.0.0.1:{free_port()}"
         heterofed(
             folder,
-            *("task", "new", TASK, "--host", HOST, "--address", address),
+            *("task", "new", TASK, "--host", HOST, "--address", address, "--bind", bind),
             *("--collaborator", f"{SHOP}={public}", "--plan", "max_rounds=1"),
             *("--plan", "batch_size=1024", "--plan", "psi_protocol=ecdh", "--plan", "shuffle=true"),
         )
@@ -110,11 +112,18 @@ class Parties:
 
 
 @contextmanager
-def serving(rows: int) -> Iterator[Parties]:
-    """Train and serve, and end both parties after the block."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+def serving(rows: int, rtt: float = 0.0) -> Iterator[Parties]:
+    """Train and serve, and end both parties after the block.
+
+    Args:
+        rows: the number of rows in common.
+        rtt: seconds of a round trip between the parties, beside that of loopback.
+    """
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, ExitStack() as stack:
+        relay = stack.enter_context(Relay(bind, rtt=rtt)) if rtt else None
         Path(folder).chmod(0o700)
-        parties = Parties(Path(folder), rows)
+        parties = Parties(Path(folder), rows, bind, relay.address if relay else bind)
         parties.train()
         running = [parties.serve(SHOP, "--max-rows-per-day", "1000000000"), parties.serve(HOST)]
         try:
@@ -231,10 +240,10 @@ def percentile(seconds: Sequence[float], percent: float) -> float:
     return round(float(np.percentile(seconds, percent)) * 1000, 3)
 
 
-def measure(rows: int, clients: int, seconds: float) -> dict[str, Any]:
+def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[str, Any]:
     """All figures."""
     load = os.getloadavg()[0]
-    with serving(rows) as parties:
+    with serving(rows, rtt) as parties:
         ones = (parties.request([each]) for _ in range(1000) for each in parties.ids)
         lone = []
         with Caller(parties.port) as caller:
@@ -261,6 +270,7 @@ def measure(rows: int, clients: int, seconds: float) -> dict[str, Any]:
         "clients": clients,
         "cores": os.cpu_count(),
         "load": round(load, 1),
+        "rtt_ms": rtt * 1000,
         "p50_ms": percentile(lone, 50),
         "p99_ms": percentile(lone, 99),
         "requests_per_s": round(len(loaded) / seconds),
@@ -277,13 +287,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rtt-ms", type=float, default=0.0, help="through a relay, if not 0")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     given = parse()
-    figures = measure(given.rows, given.clients, given.seconds)
+    figures = measure(given.rows, given.clients, given.seconds, given.rtt_ms / 1000)
     if given.json:
         print(json.dumps(figures))
     else:

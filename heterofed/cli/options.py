@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from heterofed.protocol.plan import MAX_PEER_IDS
 from heterofed.reporting.log_lines import VARIABLE, LogFormat
@@ -25,6 +26,18 @@ def all_of(*options: Option[Any]) -> Option[Any]:
         return command
 
     return decorate
+
+
+def refuse(context: click.Context, names: Iterable[str | None], why: str) -> None:
+    """Refuse options that were given and do not belong to the role.
+
+    Raises:
+        UsageError: there is such an option; the message names it.
+    """
+    for each in context.command.params:
+        given = context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
+        if each.name in names and given:
+            raise click.UsageError(f"{each.opts[0]}: leave it out; {why}")
 
 
 def max_peer_ids(meaning: str) -> Option[Any]:

@@ -9,6 +9,12 @@ import click
 
 from heterofed.cli import options
 
+NOT_OF = {
+    "host": ("max_rows_per_day", "max_rows_per_minute"),
+    "collaborator": ("address", "port", "token_file", "deadline", "missing_party"),
+}
+"""The options that do not belong to a role."""
+
 
 @click.command()
 @click.argument("task")
@@ -69,7 +75,10 @@ from heterofed.cli import options
     help="At the Host, say what replaces the features of rows that a party lacks.",
 )
 @options.LOG_FORMAT
-def serve(task: str, role: Literal["host", "collaborator"], **given: Any) -> None:
+@click.pass_context
+def serve(
+    context: click.Context, /, task: str, role: Literal["host", "collaborator"], **given: Any
+) -> None:
     """Serve the model of TASK row by row: run this at every party, each with its own TABLE.
 
     The Host answers HTTP requests for ids, and a Collaborator computes its part of the rows. The
@@ -77,4 +86,5 @@ def serve(task: str, role: Literal["host", "collaborator"], **given: Any) -> Non
     """
     from heterofed.cli.serve_tasks import serve_collaborator, serve_host
 
+    options.refuse(context, NOT_OF[role], f"it is not for a {role}")
     (serve_host if role == "host" else serve_collaborator)(task=task, **given)

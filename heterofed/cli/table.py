@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from click.core import ParameterSource
 
 from heterofed.cli import options
-from heterofed.cli.options import all_of
+from heterofed.cli.options import all_of, refuse
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.ways import COMMANDS
@@ -176,7 +175,7 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
 
     overlap_only = given.pop("overlap_only")
     if role == "collaborator":
-        _refuse(context, [each.name for each in _host_options()], "the Host decides")
+        refuse(context, [each.name for each in _host_options()], "the Host decides")
         if given["duplicates"] == "many":
             raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
     elif not given["label"] and not overlap_only:
@@ -234,7 +233,7 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
     from heterofed.cli.table_tasks import predict as run
 
     others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
-    _refuse(context, others[role], f"it is not for a {role}")
+    refuse(context, others[role], f"it is not for a {role}")
     with started_by(COMMANDS):
         _show(run(role=role, **given), as_json)
 
@@ -249,14 +248,6 @@ def _host_options() -> Iterable[click.Parameter]:
         """Have the options of the Host."""
 
     return list(getattr(command, "__click_params__", []))
-
-
-def _refuse(context: click.Context, names: Iterable[str | None], why: str) -> None:
-    """Refuse options that were given and do not belong to the role."""
-    for each in context.command.params:
-        given = context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
-        if each.name in names and given:
-            raise click.UsageError(f"{each.opts[0]}: leave it out; {why}")
 
 
 def _show(outcome: dict[str, Any], as_json: bool) -> None:

@@ -13,7 +13,8 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.collaborator import serve
-from heterofed.hetero_nn.serve.collaborator import ServeLimits, allowed_ids, serve_rows
+from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.collaborator import allowed_ids, serve_rows
 from heterofed.hetero_nn.settings import CollaboratorSettings
 from heterofed.hetero_nn.train.dry_run import CollaboratorDryRun
 from heterofed.hetero_nn.train.training import CollaboratorTraining
@@ -144,6 +145,7 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         max_ids_per_day: int | None = None,
         allow_ids: Iterable[str] | None = None,
         max_age: float = 3600.0,
+        load_timeout: float = 0.0,
         stop: threading.Event | None = None,
     ) -> int:
         """Answer the Host's requests for single rows over a standing link, until interrupted.
@@ -161,6 +163,8 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             max_age: the time in seconds for which the features of a row are kept. A row that is
                 asked for again in this time gets the same bytes and counts towards no limit. 0
                 computes them for each request.
+            load_timeout: the longest time in seconds that `load_features` may take, in a thread of
+                its own; a later result is dropped. 0 sets no limit.
             stop: ends the link once it is set and the Host has ended its session.
 
         Returns:
@@ -176,5 +180,6 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             max_ids_per_day=max_ids_per_day,
             allow_ids=allowed_ids(allow_ids),
             max_age=max_age,
+            load_timeout=load_timeout,
         )
         return serve_rows(self, task_id, limits, stop=stop)

@@ -265,7 +265,22 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     ]
 
 
-def settle(plan: Plan, task: TaskFile) -> Plan:
+TRAINING_ONLY = frozenset(
+    {
+        "batch_size",
+        "checkpoint_batches",
+        "compress_gradients",
+        "final_rows",
+        "loss_reduction",
+        "max_rounds",
+        "max_staleness",
+        "shuffle",
+    }
+)
+"""The terms without a meaning where a finished model predicts."""
+
+
+def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
     """Combine a Host's settings with its task file.
 
     Terms that the settings leave at their defaults are taken from the file.
@@ -273,6 +288,7 @@ def settle(plan: Plan, task: TaskFile) -> Plan:
     Args:
         plan: the plan that follows from the Host's settings.
         task: the task file.
+        trains: whether the task trains; otherwise the file's terms of training are taken as well.
 
     Raises:
         ConfigError: settings and file differ; the message names every field.
@@ -283,6 +299,7 @@ def settle(plan: Plan, task: TaskFile) -> Plan:
         f"{name} is {_shown(value)} in the constructor and {_shown(agreed.get(name))} in the file"
         for name, value in given.items()
         if value not in (defaults.get(name), agreed.get(name))
+        if trains or name not in TRAINING_ONLY
     ]
     if differ:
         raise ConfigError(

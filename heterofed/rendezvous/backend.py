@@ -144,12 +144,17 @@ class Place(ABC):
             ConfigError: a key or the task has expired.
         """
 
-    def settle(self, plan: Plan) -> Plan:
+    def settle(self, plan: Plan, *, trains: bool = True) -> Plan:
         """Return the Host's plan with the terms applied.
+
+        Args:
+            plan: the plan that follows from the Host's settings.
+            trains: whether the task trains, so that the terms of training must agree.
 
         Raises:
             ConfigError: the plan and the terms differ; the message names every field.
         """
+        del trains
         return plan
 
     def identities(self, other: str) -> tuple[bytes, bytes] | None:
@@ -378,8 +383,8 @@ class TaskPlace(Place):
             )
         return agreed
 
-    def settle(self, plan: Plan) -> Plan:
-        return settle(plan, self.task)
+    def settle(self, plan: Plan, *, trains: bool = True) -> Plan:
+        return settle(plan, self.task, trains=trains)
 
     def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
         agreed = self.task.make_plan()

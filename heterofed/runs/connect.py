@@ -90,16 +90,16 @@ def as_host(
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
+    settled = functools.partial(_settled, place, make_plan, purpose)
     if not isinstance(expected, int):
-        place.settle(make_plan(tuple(expected)))  # shows errors before any party waits
+        settled(tuple(expected))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
-        earlier, expected = _same_plan(run, place, earlier, expected, make_plan)
+        earlier, expected = _same_plan(run, earlier, expected, settled)
         waits = patience(run, settings.join_timeout, earlier.agreement.plan.wait_for_peers)
     timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
-        known = earlier if earlier is not None and earlier.marks else None
         admission = Admission(
             task_digest(run.task_id),
             purpose,
@@ -107,7 +107,7 @@ def as_host(
             expected,
             terms=place.terms,
             ended=run.ended,
-            going_on=known if run.waits or run.complete else None,
+            going_on=_awaiting(run, earlier),
             partial=partial,
             check_usable=place.check_usable,
         )
@@ -115,7 +115,7 @@ def as_host(
             run.maybe_agreement = gather(
                 party,
                 admission,
-                lambda names: place.settle(make_plan(names)),
+                settled,
                 join_timeout=waits,
                 described=place.described,
                 compare=place.compare,
@@ -126,12 +126,27 @@ def as_host(
         yield party
 
 
+def _awaiting(run: Run, earlier: Earlier | None) -> Earlier | None:
+    """Return the run that waits for a lost party or for goodbyes, and must not be replaced."""
+    waits = earlier is not None and earlier.marks and (run.waits or run.complete)
+    return earlier if waits else None
+
+
+def _settled(
+    place: Place,
+    make_plan: Callable[[tuple[str, ...]], Plan],
+    purpose: JoinPurpose,
+    names: tuple[str, ...],
+) -> Plan:
+    """Return the plan for some Collaborators, with the terms of the place applied."""
+    return place.settle(make_plan(names), trains=purpose not in ("predict", "serve"))
+
+
 def _same_plan(
     run: Run,
-    place: Place,
     earlier: Earlier,
     expected: Sequence[str] | int,
-    make_plan: Callable[[tuple[str, ...]], Plan],
+    settled: Callable[[tuple[str, ...]], Plan],
 ) -> tuple[Earlier, Sequence[str]]:
     """Return the unfinished run under the current plan, and the parties that it waits for.
 
@@ -139,7 +154,7 @@ def _same_plan(
     """
     begun = earlier.agreement.plan
     given = begun.collaborators if isinstance(expected, int) else tuple(expected)
-    plan = place.settle(make_plan(given))
+    plan = settled(given)
     check_same_plan(begun, plan)
     earlier = replace(earlier, agreement=replace(earlier.agreement, plan=plan))
     return earlier, awaited(run) if run.complete else begun.collaborators

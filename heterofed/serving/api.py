@@ -7,6 +7,7 @@ thread changes between a request and its answer but once per batch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
 from asyncio import AbstractEventLoop, Future
@@ -64,7 +65,8 @@ class Api:
                 Route("/readyz", self._ready),
                 Route("/metrics", self._measured),
                 Route("/openapi.json", self._described),
-            ]
+            ],
+            exception_handlers={404: self._not_found},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,8 +111,9 @@ class Api:
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Hand outcomes from the thread of the link to the loop of the server."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, outcomes)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the server has ended, and its callers too
+                self._loop.call_soon_threadsafe(_settle, outcomes)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | bytearray:
         """Return the body, which must be small and come in time."""
@@ -146,6 +149,10 @@ class Api:
             raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
 
     # -- the rest ----------------------------------------------------------------------------
+
+    async def _not_found(self, _request: HttpRequest, _error: Exception) -> Response:
+        error = RequestError(f"nothing is here; ask {self._path}", code="not_found")
+        return Response(write_error(error), 404, media_type="application/json")
 
     async def _healthy(self, _request: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")

@@ -118,8 +118,9 @@ class Server:
         link.start()
         with self._listener, _signals_noted(), contextlib.suppress(KeyboardInterrupt):
             self._server.run(sockets=[self._listener])
+        waits = DRAIN_SECONDS if self._api.queue.version else 0  # without a link nobody is told
         self._api.queue.leave()
-        link.join(DRAIN_SECONDS)
+        link.join(waits)
         if self._failed is not None:
             raise self._failed
 

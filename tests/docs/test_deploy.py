@@ -101,10 +101,11 @@ def test_scripts_can_be_read_by_any_shell(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_scripts_of_compose_end_in_a_joint_model(tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     (tmp_path / "handover").mkdir()
-    running = {}
+    running: dict[str, subprocess.Popen[str]] = {}
     for name in PARTIES:
         (folder := tmp_path / name).mkdir(mode=0o700)
         own = {
@@ -122,7 +123,13 @@ def test_the_scripts_of_compose_end_in_a_joint_model(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
         )
-    printed = {name: each.communicate(timeout=600)[0] for name, each in running.items()}
+    try:
+        printed = {name: each.communicate(timeout=550)[0] for name, each in running.items()}
+    finally:
+        for each in running.values():
+            if each.poll() is None:
+                each.kill()
+                each.communicate()
     for name, each in running.items():
         assert each.returncode == 0, printed[name][-3000:]
         assert "forecast: intersection of 1,800 and 1,800 ids" in printed[name]

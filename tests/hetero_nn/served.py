@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from heterofed.errors import RequestError
-from heterofed.hetero_nn.serve.collaborator import ServeLimits, serve_rows
+from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, RequestQueue, Scores
 

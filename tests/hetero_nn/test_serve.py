@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.relay import Relay
 from heterofed import simulate, simulate_prediction
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
-from heterofed.hetero_nn.serve.collaborator import ServeLimits
+from heterofed.hetero_nn.serve.answers import ServeLimits
 from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.scoring import Partner, Scorer
 from heterofed.privacy.embedding_defences import ClippedGaussian
@@ -26,7 +27,7 @@ from heterofed.protocol.messages import ServeRequest
 from tests.e2e.tiny import IDS, rows
 from tests.hetero_nn.served import Office, log_of
 from tests.hetero_nn.test_prediction import Collaborator, Host
-from tests.identity.offices import open_offices
+from tests.identity.offices import free_port, open_offices
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -142,6 +143,21 @@ def test_a_table_is_for_the_same_ids_on_one_day(
     assert kept(folder, own) is None
 
 
+def test_cuts_cost_no_request(home: Path, results: Path) -> None:
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    with Relay(bind) as relay:
+        plan = ["max_rounds=2", "psi_protocol=ecdh"]
+        open_offices(home, plan=plan, address=relay.address, bind=bind)
+        office = Office(Host(results), [Collaborator(results)])
+        wanted = [office.ask(each).columns for each in IDS[20:24]]
+        found = []
+        for each in IDS[20:24]:
+            relay.cut()
+            found.append(office.ask_once(each).columns)
+        assert found == wanted
+        office.end()
+
+
 # -- limits --------------------------------------------------------------------------------
 
 
@@ -230,6 +246,21 @@ def test_a_slow_party_costs_a_request_its_deadline_and_no_more(start: Any, resul
     assert time.monotonic() - began < 1.5
     bob.pause = 0.0
     assert office.ask("id-022").parties == ["alice+bob"]
+
+
+def test_a_lookup_that_hangs_delays_no_other(start: Any, results: Path) -> None:
+    bob = Now(results)
+    office = start(bob, ServeLimits(max_rows_per_day=10, load_timeout=0.5))
+    office.ask("id-020")
+    bob.pause = 3.0
+    assert refusal(office, "id-021").code == "late"
+    began = time.monotonic()
+    assert refusal(office, "id-022").code == "late"
+    assert office.ask("id-020").parties == ["alice+bob"]  # it is kept
+    assert time.monotonic() - began < 2
+    bob.pause = 0.0
+    time.sleep(3)
+    office.ask("id-021")
 
 
 def test_a_hook_that_fails_is_refused_and_the_link_stays(start: Any, results: Path) -> None:

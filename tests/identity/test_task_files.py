@@ -410,6 +410,13 @@ def test_settings_that_differ_are_named_field_by_field(home: Path) -> None:
         assert said in str(caught.value)
 
 
+def test_a_prediction_takes_the_terms_of_training_from_the_file(home: Path) -> None:
+    task = load_task(open_offices(home, plan=["max_rounds=5", "psi_bits=3072"]))
+    assert settle(plan(max_rounds=4, shuffle=True), task, trains=False).max_rounds == 5
+    with pytest.raises(ConfigError, match="psi_bits"):
+        settle(plan(psi_bits=4096), task, trains=False)
+
+
 def test_what_is_not_set_has_one_word() -> None:
     shown = shown_plan(Plan(host="alice", collaborators=("bob",)))
     assert shown["loss_reduction"] == shown["compress_features"] == "none"

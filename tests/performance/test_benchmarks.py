@@ -107,3 +107,19 @@ def test_convergence(mnist: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert picture.read_text().startswith("<?xml")
+
+
+@pytest.mark.long
+def test_serving() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serving", "--json", "--rows", "500", "--seconds", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for key in ("p50_ms", "p99_ms", "requests_per_s", "p99_under_load_ms", "batch_rows_per_s"):
+        assert result[key] > 0, key

@@ -11,6 +11,7 @@ from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, RequestQueue, Scores
 from heterofed.serving.bodies import STATUSES, read_request, write_answer, write_error
 from heterofed.serving.openapi import description
+from tests.e2e.processes import ROOT
 
 BAD = {
     "no JSON": (b"{", "invalid"),
@@ -55,6 +56,12 @@ def test_the_description_names_every_status() -> None:
     (path,) = [each for each in description("t", "1")["paths"] if "predict" in each]
     responses = description("t", "1")["paths"][path]["post"]["responses"]
     assert set(responses) == {"200", *map(str, STATUSES.values())}
+
+
+def test_the_guide_says_what_to_do_about_every_code() -> None:
+    page = (ROOT / "docs/how-to/serve.md").read_text(encoding="utf-8")
+    told = {code for code in STATUSES if f"`{code}`" in page}
+    assert set(STATUSES) - told == set()
 
 
 def test_requests_gather_and_too_many_are_told_to_come_again() -> None:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from heterofed import ConfigError, simulate, simulate_prediction
-from heterofed.hetero_nn.serve.collaborator import ServeLimits, serve_rows
+from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.serving.server import Server, listening, token_of
 from tests.e2e.tiny import IDS
 from tests.hetero_nn.served import Serves
@@ -112,7 +113,8 @@ def test_what_is_not_served(site: Site) -> None:
     assert site.ask(*(["id-020"] * 51)).status_code == 413
     assert site.caller.post(PREDICT, content=b"{").status_code == 400
     assert site.caller.get(PREDICT).status_code == 405
-    assert site.caller.post("/v1/models/other:predict").status_code == 404
+    other = site.caller.post("/v1/models/other:predict")
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer no"}, {"Authorization": TOKEN}])

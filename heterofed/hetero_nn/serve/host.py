@@ -45,6 +45,7 @@ def serve_scores(
     models: Which = "last",
     missing_party: Missing = "error",
     max_age: float = 3600.0,
+    load_timeout: float = 0.0,
 ) -> int:
     """Answer the requests of a queue with the models of a finished run, until the queue leaves.
 
@@ -56,6 +57,7 @@ def serve_scores(
         missing_party: the replacement for rows that a party does not have, as in `predict`.
         max_age: the time in seconds for which this party's own features of a row are kept; 0
             computes them anew for each request.
+        load_timeout: the longest time in seconds that `load_features` may take; 0 sets no limit.
 
     Returns:
         The number of batches of requests that were answered.
@@ -68,7 +70,7 @@ def serve_scores(
     def session() -> StandingTask:
         if queue.is_leaving:
             stop.set()
-        return Serving(host, queue, models, missing_party, max_age, stop)
+        return Serving(host, queue, models, missing_party, max_age, load_timeout, stop)
 
     return keep_open(session, task_id, stop)
 
@@ -79,7 +81,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     Args:
         host: the scheduler with the hooks.
         queue: where requests come from.
-        models, missing, max_age: see `serve_scores`.
+        models, missing, max_age, load_timeout: see `serve_scores`.
         stop: is set once the queue has left.
     """
 
@@ -93,11 +95,12 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         models: Which,
         missing: Missing,
         max_age: float,
+        load_timeout: float,
         stop: threading.Event,
     ) -> None:
         super().__init__(host)
         self._queue, self._which, self._missing = queue, models, missing
-        self._max_age, self._stop = max_age, stop
+        self._max_age, self._load_timeout, self._stop = max_age, load_timeout, stop
         self._trained: Trained
         self._imputers: dict[str, FeatureImputer]
         self._own: list[str]
@@ -154,7 +157,14 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         watch_for_newcomers(party)
         logger.info("serving %d rows, version %s", len(ids), version.hex()[:12])
         scorer = Scorer(
-            self.half, party, partners, ids, version, by_mean=self._missing, max_age=self._max_age
+            self.half,
+            party,
+            partners,
+            ids,
+            version,
+            by_mean=self._missing,
+            max_age=self._max_age,
+            load_timeout=self._load_timeout,
         )
         log_request(run, rows=len(ids), parties=list(matched), version=version.hex())
         try:
@@ -163,6 +173,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
                 self._serve(party, scorer)
         finally:
             self._queue.close()
+            scorer.close()
         with party.in_phase("finish"):
             party.broadcast(msg.Finish(run.round))
             for peer in list(party.peers.values()):

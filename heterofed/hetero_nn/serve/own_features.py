@@ -2,40 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import check_finite
-from heterofed.errors import ConfigError, RowCountError
+from heterofed.errors import ConfigError, RequestError, RowCountError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import CollaboratorHooks, loads_features
 
 LOADS, ITERATES = "load_features", "iterate_predict_feature"
 
 
-def own_features(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:
-    """Return the features of some rows; None at a Host that has none.
+class OwnFeatures:
+    """The features of one party's rows.
 
-    Raises:
-        RowCountError: a hook returned another number of rows.
-        FeatureError, NonFiniteError: the features cannot be used.
+    Args:
+        half: the half with the hooks and the model.
+        load_timeout: the longest time in seconds that `load_features` may take. It then runs in a
+            thread of its own, so that a lookup that hangs delays no other request. 0 sets no limit.
     """
-    if not loads_features(type(half.owner)):
-        return _iterated(half, ids)
-    if half.models.feature_model is None:
-        return None
-    return from_inputs(half, half.hooks.call(LOADS, list(ids)), len(ids), LOADS)
+
+    def __init__(self, half: Half[Any], load_timeout: float = 0.0) -> None:
+        self._half, self._timeout = half, load_timeout
+        self._thread = ThreadPoolExecutor(1, "heterofed-load") if load_timeout else None
+        self._hanging: Future[Any] | None = None
+
+    def of(self, ids: Sequence[str]) -> FeatureBatch | None:
+        """Return the features of some rows; None at a Host that has none.
+
+        Raises:
+            RequestError: `load_features` takes too long.
+            RowCountError: a hook returned another number of rows.
+            FeatureError, NonFiniteError: the features cannot be used.
+        """
+        half = self._half
+        if not loads_features(type(half.owner)):
+            return _iterated(half, ids)
+        if half.models.feature_model is None:
+            return None
+        load: Callable[[list[str]], Any] = half.owner.load_features
+        if self._thread is not None:
+            load = self._in_time
+        return self.from_inputs(half.hooks.call_as(LOADS, load, list(ids)), len(ids), LOADS)
+
+    def from_inputs(self, inputs: Any, rows: int, hook: str) -> FeatureBatch | None:
+        """Return what the feature model makes of the inputs that a hook returned."""
+        model = self._half.models.feature_model
+        if model is None:
+            return None
+        return _checked(self._half, FeatureBatch.of(model(inputs), hook), rows, hook)
+
+    def close(self) -> None:
+        """Wait for no lookup any more."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _in_time(self, ids: list[str]) -> Any:
+        """Call the hook in its thread, and wait for it no longer than it may take."""
+        if self._thread is None or (self._hanging is not None and not self._hanging.done()):
+            raise _late()
+        self._hanging = self._thread.submit(self._half.owner.load_features, ids)
+        try:
+            return self._hanging.result(self._timeout)
+        except TimeoutError:
+            if self._hanging.done():  # the error is the hook's own
+                raise
+            raise _late() from None
 
 
-def from_inputs(half: Half[Any], inputs: Any, rows: int, hook: str) -> FeatureBatch | None:
-    """Return what the feature model makes of the inputs that a hook returned."""
-    model = half.models.feature_model
-    if model is None:
-        return None
-    return _checked(half, FeatureBatch.of(model(inputs), hook), rows, hook)
+def _late() -> RequestError:
+    return RequestError("load_features takes too long; ask again", code="late", retry_after=1)
 
 
 def _iterated(half: Half[Any], ids: Sequence[str]) -> FeatureBatch | None:

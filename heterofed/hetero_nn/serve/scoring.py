@@ -22,7 +22,7 @@ from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.predict.rows import as_columns, who_had
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
-from heterofed.hetero_nn.serve.own_features import from_inputs, own_features
+from heterofed.hetero_nn.serve.own_features import OwnFeatures
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
 from heterofed.hetero_nn.serve.sessions import shown
 from heterofed.messaging.aborts import unlawful
@@ -86,6 +86,7 @@ class Scorer:
         version: the version of the whole model.
         by_mean: the replacement for rows that a party does not have.
         max_age: the time in seconds for which the Host's own features of a row are kept.
+        load_timeout: see `OwnFeatures`.
 
     Attributes:
         most_rows: the most rows of one batch of requests.
@@ -101,7 +102,9 @@ class Scorer:
         *,
         by_mean: Missing,
         max_age: float,
+        load_timeout: float = 0.0,
     ) -> None:
+        self._features = OwnFeatures(half, load_timeout)
         self._half, self._party, self._partners = half, party, partners
         self._ids, self._version, self._missing = ids, version, by_mean
         self._rows = {each: row for row, each in enumerate(ids)}
@@ -148,6 +151,10 @@ class Scorer:
             outcomes.append((request, Scores(mine, parties[part], self._version)))
             place += len(found)
         return outcomes
+
+    def close(self) -> None:
+        """Wait for no hook any more."""
+        self._features.close()
 
     def drop_late(self) -> None:
         """Take answers that came after their deadline, and drop them."""
@@ -215,7 +222,7 @@ class Scorer:
         missing = self._store.missing(rows)
         if len(missing):
             with _failing():
-                batch = own_features(self._half, [self._ids[row] for row in missing.tolist()])
+                batch = self._features.of([self._ids[row] for row in missing.tolist()])
                 if batch is not None:
                     self._store.put(missing, batch)
             if batch is None:
@@ -229,7 +236,7 @@ class Scorer:
         try:
             with _failing():
                 inputs = self._half.hooks.call(READS, plain)
-                return from_inputs(self._half, inputs, rows, READS)
+                return self._features.from_inputs(inputs, rows, READS)
         except ColumnError as error:
             raise RequestError(
                 "the columns cannot be read; give those of the training, with values of their kind",
@@ -316,11 +323,11 @@ def _failing() -> Iterator[None]:
 
     Raises:
         ColumnError: the hook refused columns; the caller handles it.
-        RequestError: the hook failed in another way.
+        RequestError: the hook is late, or failed in another way.
     """
     try:
         yield
-    except ColumnError:
+    except (ColumnError, RequestError):
         raise
     except Exception as error:
         logger.error("a request has failed: %s", shown(error))

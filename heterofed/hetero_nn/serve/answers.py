@@ -1,0 +1,229 @@
+"""Answers the requests of one session at a Collaborator: limits, cache, hooks, defence, log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from heterofed.compute.features import FeatureBatch
+from heterofed.compute.tensors import pack
+from heterofed.errors import ConfigError, FeatureError, ReleaseLimitError, RequestError
+from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.models import HalfModels
+from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
+from heterofed.hetero_nn.serve.own_features import OwnFeatures
+from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.sessions import shown
+from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
+from heterofed.messaging.aborts import unlawful
+from heterofed.messaging.peer import Mail, Peer
+from heterofed.privacy.passes import Pass
+from heterofed.protocol import messages as msg
+from heterofed.protocol.leak_limits import LeakLimits
+from heterofed.runs.beside import log_request
+from heterofed.runs.run import Run
+from heterofed.runs.settings import is_count
+
+logger = logging.getLogger("heterofed")
+
+IDLE_SECONDS = 0.5
+"""The longest time in seconds between two looks at the link while no request comes."""
+
+LOG_SECONDS = 60.0
+"""The seconds after which the requests since the last line are written to the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeLimits:
+    """The limits on what a Host may ask a Collaborator for.
+
+    Attributes:
+        max_rows_per_day: the most rows that are computed per day (UTC).
+        max_rows_per_minute: the same per minute; None sets no limit.
+        max_ids_per_day: the most ids that are intersected per day; None takes `max_peer_ids`.
+        allow_ids: the rows that may be served; None allows all of `load_local_ids`.
+        max_age: the time in seconds for which the features of a row are kept and sent again; 0
+            computes them anew for each request.
+        load_timeout: the longest time in seconds that `load_features` may take; 0 sets no limit.
+    """
+
+    max_rows_per_day: int
+    max_rows_per_minute: int | None = None
+    max_ids_per_day: int | None = None
+    allow_ids: frozenset[str] | None = None
+    max_age: float = 3600.0
+    load_timeout: float = 0.0
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: one of them is wrong; the message names it.
+        """
+        for name in ("max_rows_per_day", "max_rows_per_minute", "max_ids_per_day"):
+            value = getattr(self, name)
+            if value is not None and not is_count(value):
+                raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
+        for name in ("max_age", "load_timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: give seconds, 0 or more")
+
+
+class Answers:
+    """Answers the requests of one session.
+
+    Args:
+        half: the half of this party.
+        guard: counts and defends what is sent.
+        limits: what the Host may ask for.
+        run: the run of the session.
+        host: the Host.
+        ids: the ids of the table, sorted.
+        version: the version of both halves of the model.
+        quota: the limits on rows.
+        log: gets what was asked, without ids.
+    """
+
+    def __init__(
+        self,
+        half: Half[HalfModels],
+        guard: CollaboratorGuard,
+        limits: ServeLimits,
+        run: Run,
+        host: Peer,
+        ids: list[str],
+        version: bytes,
+        quota: RowQuota,
+        log: RequestLog,
+    ) -> None:
+        self._run, self._host, self._party, self._guard = run, host, run.party, guard
+        self._ids, self._version = ids, version
+        self._quota, self._log = quota, log
+        self._store = FeatureStore(len(ids), limits.max_age)
+        self._features = OwnFeatures(half, limits.load_timeout)
+        # What is sent again is the same. So without a defence each row is counted when a period
+        # begins, in which it is sent once at most; with one, it is counted when it is first sent.
+        settings = half.settings
+        self._counts_rows = (
+            getattr(settings, "embedding_defence", None) is not None or settings.limits.are_set
+        )
+        self._released = 0
+
+    def close(self) -> None:
+        """Wait for no hook any more."""
+        self._features.close()
+
+    def next(self) -> bool:
+        """Wait for a request and answer it; return False if the Host ended the link instead."""
+        while not self._host.inbox:
+            self._party.pump(IDLE_SECONDS)
+            self._log.tick()
+        mail = self._party.take(self._host, msg.ServeRequest, msg.Finish)
+        if isinstance(mail.message, msg.Finish):
+            return False
+        self._answer(mail)
+        return True
+
+    def _answer(self, mail: Mail) -> None:
+        request = mail.of(msg.ServeRequest)
+        rows = np.frombuffer(mail.payload, "<u4").astype(np.int64)
+        if rows.max() >= len(self._ids):
+            raise unlawful(self._host.name, "serve", "asks for rows that the table does not have")
+        if request.version != self._version:
+            self._refuse(request, "other_version")
+            return
+        fresh = self._fresh(rows)
+        if wait := self._quota.grant(len(fresh)) if len(fresh) else 0:
+            self._refuse(request, "limit", retry_after=max(0, wait))
+            return
+        try:
+            self._compute(fresh)
+        except ReleaseLimitError:
+            self._refuse(request, "limit")
+            return
+        except RequestError as error:
+            self._refuse(request, "late", retry_after=error.retry_after or 0)
+            return
+        except Exception as error:
+            logger.error("a request is refused: %s", shown(error))
+            self._refuse(request, "failed")
+            return
+        found = self._store.take(rows)
+        specs, payload = pack(found.tensors, self._host.session.feature_coding, self._party.name)
+        answer = msg.ServeAnswer(request.number, len(rows), self._version, found.layout, specs)
+        self._party.post(self._host, answer, payload)
+        self._log.note(len(rows), len(fresh))
+
+    def _fresh(self, rows: Rows) -> Rows:
+        """Return the rows to compute, and count all rows if a new period begins."""
+        if self._store.begin_request(time.monotonic()) and not self._counts_rows:
+            self._count(self._ids)
+        return self._store.missing(rows)
+
+    def _compute(self, rows: Rows) -> None:
+        """Count and compute the features of rows, defend them, and keep what is sent."""
+        if not len(rows):
+            return
+        ids = [self._ids[row] for row in rows.tolist()]
+        if self._counts_rows:
+            self._count(ids)
+        batch = self._features.of(ids)
+        if batch is None:
+            raise FeatureError("iterate_predict_feature yields no features; yield one row per id")
+        self._party.batch = self._released  # each release has noise of its own
+        self._store.put(rows, self._guard.outgoing(batch, self._released, testing=True))
+        self._released += 1
+
+    def _count(self, ids: Sequence[str]) -> None:
+        """Count one release of rows in the ledger, before it is sent."""
+        self._run.passing = Pass("predict", ids)
+        self._guard.leaves(FeatureBatch("tensor", {"": torch.empty(len(ids), 0)}, ids))
+
+    def _refuse(self, request: msg.ServeRequest, why: Any, *, retry_after: int = 0) -> None:
+        answer = msg.ServeAnswer(
+            request.number, 0, self._version, refused=why, retry_after=retry_after
+        )
+        self._party.post(self._host, answer)
+        self._log.note(0, 0, refused=1)
+
+
+class RequestLog:
+    """Writes to `log.jsonl` how much was asked, once in `LOG_SECONDS`, and never which rows.
+
+    Args:
+        run: the run of the session.
+        host: the feature key of the Host.
+    """
+
+    def __init__(self, run: Run, host: str) -> None:
+        self._run, self._host = run, host
+        self._counts = dict.fromkeys(("requests", "rows", "computed", "refused"), 0)
+        self._due = time.monotonic() + LOG_SECONDS
+
+    def note(self, rows: int, computed: int, *, refused: int = 0) -> None:
+        """Count a request."""
+        for name, more in zip(self._counts, (1, rows, computed, refused), strict=True):
+            self._counts[name] += more
+        self.tick()
+
+    def tick(self) -> None:
+        """Write a line if it is time for one."""
+        if time.monotonic() >= self._due:
+            self.write()
+
+    def write(self) -> None:
+        """Write the counts since the last line, if there are any.
+
+        Raises:
+            ResultsError: the line cannot be written.
+        """
+        self._due = time.monotonic() + LOG_SECONDS
+        if self._counts["requests"]:
+            log_request(self._run, host=self._host, **self._counts)
+            self._counts = dict.fromkeys(self._counts, 0)
