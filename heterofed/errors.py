@@ -44,6 +44,7 @@
     │   ├── PartySettingsError       another party's setting, file or table does not fit the task
     │   │   └── FinalLookRefusedError  it does not allow to measure what its columns are worth
     │   ├── InterruptedTaskError     a party was stopped (Ctrl-C, SIGTERM)
+    │   ├── RankLostError            a process that computes for a party has ended
     │   └── InternalError            a party failed for a reason that has no class of its own
     ├── RequestError                 a Host that serves a model did not answer a request
     └── transport errors
@@ -813,6 +814,17 @@ class InterruptedTaskError(TaskFailed):
 
     code = "interrupted"
     summary = "that party was stopped by its user; start all parties again when it is ready"
+
+
+class RankLostError(TaskFailed):
+    """A process that computes a part of a party's feature model has ended, or does not answer.
+
+    What to do: look at that process's log, and start all parties again. The task resumes.
+    """
+
+    code = "rank_lost"
+    remedy: ClassVar[str] = "look at its log, and start all parties again: the task resumes"
+    summary = "a process that computes for that party was lost; start all parties again"
 
 
 class InternalError(TaskFailed):

@@ -25,6 +25,7 @@ FOR = {
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "serve": "`heterofed serve`: rows of a trained model over HTTP",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
+    "workers": "`feature_workers`: a party of several processes",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
     "docs": "building this site",

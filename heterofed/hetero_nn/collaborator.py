@@ -61,6 +61,9 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         agreed: the settings that the Host must announce as its `agreed=`. If it announces another
             value, the task ends with an `OtherSettingsError` before any id is sent.
         results_dir: the parent of the results folder `<task_id>/<name>`.
+        feature_workers: the number of processes on this machine that compute this party's feature
+            model, each on a part of the rows of a batch. It needs the extra `workers` if it is
+            above 1. `torchrun` may start the processes instead.
         callbacks: called with every event of the task (see `heterofed.events`).
     """
 
@@ -79,6 +82,7 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         embedding_defence: ClippedGaussian | Decorrelation | None = None,
         weights_defence: DPSGD | None = None,
         leak_report: Effort = "sample",
+        feature_workers: int = 1,
         join_timeout: float = 3600,
         insecure: bool = False,
         seed: int | None = None,

@@ -9,12 +9,17 @@ from heterofed.errors import ConfigError
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.engine import Engine
 from heterofed.runs.task import Task
+from heterofed.workers.exchange import Exchange
 
 S = TypeVar("S", bound=HalfSettings)
 
 
 class HalfEngine(Engine[S]):
     """The engine of a scheduler of split training: its settings, its run, and its tasks.
+
+    Attributes:
+        exchange: the connections to further processes of this party during a launch; None if it has
+            one process.
 
     Args:
         settings: the settings from the constructor.
@@ -27,6 +32,13 @@ class HalfEngine(Engine[S]):
     ) -> None:
         super().__init__(settings)
         self.training, self.dry_run = training, dry_run
+        self.exchange: Exchange | None = None
+
+    def deadline(self) -> float:
+        """Return the longest time in seconds to wait for a further process; 0 sets no limit."""
+        agreement = self.run.maybe_agreement if self.run is not None else None
+        plain: float = getattr(self.settings, "calculation_timeout", 300.0)
+        return agreement.plan.calculation_timeout if agreement else plain
 
     def made(self, name: str) -> Any:
         """Return a model or optimizer of the run, which is made on first use.

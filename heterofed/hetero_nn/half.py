@@ -47,6 +47,7 @@ class Half(Generic[M]):
         key, name = self.settings.feature_key, self.settings.shown_name
         self.hooks = SeededHooks(owner, run, key, name)
         self.models = models(self.hooks, self.settings)
+        self.models.exchange = half_engine(owner).exchange
         self.signature = SignatureKeeper(owner, run, self.hooks, name)
         self.batches = OwnBatches(
             owner, run, self.hooks, self.models, self.settings, self.signature

@@ -29,6 +29,8 @@ from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import Shown
+from heterofed.workers.exchange import Exchange
+from heterofed.workers.launch import shared
 
 
 class PartyHooks(Scheduler):
@@ -54,6 +56,9 @@ class PartyHooks(Scheduler):
     ) -> TaskResult:
         """Run the task in this process until it ends.
 
+        If `torchrun` started several processes of this party, the first one does all of this, and
+        the others compute parts of the feature model.
+
         Args:
             task_id: the id of the task, which is the same at every party. Parties on one machine
                 find each other by it.
@@ -78,11 +83,16 @@ class PartyHooks(Scheduler):
             Exception: a hook of this party raised it; it has a note with the hook and the phase.
         """
         engine = self._heterofed
-        if rehearse:
-            return launch_beside(engine.dry_run(self), task_id, callbacks)
-        return Lifecycle(engine.training(self)).launch(
-            task_id, resume, callbacks=callbacks, watch=watch
-        )
+
+        def launch(exchange: Exchange | None) -> TaskResult:
+            engine.exchange = exchange
+            if rehearse:
+                return launch_beside(engine.dry_run(self), task_id, callbacks)
+            return Lifecycle(engine.training(self)).launch(
+                task_id, resume, callbacks=callbacks, watch=watch
+            )
+
+        return shared(launch, engine.deadline, engine.settings.feature_workers)
 
     # -- hooks -----------------------------------------------------------------------------
 

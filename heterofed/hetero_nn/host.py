@@ -128,6 +128,9 @@ class HeteroNNHostScheduler(HostHooks):
             plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
             secret.
         results_dir: the parent of the results folder `<task_id>/<name>`.
+        feature_workers: the number of processes on this machine that compute this party's feature
+            model, each on a part of the rows of a batch. It needs the extra `workers` if it is
+            above 1. `torchrun` may start the processes instead.
         callbacks: called with every event of the task (see `heterofed.events`).
     """
 
@@ -165,6 +168,7 @@ class HeteroNNHostScheduler(HostHooks):
         max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",
+        feature_workers: int = 1,
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,

@@ -15,6 +15,8 @@ from heterofed.errors import ConfigError
 from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.models import ModelRegistry
+from heterofed.workers.exchange import Exchange
+from heterofed.workers.sharded import spread
 
 
 class HalfModels(ModelRegistry):
@@ -25,7 +27,12 @@ class HalfModels(ModelRegistry):
         settings: the settings of the party.
         more: functions that make further models and optimizers, by name.
         saved: the names of further models that are written to the results folder.
+
+    Attributes:
+        exchange: the connections to further processes that compute the feature model too.
     """
+
+    exchange: Exchange | None = None
 
     def __init__(
         self,
@@ -95,7 +102,17 @@ class HalfModels(ModelRegistry):
     def _make_feature_model(self) -> nn.Module | None:
         hook = "make_feature_model"
         model = check_model(self._hooks.seeded(hook), hook)
+        if self.exchange is not None and model is not None:
+            self._spread(model, self.exchange)
         return self._private_model(model) if self._settings.is_feature_trainable else model
+
+    def _spread(self, model: nn.Module, exchange: Exchange) -> None:
+        if self._settings.weights_defence is not None:
+            raise ConfigError(
+                "weights_defence needs the gradient of each row in one process: start this party"
+                " without torchrun"
+            )
+        spread(model, exchange)
 
     def _make_feature_optimizer(self) -> Optimizer | None:
         model = self.feature_model

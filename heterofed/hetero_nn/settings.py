@@ -46,6 +46,7 @@ class HalfSettings(Settings):
     max_releases_per_row: int | None
     max_epsilon: float | None
     max_rollbacks: int
+    feature_workers: int
 
     @property
     def release_limits(self) -> ReleaseLimits:

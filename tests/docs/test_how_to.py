@@ -32,6 +32,7 @@ from tests.hetero_nn.served import Serves
 GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
     "index.md",
+    "many-processes.md",
     "two-organisations.md",
     "psi-only.md",
     "coming-from-alphamed.md",

@@ -1,0 +1,222 @@
+"""Runs the forward and backward passes of a model at rank 0 and, for parts of the rows, elsewhere.
+
+The graph at rank 0 has two nodes of its own for the other ranks. One was made last, so autograd
+runs it first: it sends them the gradients of their rows. One was made first, so autograd runs it
+last: it waits for their gradients of the weights. In between, rank 0 computes its own part. So
+gradients reach `.grad` as in one process, and clipping, scalers, accumulation and staleness need
+nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heterofed.compute.autograd import has_batch_norm
+from heterofed.errors import ConfigError
+from heterofed.workers.exchange import Exchange
+from heterofed.workers.rows import check_rows, emptied, filled, split_rows, tensors_of
+from heterofed.workers.worker import Backward, Forward, Model
+
+
+class ShardedForward:
+    """Replaces the method `forward` of a model at rank 0, so that all ranks compute.
+
+    Copies and pickles of the model compute by themselves.
+
+    Args:
+        model: the model, whose class is importable at the other ranks.
+        exchange: the connections to the other ranks.
+    """
+
+    def __init__(self, model: nn.Module, exchange: Exchange) -> None:
+        self._model, self._plain, self._exchange = model, model.forward, exchange
+        self._number = 0
+        # By rank: the passes whose graphs are not needed any more, and the weights that it has.
+        self._released: dict[int, list[int]] = {rank: [] for rank in range(exchange.ranks)}
+        self._known: dict[int, list[tuple[int, int]]] = {}
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, "forward")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._model))
+        if copied is None:
+            return self
+        return types.MethodType(type(self._model).forward, copied)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute what the model returns."""
+        tensors = tensors_of((args, kwargs))
+        parts = split_rows(tensors, self._exchange.ranks)
+        if len(parts) == 1 or self._is_lazy():
+            return self._plain(*args, **kwargs)
+        return self._sharded((args, kwargs), parts)
+
+    def _is_lazy(self) -> bool:
+        return any(nn.parameter.is_lazy(each) for each in self._model.parameters())
+
+    def _sharded(self, given: Any, parts: list[list[Tensor]]) -> Any:
+        self._check()
+        self._number += 1
+        others = range(1, len(parts))
+        call = _Call(self._exchange, self._model, self._number, others)
+        for rank in others:
+            weakref.finalize(call, self._released[rank].append, self._number)
+            self._order(rank, given, parts[rank])
+        weights = call.weights if torch.is_grad_enabled() else []
+        token = _Collect.apply(call, *weights) if weights else None
+        args, kwargs = filled(given, parts[0])
+        own = self._plain(*args, **kwargs)
+        outputs = tensors_of(own)
+        check_rows(outputs, len(parts[0][0]))
+        came = [each.to(outputs[0].device) for rank in others for each in call.answer(rank)]
+        if token is not None:
+            came = list(_Scatter.apply(call, token, *came))
+        count = len(outputs)
+        joined = [torch.cat([each, *came[place::count]]) for place, each in enumerate(outputs)]
+        return filled(own, joined)
+
+    def _check(self) -> None:
+        if self._model.training and has_batch_norm(self._model):
+            raise ConfigError(
+                "the feature model runs in several processes, and mixes the rows of a batch by"
+                " BatchNorm: use GroupNorm or LayerNorm, or start one process"
+            )
+
+    def _pickled(self) -> bytes:
+        try:
+            return self._exchange.pickled(self._model)
+        except Exception as error:
+            raise ConfigError(
+                "the feature model runs in several processes, and cannot be pickled for them:"
+                " define its class and its functions at the top of a module"
+            ) from error
+
+    def _order(self, rank: int, given: Any, part: list[Tensor]) -> None:
+        """Tell a rank to compute its part, with the weights if they may have changed."""
+        marks = [(id(each), each._version) for each in self._state()]
+        known, self._known[rank] = self._known.get(rank), marks
+        if known is None:
+            self._exchange.send(rank, Model(self._pickled()))
+        fresh = self._model.training or marks != known
+        released, self._released[rank][:] = list(self._released[rank]), []
+        order = Forward(
+            self._number,
+            emptied(given),
+            len(part),
+            weights=fresh,
+            modes=[each.training for each in self._model.modules()],
+            grad=torch.is_grad_enabled(),
+            seed=self._seed(rank),
+            autocast=_autocast(part),
+            released=released,
+        )
+        self._exchange.send(rank, order, [*part, *(self._state() if fresh else ())])
+
+    def _state(self) -> list[Tensor]:
+        return [*self._model.parameters(), *self._model.buffers()]
+
+    def _seed(self, rank: int) -> int:
+        """Return a seed for random numbers of another rank, without drawing one here."""
+        state = torch.get_rng_state().numpy().tobytes()
+        number = f"{rank} {self._number}".encode()
+        return int.from_bytes(hashlib.sha256(state + number).digest()[:7], "big")
+
+
+def spread(model: nn.Module, exchange: Exchange) -> None:
+    """Let all ranks compute what a model at rank 0 returns.
+
+    Raises:
+        ConfigError: the method `forward` was replaced on the object, which other ranks lack.
+    """
+    if "forward" in vars(model):
+        raise ConfigError(
+            "the feature model runs in several processes, and its forward was replaced on the"
+            " object: define it in the class of the model"
+        )
+    model.forward = ShardedForward(model, exchange)
+
+
+def _autocast(part: Sequence[Tensor]) -> tuple[str, torch.dtype] | None:
+    kind = part[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return None
+    return kind, torch.get_autocast_dtype(kind)
+
+
+class _Call:
+    """One forward pass that other ranks take part in."""
+
+    def __init__(
+        self, exchange: Exchange, model: nn.Module, number: int, others: Sequence[int]
+    ) -> None:
+        self._exchange, self._number, self._others = exchange, number, others
+        self.weights = [each for each in model.parameters() if each.requires_grad]
+
+    def answer(self, rank: int) -> list[Tensor]:
+        """Wait for the answer of a rank.
+
+        Raises:
+            RankLostError: the rank was lost.
+            RuntimeError: the model raised an error there.
+        """
+        error, tensors = self._exchange.receive(rank)
+        if error is not None:
+            raise RuntimeError(f"the feature model failed at rank {rank}: {error}")
+        return tensors
+
+    def scatter(self, gradients: Sequence[Tensor]) -> None:
+        """Send each rank the gradients of what it returned."""
+        count = len(gradients) // len(self._others)
+        for place, rank in enumerate(self._others):
+            part = gradients[place * count : (place + 1) * count]
+            self._exchange.send(rank, Backward(self._number), part)
+
+    def collect(self) -> list[Tensor | None]:
+        """Return the sum of the other ranks' gradients of each weight; None if none has one."""
+        sums: list[Tensor | None] = [None] * len(self.weights)
+        for rank in self._others:
+            came = self.answer(rank)
+            used, gradients = came[0].tolist(), iter(came[1:])
+            for place, weight in enumerate(self.weights):
+                if used[place]:
+                    gradient, before = next(gradients).to(weight.device), sums[place]
+                    sums[place] = gradient if before is None else before + gradient
+        return sums
+
+
+class _Collect(torch.autograd.Function):
+    """Gives the weights the gradients of the other ranks."""
+
+    @staticmethod
+    def forward(context: Any, call: _Call, *weights: Tensor) -> Tensor:
+        context.call = call
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(context: Any, *_: Tensor) -> Any:
+        return None, *context.call.collect()
+
+
+class _Scatter(torch.autograd.Function):
+    """Sends the other ranks the gradients of what they returned."""
+
+    @staticmethod
+    def forward(context: Any, call: _Call, token: Tensor, *outputs: Tensor) -> Any:
+        context.call, context.token = call, token.detach()
+        whole = [each.view_as(each) for each in outputs]
+        context.mark_non_differentiable(*(e for e in whole if not e.is_floating_point()))
+        return tuple(whole)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        context.call.scatter(gradients)
+        return None, torch.zeros_like(context.token), *[None] * len(gradients)

@@ -1,0 +1,174 @@
+"""Runs rank 1 and higher: it computes what rank 0 asks for, until rank 0 is done."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from heterofed.errors import RankLostError
+from heterofed.workers.exchange import Exchange
+from heterofed.workers.rows import check_rows, filled, tensors_of
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The order to take a model.
+
+    Attributes:
+        pickled: the model.
+    """
+
+    pickled: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The order to compute a part of the rows of a batch.
+
+    Attributes:
+        number: the number of the forward pass.
+        given: the arguments, without their tensors, which come beside this.
+        tensors: the number of tensors of the arguments; weights follow them.
+        weights: whether weights and buffers follow.
+        modes: the mode of each module.
+        grad: whether a backward pass may follow.
+        seed: the seed of the random generators.
+        autocast: the kind of device and the dtype of automatic mixed precision, if it is on.
+        released: the numbers of forward passes whose graphs are not needed any more.
+    """
+
+    number: int
+    given: Any
+    tensors: int
+    weights: bool
+    modes: list[bool]
+    grad: bool
+    seed: int
+    autocast: tuple[str, torch.dtype] | None = None
+    released: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """The order to run backward from the gradients of what a forward pass returned."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The order to end.
+
+    Attributes:
+        result: what `launch_task` returned at rank 0; None if it failed.
+    """
+
+    result: Any
+
+
+class Worker:
+    """The copy of a feature model at one rank.
+
+    Each set of weights that arrives is a set of tensors of its own, so that graphs in flight keep
+    those that they were computed with.
+    """
+
+    def __init__(self) -> None:
+        self._model: nn.Module = nn.Identity()
+        self._device = torch.device("cpu")
+        self._state: dict[str, Tensor] = {}
+        self._weights: list[Tensor] = []
+        self._graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def take(self, order: Model) -> None:
+        """Take the model, on this rank's GPU if it is on one."""
+        self._model = pickle.loads(order.pickled)  # noqa: S301
+        some = next(self._model.parameters(), None)
+        if some is not None and some.is_cuda:
+            place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+            self._device = torch.device("cuda", place)
+            self._model.to(self._device)
+
+    def forward(self, order: Forward, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the model returns for a part of the rows."""
+        for number in order.released:
+            self._graphs.pop(number, None)
+        tensors = [each.to(self._device) for each in tensors]
+        if order.weights:
+            self._take_weights(tensors[order.tensors :])
+        for module, training in zip(self._model.modules(), order.modes, strict=True):
+            module.training = training
+        torch.manual_seed(order.seed)
+        args, kwargs = filled(order.given, tensors[: order.tensors])
+        kind, dtype = order.autocast or ("", None)
+        with (
+            torch.set_grad_enabled(order.grad),
+            torch.autocast(kind, dtype=dtype) if kind else nullcontext(),
+        ):
+            outputs = tensors_of(functional_call(self._model, self._state, args, kwargs))
+        check_rows(outputs, len(tensors[0]))
+        if order.grad:
+            self._graphs[order.number] = outputs, self._weights
+        return outputs
+
+    def backward(self, order: Backward, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return which weights have a gradient, as bools, and the gradients of those."""
+        outputs, weights = self._graphs[order.number]
+        pairs = [
+            (output, gradient.to(output.device))
+            for output, gradient in zip(outputs, gradients, strict=True)
+            if output.requires_grad
+        ]
+        found: Sequence[Tensor | None] = [None] * len(weights)
+        if pairs:
+            some, grads = zip(*pairs, strict=True)
+            found = torch.autograd.grad(some, weights, grads, retain_graph=True, allow_unused=True)
+        used = torch.tensor([each is not None for each in found], device="cpu")
+        return [used, *(each for each in found if each is not None)]
+
+    def _take_weights(self, tensors: Sequence[Tensor]) -> None:
+        names = [name for name, _ in self._model.named_parameters()]
+        count = len(names)
+        for like, each in zip(self._model.parameters(), tensors, strict=False):
+            each.requires_grad_(like.requires_grad)
+        names += [name for name, _ in self._model.named_buffers()]
+        self._state = dict(zip(names, tensors, strict=True))
+        self._weights = [each for each in tensors[:count] if each.requires_grad]
+
+
+def work(exchange: Exchange) -> Any:
+    """Compute what rank 0 asks for until it is done, and return what `launch_task` returned there.
+
+    Raises:
+        RankLostError: rank 0 has ended, or its task has failed.
+    """
+    worker = Worker()
+    while True:
+        order, tensors = exchange.receive(0, idle=True)
+        match order:
+            case Stop(result=None):
+                raise RankLostError(f"the task has failed at rank 0; {RankLostError.remedy}")
+            case Stop(result=result):
+                return result
+            case Model():
+                worker.take(order)
+            case _:
+                exchange.send(0, *_answer(worker, order, tensors))
+
+
+def _answer(worker: Worker, order: Any, tensors: list[Tensor]) -> tuple[str | None, list[Tensor]]:
+    """Return what a rank answers: an error in words, or tensors."""
+    try:
+        if isinstance(order, Forward):
+            return None, worker.forward(order, tensors)
+        return None, worker.backward(order, tensors)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", []
