@@ -23,7 +23,7 @@ LAYERS = [
     ["heterofed._version", "heterofed.errors"],
     ["heterofed.events", "heterofed.files", "heterofed.protocol"],
     ["heterofed.compute", "heterofed.metrics", "heterofed.transport"],
-    ["heterofed.reporting", "heterofed.workers"],
+    ["heterofed.reporting"],
     ["heterofed.identity", "heterofed.messaging"],
     ["heterofed.privacy", "heterofed.rendezvous"],
     ["heterofed.data", "heterofed.report"],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from heterofed.compute.workers.exchange import Exchange
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.engine import Engine
 from heterofed.runs.task import Task
-from heterofed.workers.exchange import Exchange
 
 S = TypeVar("S", bound=HalfSettings)
 

@@ -18,6 +18,8 @@ from heterofed.compute.alignment import default_split, some_ids
 from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.tensors import named
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.launch import shared
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
@@ -29,8 +31,6 @@ from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import Shown
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.launch import shared
 
 
 class PartyHooks(Scheduler):

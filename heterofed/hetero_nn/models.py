@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 
 from heterofed.compute.autograd import check_model, check_optimizer, has_weights, optimizer_of
 from heterofed.compute.joint_optimizer import JointOptimizer
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.sharded import spread
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.models import ModelRegistry
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.sharded import spread
 
 
 class HalfModels(ModelRegistry):

@@ -18,7 +18,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from heterofed._version import __version__
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve.request_queue import (
     Outcome,
@@ -174,7 +173,7 @@ class Api:
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _described(self, _request: HttpRequest) -> Response:
-        return JSONResponse(description(self._task, __version__))
+        return JSONResponse(description(self._task))
 
 
 def _settle(outcomes: list[Outcome]) -> None:

@@ -57,12 +57,11 @@ ANSWER = {
 }
 
 
-def description(task: str, version: str) -> dict[str, Any]:
+def description(task: str) -> dict[str, Any]:
     """Return the description.
 
     Args:
         task: the id of the task.
-        version: the version of heterofed.
     """
     errors = {
         str(status): {"description": "an error", "content": _json(ERROR)}
@@ -79,7 +78,7 @@ def description(task: str, version: str) -> dict[str, Any]:
     plain = {"responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"heterofed: {task}", "version": version},
+        "info": {"title": f"heterofed: {task}", "version": "1"},
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "paths": {
             f"/v1/models/{task}:predict": {"post": predict},

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.rows import check_rows, filled, tensors_of
 from heterofed.errors import RankLostError
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.rows import check_rows, filled, tensors_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""A party whose feature model several processes compute: `python -m tests.workers.ranks ...`.
+"""A party whose feature model several processes compute, as a command.
+
+It is run by `python -m tests.compute.workers.ranks`.
 
 The variables of the environment are those that `torchrun` sets.
 """
@@ -37,7 +39,7 @@ def start(ranks: int, role: str, folder: Path, *what: str) -> list[subprocess.Po
         "TORCHELASTIC_RUN_ID": "test",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "tests.workers.ranks", role, str(folder), *what]
+    command = [sys.executable, "-m", "tests.compute.workers.ranks", role, str(folder), *what]
     return [
         subprocess.Popen(
             command,

@@ -79,7 +79,7 @@ def _connect_first(ranks: int, store: str) -> None:
 
 
 def _start(rank: int, ranks: int, store: str, threads: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "heterofed.workers", str(rank), str(ranks), store]
+    command = [sys.executable, "-m", "heterofed.compute.workers", str(rank), str(ranks), store]
     given = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": str(threads),

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from heterofed.compute.autograd import has_batch_norm
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.rows import check_rows, emptied, filled, split_rows, tensors_of
+from heterofed.compute.workers.worker import Backward, Forward, Model
 from heterofed.errors import ConfigError
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.rows import check_rows, emptied, filled, split_rows, tensors_of
-from heterofed.workers.worker import Backward, Forward, Model
 
 
 class ShardedForward:

@@ -1,13 +1,13 @@
-"""Runs one further process of a party: `python -m heterofed.workers RANK RANKS STORE`."""
+"""Runs one further process of a party: `python -m heterofed.compute.workers RANK RANKS STORE`."""
 
 from __future__ import annotations
 
 import sys
 
+from heterofed.compute.workers.children import connect
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.worker import work
 from heterofed.errors import RankLostError
-from heterofed.workers.children import connect
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.worker import work
 
 
 def main() -> None:

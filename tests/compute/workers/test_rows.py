@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from heterofed.compute.workers.rows import check_rows, emptied, filled, split_rows, tensors_of
+from heterofed.compute.workers.sharded import spread
+from heterofed.compute.workers.worker import Backward, Forward, Model, Worker
 from heterofed.errors import ConfigError
-from heterofed.workers.rows import check_rows, emptied, filled, split_rows, tensors_of
-from heterofed.workers.sharded import spread
-from heterofed.workers.worker import Backward, Forward, Model, Worker
 
 Pair = namedtuple("Pair", ["a", "b"])
 ROWS = torch.arange(14.0).reshape(7, 2)

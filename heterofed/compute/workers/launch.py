@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from torch import distributed as dist
 
+from heterofed.compute.workers.children import children
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.worker import Stop, work
 from heterofed.errors import ConfigError, RankLostError
-from heterofed.workers.children import children
-from heterofed.workers.exchange import Exchange
-from heterofed.workers.worker import Stop, work
 
 R = TypeVar("R")
 

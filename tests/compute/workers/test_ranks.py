@@ -12,11 +12,11 @@ import torch
 from torch import distributed as dist
 
 from heterofed.errors import ConfigError, RankLostError, TaskAborted
+from tests.compute.workers.ranks import ended, start
 from tests.e2e.on_device import PlacedCollaborator, PlacedHost, finished, joined, weights
 from tests.e2e.processes import ROOT
 from tests.e2e.test_gpu import close
 from tests.e2e.tiny import run
-from tests.workers.ranks import ended, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
