@@ -75,7 +75,12 @@ class Half(Generic[M]):
         """Return the train ids from batch `first` of this round up to the next checkpoint."""
         plan, order = self.run.plan, self.round_ids()
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
-        return order[start : start + rows] if rows else order
+        least, end = plan.limits.min_batch or 0, start + rows
+        if start and len(order) - start < least:
+            return []  # too few for a batch, so the last one has them too
+        if len(order) - end < least:
+            end = len(order)
+        return order[start:end] if rows else order
 
     def further_ids(self, common: SortedIdSet, key: int) -> list[str]:
         """Return the ids that `load_further_ids` gives; see `heterofed.intersection.keys`."""

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from heterofed.protocol.leak_limits import LeakLimits
+
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
 PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[\w.\- ]*\w)?\Z")]
 """Letters, digits, '_', '-', '.' and inner spaces, which are safe in logs and folder names."""
@@ -113,6 +115,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         averaging: the settings of a horizontal task; None in any other task.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
+        limits: the limits on what may leave a party, which each party enforces itself.
     """
 
     host: PartyName
@@ -140,6 +143,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     announced_split: bool = False
     averaging: Averaging | None = None
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
+    limits: LeakLimits = LeakLimits()
 
     @property
     def psi_value_bytes(self) -> int:

@@ -22,6 +22,7 @@ from heterofed.runs.engine import Engine
 from heterofed.runs.hook_calls import HOOKS, HookCalls
 from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler, engine_of
+from heterofed.runs.term_limits import limit_bytes
 from heterofed.runs.unfinished import earlier
 
 
@@ -153,6 +154,7 @@ class HostTask(Task):
             partial=self.is_partial(),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party
 
 
@@ -181,4 +183,5 @@ class CollaboratorTask(Task):
             earlier=self.held(run),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party

@@ -680,6 +680,12 @@ def test_summing(names: Any, tmp_path: Path) -> None:
     assert all(each == {"bank", "masked_sum"} for each in seen)
 
 
+def test_agree_limits(names: Any, play: Any) -> None:
+    guide: Any = guide_of("agree-limits.md", names)
+    _, _, bank, shop = play(guide.CarefulHost, guide.Collaborator)
+    assert bank.rounds == shop.rounds == 2
+
+
 def test_choosing_a_defence(names: Any, play: Any) -> None:
     guide: Any = guide_of("choose-a-defence.md", names)
     _, _, bank, shop = play(guide.Host, guide.Collaborator, leak_report="full")

@@ -29,6 +29,7 @@ from heterofed.runs.kept_task import (
     finish_as_host,
 )
 from heterofed.runs.run import Run
+from heterofed.runs.term_limits import count_round
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
 """The messages that the Host may send between two phases."""
@@ -47,6 +48,11 @@ class _Training(KeptTask):
     def checkpoints(self) -> Checkpointing:
         """The object that writes checkpoints, and resumes from one."""
         return self.keeping.checkpoints
+
+    def open_folder(self, run: Run) -> None:
+        """Make the results folder of the resumed or new run, unless a limit cannot be kept."""
+        self.settings.check_terms(run.plan.limits)
+        super().open_folder(run)
 
     def leave(self) -> None:
         """Release what the run holds, because it starts again with other objects."""
@@ -202,8 +208,11 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         plan.
 
         Raises:
+            LeakLimitError: there are more rounds than the terms allow.
             RemoteProtocolError: there are more rounds than an honest Host would ever need.
         """
+        if not first:
+            count_round(run)
         most = run.plan.max_rounds
         if first or not most:
             return
