@@ -37,6 +37,7 @@
     │   ├── ResultsError             a file in the results folder cannot be written
     │   ├── LedgerError              a party cannot record what it has sent
     │   ├── ReleaseLimitError        a party would send more about a row than its user allows
+    │   │   └── LeakLimitError       a party would send more than the limits of the terms allow
     │   ├── LimitReachedError        a party has used up its quota of predictions for today
     │   ├── PSIFailedError           the private set intersection failed a check or went wrong
     │   ├── HookFailedError          user code of another party raised
@@ -59,6 +60,7 @@ catches only what another party ended. If a hook raises, the exception reaches t
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,6 +207,11 @@ class TaskFailed(HeteroFedError):  # noqa: N818 - this name is part of the contr
 
     code: ClassVar[str] = "task_failed"
     summary: ClassVar[str] = "the task failed; see the log of that party"
+
+    @classmethod
+    def described(cls, numbers: tuple[int, ...]) -> str:
+        """Return what other parties are told, with the up to two numbers of an Abort."""
+        return cls.summary.format(*(numbers if len(numbers) == 2 else (0, 0)))
 
     def __init__(
         self,
@@ -669,6 +676,54 @@ class ReleaseLimitError(TaskFailed):
         self.measure = measure
         self.value = value
         self.limit = limit
+
+
+class LeakLimitError(ReleaseLimitError):
+    """A party would exceed a limit of the task's terms; what would have exceeded it was not sent.
+
+    `measure`, `value` and `limit` say what was measured. At the other parties `measure` and `value`
+    are what that party says, and the limit is in the terms.
+
+    What to do: stop here, or agree on other terms. Limits of leaks, releases, rounds, ids and bytes
+    count all runs of a task together, so a restart does not reset them.
+    """
+
+    code = "leak_limit"
+    summary = "a limit of the terms was reached; that party has sent nothing beyond it"
+
+    RATIOS: ClassVar[tuple[str, ...]] = (
+        *("label_auc", "input_r2", "eps_labels", "eps_embeddings", "eps_weights"),
+    )
+    MEASURES: ClassVar[tuple[str, ...]] = (
+        *(*RATIOS, "rounds", "releases_per_row", "intersection", "batch", "ids", "bytes"),
+    )
+    """The measures, in the order of their numbers in an Abort."""
+
+    MOST: ClassVar[int] = 2**40
+
+    def __init__(self, message: str = "", **rest: Any) -> None:
+        super().__init__(message, **rest)
+        if self.measure:
+            scaled = self.value * (10_000 if self.measure in self.RATIOS else 1)
+            self.numbers = self.MEASURES.index(self.measure), int(min(scaled, self.MOST))
+        else:
+            self.measure, self.value = self._told(self.numbers)
+
+    @classmethod
+    def described(cls, numbers: tuple[int, ...]) -> str:
+        """See `TaskFailed.described`. The numbers come from a peer."""
+        measure, value = cls._told(numbers)
+        return f"{cls.summary} ({measure} came to {value:g})" if measure else cls.summary
+
+    @classmethod
+    def _told(cls, numbers: tuple[int, ...]) -> tuple[str, float]:
+        """Return the measure and the value in an Abort; "" and 0 if it has none."""
+        if len(numbers) != 2 or numbers[0] >= len(cls.MEASURES):
+            return "", 0.0
+        measure, scaled = cls.MEASURES[numbers[0]], numbers[1]
+        if scaled >= cls.MOST:
+            return measure, math.inf
+        return measure, scaled / 10_000 if measure in cls.RATIOS else float(scaled)
 
 
 class LimitReachedError(TaskFailed):

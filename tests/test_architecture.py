@@ -30,7 +30,7 @@ LAYERS = [
     ["heterofed.watch"],
     ["heterofed.runs"],
     ["heterofed.export", "heterofed.intersection", "heterofed.scheduler", "heterofed.streams"],
-    ["heterofed.hetero_nn"],
+    ["heterofed.hetero_nn", "heterofed.homo_nn"],
     ["heterofed.simulation"],
     ["heterofed.baselines"],
     ["heterofed.serving", "heterofed.tabular"],

@@ -26,7 +26,8 @@ from docs.generator.readme import readme_section
 from docs.generator.readme_zh import chinese_home
 from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.leak_limits import LeakLimits
+from heterofed.protocol.plan import Averaging, Plan
 
 PIECE = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -36,7 +37,10 @@ PIECES: dict[str, Callable[[], str]] = {
     "messages": messages.message_table,
     "plan": lambda: messages.struct_table(Plan),
     "mark": lambda: messages.struct_table(wire.Mark),
+    "leak-limits": lambda: messages.struct_table(LeakLimits),
     "held": lambda: messages.struct_table(wire.Held),
+    "averaging": lambda: messages.struct_table(Averaging),
+    "weight-spec": lambda: messages.struct_table(wire.WeightSpec),
     "work": lambda: messages.struct_table(wire.Work),
     "facts": lambda: messages.struct_table(wire.Facts),
     "link-facts": lambda: messages.struct_table(wire.LinkFacts),

@@ -22,6 +22,7 @@ from heterofed.identity.keys import key_path, load_key
 from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
 from heterofed.identity.task_terms import (
     KEY_CHARACTERS,
+    LIMITS,
     NOT_AGREED,
     Purpose,
     TaskFile,
@@ -31,6 +32,7 @@ from heterofed.identity.task_terms import (
 )
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer, Timeouts
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.messages import Terms
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
@@ -51,6 +53,7 @@ def new_task(
     purpose: Purpose = "train",
     expires: date | None = None,
     plan: Sequence[str] = (),
+    limits: Sequence[str] = (),
     keyless: bool = False,
 ) -> Path:
     """Write the file of a new task and return its path.
@@ -64,6 +67,7 @@ def new_task(
         purpose: "train" or "psi".
         expires: the last day on which the task may run.
         plan: the fields of `Plan` to set, each as `FIELD=VALUE`.
+        limits: the fields of `LeakLimits` to set, in the same form.
         keyless: whether the task has no keys.
 
     Raises:
@@ -89,6 +93,7 @@ def new_task(
         "host": {"party": host} if keyless else {"party": host, "key": load_key(host, home).public},
         "collaborators": [_member(each, keyless) for each in collaborators],
         "plan": dict(_setting(each) for each in plan),
+        "limits": dict(_setting(each, "--limit", LeakLimits) for each in limits),
     }
     raw |= {"bind": bind} if bind else {}
     raw |= {"expires": expires} if expires else {}
@@ -236,22 +241,25 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
     return {"party": party, "key": key} if equals else {"party": party}
 
 
-def _setting(given: str) -> tuple[str, Any]:
+def _setting(
+    given: str, option: str = "--plan", kinds: type[Plan] | type[LeakLimits] = Plan
+) -> tuple[str, Any]:
     """Split `FIELD=VALUE` and convert the value to the type of the field."""
     name, equals, text = given.partition("=")
-    fields = {each.name: each for each in msgspec.structs.fields(Plan)}
-    known = [each for each in fields if each not in NOT_AGREED]
+    fields = {each.name: each for each in msgspec.structs.fields(kinds)}
+    known = [each for each in fields if each not in (*NOT_AGREED, LIMITS)]
     if not equals or name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-        raise ConfigError(f"--plan {given!r}: give FIELD=VALUE with a field of the plan; {remedy}")
+        what = "a field of the plan" if kinds is Plan else "a limit"
+        raise ConfigError(f"{option} {given!r}: give FIELD=VALUE with {what}; {remedy}")
     kind = fields[name].type
     with contextlib.suppress(msgspec.MsgspecError):
         return name, msgspec.to_builtins(msgspec.json.decode(text, type=kind))
     try:
         return name, msgspec.to_builtins(msgspec.convert(text, kind))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"--plan {given!r}: {error}; give another value") from None
+        raise ConfigError(f"{option} {given!r}: {error}; give another value") from None
 
 
 def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) -> Iterator[str]:

@@ -104,6 +104,13 @@ def task() -> None:
     help="Agree on this setting, such as max_rounds=5 or psi_protocol=ecdh.",
 )
 @click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A limit on what may leave a party, such as max_label_auc=0.65 or min_intersection=1000.",
+)
+@click.option(
     "--expires",
     type=click.DateTime(["%Y-%m-%d"]),
     help="Let the task run until this day (UTC), and not after it.",
@@ -121,6 +128,7 @@ def task_new(
     bind: str | None,
     purpose: str,
     plan: tuple[str, ...],
+    limits: tuple[str, ...],
     expires: datetime | None,
     insecure: bool,
 ) -> None:
@@ -136,6 +144,7 @@ def task_new(
         purpose="psi" if purpose == "psi" else "train",
         expires=expires.date() if expires else None,
         plan=plan,
+        limits=limits,
         keyless=insecure,
     )
     click.echo(path)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from heterofed.compute.workers.exchange import Exchange
-from heterofed.errors import ConfigError
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.engine import Engine
 from heterofed.runs.task import Task
@@ -39,16 +38,3 @@ class HalfEngine(Engine[S]):
         agreement = self.run.maybe_agreement if self.run is not None else None
         plain: float = getattr(self.settings, "calculation_timeout", 300.0)
         return agreement.plan.calculation_timeout if agreement else plain
-
-    def made(self, name: str) -> Any:
-        """Return a model or optimizer of the run, which is made on first use.
-
-        Raises:
-            ConfigError: no run has begun.
-        """
-        models = self.run.models if self.run is not None else None
-        if models is None:
-            raise ConfigError(
-                f"{name} is made when a task is launched, and there is none yet; use it in a hook"
-            )
-        return models.made(name)

@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 from heterofed.compute.alignment import SortedIdSet, round_order
 from heterofed.compute.autograd import evaluating
 from heterofed.compute.plain import strings
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.settings import HalfSettings
@@ -18,6 +17,7 @@ from heterofed.hetero_nn.train.row_order import RowOrder
 from heterofed.hetero_nn.train.signature_keeper import SignatureKeeper
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.extra_modules import modules_beside
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.model_files import ModelFiles
 from heterofed.runs.run import Run
 
@@ -75,7 +75,12 @@ class Half(Generic[M]):
         """Return the train ids from batch `first` of this round up to the next checkpoint."""
         plan, order = self.run.plan, self.round_ids()
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size
-        return order[start : start + rows] if rows else order
+        least, end = plan.limits.min_batch or 0, start + rows
+        if start and len(order) - start < least:
+            return []  # too few for a batch, so the last one has them too
+        if len(order) - end < least:
+            end = len(order)
+        return order[start:end] if rows else order
 
     def further_ids(self, common: SortedIdSet, key: int) -> list[str]:
         """Return the ids that `load_further_ids` gives; see `heterofed.intersection.keys`."""

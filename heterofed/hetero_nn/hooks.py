@@ -294,7 +294,8 @@ class PartyHooks(Scheduler):
             drop_last: whether to leave out a shorter last batch; the same at every party.
 
         Yields:
-            Lists of `batch_size` ids in order; the last one may be shorter.
+            Lists of `batch_size` ids in order; the last one may be shorter. If it would be shorter
+            than `min_batch` of the terms, its ids are in the list before it.
 
         Raises:
             ConfigError: no batch size was agreed.
@@ -303,8 +304,12 @@ class PartyHooks(Scheduler):
         size = run.plan.batch_size if run else 0
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
+        least = (run.plan.limits.min_batch if run else None) or 0
         for start in range(0, len(ids) - (size - 1) * drop_last, size):
-            yield list(ids[start : start + size])
+            rest = len(ids) - start - size
+            if start and rest + size < least:
+                return  # the list before has these ids too
+            yield list(ids[start:] if rest < least and not drop_last else ids[start : start + size])
 
     def poisson_batches(self, train_ids: Sequence[str], batch_size: int) -> list[list[str]]:
         """Draw the batches of this round for DP-SGD: each batch contains each id independently.

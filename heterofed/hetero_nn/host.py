@@ -94,6 +94,11 @@ class HeteroNNHostScheduler(HostHooks):
         max_epsilon: the largest `eps_labels` or `eps_weights` of all runs of this task together, if
             this party has such a defence. The task ends with a `ReleaseLimitError` before it would
             exceed it.
+        limits: limits of the terms on what may leave any party, by name, for example
+            `{"max_label_auc": 0.65, "min_intersection": 1000}`; see
+            `heterofed.protocol.leak_limits.LeakLimits`. They are announced to all parties, and each
+            party enforces those that protect its data: it ends the task with a `LeakLimitError`
+            before it would send more. With a task file they are its table `[limits]`.
         max_rollbacks: the most times that a run may be rolled back to the same checkpoint by any
             party, because the same rows are sent again each time. They are counted on disk across
             restarts.
@@ -159,6 +164,7 @@ class HeteroNNHostScheduler(HostHooks):
         weights_defence: DPSGD | None = None,
         max_releases_per_row: int | None = None,
         max_epsilon: float | None = None,
+        limits: Mapping[str, float] | None = None,
         max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",

@@ -14,8 +14,8 @@ from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.workers.exchange import Exchange
 from heterofed.compute.workers.sharded import spread
 from heterofed.errors import ConfigError
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.settings import HalfSettings
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.models import ModelRegistry
 
 

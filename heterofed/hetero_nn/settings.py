@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import msgspec
 
 from heterofed.errors import ConfigError
 from heterofed.privacy.dpsgd import DPSGD
@@ -11,6 +14,7 @@ from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.plan import (
     MAX_FINAL_ROWS,
     MAX_ID_KEYS,
@@ -45,8 +49,8 @@ class HalfSettings(Settings):
     feature_workers: int
 
     @property
-    def limits(self) -> ReleaseLimits:
-        """The limits on what may leave this party."""
+    def release_limits(self) -> ReleaseLimits:
+        """The limits that this party's user sets on what may leave it."""
         return ReleaseLimits(self.max_releases_per_row, self.max_epsilon, self.max_rollbacks)
 
     @property
@@ -54,11 +58,26 @@ class HalfSettings(Settings):
         """Whether this party has a defence that has an epsilon."""
         return self.weights_defence is not None
 
+    @property
+    def trains(self) -> bool:
+        """Whether weights of this party are trained."""
+        return self.is_feature_trainable
+
+    def check_terms(self, limits: LeakLimits) -> None:
+        """Check that this party can keep to the limits of the terms at all.
+
+        Raises:
+            ConfigError: a limit needs a defence that this party does not have, or forbids a
+                setting of this party.
+        """
+        if limits.max_eps_weights is not None and self.trains and self.weights_defence is None:
+            raise _needs("max_eps_weights", "weights_defence=DPSGD(...)")
+
     def check(self) -> None:
         super().check()
         check_flag("is_feature_trainable", self.is_feature_trainable)
         check_effort(self.leak_report)
-        self.limits.check(defended=self.has_epsilon)
+        self.release_limits.check(defended=self.has_epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +90,12 @@ class CollaboratorSettings(HalfSettings):
     def has_epsilon(self) -> bool:
         """Whether this party has a defence that has an epsilon."""
         return super().has_epsilon or isinstance(self.embedding_defence, ClippedGaussian)
+
+    def check_terms(self, limits: LeakLimits) -> None:
+        super().check_terms(limits)
+        has_noise = isinstance(self.embedding_defence, ClippedGaussian)
+        if limits.max_eps_embeddings is not None and not has_noise:
+            raise _needs("max_eps_embeddings", "embedding_defence=ClippedGaussian(...)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +119,28 @@ class HostSettings(LeadSettings, HalfSettings):
     fusion: Fusion
     gradient_defence: GradientDefence | None
     label_dp: RandomisedResponse | None
+    limits: Mapping[str, Any] | None
     loss_reduction: LossReduction | None
 
     @property
     def has_epsilon(self) -> bool:
         """Whether this party has a defence that has an epsilon."""
         return super().has_epsilon or self.label_dp is not None
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights of this party are trained: the Host's infer model always is."""
+        return True
+
+    def check_terms(self, limits: LeakLimits) -> None:
+        super().check_terms(limits)
+        if limits.max_eps_labels is not None and self.label_dp is None:
+            raise _needs("max_eps_labels", "label_dp=RandomisedResponse(...)")
+        if limits.max_label_auc is not None and self.early_gradients is True:
+            raise ConfigError(
+                "max_label_auc of the terms and early_gradients: early ones travel before they are"
+                " measured; leave early_gradients out"
+            )
 
     def check(self) -> None:
         super().check()
@@ -124,6 +165,7 @@ class HostSettings(LeadSettings, HalfSettings):
         self._check_fusion()
         self._check_final_look()
         self._check_defences()
+        given_limits(self.limits)
 
     def check_rounds(self) -> None:
         """Refuse a number of rounds that would never end the task.
@@ -163,6 +205,7 @@ class HostSettings(LeadSettings, HalfSettings):
             announced_split=self.announce_split,
             id_keys=self.id_keys,
             final_rows=self.final_rows,
+            limits=given_limits(self.limits),
         )
 
     def _check_batches(self) -> None:
@@ -224,6 +267,29 @@ class HostSettings(LeadSettings, HalfSettings):
                 "gradient_defence and early_gradients: early ones travel before the defence; give"
                 " one of the two"
             )
+
+
+def _needs(limit: str, setting: str) -> ConfigError:
+    return ConfigError(
+        f"{limit} of the terms needs {setting} at this party: without it the epsilon is infinite"
+    )
+
+
+def given_limits(limits: Mapping[str, Any] | None) -> LeakLimits:
+    """Return the limits that were given to the Host by name.
+
+    Raises:
+        ConfigError: a name or value is wrong; the message names it.
+    """
+    given = dict(limits or {})
+    for name in given:
+        if name not in LeakLimits.__struct_fields__:
+            known = ", ".join(LeakLimits.__struct_fields__)
+            raise ConfigError(f"limits: there is no limit {name!r}; there are {known}")
+    try:
+        return msgspec.convert(given, LeakLimits)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"limits={given!r}: {error}; correct that limit") from None
 
 
 def check_staleness(steps: object) -> None:

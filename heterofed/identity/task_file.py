@@ -12,12 +12,14 @@ import msgspec
 
 from heterofed.errors import ConfigError
 from heterofed.identity.task_terms import (
+    LIMITS,
     MAX_TERMS_BYTES,
     NOT_AGREED,
     Member,
     TaskFile,
     agreed_fields,
 )
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.plan import Plan
 from heterofed.transport.zeromq.zap import check_key
 
@@ -92,7 +94,7 @@ def check_task(raw: dict[str, Any], where: str) -> TaskFile:
 
 
 def _unknown_fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
-    plan = [name for name in Plan.__struct_fields__ if name not in NOT_AGREED]
+    plan = [name for name in Plan.__struct_fields__ if name not in (*NOT_AGREED, LIMITS)]
     members = raw.get("collaborators")
     tables: list[tuple[str, object, list[str]]] = [
         ("the file", raw, list(TaskFile.__struct_fields__)),
@@ -102,6 +104,7 @@ def _unknown_fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, list[str], st
             for each in (members if isinstance(members, list) else [])
         ),
         ("[plan]", raw.get("plan"), plan),
+        ("[limits]", raw.get("limits"), list(LeakLimits.__struct_fields__)),
     ]
     for name, table, known in tables:
         if isinstance(table, dict):
@@ -139,6 +142,8 @@ def _check_addresses(task: TaskFile, where: str) -> None:
 
 def render(task: TaskFile) -> str:
     """Return the text of a task file, with all fields of the plan."""
+    plan = agreed_fields(task.make_plan())
+    limits = plan.pop(LIMITS, {})
     lines = [
         "# A task of heterofed: the terms that its parties agreed on. Nothing in it is secret.",
         *_rows(
@@ -164,7 +169,13 @@ def render(task: TaskFile) -> str:
         ),
         "",
         "[plan]",
-        *_rows(**agreed_fields(task.make_plan())),
+        *_rows(**plan),
+        *(
+            ["", "# What each party enforces before anything is sent.", "[limits]"]
+            if limits
+            else []
+        ),
+        *_rows(**limits),
     ]
     return "\n".join(lines) + "\n"
 

@@ -44,6 +44,9 @@ NOT_AGREED = frozenset(
 or left to the Host.
 """
 
+LIMITS = "limits"
+"""The field of the plan that is a table of its own in a task file."""
+
 _NUMERIC = re.compile(r"tcp://(?:[\d.]+|\[.*\]):\d+", re.ASCII)
 
 KEY_CHARACTERS = 40
@@ -94,6 +97,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         collaborators: the Collaborators, in task order.
         plan: the agreed settings, as fields of `Plan`; fields that are left out have their
             defaults.
+        limits: the limits on what may leave a party, as fields of `LeakLimits`.
     """
 
     format: Literal[1] = 1
@@ -106,6 +110,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     host: Member
     collaborators: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=MAX_PARTIES)]
     plan: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -144,7 +149,7 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def make_plan(self) -> Plan:
         """Return the agreed plan; fields that are not terms have their defaults."""
-        names = {"host": self.host.party}
+        names = {"host": self.host.party, LIMITS: self.limits}
         return msgspec.convert(
             self.plan | names | {"collaborators": [each.party for each in self.collaborators]},
             Plan,
@@ -190,9 +195,17 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def agreed_fields(plan: Plan) -> dict[str, Any]:
-    """Return the fields of a plan that are terms, as plain values."""
+    """Return the fields of a plan that are terms, as plain values.
+
+    Limits are left out if there are none, so that terms without limits have the digest that they
+    had before there were limits.
+    """
     fields: dict[str, Any] = msgspec.to_builtins(plan)
-    return {name: value for name, value in fields.items() if name not in NOT_AGREED}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in NOT_AGREED and (name != LIMITS or value)
+    }
 
 
 def terms_digest(terms: bytes) -> str:
@@ -235,7 +248,11 @@ def shown_plan(plan: Plan) -> dict[str, str]:
     return {
         "host": plan.host,
         "collaborators": ", ".join(plan.collaborators),
-        **{name: _shown(value) for name, value in agreed_fields(plan).items()},
+        **{name: _shown(value) for name, value in agreed_fields(plan).items() if name != LIMITS},
+        **{
+            f"limit {name}": _shown(value)
+            for name, value in msgspec.to_builtins(plan.limits).items()
+        },
     }
 
 
@@ -279,9 +296,9 @@ def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
     defaults = agreed_fields(Plan(host=plan.host, collaborators=plan.collaborators))
     given, agreed = agreed_fields(plan), agreed_fields(task.make_plan())
     differ = [
-        f"{name} is {_shown(value)} in the constructor and {_shown(agreed[name])} in the file"
+        f"{name} is {_shown(value)} in the constructor and {_shown(agreed.get(name))} in the file"
         for name, value in given.items()
-        if value not in (defaults[name], agreed[name])
+        if value not in (defaults.get(name), agreed.get(name))
         if trains or name not in TRAINING_ONLY
     ]
     if differ:

@@ -32,6 +32,7 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
 )
 from heterofed.runs.run import Run
+from heterofed.runs.term_limits import check_enough
 
 
 def intersect_as_collaborator(
@@ -57,6 +58,8 @@ def intersect_as_collaborator(
     common = by_keys(run, ids, further, intersect)
     if not common and not predicts:
         raise _nothing(host)
+    if not predicts:
+        check_enough(run, len(common))
     return common
 
 
@@ -95,7 +98,10 @@ def common_as_collaborator(
             f"{party.name} cannot take part: {error}; or let {host.name} choose psi_protocol='rsa'",
             party=party.name,
         ) from error
+    agreed = plan.limits.max_ids or max_peer_ids
     setting = "max_ids_per_day" if predicts else "max_peer_ids"
+    if agreed < max_peer_ids:
+        max_peer_ids, setting = agreed, "max_ids of the terms"
     with (
         party.in_phase("psi", unit="ids"),
         files_named(),

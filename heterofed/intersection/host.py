@@ -16,6 +16,7 @@ from heterofed.intersection.ids import check_count, files_named, own_ids, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
 from heterofed.runs.run import Run
+from heterofed.runs.term_limits import check_enough
 
 
 def intersect_as_host(run: Run, ids: Iterable[str], further: Further | None = None) -> list[str]:
@@ -31,6 +32,7 @@ def intersect_as_host(run: Run, ids: Iterable[str], further: Further | None = No
     common = by_keys(run, first, further, intersect)
     if not common:
         raise _nothing(run, first)
+    check_enough(run, len(common))
     return common
 
 
@@ -59,6 +61,8 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
         tell(run, len(common), len(ids), min(sizes))
         if not common and run.plan.id_keys == 1:
             raise _nothing(run, ids)
+        if run.plan.id_keys == 1:
+            check_enough(run, len(common))  # before the others learn which ones they are
         for request in requests:
             request.claim(common)
     return common

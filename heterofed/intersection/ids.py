@@ -11,6 +11,7 @@ import psi
 from heterofed.compute.plain import a_list, as_string
 from heterofed.errors import CheckpointError, IdError, PSIFailedError
 from heterofed.runs.run import Run
+from heterofed.runs.term_limits import too_much
 
 logger = logging.getLogger("heterofed")
 
@@ -80,8 +81,13 @@ def files_named() -> Iterator[None]:
 
 
 def check_count(run: Run, count: int) -> None:
-    """Raise `PSIFailedError` if this party has more ids than the plan allows."""
+    """Check that this party has no more ids than the plan and its limits allow.
+
+    Raises:
+        LeakLimitError, PSIFailedError: it has more.
+    """
     plan = run.plan
+    too_much(run, f"the number of ids of {run.party.name}", "ids", count)
     if count > plan.max_peer_ids:
         raise PSIFailedError(
             f"{run.party.name} has {count} ids and the plan of {plan.host} allows"

@@ -82,10 +82,9 @@ def unlawful(party: str, phase: str, what: str) -> RemoteProtocolError:
 def told(abort: Abort, party: str) -> TaskFailed:
     """Return the error of a party that received an Abort; `party` is the party that it blames."""
     kind = aborted(abort.code)
-    numbers = abort.numbers if len(abort.numbers) == 2 else (0, 0)
     return kind(
         f"{party} ended the task{where(abort.phase, abort.round, abort.batch, ' in ')}:"
-        f" {kind.summary.format(*numbers)}",
+        f" {kind.described(abort.numbers)}",
         party=party,
         phase=abort.phase,
         round=abort.round,

@@ -17,6 +17,7 @@ from heterofed.messaging import aborts
 from heterofed.messaging.deadlines import Deadlines
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
 from heterofed.messaging.peer import Mail, Peer, Timeouts
+from heterofed.messaging.taps import Tap
 from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, payload_size
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
@@ -55,6 +56,7 @@ class Party:
             refuses.
         phase, round, batch: the current place in the task, for messages and errors.
         account: the costs of the task so far.
+        taps: look at each message before it leaves, and when it has come.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Party:
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
+        self.taps: list[Tap] = []
         self.account = shielded(lambda: account or Account(name), "comm.csv")
         self._egress = shielded(lambda: self.account.egress, "outbound.csv")
         self._endpoint = endpoint
@@ -333,6 +336,8 @@ class Party:
         if peer.lost:
             raise aborts.lost(peer.name, self.phase, peer.lost)
         began = self.clock()
+        for tap in self.taps:
+            tap.leaves(peer.name, message, payload)
         frames = encode(message, payload)
         peer.session.send(message, payload_size(payload))
         try:
@@ -446,6 +451,8 @@ class Party:
                 moving = peer.byte_came - peer.message_began
                 self.account.arrived(peer.name, len(payload), moving)
                 self.account.answered(peer.name, peer.channel.round_trip)
+                for tap in self.taps:
+                    tap.came(peer.name, message, payload)
                 peer.put(Mail(message, payload, moving))
 
     def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:

@@ -97,17 +97,36 @@ class ReleaseLedger:
         with self._telling():
             return self._totals(self._groups.most())
 
-    def count(self, run: bytes, what: str) -> int:
-        """Count an event of a run, and return its count."""
+    def count(self, run: bytes, what: str, times: int = 1) -> int:
+        """Count an event of a run, or `times` of them at once, and return its count."""
         with self._telling(), transaction(self._base):
             self._base.execute(
-                "INSERT INTO counts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
-                (run, what),
+                "INSERT INTO counts VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET times = times + excluded.times",
+                (run, what, times),
             )
+            return self.counted(run, what)
+
+    def counted(self, run: bytes, what: str) -> int:
+        """Return how often an event of a run was counted."""
+        with self._telling():
             found = self._base.execute(
                 "SELECT times FROM counts WHERE run = ? AND what = ?", (run, what)
-            )
-            return int(found.fetchone()[0])
+            ).fetchone()
+            return int(found[0]) if found else 0
+
+    def evidence(self, measure: str) -> bytes | None:
+        """Return the evidence of a leak that was kept last, or None if there is none."""
+        with self._telling():
+            found = self._base.execute(
+                "SELECT state FROM evidence WHERE measure = ?", (measure,)
+            ).fetchone()
+            return bytes(found[0]) if found else None
+
+    def keep_evidence(self, measure: str, state: bytes) -> None:
+        """Keep the evidence of a leak over all runs of the task."""
+        with self._telling(), transaction(self._base):
+            self._base.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?)", (measure, state))
 
     def close(self) -> None:
         """Close the file."""

@@ -12,8 +12,11 @@ LOCK_SECONDS = 120.0
 """The longest time in seconds to wait for another process of this party that uses the file. The
 first pass over ten million rows holds it for up to a minute."""
 
-VERSION = 1
-"""The version of the schema, in the header of the file. It was 0 when each row had its counts."""
+VERSION = 2
+"""The version of the schema, in the header of the file. It was 0 when each row had its counts, and
+1 before evidence of leaks was kept."""
+
+EVIDENCE = "CREATE TABLE evidence (measure TEXT PRIMARY KEY, state BLOB NOT NULL)"
 
 SCHEMA = (
     """
@@ -44,6 +47,7 @@ SCHEMA = (
         run BLOB, what TEXT, times INTEGER NOT NULL, PRIMARY KEY (run, what)
     )
     """,
+    EVIDENCE,
 )
 """The view `rows` has the name of the table of version 0. So an earlier version of this package
 fails on the file; otherwise it would start a table of its own at zero.
@@ -120,6 +124,10 @@ def _upgrade(base: sqlite3.Connection) -> None:
         return
     if found > VERSION:
         raise sqlite3.DatabaseError("a later version of heterofed has written it")
+    if found == 1:
+        base.execute(EVIDENCE)
+        base.execute(f"PRAGMA user_version = {VERSION}")
+        return
     tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'rows'"
     has_rows = base.execute(tables).fetchone()[0]
     if has_rows:

@@ -93,6 +93,16 @@ def exchanging(plan: Plan) -> Limits:
     return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes)
 
 
+def describing(plan: Plan) -> Limits:
+    """Return the limits of the description of a model, with its weights."""
+    return Limits(MAX_HEADER_BYTES, plan.max_batch_bytes)
+
+
+def averaging(plan: Plan) -> Limits:
+    """Return the limits of a horizontal task's rounds: numbers, and the weights of one model."""
+    return Limits(SMALL_HEADER_BYTES, plan.max_batch_bytes)
+
+
 def ended(plan: Plan | None) -> Limits:
     """Return the limits after the end, when late messages are read and dropped."""
     payload = max(MAX_FRAME_BYTES, plan.max_batch_bytes if plan else 0)
@@ -107,6 +117,10 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
         return probing()
     if plan is None or state in (State.CONNECTING, State.GREETED):
         return joining()
+    if state is State.MODEL_ASKED:
+        return describing(plan)
+    if plan.averaging is not None and not state.startswith("psi"):
+        return averaging(plan)
     if state.startswith("psi"):
         return intersecting()
     if state.startswith(("train", "test", "serving")):

@@ -30,6 +30,12 @@ MAX_SERVED_ROWS = 1 << 16
 MAX_FINDINGS = 256
 """The largest number of values in `Findings`, so that they fit into a small header."""
 
+MAX_WEIGHTS = 1024
+"""The most tensors of a model in a horizontal task; their layout fits into one header."""
+
+MAX_SCORES = 32
+"""The most numbers that a party tells of its training or its test; they fit a small header."""
+
 MAX_PINGS = 40
 """The largest number of pings in a probe of a connection."""
 
@@ -110,6 +116,32 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 Tensors = Annotated[tuple[TensorSpec, ...], Meta(max_length=256)]
+
+
+class WeightSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The name, dtype and shape of a tensor of a model, and whether training changes it by
+    gradients.
+    """
+
+    name: Annotated[str, Meta(max_length=128, pattern=r"\A[\x21-\x7e]+\Z")]
+    dtype: Dtype
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=8)]
+    learns: bool
+
+    @property
+    def items(self) -> int:
+        """The number of items of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the tensor."""
+        return self.items * ITEM_BYTES[self.dtype]
+
+
+WeightSpecs = Annotated[tuple[WeightSpec, ...], Meta(min_length=1, max_length=MAX_WEIGHTS)]
+ScoreName = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z_][A-Za-z0-9_.\-]*\Z")]
+ScoreValues = Annotated[tuple[tuple[ScoreName, float], ...], Meta(max_length=MAX_SCORES)]
 
 
 MaskKeyBytes = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -216,7 +248,9 @@ class Hello(Message, frozen=True):
     """
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
-    purpose: Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "check", "probe"]
+    purpose: Literal[
+        "train", "psi", "overlap", "predict", "serve", "rehearse", "average", "check", "probe"
+    ]
     task: Digest
     party: PartyName
     incarnation: Nonce
@@ -594,6 +628,66 @@ class Findings(Message, frozen=True):
     values: Annotated[tuple[float, ...], Meta(max_length=MAX_FINDINGS)]
 
 
+class DescribeModel(Message, frozen=True):
+    """H to C: which tensors does your model have? With `weights`, send them, too.
+
+    It is the first message of a horizontal task, in which no ids are compared.
+    """
+
+    weights: bool
+
+
+class ModelLayout(Message, frozen=True):
+    """C to H: these are the tensors of my model in order; the payload holds them if you asked."""
+
+    tensors: WeightSpecs
+
+
+class InitialWeights(Message, frozen=True):
+    """H to C: all models have the same tensors, and these are the weights to begin with."""
+
+
+class WeightsHeld(Message, frozen=True):
+    """C to H: I hold the checkpoint with these weights, from which training begins."""
+
+
+class BeginUpdate(Message, frozen=True):
+    """H to C: train one round on your rows, from the weights that all parties have."""
+
+    round: Round
+
+
+class Update(Message, frozen=True):
+    """C to H: these are my weights after training on `rows` rows, or my gradients.
+
+    If the plan says so, they are masked. `scores` are numbers about the training.
+    """
+
+    round: Round
+    rows: Annotated[int, Meta(ge=1, le=2**40)]
+    scores: ScoreValues = ()
+
+
+class Average(Message, frozen=True):
+    """H to C: these are the new weights of all parties, after this round's updates."""
+
+    round: Round
+
+
+class BeginScores(Message, frozen=True):
+    """H to C: test the new weights on your rows."""
+
+    round: Round
+
+
+class Scores(Message, frozen=True):
+    """C to H: these are the results of my test on `rows` rows; 0 if I do not say how many."""
+
+    round: Round
+    rows: Count
+    scores: ScoreValues = ()
+
+
 class RoundEnd(Message, frozen=True):
     """H to C: the round and its test are over, so write your checkpoint.
 
@@ -687,6 +781,15 @@ AnyMessage = (
     | SeenByOthers
     | EndOfFeatures
     | Findings
+    | DescribeModel
+    | ModelLayout
+    | InitialWeights
+    | WeightsHeld
+    | BeginUpdate
+    | Update
+    | Average
+    | BeginScores
+    | Scores
     | RoundEnd
     | Checkpoint
     | CheckpointHeld

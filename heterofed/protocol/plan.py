@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from heterofed.protocol.leak_limits import LeakLimits
+
 Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
 PartyName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A\w(?:[\w.\- ]*\w)?\Z")]
 """Letters, digits, '_', '-', '.' and inner spaces, which are safe in logs and folder names."""
@@ -43,6 +45,28 @@ Coding = Literal["none", "fp16", "bf16", "int8"]
 LossReduction = Literal["mean", "sum"]
 Fusion = Literal["separate", "masked_sum"]
 """Whether the Host gets each Collaborator's features, or only their sum by pairwise masks."""
+
+
+Weighting = Literal["rows", "equal"]
+"""Whether the update of a party counts by its number of rows, or as much as any other."""
+
+
+class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The agreed settings of a horizontal task, in which models are averaged by rounds.
+
+    Attributes:
+        sends: whether the parties send their weights after training, or gradients.
+        proximal: the strength mu of the pull of each step towards the weights of the round's start
+            (FedProx); 0 means that there is none.
+        fraction: the part of the Collaborators that train in a round; the others only get the
+            average.
+        weighting: whether updates count by rows.
+    """
+
+    sends: Literal["weights", "gradients"] = "weights"
+    proximal: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    fraction: Annotated[float, Meta(ge=1e-6, le=1)] = 1.0
+    weighting: Weighting = "rows"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,13 +106,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         id_keys: the number of keys by which rows are matched. There is one intersection for each
             key, and it takes only the rows that no earlier key has matched.
         max_peer_ids: the largest number of ids that one party may bring to an intersection.
-        max_batch_bytes: the largest size of one batch of features or gradients in bytes.
+        max_batch_bytes: the largest size in bytes of one batch of features or gradients, or of the
+            weights of a horizontal task.
         final_rows: the number of test rows on which the best models are evaluated once more after
             the last round, to measure what each feature contributes; 0 means that they are not.
         announced_split: whether the Host announces which common ids are for training and which are
             for tests; otherwise each party computes the split by the same function.
+        averaging: the settings of a horizontal task; None in any other task.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
+        limits: the limits on what may leave a party, which each party enforces itself.
     """
 
     host: PartyName
@@ -114,7 +141,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
     final_rows: Annotated[int, Meta(ge=0, le=MAX_FINAL_ROWS)] = 0
     announced_split: bool = False
+    averaging: Averaging | None = None
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
+    limits: LeakLimits = LeakLimits()
 
     @property
     def psi_value_bytes(self) -> int:

@@ -32,9 +32,12 @@ from heterofed.protocol.messages import (
     MAX_FINDINGS,
     MAX_PINGS,
     MAX_PROBE_BYTES,
+    Average,
     BatchDone,
+    BeginScores,
     BeginTest,
     BeginTrain,
+    BeginUpdate,
     Checkpoint,
     CheckpointHeld,
     CountBegin,
@@ -43,6 +46,7 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    DescribeModel,
     EndOfFeatures,
     Features,
     Findings,
@@ -50,8 +54,10 @@ from heterofed.protocol.messages import (
     Gradients,
     GradientsSeen,
     Hello,
+    InitialWeights,
     Mark,
     Message,
+    ModelLayout,
     PredictPlan,
     ProbeBegin,
     ProbePing,
@@ -66,6 +72,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    Scores,
     SeenByOthers,
     ServeAnswer,
     ServePlan,
@@ -73,11 +80,15 @@ from heterofed.protocol.messages import (
     SplitParts,
     SplitPlan,
     TensorSpec,
+    Update,
     Welcome,
     WelcomeBack,
 )
 from heterofed.protocol.plan import Coding, Plan
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
+
+MASKED_ITEM_BYTES = 8
+"""The bytes of one masked number, an int64."""
 
 MAX_SPAN = 1 << 40
 """The most items of a tensor, counting empty dimensions as 1."""
@@ -85,8 +96,11 @@ MAX_SPAN = 1 << 40
 TRAINING = ("train", "rehearse")
 """The purposes for which batches are trained on."""
 
-KEPT = ("train", "serve")
+KEPT = ("train", "serve", "average")
 """The purposes for which parties that come back go on where they were."""
+
+IN_ROUNDS = ("train", "average")
+"""The purposes for which there are rounds, each with a checkpoint at its end."""
 
 ID_TASKS = ("psi", "overlap")
 """The purposes for which the task ends after the ids."""
@@ -126,6 +140,7 @@ class Session:
         self._psi = _PsiCounts()
         self._keys = self._matched = 0
         self._parted = 0
+        self._weights = _Weights()
         self._pings = self._reply = 0
         self._batches = _BatchCounts()
         self._served = _ServedCounts()
@@ -259,7 +274,7 @@ class Session:
             raise error(f"{kind.__name__} from the {speaker} is refused: {why}") from None
 
     def _guard(self, message: Message, size: int) -> None:
-        psi, batches = self._psi, self._batches
+        psi, batches, weights = self._psi, self._batches, self._weights
         match message:  # the messages of a batch come first, since they are most of all
             case Features():
                 _require(message.round == self._round, "not this round")
@@ -297,7 +312,7 @@ class Session:
             case Welcome():
                 _no_payload(size)
                 _require(self._purpose != "probe", "only a probe was asked for")
-                _require(_has_batches(message.plan), NO_BATCHES)
+                self._check_plan(message.plan)
             case ProbeBegin():
                 _no_payload(size)
                 _require(self._purpose == "probe", "no probe was asked for")
@@ -310,11 +325,12 @@ class Session:
                 _require(size == self._reply, "not as many bytes as were asked for")
             case WelcomeBack():
                 _no_payload(size)
-                _require(_has_batches(message.plan), NO_BATCHES)
+                self._check_plan(message.plan)
                 _require(self._purpose in KEPT, "not a task that trains or serves")
                 _require(message.mark in self._held, "a checkpoint that was not said to be held")
             case PsiKey():
                 _require(self._purpose != "overlap", "only a count was asked for")
+                _require(not self._averages, "no ids are intersected")
                 _require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
                 _require(not (message.kept and psi.renewed), "an old key where a new one is due")
@@ -368,6 +384,44 @@ class Session:
                 _no_payload(size)
                 _require(psi.tags == psi.to_tag, "before all values")
                 _require(message.common <= min(psi.asked, psi.to_tag), "more than there can be")
+            case DescribeModel():
+                _no_payload(size)
+                _require(self._averages, "not a horizontal task")
+            case ModelLayout():
+                _require(size <= self.max_batch_bytes, "more bytes than the plan's models have")
+                weights.check_layout(message, size)
+            case InitialWeights():
+                _require(size == weights.plain, "not the weights of that layout")
+            case BeginUpdate():
+                _no_payload(size)
+                _require(self._averages, "not a horizontal task")
+                _require(message.round == self._round + 1, "not the next round")
+                _require(self._is_between_rounds, "the round before has not ended")
+                most = self._plan.max_rounds if self._plan else 0
+                _require(not most or message.round <= most, "more rounds than the plan says")
+            case Update():
+                _require(message.round == self._round, "not this round")
+                _require(size <= self.max_batch_bytes, "more bytes than the plan's models have")
+                expected = weights.masked if self._sums else weights.plain
+                _require(size > 0 and expected in (0, size), "not the tensors of its layout")
+                _check_scores(message.scores)
+            case Average():
+                _require(self._averages, "not a horizontal task")
+                _require(size <= self.max_batch_bytes, "more bytes than the plan's models have")
+                _require(size > 0 and weights.plain in (0, size), "not the weights of that layout")
+                idle = self.state is State.READY
+                _require(message.round == self._round + idle, "not this round")
+                _require(not idle or self._is_between_rounds, "a second time for this round")
+            case BeginScores():
+                _no_payload(size)
+                _require(self._averages, "not a horizontal task")
+                _require(message.round == self._round, "not this round")
+                _require(not self._tested, "a second time for this round")
+                _require(not self._is_between_rounds, "the round has ended")
+            case Scores():
+                _no_payload(size)
+                _require(message.round == self._round, "not this round")
+                _check_scores(message.scores)
             case BeginTrain():
                 _no_payload(size)
                 _require(self._purpose in TRAINING, "not a task that trains")
@@ -410,6 +464,7 @@ class Session:
                 self._check_answer(message, size)
             case BeginTest():
                 _no_payload(size)
+                _require(not self._averages, "a horizontal task sends no features")
                 _require(self._purpose != "serve", "a standing link has no tests")
                 _require(message.round == self._round, "not this round")
                 _require(not self._tested, "a second time for this round")
@@ -420,7 +475,7 @@ class Session:
                 _require(len(message.values) < max(batches.sent, 1), "more than it can have found")
             case RoundEnd():
                 _no_payload(size)
-                _require(self._purpose == "train", "not a task that trains")
+                _require(self._purpose in IN_ROUNDS, "not a task that trains")
                 _require(message.round == self._round, "not this round")
                 _require(not self._round_ended, "a second time for this round")
             case Checkpoint():
@@ -439,7 +494,7 @@ class Session:
                 _require(message.rounds == self._round, "not the rounds that were trained")
                 early = self.state is State.SPLIT
                 _require(early == (self._purpose in ID_TASKS), "too early for this task")
-                trains = self._purpose == "train"
+                trains = self._purpose in IN_ROUNDS
                 _require(not trains or self._is_between_rounds, "the last round has not ended")
             case GradientsSeen() | SeenByOthers():
                 _no_payload(size)
@@ -526,6 +581,16 @@ class Session:
                 psi.signed += message.values
             case CountOwn():
                 psi.tags += message.values
+            case DescribeModel():
+                self._weights.asked = message.weights
+            case ModelLayout():
+                self._weights.note_layout(message)
+            case BeginUpdate() | Average():
+                begins = message.round > self._round
+                self._tested = self._tested and not begins
+                self._round, self._round_ended = message.round, False
+            case BeginScores():
+                self._tested = True
             case BeginTrain():
                 self._tested = self._tested and message.first > 0  # another part of the same round
                 self._round, self._round_ended = message.round, False
@@ -568,6 +633,15 @@ class Session:
             self.state, self._psi = State.PSI, _PsiCounts(psi.width)
         elif complete:
             self.state = COMPLETED.get(self.state, self.state)
+
+    def _check_plan(self, plan: Plan) -> None:
+        _require(_has_batches(plan), NO_BATCHES)
+        of_this_kind = (plan.averaging is not None) == self._averages
+        _require(of_this_kind, "a plan for another kind of task")
+
+    @property
+    def _averages(self) -> bool:
+        return self._purpose == "average"
 
     @property
     def _plan_keys(self) -> int:
@@ -698,6 +772,33 @@ class _BatchCounts:
         self.answers = 0
         self.open_bytes -= self._sizes.popleft()
         self._specs.popleft()
+
+
+class _Weights:
+    """Holds the sizes of a model's weights in bytes; 0 before they are known, as in a resumed
+    run.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.plain = self.masked = 0
+
+    def check_layout(self, layout: ModelLayout, size: int) -> None:
+        plain = sum(spec.nbytes for spec in layout.tensors)
+        _require(size == (plain if self.asked else 0), "not the weights that were asked for")
+        items = [math.prod(max(1, each) for each in spec.shape) for spec in layout.tensors]
+        _require(all(each <= MAX_SPAN for each in items), "a shape that no memory holds")
+        _require(plain > 0, "a model without weights")
+        names = {spec.name for spec in layout.tensors}
+        _require(len(names) == len(layout.tensors), "a tensor's name twice")
+
+    def note_layout(self, layout: ModelLayout) -> None:
+        self.plain = sum(spec.nbytes for spec in layout.tensors)
+        self.masked = sum(spec.items for spec in layout.tensors) * MASKED_ITEM_BYTES
+
+
+def _check_scores(scores: tuple[tuple[str, float], ...]) -> None:
+    _require(len({name for name, _ in scores}) == len(scores), "a score's name twice")
 
 
 def _check_points(values: int, size: int) -> None:

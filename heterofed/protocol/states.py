@@ -10,9 +10,12 @@ from enum import StrEnum
 
 from heterofed.protocol.messages import (
     Abort,
+    Average,
     BatchDone,
+    BeginScores,
     BeginTest,
     BeginTrain,
+    BeginUpdate,
     Bye,
     Checkpoint,
     CheckpointHeld,
@@ -22,6 +25,7 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    DescribeModel,
     EndOfFeatures,
     Features,
     Findings,
@@ -29,7 +33,9 @@ from heterofed.protocol.messages import (
     Gradients,
     GradientsSeen,
     Hello,
+    InitialWeights,
     Message,
+    ModelLayout,
     PredictAccepted,
     PredictPlan,
     ProbeBegin,
@@ -47,6 +53,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    Scores,
     SeenByOthers,
     ServeAccepted,
     ServeAnswer,
@@ -56,7 +63,9 @@ from heterofed.protocol.messages import (
     SplitParts,
     SplitPlan,
     Terms,
+    Update,
     Waiting,
+    WeightsHeld,
     Welcome,
     WelcomeBack,
 )
@@ -92,6 +101,9 @@ class State(StrEnum):
     PSI_COUNT_ASKED = "psi_count_asked"
     PSI_COUNT_RAISED = "psi_count_raised"
     PSI_COUNT_OWN = "psi_count_own"
+    MODEL_ASKED = "model_asked"
+    MODEL_DESCRIBED = "model_described"
+    WEIGHTS_SENT = "weights_sent"
     SPLIT = "split"
     SPLIT_PROPOSED = "split_proposed"
     PREDICT_PROPOSED = "predict_proposed"
@@ -102,6 +114,9 @@ class State(StrEnum):
     TRAIN_DRAINING = "train_draining"
     TEST = "test"
     TEST_DRAINING = "test_draining"
+    UPDATING = "updating"
+    AVERAGING = "averaging"
+    SCORING = "scoring"
     CHECKPOINT = "checkpoint"
     FINISHING = "finishing"
     CLOSED = "closed"
@@ -142,7 +157,11 @@ TABLE: Table = {
     State.PSI: {
         (_C, PsiKey): State.PSI_KEYED,
         (_H, CountBegin): State.PSI_COUNT,  # where only the number of common ids is asked for
+        (_H, DescribeModel): State.MODEL_ASKED,  # a horizontal task, which compares no ids
     },
+    State.MODEL_ASKED: {(_C, ModelLayout): State.MODEL_DESCRIBED},
+    State.MODEL_DESCRIBED: {(_H, InitialWeights): State.WEIGHTS_SENT},
+    State.WEIGHTS_SENT: {(_C, WeightsHeld): State.READY},
     State.PSI_KEYED: {
         (_H, PsiRenew): State.PSI,  # once, if the key is of an earlier connection
         (_H, PsiBegin): State.PSI_SIGNING,
@@ -195,6 +214,9 @@ TABLE: Table = {
         (_H, BeginTrain): State.TRAIN,
         (_H, BeginTest): State.TEST,
         (_H, Findings): State.READY,  # once, after the final evaluation
+        (_H, BeginUpdate): State.UPDATING,
+        (_H, Average): State.READY,  # at a party that does not train in this round
+        (_H, BeginScores): State.SCORING,
         (_H, Checkpoint): State.CHECKPOINT,
         (_H, RoundEnd): State.CHECKPOINT,
         (_H, Finish): State.FINISHING,
@@ -217,6 +239,9 @@ TABLE: Table = {
         (_C, EndOfFeatures): State.TEST_DRAINING,
     },
     State.TEST_DRAINING: {(_H, BatchDone): State.TEST_DRAINING},
+    State.UPDATING: {(_C, Update): State.AVERAGING},
+    State.AVERAGING: {(_H, Average): State.READY},
+    State.SCORING: {(_C, Scores): State.READY},
     State.CHECKPOINT: {(_C, CheckpointHeld): State.READY},
     State.FINISHING: {(_C, Bye): State.CLOSED},
     State.CLOSED: {},

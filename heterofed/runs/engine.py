@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from heterofed.errors import ConfigError
 from heterofed.runs.run import Run
 from heterofed.runs.settings import Settings
 
@@ -22,3 +23,16 @@ class Engine(Generic[S]):
     def __init__(self, settings: S) -> None:
         self.settings = settings
         self.run: Run | None = None
+
+    def made(self, name: str) -> Any:
+        """Return a model or optimizer of the run, which is made on first use.
+
+        Raises:
+            ConfigError: no run has begun.
+        """
+        models = self.run.models if self.run is not None else None
+        if models is None:
+            raise ConfigError(
+                f"{name} is made when a task is launched, and there is none yet; use it in a hook"
+            )
+        return models.made(name)

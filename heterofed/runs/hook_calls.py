@@ -45,7 +45,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "update_feature_model": ("features", "gradients"),
     "validate_context": (),
 }
-"""The arguments of each hook, in order."""
+"""The arguments of each hook of split training, in order."""
 
 GENERATORS = (
     "iterate_final_feature",
@@ -135,13 +135,17 @@ class _Inside:
             error.add_note(f"{RAISED_IN}{self._hook} of {self._name}")
 
 
-def check_hooks(owner: object) -> None:
+def check_hooks(owner: object, hooks: Mapping[str, tuple[str, ...]] = HOOKS) -> None:
     """Check that every hook of a scheduler can be called with its arguments.
+
+    Args:
+        owner: the scheduler.
+        hooks: the arguments of each hook, in order.
 
     Raises:
         ConfigError: a hook cannot be called so. The message names the hook and its arguments.
     """
-    for name, parameters in HOOKS.items():
+    for name, parameters in hooks.items():
         call = getattr(owner, name, None)
         if call is None:
             continue

@@ -108,7 +108,7 @@ class Lifecycle:
         task, run, began = self._task, self._new_run(task_id, resume), time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(signals_as_exceptions())
-            check_hooks(task.owner)
+            check_hooks(task.owner, task.hook_arguments)
             task.hooks.call("validate_context")
             task.check(run)
             check_writable(run.result.folder)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,10 +48,8 @@ class ModelFiles:
         for name in self._models.saved:
             model = self._models.made(name)
             if model is not None:
-                run.result.models[prefix + name] = write_whole(
-                    run.result.folder / f"{prefix}{name}.pt",
-                    functools.partial(torch.save, plain_state(model)),
-                )
+                path = run.result.folder / f"{prefix}{name}.pt"
+                run.result.models[prefix + name] = write_state(path, plain_state(model))
         extras = extras_of(self._owner, self._models.models())
         save_extras(run.result.folder / f"{prefix}{EXTRA}.pt", extras)
         run.result.rounds = run.round
@@ -88,6 +87,15 @@ class ModelFiles:
         """Return the files that `mark_best` wrote."""
         paths = [self._run.result.folder / f"best_{name}.pt" for name in self._models.saved]
         return [path for path in paths if path.exists()]
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> Path:
+    """Write a `state_dict` to a file, whole or not at all, and return the path.
+
+    Raises:
+        ResultsError: the file cannot be written.
+    """
+    return write_whole(path, functools.partial(torch.save, state))
 
 
 def _digest_of(files: list[Path]) -> str:

@@ -27,6 +27,8 @@ class Kept:
         means: the sums of the Collaborators' features in the current round, at the Host.
         private_steps: the number of DP-SGD steps that the current weights have made.
         signature: a description of the inputs of this party's half.
+        averaged: the state of a horizontal task that is not in a model of this party: the weights
+            of all parties and the state of the Host's step, at the Host.
     """
 
     best_round: int = 0
@@ -37,6 +39,7 @@ class Kept:
     means: dict[str, Any] = field(default_factory=dict)
     private_steps: int = 0
     signature: dict[str, Any] = field(default_factory=dict)
+    averaged: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

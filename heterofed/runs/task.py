@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from heterofed.rendezvous.agreement import Earlier, JoinPurpose
 from heterofed.reporting.results import fresh_folder
 from heterofed.runs.connect import as_collaborator, as_host
 from heterofed.runs.engine import Engine
-from heterofed.runs.hook_calls import HookCalls
+from heterofed.runs.hook_calls import HOOKS, HookCalls
 from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler, engine_of
+from heterofed.runs.term_limits import limit_bytes
 from heterofed.runs.unfinished import earlier
 
 
@@ -34,6 +35,7 @@ class Task(ABC):
     Attributes:
         purpose: the purpose for which the parties meet.
         subfolder: the subfolder for results in the party's results folder; empty for none.
+        hook_arguments: the arguments of each hook, in order.
         goes_on: whether an unfinished run may be resumed.
         is_reported: whether the launch ends with a report. This is the default without a subfolder,
             since the report describes the run that trained.
@@ -44,6 +46,7 @@ class Task(ABC):
     purpose: ClassVar[JoinPurpose]
     role: ClassVar[Role | None] = None
     subfolder: ClassVar[str] = ""
+    hook_arguments: ClassVar[Mapping[str, tuple[str, ...]]] = HOOKS
     goes_on: ClassVar[bool] = False
 
     def __init__(self, owner: Scheduler) -> None:
@@ -151,6 +154,7 @@ class HostTask(Task):
             partial=self.is_partial(),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party
 
 
@@ -179,4 +183,5 @@ class CollaboratorTask(Task):
             earlier=self.held(run),
         )
         with meeting as party, self.sharing(run):
+            limit_bytes(run)
             yield party

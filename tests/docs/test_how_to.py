@@ -34,6 +34,7 @@ NOT_OURS = {
     "index.md",
     "many-processes.md",
     "two-organisations.md",
+    "horizontal.md",
     "psi-only.md",
     "coming-from-alphamed.md",
     "moving.md",
@@ -677,6 +678,12 @@ def test_summing(names: Any, tmp_path: Path) -> None:
     assert not any(isinstance(each, BaseException) for each in outcomes), outcomes
     assert seen
     assert all(each == {"bank", "masked_sum"} for each in seen)
+
+
+def test_agree_limits(names: Any, play: Any) -> None:
+    guide: Any = guide_of("agree-limits.md", names)
+    _, _, bank, shop = play(guide.CarefulHost, guide.Collaborator)
+    assert bank.rounds == shop.rounds == 2
 
 
 def test_choosing_a_defence(names: Any, play: Any) -> None:

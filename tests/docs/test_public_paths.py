@@ -19,6 +19,7 @@ RELEASED = {
     "heterofed.events": ["RoundEnded"],
     "heterofed.export": ["export"],
     "heterofed.hetero_nn": ["HeteroNNCollaboratorScheduler", "HeteroNNHostScheduler"],
+    "heterofed.homo_nn": ["FedAvg", "HomoNNCollaboratorScheduler", "HomoNNHostScheduler"],
     "heterofed.hetero_nn.psi": ["RSAPSICollaboratorScheduler", "RSAPSIInitiatorScheduler"],
     "heterofed.privacy.dpsgd": ["DPSGD"],
     "heterofed.privacy.embedding_defences": ["ClippedGaussian", "Decorrelation"],

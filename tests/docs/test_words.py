@@ -72,7 +72,8 @@ def test_the_check_sees_names_and_texts() -> None:
 
 
 COMPLETE = ("psi", *(f"heterofed/{name}" for name in (
-    "cli", "compute", "data", "files", "hetero_nn", "identity", "intersection", "messaging",
+    "cli", "compute", "data", "files", "hetero_nn", "homo_nn", "identity", "intersection",
+    "messaging",
     "privacy", "protocol", "rendezvous", "report", "reporting/trackers", "runs", "simulation",
     "tabular", "transport",
 )))  # fmt: skip

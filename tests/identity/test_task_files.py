@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tomllib
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from heterofed.identity.task_terms import (
     shown_terms,
     terms_digest,
 )
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.plan import Plan
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.identity.offices import Command, free_port, open_offices
@@ -117,7 +119,8 @@ def test_terms_cover_what_is_agreed_and_nothing_else(home: Path, tmp_path: Path)
 
 def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
-    fields = agreed_fields(Plan(host="a", collaborators=("b",)))
+    limits = LeakLimits(min_batch=2)  # left out where there are none
+    fields = agreed_fields(Plan(host="a", collaborators=("b",), limits=limits))
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 
@@ -193,6 +196,35 @@ def test_where_a_host_listens(address: str, listens: str, home: Path) -> None:
     assert load_task(open_offices(home, address=address)).listens_at == listens
 
 
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_limits_are_terms(home: Path, command: Command) -> None:
+    given = ["max_label_auc=0.65", "min_intersection=1000", "raise_defence=true"]
+    path = open_offices(home, limits=given)
+    task = load_task(path)
+    assert task.make_plan().limits == LeakLimits(
+        max_label_auc=0.65, min_intersection=1000, raise_defence=True
+    )
+    assert render(task) == path.read_text()
+    assert command("task", "show", "tiny") == 0
+    assert "limit max_label_auc" in command.out
+    other = msgspec.structs.replace(task, limits={"max_label_auc": 0.7})
+    assert differences(shown_terms(task.terms()), shown_terms(other.terms())) == [
+        "limit max_label_auc: 0.65 here, 0.7 there",
+        "limit min_intersection: 1000 here, not set there",
+        "limit raise_defence: true here, not set there",
+    ]
+    with pytest.raises(ConfigError, match="the settings differ"):
+        settle(other.make_plan(), task)
+    with pytest.raises(ConfigError, match="did you mean 'max_label_auc'"):
+        check_task({**tomllib.loads(path.read_text()), "limits": {"max_label_au": 0.6}}, "a")
+
+
+def test_terms_without_limits_are_as_before(home: Path) -> None:
+    assert b"limits" not in load_task(open_offices(home)).terms()
+
+
 # -- heterofed task new --------------------------------------------------------------------------
 
 
@@ -203,6 +235,10 @@ def test_where_a_host_listens(address: str, listens: str, home: Path) -> None:
         (["--plan", "max_rounds"], "give FIELD=VALUE"),
         (["--plan", "max_rounds=many"], "give another value"),
         (["--plan", "seed=5"], "with a field of the plan"),
+        (["--plan", "limits={}"], "with a field of the plan"),
+        (["--limit", "max_auc=0.6"], "with a limit"),
+        (["--limit", "max_label_auc=0.4"], "give another value"),
+        (["--limit", "max_label_auc=nan"], "give another value"),
         (["--collaborator", "carol"], "give PARTY=PUBKEY"),
         (["--collaborator", "carol=short"], "in single quotes"),
         (["--collaborator", "../carol=" + "x" * 40], "--collaborator"),

@@ -9,9 +9,12 @@ import msgspec
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
 from heterofed.protocol.messages import (
     Abort,
+    Average,
     BatchDone,
+    BeginScores,
     BeginTest,
     BeginTrain,
+    BeginUpdate,
     Bye,
     Checkpoint,
     CheckpointHeld,
@@ -21,6 +24,7 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    DescribeModel,
     EndOfFeatures,
     Facts,
     Features,
@@ -29,9 +33,11 @@ from heterofed.protocol.messages import (
     GradientsSeen,
     Held,
     Hello,
+    InitialWeights,
     LinkFacts,
     Mark,
     Message,
+    ModelLayout,
     PredictAccepted,
     PredictPlan,
     ProbeBegin,
@@ -49,6 +55,7 @@ from heterofed.protocol.messages import (
     PsiTags,
     PsiUnblinded,
     RoundEnd,
+    Scores,
     SeenByOthers,
     ServeAccepted,
     ServeAnswer,
@@ -58,16 +65,19 @@ from heterofed.protocol.messages import (
     SplitParts,
     SplitPlan,
     TensorSpec,
+    Update,
     Waiting,
+    WeightsHeld,
+    WeightSpec,
     Welcome,
     WelcomeBack,
     Work,
 )
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Averaging, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "probe"]
+Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "average", "probe"]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -342,6 +352,55 @@ SERVE_RUN = (
 """A standing link that was ended; its models are of three rounds."""
 
 
+AVERAGED = msgspec.structs.replace(PLAN, averaging=Averaging(), max_batch_bytes=100)
+"""The plan of a horizontal task."""
+
+LAYOUT = (
+    WeightSpec("weight", "float32", (2, 3), learns=True),
+    WeightSpec("steps", "int64", (), learns=False),
+)
+WEIGHTS = 32
+"""The bytes of these tensors."""
+
+DESCRIBED = (
+    hello(purpose="average"),
+    welcome(AVERAGED),
+    Line(H, DescribeModel(weights=True)),
+    Line(C, ModelLayout(LAYOUT), WEIGHTS),
+)
+
+
+def update(number: int, size: int = WEIGHTS, rows: int = 4) -> Line:
+    return Line(C, Update(number, rows, (("loss", 0.5),)), size)
+
+
+def average(number: int, size: int = WEIGHTS) -> Line:
+    return Line(H, Average(number), size)
+
+
+def begin_update(number: int) -> Line:
+    return Line(H, BeginUpdate(number))
+
+
+SCORED = (Line(H, BeginScores(1)), Line(C, Scores(1, 4, (("accuracy", 0.9),))))
+PREPARED_TO_AVERAGE = (*DESCRIBED, Line(H, InitialWeights(), WEIGHTS), Line(C, WeightsHeld()))
+AVERAGE_RUN = (
+    *PREPARED_TO_AVERAGE,
+    begin_update(1),
+    update(1),
+    average(1),
+    *SCORED,
+    round_end(1),
+    kept(1),
+    average(2),  # a round for which others were drawn
+    round_end(2, last=True),
+    kept(2),
+    finish(2),
+    BYE,
+)
+"""One horizontal task."""
+
+
 def view(session: Session) -> str:
     """All that a session holds, for telling whether anything changed: without its role, and what
     it remembers only so as not to check a message twice.
@@ -398,6 +457,19 @@ class Link:
         return reasons[0]
 
 
+HORIZONTAL = frozenset(
+    {
+        State.MODEL_ASKED,
+        State.MODEL_DESCRIBED,
+        State.WEIGHTS_SENT,
+        State.UPDATING,
+        State.AVERAGING,
+        State.SCORING,
+    }
+)
+"""The states of a horizontal task alone."""
+
+
 def link_in(state: State) -> Link:
     """A link that has honestly come to `state`."""
     link = Link()
@@ -408,6 +480,8 @@ def link_in(state: State) -> Link:
         run = SERVE_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
+    elif state in HORIZONTAL:
+        run = AVERAGE_RUN
     elif state.startswith("probe"):
         run = PROBE_RUN
     for line in run:

@@ -15,7 +15,7 @@ from heterofed.protocol.plan import MAX_AGREED, MAX_PARTIES, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import ENDED, Role, State
 
-from .link import HONEST_RUN, Link
+from .link import AVERAGE_RUN, HONEST_RUN, Line, Link
 
 MIB = 1 << 20
 LONGEST = "\U00020000" * 128  # a name of as many bytes as there can be
@@ -39,9 +39,10 @@ def test_the_largest_words_of_the_join_fit() -> None:
         assert header_bytes(message) <= limits.joining().header
 
 
-def test_an_honest_run_fits() -> None:
+@pytest.mark.parametrize("lines", [HONEST_RUN, AVERAGE_RUN], ids=["vertical", "horizontal"])
+def test_an_honest_run_fits(lines: tuple[Line, ...]) -> None:
     link = Link()
-    for line in HONEST_RUN:
+    for line in lines:
         hearing = link.ends[line.speaker.other]
         assert header_bytes(line.message) <= hearing.limits.header
         assert line.size <= hearing.limits.payload

@@ -10,9 +10,12 @@ import pytest
 
 from heterofed.protocol.messages import (
     Abort,
+    Average,
     BatchDone,
+    BeginScores,
     BeginTest,
     BeginTrain,
+    BeginUpdate,
     Checkpoint,
     CountBegin,
     CountBlinded,
@@ -20,12 +23,15 @@ from heterofed.protocol.messages import (
     CountRaised,
     CountReady,
     CountResult,
+    DescribeModel,
     Features,
     Findings,
     Finish,
     Gradients,
     GradientsSeen,
+    InitialWeights,
     Message,
+    ModelLayout,
     PredictAccepted,
     PredictPlan,
     ProbePing,
@@ -38,14 +44,17 @@ from heterofed.protocol.messages import (
     PsiTagged,
     PsiTags,
     RoundEnd,
+    Scores,
     SeenByOthers,
     ServePlan,
     SplitPlan,
     TensorSpec,
     Terms,
+    Update,
+    WeightsHeld,
     Welcome,
 )
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Averaging, Plan
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import TABLE, Role, State
 
@@ -53,6 +62,7 @@ from .link import (
     ABORT,
     ACCEPTED,
     BYE,
+    LAYOUT,
     PROBE_BEGUN,
     PROBE_READY,
     PROBE_RUN,
@@ -60,6 +70,7 @@ from .link import (
     SPLIT_PLAN,
     UNBLINDED,
     WAITING,
+    WEIGHTS,
     C,
     H,
     Line,
@@ -109,13 +120,19 @@ class Job:
     resumed: int | None = field(init=False)
 
     @property
+    def averages(self) -> bool:
+        return self.purpose == "average"
+
+    @property
     def sums(self) -> bool:
         return self.plan.fusion == "masked_sum"
 
     def __post_init__(self) -> None:
         draw = self.random.randint
-        purposes: tuple[Purpose, ...] = ("psi", "overlap", "predict", "serve", "train", "probe")
-        self.purpose = self.random.choices(purposes, (4, 2, 4, 4, 12, 1))[0]
+        purposes: tuple[Purpose, ...] = (
+            *("psi", "overlap", "predict", "serve", "average", "train", "probe"),
+        )
+        self.purpose = self.random.choices(purposes, (4, 2, 4, 4, 4, 12, 1))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -125,18 +142,20 @@ class Job:
             max_staleness=self.random.choice([0, 1, 3, "auto"]),
             credit=draw(1, 4),
             max_peer_ids=30,
-            max_batch_bytes=48,
+            max_batch_bytes=56,
             checkpoint_batches=draw(0, 3),
             batch_size=2,
             psi_bits=self.random.choice([2048, 3072, 4096]),
             fusion=self.random.choice(["separate", "separate", "masked_sum"]),
             announced_split=self.random.random() < 0.4,
             final_rows=draw(0, 1),
+            averaging=Averaging() if self.purpose == "average" else None,
         )
         self.refused = self.random.random() < 0.02
         self.schedule = []
         agreed = self.plan.max_staleness
-        may_resume = self.purpose in ("train", "serve") and self.random.random() < 0.3
+        kept = ("train", "serve", "average")
+        may_resume = self.purpose in kept and self.random.random() < 0.3
         self.resumed = draw(0, 3) if may_resume else None
         rounds = draw(0, 3) + (self.resumed or 0)
         if self.purpose == "serve":
@@ -146,11 +165,16 @@ class Job:
         if self.purpose == "predict":
             self.schedule += [BeginTest(rounds + 1)] * draw(0, 1) + [Finish(rounds + 1)]
             return
-        for number in range(1 + (self.resumed or 0), rounds + 1):
+        for number in range(1 + (self.resumed or 0), rounds + 1) if self.averages else ():
+            self.schedule += [BeginUpdate(number)] * draw(0, 1)
+            self.schedule.append(Average(number))
+            self.schedule += [BeginScores(number)] * draw(0, 1)
+            self.schedule.append(RoundEnd(number, draw(0, 1) == 1, number == rounds))
+        for number in range(1 + (self.resumed or 0), rounds + 1) if not self.averages else ():
             self.schedule.append(BeginTrain(number, draw(0, 2) if agreed == "auto" else agreed))
             self.schedule += [BeginTest(number)] * draw(0, 1)
             self.schedule.append(RoundEnd(number, draw(0, 1) == 1, number == rounds))
-        if rounds and self.plan.final_rows:
+        if rounds and self.plan.final_rows and not self.averages:
             self.schedule += [BeginTest(rounds), Findings(())]
         self.schedule.append(Finish(rounds))
 
@@ -213,6 +237,14 @@ class HostScript:
                 return Line(H, ProbePong(self.ping.number, 1.0), self.ping.reply)
             case State.PSI if self.job.purpose == "overlap":
                 return Line(H, CountBegin(self.job.host_ids))
+            case State.PSI if self.job.averages:
+                return Line(H, DescribeModel(weights=False))
+            case State.MODEL_DESCRIBED:
+                return Line(H, InitialWeights(), WEIGHTS)
+            case State.AVERAGING:
+                return self.average()
+            case State.READY if isinstance(self.todo[0], Average):
+                return self.average()
             case State.PSI_COUNT_ASKED if self.unasked:
                 chunk = self.random.randint(1, self.unasked)
                 self.unasked -= chunk
@@ -278,6 +310,10 @@ class HostScript:
                 return self.deal_with_batch(session, train=state.startswith("train"))
         return None
 
+    def average(self) -> Line:
+        self.last = self.todo.pop(0)
+        return Line(H, self.last, WEIGHTS)
+
     def deal_with_batch(self, session: Session, *, train: bool) -> Line | None:
         if self.seen and (not self.waiting or self.random.random() < 0.5):
             batch = self.seen.popleft().batch
@@ -329,6 +365,8 @@ class CollaboratorScript:
                 self.width = plan.psi_bits // 8
             case PsiBegin(count=count, done=done):
                 self.to_sign = count - done
+            case BeginUpdate(round=number) | Average(round=number) | BeginScores(round=number):
+                self.number = number
             case BeginTrain(round=number) | BeginTest(round=number):
                 self.number, self.sent = number, getattr(message, "first", 0)
                 self.batches = self.sent + self.random.randint(0, 6)
@@ -360,8 +398,17 @@ class CollaboratorScript:
                 return Line(C, ProbePing(self.pings - 1, reply), size)
             case State.PROBE:
                 return PROBE_RUN[-1]
-            case State.PSI if self.job.purpose == "overlap":
+            case State.PSI if self.job.purpose == "overlap" or self.job.averages:
                 return None
+            case State.MODEL_ASKED:
+                return Line(C, ModelLayout(LAYOUT))
+            case State.WEIGHTS_SENT:
+                return Line(C, WeightsHeld())
+            case State.UPDATING:
+                size = 7 * 8 if self.job.sums else WEIGHTS
+                return Line(C, Update(self.number, 4), size)
+            case State.SCORING:
+                return Line(C, Scores(self.number, 4))
             case State.PSI_COUNT:
                 return Line(C, CountReady(self.job.shop_ids))
             case State.PSI_COUNT_ASKED if self.unraised:
@@ -570,7 +617,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    every: set[Purpose] = {"train", "psi", "overlap", "predict", "serve", "probe"}
+    every: set[Purpose] = {"train", "psi", "overlap", "predict", "serve", "average", "probe"}
     assert {run.job.purpose for run in finished} == every
     for run in finished:
         said = {kind for _, _, kind in run.rows}

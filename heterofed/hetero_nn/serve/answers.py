@@ -25,6 +25,7 @@ from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.privacy.passes import Pass
 from heterofed.protocol import messages as msg
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.runs.beside import log_request
 from heterofed.runs.run import Run
 from heterofed.runs.settings import is_count
@@ -109,9 +110,8 @@ class Answers:
         # What is sent again is the same. So without a defence each row is counted when a period
         # begins, in which it is sent once at most; with one, it is counted when it is first sent.
         settings = half.settings
-        self._counts_rows = (
-            getattr(settings, "embedding_defence", None) is not None or settings.limits.are_set
-        )
+        limited = settings.release_limits.are_set or run.plan.limits != LeakLimits()
+        self._counts_rows = limited or getattr(settings, "embedding_defence", None) is not None
         self._released = 0
 
     def close(self) -> None:

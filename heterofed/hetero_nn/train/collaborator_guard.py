@@ -17,13 +17,18 @@ from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, na
 from heterofed.hetero_nn.train.model_calls import ModelCalls
 from heterofed.hetero_nn.train.releases import EmbeddingReleases
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
+from heterofed.privacy.leak_meters import InputMeter
 from heterofed.privacy.leakage import MEASURED_ROWS, InputLeaks
 from heterofed.privacy.masking import Masks
 from heterofed.privacy.noise import drawn_from
+from heterofed.privacy.raised_defences import raised_input_defence
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.witness import Witness
 from heterofed.reporting.diagnostics import shielded
 from heterofed.runs.run import Run
+
+HOST = "the Host"
+"""The recipient of all features."""
 
 
 class CollaboratorGuard(Guard):
@@ -37,6 +42,8 @@ class CollaboratorGuard(Guard):
         model: the feature model, whose inputs are those of the embeddings.
     """
 
+    measure = "input_r2"
+
     def __init__(
         self,
         run: Run,
@@ -48,7 +55,7 @@ class CollaboratorGuard(Guard):
         defence = settings.embedding_defence
         noise = defence if isinstance(defence, ClippedGaussian) else None
         weights = settings.weights_defence if settings.is_feature_trainable else None
-        releases = EmbeddingReleases(run, settings.limits, weights, noise)
+        releases = EmbeddingReleases(run, settings.release_limits, weights, noise)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: InputLeaks(budget, run.harmless), REPORT, run.harmless)
         super().__init__(run, budget, (self._leaks,), users, weights, releases)
@@ -62,48 +69,86 @@ class CollaboratorGuard(Guard):
         self._masks: Masks | None = None
         self._split_by: dict[str, bytes] | None = None
         self._bound: dict[str, bytes] = {}
-        self._watch: RemovableHandle | None = None
-        watching = budget.effort != "off" or isinstance(defence, Decorrelation)
+        self._model_hook: RemovableHandle | None = None
+        self._has_model, self._meter = model is not None, InputMeter()
+        self._raised_to: ClippedGaussian | None = None
+        limited = self._watch is not None
+        watching = budget.effort != "off" or isinstance(defence, Decorrelation) or limited
         if model is not None and watching:
             with run.harmless(REPORT):
-                self._watch = model.register_forward_pre_hook(self._calls)
+                self._model_hook = model.register_forward_pre_hook(self._calls)
 
     def close(self) -> None:
         """See `Guard.close`."""
         super().close()
-        if self._watch is not None:
-            self._watch.remove()
+        if self._model_hook is not None:
+            self._model_hook.remove()
 
     @property
     def alters(self) -> bool:
         """Whether what is sent differs from what the feature hook yielded."""
-        return isinstance(self._defence, ClippedGaussian) or bool(self._run.mask_secrets)
+        noisy = isinstance(self._defence, ClippedGaussian) or self._raised(HOST) > 0
+        return noisy or bool(self._run.mask_secrets)
 
     def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
         """Return the defended features to send to the Host; gradients pass through the defence.
 
         Raises:
-            FeatureError: the defence cannot hide these features.
+            FeatureError: the defence cannot hide these features, or their leak cannot be measured.
+            LeakLimitError: the features reveal more of the inputs than the terms allow.
         """
-        sent, floats = batch, batch.floats
-        if isinstance(self._defence, ClippedGaussian):
-            if len(floats) < len(batch.tensors):
-                raise FeatureError(
-                    "ClippedGaussian hides floats alone: yield no integers or bools as features;"
-                    " let feature_model take them in (an embedding layer), or convert them"
-                )
-            with drawn_from(self._noise("the Host")):
-                rows = self._stream("embedding_defence", self._defence, joined(floats))
-            hidden = parted(rows, floats)
-            check_finite(hidden, "what embedding_defence gave", self._name)
-            sent = batch.holding(batch.tensors | hidden)
-        wanted = isinstance(self._defence, Decorrelation) or self._leaks.has_time()
-        inputs = self._calls.taken(batch.rows, wanted=wanted and bool(floats) and not testing)
-        if inputs is not None:
+        floats, limited = batch.floats, self._watch is not None
+        reported = bool(floats) and not testing
+        reported &= isinstance(self._defence, Decorrelation) or self._leaks.has_time()
+        inputs = self._calls.taken(batch.rows, wanted=reported or limited)
+        sent = self._hidden(batch, floats)
+        if self._watch is not None:
+            known = self._known_inputs(batch, inputs)
+            while not self._watch.admits(
+                HOST, functools.partial(self._meter.measured, known, joined(sent.tensors))
+            ):
+                sent = self._hidden(batch, floats)
+        if inputs is not None and reported:
             self._unmeasured = inputs, {name: sent.tensors[name] for name in floats}
             if isinstance(self._defence, Decorrelation):
                 self._inputs[number] = inputs.clone()  # the hook may reuse the memory
         return sent
+
+    def _hidden(self, batch: FeatureBatch, floats: dict[str, Tensor]) -> FeatureBatch:
+        """Return the features as the current defence lets them be sent."""
+        defence = self._defence if isinstance(self._defence, ClippedGaussian) else None
+        if raised := self._raised(HOST):
+            defence = self._raised_to = raised_input_defence(
+                raised, defence, joined(batch.tensors), self._raised_to
+            )
+        if defence is None:
+            return batch
+        if len(floats) < len(batch.tensors):
+            raise FeatureError(
+                "ClippedGaussian hides floats alone: yield no integers or bools as features;"
+                " let feature_model take them in (an embedding layer), or convert them"
+            )
+        with drawn_from(self._noise("the Host")):
+            rows = self._stream("embedding_defence", defence, joined(floats))
+        hidden = parted(rows, floats)
+        check_finite(hidden, "what embedding_defence gave", self._name)
+        return batch.holding(batch.tensors | hidden)
+
+    def _known_inputs(self, batch: FeatureBatch, inputs: Tensor | None) -> Tensor:
+        """Return the inputs of a batch; without a feature model they are the features.
+
+        Raises:
+            FeatureError: they are unknown, so that their leak cannot be measured.
+        """
+        if inputs is None and not self._has_model:
+            inputs = joined(batch.tensors)
+        if inputs is None:
+            raise FeatureError(
+                "max_input_r2 of the terms needs the inputs of the features: call feature_model"
+                " once per batch, with a float tensor [rows, ...]",
+                party=self._name,
+            )
+        return inputs
 
     def leaves(self, batch: FeatureBatch) -> None:
         """Count a batch of features in the ledger before it is sent.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from heterofed.hetero_nn.train.leak_watch import LeakWatch
 from heterofed.hetero_nn.train.releases import Releases
 from heterofed.metrics import NEVER_CUT, Metrics
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.findings import Leak, worst_of
+from heterofed.privacy.leak_meters import Measure
 from heterofed.privacy.leakage import (
     MEASURED_ROWS,
     Budget,
@@ -69,7 +71,12 @@ class Guard:
         users: the names of metrics sets that the user registered, which the guard does not write.
         weights: the DP-SGD of this party, if any.
         releases: counts everything that is sent, before it is sent.
+
+    Attributes:
+        measure: the leak that this role limits, if the terms say so.
     """
+
+    measure: ClassVar[Measure]
 
     def __init__(
         self,
@@ -91,10 +98,16 @@ class Guard:
         self._reports = reports
         self._weights = weights
         self._users = users
+        limit = run.plan.limits.of(self.measure)
+        self._watch = None if limit is None else LeakWatch(run, self.measure, limit)
         if weights is not None:
             if run.state.train_ids:  # a resumed run; otherwise the split gives the number
                 weights.take_rows(len(run.state.train_ids))
             weights.steps = run.state.kept.private_steps  # the steps of this run by its checkpoint
+
+    def _raised(self, peer: str) -> int:
+        """Return how often the defence against a recipient was raised."""
+        return self._watch.raised(peer) if self._watch is not None else 0
 
     def _noise(self, peer: str) -> Noise:
         """Return the noise that hides the current batch from a peer."""
@@ -123,11 +136,15 @@ class Guard:
     def note_counts(self) -> None:
         """Charge the steps so far to the ledger, because a checkpoint will be written."""
         self._releases.settle()
+        if self._watch is not None:
+            self._watch.keep()
         if self._weights is not None:
             self._run.state.kept.private_steps = self._weights.steps
 
     def close(self) -> None:
         """Close the guard, because the run has ended or rolls back with another guard."""
+        if self._watch is not None:
+            self._watch.keep()
         with self._run.harmless(REPORT):
             self._run.result.leak_seconds += self.budget.spent
 

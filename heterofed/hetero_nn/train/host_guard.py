@@ -20,8 +20,10 @@ from heterofed.privacy.coins import with_kept_coins
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_attacks import class_numbers, numeric_targets
 from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.leak_meters import LabelMeter
 from heterofed.privacy.leakage import LabelLeaks, rows_to_measure
 from heterofed.privacy.noise import drawn_from
+from heterofed.privacy.raised_defences import raised_label_defence
 from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.target_leaks import TargetLeaks
@@ -39,6 +41,8 @@ class HostGuard(Guard):
         stream: runs functions that draw noise.
     """
 
+    measure = "label_auc"
+
     def __init__(
         self, run: Run, settings: HostSettings, users: Container[str], stream: Stream
     ) -> None:
@@ -46,7 +50,8 @@ class HostGuard(Guard):
         if labels is not None:
             labels = _with_coins(run, labels)
         weights, each = settings.weights_defence, 1 + (settings.early_gradients is True)
-        self._gradient_releases = GradientReleases(run, settings.limits, weights, labels, each)
+        limits = settings.release_limits
+        self._gradient_releases = GradientReleases(run, limits, weights, labels, each)
         budget = budget_of(run, settings.leak_report)
         self._leaks = shielded(lambda: LabelLeaks(budget, run.harmless), REPORT, run.harmless)
         self._targets = shielded(lambda: TargetLeaks(budget, run.harmless), REPORT, run.harmless)
@@ -55,8 +60,9 @@ class HostGuard(Guard):
         run.defences = names_of(gradients=settings.gradient_defence, labels=labels, weights=weights)
         self._stream = stream
         self._gradients = settings.gradient_defence
-        # One per peer, because some remember the last batch.
-        self._defences: dict[str, GradientDefence] = {}
+        # One per peer, because some remember the last batch; another one each time it is raised.
+        self._defences: dict[tuple[str, int, bool], GradientDefence] = {}
+        self._meters: dict[str, LabelMeter] = {}
         self._labels = labels
 
     def steps(self, batch: Batch, rows: int, *, listening: bool) -> None:
@@ -97,31 +103,52 @@ class HostGuard(Guard):
         """Return the defended gradients to send to a Collaborator.
 
         Raises:
-            ConfigError: a defence is set, but the labels are not class numbers.
+            ConfigError: there is a defence or a limit, but the labels are not class numbers.
+            LeakLimitError: the gradients reveal more of the labels than the terms allow.
         """
-        if self._gradients is None or not clean:
+        if not clean or (self._gradients is None and self._watch is None):
             return clean
         rows = joined(clean)
         numbers = class_numbers(labels, len(rows))
         if numbers is None:
             raise ConfigError(
-                "gradient_defence needs classes; yield labels that are class numbers from 0 on, in"
-                " a"
-                " tensor [rows] or [rows, 1], or one-hot"
+                "gradient_defence and max_label_auc need classes; yield labels that are class"
+                " numbers from 0 on, in a tensor [rows] or [rows, 1], or one-hot"
             )
-        party = self._run.party
-        repeats = self._run.repeats = self._run.repeats or Repeats()
-        place = Place(party.phase, peer, self._run.round, party.batch)
-        defend = functools.partial(self._defended, self._gradients, peer)
-        hidden = repeats.answer(place, rows, lambda: defend(rows.clone(), numbers.to(rows.device)))
+        numbers = numbers.to(rows.device)
+        hidden = self._hidden(peer, rows, numbers)
+        if self._watch is not None:
+            meter = self._meters.setdefault(peer, LabelMeter())
+            while not self._watch.admits(
+                peer, functools.partial(meter.measured, hidden, rows, numbers)
+            ):
+                hidden = self._hidden(peer, rows, numbers)
+        if hidden is rows:
+            return clean
         sent = parted(hidden, clean)
-        check_finite(sent, "what gradient_defence gave", party.name)
+        check_finite(sent, "what gradient_defence gave", self._run.party.name)
         return sent
 
+    def _hidden(self, peer: str, rows: Tensor, numbers: Tensor) -> Tensor:
+        """Return the rows as the current defence against a recipient lets them be sent."""
+        raised = self._raised(peer)
+        defence, is_binary = self._gradients, int(numbers.max()) <= 1
+        if raised and self._watch is not None:
+            defence = raised_label_defence(raised, self._watch.limit, is_binary=is_binary)
+        if defence is None:
+            return rows
+        party = self._run.party
+        repeats = self._run.repeats = self._run.repeats or Repeats()
+        phase = f"{party.phase}, raised {raised}" if raised else party.phase
+        place = Place(phase, peer, self._run.round, party.batch)
+        defend = functools.partial(self._defended, defence, (peer, raised, is_binary))
+        return repeats.answer(place, rows, lambda: defend(rows.clone(), numbers))
+
     def _defended(
-        self, gradients: GradientDefence, peer: str, rows: Tensor, numbers: Tensor
+        self, gradients: GradientDefence, key: tuple[str, int, bool], rows: Tensor, numbers: Tensor
     ) -> Tensor:
-        defence = self._defences.setdefault(peer, copy.deepcopy(gradients))
+        peer = key[0]
+        defence = self._defences.setdefault(key, copy.deepcopy(gradients))
         noise = self._noise(peer)
         with drawn_from(noise):
             # A user's defence may draw from torch's generator, whose seed also depends on the

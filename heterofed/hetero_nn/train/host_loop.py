@@ -43,6 +43,7 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.metrics import registered_metrics
 from heterofed.protocol import messages as msg
+from heterofed.runs.term_limits import count_round
 
 logger = logging.getLogger("heterofed")
 
@@ -81,6 +82,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
         """
         run, plan, probe = self._run, self._run.plan, Probe()
         first = run.batch
+        if not first:
+            count_round(run)
         while True:
             trained = self.train_a_leg(first, probe)
             if not trained:
@@ -200,6 +203,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
     ) -> EarlyGradients | None:
         """Return an object that sends gradients during the user's backward pass, or None."""
         early = self._settings.early_gradients
+        if self._run.plan.limits.max_label_auc is not None:
+            return None  # gradients are measured before they are sent
         if not early or each.peer.session.staleness:
             return None
         send = functools.partial(_send_gradients, self._run.party, each.peer, number)

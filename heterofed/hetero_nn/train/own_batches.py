@@ -16,11 +16,11 @@ from heterofed.compute.freshness import Freshness
 from heterofed.compute.streams import streamed
 from heterofed.compute.tensors import named
 from heterofed.errors import ConfigError
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.hetero_nn.train.signature_keeper import SignatureKeeper
 from heterofed.privacy.passes import Kind, Pass
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from heterofed.metrics import as_float, registered_metrics
+from heterofed.metrics import as_float
+from heterofed.runs.recorded import record_row
 from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
@@ -77,12 +77,7 @@ def record_training(run: Run, owner: type, recorded: Sequence[Mapping[str, float
         recorded: the scalars of each batch.
     """
     means = means_of(recorded)
-    if means and "train" not in registered_metrics(owner):  # otherwise the name belongs to the user
-        if "train" not in run.metrics:
-            run.open_metrics("train", list(means)).cut(0)
-        table = run.metrics["train"]
-        table.widen(means)
-        table.append_metrics_item(dict.fromkeys(table.keys, math.nan) | means)
+    record_row(run, owner, "train", means)
     return means.get("loss")
 
 

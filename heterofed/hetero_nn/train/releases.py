@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from heterofed.compute.plain import Strings, are_plain
-from heterofed.errors import ReleaseLimitError
+from heterofed.errors import LeakLimitError, ReleaseLimitError
 from heterofed.privacy.accountant import composed_epsilon
 from heterofed.privacy.dpsgd import DPSGD, weights_epsilon
 from heterofed.privacy.embedding_defences import ClippedGaussian
@@ -19,6 +19,10 @@ from heterofed.privacy.passes import Pass
 from heterofed.privacy.release_costs import NOTHING_SHARED, Cost, Shared, Totals
 from heterofed.runs.run import Run
 from heterofed.runs.settings import ReleaseLimits
+from heterofed.runs.term_limits import too_much
+
+DELTA = 1e-5
+"""The delta of the epsilon of embeddings that are sent without noise; it is infinite anyway."""
 
 ANY = ""
 """The name that stands for any set of labels."""
@@ -53,11 +57,14 @@ class Releases:
 
         Raises:
             ReleaseLimitError: more would be sent than this party's user allows.
+            LeakLimitError: more would be sent than the terms allow, or the batch is too small.
             LedgerError: the ledger cannot be written.
         """
         passing = self._run.passing
         if passing is None:
             return
+        if passing.kind != "predict":
+            too_much(self._run, "the number of rows of a batch", "batch", rows, least=True)
         self.settle()
         steps = 0
         if passing is not self._passing:
@@ -108,6 +115,12 @@ class Releases:
     def _own_epsilons(self, totals: Totals) -> dict[str, float]:
         raise NotImplementedError
 
+    def _certain_epsilons(self, totals: Totals) -> dict[str, float]:
+        """Return the same epsilons of everything that the ledger has, whatever defence there is
+        now; they are infinite if something was sent without one.
+        """
+        raise NotImplementedError
+
     def _weights_cost(self, passing: Pass) -> float:
         """Return the cost of one DP-SGD step if the rows of each batch are known."""
         if self._weights is None or passing.kind != "train" or self._weights.poisson:
@@ -137,13 +150,31 @@ class Releases:
         return len(drawn.sizes) if drawn else 0
 
     def _check(self, totals: Totals) -> None:
-        """Compare the totals with the limits of this party's user."""
+        """Compare the totals with the limits of the terms and of this party's user."""
+        self._check_terms(totals)
         limits = self._limits
         if limits.max_releases_per_row is not None:
             self._within("releases_per_row", totals.most.sent, limits.max_releases_per_row)
         if limits.max_epsilon is not None:
             for measure, epsilon in self.epsilons(totals).items():
                 self._within(measure, epsilon, limits.max_epsilon)
+
+    def _check_terms(self, totals: Totals) -> None:
+        found = self.epsilons(totals) | self._certain_epsilons(totals)
+        found["releases_per_row"] = totals.most.sent
+        for measure, value in found.items():
+            limit = self._run.plan.limits.of(measure)
+            if limit is not None and value > limit:
+                raise LeakLimitError(
+                    f"{measure} of {self._run.party.name} would come to {value:.6g}, over all runs"
+                    f" of this task, and max_{measure} of the terms is {limit:g}; nothing of this"
+                    " has left. What was trained so far is in the last checkpoint; for more, agree"
+                    " on a new task",
+                    party=self._run.party.name,
+                    measure=measure,
+                    value=value,
+                    limit=limit,
+                )
 
     def _within(self, measure: str, value: float, limit: float) -> None:
         if value <= limit:
@@ -201,6 +232,10 @@ class EmbeddingReleases(Releases):
             return {}
         return {"eps_embeddings": composed_epsilon(totals.most.embeddings, self._noise.delta)}
 
+    def _certain_epsilons(self, totals: Totals) -> dict[str, float]:
+        delta = self._noise.delta if self._noise else DELTA
+        return {"eps_embeddings": composed_epsilon(totals.most.embeddings, delta)}
+
 
 class GradientReleases(Releases):
     """The releases of a Host: gradients, and through them the labels.
@@ -250,3 +285,6 @@ class GradientReleases(Releases):
             return {}
         mine = (ANY, self._labels.label_set)
         return {"eps_labels": math.fsum(each for name, each in totals.labels if name in mine)}
+
+    def _certain_epsilons(self, totals: Totals) -> dict[str, float]:
+        return {"eps_labels": math.fsum(each for _name, each in totals.labels)}

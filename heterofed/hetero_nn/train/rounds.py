@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from heterofed.compute.plain import as_truth
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.settings import HostSettings
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.run import Run
 
 EndRound = Callable[[float | None, float, bool], None]

@@ -14,10 +14,10 @@ from heterofed.compute.plain import strings
 from heterofed.compute.tensors import dtype_name, named
 from heterofed.data import VerticalTable
 from heterofed.data.signature import SIGNATURE, Reader, Signature, read_signature
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.reporting.results import write_whole
 from heterofed.runs.artifacts import Trained
 from heterofed.runs.checkpoint_part import CheckpointPart
+from heterofed.runs.hook_streams import SeededHooks
 from heterofed.runs.run import Run
 from heterofed.runs.state import Kept
 

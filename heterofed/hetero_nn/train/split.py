@@ -12,6 +12,7 @@ from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.train.announced_split import announce_split, announced_split
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import SplitAccepted, SplitPlan
+from heterofed.runs.term_limits import too_much
 
 logger = logging.getLogger("heterofed")
 
@@ -43,6 +44,8 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
             twice,
             len(test),
         )
+    used = len({*train, *test})
+    too_much(run, "the number of ids in the split", "intersection", used, least=True)
     run.result.ids = len(ids)
     run.result.train_rows, run.result.test_rows = len(train), len(test)
     run.state.train_ids, run.state.test_ids = train, test

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from heterofed.hetero_nn.hook_streams import SeededHooks
 from heterofed.hetero_nn.hooks import HostHooks, tests_in_batches
 from heterofed.hetero_nn.train.joint_batch import telling_what_came
+from heterofed.runs.hook_streams import SeededHooks
 
 
 class TestHooks:

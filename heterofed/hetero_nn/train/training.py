@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-from heterofed.errors import ConfigError, FinalLookRefusedError, PeerLostError
+from heterofed.errors import ConfigError, FinalLookRefusedError
 from heterofed.events import RoundEnded
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
@@ -17,17 +16,20 @@ from heterofed.hetero_nn.train.rounds import go_through_rounds
 from heterofed.hetero_nn.train.split import split_as_collaborator, split_as_host
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.intersection.host import intersect_as_host
-from heterofed.messaging.aborts import BETWEEN, lost, unlawful
+from heterofed.messaging.aborts import BETWEEN, unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.reporting.results import write_whole
 from heterofed.runs.checkpoint_part import CheckpointPart
-from heterofed.runs.return_limit import ReturnLimit
+from heterofed.runs.checkpointing import Checkpointing
+from heterofed.runs.kept_task import (
+    KeptTask,
+    close_round_as_host,
+    finish_as_collaborator,
+    finish_as_host,
+)
 from heterofed.runs.run import Run
-from heterofed.runs.run_folder import open_run_folder
-from heterofed.runs.state import RunState
-from heterofed.runs.task import Task
-from heterofed.runs.unfinished import awaited
+from heterofed.runs.term_limits import count_round
 
 WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
 """The messages that the Host may send between two phases."""
@@ -36,38 +38,25 @@ AT_THE_END = (msg.BeginTest, msg.Finish)
 """The messages that the Host may send after the last round."""
 
 
-class _Training(Task):
-    """A task that is kept, so that it can go on after it was interrupted."""
+class _Training(KeptTask):
+    """A task that trains, with its checkpoints."""
 
     purpose = "train"
-    goes_on = True
     keeping: Keeping
 
+    @property
+    def checkpoints(self) -> Checkpointing:
+        """The object that writes checkpoints, and resumes from one."""
+        return self.keeping.checkpoints
+
     def open_folder(self, run: Run) -> None:
-        """Make the results folder of the resumed or new run."""
-        open_run_folder(run, self._limit(run), lambda: self._start_over(run))
+        """Make the results folder of the resumed or new run, unless a limit cannot be kept."""
+        self.settings.check_terms(run.plan.limits)
+        super().open_folder(run)
 
-    def settle(self, run: Run) -> None:  # noqa: ARG002
-        """Complete this party's part of a run whose last checkpoint all parties hold."""
-        self.keeping.checkpoints.settle()
-
-    def _start_over(self, run: Run) -> None:
-        """Forget what an earlier attempt of this launch has made; what was made before it stays."""
-        if run.waits:
-            self.keeping.leave()
-            run.state = RunState()
-            self.make_half(run)
-        run.metrics.clear()
-        run.result.models.clear()
-        run.round = run.batch = 0
-        self.open_metrics(run)
-
-    def _limit(self, run: Run) -> ReturnLimit:
-        return ReturnLimit(run, self.settings.max_rollbacks, self.settings.shown_name)
-
-    def make_half(self, run: Run) -> None:
-        """Make the half, its loop and its checkpoints."""
-        raise NotImplementedError
+    def leave(self) -> None:
+        """Release what the run holds, because it starts again with other objects."""
+        self.keeping.leave()
 
 
 class HostTraining(_Training, HostHalfTask):
@@ -80,7 +69,7 @@ class HostTraining(_Training, HostHalfTask):
             self.half,
             (self.loop, _BestMeans()),
             accumulates=True,
-            limit=self._limit(run),
+            limit=self.limit(run),
             made=lambda: self.loop.guard,
         )
 
@@ -129,37 +118,15 @@ class HostTraining(_Training, HostHalfTask):
                 party.take(peer, msg.CheckpointHeld)
 
     def _end_round(self, run: Run, loss: float | None, seconds: float, *, last: bool) -> None:
-        party = run.party
-        best, run.state.is_best = run.state.is_best, False
-        with party.in_phase("checkpoint", round_number=run.round):
-            party.broadcast(msg.RoundEnd(run.round, best, last))
-            self.loop.end_round()
-            self.keeping.checkpoints.close_round(best=best, last=last)
-            for peer in party.peers.values():
-                party.take(peer, msg.CheckpointHeld)
+        close_round_as_host(run, self.checkpoints, last=last, before=self.loop.end_round)
         measured: dict[str, float] = {}
         with run.harmless("the line of the round"):
             measured = _measured(run)
         most = max(self.settings.max_rounds, 0)
-        party.emit(RoundEnded(run.round, most, seconds, loss, measured))
+        run.party.emit(RoundEnded(run.round, most, seconds, loss, measured))
 
     def _finish(self, run: Run) -> None:
-        party = run.party
-        with party.in_phase("finish"):
-            self.loop.guard.end()
-            gone = run.store.finished() or set()
-            run.store.note_finished(gone)
-            run.complete = True
-            peers = list(party.peers.values())
-            for peer in peers:
-                with contextlib.suppress(PeerLostError):  # the others are told anyway
-                    party.post(peer, msg.Finish(run.round))
-            for peer in peers:
-                if party.take_leave(peer):
-                    gone.add(peer.name)
-                    run.store.note_finished(gone)
-        if run.plan.wait_for_peers and (names := awaited(run)):
-            raise lost(names[0], "finish", "no goodbye")
+        finish_as_host(run, self.loop.guard.end)
 
 
 class CollaboratorTraining(_Training, CollaboratorHalfTask):
@@ -172,7 +139,7 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
             self.half,
             [self.loop],
             accumulates=not updates_by_default(self.owner),
-            limit=self._limit(run),
+            limit=self.limit(run),
             made=lambda: self.loop.guard,
         )
 
@@ -241,8 +208,11 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         plan.
 
         Raises:
+            LeakLimitError: there are more rounds than the terms allow.
             RemoteProtocolError: there are more rounds than an honest Host would ever need.
         """
+        if not first:
+            count_round(run)
         most = run.plan.max_rounds
         if first or not most:
             return
@@ -281,14 +251,7 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
             party.post(host, msg.CheckpointHeld(run.round))
 
     def _finish(self, run: Run, host: Peer) -> None:
-        party = run.party
-        with party.in_phase("finish"):
-            self.loop.guard.end()
-            run.store.note_finished()
-            run.complete = True
-            party.leave(host)
-            party.close()  # once the goodbye is sent, nobody has to be told any more
-            run.store.note_finished(run.plan.collaborators)
+        finish_as_collaborator(run, host, self.loop.guard.end)
 
 
 class _BestMeans(CheckpointPart):

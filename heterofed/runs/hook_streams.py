@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SeededHooks(HookCalls):
-    """Calls the hooks of one party of split training within one run.
+    """Calls the hooks of one party within one run.
 
     Args:
         owner: the scheduler whose hooks are called.

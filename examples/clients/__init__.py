@@ -1,0 +1,1 @@
+"""MNIST at several clients with the same columns: one model, averaged by rounds."""

@@ -1,0 +1,1 @@
+"""MNIST at two clients that train with differential privacy."""

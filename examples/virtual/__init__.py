@@ -1,0 +1,1 @@
+"""Four points at two parties, cut by rows and by columns."""

@@ -1,0 +1,158 @@
+"""Measures, for a limit, what a batch that is about to be sent would reveal.
+
+A meter is given each batch before it is sent and returns a number between 0 and 1 for each attack,
+as `leak_tests` needs it. Batches with too few rows are measured together with those after them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from heterofed.privacy.input_attacks import ridge_reconstruction
+from heterofed.privacy.label_attacks import cosine_leak, norm_leak, numbered_anew, spectral_leak
+from heterofed.privacy.leakage import rows_to_measure
+from heterofed.privacy.rows import vectors
+
+Measure = Literal["label_auc", "input_r2"]
+
+LEAST_ROWS = 32
+"""The fewest rows that are measured together."""
+
+MOST_POOLED = 4096
+"""The most rows that wait for others; the oldest are dropped."""
+
+MOST_CLASSES = 16
+"""The most classes that are measured in a batch: the most frequent ones."""
+
+MOST_COLUMNS = 256
+"""The most columns of the inputs that are rebuilt, evenly spaced over all of them."""
+
+_CPU = torch.device("cpu")
+
+
+class _Pool:
+    """Rows of tensors that wait until there are enough to measure them."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Add rows, and return all that wait."""
+        if self._parts and [each.shape[1:] for each in self._parts[0]] != [
+            each.shape[1:] for each in tensors
+        ]:
+            self._parts.clear()  # rows of another length cannot be joined with these
+        self._parts.append(tensors)
+        joined = tuple(torch.cat(each)[-MOST_POOLED:] for each in zip(*self._parts, strict=True))
+        self._parts = [joined]
+        return joined
+
+    def clear(self) -> None:
+        """Forget the rows, which were measured."""
+        self._parts.clear()
+
+
+class LabelMeter:
+    """Measures what gradients for one Collaborator reveal of the labels, as AUCs of attacks.
+
+    An attacker may read a score either way round, so each attack is measured both ways: an AUC that
+    were folded to at least 0.5 would be too high on average.
+    """
+
+    def __init__(self) -> None:
+        self._pool = _Pool()
+
+    def measured(
+        self, sent: Tensor, clean: Tensor, labels: Tensor, parts: int = 1
+    ) -> list[dict[str, float]]:
+        """Return the AUC of each attack on gradients that are about to be sent.
+
+        Args:
+            sent: the gradients as they are sent, of shape [rows, d].
+            clean: the gradients before any defence, of shape [rows, d].
+            labels: the class numbers, int64 of shape [rows].
+            parts: the number of parts to measure separately, if each has enough rows.
+
+        Returns:
+            The measurements, one for each part; none if there are too few rows yet.
+        """
+        most = max(1, rows_to_measure([sent, clean]))
+        rows = (each.detach()[:most].clone() for each in (sent, clean, labels.to(sent.device)))
+        sent, clean, labels = self._pool.add(*rows)
+        counts = numbered_anew(labels)[1].bincount()
+        if len(sent) < LEAST_ROWS or int((counts > 1).sum()) < 2:
+            return []
+        self._pool.clear()
+        if len(sent) < 2 * LEAST_ROWS * parts:
+            parts = 1
+        each = (tensor.chunk(parts) for tensor in (sent, clean, labels))
+        found = [label_aucs(*part) for part in zip(*each, strict=True)]
+        return [aucs for aucs in found if aucs]
+
+
+def label_aucs(sent: Tensor, clean: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the AUC of each attack, class and reading; see `LabelMeter.measured`."""
+    classes, numbers = numbered_anew(labels)
+    if len(classes) < 2:
+        return {}
+    frequent = set(numbers.bincount().argsort(descending=True)[:MOST_CLASSES].tolist())
+    generator = torch.Generator().manual_seed(0)  # takes nothing from the user's streams
+    attacks = {
+        "norm": norm_leak(sent, numbers),
+        "cosine": cosine_leak(sent, numbers, clean=clean, generator=generator),
+        "spectral": spectral_leak(sent, numbers),
+    }
+    found: dict[str, float] = {}
+    for name, aucs in attacks.items():
+        for place, value in enumerate(aucs.tolist()):
+            if math.isnan(value) or (len(aucs) > 1 and place not in frequent):
+                continue
+            number = classes[-1] if len(aucs) == 1 else classes[place]
+            found[f"{name} {number}"] = value
+            if name != "cosine":  # its attacker knows which way round
+                found[f"{name} {number} reversed"] = 1 - value
+    return found
+
+
+class InputMeter:
+    """Measures what features reveal of the inputs: the share of their variance that ridge
+    regression rebuilds for half of the rows, from the other half.
+    """
+
+    def __init__(self) -> None:
+        self._pool = _Pool()
+
+    def measured(self, inputs: Tensor, sent: Tensor, parts: int = 1) -> list[dict[str, float]]:
+        """Return the share of the inputs' variance that features about to be sent would reveal.
+
+        Args:
+            inputs: the inputs of the feature model, of shape [rows, ...].
+            sent: the features as they are sent, of shape [rows, d].
+            parts: the number of parts to measure separately, if each has enough rows.
+
+        Returns:
+            The measurements, one for each part; none if there are too few rows yet.
+        """
+        x, z = _some_columns(vectors(inputs.detach())), vectors(sent.detach())
+        x, z = self._pool.add(x.to(_CPU, torch.float32), z.to(_CPU, torch.float32))
+        enough = min(max(2 * LEAST_ROWS, 4 * z.shape[1]), MOST_POOLED)
+        if len(z) < enough:
+            return []
+        self._pool.clear()
+        if len(z) < enough * parts:
+            parts = 1
+        pairs = zip(x.chunk(parts), z.chunk(parts), strict=True)
+        found = [ridge_reconstruction(*pair).r2 for pair in pairs]
+        return [{"ridge": min(max(each, 0.0), 1.0)} for each in found if math.isfinite(each)]
+
+
+def _some_columns(rows: Tensor) -> Tensor:
+    width = rows.shape[1]
+    if width <= MOST_COLUMNS:
+        return rows
+    chosen = torch.linspace(0, width - 1, MOST_COLUMNS, device=rows.device).long()
+    return rows[:, chosen]
