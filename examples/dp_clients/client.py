@@ -9,11 +9,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody calls it F
 from torch import Tensor, nn
 
-from examples.clients.client import Client, Net, accuracy
+from examples.clients.client import Client, accuracy
 from examples.clients.data import Images
 from heterofed.privacy.dpsgd import DPSGD, poisson_batches
 
 BATCH, DELTA = 64, 1e-5
+
+
+class Net(nn.Sequential):
+    """The network of the walkthrough: two convolutions with dropout.
+
+    [rows, 1, 28, 28] -> [rows, 10]
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(10, 20, 5), nn.Dropout2d(), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Flatten(), nn.Linear(320, 50), nn.ReLU(), nn.Dropout(), nn.Linear(50, 10),
+        )  # fmt: skip
 
 
 def noise() -> DPSGD:
@@ -37,6 +51,9 @@ class PrivateClient(Client):
 
     def __init__(self, name: str, train: Images, test: Images, **settings: Any) -> None:
         super().__init__(name, train, test, weights_defence=noise(), **settings)
+
+    def make_model(self) -> nn.Module:
+        return Net()
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return sgd(model)

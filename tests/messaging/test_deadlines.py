@@ -103,6 +103,16 @@ ENDLESS = {
     "psi/workers.py: self._executor.submit(work, *args, **kwargs).result()": WORK,
     "psi/signing.py: self._kept.put(records)": AT_ONCE,
     "psi/signing.py: self._own.wait()": WORK,
+    "heterofed/cli/measures.py: aside.submit(timed_steps, work).result()": WORK,
+    "heterofed/cli/measures.py: with ThreadPoolExecutor(1)": WORK,
+    "heterofed/compute/workers/children.py: process.wait()": "the process was killed",
+    "heterofed/hetero_nn/serve/answers.py: "
+    "self._store.put(rows, self._guard.outgoing(batch, self._released, testing=True))": AT_ONCE,
+    "heterofed/hetero_nn/serve/request_queue.py: with self._changed": TURN,
+    "heterofed/hetero_nn/serve/scoring.py: self._store.put(missing, batch)": AT_ONCE,
+    "heterofed/rendezvous/ways.py: _ways.get()": "a context variable",
+    "heterofed/serving/api.py: "
+    "self.queue.put(Request(asked.ids, ends, asked.columns, future))": AT_ONCE,
 }
 
 
