@@ -77,8 +77,13 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
     match kind:
         case inspect.IntType(ge=low, le=high):
             return st.integers(-(2**63) if low is None else low, 2**63 if high is None else high)
-        case inspect.FloatType(ge=low, le=high):
-            return st.floats(low, high)
+        case inspect.FloatType(ge=low, gt=above, le=high, lt=below):
+            return st.floats(
+                above if low is None else low,
+                below if high is None else high,
+                exclude_min=above is not None,
+                exclude_max=below is not None,
+            )
         case inspect.StrType(min_length=low, max_length=high, pattern=None):
             return st.text(min_size=low or 0, max_size=high)
         case inspect.StrType(pattern=str() as pattern, max_length=high):
@@ -108,6 +113,8 @@ def largest_of(kind: inspect.Type) -> Any:
     match kind:
         case inspect.IntType(le=high):
             return 2**64 - 1 if high is None else high
+        case inspect.FloatType(lt=float() | int() as below):
+            return math.nextafter(below, -math.inf)
         case inspect.FloatType(le=high):
             return 1e300 if high is None else high
         case inspect.StrType(max_length=high, pattern=None):
