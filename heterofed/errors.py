@@ -689,7 +689,10 @@ class LeakLimitError(ReleaseLimitError):
     """
 
     code = "leak_limit"
-    summary = "a limit of the terms was reached; that party has sent nothing beyond it"
+    summary = (
+        "a limit of the terms was reached, and that party has sent nothing beyond it; stop here, or"
+        " agree on other terms"
+    )
 
     RATIOS: ClassVar[tuple[str, ...]] = (
         *("label_auc", "input_r2", "eps_labels", "eps_embeddings", "eps_weights"),

@@ -271,7 +271,8 @@ class HostSettings(LeadSettings, HalfSettings):
 
 def _needs(limit: str, setting: str) -> ConfigError:
     return ConfigError(
-        f"{limit} of the terms needs {setting} at this party: without it the epsilon is infinite"
+        f"{limit} of the terms needs {setting} at this party, since the epsilon is infinite"
+        " without it; give it, or agree on terms without this limit"
     )
 
 
@@ -285,7 +286,7 @@ def given_limits(limits: Mapping[str, Any] | None) -> LeakLimits:
     for name in given:
         if name not in LeakLimits.__struct_fields__:
             known = ", ".join(LeakLimits.__struct_fields__)
-            raise ConfigError(f"limits: there is no limit {name!r}; there are {known}")
+            raise ConfigError(f"limits: there is no limit {name!r}; give some of {known}")
     try:
         return msgspec.convert(given, LeakLimits)
     except msgspec.ValidationError as error:

@@ -262,7 +262,9 @@ class HomoCollaboratorHooks(HomoHooks):
         if run is None or run.round == 0:
             raise ConfigError("poisson_batches: there is no round yet; call it in train_a_round")
         if not isinstance(rows, int) or not isinstance(batch_size, int) or rows < 1:
-            raise ConfigError(f"poisson_batches: {rows!r} rows in batches of {batch_size!r}")
+            raise ConfigError(
+                f"poisson_batches: {rows!r} rows in batches of {batch_size!r}; give whole numbers"
+            )
         numbers: Any = range(rows)
         batches: Any = poisson_batches(
             numbers, batch_size, secret=run.noise, round_number=run.round

@@ -54,7 +54,7 @@ class LocalModels(ModelRegistry):
     def _make_model(self) -> nn.Module:
         model = check_model(self._hooks.seeded("make_model"), "make_model")
         if model is None:
-            raise ConfigError("make_model returned None; is a return missing?")
+            raise ConfigError("make_model returned None; return the model")
         return self._defence.model(model) if self._defence else model
 
     def _make_optimizer(self) -> Optimizer | None:
@@ -65,7 +65,7 @@ class LocalModels(ModelRegistry):
         made: Any = optimizer_of(self.model, functools.partial(self._hooks.seeded, hook))
         optimizer = check_optimizer(made, hook)
         if optimizer is None:
-            raise ConfigError("make_optimizer returned None; is a return missing?")
+            raise ConfigError("make_optimizer returned None; return the optimizer")
         if averaging.proximal:
             for each in made if isinstance(made, list | tuple) else [made]:
                 each.register_step_pre_hook(functools.partial(self._pull, averaging.proximal))

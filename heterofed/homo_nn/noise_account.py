@@ -83,8 +83,8 @@ class NoiseAccount:
         if drawn.batch_size != defence.batch_size or steps != len(drawn.sizes):
             raise ConfigError(
                 f"DPSGD(batch_size={defence.batch_size}): {steps} steps in a round of"
-                f" {len(drawn.sizes)} batches of {drawn.batch_size}; step once on each batch that"
-                " self.poisson_batches drew, with the same batch_size"
+                f" {len(drawn.sizes)} batches of {drawn.batch_size}; make one step for each batch"
+                " that self.poisson_batches drew, with the same batch_size"
             )
         return Cost(), Shared(draw=defence.draw(steps))
 

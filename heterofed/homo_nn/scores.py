@@ -54,13 +54,15 @@ def read(outcome: object, hook: str, *, needs_rows: bool) -> Scored:
     numbers = numbers_of(named)
     wrong = [name for name, value in numbers.items() if value is None]
     if wrong:
-        raise ConfigError(f"{hook} returned something that is no number, as {wrong[0]!r}")
+        raise ConfigError(
+            f"{hook} returned something that is no number, as {wrong[0]!r}; return numbers"
+        )
     values = {name: value for name, value in numbers.items() if value is not None}
     rows = values.pop(ROWS, 0.0)
     if not math.isfinite(rows) or rows != int(rows) or rows < needs_rows or rows > 2**40:
         least = "1" if needs_rows else "0"
         raise ConfigError(
-            f"{hook} must return its number of rows, a whole number from {least} on: alone, or as"
+            f"{hook} gave no number of rows, a whole number from {least} on: return it alone, or as"
             ' "rows" in a dict with more numbers, such as {"rows": 600, "loss": 0.3}'
         )
     try:

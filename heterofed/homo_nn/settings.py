@@ -87,7 +87,9 @@ class HomoHostSettings(LeadSettings):
             ConfigError: one Collaborator alone has no secure sum.
         """
         if self.secure_aggregation and len(collaborators) == 1:
-            raise ConfigError("secure_aggregation needs two Collaborators or more")
+            raise ConfigError(
+                "secure_aggregation needs two Collaborators or more; add one, or leave it out"
+            )
         return self.plan(
             collaborators,
             max_rounds=self.max_rounds if default_end else 0,
@@ -110,7 +112,9 @@ class HomoHostSettings(LeadSettings):
         if not self.secure_aggregation:
             return
         if self.collaborators == 1:
-            raise ConfigError("secure_aggregation needs two Collaborators or more")
+            raise ConfigError(
+                "secure_aggregation needs two Collaborators or more; add one, or leave it out"
+            )
         if most is not None:
             raise ConfigError(
                 "max_update_norm looks at one party's update, which secure_aggregation hides; give"

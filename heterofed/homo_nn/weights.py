@@ -28,7 +28,7 @@ def layout_of(model: nn.Module) -> Layout:
     if not learning or len(state) > MAX_WEIGHTS:
         raise ConfigError(
             f"make_model returned a model with {len(state)} tensors, {len(learning)} of which"
-            f" learn; there must be 1 that learns, and {MAX_WEIGHTS} at most"
+            f" learn; return one with 1 tensor that learns or more, and {MAX_WEIGHTS} at most"
         )
     return tuple(_spec(name, each, name in learning) for name, each in state.items())
 
@@ -40,14 +40,16 @@ def _spec(name: str, tensor: object, learns: bool) -> WeightSpec:
             " keep this state in extra_state"
         )
     if dtype_name(tensor) not in ITEM_BYTES or tensor.layout is not torch.strided:
-        raise ConfigError(f"make_model: {name} is of {tensor.dtype}, which cannot be sent")
+        raise ConfigError(
+            f"make_model: {name} is of {tensor.dtype}, which cannot be sent; convert it to another dtype"
+        )
     spec = (name, dtype_name(tensor), tuple(tensor.shape), learns)
     try:
         return msgspec.convert(spec, WeightSpec)
     except msgspec.ValidationError:
         raise ConfigError(
-            f"make_model: {name!r} cannot be sent; a tensor has 8 dimensions at most, and a name of"
-            " up to 128 ASCII characters without spaces"
+            f"make_model: {name!r} cannot be sent; give a tensor of 8 dimensions at most, and a name"
+            " of up to 128 ASCII characters without spaces"
         ) from None
 
 
@@ -78,8 +80,8 @@ def check_same(layouts: Mapping[str, Layout]) -> Layout:
     for other in others:
         if found := differences(layouts[first], layouts[other]):
             raise FeatureError(
-                f"the models of {first} and {other} differ ({found}): make_model must make the same"
-                " model at every party",
+                f"the models of {first} and {other} differ ({found}); make the same model in"
+                " make_model at every party",
                 party=other,
             )
     return layouts[first]

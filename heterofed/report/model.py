@@ -294,7 +294,7 @@ class Epsilon(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """What was measured of the link to a party.
+    """The quality of the link to a party, as it was measured.
 
     Attributes:
         party: its feature key.

@@ -20,7 +20,7 @@ TASK = b""
 """Stands in the ledger for all runs of a task."""
 
 MOST_RAISES = 3
-"""How often a defence is raised, if the terms allow it, before the task ends."""
+"""The number of times that a defence is raised, if the terms allow it, before the task ends."""
 
 KEPT_EVERY = 64
 """The number of batches after which the evidence is written, if it has not grown meanwhile."""
