@@ -82,8 +82,8 @@ def unmasked_sum(layout: Layout, payloads: Mapping[str, bytearray]) -> dict[str,
 def _part(payload: bytearray, size: int, party: str) -> Tensor:
     if len(payload) != size:
         raise RemoteProtocolError(
-            f"{party} sent a masked update of another size than its model has; compare the versions"
-            " of heterofed at both parties",
+            f"{party} sent a masked update of another size than its model has; compare the"
+            " versions of heterofed at both parties",
             party=party,
         )
     return torch.frombuffer(payload, dtype=torch.int64)

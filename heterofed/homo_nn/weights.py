@@ -41,15 +41,16 @@ def _spec(name: str, tensor: object, learns: bool) -> WeightSpec:
         )
     if dtype_name(tensor) not in ITEM_BYTES or tensor.layout is not torch.strided:
         raise ConfigError(
-            f"make_model: {name} is of {tensor.dtype}, which cannot be sent; convert it to another dtype"
+            f"make_model: {name} is of {tensor.dtype}, which cannot be sent; convert it to"
+            " another dtype"
         )
     spec = (name, dtype_name(tensor), tuple(tensor.shape), learns)
     try:
         return msgspec.convert(spec, WeightSpec)
     except msgspec.ValidationError:
         raise ConfigError(
-            f"make_model: {name!r} cannot be sent; give a tensor of 8 dimensions at most, and a name"
-            " of up to 128 ASCII characters without spaces"
+            f"make_model: {name!r} cannot be sent; give a tensor of 8 dimensions at most, and a"
+            " name of up to 128 ASCII characters without spaces"
         ) from None
 
 
