@@ -58,7 +58,9 @@ PLAN = {
     "max_peer_ids": "Most ids of one party that may be intersected",
     "max_batch_bytes": "Most bytes of one batch",
     "announced_split": "Whether the Host says which rows are for training and which for tests",
+    "averaging": "How models are averaged, if parties with the same columns train",
     "agreed": "What the parties agreed on beyond that",
+    "limits": "Limits on what may leave a party",
 }
 """The explanation of every field of the plan but the seed, which no report has."""
 

@@ -66,7 +66,7 @@ def test_every_message_in_every_state_to_every_role(kind: type[Message]) -> None
             assert view(kept) == before
 
     hear()
-    assert tried >= EXAMPLES or kind.__struct_fields__ == ()
+    assert tried >= EXAMPLES or set(kind.__annotations__.values()) <= {"bool"}
 
 
 def test_there_are_as_many_places_as_there_should_be() -> None:

@@ -241,6 +241,7 @@ def test_demo_from_end_to_end(parties: Parties, mnist: Path, tmp_path: Path) -> 
     assert "[ROUND 1/1]" in demo.output
 
 
+@pytest.mark.long
 def test_demo_with_baselines(parties: Parties, mnist: Path, tmp_path: Path) -> None:
     demo = parties.start(
         *HETEROFED,

@@ -332,7 +332,7 @@ def test_test_ids_among_the_train_ids_are_mentioned(
 @pytest.mark.parametrize(
     ("features", "says"),
     [
-        ((torch.ones(2, 1), ["a", "b"]), "ids go into Batch(features, ids=...)"),
+        ((torch.ones(2, 1), ["a", "b"]), "put ids into Batch(features, ids=...)"),
         ({"n": 3}, "tensor 'n' is not a tensor but of type int"),
         ((torch.ones(2), (torch.ones(2),)), "tensor '1' is not a tensor but of type tuple"),
     ],

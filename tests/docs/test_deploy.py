@@ -100,6 +100,7 @@ def test_scripts_can_be_read_by_any_shell(path: Path) -> None:
         run("shellcheck", "--exclude=SC1091,SC2034", "--shell=sh", str(path))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_scripts_of_compose_end_in_a_joint_model(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
     "index.md",
     "many-processes.md",
+    *("deploy.md", "doctor.md"),
     "two-organisations.md",
     "horizontal.md",
     "psi-only.md",

@@ -14,7 +14,7 @@ nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     # A kernel and its client use what their own authors have deprecated.
     pytest.mark.filterwarnings("ignore:::(jupyter|nbclient|nbformat|zmq|traitlets|asyncio)"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

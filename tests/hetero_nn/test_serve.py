@@ -225,7 +225,9 @@ def test_a_defended_row_is_counted_once_and_stays_the_same(start: Any, results: 
     office.ask("id-030")
 
 
-def test_rows_of_now_are_kept_for_a_limited_time(start: Any, results: Path) -> None:
+def test_load_features_gives_rows_of_now_that_are_kept_for_a_limited_time(
+    start: Any, results: Path
+) -> None:
     bob = Now(results)
     office = start(bob, ServeLimits(max_rows_per_day=10, max_age=0))
     before = office.ask("id-020")

@@ -109,6 +109,7 @@ def weights(results: Path) -> list[list[float]]:
     return [torch.cat([each.flatten() for each in state.values()]).tolist() for state in states]
 
 
+@pytest.mark.long
 def test_kill_9_of_processes(parties: Parties, tmp_path: Path) -> None:
     """One party while the others wait, then the Host and another party at once."""
     whole = processes(parties, tmp_path / "whole", "secure")

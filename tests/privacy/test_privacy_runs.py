@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn, optim
@@ -111,14 +112,14 @@ def test_the_report_changes_nothing_of_the_training(tmp_path: Path) -> None:
     assert torch.equal(weights[0], weights[1])
 
 
-def test_labels_that_are_no_classes_have_no_report(tmp_path: Path) -> None:
+def test_labels_that_are_no_classes_are_measured_as_amounts(tmp_path: Path) -> None:
     class Regression(Host):
         def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
             for batch in super().iterate_train_feature(feature_model, train_ids):
                 yield Batch(batch.features, batch.labels * 0.7, batch.ids)
 
     bank, _ = trained(Regression(tmp_path), Collaborator(tmp_path))
-    assert "leakage" not in bank.metrics
+    assert set(pd.read_csv(bank.metrics["leakage"])["attack"]) == {"regression"}
 
 
 # -- gradients and labels ------------------------------------------------------------------------

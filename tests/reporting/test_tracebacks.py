@@ -58,7 +58,7 @@ def script(text: str, folder: Path) -> tuple[int, str]:
         ('TinyHost(results, max_rounds=0).launch_task("ends")', "max_rounds=0"),
         ('TinyHost(results).launch_task("a/b")', "task_id"),
         ('TinyHost(results).predict("ends")', "define predict_a_batch"),
-        ('simulate(TinyHost(results), [], task_id="ends")', "simulate takes"),
+        ('simulate(TinyHost(results), [], task_id="ends")', "simulate: give"),
         (
             "import pandas\nfrom heterofed.data import VerticalTable\n"
             'VerticalTable(pandas.DataFrame({"x": [1]}), id="y")',

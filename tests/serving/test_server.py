@@ -96,7 +96,7 @@ def test_rows_by_http(site: Site) -> None:
     assert found["version"] == site.caller.get("/readyz").json()["version"]
 
 
-def test_own_columns_of_now(site: Site) -> None:
+def test_read_columns_takes_own_columns_of_now(site: Site) -> None:
     before = site.ask("id-020").json()["predictions"]["prediction"][0]
     after = site.ask("id-020", columns={"x": [9.0], "y": [-9.0]})
     assert after.status_code == 200

@@ -226,7 +226,7 @@ def test_parties_that_cannot_be_in_one_task(tmp_path: Path) -> None:
     host, bob = TinyHost(tmp_path), TinyCollaborator(tmp_path)
     for arguments, says in (
         ((host, []), "a list of Collaborators"),
-        ((bob, [host]), "must be the Host"),
+        ((bob, [host]), "give the Host first"),
         ((host, [TinyHost(tmp_path)]), "one Host"),
         ((host, [bob, TinyCollaborator(tmp_path, "carol")]), "waits for collaborators=1"),
         ((host, [TinyCollaborator(tmp_path, "alice")]), "of its own"),

@@ -40,7 +40,7 @@ def test_each_party_has_its_own_columns_by_name(measured: Any) -> None:
     assert sorted(theirs["column"]) == ["1", "2", "3", "4", "5"]  # by number, at the Host
     assert set(at_shop["party"]) == {"shop"}
     assert at_shop["column"].iloc[0] == "spend"  # what the label hangs on comes first
-    assert at_shop["drop"].iloc[0] > 0.05
+    assert at_shop["drop"].iloc[0] >= 0.03
     assert at_shop["drop"].tolist() == pytest.approx(theirs["drop"].tolist(), abs=0.006)
     assert bank.evaluation.tables["importance"].columns == ("party", "column", "auc")
     kept = json.loads((done.results["bank"].folder / "evaluation.json").read_text())

@@ -120,6 +120,7 @@ def test_rounds_arrive_and_a_killed_party_is_lost(parties: Any, page: Any, tmp_p
     assert server.wait() == 0
 
 
+@pytest.mark.long
 def test_the_demo_is_watched_from_its_first_phase_to_its_end(
     parties: Any, page: Any, mnist: Path, tmp_path: Path
 ) -> None:

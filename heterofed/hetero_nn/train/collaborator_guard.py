@@ -99,7 +99,8 @@ class CollaboratorGuard(Guard):
         """
         floats, limited = batch.floats, self._watch is not None
         reported = bool(floats) and not testing
-        reported &= isinstance(self._defence, Decorrelation) or self._leaks.has_time()
+        if reported and not isinstance(self._defence, Decorrelation):
+            reported = bool(self._leaks.has_time())  # None after a fault, which ends no run
         inputs = self._calls.taken(batch.rows, wanted=reported or limited)
         sent = self._hidden(batch, floats)
         if self._watch is not None:

@@ -18,7 +18,7 @@ from tests.e2e.processes import ROOT
 from tests.e2e.test_gpu import close
 from tests.e2e.tiny import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("home")]
 
 ROUNDS = 4
 
