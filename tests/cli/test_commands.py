@@ -264,7 +264,10 @@ def test_demo_with_a_baseline_that_there_is_not(parties: Parties, tmp_path: Path
     assert "give some of local, pooled" in demo.output
 
 
-@pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("terminate", 128 + signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("interrupt", 130), pytest.param("terminate", 128 + signal.SIGTERM, marks=pytest.mark.long)],
+)
 def test_demo_leaves_no_process_behind(
     how: str, code: int, parties: Parties, mnist: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_parties_of_a_template_train(
     assert accuracy[-1] > 0.7
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_tabular_project_runs_by_make(home: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["new", str(tmp_path / "loans")])

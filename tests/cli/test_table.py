@@ -56,6 +56,7 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_three_parties_by_command(parties: Parties, tmp_path: Path) -> None:
     table, label = numbers(200)

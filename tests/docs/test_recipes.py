@@ -16,7 +16,13 @@ from tests.docs.samples import blocks, executed
 from tests.e2e.processes import ROOT
 
 GUIDES = ROOT / "docs/how-to"
-RECIPES = ["bank.md", "hospital.md", "insurer.md", "retail.md"]
+RECIPES = [
+    "bank.md",
+    *(
+        pytest.param(each, marks=pytest.mark.long)
+        for each in ("hospital.md", "insurer.md", "retail.md")
+    ),
+]
 
 pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
 

@@ -73,6 +73,7 @@ def test_wan(mnist: Path) -> None:
     assert result["auto_int8_mb"] < result["auto_fp16_mb"] < result["auto_mb"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_parties() -> None:
     result = printed("parties", "--counts", "1", "2", "--batches", "20")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import curve
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_both_ways_are_measured(mnist: Path) -> None:
     given = ["--data", str(mnist), "--rounds", "1", "--repeats", "1", "--limit", "300", "60"]

@@ -112,6 +112,7 @@ class Collaborator(HeteroNNCollaboratorScheduler):
         yield from self.iterate_train_feature(feature_model, test_ids)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_sixteen_collaborators_train_on_strips_of_mnist(mnist: Path, tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def test_notebooks_show_the_message() -> None:
     assert ConfigError("x").shown() == ["ConfigError: x"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_who_is_stopped_says_so(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(HEAD + 'TinyHost(results).launch_task("ends")')

@@ -13,6 +13,7 @@ from heterofed.tabular import TabularCollaborator, TabularHost
 from tests.tabular.fate_files import numbers, svmlight, tag_value, with_header
 
 
+@pytest.mark.long
 def test_four_classes_three_parties_three_kinds_of_files(tmp_path: Path) -> None:
     table, label = numbers()
     host = with_header(tmp_path / "a.csv", table[["x0", "x1", "x2"]], label, id="sid")

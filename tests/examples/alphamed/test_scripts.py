@@ -90,6 +90,7 @@ def test_whole_mnist_runs_to_the_end(start: Start, tmp_path: Path) -> None:
     assert table["accuracy"].iloc[-1] > 0.8
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_other_batch_size_ends_both_with_both_counts(start: Start) -> None:
     rows = {"TRAIN_ROWS": "10000", "TEST_ROWS": "50"}
