@@ -30,7 +30,7 @@ from heterofed.runs.beside import launch_beside
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
-from heterofed.runs.settings import Shown
+from heterofed.runs.settings import Shown, check_last_round
 
 
 class PartyHooks(Scheduler):
@@ -477,7 +477,7 @@ class HostHooks(PartyHooks):
         """
         super().validate_context()
         if ends_by_default(type(self)):
-            self._heterofed.settings.check_rounds()
+            check_last_round(self._heterofed.settings.max_rounds)
 
     # -- what hooks may read and call --------------------------------------------------------
 
@@ -529,10 +529,7 @@ class HostHooks(PartyHooks):
         Raises:
             ConfigError: no round has begun.
         """
-        run = self._heterofed.run
-        if run is None or run.round == 0:
-            raise ConfigError("mark_best: there is no round yet; call it in test")
-        run.state.is_best = True
+        self._heterofed.mark_best("test")
 
     def _is_reach_max_rounds(self) -> bool:
         run = self._heterofed.run

@@ -167,18 +167,6 @@ class HostSettings(LeadSettings, HalfSettings):
         self._check_defences()
         given_limits(self.limits)
 
-    def check_rounds(self) -> None:
-        """Refuse a number of rounds that would never end the task.
-
-        Raises:
-            ConfigError: there is no last round.
-        """
-        if not is_count(self.max_rounds, least=1):
-            raise ConfigError(
-                f"max_rounds={self.max_rounds!r}: give a whole number of rounds from 1 on, or"
-                " define is_task_finished"
-            )
-
     def training_plan(
         self, collaborators: tuple[str, ...], *, order: int, default_end: bool
     ) -> Plan:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heterofed.errors import ConfigError
-from heterofed.homo_nn.hooks import HOOK_ARGUMENTS, keeps_extra_state
+from heterofed.homo_nn.averaging_task import Averaging
 from heterofed.homo_nn.local_training import LocalTraining
 from heterofed.homo_nn.models import LocalModels
 from heterofed.homo_nn.sampling import drawn
 from heterofed.homo_nn.settings import HomoCollaboratorSettings
 from heterofed.protocol import messages as msg
-from heterofed.runs.checkpointing import Checkpointing
-from heterofed.runs.hook_streams import SeededHooks
-from heterofed.runs.kept_task import KeptTask, finish_as_collaborator
-from heterofed.runs.model_keeping import ModelKeeping
+from heterofed.runs.kept_task import finish_as_collaborator
 from heterofed.runs.run import Run
 from heterofed.runs.task import CollaboratorTask
 
@@ -25,12 +22,8 @@ WHAT_COMES = (msg.BeginUpdate, msg.Average, msg.BeginScores, msg.RoundEnd, msg.F
 """The messages that the Host may send between two phases."""
 
 
-class CollaboratorAveraging(KeptTask, CollaboratorTask):
+class CollaboratorAveraging(Averaging, CollaboratorTask):
     """A horizontal task at a Collaborator."""
-
-    purpose = "average"
-    hook_arguments = HOOK_ARGUMENTS
-    hooks: SeededHooks
 
     @property
     def settings(self) -> HomoCollaboratorSettings:
@@ -38,37 +31,15 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
         settings: HomoCollaboratorSettings = self.engine.settings
         return settings
 
-    @property
-    def checkpoints(self) -> Checkpointing:
-        """The object that writes checkpoints, and resumes from one."""
-        return self._keeping.checkpoints
-
-    def begin(self, run: Run) -> None:
-        """Prepare for the launch, which has begun; nothing is checked yet."""
-        super().begin(run)
-        self.make_half(run)
-
     def make_half(self, run: Run) -> None:
         """Make the objects of this party in one run."""
         settings = self.settings
-        self.hooks = SeededHooks(self.owner, run, settings.feature_key, settings.shown_name)
+        self.hooks = self.seeded_hooks(run)
         models = LocalModels(self.hooks, run, settings.weights_defence)
         self._local = LocalTraining(self.owner, run, self.hooks, models, settings)
-        self._keeping = ModelKeeping(
-            self.owner,
-            run,
-            self.hooks,
-            models,
-            (self._local,),
-            self.limit(run),
-            # What wraps them for DP-SGD belongs to heterofed.
-            walks_models=settings.weights_defence is None,
-            covered=keeps_extra_state(type(self.owner)),
-        )
-
-    def leave(self) -> None:
-        """Release what the run holds, because it starts again with other objects."""
-        self._keeping.leave()
+        # What wraps them for DP-SGD belongs to heterofed.
+        plain = settings.weights_defence is None
+        self.keeping = self.keeping_of(run, models, self._local, walks_models=plain)
 
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
@@ -83,7 +54,7 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
             if not is_over:
                 self._connected(run, host)
         self._serve(run, host, (msg.Finish,) if is_over else WHAT_COMES)
-        self._keeping.files.save()
+        self.keeping.files.save()
         finish_as_collaborator(run, host)
 
     def _connected(self, run: Run, host: Peer) -> None:
@@ -109,12 +80,12 @@ class CollaboratorAveraging(KeptTask, CollaboratorTask):
         """Describe the model, and take the weights to begin with."""
         party = run.party
         with party.in_phase("prepare"):
-            self._keeping.make_all()
+            self.keeping.make_all()
             asked = party.take(host, msg.DescribeModel).message
             with_weights: bool = asked.weights  # type: ignore[attr-defined]
             party.post(host, *self._local.description(with_weights=with_weights))
             self._local.begin(host, party.take(host, msg.InitialWeights).payload)
-            self._keeping.keep_start()
+            self.keeping.keep_start()
             party.post(host, msg.WeightsHeld())
 
     def _serve(self, run: Run, host: Peer, expected: tuple[type[msg.Message], ...]) -> None:

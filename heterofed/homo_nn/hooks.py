@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed.errors import ConfigError
-from heterofed.homo_nn.settings import HomoCollaboratorSettings, HomoHostSettings
+from heterofed.homo_nn.settings import HomoCollaboratorSettings
 from heterofed.privacy.dpsgd import Sampling, poisson_batches
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
-from heterofed.runs.settings import Settings, Shown
+from heterofed.runs.settings import Settings, Shown, check_last_round
 from heterofed.runs.task import Task
 
 if TYPE_CHECKING:
@@ -158,9 +158,8 @@ class HomoHostHooks(HomoHooks):
             ConfigError: a setting of the constructor is wrong.
         """
         super().validate_context()
-        settings: HomoHostSettings = self._heterofed.settings
         if ends_by_default(type(self)):
-            settings.check_rounds()
+            check_last_round(self._heterofed.settings.max_rounds)
 
     # -- what hooks may read and call ------------------------------------------------------
 
@@ -182,10 +181,7 @@ class HomoHostHooks(HomoHooks):
         Raises:
             ConfigError: no round has begun.
         """
-        run = self._heterofed.run
-        if run is None or run.round == 0:
-            raise ConfigError("mark_best: there is no round yet; call it in take_scores")
-        run.state.is_best = True
+        self._heterofed.mark_best("take_scores")
 
 
 class HomoCollaboratorHooks(HomoHooks):

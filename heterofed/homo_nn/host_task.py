@@ -10,7 +10,8 @@ from torch import Tensor
 
 from heterofed.compute.autograd import check_model
 from heterofed.compute.plain import as_truth
-from heterofed.homo_nn.hooks import HOOK_ARGUMENTS, ends_by_default, keeps_extra_state
+from heterofed.homo_nn.averaging_task import Averaging
+from heterofed.homo_nn.hooks import ends_by_default
 from heterofed.homo_nn.sampling import drawn
 from heterofed.homo_nn.scores import Scored, mean_of
 from heterofed.homo_nn.settings import HomoHostSettings
@@ -18,10 +19,7 @@ from heterofed.homo_nn.shared_weights import SharedWeights
 from heterofed.homo_nn.weights import Layout, check_same, layout_of, packed, state_of, unpacked
 from heterofed.protocol import messages as msg
 from heterofed.protocol.plan import Plan
-from heterofed.runs.checkpointing import Checkpointing
-from heterofed.runs.hook_streams import SeededHooks
-from heterofed.runs.kept_task import KeptTask, close_round_as_host, finish_as_host, tell_round_ended
-from heterofed.runs.model_keeping import ModelKeeping
+from heterofed.runs.kept_task import close_round_as_host, finish_as_host, tell_round_ended
 from heterofed.runs.models import ModelRegistry
 from heterofed.runs.recorded import record_row
 from heterofed.runs.run import Run
@@ -31,12 +29,8 @@ if TYPE_CHECKING:
     from heterofed.messaging.peer import Mail
 
 
-class HostAveraging(KeptTask, HostTask):
+class HostAveraging(Averaging, HostTask):
     """A horizontal task at the Host."""
-
-    purpose = "average"
-    hook_arguments = HOOK_ARGUMENTS
-    hooks: SeededHooks
 
     @property
     def settings(self) -> HomoHostSettings:
@@ -44,35 +38,12 @@ class HostAveraging(KeptTask, HostTask):
         settings: HomoHostSettings = self.engine.settings
         return settings
 
-    @property
-    def checkpoints(self) -> Checkpointing:
-        """The object that writes checkpoints, and resumes from one."""
-        return self._keeping.checkpoints
-
-    def begin(self, run: Run) -> None:
-        """Prepare for the launch, which has begun; nothing is checked yet."""
-        super().begin(run)
-        self.make_half(run)
-
     def make_half(self, run: Run) -> None:
         """Make the objects of this party in one run."""
-        settings = self.settings
-        self.hooks = SeededHooks(self.owner, run, settings.feature_key, settings.shown_name)
-        self._shared = SharedWeights(run, settings)
-        self._keeping = ModelKeeping(
-            self.owner,
-            run,
-            self.hooks,
-            ModelRegistry({}, ()),
-            (self._shared,),
-            self.limit(run),
-            walks_models=False,
-            covered=keeps_extra_state(type(self.owner)),
-        )
-
-    def leave(self) -> None:
-        """Release what the run holds, because it starts again with other objects."""
-        self._keeping.leave()
+        self.hooks = self.seeded_hooks(run)
+        self._shared = SharedWeights(run, self.settings)
+        models = ModelRegistry({}, ())
+        self.keeping = self.keeping_of(run, models, self._shared, walks_models=False)
 
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:
         """Return the plan that the Host announces."""
@@ -88,7 +59,7 @@ class HostAveraging(KeptTask, HostTask):
             self._agree(run)
         while not is_over:
             is_over = self._round(run)
-        self._keeping.files.save()
+        self.keeping.files.save()
         finish_as_host(run)
 
     # -- before the rounds -------------------------------------------------------------------
@@ -117,8 +88,8 @@ class HostAveraging(KeptTask, HostTask):
             self._shared.begin(layout, weights)
             for peer in peers:
                 party.post(peer, msg.InitialWeights(), packed(weights))
-            self._keeping.make_all()
-            self._keeping.keep_start()
+            self.keeping.make_all()
+            self.keeping.keep_start()
             party.take_all(msg.WeightsHeld)
 
     # -- a round -----------------------------------------------------------------------------

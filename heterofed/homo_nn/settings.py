@@ -61,18 +61,6 @@ class HomoHostSettings(LeadSettings):
             raise ConfigError(f"fraction={fraction!r}: give a number above 0 and at most 1")
         self._check_sums()
 
-    def check_rounds(self) -> None:
-        """Refuse a number of rounds that would never end the task.
-
-        Raises:
-            ConfigError: there is no last round.
-        """
-        if not is_count(self.max_rounds, least=1):
-            raise ConfigError(
-                f"max_rounds={self.max_rounds!r}: give a whole number of rounds from 1 on, or"
-                " define is_task_finished"
-            )
-
     def averaging_plan(
         self, collaborators: tuple[str, ...], *, order: int, default_end: bool
     ) -> Plan:

@@ -36,3 +36,13 @@ class Engine(Generic[S]):
                 f"{name} is made when a task is launched, and there is none yet; use it in a hook"
             )
         return models.made(name)
+
+    def mark_best(self, hook: str) -> None:
+        """Mark the current round as the best; `hook` names where users do so.
+
+        Raises:
+            ConfigError: no round has begun.
+        """
+        if self.run is None or self.run.round == 0:
+            raise ConfigError(f"mark_best: there is no round yet; call it in {hook}")
+        self.run.state.is_best = True

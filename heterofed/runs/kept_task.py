@@ -12,6 +12,7 @@ from heterofed.messaging.aborts import BETWEEN, lost, unlawful
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.protocol.messages import CheckpointHeld, Finish, Message, RoundEnd
 from heterofed.runs.checkpointing import Checkpointing
+from heterofed.runs.model_keeping import ModelKeeping
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
 from heterofed.runs.run_folder import open_run_folder
@@ -24,19 +25,16 @@ class KeptTask(Task):
     """A task that is kept, so that it can go on after it was interrupted."""
 
     goes_on = True
+    keeping: ModelKeeping
 
     @property
-    @abstractmethod
     def checkpoints(self) -> Checkpointing:
         """The object that writes checkpoints, and resumes from one."""
+        return self.keeping.checkpoints
 
     @abstractmethod
     def make_half(self, run: Run) -> None:
-        """Make the objects of this party in one run."""
-
-    @abstractmethod
-    def leave(self) -> None:
-        """Release what the run holds, because it starts again with other objects."""
+        """Make the objects of this party in one run, `keeping` among them."""
 
     def open_folder(self, run: Run) -> None:
         """Make the results folder of the resumed or new run."""
@@ -63,7 +61,7 @@ class KeptTask(Task):
     def _start_over(self, run: Run) -> None:
         """Forget what an earlier attempt of this launch has made; what was made before it stays."""
         if run.waits:
-            self.leave()
+            self.keeping.leave()
             run.state = RunState()
             self.make_half(run)
         run.metrics.clear()

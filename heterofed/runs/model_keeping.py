@@ -1,4 +1,4 @@
-"""Makes the object that writes and restores the checkpoints of a task without ids."""
+"""Makes the models of a party in one run, and the object that writes and restores checkpoints."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from heterofed.runs.run import Run
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.user_state import Carried
 
-NO_IDS = (0, b"")
-"""The number of ids and their digest in a task without ids."""
-
 
 class ModelKeeping:
     """The checkpoints of one party in one run.
@@ -31,8 +28,10 @@ class ModelKeeping:
         models: the models and optimizers of the party.
         parts: the further parts of the checkpoints.
         limit: the limit on rollbacks.
+        files: the files of the models in the results folder.
         walks_models: whether the user's code may hold state in the models and optimizers.
         covered: whether the user's class adds state to checkpoints.
+        accumulates: whether the user's code may let gradients wait for the step of a later batch.
 
     Attributes:
         files: the files of the models in the results folder.
@@ -48,16 +47,16 @@ class ModelKeeping:
         parts: Sequence[CheckpointPart],
         limit: ReturnLimit,
         *,
+        files: ModelFiles,
         walks_models: bool,
         covered: bool,
+        accumulates: bool = False,
     ) -> None:
         self._owner, self._models, self._walks_models = owner, models, walks_models
-        self._parts = parts
-        run.models, run.state.own_ids = models, NO_IDS
-        self.files = ModelFiles(run, models, owner, parts)
+        self._parts, self.files = parts, files
         self._carried = Carried(self._roots, self._known, covered)
         metrics = registered_metrics(type(owner))
-        what = Checkpointed(models, self.files, self._carried, parts, metrics, accumulates=False)
+        what = Checkpointed(models, files, self._carried, parts, metrics, accumulates)
         self.checkpoints = Checkpointing(run, hooks, what, limit)
 
     def make_all(self) -> None:

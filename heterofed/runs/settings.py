@@ -289,6 +289,19 @@ def is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def check_last_round(max_rounds: object) -> None:
+    """Refuse a number of rounds that would never end the task.
+
+    Raises:
+        ConfigError: there is no last round.
+    """
+    if not is_count(max_rounds, least=1):
+        raise ConfigError(
+            f"max_rounds={max_rounds!r}: give a whole number of rounds from 1 on, or define"
+            " is_task_finished"
+        )
+
+
 def check_collaborators(expected: object, host: str) -> None:
     """Check the `collaborators` that a Host is told to wait for.
 

@@ -35,7 +35,7 @@ from heterofed.errors import (
 from heterofed.files import file_lock, heterofed_home
 from heterofed.hetero_nn.half_task import HostHalfTask
 from heterofed.hetero_nn.predict import collaborator as serving
-from heterofed.hetero_nn.predict import quota
+from heterofed.hetero_nn.predict import models, quota
 from heterofed.hetero_nn.predict.quota import Quota
 from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
 from heterofed.privacy.dpsgd import DPSGD
@@ -568,7 +568,7 @@ def test_features_that_only_a_sum_shows_are_not_predicted_with(
     read = artifacts.read_trained
     tells = lambda *args: dataclasses.replace(read(*args), fusion="separate")  # noqa: E731
     monkeypatch.setattr(artifacts, "read_trained", tells)
-    monkeypatch.setattr(serving, "read_trained", tells)
+    monkeypatch.setattr(models, "read_trained", tells)
     monkeypatch.setattr(
         HostHalfTask,
         "make_plan",

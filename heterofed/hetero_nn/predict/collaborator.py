@@ -11,7 +11,6 @@ from heterofed.compute.alignment import SortedIdSet, check_ids, keyed_digest
 from heterofed.errors import (
     ConfigError,
     HeteroFedError,
-    OtherRunError,
     ResultsError,
     RowCountError,
     TaskFailed,
@@ -19,7 +18,7 @@ from heterofed.errors import (
 from heterofed.events import Callback, Event, StillWaiting
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks, half_engine
-from heterofed.hetero_nn.predict.models import load_models
+from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
 from heterofed.hetero_nn.predict.quota import Quota, today
 from heterofed.hetero_nn.predict.rows import check_some
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
@@ -30,7 +29,7 @@ from heterofed.protocol import messages as msg
 from heterofed.reporting.log_lines import facts
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.reporting.units import seconds_shown
-from heterofed.runs.artifacts import Trained, read_trained, trained_here
+from heterofed.runs.artifacts import Trained, trained_here
 from heterofed.runs.beside import BesideTask, launch_beside, log_request
 from heterofed.runs.run import Run
 from heterofed.runs.settings import is_count
@@ -213,27 +212,13 @@ class Serving(BesideTask, CollaboratorHalfTask):
 
     def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> None:
         """Check the rows that the Host requests, and count and log them before any is computed."""
-        party, trained = run.party, self._trained
+        party = run.party
         plan = party.take(host, msg.PredictPlan).of(msg.PredictPlan)
-        if (plan.run, plan.rounds) != (trained.run, trained.rounds):
-            raise OtherRunError(
-                f"the models of {host.name} are of another run ({plan.rounds} rounds) than those in"
-                f" {trained.folder} ({trained.rounds} rounds); bring back those of one run",
-                party=party.name,
-            )
+        check_same_run(plan, self._trained, host.name, party.name)
         secret = run.agreement.secret
         if (plan.count, plan.ids) != (len(ids), keyed_digest(secret, "predict", ids)):
             raise unlawful(host.name, "psi", "asks for other rows than it has shown to hold")
-        if plan.models != trained.which:
-            self._trained = read_trained(trained.folder, plan.models)
-            try:
-                load_models(self._trained, self.half)
-            # The Host made this choice, so the Collaborator continues to serve.
-            except ConfigError as error:
-                raise OtherRunError(
-                    f"{host.name} asks for the {plan.models} models: {error}; ask for the others",
-                    party=party.name,
-                ) from error
+        self._trained = asked_models(plan, self._trained, self.half, host.name)
         most = self._max_rows_per_day
         self._quota = Quota(run.task_id, party.name, most, run.ledger)
         self._quota.take(len(ids))

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from heterofed.compute.alignment import check_ids, keyed_digest
 from heterofed.errors import (
     ConfigError,
-    OtherRunError,
 )
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks
-from heterofed.hetero_nn.predict.models import load_models
+from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
 from heterofed.hetero_nn.predict.quota import today
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
@@ -28,7 +27,7 @@ from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
-from heterofed.runs.artifacts import Trained, read_trained, trained_here
+from heterofed.runs.artifacts import Trained, trained_here
 from heterofed.runs.beside import BesideTask
 from heterofed.runs.extra_modules import EXTRA
 from heterofed.runs.run import Run
@@ -154,29 +153,15 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
 
     def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> bytes:
         """Check the rows and models that the Host names, and return the version of both halves."""
-        party, trained = run.party, self._trained
+        party = run.party
         plan = party.take(host, msg.ServePlan).of(msg.ServePlan)
-        if (plan.run, plan.rounds) != (trained.run, trained.rounds):
-            raise OtherRunError(
-                f"the models of {host.name} are of another run ({plan.rounds} rounds) than those in"
-                f" {trained.folder} ({trained.rounds} rounds); bring back those of one run",
-                party=party.name,
-            )
+        check_same_run(plan, self._trained, host.name, party.name)
         digest = keyed_digest(run.agreement.secret, "serve", ids)
         if (plan.count, plan.ids) != (len(ids), digest):
             agreed_table.discard(run.result.folder)
             raise unlawful(host.name, "psi", "serves other rows than it has shown to hold")
-        run.round = run.result.rounds = trained.rounds
-        if plan.models != trained.which:
-            self._trained = trained = read_trained(trained.folder, plan.models)
-            try:
-                load_models(trained, self.half)
-            except ConfigError as error:
-                raise OtherRunError(
-                    f"{host.name} asks for the {plan.models} models: {error}; call mark_best"
-                    " in test",
-                    party=party.name,
-                ) from error
+        run.round = run.result.rounds = self._trained.rounds
+        self._trained = trained = asked_models(plan, self._trained, self.half, host.name)
         mine = half_digest(trained, [*self.half.models.saved, EXTRA])
         party.post(host, msg.ServeAccepted(mine))
         return joint_version(plan.version, mine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from heterofed.errors import ConfigError, FinalLookRefusedError
-from heterofed.events import RoundEnded
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
 from heterofed.hetero_nn.hooks import lets_look, updates_by_default
@@ -21,12 +20,12 @@ from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.reporting.results import write_whole
 from heterofed.runs.checkpoint_part import CheckpointPart
-from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.kept_task import (
     KeptTask,
     close_round_as_host,
     finish_as_collaborator,
     finish_as_host,
+    tell_round_ended,
 )
 from heterofed.runs.run import Run
 from heterofed.runs.term_limits import count_round
@@ -44,19 +43,10 @@ class _Training(KeptTask):
     purpose = "train"
     keeping: Keeping
 
-    @property
-    def checkpoints(self) -> Checkpointing:
-        """The object that writes checkpoints, and resumes from one."""
-        return self.keeping.checkpoints
-
     def open_folder(self, run: Run) -> None:
         """Make the results folder of the resumed or new run, unless a limit cannot be kept."""
         self.settings.check_terms(run.plan.limits)
         super().open_folder(run)
-
-    def leave(self) -> None:
-        """Release what the run holds, because it starts again with other objects."""
-        self.keeping.leave()
 
 
 class HostTraining(_Training, HostHalfTask):
@@ -122,8 +112,7 @@ class HostTraining(_Training, HostHalfTask):
         measured: dict[str, float] = {}
         with run.harmless("the line of the round"):
             measured = _measured(run)
-        most = max(self.settings.max_rounds, 0)
-        run.party.emit(RoundEnded(run.round, most, seconds, loss, measured))
+        tell_round_ended(run, max(self.settings.max_rounds, 0), seconds, loss, measured)
 
     def _finish(self, run: Run) -> None:
         finish_as_host(run, self.loop.guard.end)
