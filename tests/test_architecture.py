@@ -40,7 +40,10 @@ LAYERS = [
 ALONE = {
     "zmq": ["heterofed/transport/zeromq/"],
     "gmpy2": ["psi/"],
-    "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
+    "cryptography": [
+        *("psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"),
+        "heterofed/identity/signing",
+    ],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
     "starlette": ["heterofed/serving/api", "heterofed/watch/app", "heterofed/watch/guard"],
@@ -75,6 +78,7 @@ NO_TORCH = [
     "heterofed.hetero_nn.psi",
     "heterofed.cli.psi",
     "heterofed.protocol",
+    "heterofed.identity.receipt.check",
     "heterofed.tabular.ids",
     "heterofed.tabular.inspect",
     "psi",
