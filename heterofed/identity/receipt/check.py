@@ -87,7 +87,7 @@ class Checked:
 
     @property
     def contradicted(self) -> dict[str, list[str]]:
-        """What other parties signed differently, by party."""
+        """The fields that other parties signed differently, by party."""
         found = {peer: self._differs(peer, theirs) for peer, theirs in self.heard.items()}
         return {peer: fields for peer, fields in found.items() if fields}
 

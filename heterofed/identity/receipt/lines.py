@@ -99,9 +99,9 @@ class Chain:
         self.raw.append(encoded(line))
         return self.raw[-1] + b"\n"
 
-    def last(self, *whats: What) -> What | None:
+    def last(self, *kinds: What) -> What | None:
         """Return the kind of the last line of one of these kinds, or None if there is none."""
-        return next((each.what for each in reversed(self.lines) if each.what in whats), None)
+        return next((each.what for each in reversed(self.lines) if each.what in kinds), None)
 
 
 def encoded(value: object) -> bytes:

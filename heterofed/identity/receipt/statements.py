@@ -17,7 +17,7 @@ SAYS, SEALS = b"heterofed statement\0", b"heterofed seal\0"
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one party states to another about a run.
+    """A statement of one party to another about a run.
 
     Attributes:
         task: the id of the task.
