@@ -55,7 +55,7 @@ class _Sealed(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass
 class Checked:
-    """What a receipt that was accepted shows.
+    """The content of a receipt that was accepted.
 
     Attributes:
         party: the party that wrote and sealed it.

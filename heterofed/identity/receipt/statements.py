@@ -1,4 +1,4 @@
-"""What a party signs: a statement to one other party, and the seal of its own receipt."""
+"""Defines what a party signs: a statement to one other party, and the seal of its own receipt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heterofed.protocol.messages import MAX_STATEMENT_BYTES, Signed
 from heterofed.protocol.plan import PartyName
 
 SAYS, SEALS = b"heterofed statement\0", b"heterofed seal\0"
-"""What stands before the bytes that are signed, so that neither kind passes for the other."""
+"""The beginnings of the bytes that are signed, so that neither kind passes for the other."""
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
