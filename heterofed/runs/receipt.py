@@ -43,7 +43,7 @@ logger = logging.getLogger("heterofed")
 NAME = "receipt.jsonl"
 
 COUNTED = ("rounds", "bytes")
-"""What the ledger counts for a limit of the terms."""
+"""The counts in the ledger for limits of the terms."""
 
 
 SYNCED = ("said", "sealed")
