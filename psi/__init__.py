@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from psi.errors import (
     BudgetError,
     CountError,
+    ExecutorError,
     FaultError,
     IdsError,
     KeyRefusedError,
@@ -31,6 +32,7 @@ from psi.errors import (
     SignatureError,
     StateError,
     ValueRefusedError,
+    WorkerError,
 )
 
 if sys.platform == "win32":  # files are opened by ways that Windows does not have
@@ -60,6 +62,7 @@ __all__ = [
     "CountError",
     "ECDHRequester",
     "ECDHSigner",
+    "ExecutorError",
     "FaultError",
     "IdsError",
     "KeptKey",
@@ -79,6 +82,7 @@ __all__ = [
     "Signer",
     "StateError",
     "ValueRefusedError",
+    "WorkerError",
     "check_protocol",
     "column",
     "count_common",
