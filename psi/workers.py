@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
-from psi.errors import StateError, WorkerError
+from psi.errors import FaultError, PSIError
 from psi.executors import open_pool
 from psi.executors.pool import Work, call, wrong
 
@@ -80,15 +80,17 @@ class Workers:
         return self._pool is not None
 
     def call(self, work: Work, *parts: bytes) -> bytes:
-        """Return `work(*parts)`, computed by the executor; its exceptions are raised here."""
-        if self._pool is None:
-            raise StateError("there is no executor")
-        return call(self._pool, work, parts)
+        """Return `work(*parts)`, computed here or by the executor; its exceptions are raised
+        here.
+        """
+        return work(*parts) if self._pool is None else call(self._pool, work, parts)
 
-    def wrong(self) -> WorkerError:
-        """Return the error for a result of the executor that does not hold."""
+    def wrong(self) -> PSIError:
+        """Return the error for a result that does not hold: it blames the executor, if there is
+        one.
+        """
         if self._pool is None:
-            raise StateError("there is no executor")
+            return FaultError("a result of this machine came out wrong; nothing of it was used")
         return wrong(self._pool)
 
     def spread(self, work: Callable[[Items], Result], items: Items) -> list[Result]:

@@ -11,6 +11,7 @@ import io
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
@@ -94,14 +95,21 @@ def run_psi(
         given["psi_key_leaves"] = key_leaves
     scheduler = SCHEDULERS[role](party or role, **given)
     write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
-    try:
+    with _kept_to_resume(folder):
         scheduler.launch_task(task, resume="never" if fresh else "auto")
+    return _account(task, scheduler.result, len(own), out)
+
+
+@contextmanager
+def _kept_to_resume(folder: Path) -> Iterator[None]:
+    """Remove the state of a run after it, unless it failed and can be resumed."""
+    try:
+        yield
     except BaseException:
         if not any(folder.glob("*/*/resume")):  # there is nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
-    return _account(task, scheduler.result, len(own), out)
 
 
 def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:

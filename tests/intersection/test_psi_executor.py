@@ -52,13 +52,12 @@ def test_processes_and_the_configuration_of_the_user(tmp_path: Path, home: Path)
 
 
 def test_the_key_stays_here_unless_it_is_allowed_to_leave(tmp_path: Path) -> None:
-    for party in (RSAPSICollaboratorScheduler, TinyCollaborator):
-        for executor in ("dask://scheduler:8786", "ray://head:10001", Elsewhere()):
-            scheduler = (
-                TinyCollaborator(tmp_path, psi_executor=executor)
-                if party is TinyCollaborator
-                else party("a", ids=A, psi_executor=executor, results_dir=tmp_path)
-            )
+    for executor in ("dask://scheduler:8786", "ray://head:10001", Elsewhere()):
+        given: dict[str, Any] = {"psi_executor": executor}
+        for scheduler in (
+            TinyCollaborator(tmp_path, **given),
+            RSAPSICollaboratorScheduler("a", ids=A, results_dir=tmp_path, **given),
+        ):
             with pytest.raises(ConfigError, match="psi_key_leaves=True"):
                 scheduler.launch_task("t")
 
@@ -67,7 +66,7 @@ def test_the_key_stays_here_unless_it_is_allowed_to_leave(tmp_path: Path) -> Non
 def test_what_is_no_executor_is_refused_before_anything_else(bad: Any, tmp_path: Path) -> None:
     asker = RSAPSIInitiatorScheduler("a", ids=A, psi_executor=bad, results_dir=tmp_path)
     for scheduler in (asker, TinyHost(tmp_path, psi_executor=bad)):
-        with pytest.raises(ConfigError, match='psi_executor: .* is no executor; give "processes'):
+        with pytest.raises(ConfigError, match=r"psi_executor: .* is no executor; give"):
             scheduler.launch_task("t")
     assert not list(tmp_path.rglob("*.csv"))
     strange: Any = "yes"
