@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import psi
 from heterofed.errors import ConfigError, IdError
-from heterofed.files import make_folder, writing
+from heterofed.files import make_folder, new_file, whole_folder, writing
 from heterofed.hetero_nn.psi import (
     PSIScheduler,
     RSAPSICollaboratorScheduler,
@@ -231,21 +230,14 @@ class _Table:
 
     def _copy_folder(self, marked: Marked) -> None:
         """Write a folder with a file for each of the source, which appears whole or not at all."""
-        with writing(self._out):
-            make_folder(self._out.parent)
-            draft = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.", dir=self._out.parent))
-            try:
-                for path in self._partitions():
-                    place = draft / path.relative_to(self._source)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with place.open("xb") as target:
-                        self._copy_parquet(path, marked, target)
-                if next(marked, None) is not None:
-                    self._changed()
-                draft.rename(self._out)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
+        with writing(self._out), whole_folder(self._out) as draft:
+            for path in self._partitions():
+                place = draft / path.relative_to(self._source)
+                make_folder(place.parent)
+                with new_file(place) as target:
+                    self._copy_parquet(path, marked, target)
+            if next(marked, None) is not None:
+                self._changed()
 
     def _partitions(self) -> list[Path]:
         try:
@@ -254,10 +246,14 @@ class _Table:
             self._changed()
 
     def _copy_parquet(self, source: Path, marked: Marked, target: BinaryIO) -> None:
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
 
+        try:
+            opened = parquet.ParquetFile(source)
+        except (OSError, ArrowInvalid):  # it could be read before
+            self._changed()
         with (
-            parquet.ParquetFile(source) as file,
+            opened as file,
             parquet.ParquetWriter(target, file.schema_arrow) as writer,
         ):
             place = file.schema_arrow.names.index(self._id_column)

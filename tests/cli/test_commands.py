@@ -230,6 +230,9 @@ def test_rows_of_a_folder_are_copied_file_by_file(tmp_path: Path) -> None:
     for others in (list("defxabc"), list("defgab"), list("defgabch")):  # the files have changed
         with pytest.raises(IdError, match="was changed while the task ran"):
             _Table(source, "id", tmp_path / "new").copy(OwnIds(others), array("Q", [1]))
+    (source / "part.0.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(IdError, match="was changed while the task ran"):
+        _Table(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
     shutil.rmtree(source)
     source.mkdir()
     with pytest.raises(IdError, match="was changed while the task ran"):
