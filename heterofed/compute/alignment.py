@@ -91,9 +91,7 @@ def default_split(ids: Iterable[str]) -> tuple[set[str], set[str]]:
     return train, test
 
 
-def check_split(
-    split: object, *, may_be_empty: bool = False
-) -> tuple[list[str], list[str]]:
+def check_split(split: object, *, may_be_empty: bool = False) -> tuple[list[str], list[str]]:
     """Check the result of `split_dataset`, and return the sorted train and test ids.
 
     Args:

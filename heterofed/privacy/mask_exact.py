@@ -106,8 +106,9 @@ def decoded(wide: Wide) -> Floats:
     negative = wide[1] >> np.uint64(63) == 1
     size = np.where(negative, negated(wide), wide)
     parts = size.astype(np.float64)
-    numbers = parts[1] * 2.0 ** (64 - FRACTION_BITS) + parts[0] * 2.0**-FRACTION_BITS
-    return np.where(negative, -numbers, numbers)
+    numbers: Floats = parts[1] * 2.0 ** (64 - FRACTION_BITS) + parts[0] * 2.0**-FRACTION_BITS
+    numbers[negative] *= -1
+    return numbers
 
 
 def added(one: Wide, other: Wide) -> Wide:

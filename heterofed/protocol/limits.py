@@ -68,7 +68,7 @@ class Limits:
 
 def joining() -> Limits:
     """Return the limits before the plan is known: names, keys, the plan itself, no payload."""
-    return Limits(1 << 17, payload=0)
+    return Limits(MAX_HEADER_BYTES, payload=0)
 
 
 def probing() -> Limits:

@@ -24,6 +24,12 @@ MAX_AGREED = 32
 MAX_PARTIES = 64
 """The largest number of Collaborators in a task."""
 
+MAX_ROLES = 8
+"""The largest number of roles with sites."""
+
+MAX_SITES = 16
+"""The largest number of sites of a role."""
+
 MAX_ID_KEYS = 8
 """The largest number of keys by which rows are matched."""
 
@@ -64,7 +70,7 @@ class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     role: PartyName
-    parties: Annotated[tuple[PartyName, ...], Meta(min_length=2, max_length=MAX_PARTIES)]
+    parties: Annotated[tuple[PartyName, ...], Meta(min_length=2, max_length=MAX_SITES)]
 
 
 class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,14 +168,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     final_rows: Annotated[int, Meta(ge=0, le=MAX_FINAL_ROWS)] = 0
     announced_split: bool = False
     averaging: Averaging | None = None
-    sites: Annotated[tuple[RoleSites, ...], Meta(max_length=MAX_PARTIES)] = ()
+    sites: Annotated[tuple[RoleSites, ...], Meta(max_length=MAX_ROLES)] = ()
     sites_overlap: SitesOverlap = "error"
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
-
-    def __post_init__(self) -> None:
-        if self.sites and (problem := _wrong_with_sites(self)):
-            raise ValueError(f"sites: {problem}")
 
     def sites_with(self, party: str) -> RoleSites | None:
         """Return the role that has `party` as one of its sites, or None."""
@@ -186,8 +188,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
 
 
-def _wrong_with_sites(plan: Plan) -> str:
+def wrong_with_sites(plan: Plan) -> str:
     """Return what is wrong with the sites of a plan; empty if nothing is."""
+    if not plan.sites:
+        return ""
     roles = [each.role for each in plan.sites]
     named = [party for each in plan.sites for party in each.parties]
     if len({*roles, *named}) != len(roles) + len(named) or plan.host in roles:

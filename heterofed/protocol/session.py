@@ -89,7 +89,7 @@ from heterofed.protocol.messages import (
     Welcome,
     WelcomeBack,
 )
-from heterofed.protocol.plan import Coding, Plan, RoleSites
+from heterofed.protocol.plan import Coding, Plan, RoleSites, wrong_with_sites
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
 
 SHARE_ITEM_BYTES = 16
@@ -692,6 +692,8 @@ class Session:
 
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
+        problem = wrong_with_sites(plan)
+        _require(not problem, f"sites: {problem}")
         of_this_kind = (plan.averaging is not None) == self._averages
         _require(of_this_kind, "a plan for another kind of task")
 

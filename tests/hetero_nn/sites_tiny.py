@@ -16,7 +16,7 @@ from heterofed import Batch, HeteroNNCollaboratorScheduler, HeteroNNHostSchedule
 from heterofed.compute.streams import random_stream
 
 IDS = [f"p{number:03}" for number in range(90)]
-WIDTH, CUT, BATCH, ROUNDS = 3, 4, 8, 3
+WIDTH, CUT, BATCH, ROUNDS = 3, 4, 8, 2
 F64 = torch.float64
 
 
@@ -40,7 +40,9 @@ def site_of(name: str, sites: Sequence[str]) -> str:
 
 def make(seed: int, inputs: int = WIDTH, outputs: int = CUT) -> nn.Sequential:
     with random_stream(seed, "model"):
-        return nn.Sequential(nn.Linear(inputs, 5, dtype=F64), nn.Tanh(), nn.Linear(5, outputs, dtype=F64))
+        return nn.Sequential(
+            nn.Linear(inputs, 5, dtype=F64), nn.Tanh(), nn.Linear(5, outputs, dtype=F64)
+        )
 
 
 def optimizer(model: nn.Module, kind: str) -> torch.optim.Optimizer:
@@ -62,6 +64,10 @@ class Shared:
     model_seed = 0
     batches: Any
     pause = 0.0
+    current_round: int
+
+    def on_round_end(self) -> None:
+        print(f"ended round {self.current_round}", flush=True)
 
     def load_local_ids(self) -> list[str]:
         return list(self.columns)
@@ -161,11 +167,18 @@ class Bank(Shared, HeteroNNHostScheduler):
 
 
 def parties(
-    folder: Path, sites: Sequence[str], *, kind: str = "sgd", lab: bool = True, **settings: Any
+    folder: Path,
+    sites: Sequence[str],
+    *,
+    kind: str = "sgd",
+    lab: bool = True,
+    bank_class: type[Bank] | None = None,
+    **settings: Any,
 ) -> tuple[Bank, list[Party]]:
     """The bank, the lab and the sites, whose customers are different people."""
     roles = [*(["lab"] if lab else []), "shop"]
-    bank = Bank(folder, kind=kind, collaborators=roles, sites={"shop": list(sites)}, **settings)
+    made = bank_class or Bank
+    bank = made(folder, kind=kind, collaborators=roles, sites={"shop": list(sites)}, **settings)
     others = [Party(folder, "lab", kind=kind, seed=2)] if lab else []
     for number, site in enumerate(sites):
         own = [each for each in IDS if site_of(each, sites) == site]
@@ -174,23 +187,30 @@ def parties(
 
 
 def joined(
-    order: Sequence[Sequence[str]], kind: str = "sgd", *, rounds: int = ROUNDS, lab: bool = True
+    order: Sequence[Sequence[str]], kind: str = "sgd", *, lab: bool = True, leaves_out: int = 0
 ) -> tuple[list[float], dict[str, nn.Module]]:
-    """The same model in one process, in plain torch; `order` has the train ids of each round."""
+    """The same model in one process, in plain torch.
+
+    `order` has the train ids of each round. In every `leaves_out`-th batch the loss leaves out the
+    shop.
+    """
     keys = {"bank": 1, **({"lab": 2} if lab else {}), "shop": 3}
     halves = {key: make(seed) for key, seed in keys.items()}
     top = make(9, CUT * len(keys), 2)
     steps = [optimizer(each, kind) for each in (*halves.values(), top)]
-    columns, truth, losses = {key: table(key) for key in keys}, labels(), []
-    for ids in order[:rounds]:
+    columns, truth = {key: table(key) for key in keys}, labels()
+    losses: list[float] = []
+    for ids in order:
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
             for each in steps:
                 each.zero_grad()
             parts = [halves[k](torch.stack([columns[k][i] for i in some])) for k in keys]
+            if leaves_out and len(losses) % leaves_out == leaves_out - 1:
+                parts[-1] = torch.zeros_like(parts[-1])
             target = torch.stack([truth[i] for i in some])
             loss = nn.functional.cross_entropy(top(torch.cat(parts, dim=1)), target)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for each in steps:
                 each.step()
             losses.append(float(loss.detach()))
@@ -200,15 +220,12 @@ def joined(
 def main() -> None:
     """One party as a process: `bank`, `lab`, or the name of a site."""
     role, results, *what = sys.argv[1:]
-    wait = {"wait_for_peers": 60} if "patient" in what else {}
-    bank, others = parties(Path(results), ("north", "south"), max_rounds=4, shuffle=True, **wait)
-    names = {"bank": bank, **{each.feature_key: each for each in others}}
-    party = names[role]
-    party.pause = 0.05 if "slow" in what else 0.0
-    if "slow" in what:
-        hook = party.on_round_end
-        party.on_round_end = lambda: (hook(), print(f"round {party.current_round}", flush=True))
-    party.launch_task("sites")
+    waits = 60 if "patient" in what else 0
+    settings: dict[str, Any] = {"max_rounds": 4, "shuffle": True, "wait_for_peers": waits}
+    bank, others = parties(Path(results), ("north", "south"), **settings)
+    names: dict[str, Any] = {"bank": bank, **{each.feature_key: each for each in others}}
+    names[role].pause = 0.05 if "slow" in what else 0.0
+    names[role].launch_task("sites")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from heterofed.errors import ConfigError
-from heterofed.protocol.plan import RoleSites, SitesOverlap
+from heterofed.protocol.plan import MAX_ROLES, MAX_SITES, RoleSites, SitesOverlap
 from heterofed.reporting.results import check_name
 
 Sites = Mapping[str, Sequence[str]]
@@ -62,10 +62,10 @@ def check_sites(settings: Any) -> None:
         raise ConfigError(f"sites_overlap={settings.sites_overlap!r}: give {known}")
     if sites is None:
         return
-    if not sites or not _is_named(sites):
+    if not sites or len(sites) > MAX_ROLES or not _is_named(sites):
         raise ConfigError(
-            f"sites={sites!r}: give the names of two sites or more for each role that has some, as"
-            " in {'shop': ['north', 'south']}"
+            f"sites={sites!r}: give the names of 2 to {MAX_SITES} sites for each role that has"
+            " some, as in {'shop': ['north', 'south']}"
         )
     for role, names in sites.items():
         for name in (role, *names):
@@ -73,11 +73,28 @@ def check_sites(settings: Any) -> None:
     _check_fits(settings)
 
 
+def check_whole(settings: Any, what: str) -> None:
+    """Refuse what works only with one party for each role.
+
+    Args:
+        settings: the settings of a Host or a Collaborator.
+        what: what is refused.
+
+    Raises:
+        ConfigError: a role has sites.
+    """
+    if getattr(settings, "sites", None) or getattr(settings, "site", None) is not None:
+        raise ConfigError(
+            f"{what} does not work with sites yet; measure the model in `test`, which gets the"
+            " features of all sites"
+        )
+
+
 def _is_named(sites: Any) -> bool:
     return isinstance(sites, Mapping) and all(
         isinstance(each, Sequence)
         and not isinstance(each, str)
-        and len(each) > 1
+        and 1 < len(each) <= MAX_SITES
         and len({str(name) for name in each}) == len(each)
         for each in sites.values()
     )

@@ -125,7 +125,6 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
         with party.in_phase("finish"):
             party.leave(host)
 
-
     def _take_next(self, host: Peer, kind: type[msg.Message]) -> None:
         """Receive the next message of a kind, before which a site is told its rows."""
         mail = self.half.run.party.take(host, kind, msg.SiteRows)

@@ -186,16 +186,14 @@ def joint_batches(
         del features
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
-            here = matched(peer, mail.of(Features), mine.ids, proof, rows)
-            key = peer.name if sites is None else sites.key(peer.name)
+            key, here = matched(peer, mail.of(Features), mine.ids, proof, rows)
             received = _unpacked(party, peer, mail, device)
             joint.theirs.append(replace(received, key=key, rows=here))
             del mail, received
         del mine
         if sums:
             summed(joint, party.phase)
-        elif sites is not None:
-            merge(joint, rows)
+        merge(joint, rows)
         yield joint
         joint.release()
 
@@ -211,8 +209,11 @@ def _matched(
     ids: Sequence[str] | None,
     proof: bytes | None,
     rows: int,
-) -> Tensor | None:
-    """Check that a Collaborator has the same rows of a batch; return which ones, if not all.
+) -> tuple[str, Tensor | None]:
+    """Check that a Collaborator has the same rows of a batch.
+
+    Returns:
+        The key of its features in projections, and its rows; None means all of them.
 
     Raises:
         RowCountError, RowOrderError: it has other rows.
@@ -238,7 +239,7 @@ def _matched(
             numbers=(message.rows, rows),
         )
     order.compare(proof, message.ids, peer.name, number)
-    return here
+    return peer.name if sites is None else sites.key(peer.name), here
 
 
 def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
