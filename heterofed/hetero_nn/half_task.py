@@ -51,7 +51,7 @@ class HostHalfTask(HostTask):
         default_end = ends_by_default(type(self.owner))
         plan = self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
         if problem := wrong_with_sites(plan):
-            raise ConfigError(f"sites: {problem}")
+            raise ConfigError(f"{problem}; correct sites")
         return plan
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:

@@ -94,7 +94,7 @@ class CollaboratorSettings(HalfSettings):
 
     embedding_defence: ClippedGaussian | Decorrelation | None
     site: str | None
-    role: str | None
+    role: str | None = None
 
     @classmethod
     def given(cls, arguments: Mapping[str, Any]) -> Self:

@@ -84,7 +84,7 @@ def check_task(raw: dict[str, Any], where: str) -> TaskFile:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}; correct that field") from None
     if problem := wrong_with_sites(plan):
-        raise ConfigError(f"{where}: sites in [plan]: {problem}")
+        raise ConfigError(f"{where}: {problem}; correct sites in [plan]")
     _check_members(task, where)
     _check_addresses(task, where)
     if len(task.terms()) > MAX_TERMS_BYTES:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -15,10 +16,14 @@ from heterofed import Batch, simulate
 from heterofed import errors as e
 from heterofed.compute.alignment import sorted_by_lot
 from heterofed.hetero_nn.sites.relay import SumRelay
+from heterofed.identity.task_file import check_task, render
+from heterofed.identity.task_terms import settle
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.protocol.messages import SiteSum
+from heterofed.protocol.plan import Plan, RoleSites
 from heterofed.simulation.simulate import Simulation
-from tests.e2e.processes import Parties
+from tests.docs.samples import executed
+from tests.e2e.processes import ROOT, Parties
 from tests.e2e.tiny import run
 from tests.hetero_nn.sites_tiny import (
     BATCH,
@@ -287,6 +292,42 @@ def test_a_dry_run_with_sites(tmp_path: Path) -> None:
     bank, others = parties(tmp_path, TWO, lab=False)
     done: Simulation = simulate(bank, others, task_id="sites", rehearse=True)
     assert done.results["bank"].rehearsal["shapes"] == {"bank": [8, 4], "shop": [8, 4]}
+
+
+@pytest.mark.slow
+def test_the_guide_runs_as_it_stands(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = executed(ROOT / "docs/how-to/sites.md", {})
+    assert found["bank"].accuracy > 0.8
+    assert found["result"].results["shop.south"].train_rows < 50
+
+
+def test_a_task_file_lists_the_sites_of_a_role() -> None:
+    sites = [{"role": "shop", "parties": ["shop.north", "shop.south"]}]
+    plan = {"batch_size": 16, "announced_split": True, "sites": sites}
+    raw = {
+        "task": "t",
+        "address": "tcp://localhost:7300",
+        "host": {"party": "bank"},
+        "collaborators": [{"party": "shop.north"}, {"party": "shop.south"}],
+        "plan": plan,
+    }
+    task = check_task(raw, "t.toml")
+    again = check_task(msgspec.toml.decode(render(task)), "t.toml")
+    assert again.make_plan() == task.make_plan()
+    assert task.make_plan().sites == (RoleSites("shop", ("shop.north", "shop.south")),)
+    begun = Plan(host="bank", collaborators=("shop.north", "shop.south"))
+    assert settle(begun, task).sites == task.make_plan().sites
+    other = msgspec.structs.replace(begun, sites=(RoleSites("inn", begun.collaborators),))
+    with pytest.raises(e.ConfigError, match="sites is"):
+        settle(other, task)
+    strange = {**plan, "sites": [{"role": "shop", "parties": ["shop.north", "shop.west"]}]}
+    with pytest.raises(e.ConfigError, match="west is none of the collaborators"):
+        check_task({**raw, "plan": strange}, "t.toml")
+    without = msgspec.structs.replace(task, plan={}).terms()
+    assert b"sites" not in without
 
 
 # -- going on ------------------------------------------------------------------------------------

@@ -187,9 +187,8 @@ def joint_batches(
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
             key, here = matched(peer, mail.of(Features), mine.ids, proof, rows)
-            received = _unpacked(party, peer, mail, device)
-            joint.theirs.append(replace(received, key=key, rows=here))
-            del mail, received
+            joint.theirs.append(replace(_unpacked(party, peer, mail, device), key=key, rows=here))
+            del mail
         del mine
         if sums:
             summed(joint, party.phase)
