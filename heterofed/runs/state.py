@@ -30,6 +30,8 @@ class Kept:
         averaged: the state of a horizontal task that is not in a model of this party: the weights
             of all parties and the state of the Host's step, at the Host.
         links: the digests of the messages with each other party, for the receipt.
+        sites: which site has each train id and each test id, by role, at the Host; the first
+            weights of all sites, at a site.
     """
 
     best_round: int = 0
@@ -42,6 +44,7 @@ class Kept:
     signature: dict[str, Any] = field(default_factory=dict)
     averaged: dict[str, Any] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class RunState:
             kind of pass.
         leaks: the findings of the leak report.
         told: the warnings that are given once in a run and were given.
+        site_of: which site has each id that is common to all parties, by role, as the position of
+            the site in the plan; at the Host from the intersection until the split.
         kept: the state that checkpoints keep.
     """
 
@@ -70,4 +75,5 @@ class RunState:
     most_drawn: dict[str, int] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    site_of: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)
