@@ -192,6 +192,7 @@ class HostSettings(LeadSettings, HalfSettings):
             wait_for_peers=float(self.wait_for_peers),
             announced_split=self.announce_split,
             id_keys=self.id_keys,
+            psi_parties=self.psi_parties,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),
         )

@@ -56,7 +56,7 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     check_count(run, len(ids))
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
-        common = _common(len(ids), [request.matches for request in requests])
+        common = _common_to_all(run, len(ids), requests)
         sizes = [len(ids), *(request.peer_count for request in requests)]
         tell(run, len(common), len(ids), min(sizes))
         if not common and run.plan.id_keys == 1:
@@ -126,6 +126,13 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
         for request in requests:
             request.take_tags()
         yield requests
+
+
+def _common_to_all(run: Run, count: int, requests: Sequence[Request]) -> array[int]:
+    """Return the positions of the ids that all parties have, in ascending order."""
+    if run.plan.psi_parties == "joint":
+        return psi.common_positions([request.decoded for request in requests])
+    return _common(count, [request.matches for request in requests])
 
 
 def _common(count: int, found: Sequence[array[int]]) -> array[int]:

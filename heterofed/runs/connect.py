@@ -208,7 +208,7 @@ def as_collaborator(
     if host.name == settings.feature_key:
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
-    run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
+    run.pair_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
     yield party
 
 
@@ -231,7 +231,7 @@ def _party(
 
 
 def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:
-    """Return the secret shared with each other Collaborator, if the Host gets only their sum."""
+    """Return the secret shared with each other Collaborator, if the plan needs one."""
     if not agreement.mask_keys:
         return {}
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))

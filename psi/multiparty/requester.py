@@ -79,7 +79,7 @@ class JointRequester(ECDHRequester):
         )
         self._store = bytearray()
         self._common: frozenset[int] | None = None
-        self._counted = False
+        self._decoded: list[int] | None = None
 
     def add_tags(self, tags: bytes, *, last: bool = False) -> None:
         """Take a chunk of the signer's key-value store; with `last`, also check that all of it
@@ -103,9 +103,12 @@ class JointRequester(ECDHRequester):
         """
         if len(self._results) != self.count or len(self._store) != size_for(self._peer_count):
             raise StateError("shares was called before all signatures and the whole store came")
-        if not self._counted:
+        if self._decoded is None:
             self._accept_tags()
-            self._counted = True
+            self._decoded = self._decode()
+        return self._decoded
+
+    def _decode(self) -> list[int]:
         found = [0] * self.count
         for records in self._results.in_buckets():
             tags = [record[:TAG_BYTES] for record in records]
