@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from psi.errors import (
     BudgetError,
     CountError,
+    ExecutorError,
     FaultError,
     FilterRefusedError,
     IdsError,
@@ -35,6 +36,7 @@ from psi.errors import (
     StateError,
     StoreError,
     ValueRefusedError,
+    WorkerError,
 )
 
 if sys.platform == "win32":  # files are opened by ways that Windows does not have
@@ -72,6 +74,7 @@ __all__ = [
     "CountError",
     "ECDHRequester",
     "ECDHSigner",
+    "ExecutorError",
     "FaultError",
     "Filter",
     "FilterReceiver",
@@ -102,6 +105,7 @@ __all__ = [
     "StoreError",
     "StoredSet",
     "ValueRefusedError",
+    "WorkerError",
     "ZeroShares",
     "check_protocol",
     "column",

@@ -22,6 +22,7 @@ from concurrent.futures import Executor
 
 from psi.ecdh.requester import ECDHRequester
 from psi.errors import CountError, StateError
+from psi.executors import Pool
 from psi.hashing import TAG_BYTES
 from psi.multiparty.key_value_store import decode, size_for
 from psi.multiparty.signer import pad_of
@@ -61,7 +62,7 @@ class JointRequester(ECDHRequester):
         budget: Budget | None = None,
         max_peer_ids: int = 10_000_000,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         chunk_ids: int = 2048,
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
