@@ -175,10 +175,10 @@ def _make_signer(
         "key_leaves": run.psi_executor.key_leaves,
     }
     if plan.psi_parties == "joint":
-        if not run.pair_secrets:
+        if not run.mask_secrets:
             raise aborts.unlawful(host.name, "psi", "relayed no keys for a joint intersection")
         keyed = psi.domain(run.task_id, f"key {run.id_key}")
-        shares = psi.ZeroShares(run.pair_secrets, domain=keyed)
+        shares = psi.ZeroShares(run.mask_secrets, domain=keyed)
         return psi.JointSigner(ids, shares=shares, **settings)
     if plan.psi_protocol == "rsa":
         settings["bits"] = plan.psi_bits

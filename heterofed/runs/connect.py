@@ -208,7 +208,7 @@ def as_collaborator(
     if host.name == settings.feature_key:
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
-    run.pair_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
+    run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
     yield party
 
 

@@ -59,8 +59,10 @@ class Run:
         passing: the current or last pass of a feature hook over its ids.
         tell: writes the releases so far to the results; it does nothing if there is nothing to
             write.
-        pair_secrets: the secret shared with each other Collaborator since the last connection, if
+        mask_secrets: the secret shared with each other Collaborator since the last connection, if
             the plan needs one.
+        batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
+            role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
         meeting: a description of the place where the parties connect; empty before that.
         terms: the terms of the task file in canonical form; empty without a task file.
@@ -103,7 +105,8 @@ class Run:
     releases: ReleaseLedger | None = None
     passing: Pass | None = None
     tell: Callable[[], None] = lambda: None
-    pair_secrets: dict[str, bytes] = field(default_factory=dict)
+    mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    batch_rows: list[int] | None = None
     ledger: Path | None = None
     predicts: bool = False
     id_key: int = 0
@@ -118,11 +121,6 @@ class Run:
     around_hooks: Callable[[], AbstractContextManager[None]] = nullcontext
     state: RunState = field(default_factory=RunState)
     repeats: Repeats | None = None
-
-    @property
-    def mask_secrets(self) -> dict[str, bytes]:
-        """The secrets for masks, if the Host gets only the sum of the Collaborators' features."""
-        return self.pair_secrets if self.plan.fusion == "masked_sum" else {}
 
     @property
     def party(self) -> Party:
