@@ -25,7 +25,11 @@ COMMON = list("efg")
 
 
 def parties(tmp_path: Path, **settings: Any) -> list[Any]:
-    chosen = {"psi_protocol": "ecdh", "psi_parties": "joint", "collaborators": 2} | settings
+    chosen: dict[str, Any] = {
+        "psi_protocol": "ecdh",
+        "psi_parties": "joint",
+        "collaborators": 2,
+    } | settings
     common: dict[str, Any] = {"join_timeout": 30, "results_dir": tmp_path}
     return [
         RSAPSIInitiatorScheduler("asker", ids=SETS[0], **chosen, **common),
@@ -39,7 +43,8 @@ def parties(tmp_path: Path, **settings: Any) -> list[Any]:
 def test_all_parties_get_the_common_ids_and_no_pair_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares, matches = [], []
+    shares: list[list[int]] = []
+    matches: list[int] = []
     take = Request.take_tags
 
     def watched(request: Request) -> None:
