@@ -39,6 +39,8 @@ def keep_open(make: Callable[[], StandingTask], task_id: str, stop: threading.Ev
     pause, served, ever_met = PAUSE_SECONDS, 0, False
     while not stop.is_set():
         session = make()
+        if stop.is_set():
+            break
         try:
             launch_beside(session, task_id)
         except ResumeError:  # the plan has changed since the table was agreed on
