@@ -21,15 +21,19 @@ from psi.errors import (
     BudgetError,
     CountError,
     FaultError,
+    FilterRefusedError,
     IdsError,
     KeyRefusedError,
     LibraryError,
     LimitError,
+    NotAllowedError,
     PeerError,
     ProofError,
     PSIError,
     SignatureError,
+    StaleSetError,
     StateError,
+    StoreError,
     ValueRefusedError,
 )
 
@@ -51,6 +55,10 @@ if TYPE_CHECKING:
     from psi.storage.id_list import OwnIds
     from psi.storage.key_store import KeptKey
     from psi.storage.result_store import Resume
+    from psi.unequal.answerer import SetAnswerer
+    from psi.unequal.asker import SetAsker
+    from psi.unequal.filter import Filter, FilterReceiver
+    from psi.unequal.store import StoredSet
 
 __all__ = [
     "Budget",
@@ -61,11 +69,15 @@ __all__ = [
     "ECDHRequester",
     "ECDHSigner",
     "FaultError",
+    "Filter",
+    "FilterReceiver",
+    "FilterRefusedError",
     "IdsError",
     "KeptKey",
     "KeyRefusedError",
     "LibraryError",
     "LimitError",
+    "NotAllowedError",
     "OwnIds",
     "PSIError",
     "PeerError",
@@ -75,9 +87,14 @@ __all__ = [
     "RSASigner",
     "Requester",
     "Resume",
+    "SetAnswerer",
+    "SetAsker",
     "SignatureError",
     "Signer",
+    "StaleSetError",
     "StateError",
+    "StoreError",
+    "StoredSet",
     "ValueRefusedError",
     "check_protocol",
     "column",
@@ -94,6 +111,8 @@ _LATE = {
     "CountAsker": "psi.cardinality",
     "ECDHRequester": "psi.ecdh.requester",
     "ECDHSigner": "psi.ecdh.signer",
+    "Filter": "psi.unequal.filter",
+    "FilterReceiver": "psi.unequal.filter",
     "KeptKey": "psi.storage.key_store",
     "OwnIds": "psi.storage.id_list",
     "Protocol": "psi.protocols",
@@ -101,7 +120,10 @@ _LATE = {
     "RSASigner": "psi.rsa.signer",
     "Requester": "psi.requesting",
     "Resume": "psi.storage.result_store",
+    "SetAnswerer": "psi.unequal.answerer",
+    "SetAsker": "psi.unequal.asker",
     "Signer": "psi.signing",
+    "StoredSet": "psi.unequal.store",
     "check_protocol": "psi.protocols",
     "column": "psi.sources",
     "count_common": "psi.cardinality",

@@ -3,7 +3,9 @@
 PSIError
 ├── IdsError            this party's own ids cannot be used
 ├── BudgetError         the peer asks for more than it may have
-│   └── LimitError      the number that the peer may have is used up
+│   ├── LimitError      the number that the peer may have is used up
+│   └── NotAllowedError the owner of a stored set has not allowed this peer to ask
+├── StoreError          the files of a stored set are missing or damaged
 ├── StateError          this program called a method out of order
 ├── FaultError          this machine computed a wrong signature; nothing of it was sent
 ├── LibraryError        this machine has no library that can compute the protocol
@@ -11,7 +13,9 @@ PSIError
     ├── KeyRefusedError the peer's key is malformed or its proof does not hold
     ├── ValueRefusedError a value is out of range, malformed or repeated
     ├── CountError      more or fewer values than were announced
+    ├── FilterRefusedError a filter is malformed, too coarse or of another domain
     ├── SignatureError  a signed value does not verify
+    ├── StaleSetError   the peer asks for a set that was replaced
     └── ProofError      a claimed match is unknown, repeated or surplus
 """
 
@@ -42,6 +46,20 @@ class BudgetError(PSIError):
 
 class LimitError(BudgetError):
     """The peer asks for more than is left of its limit, counted over all runs of this task."""
+
+
+class NotAllowedError(BudgetError):
+    """The owner of a stored set has not allowed this peer to ask.
+
+    What to do: if the peer may ask, call `StoredSet.allow` at the owner.
+    """
+
+
+class StoreError(PSIError):
+    """The files of a stored set are missing or damaged.
+
+    What to do: create the stored set again, and ship its filter again.
+    """
 
 
 class StateError(PSIError):
@@ -80,6 +98,17 @@ class ValueRefusedError(PeerError):
 
 class CountError(PeerError):
     """The peer sent more or fewer values than were announced, or announced an impossible number."""
+
+
+class FilterRefusedError(PeerError):
+    """A filter is malformed, hits more ids than allowed, or was made for another domain."""
+
+
+class StaleSetError(PeerError):
+    """The peer asks for a stored set that was replaced, or that never existed.
+
+    What to do: ship the filter of the current set to the peer.
+    """
 
 
 class SignatureError(PeerError):

@@ -62,6 +62,7 @@ def test_a_new_file_reads_back_and_holds_nothing_secret(home: Path) -> None:
 names = st.from_regex(r"\A\w(?:[\w.\- ]{0,20}\w)?\Z")
 
 
+@pytest.mark.slow
 @given(st.lists(names, min_size=2, max_size=5, unique=True), st.data())
 def test_every_file_survives_being_written(parties: list[str], data: st.DataObject) -> None:
     keys = [new_key_pair()[0] for _ in parties]

@@ -228,7 +228,7 @@ def test_the_reading_finds_what_blocks(text: str, blocks: bool) -> None:
     assert bool(list(waits(ast.parse(text)))) is blocks
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_party_that_hangs_dead_is_lost(parties: Parties, home: Path, tmp_path: Path) -> None:
     """Its heartbeats stop too; far sooner than `calculation_timeout` everybody else knows.
 
