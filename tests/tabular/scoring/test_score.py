@@ -33,7 +33,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self._results = folder / "runs"
         self.mine, self.theirs = loans(200)
-        learns = {"label": "defaulted", "max_rounds": 1, "psi_protocol": "ecdh"}
+        learns: dict[str, Any] = {"label": "defaulted", "max_rounds": 1, "psi_protocol": "ecdh"}
         simulate(self.bank(**learns), [self.shop()], task_id="t")
         self.stop = threading.Event()
         self.limits = ServeLimits(max_rows_per_day=10_000)
@@ -43,7 +43,7 @@ class Site:
         return TabularHost("alice", self.mine, ids="customer", **given)
 
     def shop(self) -> TabularCollaborator:
-        given = {"results_dir": self._results, "join_timeout": 60}
+        given: dict[str, Any] = {"results_dir": self._results, "join_timeout": 60}
         return TabularCollaborator("shop", self.theirs, ids="client", **given)
 
     def serve(self) -> Serves:
