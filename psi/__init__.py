@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from psi.errors import (
     BudgetError,
     CountError,
+    ExecutorError,
     FaultError,
     FilterRefusedError,
     IdsError,
@@ -35,6 +36,7 @@ from psi.errors import (
     StateError,
     StoreError,
     ValueRefusedError,
+    WorkerError,
 )
 
 if sys.platform == "win32":  # files are opened by ways that Windows does not have
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from psi.ecdh.requester import ECDHRequester
     from psi.ecdh.signer import ECDHSigner
     from psi.hashing import domain
+    from psi.multiparty.here import intersect_all
+    from psi.multiparty.requester import JointRequester, common_positions
+    from psi.multiparty.signer import JointSigner
+    from psi.multiparty.zero_shares import ZeroShares
     from psi.protocols import Protocol, check_protocol, intersect, requester, signer
     from psi.requesting import Requester
     from psi.rsa.requester import RSARequester
@@ -68,11 +74,14 @@ __all__ = [
     "CountError",
     "ECDHRequester",
     "ECDHSigner",
+    "ExecutorError",
     "FaultError",
     "Filter",
     "FilterReceiver",
     "FilterRefusedError",
     "IdsError",
+    "JointRequester",
+    "JointSigner",
     "KeptKey",
     "KeyRefusedError",
     "LibraryError",
@@ -96,11 +105,15 @@ __all__ = [
     "StoreError",
     "StoredSet",
     "ValueRefusedError",
+    "WorkerError",
+    "ZeroShares",
     "check_protocol",
     "column",
+    "common_positions",
     "count_common",
     "domain",
     "intersect",
+    "intersect_all",
     "requester",
     "signer",
 ]
@@ -113,6 +126,8 @@ _LATE = {
     "ECDHSigner": "psi.ecdh.signer",
     "Filter": "psi.unequal.filter",
     "FilterReceiver": "psi.unequal.filter",
+    "JointRequester": "psi.multiparty.requester",
+    "JointSigner": "psi.multiparty.signer",
     "KeptKey": "psi.storage.key_store",
     "OwnIds": "psi.storage.id_list",
     "Protocol": "psi.protocols",
@@ -124,11 +139,14 @@ _LATE = {
     "SetAsker": "psi.unequal.asker",
     "Signer": "psi.signing",
     "StoredSet": "psi.unequal.store",
+    "ZeroShares": "psi.multiparty.zero_shares",
     "check_protocol": "psi.protocols",
     "column": "psi.sources",
+    "common_positions": "psi.multiparty.requester",
     "count_common": "psi.cardinality",
     "domain": "psi.hashing",
     "intersect": "psi.protocols",
+    "intersect_all": "psi.multiparty.here",
     "requester": "psi.protocols",
     "signer": "psi.protocols",
 }

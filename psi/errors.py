@@ -9,6 +9,8 @@ PSIError
 ├── StateError          this program called a method out of order
 ├── FaultError          this machine computed a wrong signature; nothing of it was sent
 ├── LibraryError        this machine has no library that can compute the protocol
+├── ExecutorError       this party's executor cannot be used
+│   └── WorkerError     a worker of it was lost too often, or returned wrong bytes
 └── PeerError           the peer sent something that a check refuses
     ├── KeyRefusedError the peer's key is malformed or its proof does not hold
     ├── ValueRefusedError a value is out of range, malformed or repeated
@@ -78,6 +80,22 @@ class LibraryError(PSIError, OSError):
     """This machine has no library that can compute the protocol.
 
     What to do: install what the message names, or choose the other protocol.
+    """
+
+
+class ExecutorError(PSIError):
+    """This party's executor cannot be used: its address is wrong, its library is missing, it does
+    not answer, or the secret key must not be sent to it.
+
+    What to do: what the message says, or leave the executor out.
+    """
+
+
+class WorkerError(ExecutorError):
+    """A worker of this party's executor was lost over the same chunk again and again, or returned
+    wrong bytes. Nothing of them was used.
+
+    What to do: see the workers' logs and memory, and install the same version everywhere.
     """
 
 

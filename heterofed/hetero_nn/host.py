@@ -6,6 +6,7 @@ Its hooks are in `hooks.py`, and `train/training.py` calls them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -113,6 +114,10 @@ class HeteroNNHostScheduler(HostHooks):
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
+        psi_executor: computes this party's part of the intersection in other processes or on a
+            cluster: "processes:8", "dask://scheduler:8786", "ray://head:10001" or any
+            `concurrent.futures.Executor`. None uses threads of this process, unless the user's
+            configuration names an executor.
         announce_split: whether only the Host's `split_dataset` is used and the other parties are
             told which common ids are in which part, and nothing else. It allows splits by labels or
             by columns that only the Host has.
@@ -172,6 +177,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        psi_executor: Executor | str | None = None,
         announce_split: bool = False,
         id_keys: int = 1,
         final_rows: int = 0,

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import psi
 from heterofed.errors import EmptyIntersectionError
+from heterofed.intersection.executors import opened_executor
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
@@ -112,8 +113,10 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
 def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Request]]:
     """Have every Collaborator sign `ids`, and receive its tags."""
     peers = run.party.peers.values()
-    with files_named(), ExitStack() as stack:
-        requests = [stack.enter_context(Request(run, peer, ids, kept=kept)) for peer in peers]
+    with files_named(), opened_executor(run) as executor, ExitStack() as stack:
+        requests = [
+            stack.enter_context(Request(run, peer, ids, executor, kept=kept)) for peer in peers
+        ]
         for request in requests:
             request.announce()
         done = sum(request.answered for request in requests)

@@ -22,6 +22,7 @@ from heterofed.reporting.costs import Account
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
+from heterofed.runs.psi_executor import ExecutorChoice
 from heterofed.runs.state import RunState
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Run:
         repeats: the gradients that were sent, so that repeated batches get the same defended
             gradients; they are kept while this process runs.
         id_key: the number of the key by which rows are currently matched, from 0.
+        psi_executor: what computes this party's part of an intersection.
         account_of_ids: the name under which signed ids are counted; empty means the task's.
         harmless: runs code that only measures or shows something, and catches its errors.
     """
@@ -106,6 +108,7 @@ class Run:
     predicts: bool = False
     id_key: int = 0
     account_of_ids: str = ""
+    psi_executor: ExecutorChoice = field(default_factory=ExecutorChoice)
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     harmless: Harmless = field(default_factory=Harmless)
     order: int = 0

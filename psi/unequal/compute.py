@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from psi.ecdh.oprf import make_key
+from psi.executors.frames import pack, unpack
 from psi.storage.id_list import OwnIds
 from psi.storage.spill import Records, Scratch, cut, in_order
 from psi.unequal.filter import Shape, write_filter
@@ -63,8 +64,12 @@ class Outputs:
 
     def _add(self, start: int, block: list[str]) -> None:
         def work(part: Sequence[tuple[int, str]]) -> bytes:
-            ids = [text for _, text in part]
-            return self._workers.call(own_outputs, self.key, self._domain, ids, part[0][0])
+            ids = pack([text.encode() for _, text in part])
+            first = part[0][0].to_bytes(POSITION, "big")
+            got = self._workers.call(outputs_of, self.key, self._domain, ids, first)
+            if len(got) != 3 * PART * len(part):
+                raise self._workers.wrong()
+            return got
 
         joined = b"".join(self._workers.spread(work, list(enumerate(block, start))))
         outputs = cut(joined, 3 * PART)
@@ -73,6 +78,12 @@ class Outputs:
             each[PART:] + position.to_bytes(POSITION, "big")
             for position, each in enumerate(outputs, start)
         )
+
+
+def outputs_of(key: bytes, domain: bytes, ids: bytes, first: bytes) -> bytes:
+    """See `own_outputs`; this function runs in the worker, to which only bytes are sent."""
+    texts = [text.decode() for text in unpack(ids)]
+    return own_outputs(key, domain, texts, int.from_bytes(first, "big"))
 
 
 def _in_order(records: Records) -> Iterator[bytes]:

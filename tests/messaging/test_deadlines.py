@@ -104,7 +104,6 @@ ENDLESS = {
     "psi/own_tags.py: with self._changed": "held for a look at a few numbers",
     "psi/own_tags.py: self._changed.wait_for(lambda: self._stopping or not self._aside)": WORK,
     "psi/workers.py: other.result()": WORK,
-    "psi/workers.py: self._executor.submit(work, *args, **kwargs).result()": WORK,
     "psi/signing.py: self._kept.put(records)": AT_ONCE,
     "psi/signing.py: self._own.wait()": WORK,
     "heterofed/cli/measures.py: aside.submit(timed_steps, work).result()": WORK,
