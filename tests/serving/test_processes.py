@@ -65,7 +65,8 @@ class Served:
     def _simulate(self, task: str, seed: int) -> None:
         """Train in this process, and leave what the command leaves."""
         common: dict[str, Any] = {"results_dir": self._folder / "runs", "seed": seed}
-        learns: dict[str, Any] = {"label": "defaulted", "max_rounds": 1, "batch_size": 64, "psi_protocol": "ecdh"}
+        learns: dict[str, Any] = {"label": "defaulted", "max_rounds": 1, "batch_size": 64}
+        learns |= {"psi_protocol": "ecdh"}
         bank = TabularHost("alice", self.tables["alice"], ids="customer", **learns, **common)
         shop = TabularCollaborator("shop", self.tables["shop"], ids="client", **common)
         simulate(bank, [shop], task_id=task)
