@@ -61,6 +61,9 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         weights_defence: trains the feature model by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
         leak_report: how much to measure what the embeddings reveal: "sample" in at most 3 % of the
             time, "full" for every batch, "off" never. The results are written to `leakage.csv`.
+        site: the name of this party among the sites of its role, if the rows of the role are
+            divided among several parties. Then `feature_key` is the key of the role, and the
+            feature key of this party is `<feature_key>.<site>`. The Host lists the sites.
         join_timeout: the longest time in seconds to wait for the Host to connect; 0 means no limit.
         insecure: whether to run a task whose file lists no keys. Its TCP connections are not
             encrypted, and anybody on the network can read and change everything. Use it only for
@@ -92,6 +95,7 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         weights_defence: DPSGD | None = None,
         leak_report: Effort = "sample",
         feature_workers: int = 1,
+        site: str | None = None,
         join_timeout: float = 3600,
         insecure: bool = False,
         seed: int | None = None,

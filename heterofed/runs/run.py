@@ -60,8 +60,11 @@ class Run:
         tell: writes the releases so far to the results; it does nothing if there is nothing to
             write.
         mask_secrets: the secret shared with each other Collaborator since the last connection, if
-            the Host gets only the sum of their features.
+            something of theirs is summed.
+        batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
+            role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
+        purpose: what the task does, as parties say it to each other when they meet.
         meeting: a description of the place where the parties connect; empty before that.
         terms: the terms of the task file in canonical form; empty without a task file.
         secured: whether every party proves its identity by a key.
@@ -93,6 +96,7 @@ class Run:
     ended: bytes | None = None
     complete: bool = False
     waits: float = 0.0
+    purpose: str = "train"
     meeting: str = ""
     terms: bytes = b""
     secured: bool = False
@@ -104,6 +108,7 @@ class Run:
     passing: Pass | None = None
     tell: Callable[[], None] = lambda: None
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    batch_rows: list[int] | None = None
     ledger: Path | None = None
     predicts: bool = False
     id_key: int = 0

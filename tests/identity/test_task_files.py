@@ -29,7 +29,7 @@ from heterofed.identity.task_terms import (
     terms_digest,
 )
 from heterofed.protocol.leak_limits import LeakLimits
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, RoleSites
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.identity.offices import Command, free_port, open_offices
 from tests.identity.test_keys import tree
@@ -121,7 +121,8 @@ def test_terms_cover_what_is_agreed_and_nothing_else(home: Path, tmp_path: Path)
 def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
     limits = LeakLimits(min_batch=2)  # left out where there are none
-    fields = agreed_fields(Plan(host="a", collaborators=("b",), limits=limits))
+    sites = (RoleSites("r", ("b", "c")),)  # as these
+    fields = agreed_fields(Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites))
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 

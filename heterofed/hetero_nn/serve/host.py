@@ -26,6 +26,7 @@ from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unava
 from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.serve.switch import Switch
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.host import match_each
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
@@ -167,6 +168,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             raise ConfigError(
                 "rows are matched by several keys, which serving does not do; run predict"
             )
+        check_whole(self.settings, "serving")
         self._held = HeldRuns(run.result.folder.parent, self._serves.models)
         self._version = self._load(run, self.owner, self._held.first(self._last.run))
         trained = self._version.loaded.trained
