@@ -53,6 +53,8 @@ TURN = "held within this process for one turn, which has a deadline"
 ONCE = "tries once, and raises where it is taken"
 AT_ONCE = "no queue that is ever full: it takes what comes, or raises, at once"
 ENDLESS = {
+    "heterofed/tabular/scoring/stream.py: "
+    "self._queue.put(Request(ids, ends, caller=future, partial=True))": AT_ONCE,
     "heterofed/cli/serve_tasks.py: ends.get()": "a server runs until a signal comes",
     "heterofed/cli/serve_tasks.py: ends.put(SystemExit(SIGTERM_EXIT))": AT_ONCE,
     "heterofed/cli/serve_tasks.py: ends.put(error)": AT_ONCE,

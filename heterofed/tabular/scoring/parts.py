@@ -162,7 +162,12 @@ class Parts:
         if not len(frame):
             return
         if self.is_parquet:
-            frame.to_parquet(file, index=False, engine="pyarrow")
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(
+                pyarrow.Table.from_pandas(frame, preserve_index=False), file
+            )
         else:
             file.write(csv_of(frame)[len(csv_of(frame.iloc[:0])) :])
 

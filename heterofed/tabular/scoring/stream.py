@@ -73,7 +73,7 @@ def score(
     """
     parts = Parts(out, task_id, rows_at_once, fresh=fresh)
     with _Link(host, task_id, settings) as link:
-        link.wait()
+        link.wait_until_open()
         ids = host.load_local_ids()
         done = predicted = 0
         for rows, found in _kept(link, parts, ids, rows_at_once, id_name):
@@ -133,7 +133,7 @@ class _Link:
         except BaseException as error:
             self._failed = error
 
-    def wait(self) -> None:
+    def wait_until_open(self) -> None:
         """Wait until rows can be asked for.
 
         Raises:
