@@ -88,7 +88,7 @@ def test_means_are_over_all_rows_of_all_batches(tmp_path: Path) -> None:
         state: dict[str, object] = {}
         for part in (rows[:600], rows[600:]):  # a round that goes on in another process
             means = FeatureMeans(state, Harmless())
-            for batch in part.to(dtype).split(64):
+            for batch in torch.split(part.to(dtype), 64):
                 means.add("bob", FeatureBatch("tensor", {"": batch, "one": batch[:, 0]}))
             means.settle()
         means.save(tmp_path / "feature_means.pt")
