@@ -21,6 +21,8 @@
     │   │   ├── MissingIdsError      a party's data have no row for a requested id
     │   │   ├── ColumnError          a column of a table cannot be used
     │   │   ├── EmptyIntersectionError  no id is common to all parties
+    │   │   ├── SitesOverlapError    two sites of a role have the same ids
+    │   │   ├── SitesDifferError     the feature models of a role's sites are not one model
     │   │   ├── EmptySplitError      the split left no train ids, or no test ids
     │   │   ├── SplitMismatchError   the parties split the common ids differently
     │   │   ├── AlignmentError       the parties' batches do not fit row by row
@@ -452,6 +454,32 @@ class EmptyIntersectionError(DataError):
     summary = (
         "no id is common to all parties;"
         " compare how the parties write their ids (spaces, case, leading zeros)"
+    )
+
+
+class SitesOverlapError(DataError):
+    """Two sites of a role have rows of the same ids.
+
+    What to do: let each person's rows be at one site alone, or give `sites_overlap="first"`.
+    """
+
+    code = "sites_overlap"
+    summary = (
+        "two sites of a role have the same ids; let each person's rows be at one site alone, or let"
+        " the Host give sites_overlap='first'"
+    )
+
+
+class SitesDifferError(DataError):
+    """The feature models or optimizers of a role's sites differ, so that they are not one model.
+
+    What to do: return the same model and the same optimizer from the hooks of all sites of the
+    role, and change them alike in `on_round_end`.
+    """
+
+    code = "sites_differ"
+    summary = (
+        "the feature models or optimizers of a role's sites differ; make the same ones at all sites"
     )
 
 

@@ -20,17 +20,23 @@ from typing import TYPE_CHECKING
 from psi.errors import (
     BudgetError,
     CountError,
+    ExecutorError,
     FaultError,
+    FilterRefusedError,
     IdsError,
     KeyRefusedError,
     LibraryError,
     LimitError,
+    NotAllowedError,
     PeerError,
     ProofError,
     PSIError,
     SignatureError,
+    StaleSetError,
     StateError,
+    StoreError,
     ValueRefusedError,
+    WorkerError,
 )
 
 if sys.platform == "win32":  # files are opened by ways that Windows does not have
@@ -41,6 +47,10 @@ if TYPE_CHECKING:
     from psi.ecdh.requester import ECDHRequester
     from psi.ecdh.signer import ECDHSigner
     from psi.hashing import domain
+    from psi.multiparty.here import intersect_all
+    from psi.multiparty.requester import JointRequester, common_positions
+    from psi.multiparty.signer import JointSigner
+    from psi.multiparty.zero_shares import ZeroShares
     from psi.protocols import Protocol, check_protocol, intersect, requester, signer
     from psi.requesting import Requester
     from psi.rsa.requester import RSARequester
@@ -51,6 +61,10 @@ if TYPE_CHECKING:
     from psi.storage.id_list import OwnIds
     from psi.storage.key_store import KeptKey
     from psi.storage.result_store import Resume
+    from psi.unequal.answerer import SetAnswerer
+    from psi.unequal.asker import SetAsker
+    from psi.unequal.filter import Filter, FilterReceiver
+    from psi.unequal.store import StoredSet
 
 __all__ = [
     "Budget",
@@ -60,12 +74,19 @@ __all__ = [
     "CountError",
     "ECDHRequester",
     "ECDHSigner",
+    "ExecutorError",
     "FaultError",
+    "Filter",
+    "FilterReceiver",
+    "FilterRefusedError",
     "IdsError",
+    "JointRequester",
+    "JointSigner",
     "KeptKey",
     "KeyRefusedError",
     "LibraryError",
     "LimitError",
+    "NotAllowedError",
     "OwnIds",
     "PSIError",
     "PeerError",
@@ -75,15 +96,24 @@ __all__ = [
     "RSASigner",
     "Requester",
     "Resume",
+    "SetAnswerer",
+    "SetAsker",
     "SignatureError",
     "Signer",
+    "StaleSetError",
     "StateError",
+    "StoreError",
+    "StoredSet",
     "ValueRefusedError",
+    "WorkerError",
+    "ZeroShares",
     "check_protocol",
     "column",
+    "common_positions",
     "count_common",
     "domain",
     "intersect",
+    "intersect_all",
     "requester",
     "signer",
 ]
@@ -94,6 +124,10 @@ _LATE = {
     "CountAsker": "psi.cardinality",
     "ECDHRequester": "psi.ecdh.requester",
     "ECDHSigner": "psi.ecdh.signer",
+    "Filter": "psi.unequal.filter",
+    "FilterReceiver": "psi.unequal.filter",
+    "JointRequester": "psi.multiparty.requester",
+    "JointSigner": "psi.multiparty.signer",
     "KeptKey": "psi.storage.key_store",
     "OwnIds": "psi.storage.id_list",
     "Protocol": "psi.protocols",
@@ -101,12 +135,18 @@ _LATE = {
     "RSASigner": "psi.rsa.signer",
     "Requester": "psi.requesting",
     "Resume": "psi.storage.result_store",
+    "SetAnswerer": "psi.unequal.answerer",
+    "SetAsker": "psi.unequal.asker",
     "Signer": "psi.signing",
+    "StoredSet": "psi.unequal.store",
+    "ZeroShares": "psi.multiparty.zero_shares",
     "check_protocol": "psi.protocols",
     "column": "psi.sources",
+    "common_positions": "psi.multiparty.requester",
     "count_common": "psi.cardinality",
     "domain": "psi.hashing",
     "intersect": "psi.protocols",
+    "intersect_all": "psi.multiparty.here",
     "requester": "psi.protocols",
     "signer": "psi.protocols",
 }

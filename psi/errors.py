@@ -3,15 +3,21 @@
 PSIError
 ├── IdsError            this party's own ids cannot be used
 ├── BudgetError         the peer asks for more than it may have
-│   └── LimitError      the number that the peer may have is used up
+│   ├── LimitError      the number that the peer may have is used up
+│   └── NotAllowedError the owner of a stored set has not allowed this peer to ask
+├── StoreError          the files of a stored set are missing or damaged
 ├── StateError          this program called a method out of order
 ├── FaultError          this machine computed a wrong signature; nothing of it was sent
 ├── LibraryError        this machine has no library that can compute the protocol
+├── ExecutorError       this party's executor cannot be used
+│   └── WorkerError     a worker of it was lost too often, or returned wrong bytes
 └── PeerError           the peer sent something that a check refuses
     ├── KeyRefusedError the peer's key is malformed or its proof does not hold
     ├── ValueRefusedError a value is out of range, malformed or repeated
     ├── CountError      more or fewer values than were announced
+    ├── FilterRefusedError a filter is malformed, too coarse or of another domain
     ├── SignatureError  a signed value does not verify
+    ├── StaleSetError   the peer asks for a set that was replaced
     └── ProofError      a claimed match is unknown, repeated or surplus
 """
 
@@ -44,6 +50,20 @@ class LimitError(BudgetError):
     """The peer asks for more than is left of its limit, counted over all runs of this task."""
 
 
+class NotAllowedError(BudgetError):
+    """The owner of a stored set has not allowed this peer to ask.
+
+    What to do: if the peer may ask, call `StoredSet.allow` at the owner.
+    """
+
+
+class StoreError(PSIError):
+    """The files of a stored set are missing or damaged.
+
+    What to do: create the stored set again, and ship its filter again.
+    """
+
+
 class StateError(PSIError):
     """A method was called out of order, which is a bug in the calling program."""
 
@@ -60,6 +80,22 @@ class LibraryError(PSIError, OSError):
     """This machine has no library that can compute the protocol.
 
     What to do: install what the message names, or choose the other protocol.
+    """
+
+
+class ExecutorError(PSIError):
+    """This party's executor cannot be used: its address is wrong, its library is missing, it does
+    not answer, or the secret key must not be sent to it.
+
+    What to do: what the message says, or leave the executor out.
+    """
+
+
+class WorkerError(ExecutorError):
+    """A worker of this party's executor was lost over the same chunk again and again, or returned
+    wrong bytes. Nothing of them was used.
+
+    What to do: see the workers' logs and memory, and install the same version everywhere.
     """
 
 
@@ -80,6 +116,17 @@ class ValueRefusedError(PeerError):
 
 class CountError(PeerError):
     """The peer sent more or fewer values than were announced, or announced an impossible number."""
+
+
+class FilterRefusedError(PeerError):
+    """A filter is malformed, hits more ids than allowed, or was made for another domain."""
+
+
+class StaleSetError(PeerError):
+    """The peer asks for a stored set that was replaced, or that never existed.
+
+    What to do: ship the filter of the current set to the peer.
+    """
 
 
 class SignatureError(PeerError):

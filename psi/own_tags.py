@@ -7,6 +7,7 @@ module does not know how a tag is computed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Condition
@@ -14,6 +15,7 @@ from threading import Condition
 from psi.storage.id_list import OwnIds
 from psi.workers import shared_pool
 
+_MOMENT = 0.2  # seconds; to queue each slice by itself would start a thread for each
 Compute = Callable[[list[str]], bytes]
 Deliver = Callable[[Sequence[int], bytes], None]
 
@@ -109,24 +111,30 @@ class OwnTags:
             self._end(failure)
 
     def _run(self) -> None:
-        """Compute one slice and queue the next one, so that a program that ends waits for one
-        only.
+        """Compute slices for a moment and then queue the rest, so that a program that ends waits
+        for a moment only.
         """
+        ends = time.monotonic() + _MOMENT
         try:
-            positions = self._next()
-            if positions is None:
-                self._end()
-                return
-            pairs = self._compute(self._ids.pick(positions))
-            with self._changed:
-                self._deliver(positions, pairs)
-                self._done += len(positions)
-                if self._done == len(self._ids):
-                    self._changed.notify_all()
+            while (positions := self._next()) is not None:
+                pairs = self._compute(self._ids.pick(positions))
+                self._take(positions, pairs)
+                if time.monotonic() > ends:
+                    break
         except BaseException as failure:  # handed to the thread that waits
             self._end(failure)
+            return
+        if positions is None:
+            self._end()
         else:
             self._submit()
+
+    def _take(self, positions: Sequence[int], pairs: bytes) -> None:
+        with self._changed:
+            self._deliver(positions, pairs)
+            self._done += len(positions)
+            if self._done == len(self._ids):
+                self._changed.notify_all()
 
     def _end(self, failure: BaseException | None = None) -> None:
         with self._changed:

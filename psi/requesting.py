@@ -32,9 +32,10 @@ from psi.hashing import TAG_BYTES
 from psi.side import Side
 from psi.signing import MAX_CHUNK, packed, unpacked
 from psi.storage.result_store import Resume
-from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order
+from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order, numbered
 
 if TYPE_CHECKING:
+    from psi.executors import Pool
     from psi.storage.budget import Budget
 
 _INDEX = 8  # bytes of a position in a record
@@ -63,8 +64,9 @@ class Requester(Side, ABC, Generic[Secret]):
         domain: `psi.domain(task, run)`; both parties must give the same.
         workers: the number of threads, or of concurrent calls of the executor; None means one per
             usable core.
-        executor: runs the expensive work elsewhere, which the ECDH protocol supports; the ids and
-            the blinding scalars are sent to it.
+        executor: runs the expensive work elsewhere: any `concurrent.futures.Executor`, or an
+            address such as "processes:8" (see `psi.executors`). The ids and the blinding factors
+            are sent to it.
         chunk_ids: the number of ids per chunk; it is reduced to what fits in 1 MiB.
         max_peer_ids: the most ids that the signer may announce, because their tags take memory
             here. With `budget`, it is the most tags that are matched for this peer over all its
@@ -95,7 +97,7 @@ class Requester(Side, ABC, Generic[Secret]):
         *,
         domain: bytes,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         chunk_ids: int = 2048,
         max_peer_ids: int = 100_000_000,
         bucket_ids: int = BUCKET_IDS,
@@ -172,11 +174,7 @@ class Requester(Side, ABC, Generic[Secret]):
         if len(signed) != len(sent.ids) * width:
             came, asked = len(signed) // width, len(sent.ids)
             raise CountError(f"{came} signed values came as the answer to {asked}")
-        pairs = cut(self._unblind(sent, signed), _PAIR)
-        records = [
-            pair + position.to_bytes(_INDEX, "big")
-            for pair, position in zip(pairs, sent.positions, strict=True)
-        ]
+        records = numbered(cut(self._unblind(sent, signed), _PAIR), sent.positions)
         if self._resume is not None:
             self._resume.append(records)
         self._results.add(records)

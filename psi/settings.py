@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from psi.executors import Pool
     from psi.storage.budget import Budget
     from psi.storage.key_store import KeptKey
     from psi.storage.result_store import Resume
@@ -16,7 +17,7 @@ class PartySettings(TypedDict, total=False):
     """The arguments that both roles share."""
 
     workers: int | None
-    executor: Executor | None
+    executor: Executor | Pool | str | None
     bucket_ids: int
     scratch: str | os.PathLike[str] | None
     max_peer_ids: int
@@ -27,6 +28,7 @@ class SignerSettings(PartySettings, total=False):
 
     budget: Budget | None
     kept: KeptKey | None
+    key_leaves: bool | None
 
 
 class RequesterSettings(PartySettings, total=False):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from typing import Self
 
 from psi.storage.id_list import OwnIds
@@ -22,7 +21,7 @@ class Side:
         self,
         ids: Iterable[str],
         workers: int | None,
-        executor: Executor | None,
+        executor: object,
         bucket_ids: int,
         scratch: str | os.PathLike[str] | None,
     ) -> None:
@@ -38,6 +37,7 @@ class Side:
         """Forget everything and remove the files. An `OwnIds` that the caller gave stays open."""
         if not self._borrows:
             self._ids.close()
+        self._workers.close()
         self._scratch.close()
 
     def __enter__(self) -> Self:

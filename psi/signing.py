@@ -42,13 +42,15 @@ from psi.errors import (
     StateError,
     ValueRefusedError,
 )
+from psi.executors import check_key
 from psi.hashing import TAG_BYTES
 from psi.own_tags import OwnTags
 from psi.side import Side
 from psi.storage.key_store import RECENT_CHUNKS
-from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order
+from psi.storage.spill import BUCKET_IDS, Distinct, Records, cut, in_order, numbered
 
 if TYPE_CHECKING:
+    from psi.executors import Pool
     from psi.storage.budget import Budget
     from psi.storage.key_store import KeptKey
 
@@ -56,7 +58,6 @@ MAX_CHUNK = 1 << 20  # bytes of the longest chunk that either side sends
 RESIGN_VALUES = 16_384  # values that may be signed again in a run, for restarted requesters
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES
-_SLICE = 64  # own ids per step, which takes 3 to 16 ms; a chunk of the peer waits for one step
 _SLICE_ELSEWHERE = 512  # own ids per step through an executor, to which each step is sent
 
 
@@ -69,13 +70,19 @@ class Signer(Side, ABC):
         budget: counts signed values on disk; None counts in this run only.
         max_peer_ids: the most values that are signed for this peer, over all runs of the budget.
         workers: the number of concurrent operations; None means one per usable core.
-        executor: runs the work elsewhere; the key of the run is sent to it, and with ECDH the ids
-            too.
+        executor: runs the work elsewhere: any `concurrent.futures.Executor`, or an address such as
+            "processes:8" (see `psi.executors`). The key of the run is sent to it, and with ECDH the
+            ids too.
         bucket_ids: more ids than this are kept in files instead of in memory.
         scratch: the folder for those files; None means the system's temporary folder.
         kept: keeps the key and the own tags on disk, for a restart or for later runs; it needs a
             budget.
+        key_leaves: whether the key may be sent to an executor on other machines. None allows it for
+            an executor object, and refuses it for an address.
     """
+
+    _slice_ids = 64
+    """The own ids per step, which takes about 16 ms; a chunk of the peer waits for one step."""
 
     backend: str
     """The name of the library that computes; "kept tags" if nothing is left to compute."""
@@ -88,11 +95,13 @@ class Signer(Side, ABC):
         budget: Budget | None = None,
         max_peer_ids: int = 10_000_000,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         bucket_ids: int = BUCKET_IDS,
         scratch: str | os.PathLike[str] | None = None,
         kept: KeptKey | None = None,
+        key_leaves: bool | None = None,
     ) -> None:
+        check_key(executor, key_leaves)
         if kept is not None and budget is None:
             raise ValueError("kept needs a budget, which counts over all restarts and runs")
         super().__init__(ids, workers, executor, bucket_ids, scratch)
@@ -109,7 +118,7 @@ class Signer(Side, ABC):
         self._index_of_match: dict[bytes, int] = {}
         self._closed = False
         self._former_key, todo = self._take_up(bound)
-        slice_ids = _SLICE_ELSEWHERE if self._workers.elsewhere else _SLICE
+        slice_ids = _SLICE_ELSEWHERE if self._workers.pooled else self._slice_ids
         self._own = OwnTags(
             self._ids, todo, self._pairs_of, self._deliver, self._workers.count, slice_ids
         )
@@ -351,10 +360,7 @@ class Signer(Side, ABC):
         self._lost = set(self._recent)
 
     def _deliver(self, positions: Sequence[int], pairs: bytes) -> None:
-        records = [
-            pair + position.to_bytes(_INDEX, "big")
-            for pair, position in zip(cut(pairs, _PAIR), positions, strict=True)
-        ]
+        records = numbered(cut(pairs, _PAIR), positions)
         self._add_own(records)
         if self._kept is not None:
             self._kept.put(records)

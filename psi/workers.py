@@ -1,8 +1,8 @@
 """Spreads the work on one list over several workers; this module knows nothing of the work.
 
 Threads are the default, because the work releases the interpreter lock and nothing has to be
-copied. Any `concurrent.futures.Executor` (of processes, or of a cluster) can run the expensive part
-instead; each thread here then only waits for one call at a time.
+copied. An executor (`psi.executors`: processes, or a cluster) can run the expensive part instead;
+each thread here then only waits for one call at a time.
 
 All threads belong to one pool of the process. GMP's Python binding keeps caches per thread that are
 never freed, so a new pool for each call would leak memory in a process that runs for months.
@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-Item = TypeVar("Item")
+from psi.errors import FaultError, PSIError
+from psi.executors import open_pool
+from psi.executors.pool import Work, call, wrong
+
+Items = TypeVar("Items", bound=Sequence[Any])
 Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
+Rows = TypeVar("Rows", bound=Sequence[Any])
 
 _MOST_THREADS = 256  # in the pool, which starts one only if none is idle
 _WORTH_A_THREAD = 16  # with fewer items per thread, starting it costs more than it saves
+_WORTH_A_CALL = 128  # the same for a call of an executor
 
 
 def usable_cores() -> int:
@@ -57,50 +62,72 @@ class Workers:
     """Runs a number of calls concurrently, in threads of this process or through an executor.
 
     Args:
-        workers: the number of concurrent calls; None means one per usable core.
-        executor: runs the calls; None means this process. It is not shut down here.
+        workers: the number of concurrent calls; None means as many as the executor says that it
+            has, or else one per usable core.
+        executor: runs the calls; `psi.executors.open_pool` says what it may be. None means this
+            process. What was opened by an address is closed by `close`.
     """
 
-    def __init__(self, workers: int | None, executor: Executor | None = None) -> None:
-        self.count = worker_count(workers)
-        self._executor = executor
+    def __init__(self, workers: int | None, executor: object = None) -> None:
+        self._pool = open_pool(executor)
+        self._opened = isinstance(executor, str)
+        slots = self._pool.slots if self._pool is not None and workers is None else 0
+        self.count = slots or worker_count(workers)
 
     @property
-    def elsewhere(self) -> bool:
+    def pooled(self) -> bool:
         """Whether an executor was given."""
-        return self._executor is not None
+        return self._pool is not None
 
-    def call(
-        self,
-        work: Callable[Arguments, Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
-        """Return `work(*args)`, computed here or by the executor; its exceptions are raised
+    def call(self, work: Work, *parts: bytes) -> bytes:
+        """Return `work(*parts)`, computed here or by the executor; its exceptions are raised
         here.
         """
-        if self._executor is None:
-            return work(*args, **kwargs)
-        return self._executor.submit(work, *args, **kwargs).result()
+        return work(*parts) if self._pool is None else call(self._pool, work, parts)
 
-    def spread(
-        self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]
-    ) -> list[Result]:
+    def wrong(self) -> PSIError:
+        """Return the error for a result that does not hold: it blames the executor, if there is
+        one.
+        """
+        if self._pool is None:
+            return FaultError("a result of this machine came out wrong; nothing of it was used")
+        return wrong(self._pool)
+
+    def spread(self, work: Callable[[Items], Result], items: Items) -> list[Result]:
         """Run `work` in threads here, as the function `spread` does; `work` may use `call`."""
-        return spread(work, items, self.count)
+        return spread(work, items, self.count, _WORTH_A_CALL if self.pooled else _WORTH_A_THREAD)
+
+    def close(self) -> None:
+        """Close the executor if it was opened here."""
+        if self._pool is not None and self._opened:
+            self._pool.close()
+
+
+def rows_of(rows: range, data: Rows, width: int = 1) -> Rows:
+    """Return these rows of a sequence, or of bytes that hold `width` bytes for each row.
+
+    Args:
+        rows: numbers that follow each other.
+        data: all rows.
+        width: the number of elements of one row.
+    """
+    return data[rows.start * width : rows.stop * width]  # type: ignore[return-value]
 
 
 def spread(
-    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], workers: int
+    work: Callable[[Items], Result],
+    items: Items,
+    workers: int,
+    least: int = _WORTH_A_THREAD,
 ) -> list[Result]:
     """Call `work` on contiguous parts of `items`, each in a thread, and return the results in
     order.
 
     The calling thread computes the first part. An exception is raised after all parts have ended.
     """
-    parts = max(1, min(workers, len(items) // _WORTH_A_THREAD))
+    parts = max(1, min(workers, len(items) // least))
     size = -(-len(items) // parts) if items else 1
-    slices = [items[at : at + size] for at in range(0, len(items), size)]
+    slices: list[Any] = [items[at : at + size] for at in range(0, len(items), size)]
     if len(slices) < 2:
         return [work(part) for part in slices]
     others = [shared_pool().submit(work, part) for part in slices[1:]]

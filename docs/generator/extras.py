@@ -26,6 +26,8 @@ FOR = {
     "serve": "`heterofed serve`: rows of a trained model over HTTP",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
     "workers": "`feature_workers`: a party of several processes",
+    "dask": "intersections on a Dask cluster",
+    "ray": "intersections on a Ray cluster",
     "privacy": "DP-SGD (`heterofed.privacy.dpsgd`)",
     "diagrams": "`make diagrams`: drawing the diagrams of this site that changed",
     "docs": "building this site",

@@ -11,6 +11,7 @@ import io
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
@@ -30,6 +31,10 @@ from heterofed.runs.run import Run
 from psi.sources import csv_rows, delimiter_of
 
 Role = Literal["initiator", "collaborator"]
+SCHEDULERS: dict[Role, Callable[..., PSIScheduler]] = {
+    "initiator": RSAPSIInitiatorScheduler,
+    "collaborator": RSAPSICollaboratorScheduler,
+}
 Row = TypeVar("Row")
 Marked = Iterator[tuple[str, int]]
 """A party's own ids, each with a count that is nonzero if all parties have it."""
@@ -48,6 +53,8 @@ def run_psi(
     out: Path,
     join_timeout: float,
     fresh: bool,
+    executor: str | None = None,
+    key_leaves: bool = False,
 ) -> dict[str, Any]:
     """Run one party of a PSI task over files.
 
@@ -66,6 +73,8 @@ def run_psi(
         out: the file for this party's own rows whose ids all parties have, in their order.
         join_timeout: the longest time in seconds to wait for the other parties.
         fresh: whether to start anew even if an interrupted run could be resumed.
+        executor: the address of an executor, such as "processes:8", or None.
+        key_leaves: whether a collaborator's secret key may be sent to an executor elsewhere.
 
     Returns:
         A dict with the keys task, party, protocol, backend (which computed this party's part), ids,
@@ -79,22 +88,28 @@ def run_psi(
     own = _read_ids(ids, id_column, out)
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
-    given["max_peer_ids"] = max_peer_ids
-    scheduler: PSIScheduler
+    given |= {"max_peer_ids": max_peer_ids, "psi_executor": executor}
     if role == "initiator":
         given |= {"collaborators": parties, "psi_protocol": protocol}
-        scheduler = RSAPSIInitiatorScheduler(party or role, **given)
     else:
-        scheduler = RSAPSICollaboratorScheduler(party or role, **given)
+        given["psi_key_leaves"] = key_leaves
+    scheduler = SCHEDULERS[role](party or role, **given)
     write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
-    try:
+    with _kept_to_resume(folder):
         scheduler.launch_task(task, resume="never" if fresh else "auto")
+    return _account(task, scheduler.result, len(own), out)
+
+
+@contextmanager
+def _kept_to_resume(folder: Path) -> Iterator[None]:
+    """Remove the state of a run after it, unless it failed and can be resumed."""
+    try:
+        yield
     except BaseException:
         if not any(folder.glob("*/*/resume")):  # there is nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
-    return _account(task, scheduler.result, len(own), out)
 
 
 def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:

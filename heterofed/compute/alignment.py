@@ -91,8 +91,12 @@ def default_split(ids: Iterable[str]) -> tuple[set[str], set[str]]:
     return train, test
 
 
-def check_split(split: object) -> tuple[list[str], list[str]]:
+def check_split(split: object, *, may_be_empty: bool = False) -> tuple[list[str], list[str]]:
     """Check the result of `split_dataset`, and return the sorted train and test ids.
+
+    Args:
+        split: the result.
+        may_be_empty: whether there may be no train ids or no test ids, as at a site of a role.
 
     Raises:
         IdError: the result is not a pair of collections of unique strings.
@@ -113,7 +117,7 @@ def check_split(split: object) -> tuple[list[str], list[str]]:
             )
         if len(set(part)) != len(part):
             raise IdError(f"split_dataset returned {name} ids more than once; return sets")
-        if not part:
+        if not part and not may_be_empty:
             raise EmptySplitError(
                 f"split_dataset left no {name} ids; give every party the same split with both"
             )
@@ -178,6 +182,16 @@ def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bo
     start = stream_seed(seed, "shuffle", round_number)
     drawn = np.random.RandomState([start & 0xFFFFFFFF, start >> 32])
     return list(map(ids.__getitem__, drawn.permutation(len(ids)).tolist()))
+
+
+def sorted_by_lot(ids: Sequence[str], *, seed: int, round_number: int) -> list[str]:
+    """Return the train ids in this round's shuffled order, in which each id has a place of its own.
+
+    Unlike that of `round_order`, the order of some of the ids does not depend on the others, so a
+    party that knows only its own ids knows their order, too.
+    """
+    start = stream_seed(seed, "shuffle", round_number).to_bytes(8, "big")
+    return sorted(ids, key=lambda each: hashlib.sha256(start + each.encode()).digest())
 
 
 def some_ids(ids: Sequence[str], *, seed: int, most: int) -> list[str]:

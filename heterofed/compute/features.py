@@ -44,8 +44,8 @@ class FeatureBatch:
 
     @property
     def rows(self) -> int:
-        """The number of rows of the batch."""
-        return len(next(iter(self.tensors.values())))
+        """The number of rows of the batch; 0 without tensors."""
+        return len(next(iter(self.tensors.values()), ()))
 
     @property
     def floats(self) -> dict[str, Tensor]:

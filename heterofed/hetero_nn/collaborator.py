@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from heterofed.events import Callback
@@ -37,6 +38,12 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         max_peer_ids: the most ids that the Host may intersect in all runs of a task together. They
             are counted on disk, so that the Host cannot test arbitrarily many guesses. Unchanged
             sets count once, and simulations do not count.
+        psi_executor: computes this party's part of the intersection in other processes or on a
+            cluster: "processes:8", "dask://scheduler:8786", "ray://head:10001" or any
+            `concurrent.futures.Executor`. None uses threads of this process, unless the user's
+            configuration names an executor.
+        psi_key_leaves: whether this party's secret key of an intersection may be sent to an
+            executor on other machines. Otherwise such an executor is refused.
         max_releases_per_row: the most times that features of any row may be sent in training,
             tests, predictions and dry runs of all runs of this task together. The task ends with a
             `ReleaseLimitError` before it would send more. None sets no limit.
@@ -54,6 +61,9 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         weights_defence: trains the feature model by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
         leak_report: how much to measure what the embeddings reveal: "sample" in at most 3 % of the
             time, "full" for every batch, "off" never. The results are written to `leakage.csv`.
+        site: the name of this party among the sites of its role, if the rows of the role are
+            divided among several parties. Then `feature_key` is the key of the role, and the
+            feature key of this party is `<feature_key>.<site>`. The Host lists the sites.
         join_timeout: the longest time in seconds to wait for the Host to connect; 0 means no limit.
         insecure: whether to run a task whose file lists no keys. Its TCP connections are not
             encrypted, and anybody on the network can read and change everything. Use it only for
@@ -76,6 +86,8 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         is_feature_trainable: bool = True,
         *,
         max_peer_ids: int = 10_000_000,
+        psi_executor: Executor | str | None = None,
+        psi_key_leaves: bool = False,
         max_releases_per_row: int | None = None,
         max_epsilon: float | None = None,
         max_rollbacks: int = 10,
@@ -83,6 +95,7 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         weights_defence: DPSGD | None = None,
         leak_report: Effort = "sample",
         feature_workers: int = 1,
+        site: str | None = None,
         join_timeout: float = 3600,
         insecure: bool = False,
         seed: int | None = None,

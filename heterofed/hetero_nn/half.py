@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from heterofed.compute.alignment import SortedIdSet, round_order
+from heterofed.compute.alignment import SortedIdSet, round_order, sorted_by_lot
 from heterofed.compute.autograd import evaluating
 from heterofed.compute.plain import strings
 from heterofed.hetero_nn.hooks import PartyHooks, half_engine
@@ -63,9 +63,11 @@ class Half(Generic[M]):
 
     def round_ids(self) -> list[str]:
         """Return the train ids in the agreed order of this round."""
-        plan = self.run.plan
+        plan, ids = self.run.plan, self.run.state.train_ids
+        if plan.sites and plan.shuffle:
+            return sorted_by_lot(ids, seed=plan.seed, round_number=self.run.round)
         return round_order(
-            self.run.state.train_ids,
+            ids,
             seed=plan.seed,
             round_number=self.run.round,
             shuffle=plan.shuffle,

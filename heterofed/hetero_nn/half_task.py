@@ -5,13 +5,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from heterofed.compute.autograd import sharing_cores
+from heterofed.errors import ConfigError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import ends_by_default
 from heterofed.hetero_nn.models import HalfModels, HostModels
 from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
+from heterofed.hetero_nn.sites.own_rows import check_site
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.hetero_nn.train.host_loop import HostLoop
-from heterofed.protocol.plan import Plan
+from heterofed.hetero_nn.train.site_loop import SiteLoop
+from heterofed.protocol.plan import Plan, wrong_with_sites
 from heterofed.runs.run import Run
 from heterofed.runs.task import CollaboratorTask, HostTask
 
@@ -46,7 +49,10 @@ class HostHalfTask(HostTask):
     def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:
         """Return the plan that the Host announces."""
         default_end = ends_by_default(type(self.owner))
-        return self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
+        plan = self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
+        if problem := wrong_with_sites(plan):
+            raise ConfigError(f"{problem}; correct sites")
+        return plan
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:
         """Share the cores of this machine with the other parties."""
@@ -74,7 +80,14 @@ class CollaboratorHalfTask(CollaboratorTask):
         """Make the half, and the loop that trains it."""
         self.half = Half(self.owner, run, HalfModels)
         self.hooks = self.half.hooks
-        self.loop = CollaboratorLoop(self.owner, self.half, self.settings)
+        kind = CollaboratorLoop if self.settings.site is None else SiteLoop
+        self.loop = kind(self.owner, self.half, self.settings)
+
+    def check(self, run: Run) -> None:
+        """Refuse settings that a site of a role cannot have."""
+        super().check(run)
+        if self.settings.site is not None:
+            check_site(self.owner, self.settings)
 
     def sharing(self, run: Run) -> AbstractContextManager[None]:
         """Share the cores of this machine with the other parties."""

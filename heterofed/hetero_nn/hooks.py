@@ -24,6 +24,7 @@ from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
+from heterofed.hetero_nn.sites.cutting import cut
 from heterofed.privacy.dpsgd import Sampling, most_participations, poisson_batches
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.beside import launch_beside
@@ -295,13 +296,19 @@ class PartyHooks(Scheduler):
 
         Yields:
             Lists of `batch_size` ids in order; the last one may be shorter. If it would be shorter
-            than `min_batch` of the terms, its ids are in the list before it.
+            than `min_batch` of the terms, its ids are in the list before it. At a site of a role,
+            each list has the ids of a batch that are at this site.
 
         Raises:
-            ConfigError: no batch size was agreed.
+            ConfigError: no batch size was agreed; or `drop_last` is set in a task with sites.
         """
         run = self._heterofed.run
         size = run.plan.batch_size if run else 0
+        if run and run.plan.sites and drop_last:
+            raise ConfigError("batches: drop_last does not go with sites; leave it out")
+        if run and run.batch_rows is not None:
+            yield from cut(ids, run.batch_rows)
+            return
         if not size:
             raise ConfigError("batches: no batch_size was agreed; give one to the Host's scheduler")
         least = (run.plan.limits.min_batch if run else None) or 0
@@ -331,6 +338,11 @@ class PartyHooks(Scheduler):
         run = self._heterofed.run
         if run is None or run.maybe_agreement is None:
             raise ConfigError("poisson_batches: there is no round yet; call it in a hook")
+        if run.plan.sites:
+            raise ConfigError(
+                "poisson_batches draws from the train ids of all parties, of which a site has only"
+                " some: use self.batches in a task with sites"
+            )
         if run.plan.checkpoint_batches:
             raise ConfigError(
                 "poisson_batches draws from all train ids, but with checkpoint_batches the hook"

@@ -6,6 +6,7 @@ Its hooks are in `hooks.py`, and `train/training.py` calls them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,7 @@ from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
-from heterofed.protocol.plan import Fusion, KeyBits, LossReduction, PSIProtocol
+from heterofed.protocol.plan import Fusion, KeyBits, LossReduction, PSIProtocol, SitesOverlap
 from heterofed.runs.artifacts import Which
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class HeteroNNHostScheduler(HostHooks):
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
+        psi_executor: computes this party's part of the intersection in other processes or on a
+            cluster: "processes:8", "dask://scheduler:8786", "ray://head:10001" or any
+            `concurrent.futures.Executor`. None uses threads of this process, unless the user's
+            configuration names an executor.
         announce_split: whether only the Host's `split_dataset` is used and the other parties are
             told which common ids are in which part, and nothing else. It allows splits by labels or
             by columns that only the Host has.
@@ -123,6 +128,15 @@ class HeteroNNHostScheduler(HostHooks):
             are evaluated once more after the last round. Each Collaborator sends batches of these
             rows in which it has changed something of its own (`iterate_final_feature`), and the
             Host tells it what it found for each (`final_look`). With 0 there is no such evaluation.
+        sites: the sites of each role whose rows are divided among several Collaborators, as in
+            `{"shop": ["north", "south"]}`. Each site is a party `shop.north` of its own, with
+            `site="north"`; `collaborators` still counts or lists the roles. Hooks of the Host get
+            one tensor of the role under "shop". The sites train one feature model, because the sum
+            of their gradients is applied at each of them after every batch. It requires
+            `batch_size`, and hooks that use `self.batches`. Only the Host's `split_dataset` is
+            used, as with `announce_split`.
+        sites_overlap: what to do about ids that two sites of a role have: end the task with a
+            `SitesOverlapError` ("error"), or let the first site in the list have them ("first").
         agreed: settings that all parties share and that code above the schedulers uses, as names
             and values that are strings, such as the format of ids. The Host announces them with its
             plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
@@ -172,9 +186,12 @@ class HeteroNNHostScheduler(HostHooks):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        psi_executor: Executor | str | None = None,
         announce_split: bool = False,
         id_keys: int = 1,
         final_rows: int = 0,
+        sites: Mapping[str, Sequence[str]] | None = None,
+        sites_overlap: SitesOverlap = "error",
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -158,6 +159,10 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
+        psi_executor: computes this party's part of the intersection in other processes or on a
+            cluster: "processes:8", "dask://scheduler:8786", "ray://head:10001" or any
+            `concurrent.futures.Executor`. None uses threads of this process, unless the user's
+            configuration names an executor.
         agreed: settings of a layer above that all parties share, as strings by name, such as the
             format of ids. They are announced before any id is read.
         results_dir: the parent of the results folder `<task_id>/<name>`.
@@ -179,6 +184,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
         max_peer_ids: int = 10_000_000,
+        psi_executor: Executor | str | None = None,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
@@ -198,6 +204,12 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
             `load_local_ids`.
         max_peer_ids: the most ids that the initiator may have intersected in all runs of a task
             together; unchanged sets count once.
+        psi_executor: computes this party's part of the intersection in other processes or on a
+            cluster: "processes:8", "dask://scheduler:8786", "ray://head:10001" or any
+            `concurrent.futures.Executor`. None uses threads of this process, unless the user's
+            configuration names an executor.
+        psi_key_leaves: whether this party's secret key of an intersection may be sent to an
+            executor on other machines. Otherwise such an executor is refused.
         schedule_timeout: the longest silence in seconds of the initiator before its plan is known.
         data_channel_timeout: the longest time in seconds to establish a link, and the longest time
             in seconds without a byte while a message arrives.
@@ -219,6 +231,8 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         *,
         ids: Iterable[str] | None = None,
         max_peer_ids: int = 10_000_000,
+        psi_executor: Executor | str | None = None,
+        psi_key_leaves: bool = False,
         schedule_timeout: float = 30,
         data_channel_timeout: tuple[float, float] = (30, 60),
         join_timeout: float = 3600,

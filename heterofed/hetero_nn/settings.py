@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import msgspec
 
 from heterofed.errors import ConfigError
+from heterofed.hetero_nn.sites.settings import (
+    check_sites,
+    parties_of,
+    plan_of_sites,
+    site_key,
+)
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import GradientDefence
@@ -23,7 +29,9 @@ from heterofed.protocol.plan import (
     Fusion,
     LossReduction,
     Plan,
+    SitesOverlap,
 )
+from heterofed.reporting.results import check_name
 from heterofed.runs.settings import (
     LeadSettings,
     ReleaseLimits,
@@ -85,6 +93,20 @@ class CollaboratorSettings(HalfSettings):
     """The arguments of a Collaborator."""
 
     embedding_defence: ClippedGaussian | Decorrelation | None
+    site: str | None
+    role: str | None = None
+
+    @classmethod
+    def given(cls, arguments: Mapping[str, Any]) -> Self:
+        """Return the settings among the arguments; a site's feature key is that of its party."""
+        key, site = arguments["feature_key"], arguments["site"]
+        named = {"feature_key": key if site is None else site_key(key, site)}
+        return super().given({**arguments, **named, "role": None if site is None else key})
+
+    def check_names(self) -> None:
+        if self.site is not None:
+            check_name(self.site, "site")
+        super().check_names()
 
     @property
     def has_epsilon(self) -> bool:
@@ -121,6 +143,14 @@ class HostSettings(LeadSettings, HalfSettings):
     label_dp: RandomisedResponse | None
     limits: Mapping[str, Any] | None
     loss_reduction: LossReduction | None
+    sites: Mapping[str, Sequence[str]] | None
+    sites_overlap: SitesOverlap
+
+    @classmethod
+    def given(cls, arguments: Mapping[str, Any]) -> Self:
+        """Return the settings among the arguments; `collaborators` has every site of a role."""
+        parties = parties_of(arguments["collaborators"], arguments["sites"])
+        return super().given({**arguments, "collaborators": parties})
 
     @property
     def has_epsilon(self) -> bool:
@@ -166,6 +196,7 @@ class HostSettings(LeadSettings, HalfSettings):
         self._check_final_look()
         self._check_defences()
         given_limits(self.limits)
+        check_sites(self)
 
     def training_plan(
         self, collaborators: tuple[str, ...], *, order: int, default_end: bool
@@ -190,7 +221,9 @@ class HostSettings(LeadSettings, HalfSettings):
             fusion=self.fusion,
             max_staleness=self.max_staleness,
             wait_for_peers=float(self.wait_for_peers),
-            announced_split=self.announce_split,
+            announced_split=self.announce_split or bool(self.sites),
+            sites=plan_of_sites(self.sites),
+            sites_overlap=self.sites_overlap,
             id_keys=self.id_keys,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 from heterofed.errors import ConfigError
 from heterofed.homo_nn.strategies import Strategy
@@ -27,6 +27,8 @@ class HomoHostSettings(LeadSettings):
 
     Those of an intersection have the defaults, because a horizontal task compares no ids.
     """
+
+    psi_role: ClassVar[None] = None
 
     max_rounds: int
     log_rounds: int
@@ -113,6 +115,8 @@ class HomoHostSettings(LeadSettings):
 @dataclass(frozen=True, kw_only=True)
 class HomoCollaboratorSettings(Settings):
     """The arguments of a Collaborator; each field is the argument of that name."""
+
+    psi_role: ClassVar[None] = None
 
     weights_defence: DPSGD | None
     max_epsilon: float | None

@@ -20,7 +20,7 @@ from heterofed.identity.task_terms import (
     agreed_fields,
 )
 from heterofed.protocol.leak_limits import LeakLimits
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, wrong_with_sites
 from heterofed.transport.zeromq.zap import check_key
 
 MAX_FILE_BYTES = 1 << 18
@@ -80,9 +80,11 @@ def check_task(raw: dict[str, Any], where: str) -> TaskFile:
         raise ConfigError(f"{where}: unknown field {unknown!r} in {table}; {remedy}")
     try:
         task = msgspec.convert(raw, TaskFile)
-        task.make_plan()
+        plan = task.make_plan()
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}; correct that field") from None
+    if problem := wrong_with_sites(plan):
+        raise ConfigError(f"{where}: {problem}; correct sites in [plan]")
     _check_members(task, where)
     _check_addresses(task, where)
     if len(task.terms()) > MAX_TERMS_BYTES:

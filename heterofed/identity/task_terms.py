@@ -197,15 +197,14 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def agreed_fields(plan: Plan) -> dict[str, Any]:
     """Return the fields of a plan that are terms, as plain values.
 
-    Limits are left out if there are none, so that terms without limits have the digest that they
-    had before there were limits.
+    Limits and sites are left out if there are none, so that terms without them have the digest that
+    they had before there were any.
     """
     fields: dict[str, Any] = msgspec.to_builtins(plan)
-    return {
-        name: value
-        for name, value in fields.items()
-        if name not in NOT_AGREED and (name != LIMITS or value)
-    }
+    absent = {LIMITS} if not fields[LIMITS] else set()
+    if not plan.sites:
+        absent |= {"sites", "sites_overlap"}
+    return {name: value for name, value in fields.items() if name not in NOT_AGREED | absent}
 
 
 def terms_digest(terms: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import psi
 from heterofed.errors import EmptyIntersectionError, PSIFailedError
+from heterofed.intersection.executors import opened_executor
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import TAG_BYTES, domain_of, is_void, named
@@ -33,6 +34,7 @@ from heterofed.protocol.messages import (
 )
 from heterofed.runs.run import Run
 from heterofed.runs.term_limits import check_enough
+from psi.executors import Pool
 
 
 def intersect_as_collaborator(
@@ -106,7 +108,8 @@ def common_as_collaborator(
         party.in_phase("psi", unit="ids"),
         files_named(),
         named(host, party.name, setting),
-        _signer(run, host, ids, max_peer_ids, kept=not predicts) as (signer, begin),
+        opened_executor(run) as executor,
+        _signer(run, host, ids, max_peer_ids, executor, kept=not predicts) as (signer, begin),
     ):
         _answer(party, host, signer, begin)
         common = signer.positions()
@@ -118,7 +121,13 @@ def common_as_collaborator(
 
 @contextmanager
 def _signer(
-    run: Run, host: Peer, ids: psi.OwnIds, max_peer_ids: int, *, kept: bool
+    run: Run,
+    host: Peer,
+    ids: psi.OwnIds,
+    max_peer_ids: int,
+    executor: Pool | None,
+    *,
+    kept: bool,
 ) -> Iterator[tuple[psi.Signer, PsiBegin]]:
     """Return a signer whose key, earlier or new, the Host accepted, and the Host's request."""
     party, plan = run.party, run.plan
@@ -135,6 +144,8 @@ def _signer(
                 budget=signed_for(run, host),
                 max_peer_ids=max_peer_ids,
                 kept=keeps,
+                executor=executor,
+                key_leaves=run.psi_executor.key_leaves,
             )
             stack.enter_context(signer)
             run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}

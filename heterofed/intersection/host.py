@@ -7,11 +7,13 @@ messages.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import psi
 from heterofed.errors import EmptyIntersectionError
+from heterofed.intersection.divided import Divided, in_all
+from heterofed.intersection.executors import opened_executor
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
@@ -56,15 +58,18 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     check_count(run, len(ids))
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
-        common = _common(len(ids), [request.matches for request in requests])
+        divided = Divided(run.plan, len(ids), {each.name: each.matches for each in requests})
+        common = divided.common
         sizes = [len(ids), *(request.peer_count for request in requests)]
         tell(run, len(common), len(ids), min(sizes))
         if not common and run.plan.id_keys == 1:
             raise _nothing(run, ids)
         if run.plan.id_keys == 1:
             check_enough(run, len(common))  # before the others learn which ones they are
+        divided.check()
         for request in requests:
-            request.claim(common)
+            request.claim(divided.having(request.name))
+    run.state.site_of = divided.site_of(ids.pick(common))
     return common
 
 
@@ -102,7 +107,7 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, own, kept=False) as requests:
         found = {request.name: request.matches for request in requests}
         if only_common and found:
-            found = dict.fromkeys(found, _common(len(own), list(found.values())))
+            found = dict.fromkeys(found, in_all(len(own), list(found.values())))
         for request in requests:
             request.claim(found[request.name])
     return {name: set(own.pick(positions)) for name, positions in found.items()}
@@ -112,8 +117,10 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
 def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Request]]:
     """Have every Collaborator sign `ids`, and receive its tags."""
     peers = run.party.peers.values()
-    with files_named(), ExitStack() as stack:
-        requests = [stack.enter_context(Request(run, peer, ids, kept=kept)) for peer in peers]
+    with files_named(), opened_executor(run) as executor, ExitStack() as stack:
+        requests = [
+            stack.enter_context(Request(run, peer, ids, executor, kept=kept)) for peer in peers
+        ]
         for request in requests:
             request.announce()
         done = sum(request.answered for request in requests)
@@ -126,12 +133,3 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
         for request in requests:
             request.take_tags()
         yield requests
-
-
-def _common(count: int, found: Sequence[array[int]]) -> array[int]:
-    """Return the positions below `count` that all arrays in `found` contain, in ascending order."""
-    parties = bytearray(count)
-    for positions in found:
-        for position in positions:
-            parties[position] += 1
-    return array("Q", (at for at, having in enumerate(parties) if having == len(found)))

@@ -27,11 +27,15 @@ from heterofed.protocol.messages import (
     PsiUnblinded,
 )
 from heterofed.runs.run import Run
+from psi.executors import Pool
 
 TAG_BYTES = 16
 
 CHUNK_IDS = 1024
 """The ids per chunk, which take two cores of a signer about 150 ms with RSA and 25 ms with ECDH."""
+
+EXECUTOR_CHUNK_IDS = 4096
+"""The ids per chunk for an executor, which computes many at once."""
 
 CHUNKS_AHEAD = 3
 """The most chunks without a stored result: one at each party, and one in transfer."""
@@ -48,6 +52,7 @@ class Request:
         run: this run.
         peer: the Collaborator, whose key the constructor receives.
         ids: the ids of this party.
+        executor: computes this party's part; None computes it in this process.
         kept: whether results are kept for later runs, and the Collaborator's ids are counted.
 
     Attributes:
@@ -61,8 +66,17 @@ class Request:
             party.
     """
 
-    def __init__(self, run: Run, peer: Peer, ids: psi.OwnIds, *, kept: bool = True) -> None:
+    def __init__(
+        self,
+        run: Run,
+        peer: Peer,
+        ids: psi.OwnIds,
+        executor: Pool | None = None,
+        *,
+        kept: bool = True,
+    ) -> None:
         self._run, self._party, self._peer = run, run.party, peer
+        self._executor = executor
         self.name = peer.name
         self._count = len(ids)
         self._resume = kept_results(run, peer) if kept else None
@@ -100,7 +114,8 @@ class Request:
                 bytes(mail.payload),
                 key.count,
                 domain=domain_of(self._run, self.name),
-                chunk_ids=CHUNK_IDS,
+                chunk_ids=CHUNK_IDS if self._executor is None else EXECUTOR_CHUNK_IDS,
+                executor=self._executor,
                 max_peer_ids=limit,
                 **settings,
             )

@@ -86,7 +86,7 @@ class Masker:
         )
         with np.errstate(over="ignore"):
             for peer in peers:
-                stream = _stream(self._shared[peer], place, total.size)
+                stream = mask_stream(self._shared[peer], place, total.size)
                 total = total + stream if self._party < peer else total - stream
         return torch.from_numpy(total.view(np.int64).reshape(tuple(rows.shape)))
 
@@ -155,8 +155,10 @@ def masked_sum(parts: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> T
     return total.to(torch.float64).div_(2.0**FRACTION_BITS).to(dtype)
 
 
-def _stream(secret: bytes, place: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Return the uniform numbers that both parties of a pair draw for one batch."""
+def mask_stream(
+    secret: bytes, place: bytes, count: int
+) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return the uniform numbers that all who have a secret draw for one place, such as a batch."""
     key = hmac.digest(secret, b"batch" + place, sha256)
     cipher = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     return np.frombuffer(cipher.update(bytes(8 * count)), dtype="<u8")

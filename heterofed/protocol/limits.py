@@ -29,6 +29,9 @@ AHEAD_BYTES = 64 << 20
 SERVE_WINDOW = 4
 """The most requests of a standing link that may wait for their answers."""
 
+ROW_COUNT_BYTES = 4
+"""The number of a site's rows in a batch."""
+
 ROW_NUMBER_BYTES = 4
 """The number of a row in a request of a standing link."""
 
@@ -65,7 +68,7 @@ class Limits:
 
 def joining() -> Limits:
     """Return the limits before the plan is known: names, keys, the plan itself, no payload."""
-    return Limits(1 << 17, payload=0)
+    return Limits(MAX_HEADER_BYTES, payload=0)
 
 
 def probing() -> Limits:
@@ -127,6 +130,10 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
         return exchanging(plan)
     if state is State.SPLIT:
         return splitting(plan)
+    if plan.sites and state is State.SPLIT_PROPOSED:
+        return describing(plan)
+    if plan.sites and state is State.READY:
+        return Limits(SMALL_HEADER_BYTES, MAX_FRAME_BYTES)
     return agreeing()
 
 

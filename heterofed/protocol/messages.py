@@ -36,6 +36,9 @@ MAX_WEIGHTS = 1024
 MAX_SCORES = 32
 """The most numbers that a party tells of its training or its test; they fit a small header."""
 
+MAX_SITE_BATCHES = 1 << 18
+"""The most batches of a round or test in a task with sites; their rows are told in one frame."""
+
 MAX_PINGS = 40
 """The largest number of pings in a probe of a connection."""
 
@@ -147,6 +150,10 @@ ScoreValues = Annotated[tuple[tuple[ScoreName, float], ...], Meta(max_length=MAX
 MaskKeyBytes = Annotated[bytes, Meta(min_length=32, max_length=32)]
 MaskKeys = Annotated[tuple[MaskKeyBytes, ...], Meta(max_length=MAX_PARTIES)]
 SeenTags = Annotated[tuple[Digest, ...], Meta(max_length=MAX_PARTIES)]
+
+
+SealedKey = Annotated[bytes, Meta(min_length=48, max_length=48)]
+SealedKeys = Annotated[tuple[SealedKey, ...], Meta(max_length=MAX_PARTIES)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
@@ -269,7 +276,8 @@ class Terms(Message, frozen=True):
 class Welcome(Message, frozen=True):
     """H to C: all parties are connected, and this is the plan. `secret` keys this run's digests.
 
-    `mask_keys` are the keys of the Collaborators in the plan's order, if their features are summed.
+    `mask_keys` are the keys of the Collaborators in the plan's order, if something of theirs is
+    summed.
     """
 
     version: int
@@ -434,6 +442,44 @@ class CountResult(Message, frozen=True):
     """H to C: we have `common` ids in common."""
 
     common: Count
+
+
+class SiteRows(Message, frozen=True):
+    """H to C: these are the numbers of your rows in the `batches` batches of this round, or of its
+    test, because you are a site of a role.
+
+    The payload has four bytes for each batch, little-endian.
+    """
+
+    round: Round
+    batches: Annotated[int, Meta(ge=1, le=MAX_SITE_BATCHES)]
+    testing: bool
+
+
+class SiteShare(Message, frozen=True):
+    """C to H: this is my part of the sum over the sites of my role, masked.
+
+    Batch 0 of round 0 sums up the initial weights, and any other one the gradients of the feature
+    model. `check` is a keyed digest of my model and optimizer, which must be the same at all sites.
+    `keys` are sealed copies of the key of the sums for the other sites, which the first site sends
+    once per connection.
+    """
+
+    round: Count
+    batch: Batch
+    check: Digest | None = None
+    keys: SealedKeys = ()
+
+
+class SiteSum(Message, frozen=True):
+    """H to C: this is the sum of the parts of all sites of your role, which I cannot read.
+
+    `key` is the sealed copy for you, if the first site sent one with its part.
+    """
+
+    round: Count
+    batch: Batch
+    key: SealedKey | None = None
 
 
 class SplitParts(Message, frozen=True):
@@ -763,6 +809,9 @@ AnyMessage = (
     | CountRaised
     | CountOwn
     | CountResult
+    | SiteRows
+    | SiteShare
+    | SiteSum
     | SplitParts
     | SplitPlan
     | SplitAccepted

@@ -24,6 +24,12 @@ MAX_AGREED = 32
 MAX_PARTIES = 64
 """The largest number of Collaborators in a task."""
 
+MAX_ROLES = 8
+"""The largest number of roles with sites."""
+
+MAX_SITES = 16
+"""The largest number of sites of a role."""
+
 MAX_ID_KEYS = 8
 """The largest number of keys by which rows are matched."""
 
@@ -49,6 +55,22 @@ Fusion = Literal["separate", "masked_sum"]
 
 Weighting = Literal["rows", "equal"]
 """Whether the update of a party counts by its number of rows, or as much as any other."""
+
+
+SitesOverlap = Literal["error", "first"]
+"""What to do about an id that two sites of a role have."""
+
+
+class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A role whose columns are at several sites, each with its own people.
+
+    Attributes:
+        role: the key of the role in projections.
+        parties: the feature keys of its sites, in order; the first one makes the initial weights.
+    """
+
+    role: PartyName
+    parties: Annotated[tuple[PartyName, ...], Meta(min_length=2, max_length=MAX_SITES)]
 
 
 class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,6 +135,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         announced_split: whether the Host announces which common ids are for training and which are
             for tests; otherwise each party computes the split by the same function.
         averaging: the settings of a horizontal task; None in any other task.
+        sites: the roles whose rows are divided among several Collaborators. The gradients of their
+            feature models are summed after every batch, so that they stay one model.
+        sites_overlap: what to do about an id that two sites of a role have: end the task, or let
+            the first site have it.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
@@ -142,10 +168,47 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     final_rows: Annotated[int, Meta(ge=0, le=MAX_FINAL_ROWS)] = 0
     announced_split: bool = False
     averaging: Averaging | None = None
+    sites: Annotated[tuple[RoleSites, ...], Meta(max_length=MAX_ROLES)] = ()
+    sites_overlap: SitesOverlap = "error"
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
+
+    def sites_with(self, party: str) -> RoleSites | None:
+        """Return the role that has `party` as one of its sites, or None."""
+        return next((each for each in self.sites if party in each.parties), None)
+
+    @property
+    def shares_secrets(self) -> bool:
+        """Whether the Collaborators share secrets, by which they mask what is summed."""
+        return self.fusion == "masked_sum" or bool(self.sites)
 
     @property
     def psi_value_bytes(self) -> int:
         """The width of a blinded or signed value in bytes."""
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
+
+
+def wrong_with_sites(plan: Plan) -> str:
+    """Return what is wrong with the sites of a plan; empty if nothing is."""
+    if not plan.sites:
+        return ""
+    roles = [each.role for each in plan.sites]
+    named = [party for each in plan.sites for party in each.parties]
+    if len({*roles, *named}) != len(roles) + len(named) or plan.host in roles:
+        return "give every role and every site a name of its own"
+    if strangers := [party for party in named if party not in plan.collaborators]:
+        return f"{strangers[0]} is none of the collaborators; list every site there, too"
+    if any(role in plan.collaborators for role in roles):
+        return "a role with sites cannot be a collaborator itself; give it another name"
+    if plan.batch_size == 0 or not plan.announced_split:
+        return "they need batch_size and announced_split; give both"
+    unfit = {
+        "fusion='masked_sum'": plan.fusion != "separate",
+        "max_staleness": plan.max_staleness != 0,
+        "id_keys": plan.id_keys != 1,
+        "final_rows": plan.final_rows > 0,
+        "min_batch": plan.limits.min_batch is not None,
+        "averaging": plan.averaging is not None,
+    }
+    found = [name for name, is_set in unfit.items() if is_set]
+    return f"they do not go with {found[0]}; leave one of them out" if found else ""

@@ -18,6 +18,7 @@ from heterofed.protocol.limits import (
     MAX_KEY_BYTES,
     POINT_BYTES,
     PSI_WINDOW,
+    ROW_COUNT_BYTES,
     ROW_NUMBER_BYTES,
     SERVE_WINDOW,
     TAG_BYTES,
@@ -75,6 +76,10 @@ from heterofed.protocol.messages import (
     ServeAnswer,
     ServePlan,
     ServeRequest,
+    SiteRows,
+    SiteShare,
+    SiteSum,
+    SplitAccepted,
     SplitParts,
     SplitPlan,
     TensorSpec,
@@ -82,8 +87,11 @@ from heterofed.protocol.messages import (
     Welcome,
     WelcomeBack,
 )
-from heterofed.protocol.plan import Coding, Plan
+from heterofed.protocol.plan import Coding, Plan, RoleSites, wrong_with_sites
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
+
+SHARE_ITEM_BYTES = 16
+"""The bytes of one number in a sum over sites."""
 
 MASKED_ITEM_BYTES = 8
 """The bytes of one masked number, an int64."""
@@ -142,6 +150,8 @@ class Session:
         self._pings = self._reply = 0
         self._batches = _BatchCounts()
         self._served = _ServedCounts()
+        self._sites = _SiteCounts()
+        self._party = ""
         self._forms: dict[State, tuple[object, ...]] = {}
         # Of what was accepted last: most batches are like the one before.
         self._like_before: tuple[object, ...] = ()
@@ -282,6 +292,8 @@ class Session:
                 _require(message.batch == batches.sent, "not the next batch")
                 _require(self.batch_window > 0, "beyond its credit")
                 _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
+                summed = not self._sums_gradients or batches.summed == batches.sent
+                _require(summed, "before the gradients of the sites were summed")
                 if self._like_before != self._likeness(message, size):
                     self._check_features(message, size)
             case Gradients():
@@ -427,6 +439,7 @@ class Session:
                 _require(going_on or message.first == 0, "not the next batch")
                 most = self._plan.max_rounds if self._plan else 0
                 _require(not most or message.round <= most, "more rounds than the plan says")
+                _require(self._knows_rows, "before the rows of its batches")
                 agreed = self._plan.max_staleness if self._plan else 0
                 _require(agreed in ("auto", message.staleness), "another staleness than agreed")
                 _require(going_on or self._is_between_rounds, "the round before has not ended")
@@ -463,6 +476,7 @@ class Session:
                 _require(not self._averages, "a horizontal task sends no features")
                 _require(self._purpose != "serve", "a standing link has no tests")
                 _require(message.round == self._round, "not this round")
+                _require(self._knows_rows, "before the rows of its batches")
                 _require(not self._tested, "a second time for this round")
                 _require(not self._round_ended or self._is_final_due, "the round has ended")
             case Findings():
@@ -492,6 +506,31 @@ class Session:
                 _require(early == (self._purpose in ID_TASKS), "too early for this task")
                 trains = self._purpose in IN_ROUNDS
                 _require(not trains or self._is_between_rounds, "the last round has not ended")
+            case SiteRows():
+                _require(self._role is not None, "not a site of a role")
+                _require(size == message.batches * ROW_COUNT_BYTES, "not a number for each batch")
+                _require(not self._sites.has_rows, "a second time")
+                begins = self._is_between_rounds and not message.testing
+                _require(message.round == self._round + begins, "not this round")
+            case SiteShare():
+                self._check_summing(message.round, message.batch, batches.shared, batches.done)
+                fits = 0 < size <= self.max_batch_bytes and size % SHARE_ITEM_BYTES == 0
+                _require(fits and self._sites.size in (0, size), "not the numbers of one model")
+                again = self.state is State.SPLIT_PROPOSED and self._sites.shares > 0
+                _require(not again, "a second time")
+                first = self._sites.shares == 0 and self._leads
+                expected = len(self._role.parties) - 1 if self._role and first else 0
+                _require(len(message.keys) == expected, "other keys than are due")
+            case SiteSum():
+                self._check_summing(message.round, message.batch, batches.summed, batches.shared)
+                _require(self._sites.sums < self._sites.shares, "before its part")
+                _require(size == self._sites.size, "not as many numbers as in each part")
+                due = self._sites.sums == 0 and not self._leads
+                _require((message.key is not None) == due, "no key, or one that is not due")
+            case SplitAccepted():
+                _no_payload(size)
+                begun = self._role is None or self._sites.sums > 0
+                _require(begun, "before the first weights of the sites")
             case GradientsSeen() | SeenByOthers():
                 _no_payload(size)
                 _require(message.round == self._round, "not this round")
@@ -506,6 +545,8 @@ class Session:
                 _require(message.round == self._round, "not this round")
                 compared = not self._compares or batches.told == batches.sent
                 _require(compared, "before all gradients were compared")
+                summed = not self._sums_gradients or batches.summed == batches.sent
+                _require(summed, "before the gradients of the sites were summed")
                 _require(message.count == batches.sent, "not the number of batches that came")
             case _:
                 _no_payload(size)
@@ -521,7 +562,9 @@ class Session:
             case Features():
                 batches.note_features(message.tensors, size)
                 if self._like_before != (like := self._likeness(message, size)):
-                    self._like_before, self._forms[self.state] = like, _form(message)
+                    self._like_before = like
+                    if message.tensors:
+                        self._forms[self.state] = _form(message)
             case Gradients():
                 self._answered_before = message.tensors, size
                 batches.answers += 1
@@ -534,7 +577,7 @@ class Session:
                     self._staleness = message.staleness
                 complete = batches.open == 0
             case Hello():
-                self.trainable = message.trainable
+                self.trainable, self._party = message.trainable, message.party
                 self._purpose = message.purpose
                 self._held = message.held.marks if message.held else ()
             case Welcome():
@@ -595,7 +638,18 @@ class Session:
                 self._is_final_due = self._is_final = False
                 self._staleness, self._kept = message.staleness, message.first
                 self._trained = message.first
-                self._batches = _BatchCounts(message.first)
+                self._batches, self._sites.has_rows = _BatchCounts(message.first), False
+            case SiteRows():
+                self._sites.has_rows = True
+            case SiteShare():
+                self._sites.size = size
+                self._sites.shares += 1
+                batches.shared += self.state is State.TRAIN
+            case SiteSum():
+                self._sites.sums += 1
+                batches.summed += self.state is State.TRAIN
+                if self.state is State.SPLIT_PROPOSED:
+                    self._sites.size = 0  # weights have other sizes than gradients
             case SplitParts():
                 self._parted += message.ids
             case PredictPlan() | ServePlan():
@@ -606,7 +660,7 @@ class Session:
             case ServeAnswer():
                 self._served.open.popleft()
             case BeginTest():
-                self._batches = _BatchCounts()
+                self._batches, self._sites.has_rows = _BatchCounts(), False
                 self._is_final, self._is_final_due = self._is_final_due, False
                 self._tested = True
             case Findings():
@@ -634,8 +688,40 @@ class Session:
 
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
+        problem = wrong_with_sites(plan)
+        _require(not problem, f"sites: {problem}")
         of_this_kind = (plan.averaging is not None) == self._averages
         _require(of_this_kind, "a plan for another kind of task")
+
+    def _check_summing(self, number: int, batch: int, due: int, before: int) -> None:
+        """Check the place of a part of a sum over sites, or of the sum."""
+        _require(self._role is not None, "not a site of a role")
+        if self.state is State.SPLIT_PROPOSED:
+            _require((number, batch) == (0, 0), "not the first weights")
+            return
+        _require(self.trainable, "that party is frozen")
+        _require(number == self._round, "not this round")
+        _require(batch == due < before, "not the batch that is next")
+
+    @property
+    def _role(self) -> RoleSites | None:
+        """The role of which the Collaborator is a site, in a task that trains."""
+        if self._plan is None or self._purpose not in TRAINING:
+            return None
+        return self._plan.sites_with(self._party)
+
+    @property
+    def _leads(self) -> bool:
+        """Whether the Collaborator is the first site of its role."""
+        return self._role is not None and self._role.parties[0] == self._party
+
+    @property
+    def _knows_rows(self) -> bool:
+        return self._role is None or self._sites.has_rows
+
+    @property
+    def _sums_gradients(self) -> bool:
+        return self._role is not None and self.trainable and self.state is State.TRAIN
 
     @property
     def _averages(self) -> bool:
@@ -692,6 +778,9 @@ class Session:
 
     def _check_features(self, message: Features, size: int) -> None:
         self._check_tensors(message.tensors, size, self.feature_coding)
+        if self._role is not None and not message.tensors:
+            _require(message.rows == 0 and size == 0, "rows without a tensor")
+            return
         _require(bool(message.tensors), "no tensor")
         rows = {spec.shape[0] for spec in message.tensors}
         _require(rows == {message.rows}, "tensors of other row counts than it says")
@@ -745,11 +834,26 @@ class _ServedCounts:
         return self.asked - len(self.open)
 
 
+class _SiteCounts:
+    """Counts the sums over the sites of a role since the parties connected.
+
+    Attributes:
+        has_rows: whether the rows of the next batches were told.
+        shares, sums: the numbers of parts and of sums that were sent.
+        size: the bytes of each part; 0 before the first one.
+    """
+
+    def __init__(self) -> None:
+        self.has_rows = False
+        self.shares = self.sums = self.size = 0
+
+
 class _BatchCounts:
     """Counts the batches of a round or test that were sent and processed."""
 
     def __init__(self, first: int = 0) -> None:
         self.sent = self.done = self.seen = self.told = first
+        self.shared = self.summed = first
         self.answers = 0
         self.open_bytes = 0
         self._specs: deque[tuple[TensorSpec, ...]] = deque()

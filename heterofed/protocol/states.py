@@ -59,6 +59,9 @@ from heterofed.protocol.messages import (
     ServeAnswer,
     ServePlan,
     ServeRequest,
+    SiteRows,
+    SiteShare,
+    SiteSum,
     SplitAccepted,
     SplitParts,
     SplitPlan,
@@ -201,7 +204,11 @@ TABLE: Table = {
         (_H, ServePlan): State.SERVE_PROPOSED,
         (_H, Finish): State.FINISHING,  # a task that only intersects or counts ids
     },
-    State.SPLIT_PROPOSED: {(_C, SplitAccepted): State.READY},
+    State.SPLIT_PROPOSED: {
+        (_C, SiteShare): State.SPLIT_PROPOSED,  # the sites of a role agree on their first weights
+        (_H, SiteSum): State.SPLIT_PROPOSED,
+        (_C, SplitAccepted): State.READY,
+    },
     State.PREDICT_PROPOSED: {(_C, PredictAccepted): State.READY},
     State.SERVE_PROPOSED: {(_C, ServeAccepted): State.SERVING},
     State.SERVING: {
@@ -211,6 +218,7 @@ TABLE: Table = {
     },
     State.READY: {
         (_H, ServePlan): State.SERVE_PROPOSED,  # a link that comes back with its table
+        (_H, SiteRows): State.READY,  # at a site of a role, before each round and each test
         (_H, BeginTrain): State.TRAIN,
         (_H, BeginTest): State.TEST,
         (_H, Findings): State.READY,  # once, after the final evaluation
@@ -227,6 +235,8 @@ TABLE: Table = {
         (_H, BatchDone): State.TRAIN,
         (_C, GradientsSeen): State.TRAIN,  # masked sums alone, as the next one
         (_H, SeenByOthers): State.TRAIN,
+        (_C, SiteShare): State.TRAIN,  # a site of a role alone, as the next one
+        (_H, SiteSum): State.TRAIN,
         (_C, EndOfFeatures): State.TRAIN_DRAINING,
     },
     State.TRAIN_DRAINING: {

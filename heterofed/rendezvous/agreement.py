@@ -41,7 +41,8 @@ class Agreement:
         plan: the agreed settings.
         run: the 16 random bytes that identify this run.
         secret: the 32 random bytes that key this run's digests; only its parties know them.
-        mask_keys: the keys of all Collaborators in the plan's order, if their features are summed.
+        mask_keys: the keys of all Collaborators in the plan's order, if something of theirs is
+            summed.
         resume: the mark of the checkpoint from which all parties resume; None starts with the
             intersection.
     """

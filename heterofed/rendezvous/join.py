@@ -290,7 +290,7 @@ def _be_welcomed(
         waiting=waiting_limit(welcome.plan),
     )
     resume = welcome.mark if isinstance(welcome, WelcomeBack) else None
-    wanted = {len(welcome.plan.collaborators) if welcome.plan.fusion == "masked_sum" else 0}
+    wanted = {len(welcome.plan.collaborators) if welcome.plan.shares_secrets else 0}
     if resume is not None:
         # For a complete run; in any other run, a Collaborator needs the keys to train.
         wanted.add(0)
@@ -303,7 +303,7 @@ def _mask_keys(
     party: Party, plan: Plan, check: Callable[[Mapping[str, bytes]], object]
 ) -> tuple[bytes, ...]:
     """Return the Collaborators' keys in the plan's order, which the Host relays."""
-    if plan.fusion != "masked_sum":
+    if not plan.shares_secrets:
         return ()
     keys = {}
     for name in plan.collaborators:

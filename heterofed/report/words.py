@@ -59,6 +59,8 @@ PLAN = {
     "max_batch_bytes": "Most bytes of one batch",
     "announced_split": "Whether the Host says which rows are for training and which for tests",
     "averaging": "How models are averaged, if parties with the same columns train",
+    "sites": "Roles whose rows are divided among several parties",
+    "sites_overlap": "What is done about ids that two sites of a role have",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
 }

@@ -45,6 +45,7 @@ from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks
 from heterofed.runs.journal import journal_kept
+from heterofed.runs.psi_executor import chosen_executor
 from heterofed.runs.report import reported
 from heterofed.runs.run import Resume, Run, new_run
 from heterofed.runs.settings import check_callbacks, check_flag
@@ -139,6 +140,9 @@ class Lifecycle:
         settings.check_names()
         folder = self._task.results_folder(task_id)
         run = new_run(task_id, settings.feature_key, folder, resume, settings.seed)
+        if settings.psi_role:
+            run.psi_executor = chosen_executor(settings.psi_executor, settings.psi_key_leaves)
+            run.psi_executor.check(has_key=settings.psi_role == "signer")
         self._task.engine.run = run
         self._task.begin(run)
         return run

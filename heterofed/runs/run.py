@@ -22,6 +22,7 @@ from heterofed.reporting.costs import Account
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
+from heterofed.runs.psi_executor import ExecutorChoice
 from heterofed.runs.state import RunState
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class Run:
         tell: writes the releases so far to the results; it does nothing if there is nothing to
             write.
         mask_secrets: the secret shared with each other Collaborator since the last connection, if
-            the Host gets only the sum of their features.
+            something of theirs is summed.
+        batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
+            role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
         meeting: a description of the place where the parties connect; empty before that.
         terms: the terms of the task file in canonical form; empty without a task file.
@@ -73,6 +76,7 @@ class Run:
         repeats: the gradients that were sent, so that repeated batches get the same defended
             gradients; they are kept while this process runs.
         id_key: the number of the key by which rows are currently matched, from 0.
+        psi_executor: what computes this party's part of an intersection.
         account_of_ids: the name under which signed ids are counted; empty means the task's.
         harmless: runs code that only measures or shows something, and catches its errors.
     """
@@ -102,10 +106,12 @@ class Run:
     passing: Pass | None = None
     tell: Callable[[], None] = lambda: None
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    batch_rows: list[int] | None = None
     ledger: Path | None = None
     predicts: bool = False
     id_key: int = 0
     account_of_ids: str = ""
+    psi_executor: ExecutorChoice = field(default_factory=ExecutorChoice)
     noise: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     harmless: Harmless = field(default_factory=Harmless)
     order: int = 0

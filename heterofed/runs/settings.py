@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, get_args, overload
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, overload
 
 import msgspec
 
@@ -27,6 +27,7 @@ from heterofed.protocol.plan import (
 )
 from heterofed.rendezvous.backend import Place
 from heterofed.reporting.results import check_name
+from heterofed.runs.psi_executor import ExecutorChoice
 
 T = TypeVar("T")
 
@@ -103,7 +104,12 @@ class Settings:
     """The arguments of a scheduler's constructor that every kind of task needs.
 
     Each field is the argument of that name, except `place`, where simulated parties meet.
+
+    Attributes:
+        psi_role: what this party does in an intersection; None if its tasks have none.
     """
+
+    psi_role: ClassVar[Literal["signer", "requester"] | None] = "signer"
 
     feature_key: str
     name: str | None
@@ -113,6 +119,8 @@ class Settings:
     results_dir: Path
     callbacks: tuple[Callback, ...]
     max_peer_ids: int
+    psi_executor: Any = None
+    psi_key_leaves: bool = False
     seed: int | None = None
     insecure: bool = False
     agreed: Mapping[str, str] = field(default_factory=dict)
@@ -169,6 +177,8 @@ class Settings:
             )
         check_agreed(self.agreed)
         check_callbacks(self.callbacks)
+        chosen = ExecutorChoice(self.psi_executor, self.psi_key_leaves)
+        chosen.check(has_key=self.psi_role == "signer")
 
     def check_names(self) -> None:
         """Refuse a text that cannot be the name of a party or of its results folder.
@@ -185,6 +195,8 @@ class LeadSettings(Settings):
     """The arguments of the constructor of a party that the others join: a Host or a PSI
     initiator.
     """
+
+    psi_role: ClassVar[Literal["signer", "requester"] | None] = "requester"
 
     collaborators: int | Sequence[str]
     calculation_timeout: float

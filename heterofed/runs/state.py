@@ -29,6 +29,8 @@ class Kept:
         signature: a description of the inputs of this party's half.
         averaged: the state of a horizontal task that is not in a model of this party: the weights
             of all parties and the state of the Host's step, at the Host.
+        sites: which site has each train id and each test id, by role, at the Host; the first
+            weights of all sites, at a site.
     """
 
     best_round: int = 0
@@ -40,6 +42,7 @@ class Kept:
     private_steps: int = 0
     signature: dict[str, Any] = field(default_factory=dict)
     averaged: dict[str, Any] = field(default_factory=dict)
+    sites: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class RunState:
             kind of pass.
         leaks: the findings of the leak report.
         told: the warnings that are given once in a run and were given.
+        site_of: which site has each id that is common to all parties, by role, as the position of
+            the site in the plan; at the Host from the intersection until the split.
         kept: the state that checkpoints keep.
     """
 
@@ -68,4 +73,5 @@ class RunState:
     most_drawn: dict[str, int] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    site_of: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)

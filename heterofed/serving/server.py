@@ -177,13 +177,17 @@ def listening(address: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family, backlog=1024)
+        listener = socket.create_server((address, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(
             f"nothing can be served at {address}, port {port} ({why}): give another --port, or"
             " --address with an address of this machine"
         ) from None
+    # Connections inherit it. Without it the body of an answer waits up to 40 ms until the caller
+    # has acknowledged the headers; asyncio sets it only for sockets that it made itself.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def token_of(folder: Path, given: Path | None = None) -> str:

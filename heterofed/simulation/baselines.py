@@ -16,6 +16,7 @@ from pathlib import Path
 from heterofed.errors import ConfigError, needing
 from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.hetero_nn.hooks import half_engine
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.metrics import NO_METRICS
 from heterofed.report.render import write_report
@@ -123,8 +124,10 @@ def check_comparable(host: HeteroNNHostScheduler) -> None:
     """Check that baselines can be trained in the same way as the joint run.
 
     Raises:
-        ConfigError: the joint run trains on labels that no other run can know.
+        ConfigError: the joint run trains on labels that no other run can know, or a role has
+            sites.
     """
+    check_whole(half_engine(host).settings, "a comparison with baselines")
     if half_engine(host).settings.label_dp is not None:
         raise ConfigError(
             "baselines: label_dp turns labels by coins of the joint run alone, so a baseline would"

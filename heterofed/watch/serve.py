@@ -73,13 +73,16 @@ def serve(
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(
             f"the page cannot be served at {host}, port {port} ({why}): give another --port, or"
             " --host with an address of this machine"
         ) from None
+    # Inherited by connections, whose small events would otherwise wait for acknowledgements.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _own_names(host: str) -> set[str]:

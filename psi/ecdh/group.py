@@ -34,6 +34,7 @@ _pointer = ctypes.c_void_p
 _PROTOTYPES: dict[str, list[Any]] = {
     "sodium_init": [],
     "crypto_core_ristretto255_from_hash": [_pointer, _pointer],
+    "crypto_core_ristretto255_add": [_pointer, _pointer, _pointer],
     "crypto_core_ristretto255_is_valid_point": [_pointer],
     "crypto_scalarmult_ristretto255": [_pointer, _pointer, _pointer],
     "crypto_scalarmult_ristretto255_base": [_pointer, _pointer],
@@ -58,6 +59,7 @@ class Group:
             raise OSError("libsodium could not be initialised")
         self._from_hash = library.crypto_core_ristretto255_from_hash
         self._multiply = library.crypto_scalarmult_ristretto255
+        self._add = library.crypto_core_ristretto255_add
         self._base = library.crypto_scalarmult_ristretto255_base
         self._is_valid = library.crypto_core_ristretto255_is_valid_point
 
@@ -93,6 +95,19 @@ class Group:
                 raise PointRefusedError
             key += step
         return target.raw
+
+    def sum(self, points: bytes) -> bytes:
+        """Return the sum of the points.
+
+        Raises:
+            PointRefusedError: a point is not canonical.
+        """
+        source, total = _buffer(points), ctypes.create_string_buffer(POINT_BYTES)
+        read, write = ctypes.addressof(source), ctypes.addressof(total)
+        for at in range(0, len(points), POINT_BYTES):
+            if self._add(write, write, read + at) != 0:
+                raise PointRefusedError
+        return total.raw
 
     def base(self, scalar: bytes) -> bytes:
         """Return the generator times `scalar`, which must not be 0 mod the order."""

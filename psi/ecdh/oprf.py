@@ -9,8 +9,8 @@ labels of this protocol:
     tag     the first 16 bytes of SHA-256("tag" || B || s || id).
     match   the first 16 bytes of SHA-256("match" || B || s || id).
 
-Each function takes and returns picklable values, so that an executor can run it on another machine.
-The secrets among its arguments (b, the unblinding scalars, the ids) are then sent to that machine.
+`psi.ecdh.elsewhere` runs these functions through an executor. The secrets among their arguments (b,
+the unblinding scalars, the ids) are then sent to its machines.
 """
 
 from __future__ import annotations

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Unpack
 
 from psi.arithmetic import RandomBytes
 from psi.ecdh import oprf
+from psi.ecdh.elsewhere import arithmetic
 from psi.ecdh.group import HASH_BYTES, POINT_BYTES, find_group
 from psi.errors import SignatureError
 from psi.requesting import OnItsWay, Requester
 from psi.settings import RequesterSettings
 from psi.storage.spill import cut
+from psi.workers import rows_of
 
 _DRAWN = 8192  # random numbers that are read from the system at once
 Shuffle = Callable[["array[int]"], None]
@@ -56,6 +58,7 @@ class ECDHRequester(Requester[bytes]):
         self._random = _random
         self._shuffle = _shuffle
         super().__init__(ids, public_key, peer_count, domain=domain, **common)
+        self._oprf = arithmetic(self._workers)
 
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
         self._labels = oprf.read_key(public_key, domain)
@@ -69,28 +72,28 @@ class ECDHRequester(Requester[bytes]):
             shuffle(positions, random)
 
     def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, bytes]:
-        drawn = cut(random(len(ids) * HASH_BYTES), HASH_BYTES)
+        drawn = random(len(ids) * HASH_BYTES)
 
-        def part(rows: Sequence[tuple[str, bytes]]) -> tuple[bytes, bytes]:
-            ids, drawn = zip(*rows, strict=True)
-            return self._workers.call(oprf.blind, self._labels, ids, b"".join(drawn))
+        def part(rows: range) -> tuple[bytes, bytes]:
+            some = rows_of(rows, ids), rows_of(rows, drawn, HASH_BYTES)
+            return self._oprf.blind(self._labels, *some)
 
-        parts = self._workers.spread(part, list(zip(ids, drawn, strict=True)))
+        parts = self._workers.spread(part, range(len(ids)))
         return b"".join(values for values, _ in parts), b"".join(secret for _, secret in parts)
 
     def _unblind(self, sent: OnItsWay[bytes], signed: bytes) -> bytes:
-        values = cut(signed, POINT_BYTES)
-        if len(set(values)) != len(values):
+        if len(set(cut(signed, POINT_BYTES))) != len(sent.ids):
             raise SignatureError("a signed value came twice")
-        rows = list(zip(sent.ids, cut(sent.secret, POINT_BYTES), values, strict=True))
 
-        def part(rows: Sequence[tuple[str, bytes, bytes]]) -> bytes:
-            ids, secret, values = zip(*rows, strict=True)
-            return self._workers.call(
-                oprf.finish, self._labels, ids, b"".join(secret), b"".join(values)
+        def part(rows: range) -> bytes:
+            return self._oprf.finish(
+                self._labels,
+                rows_of(rows, sent.ids),
+                rows_of(rows, sent.secret, POINT_BYTES),
+                rows_of(rows, signed, POINT_BYTES),
             )
 
-        return b"".join(self._workers.spread(part, rows))
+        return b"".join(self._workers.spread(part, range(len(sent.ids))))
 
 
 def shuffle(positions: array[int], random: RandomBytes = secrets.token_bytes) -> None:

@@ -8,15 +8,17 @@ With more than `bucket_ids` values, a repeat is found just before the tags are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack
 
 from psi.ecdh import oprf
+from psi.ecdh.elsewhere import arithmetic
 from psi.ecdh.group import POINT_BYTES, find_group
 from psi.errors import StateError, ValueRefusedError
 from psi.settings import SignerSettings
 from psi.signing import Signer
 from psi.storage.spill import Distinct, cut
+from psi.workers import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +35,8 @@ class ECDHSigner(Signer):
     Tests use the private argument to set the secret scalar.
     """
 
+    _slice_ids = 256
+
     def __init__(
         self,
         ids: Iterable[str],
@@ -44,6 +48,7 @@ class ECDHSigner(Signer):
         super().__init__(ids, [b"ecdh", domain], **common)
         self._secret: bytes | None = None
         self._seen: Distinct | None = None
+        self._oprf = arithmetic(self._workers)
         self._blob = self._kept_public
         if self._blob:
             self.backend = "kept tags"
@@ -93,13 +98,13 @@ class ECDHSigner(Signer):
     def _sign(self, blinded: bytes) -> bytes:
         key = self._key()
 
-        def part(values: Sequence[bytes]) -> bytes:
-            return self._workers.call(oprf.evaluate, key, b"".join(values))
+        def part(rows: range) -> bytes:
+            return self._oprf.evaluate(key, rows_of(rows, blinded, POINT_BYTES))
 
-        return b"".join(self._workers.spread(part, cut(blinded, POINT_BYTES)))
+        return b"".join(self._workers.spread(part, range(len(blinded) // POINT_BYTES)))
 
     def _pairs_of(self, ids: list[str]) -> bytes:
-        return self._workers.call(oprf.own, self._labels, self._key(), ids)
+        return self._oprf.own(self._labels, self._key(), ids)
 
     def _key(self) -> bytes:
         if self._secret is None:

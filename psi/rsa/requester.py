@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Unpack
 
 from gmpy2 import mpz
 
-from psi.arithmetic import RandomBytes, all_units, join, powers, random_units, split
-from psi.errors import KeyRefusedError, SignatureError, ValueRefusedError
+from psi.arithmetic import RandomBytes, random_units
 from psi.requesting import OnItsWay, Requester
-from psi.rsa.keys import MAX_BITS, MIN_BITS, E, read_key
+from psi.rsa.blinding import blinding
+from psi.rsa.keys import MAX_BITS, MIN_BITS, read_key
 from psi.settings import RequesterSettings
+from psi.workers import rows_of
 
-Unblinding = list[tuple[mpz, mpz]]
-"""H(id) and 1/r of each id in an unanswered chunk."""
+Unblinding = tuple[list[mpz], list[mpz]]
+"""H(id) of each id in an unanswered chunk, and 1/r of each."""
 
 
 class RSARequester(Requester[Unblinding]):
@@ -60,39 +61,28 @@ class RSARequester(Requester[Unblinding]):
         super().__init__(ids, public_key, peer_count, domain=domain, **common)
 
     def _read_key(self, public_key: bytes, domain: bytes) -> int:
-        self._key, self._hash = read_key(public_key, domain, *self._allowed_bits)
+        self._key, _ = read_key(public_key, domain, *self._allowed_bits)
+        self._blinding = blinding(self._key, domain, self._workers)
         return self._key.width
 
     def _order(self, positions: array[int], random: RandomBytes) -> None:
         """Keep the order: every answer is verified, so the order tells the signer nothing."""
 
     def _blind(self, ids: list[str], random: RandomBytes) -> tuple[bytes, Unblinding]:
-        units = zip(ids, *random_units(len(ids), self._key.n, random), strict=True)
-        parts = self._workers.spread(self._blind_part, list(units))
-        return b"".join(values for values, _ in parts), [each for _, part in parts for each in part]
+        units, inverses = random_units(len(ids), self._key.n, random)
+
+        def part(rows: range) -> tuple[bytes, list[mpz]]:
+            return self._blinding.blind(rows_of(rows, ids), rows_of(rows, units))
+
+        parts = self._workers.spread(part, range(len(ids)))
+        hashes = [each for _, some in parts for each in some]
+        return b"".join(values for values, _ in parts), (hashes, inverses)
 
     def _unblind(self, sent: OnItsWay[Unblinding], signed: bytes) -> bytes:
-        values = split(signed, self._key.width)
-        pairs = list(zip(values, sent.secret, strict=True))
-        return b"".join(self._workers.spread(self._unblind_part, pairs))
+        hashes, inverses = sent.secret
 
-    def _blind_part(self, drawn: Sequence[tuple[str, mpz, mpz]]) -> tuple[bytes, Unblinding]:
-        n = self._key.n
-        ids, blinding, unblinding = zip(*drawn, strict=True)
-        hashes = [self._hash.of_id(text) for text in ids]
-        if not all_units(hashes, n):
-            # A hash that is a multiple of a small factor of n cannot be hidden by r^e.
-            raise KeyRefusedError("the modulus has small factors")
-        masks = powers(blinding, E, n)
-        values = (value * mask % n for value, mask in zip(hashes, masks, strict=True))
-        return join(values, self._key.width), list(zip(hashes, unblinding, strict=True))
+        def part(rows: range) -> bytes:
+            values = rows_of(rows, signed, self._key.width)
+            return self._blinding.finish(rows_of(rows, hashes), rows_of(rows, inverses), values)
 
-    def _unblind_part(self, pairs: Sequence[tuple[mpz, tuple[mpz, mpz]]]) -> bytes:
-        n, width = self._key.n, self._key.width
-        if not all(0 < signed < n for signed, _ in pairs):
-            raise ValueRefusedError("a signed value is not in [1, n)")
-        signatures = [signed * inverse % n for signed, (_, inverse) in pairs]
-        if powers(signatures, E, n) != [value for _, (value, _) in pairs]:
-            raise SignatureError("a signed value does not verify")
-        found = (self._hash.tag_and_match(s.to_bytes(width, "big")) for s in signatures)
-        return b"".join(tag + match for tag, match in found)
+        return b"".join(self._workers.spread(part, range(len(hashes))))

@@ -8,19 +8,22 @@ come twice, because it then only uses up one more of the announced number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Unpack
 
 from gmpy2 import mpz
 
 from psi.arithmetic import all_units, join, split
-from psi.errors import StateError, ValueRefusedError
+from psi.errors import FaultError, StateError, ValueRefusedError
 from psi.hashing import RunHash
 from psi.rsa.backends import open_backend
 from psi.rsa.backends.encoding import from_der, to_der
 from psi.rsa.keys import PublicKey, encode_key, make_key, sign_each, sign_own
 from psi.settings import SignerSettings
 from psi.signing import Signer
+from psi.storage.spill import cut
+from psi.workers import rows_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -62,7 +65,8 @@ class RSASigner(Signer):
         self._hash = RunHash(domain, self._key.n)
         self._secret = open_backend(key, self._workers, _backend)
         self.backend = self._secret.name
-        self._blob = encode_key(self._key, self._hash, self._secret)
+        with self._blamed():
+            self._blob = encode_key(self._key, self._hash, self._secret)
         if former is None:
             self._keep_key(to_der(key), self._blob)
 
@@ -86,17 +90,29 @@ class RSASigner(Signer):
     def _sign(self, blinded: bytes) -> bytes:
         key, backend = self._key, self._backend()
 
-        def part(values: Sequence[mpz]) -> bytes:
-            return join(sign_each(backend, values, key), key.width)
+        def part(rows: range) -> bytes:
+            with self._blamed():
+                return sign_each(backend, rows_of(rows, blinded, key.width), key)
 
-        return b"".join(self._workers.spread(part, split(blinded, key.width)))
+        return b"".join(self._workers.spread(part, range(len(blinded) // key.width)))
 
     def _pairs_of(self, ids: list[str]) -> bytes:
-        hashes = [self._hash.of_id(text) for text in ids]
-        signatures = sign_own(self._backend(), hashes, self._key)
         width = self._key.width
-        pairs = (self._hash.tag_and_match(s.to_bytes(width, "big")) for s in signatures)
-        return b"".join(tag + match for tag, match in pairs)
+        hashes = join((self._hash.of_id(text) for text in ids), width)
+        with self._blamed():
+            signatures = sign_own(self._backend(), hashes, self._key)
+        tag_and_match = self._hash.tag_and_match
+        return b"".join([part for s in cut(signatures, width) for part in tag_and_match(s)])
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Blame a worker of the executor for a wrong signature, if there is one."""
+        try:
+            yield
+        except FaultError:
+            if not self._workers.pooled:
+                raise
+            raise self._workers.wrong() from None
 
     def _backend(self) -> Backend:
         if self._secret is None:

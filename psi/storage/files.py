@@ -13,8 +13,9 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 from psi.errors import naming
 
@@ -82,35 +83,98 @@ def open_private(path: Path, *, new: bool = False) -> int:
     return open_private(path, new=True)
 
 
-def read(path: Path) -> bytes:
-    """Return the content of a file of this user; raise `OSError` for a link or a special file."""
+def open_to_read(path: Path) -> IO[bytes]:
+    """Open a file of this user; raise `OSError` for a link or a special file."""
     file = os.open(path, os.O_RDONLY | _FLAGS | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(file, "rb") as opened, naming(path):
+    try:
         if os.name == "posix":
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
             _refuse_foreign(found, path)
+    except OSError:
+        os.close(file)
+        raise
+    return os.fdopen(file, "rb")
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file of this user; raise `OSError` for a link or a special file."""
+    with naming(path), open_to_read(path) as opened:
         return opened.read()
+
+
+class Draft:
+    """A file that is written piece by piece, and that appears at its path whole or not at all.
+
+    Args:
+        path: the path. Its folder exists.
+
+    Attributes:
+        path: where the bytes are until `commit`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._target = path
+        self.path = path.with_name(f".{secrets.token_hex(8)}.new")
+        self._file = os.fdopen(open_private(self.path, new=True), "r+b")
+
+    def write(self, content: bytes) -> None:
+        """Append these bytes."""
+        with naming(self._target):
+            self._file.write(content)
+
+    def overwrite(self, content: bytes) -> None:
+        """Replace the bytes at the beginning, and append the next ones at the end again."""
+        with naming(self._target):
+            self._file.seek(0)
+            self._file.write(content)
+            self._file.seek(0, os.SEEK_END)
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the bytes so far, in chunks of 1 MiB."""
+        self.flush()
+        with naming(self._target), open_to_read(self.path) as file:
+            while chunk := file.read(1 << 20):
+                yield chunk
+
+    def flush(self) -> None:
+        """Write all bytes to `path`, where they can be read."""
+        with naming(self._target):
+            self._file.flush()
+
+    def commit(self) -> None:
+        """Put the file in place, and sync it so that it survives a crash of the machine."""
+        with naming(self._target):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self.path.replace(self._target)
+        with contextlib.suppress(OSError):  # Windows cannot sync a folder
+            folder = os.open(self._target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def close(self) -> None:
+        """Remove the bytes unless they were put in place."""
+        with contextlib.suppress(OSError):  # the disk is full, and the rest may be dropped
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def put_in_place(path: Path, content: bytes) -> None:
     """Write a file atomically, and sync it so that it survives a crash of the machine."""
-    draft = path.with_name(f".{secrets.token_hex(8)}.new")
-    try:
-        with naming(path), os.fdopen(open_private(draft, new=True), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # Windows cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with Draft(path) as draft:
+        draft.write(content)
+        draft.commit()
 
 
 def file_lock(path: Path, timeout: float) -> FileLock:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
 from psi.errors import naming
@@ -181,3 +183,11 @@ class Distinct:
 def cut(data: bytes, width: int) -> list[bytes]:
     """Cut the data into pieces of `width` bytes."""
     return [data[at : at + width] for at in range(0, len(data), width)]
+
+
+def numbered(records: Sequence[bytes], numbers: Iterable[int]) -> list[bytes]:
+    """Return each record with its number of 8 bytes, big-endian, at its end."""
+    ends = array("Q", numbers)
+    if sys.byteorder == "little":
+        ends.byteswap()
+    return list(map(bytes.__add__, records, cut(ends.tobytes(), ends.itemsize)))

@@ -204,6 +204,7 @@ def test_dtype_may_not_change_between_batches(tmp_path: Path, open_links: list[A
     assert outcome.party == "bob"
 
 
+@pytest.mark.slow
 def test_key_of_another_size_than_the_plan_says(tmp_path: Path, open_links: list[Any]) -> None:
     host = Victim(TinyHost(tmp_path))
     bob = LyingCollaborator()
@@ -372,7 +373,7 @@ def test_host_holds_to_the_agreed_staleness(tmp_path: Path) -> None:
     assert "another staleness than agreed" in str(outcome)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peer_that_reads_nothing_is_given_up_by_name(tmp_path: Path, open_links: list[Any]) -> None:
     host = Victim(TinyHost(tmp_path, calculation_timeout=2, data_channel_timeout=(30, 2)))
     bob = LyingCollaborator().to_train()
@@ -402,7 +403,7 @@ def test_nan_gradients_are_the_hosts(tmp_path: Path) -> None:
     assert outcome.party == "alice"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_finish_that_came_before_the_loss_counts(tmp_path: Path) -> None:
     def busy(event: Any) -> None:
         if isinstance(event, PhaseEnded) and event.phase == "checkpoint":

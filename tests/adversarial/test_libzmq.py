@@ -80,6 +80,7 @@ def keep(wires: deque[Wire], wire: Wire) -> None:
         wires.popleft().socket.close()
 
 
+@pytest.mark.long
 @keyed
 @pytest.mark.parametrize("connections", many)
 def test_a_host_outlives_what_comes(
@@ -101,6 +102,7 @@ def test_a_host_outlives_what_comes(
     assert host.wait() == 0
 
 
+@pytest.mark.long
 @keyed
 @pytest.mark.parametrize("connections", many)
 def test_a_collaborator_outlives_what_answers(connections: int, keyed: bool) -> None:

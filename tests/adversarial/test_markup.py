@@ -97,6 +97,7 @@ def check_harmless(
     return Page(pages[0]).text + Page(report).text
 
 
+@pytest.mark.slow
 def test_a_feature_key_of_markup_is_turned_away(
     tmp_path: Path, said: io.StringIO, tracked: Prometheus, open_links: list[Any]
 ) -> None:

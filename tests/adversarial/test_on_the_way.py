@@ -53,6 +53,7 @@ def middle(office: Path, open_links: list[Any]) -> Middle:
 PLAIN = [b"HF\x01\x00", b"tiny", b"Welcome", b"Features", b"PsiBlinded", b"max_rounds"]
 
 
+@pytest.mark.slow
 def test_only_ciphertext_is_seen(middle: Middle, tmp_path: Path) -> None:
     results = run(TinyHost(tmp_path), TinyCollaborator(tmp_path))
     assert all(isinstance(each, TaskResult) for each in results), results
@@ -216,7 +217,7 @@ def test_a_false_host_hears_nothing(
         assert not [each for each in (*PLAIN, secret.encode()) if each in way]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_party_that_is_asked_for_no_encryption_refuses(
     office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:

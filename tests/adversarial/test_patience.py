@@ -43,7 +43,7 @@ def say_waiting(host: LyingHost) -> None:
     time.sleep(0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_host_that_waits_for_ever(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def test_no_key_wrong_key_and_wrong_host(offices: Path, tmp_path: Path) -> None:
         assert isinstance(each.outcome(), TaskResult)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_right_key_under_another_name(
     offices: Path, tmp_path: Path, open_links: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,7 +114,7 @@ def place_endpoint(home: Path) -> Any:
     return zeromq.connect(address(home), keys=ClientKeys(bob.public, bob.secret, alice.public))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_task_purpose_version_and_terms(
     offices: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:
@@ -137,7 +137,7 @@ def test_other_task_purpose_version_and_terms(
     assert isinstance(host.outcome(), e.JoinTimeoutError)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_insecure_party_meets_nobody_with_keys(
     offices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

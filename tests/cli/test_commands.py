@@ -264,6 +264,7 @@ def test_demo_with_a_baseline_that_there_is_not(parties: Parties, tmp_path: Path
     assert "give some of local, pooled" in demo.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "code"),
     [("interrupt", 130), pytest.param("terminate", 128 + signal.SIGTERM, marks=pytest.mark.long)],

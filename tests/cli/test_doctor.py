@@ -115,6 +115,7 @@ def test_a_container_has_the_memory_that_it_is_given(monkeypatch: pytest.MonkeyP
 # -- two machines ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_both_ends_say_the_same(home: Path, tmp_path: Path) -> None:
     open_offices(home, plan=["psi_protocol=ecdh"])
@@ -135,6 +136,7 @@ def test_both_ends_say_the_same(home: Path, tmp_path: Path) -> None:
     assert json.dumps(at_host)
 
 
+@pytest.mark.slow
 def test_several_collaborators_are_probed_one_by_one(home: Path) -> None:
     path = open_offices(home, ["bob", "carol"])
     host, *others = together(
@@ -146,6 +148,7 @@ def test_several_collaborators_are_probed_one_by_one(home: Path) -> None:
     assert [each.party for each in others] == ["alice", "alice"]
 
 
+@pytest.mark.slow
 def test_one_that_does_not_come_is_named(home: Path, command: Command) -> None:
     open_offices(home)
     assert command("doctor", "tiny", "--party", "alice", "--wait", "0.2") == 1
@@ -168,6 +171,7 @@ def test_terms_that_are_not_accepted_are_told(home: Path, command: Command) -> N
     assert "WARNING: bob has not accepted these terms" in command.out
 
 
+@pytest.mark.slow
 def test_task_files_that_differ_are_compared(home: Path) -> None:
     path = open_offices(home)
     ours = place(home, path, "alice")
@@ -200,6 +204,7 @@ def hosted(home: Path, path: Path, purpose: Any, answer: Callable[[Party, Peer],
         host.close()
 
 
+@pytest.mark.slow
 def test_a_host_that_runs_the_task_already_refuses(home: Path) -> None:
     path = open_offices(home)
     _, shop = together(
@@ -248,6 +253,7 @@ def test_a_collaborator_that_breaks_the_protocol_is_named(
 # -- the forecast ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["ecdh", "rsa"])
 def test_bytes_are_those_of_a_run(protocol: Any, tmp_path: Path) -> None:
     ids = [f"id-{number:04}" for number in range(300 if protocol == "ecdh" else 60)]

@@ -64,6 +64,7 @@ def test_every_error_is_in_the_catalogue_and_most_are_translated() -> None:
     assert len(ready) >= 0.8 * len(texts)
 
 
+@pytest.mark.long
 def test_a_changed_docstring_is_marked_and_no_longer_shown(
     tmp_path: Path, language: pytest.MonkeyPatch
 ) -> None:

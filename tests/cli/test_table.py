@@ -132,7 +132,7 @@ def test_predicting_without_a_training(tmp_path: Path) -> None:
     assert "--requests" in done.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_are_matched_by_phone_then_by_mail_and_columns_are_measured(
     parties: Parties, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_host_says_whose_rows_are_not_verified(
     assert ["bob yields no ids" in each for each in warnings_of(caplog)] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_loader_that_shuffles_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loading: Any = TinyCollaborator(tmp_path)
     data = TensorDataset(torch.zeros(4))

@@ -160,6 +160,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.pop("HETEROFED_HOME") if before is None else os.environ.update(HETEROFED_HOME=before)
 
 
+@pytest.mark.slow
 def test_other_ways_with_missing_values_are_refused(once: Path) -> None:
     with pytest.raises(ColumnError, match="trained with missing='mean'"):
         predict(once, host_table(host_frame()), table(theirs(), missing="zero"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+import pytest
+
 from tests.e2e.processes import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "resume.md"
@@ -76,6 +78,7 @@ def rows() -> list[str]:
     return [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_every_row_has_tests() -> None:
     assert rows() == list(HELD_BY)
     for tests in HELD_BY.values():

@@ -70,6 +70,7 @@ def test_an_audit_tells_holes_from_none_and_from_no_answer(audit: ModuleType) ->
         assert "NOTHING WAS AUDITED" in lines[0]
 
 
+@pytest.mark.slow
 def test_an_audit_without_a_network_says_so(tmp_path: Path) -> None:
     """The real tool, whose way out is a closed port."""
     closed = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")

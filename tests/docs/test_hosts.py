@@ -61,6 +61,7 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+@pytest.mark.slow
 def test_no_file_names_the_host_of_an_index() -> None:
     found = {
         str(path.relative_to(ROOT)): match.group()

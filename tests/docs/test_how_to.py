@@ -36,6 +36,7 @@ NOT_OURS = {
     *("deploy.md", "doctor.md"),
     "two-organisations.md",
     "horizontal.md",
+    "sites.md",
     "psi-only.md",
     "coming-from-alphamed.md",
     "moving.md",

@@ -59,6 +59,7 @@ def test_windows_is_refused_with_a_sentence(package: str) -> None:
     assert "WSL 2" in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_version_says_what_is_installed() -> None:
     assert python("-m", "heterofed", "version").stdout == f"heterofed {__version__}\n"
     found = json.loads(python("-m", "heterofed", "version", "--json").stdout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 
+import pytest
 from proselint.checks import __register__
 from proselint.config import DEFAULT, Config
 from proselint.registry import CheckRegistry
@@ -58,6 +59,7 @@ def findings(text: str) -> list[str]:
     return [f"line {each.pos[0]}: {each.check_result.message}" for each in found]
 
 
+@pytest.mark.slow
 def test_pages_read_well() -> None:
     found = {path.relative_to(ROOT).as_posix(): findings(path.read_text("utf-8")) for path in PROSE}
     assert {page: each for page, each in found.items() if each} == {}

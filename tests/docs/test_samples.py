@@ -63,7 +63,7 @@ def test_readme_sample_runs(parties: Parties, tmp_path: Path) -> None:
     assert [each - {"leakage.csv"} for each in found] == [models | host_only, models]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_own_hooks_run_and_prints_what_it_says(parties: Parties, tmp_path: Path) -> None:
     written(OWN_HOOKS, tmp_path)
     tables = start(parties, tmp_path / "make_tables.py")
@@ -94,7 +94,7 @@ def command(parties: Parties, line: str, folder: Path) -> PartyProcess:
     return parties.start("-c", run + "from heterofed.cli import main; main()")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_leads_from_tables_to_predictions(parties: Parties, tmp_path: Path) -> None:
     (script,) = written(TUTORIAL, tmp_path)
     tables = start(parties, script)

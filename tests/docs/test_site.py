@@ -73,6 +73,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_is_cut(site: Path, browser: Any, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900})

@@ -104,6 +104,7 @@ def test_a_round_without_a_batch(tmp_path: Path) -> None:
     assert isinstance(at_collaborator, e.FeatureError)
 
 
+@pytest.mark.slow
 def test_features_without_a_graph_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -678,6 +678,7 @@ def test_other_things_than_models_and_optimizers(hook: str, tmp_path: Path) -> N
 # -- time, logs, callbacks ------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sleeper", ["alice", "bob"])
 def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> None:
     ended = threading.Event()
@@ -703,6 +704,7 @@ def test_calculation_timeout_ends_a_silence(sleeper: str, tmp_path: Path) -> Non
     assert fell_asleep == [True]
 
 
+@pytest.mark.long
 def test_no_limit_on_computing(tmp_path: Path) -> None:
     """Neither for who is silent nor, with a batch too big for the network, for who does not read.
 
@@ -726,6 +728,7 @@ WIDE = 1_150_000
 """Columns with which a batch of 16 rows (70 MiB) is more than the network takes unread."""
 
 
+@pytest.mark.long
 def test_who_computes_owes_nobody_half_a_message(tmp_path: Path) -> None:
     class Wide(TinyCollaborator):
         def make_feature_model(self) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 
 from heterofed import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
@@ -56,6 +57,7 @@ def test_parties_agree_on_a_split_of_the_intersection(home: Path, tmp_path: Path
     assert (host.train_ids, host.test_ids) == (sorted(train), sorted(test))
 
 
+@pytest.mark.slow
 def test_second_run_keeps_the_first_one_aside(home: Path, tmp_path: Path) -> None:
     for _ in range(2):
         outcomes = run(TinyHost(tmp_path), TinyCollaborator(tmp_path))
@@ -65,6 +67,7 @@ def test_second_run_keeps_the_first_one_aside(home: Path, tmp_path: Path) -> Non
     assert (tmp_path / "tiny" / "alice.1" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_console_handler_is_taken_off_again(home: Path, tmp_path: Path) -> None:
     logger = logging.getLogger("heterofed")
     before = (list(logger.handlers), logger.level)
@@ -115,6 +118,7 @@ def test_users_may_set_any_public_name(home: Path, tmp_path: Path) -> None:
     assert all(values == {"mine"} for _, values in kept)
 
 
+@pytest.mark.slow
 def test_runs_are_repeatable(home: Path, tmp_path: Path) -> None:
     losses = []
     for folder in ("one", "two"):

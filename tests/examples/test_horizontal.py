@@ -19,7 +19,7 @@ def figures(parties: Parties, *command: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clients(parties: Parties, tmp_path: Path, mnist: Path) -> None:
     where = ("--data", str(mnist), "--results", str(tmp_path), "--limit", "3000", "500")
     found = figures(parties, "examples.clients", *where, "--parties", "10", "--rounds", "2")
@@ -27,7 +27,7 @@ def test_clients(parties: Parties, tmp_path: Path, mnist: Path) -> None:
     assert found["accuracies"][1] > found["accuracies"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_private_clients(parties: Parties, tmp_path: Path, mnist: Path) -> None:
     where = ("--data", str(mnist), "--results", str(tmp_path), "--limit", "1280", "200")
     found = figures(parties, "examples.dp_clients", *where)

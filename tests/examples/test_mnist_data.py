@@ -130,7 +130,7 @@ assert not data._wrong_files(root / "MNIST" / "raw")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_two_processes_at_once_one_fetches(cache: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path), str(cache.resolve())]
     pair = [
@@ -269,6 +269,7 @@ def test_halves_put_together_are_the_image_as_torchvision_reads_it(cache: Path) 
     assert left.ids == right.ids
 
 
+@pytest.mark.slow
 def test_labels_are_read_only_where_asked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> data.Array:
         raise AssertionError("labels were read")
@@ -307,6 +308,7 @@ def test_rows_come_in_the_order_asked(cache: Path) -> None:
         half.rows(["train-00020"])
 
 
+@pytest.mark.slow
 def test_limit_takes_the_first_of_each(cache: Path) -> None:
     whole = data.load_halves(cache, "right", labels=True)
     few = data.load_halves(cache, "right", labels=True, limit=(30, 10))

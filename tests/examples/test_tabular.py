@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.processes import Parties
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures(parties: Parties, tmp_path: Path) -> None:
     run = parties.start("-m", "examples.tabular", "--json", "--results", str(tmp_path))
     assert run.wait() == 0, run.output

@@ -112,6 +112,7 @@ def pair(folder: Path, wrap: Callable[[Any], nn.Module], **settings: Any) -> tup
     return host, bob
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_wrapper(tmp_path: Path) -> None:
     whole = simulated(tmp_path, plain, task_id="whole")
     host, bob = pair(tmp_path, nn.DataParallel)

@@ -194,6 +194,7 @@ def test_extra_state_is_asked_for_each_checkpoint(parties: tuple[Any, Any]) -> N
         assert not each.calls["load_extra_state"]
 
 
+@pytest.mark.slow
 def test_load_extra_state_gets_what_extra_state_gave(tmp_path: Path, home: Path) -> None:
     del home
 
@@ -222,6 +223,7 @@ def test_all_hooks_run_on_the_thread_that_launched(parties: tuple[Any, Any]) -> 
         assert each.threads == {each.launched_on}
 
 
+@pytest.mark.slow
 def test_every_hook_has_a_test_named_after_it() -> None:
     names = {
         node.name

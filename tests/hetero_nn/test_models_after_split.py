@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,6 +39,7 @@ def weights(results: Path, party: str, task: str) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_they_know_the_train_ids_and_train_as_any_others(tmp_path: Path) -> None:
     host, other = LateHost(tmp_path / "late"), LateCollaborator(tmp_path / "late")
     simulate(host, [other], task_id="t", baselines=["pooled"])

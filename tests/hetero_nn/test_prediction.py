@@ -426,6 +426,7 @@ def end(server: Serving, host: Host) -> None:
     assert isinstance(server.error, Broken)
 
 
+@pytest.mark.long
 def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
     """Over the real socket: several requests, one over the limit, one for models it has not."""
     _, (_, bob) = three
@@ -464,6 +465,7 @@ def test_a_server_serves_on(three: Any, tmp_path: Path) -> None:
     end(server, host)
 
 
+@pytest.mark.long
 def test_what_a_plan_leads_to_ends_no_server(three: Any, tmp_path: Path, home: Path) -> None:
     """Its fields may not be those of the training, and a Host may choose them to do harm."""
 
@@ -493,6 +495,7 @@ def test_what_a_plan_leads_to_ends_no_server(three: Any, tmp_path: Path, home: P
     end(server, host)
 
 
+@pytest.mark.long
 def test_an_idle_server_waits_on(three: Any, tmp_path: Path) -> None:
     host, _ = three
     idle: list[int] = []

@@ -14,7 +14,7 @@ from tests.hetero_nn.test_prediction import ALL, Carol, Collaborator, Host, Serv
 from tests.identity.offices import open_offices
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_party_that_does_not_come(home: Path, tmp_path: Path) -> None:
     open_offices(home, ALL, plan=["max_rounds=2", "psi_protocol=ecdh"])
     bob = Collaborator(tmp_path)

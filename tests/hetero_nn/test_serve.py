@@ -117,6 +117,7 @@ def test_something_stands_for_rows_that_a_party_lacks(start: Any, results: Path)
     assert refusal(office, "nobody").code == "unknown_ids"
 
 
+@pytest.mark.slow
 def test_the_link_comes_back_and_keeps_its_table(start: Any, results: Path) -> None:
     first = start()
     before = first.ask("id-020")
@@ -161,6 +162,7 @@ def test_cuts_cost_no_request(home: Path, results: Path) -> None:
 # -- limits --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_limits_hold_over_restarts_and_what_is_kept_is_free(start: Any, results: Path) -> None:
     limits = ServeLimits(max_rows_per_day=3)
     first = start(limits=limits)
@@ -209,6 +211,7 @@ def test_a_kill_has_counted_too_much_and_never_too_little(tmp_path: Path) -> Non
 # -- what is kept --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_defended_row_is_counted_once_and_stays_the_same(start: Any, results: Path) -> None:
     defence = ClippedGaussian(clip=1.0, noise_multiplier=1.0)
     bob = Now(results, embedding_defence=defence, max_releases_per_row=2, max_epsilon=1e9)
@@ -238,6 +241,7 @@ def test_load_features_gives_rows_of_now_that_are_kept_for_a_limited_time(
 # -- who breaks the rules ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slow_party_costs_a_request_its_deadline_and_no_more(start: Any, results: Path) -> None:
     bob = Now(results)
     office = start(bob)
@@ -250,6 +254,7 @@ def test_a_slow_party_costs_a_request_its_deadline_and_no_more(start: Any, resul
     assert office.ask("id-022").parties == ["alice+bob"]
 
 
+@pytest.mark.slow
 def test_a_lookup_that_hangs_delays_no_other(start: Any, results: Path) -> None:
     bob = Now(results)
     office = start(bob, ServeLimits(max_rows_per_day=10, load_timeout=0.5))
@@ -277,6 +282,7 @@ def test_a_hook_that_fails_is_refused_and_the_link_stays(start: Any, results: Pa
     office.ask("id-021")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "code"), [("rows", "unavailable"), ("version", "other_version")])
 def test_a_host_that_asks_for_what_it_was_not_promised(
     start: Any, results: Path, what: str, code: str
@@ -301,6 +307,7 @@ def test_a_host_that_asks_for_what_it_was_not_promised(
     assert office.ask("id-021").parties == ["alice+bob"]  # it comes back, or has stayed
 
 
+@pytest.mark.slow
 def test_a_party_that_answers_in_another_form(start: Any, results: Path) -> None:
     class Wide(Now):
         is_wide = False

@@ -158,6 +158,7 @@ def test_adam_at_the_host(tmp_path: Path, start: nn.Module) -> None:
     torch.testing.assert_close(found, shared, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_full_step_of_fedavg_is_fedsgd(tmp_path: Path, start: nn.Module) -> None:
     averaged = simulated(tmp_path / "a", start, steps=1, strategy=FedAvg())
     stepped = simulated(tmp_path / "b", start, Gradients, strategy=FedSGD(0.1))

@@ -29,7 +29,7 @@ from heterofed.identity.task_terms import (
     terms_digest,
 )
 from heterofed.protocol.leak_limits import LeakLimits
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, RoleSites
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.identity.offices import Command, free_port, open_offices
 from tests.identity.test_keys import tree
@@ -62,6 +62,7 @@ def test_a_new_file_reads_back_and_holds_nothing_secret(home: Path) -> None:
 names = st.from_regex(r"\A\w(?:[\w.\- ]{0,20}\w)?\Z")
 
 
+@pytest.mark.slow
 @given(st.lists(names, min_size=2, max_size=5, unique=True), st.data())
 def test_every_file_survives_being_written(parties: list[str], data: st.DataObject) -> None:
     keys = [new_key_pair()[0] for _ in parties]
@@ -120,7 +121,8 @@ def test_terms_cover_what_is_agreed_and_nothing_else(home: Path, tmp_path: Path)
 def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
     limits = LeakLimits(min_batch=2)  # left out where there are none
-    fields = agreed_fields(Plan(host="a", collaborators=("b",), limits=limits))
+    sites = (RoleSites("r", ("b", "c")),)  # as these
+    fields = agreed_fields(Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites))
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 

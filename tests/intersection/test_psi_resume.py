@@ -110,6 +110,7 @@ class Commands:
         return signed, psi.Budget(folder, peer="", task="t", counts=TAGS).spent()
 
 
+@pytest.mark.long
 @VICTIMS
 def test_a_killed_command_goes_on(victim: str, parties: Parties, tmp_path: Path) -> None:
     ids = 8 * CHUNK_IDS

@@ -100,7 +100,6 @@ ENDLESS = {
     "psi/own_tags.py: with self._changed": "held for a look at a few numbers",
     "psi/own_tags.py: self._changed.wait_for(lambda: self._stopping or not self._aside)": WORK,
     "psi/workers.py: other.result()": WORK,
-    "psi/workers.py: self._executor.submit(work, *args, **kwargs).result()": WORK,
     "psi/signing.py: self._kept.put(records)": AT_ONCE,
     "psi/signing.py: self._own.wait()": WORK,
     "heterofed/cli/measures.py: aside.submit(timed_steps, work).result()": WORK,
@@ -224,7 +223,7 @@ def test_the_reading_finds_what_blocks(text: str, blocks: bool) -> None:
     assert bool(list(waits(ast.parse(text)))) is blocks
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_party_that_hangs_dead_is_lost(parties: Parties, home: Path, tmp_path: Path) -> None:
     """Its heartbeats stop too; far sooner than `calculation_timeout` everybody else knows.
 

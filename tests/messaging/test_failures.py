@@ -346,7 +346,7 @@ def test_results_folder_is_in_use(tmp_path: Path) -> None:
     assert "another process writes" in str(refused[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_late_stranger_is_turned_away_too(tmp_path: Path) -> None:
     class Later(TinyCollaborator):
         def validate_context(self) -> None:
@@ -458,6 +458,7 @@ def start_slow(parties: Parties, results: Path) -> tuple[Any, Any]:
     return host, collaborator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["host", pytest.param("collaborator", marks=pytest.mark.slow)])
 def test_kill_9(victim: str, parties: Parties, tmp_path: Path) -> None:
     host, collaborator = start_slow(parties, tmp_path)

@@ -17,7 +17,7 @@ ON_THE_WAY_MB = 2 * WINDOW * MAX_FRAME_BYTES / 1e6
 batch does not fit in."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["frozen", "trainable"])
 def test_big_batches_are_held_twice_at_most(kind: str, parties: Parties, tmp_path: Path) -> None:
     started = [

@@ -73,6 +73,7 @@ def trained(tmp_path: Path, limits: Any = None, *, home: Path | None = None, **m
 # -- the label leak -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gradients_that_show_labels_are_not_sent_for_long(tmp_path: Path) -> None:
     limits = {"max_label_auc": 0.65}
     shop, error = trained(tmp_path, limits, max_rounds=20)
@@ -83,6 +84,7 @@ def test_gradients_that_show_labels_are_not_sent_for_long(tmp_path: Path) -> Non
     assert "id-" not in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_all_parties_learn_why_and_a_restart_does_not_forget(tmp_path: Path) -> None:
     got = []
@@ -101,6 +103,7 @@ def test_all_parties_learn_why_and_a_restart_does_not_forget(tmp_path: Path) -> 
     assert got[0] > got[1] == 0
 
 
+@pytest.mark.slow
 def test_a_defence_is_raised_where_the_terms_allow_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +154,7 @@ def test_features_that_show_inputs_are_not_sent_for_long(tmp_path: Path) -> None
     assert shop.made < 32
 
 
+@pytest.mark.slow
 def test_noise_is_raised_on_features(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     limits = {"max_input_r2": 0.6, "raise_defence": True}
     _, error = trained(tmp_path, limits, max_rounds=5)
@@ -190,6 +194,7 @@ def test_what_is_counted_ends_the_task(
     assert (error.measure, error.value) == (measure, value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_bytes_are_counted_over_all_runs(tmp_path: Path) -> None:
     limits = {"max_bytes": 60_000}
@@ -218,6 +223,7 @@ def test_an_epsilon_of_the_terms_is_kept_to(tmp_path: Path) -> None:
     assert error.value == pytest.approx(noise.epsilon(3))
 
 
+@pytest.mark.slow
 def test_a_short_last_batch_joins_the_one_before(tmp_path: Path) -> None:
     # 480 train rows are 7 batches of 64 and 32 rows more.
     for every in (0, 7):

@@ -232,6 +232,7 @@ def _leave(folder: Path, statements: int, left: Connection) -> None:
     left.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["no file", "version 0"])
 @pytest.mark.parametrize(
     "every", [13, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(300)])]

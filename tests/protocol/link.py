@@ -61,6 +61,9 @@ from heterofed.protocol.messages import (
     ServeAnswer,
     ServePlan,
     ServeRequest,
+    SiteRows,
+    SiteShare,
+    SiteSum,
     SplitAccepted,
     SplitParts,
     SplitPlan,
@@ -73,7 +76,7 @@ from heterofed.protocol.messages import (
     WelcomeBack,
     Work,
 )
-from heterofed.protocol.plan import Averaging, Plan
+from heterofed.protocol.plan import Averaging, Plan, RoleSites
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
@@ -253,6 +256,76 @@ SUMMED = (
     end(2),
 )
 """A round whose gradients the Collaborators compare."""
+
+SITES = Plan(
+    host="bank",
+    collaborators=("shop", "inn"),
+    batch_size=2,
+    announced_split=True,
+    max_peer_ids=100,
+    max_batch_bytes=64,
+    sites=(RoleSites("trade", ("shop", "inn")),),
+)
+"""A plan in which this party is the first site of a role."""
+
+
+def site_rows(batches: int, *, number: int = 1, testing: bool = False) -> Line:
+    return Line(H, SiteRows(number, batches, testing), 4 * batches)
+
+
+def share(batch: int, *, number: int = 1, size: int = 32, keys: int = 0) -> Line:
+    return Line(C, SiteShare(number, batch, bytes(32), (bytes(48),) * keys), size)
+
+
+def site_sum(batch: int, *, number: int = 1, size: int = 32, key: bytes | None = None) -> Line:
+    return Line(H, SiteSum(number, batch, key), size)
+
+
+def no_rows(batch: int, *, number: int = 1) -> Line:
+    """A batch of which a site has no row."""
+    return Line(C, Features(number, batch, 0, "tensor", ()))
+
+
+SITE_PREPARED = (
+    hello(),
+    welcome(SITES),
+    *SIGNING,
+    *MATCHING,
+    Line(H, SplitParts(3), 1),
+    SPLIT_PLAN,
+    share(0, number=0, size=48, keys=1),
+    site_sum(0, number=0, size=48),
+    ACCEPTED,
+)
+SITE_ROUND = (
+    site_rows(2),
+    begin_train(1, 0),
+    features(0),
+    gradients(0, tensor(2, 3), last=True),
+    share(0),
+    site_sum(0),
+    no_rows(1),
+    done(1),
+    share(1),
+    site_sum(1),
+    end(2),
+)
+"""A round at a site, which has no row of the second batch."""
+
+SITE_RUN = (
+    *SITE_PREPARED,
+    *SITE_ROUND,
+    site_rows(1, testing=True),
+    begin_test(1),
+    no_rows(0),
+    done(0, stepped=False),
+    end(1),
+    round_end(1),
+    kept(1),
+    FINISH,
+    BYE,
+)
+"""One task at the first site of a role."""
 
 TEST = (begin_test(1), features(0), end(1), done(0, stepped=False))
 

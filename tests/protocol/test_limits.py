@@ -75,7 +75,7 @@ def test_what_both_ends_count_alike_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("states", "header", "payload"),
     [
-        ("CONNECTING GREETED", 128 << 10, 0),
+        ("CONNECTING GREETED", 256 << 10, 0),
         ("PSI PSI_KEYED PSI_MATCHED PSI_COUNT PSI_COUNT_OWN", 4096, MIB),
         ("SPLIT_PROPOSED PREDICT_PROPOSED READY CHECKPOINT FINISHING SPLIT", 4096, 0),
         ("TRAIN TRAIN_DRAINING TEST TEST_DRAINING", 256 << 10, 10),
@@ -85,7 +85,7 @@ def test_what_both_ends_count_alike_stays_as_it_is() -> None:
 def test_every_phase_has_its_limits(states: str, header: int, payload: int) -> None:
     for state in (State[name] for name in states.split()):
         assert limits.limits_of(state, planned()) == limits.Limits(header, payload)
-        joining = state in ENDED or limits.limits_of(state, None) == limits.Limits(128 << 10, 0)
+        joining = state in ENDED or limits.limits_of(state, None) == limits.Limits(256 << 10, 0)
         assert joining, "no plan, no payload"
 
 

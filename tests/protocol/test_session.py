@@ -73,6 +73,7 @@ from .link import (
     SERVE_RUN,
     SERVED,
     SIGNING,
+    SITE_RUN,
     SPLIT_PLAN,
     SUMMED,
     SUMS,
@@ -116,7 +117,15 @@ from .link import (
 
 SAMPLES: dict[type[Message], Line] = {
     type(line.message): line
-    for line in (*AVERAGE_RUN, *SERVE_RUN, *PREDICT_RUN, *COUNT_RUN, *PROBE_RUN, *HONEST_RUN)
+    for line in (
+        *SITE_RUN,
+        *AVERAGE_RUN,
+        *SERVE_RUN,
+        *PREDICT_RUN,
+        *COUNT_RUN,
+        *PROBE_RUN,
+        *HONEST_RUN,
+    )
 }
 SAMPLES[Abort] = Line(H, ABORT)
 SAMPLES[Terms] = Line(H, Terms(b""))

@@ -57,3 +57,13 @@ def test_other_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for code in samples():
         if not code.startswith("# "):
             exec(code, {})
+
+
+def test_the_page_on_many_parties_shows_what_comes_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (PAGE.parents[1] / "explanation/psi-n-parties.md").read_text(encoding="utf-8")
+    found = re.search(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
+    assert found is not None
+    exec(found[1], {})
+    assert capsys.readouterr().out == found[2]

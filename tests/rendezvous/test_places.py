@@ -204,6 +204,7 @@ def accept_as_bob(parties: Parties, theirs: Path, file: Path) -> None:
     assert done.wait() == 0, done.output
 
 
+@pytest.mark.long
 def test_both_sides_name_the_fields_that_differ(
     home: Path, theirs: Path, tmp_path: Path, parties: Parties, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +243,7 @@ def test_checks_of_both_sides_meet(
     assert "and has the same terms" in bob.output
 
 
+@pytest.mark.long
 def test_a_host_of_another_key_is_told_apart(
     home: Path, theirs: Path, parties: Parties, command: Command
 ) -> None:

@@ -110,6 +110,7 @@ def knock(address: str, keys: ClientKeys) -> None:
     endpoint.close()
 
 
+@pytest.mark.slow
 def test_a_host_tells_of_a_key_that_it_does_not_know(
     office: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ def test_terminal_shows_a_bar_per_phase_and_a_line_per_round(home: Path, parties
     assert plain.count("[ROUND ") == 2, plain
 
 
+@pytest.mark.long
 def test_pipe_gets_lines_alone_and_loads_no_rich(home: Path) -> None:
     done = subprocess.run(**command(home), capture_output=True, text=True, check=True)  # type: ignore[call-overload]
     assert done.stdout.split()[-1] == "False"
@@ -103,6 +104,7 @@ def test_nothing_needs_a_stderr(tmp_path: Path, parties: Parties, how: str) -> N
     assert (tmp_path / "rounds").read_text() == "2"
 
 
+@pytest.mark.long
 def test_nothing_needs_streams_that_are_open_at_the_start(home: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", QUIET, "closed"]

@@ -103,6 +103,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return places
 
 
+@pytest.mark.slow
 def test_a_simulation_has_one_card_and_results_show_themselves(
     drawn: list[list[str]], tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

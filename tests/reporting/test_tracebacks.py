@@ -80,6 +80,7 @@ def test_an_expected_error_is_its_message(
     assert "/heterofed/" not in shown.replace(str(tmp_path), "")
 
 
+@pytest.mark.long
 def test_what_a_hook_raises_has_the_frames_of_its_user(tmp_path: Path) -> None:
     code, shown = script(HOOK, tmp_path)
     assert code == 1
@@ -90,6 +91,7 @@ def test_what_a_hook_raises_has_the_frames_of_its_user(tmp_path: Path) -> None:
     assert str(ROOT / "heterofed") not in shown
 
 
+@pytest.mark.long
 def test_a_bug_is_shown_whole_and_a_hook_of_the_users_stays(tmp_path: Path) -> None:
     bug = (
         "from heterofed.simulation.simulate import _together\n"
@@ -113,6 +115,7 @@ def test_notebooks_show_the_message() -> None:
     assert ConfigError("x").shown() == ["ConfigError: x"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )

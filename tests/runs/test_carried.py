@@ -478,6 +478,7 @@ def assert_same_after_a_kill(folder: Path, idioms: list[type[Idiom]], hook: str,
     assert not different
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("place", [("iterate_train_feature", 3), ("train_a_batch", 8)], ids=str)
 def test_all_at_once(place: tuple[str, int], tmp_path: Path) -> None:
@@ -647,6 +648,7 @@ def test_each_idiom(idiom: type[Idiom], tmp_path: Path) -> None:
     assert_same_after_a_kill(tmp_path, [idiom], "train_a_batch", 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["host", "collaborator"])
 def test_killed_processes(victim: str, parties: Parties, tmp_path: Path) -> None:
     start_over(seed=2)

@@ -757,6 +757,7 @@ def test_host_killed_after_the_last_checkpoint(
     assert_same(run(host(tmp_path), TinyCollaborator(tmp_path)), undisturbed)
 
 
+@pytest.mark.long
 def test_killed_between_finish_and_goodbye(tmp_path: Path, undisturbed: tuple[Any, Any]) -> None:
     bob = TinyCollaborator(tmp_path)
     die_before(bob, "_finish")
@@ -830,6 +831,7 @@ def settled(*folders: Path) -> Any:
     return wait
 
 
+@pytest.mark.long
 def test_a_host_killed_before_the_goodbyes_does_not_wait_for_them(
     tmp_path: Path, dying: Any, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Any, Any]
 ) -> None:
@@ -968,6 +970,7 @@ def test_killed_processes_in_places_that_matter(
 # -- clean endings --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_task_by_name_and_loses_nothing(
     parties: Parties, tmp_path: Path
 ) -> None:
@@ -1096,6 +1099,7 @@ def test_a_second_interrupt_ends_at_once(parties: Parties, tmp_path: Path) -> No
 # -- while others wait ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_nobody_waits_for_ever(tmp_path: Path) -> None:
     bob = crashing(TinyCollaborator(tmp_path), "iterate_train_feature", 2)
     carol = TinyCollaborator(tmp_path, "carol")
@@ -1109,6 +1113,7 @@ def test_nobody_waits_for_ever(tmp_path: Path) -> None:
     assert isinstance(at_carol, e.JoinTimeoutError)
 
 
+@pytest.mark.long
 def test_who_comes_back_with_nothing_is_turned_away(tmp_path: Path) -> None:
     waiting = threading.Event()
 

@@ -83,6 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.end()
 
 
+@pytest.mark.slow
 def test_rows_by_http(site: Site) -> None:
     ids = IDS[20:23]
     answer = site.ask(*ids)
@@ -152,6 +153,8 @@ def test_bodies_that_are_too_large_or_never_end(site: Site) -> None:
     assert site.ask("id-020").status_code == 200
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_connection_without_a_request_is_closed(site: Site) -> None:
     with socket.create_connection(("127.0.0.1", site.port), timeout=30) as caller:
         caller.sendall(b"POST /v1")
@@ -186,3 +189,13 @@ def test_a_token_is_made_once_or_given(tmp_path: Path) -> None:
 def test_a_port_that_is_taken() -> None:
     with listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="another --port"):
         listening("127.0.0.1", taken.getsockname()[1])
+
+
+def test_answers_wait_for_no_acknowledgement() -> None:
+    """Headers and body are two segments, of which the second would wait for the caller's."""
+    with (
+        listening("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as taken,
+    ):
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -31,6 +31,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return bank, simulate(bank, [shop], task_id="t"), results
 
 
+@pytest.mark.slow
 def test_each_party_has_its_own_columns_by_name(measured: Any) -> None:
     bank, done, _ = measured
     at_bank = pd.read_csv(done.results["bank"].metrics["importance"], dtype={"column": str})
@@ -56,6 +57,7 @@ def test_take_findings_gets_numbers_of_own_columns_and_no_name_travels(measured:
     assert not any(name in sent for name in ("spend", "newsletter", "since", "notes", "basket"))
 
 
+@pytest.mark.slow
 def test_iterate_final_feature_counts_as_releases(tmp_path: Path) -> None:
     """A test row leaves in each of four rounds, then as it is and once for each of five columns."""
     mine, theirs = loans()
@@ -69,6 +71,7 @@ def test_iterate_final_feature_counts_as_releases(tmp_path: Path) -> None:
             simulate(bank_of(mine, results, **LEARNS), [shop], task_id="t")
 
 
+@pytest.mark.slow
 def test_the_models_are_those_of_the_last_round_again(measured: Any, tmp_path: Path) -> None:
     _, done, _ = measured
     mine, theirs = loans()
@@ -88,6 +91,8 @@ def test_a_party_that_does_not_allow_it_refuses_before_any_id_is_sent(tmp_path: 
         simulate(bank_of(mine, tmp_path, **LEARNS), [shop_of(theirs, tmp_path)], task_id="t")
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_final_look_measures_the_headline_metric_without_the_column(tmp_path: Path) -> None:
     """A column that nothing hangs on has a drop near 0; the one that decides takes nearly all."""
     chance = np.random.default_rng(0)
@@ -108,6 +113,7 @@ def test_final_look_measures_the_headline_metric_without_the_column(tmp_path: Pa
     assert len(bank.final_ids) in rows_sent
 
 
+@pytest.mark.slow
 def test_end_final_look_is_done_by_a_run_that_was_stopped_there(tmp_path: Path) -> None:
     mine, theirs = loans()
 
@@ -147,6 +153,7 @@ def test_it_goes_with_no_label_dp(tmp_path: Path) -> None:
         simulate(bank, [shop_of(theirs, tmp_path, importance=True)], task_id="t")
 
 
+@pytest.mark.slow
 def test_a_column_of_any_name_is_permuted(tmp_path: Path) -> None:
     mine, theirs = loans()
     theirs = theirs.rename(columns={"spend": "self"})

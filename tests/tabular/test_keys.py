@@ -78,6 +78,7 @@ def trained(
     return bank, shop, done, results
 
 
+@pytest.mark.slow
 def test_both_parties_agree_on_the_pairs(trained: Any) -> None:
     bank, shop, done, _ = trained
     mine, theirs = people()
@@ -195,6 +196,7 @@ def test_nothing_is_left_for_the_second_key(tmp_path: Path) -> None:
     assert asked == [100, 1]  # one id that nobody has
 
 
+@pytest.mark.slow
 def test_ids_of_all_keys_count_against_the_budget(tmp_path: Path) -> None:
     mine, theirs = people()
     with pytest.raises(PSILimitError, match="max_peer_ids"):
@@ -207,6 +209,7 @@ def test_ids_of_all_keys_count_against_the_budget(tmp_path: Path) -> None:
     assert done.results["shop"].ids == 155
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_same_pairs(tmp_path: Path) -> None:
     mine, theirs = people()
 
@@ -268,6 +271,7 @@ def test_doubts_are_said_once_and_before_the_parties_meet(
     assert "138" not in " ".join(said)
 
 
+@pytest.mark.slow
 def test_a_training_with_next_to_no_common_id_says_which_recipes_to_try(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,6 +81,7 @@ def test_steps_are_fitted_on_even_steps_of_the_train_rows(
     assert preparation.steps[0].values == {"x": 2402.0}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_model_of_large_tables_is_that_of_small_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

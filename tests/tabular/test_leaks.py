@@ -41,6 +41,7 @@ def leaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["numbers", "categories", "words"])
 def test_a_collaborator_measures_columns_of_every_kind(name: str, leaks: Any) -> None:
     assert set(leaks[name]["party"]) == {"the Host"}

@@ -51,6 +51,7 @@ def outcomes(tables: tuple[Path, Path], *recipes: str | None) -> list[Any]:
         return [each.exception() or each.result() for each in (host, other)]
 
 
+@pytest.mark.slow
 def test_two_tables_are_counted(tables: tuple[Path, Path]) -> None:
     # A party without a recipe writes ids as the Host announces.
     for at_host, at_shop, common in (("integer", "integer", 20), (None, None, 0)):

@@ -89,6 +89,7 @@ def test_the_same_results_folder_is_that_of_another_host(
     assert "both sides are Hosts: start one with --role collaborator" in command.err
 
 
+@pytest.mark.slow
 def test_who_waits_in_vain_is_told_the_task_id_and_how_to_be_the_host(
     home: Path, tables: tuple[Path, Path], tmp_path: Path, command: Command
 ) -> None:
@@ -106,6 +107,7 @@ def test_who_waits_in_vain_is_told_the_task_id_and_how_to_be_the_host(
     assert "start one with --role initiator" in command.err
 
 
+@pytest.mark.slow
 def test_a_prediction_in_vain_names_the_command(
     home: Path, trained: Path, tables: tuple[Path, Path], command: Command
 ) -> None:

@@ -73,7 +73,7 @@ def test_one_intersection_for_all_trials(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.final.rounds == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tables_are_searched_by_their_validation_rows(tmp_path: Path) -> None:
     mine, theirs = loans(200)
     seen: list[dict[str, str]] = []

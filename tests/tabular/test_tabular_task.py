@@ -68,6 +68,7 @@ def test_the_shares_of_the_parties_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_best_model_predicts_what_the_test_has_measured(trained: Any) -> None:
     bank, done, results = trained
     mine, theirs = loans()
@@ -183,7 +184,7 @@ class Interrupted(TabularHost):
         return super().train_a_batch(feature_projection, labels)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     mine, theirs = loans(150)
     outcomes = []

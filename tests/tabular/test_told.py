@@ -34,6 +34,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[RoundEnded], Pa
     return rounds, done.results["bank"].folder, bank
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_round_have_the_same_names_in_each(told: Any) -> None:
     rounds, folder, bank = told
     validation = pd.read_csv(folder / "validation.csv").to_dict("records")

@@ -159,6 +159,7 @@ def test_what_is_sent_while_nobody_is_there_arrives_later(lines: Lines) -> None:
         lines.relay.close()
 
 
+@pytest.mark.long
 def test_a_cut_while_the_owner_computes_is_mended_meanwhile() -> None:
     """Neither side is called for longer than the grace, and the link is still there."""
     lines = Lines(grace=1.5)

@@ -118,6 +118,7 @@ ACTION = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ACTION, max_size=80), st.integers(0, 2**32))
 def test_what_comes_out_is_what_went_in(actions: list[tuple[str, bool, Any]], seed: int) -> None:

@@ -181,6 +181,7 @@ def test_a_reader_that_stopped_overflows_and_stalls_nobody_else(rig: Rig) -> Non
     assert to_stuck.pending == 0
 
 
+@pytest.mark.slow
 def test_five_thousand_frames_at_a_slow_reader_all_arrive(rig: Rig) -> None:
     listener, peer, channel = rig.pair()
     frames = [b"%d" % number for number in range(5000)]
@@ -194,6 +195,7 @@ def test_five_thousand_frames_at_a_slow_reader_all_arrive(rig: Rig) -> None:
     assert peer.frames() == frames
 
 
+@pytest.mark.slow
 def test_the_last_words_arrive_before_the_loss(rig: Rig) -> None:
     listener, peer, channel = rig.pair()
     channel.send([b"abort"])
@@ -206,6 +208,7 @@ def test_the_last_words_arrive_before_the_loss(rig: Rig) -> None:
         peer.channel.send([b"x"])
 
 
+@pytest.mark.slow
 def test_the_last_words_of_a_peer_arrive_before_the_loss(rig: Rig) -> None:
     listener, peer, channel = rig.pair()
     peer.channel.send([b"%d" % number for number in range(50)])
@@ -218,6 +221,7 @@ def test_the_last_words_of_a_peer_arrive_before_the_loss(rig: Rig) -> None:
         channel.send([b"x"])
 
 
+@pytest.mark.slow
 def test_last_words_arrive_against_a_stream_of_frames(rig: Rig) -> None:
     """Closing over unread bytes must not take back the Abort (TCP would reset)."""
     listener, peer, channel = rig.pair()

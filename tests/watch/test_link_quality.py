@@ -20,6 +20,7 @@ from tests.watch.test_app import BASE, TOKEN, Client
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_it_is_measured_and_shown(home: Path, tmp_path: Path) -> None:
     open_offices(home, plan=["max_rounds=3", "psi_protocol=ecdh"])
     bob = TinyCollaborator(tmp_path)

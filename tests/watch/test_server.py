@@ -33,6 +33,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
+@pytest.mark.long
 def test_connections_that_ask_for_nothing_are_few_and_end(address: str) -> None:
     port = int(address.split(":")[2].split("/", maxsplit=1)[0])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(MAX_CONNECTIONS + 40)]

@@ -21,6 +21,7 @@ from heterofed.hetero_nn.hooks import CollaboratorHooks, half_engine
 from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
 from heterofed.hetero_nn.predict.quota import Quota, today
 from heterofed.hetero_nn.predict.rows import check_some
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
@@ -128,6 +129,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
 
     def check(self, run: Run) -> None:
         """Load the model and the ids, so that errors show before the party waits for others."""
+        check_whole(self.settings, "joint prediction")
         self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(

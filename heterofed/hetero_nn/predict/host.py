@@ -33,6 +33,7 @@ from heterofed.hetero_nn.predict.rows import (
     rows_in,
     who_had,
 )
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.host import match_by_keys, match_each
 from heterofed.protocol import messages as msg
 from heterofed.reporting.tracebacks import plain_endings
@@ -126,6 +127,7 @@ class Prediction(BesideTask, HostHalfTask):
                 " rows"
                 " that you want, and leave out ids and missing_party"
             )
+        check_whole(self.settings, "joint prediction")
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(

@@ -22,6 +22,7 @@ from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joi
 from heterofed.hetero_nn.serve.answers import Answers, RequestLog, ServeLimits
 from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
@@ -80,6 +81,7 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
 
     def check(self, run: Run) -> None:
         """Load the model and the ids, so that errors show before the party waits for the Host."""
+        check_whole(self.settings, "serving")
         self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(

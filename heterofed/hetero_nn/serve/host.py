@@ -21,6 +21,7 @@ from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joi
 from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unavailable
 from heterofed.hetero_nn.serve.scoring import Partner, Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
+from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.host import match_each
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -120,6 +121,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             raise ConfigError(
                 "rows are matched by several keys, which serving does not do; run predict"
             )
+        check_whole(self.settings, "serving")
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(

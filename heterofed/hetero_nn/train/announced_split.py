@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from heterofed.compute.alignment import pack_parts, unpack_parts
 from heterofed.errors import IdError
@@ -15,9 +15,20 @@ IDS_AT_ONCE = 1 << 20
 
 
 def announce_split(
-    party: Party, common: Iterable[str], train: Sequence[str], test: Sequence[str]
+    party: Party,
+    common: Iterable[str],
+    train: Sequence[str],
+    test: Sequence[str],
+    known_to: Callable[[str, list[str]], list[str]] = lambda _party, ids: ids,
 ) -> None:
     """At the Host: tell every Collaborator which common ids are train and test ids.
+
+    Args:
+        party: the Host.
+        common: the common ids.
+        train: the train ids.
+        test: the test ids.
+        known_to: returns those of the common ids that a Collaborator has.
 
     Raises:
         IdError: `split_dataset` returned ids that are not common to all parties.
@@ -28,11 +39,11 @@ def announce_split(
             "announce_split: split_dataset returned ids that are not in id_intersection; return ids"
             " of it alone, since the others are told which of these are in which part"
         )
-    for start in range(0, len(ordered), IDS_AT_ONCE):
-        some = ordered[start : start + IDS_AT_ONCE]
-        packed = pack_parts(some, train, test)
-        for peer in party.peers.values():
-            party.post(peer, SplitParts(len(some)), [packed])
+    for peer in party.peers.values():
+        theirs = known_to(peer.name, ordered)
+        for start in range(0, len(theirs), IDS_AT_ONCE):
+            some = theirs[start : start + IDS_AT_ONCE]
+            party.post(peer, SplitParts(len(some)), [pack_parts(some, train, test)])
 
 
 def announced_split(party: Party, host: Peer, common: Iterable[str]) -> tuple[list[str], list[str]]:

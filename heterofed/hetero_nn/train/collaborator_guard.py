@@ -88,7 +88,12 @@ class CollaboratorGuard(Guard):
     def alters(self) -> bool:
         """Whether what is sent differs from what the feature hook yielded."""
         noisy = isinstance(self._defence, ClippedGaussian) or self._raised(HOST) > 0
-        return noisy or bool(self._run.mask_secrets)
+        return noisy or self._sums
+
+    @property
+    def _sums(self) -> bool:
+        """Whether the Host gets only the sum of the Collaborators' features."""
+        return self._run.plan.fusion == "masked_sum" and bool(self._run.mask_secrets)
 
     def outgoing(self, batch: FeatureBatch, number: int, *, testing: bool) -> FeatureBatch:
         """Return the defended features to send to the Host; gradients pass through the defence.
@@ -173,7 +178,7 @@ class CollaboratorGuard(Guard):
         Raises:
             FeatureError: the features cannot be summed.
         """
-        if not self._run.mask_secrets:
+        if not self._sums:
             return batch
         if len(batch.floats) < len(batch.tensors):
             raise FeatureError("a masked sum is of floats: yield no integers or bools as features")
@@ -188,7 +193,7 @@ class CollaboratorGuard(Guard):
         """Return the check of equal gradients at all Collaborators; None if each has its own
         gradients.
         """
-        if not self._run.mask_secrets:
+        if not self._sums:
             return None
         return Witness(self._name, self._run.plan.collaborators, self._shared())
 
@@ -215,7 +220,7 @@ class CollaboratorGuard(Guard):
         Raises:
             FeatureError: the inputs of this batch are unknown.
         """
-        if self._run.mask_secrets and came:  # the gradient of a sum is that of each part
+        if self._sums and came:  # the gradient of a sum is that of each part
             came = parted(came[""], tensors)
         if not isinstance(self._defence, Decorrelation) or not came:
             return came

@@ -22,13 +22,14 @@ from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import CollaboratorHooks, updates_by_default
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.settings import CollaboratorSettings
+from heterofed.hetero_nn.sites.own_rows import check_place
 from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
 from heterofed.hetero_nn.train.dp_checks import check_private
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.hetero_nn.train.guard import REPORT
 from heterofed.hetero_nn.train.loop import Loop
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
-from heterofed.messaging.peer import Peer
+from heterofed.messaging.peer import Mail, Peer
 from heterofed.metrics import registered_metrics
 
 
@@ -65,6 +66,32 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         users, stream = registered_metrics(type(self._owner)), self._hooks.seeded_as
         return CollaboratorGuard(run, settings, users, stream, model)
 
+    def begin(self) -> None:
+        """Agree with other parties on the first weights, if this party has to, before training."""
+
+    def check_plan(self) -> None:
+        """Check that the plan has the place for this party that its settings say.
+
+        Raises:
+            ConfigError: the plan has another one.
+        """
+        check_place(self._run, self._settings)
+
+    def take_rows(self, mail: Mail, host: Peer) -> None:
+        """Note which rows of the next batches are at this party, if it is a site of a role.
+
+        Raises:
+            RemoteProtocolError: they are not the rows of this party.
+        """
+
+    def leg_ids(self, first: int) -> list[str]:
+        """Return the train ids from batch `first` of this round up to the next checkpoint."""
+        return self._half.leg_ids(first)
+
+    def is_round_trained(self, next_leg: int) -> bool:
+        """Return whether no batch from `next_leg` on is left to train in this round."""
+        return not self._run.plan.checkpoint_batches or not self._half.leg_ids(next_leg)
+
     def train_a_leg(self, host: Peer, first: int, most: int | None = None) -> int:
         """Send the features of each train batch from `first` on, and step on the returned
         gradients.
@@ -93,7 +120,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         ):
             guard.budget.start()
             feed = FeatureFeed(party, host, first, guard.witness() if trainable else None)
-            for features in self._features(TRAINS, self._half.leg_ids(first), first, most):
+            for features in self._features(TRAINS, self.leg_ids(first), first, most):
                 if trainable:
                     self._in_flight.append(InFlight(feed.number, features))
                 rows = max(rows, features.rows)
@@ -199,6 +226,21 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
 
     def _update(self, feed: FeatureFeed, batch: InFlight) -> None:
         """Step on the final gradients of a batch; the backward pass starts with the first ones."""
+        last, features = self._take_gradients(feed, batch), batch.features
+        if not last:
+            return
+        hook = "update_feature_model"
+        if updates_by_default(self._owner):
+            self._hooks.call_as(hook, self._models.feature_optimizer.step)
+        else:
+            arranged = gradients_like(features.layout, features.tensors, last)
+            with explaining(TRAINS):
+                self._hooks.seeded(hook, features.given, arranged)
+
+    def _take_gradients(self, feed: FeatureFeed, batch: InFlight) -> dict[str, Tensor]:
+        """Return the final gradients of a batch, after the backward pass unless the user's hook
+        makes it.
+        """
         guard, features = self.guard, batch.features
         self._run.party.batch = batch.number
         last: dict[str, Tensor] = {}
@@ -209,14 +251,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
                 with explaining(TRAINS):
                     self._hooks.seeded_as(hook, self._backward, features.tensors, last)
         guard.forget(batch.number)
-        if not last:
-            return
-        if at_once:
-            self._hooks.call_as(hook, self._models.feature_optimizer.step)
-        else:
-            arranged = gradients_like(features.layout, features.tensors, last)
-            with explaining(TRAINS):
-                self._hooks.seeded(hook, features.given, arranged)
+        return last
 
     def _backward(self, tensors: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
         self._models.feature_optimizer.zero_grad()

@@ -28,6 +28,7 @@ from heterofed.hetero_nn.train.own_batches import TRAINS
 from heterofed.hetero_nn.train.split import split_as_collaborator, split_as_host
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.intersection.host import intersect_as_host
+from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.runs.beside import BesideTask
 from heterofed.runs.run import Run
@@ -60,7 +61,8 @@ class HostDryRun(BesideTask, HostHalfTask):
         finish.
         """
         party, ids = run.party, _prepared(self.half)
-        split_as_host(self.half, intersect_as_host(run, ids, self.half.further_ids))
+        common = intersect_as_host(run, ids, self.half.further_ids)
+        split_as_host(self.half, common, self.loop.sites)
         run.round = 1
         began = party.clock()
         self.loop.train_a_leg(0, Probe(), most=1)
@@ -106,21 +108,29 @@ class CollaboratorDryRun(BesideTask, CollaboratorHalfTask):
         """
         party, most = run.party, self.settings.max_peer_ids
         (host,) = party.peers.values()
+        self.loop.check_plan()
         ids = _prepared(self.half)
         further = self.half.further_ids
         common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
-        split_as_collaborator(self.half, host, common)
+        split_as_collaborator(self.half, host, common, self.loop.begin)
         self.half.models.check_trains()  # for models that are made after the split
         run.round = 1
-        party.take(host, msg.BeginTrain)
+        self._take_next(host, msg.BeginTrain)
         rows = self.loop.train_a_leg(host, 0, most=1)
         for _ in _last_batch(self.half, rows, with_labels=False):
             pass
-        party.take(host, msg.BeginTest)
+        self._take_next(host, msg.BeginTest)
         self.loop.test(host, most=1)
         party.take(host, msg.Finish)
         with party.in_phase("finish"):
             party.leave(host)
+
+    def _take_next(self, host: Peer, kind: type[msg.Message]) -> None:
+        """Receive the next message of a kind, before which a site is told its rows."""
+        mail = self.half.run.party.take(host, kind, msg.SiteRows)
+        if isinstance(mail.message, msg.SiteRows):
+            self.loop.take_rows(mail, host)
+            self.half.run.party.take(host, kind)
 
 
 class _ReportedLoop(HostLoop):

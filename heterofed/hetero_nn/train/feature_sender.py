@@ -86,7 +86,7 @@ class FeatureFeed:
         message = Features(
             self._party.round,
             self._sent,
-            specs[0].shape[0],
+            batch.rows,
             batch.layout,
             specs,
             ids=order,

@@ -24,6 +24,9 @@ from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import HostHooks
 from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.settings import HostSettings
+from heterofed.hetero_nn.sites.merging import rows_of_labels
+from heterofed.hetero_nn.sites.relay import SumRelay
+from heterofed.hetero_nn.sites.rows_at_host import RowsOfSites
 from heterofed.hetero_nn.train.dp_checks import check_private
 from heterofed.hetero_nn.train.gradient_relay import TagRelay
 from heterofed.hetero_nn.train.guard import REPORT
@@ -31,6 +34,7 @@ from heterofed.hetero_nn.train.host_guard import HostGuard
 from heterofed.hetero_nn.train.joint_batch import (
     JointBatch,
     Received,
+    Relay,
     joint_batches,
     leaves_of,
     telling_what_came,
@@ -64,6 +68,14 @@ class HostLoop(Loop[HostModels, HostGuard]):
         super().__init__(half)
         self._owner, self._settings = owner, settings
         self._warned: set[str] = set()
+        self._sites: RowsOfSites | None = None
+
+    @property
+    def sites(self) -> RowsOfSites | None:
+        """The rows of the sites, if the plan has roles with sites."""
+        if self._sites is None and self._run.plan.sites:
+            self._sites = RowsOfSites(self._run)
+        return self._sites
 
     def make_guard(self) -> HostGuard:
         """See `Loop`."""
@@ -131,13 +143,15 @@ class HostLoop(Loop[HostModels, HostGuard]):
             generators_kept(),
         ):
             guard.budget.start()
+            if self.sites is not None:
+                self.sites.begin(self._batches_of_round(), testing=False)
             party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(first), first))
             for batch in self._joint_batches(TRAINS, self._half.leg_ids(first), first, most):
                 worked = party.account.compute + party.account.encode
                 probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
                 steps = self._staleness_from(number + 1, probe)
-                for each in batch.theirs:
-                    means.add(each.peer.name, each.features)
+                for key, features in {each.key: each.features for each in batch.theirs}.items():
+                    means.add(key, features)
                 recorded.append(self.step(number, batch, steps))
                 number += 1
                 party.progress(number)
@@ -183,7 +197,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         ]
         seen: list[dict[str, Tensor]] = [{} for _ in batch.theirs]
         with self._run.harmless(REPORT):
-            seen = [guard.measured_part(each.features.tensors) for each in batch.theirs]
+            seen = [guard.measured_part(each.part(each.features.tensors)) for each in batch.theirs]
         labels = guard.labels(batch.mine)
         outcome = self._train(number, batch, labels, [leaves for _, leaves, _ in watched])
         for _, _, early in watched:
@@ -195,7 +209,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
             self._run.party.let_drain(each.peer)
         for (each, clean, defended), part in zip(sent, seen, strict=True):
             with self._run.harmless(REPORT):  # measures while the others compute
-                guard.note(each.peer.name, clean, defended, batch.mine.labels, part)
+                theirs = rows_of_labels(batch.mine.labels, each.rows)
+                guard.note(each.peer.name, clean, defended, theirs, part)
         return scalars_of(outcome, self._warned)
 
     def _early(
@@ -214,7 +229,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         """Count what will be sent, and let the user train on a batch."""
         listening = any(each.peer.session.trainable for each in batch.theirs)
         self.guard.steps(batch.mine, batch.theirs[0].features.rows, listening=listening)
-        rows = {each.peer.name: each.features.rows for each in batch.theirs}
+        rows = {each.key: each.features.rows for each in batch.theirs}
         projection = batch.projection(self._run.party.name, self.kept_rows(number, rows))
         covered = self._models.made("optimizer").covering(leaves)
         with telling_what_came(projection), explaining(TRAINS), covered:
@@ -235,11 +250,12 @@ class HostLoop(Loop[HostModels, HostGuard]):
         defended: dict[str, Tensor] = {}
         for each, leaves, early in watched:
             if not batch.sums or not sent:  # all parties of a sum get the same gradients
-                clean = leaves.gradients()
+                clean = each.part(leaves.gradients())
                 # What goes from a GPU unaltered is checked when it is sent.
                 if self.guard.alters or not on_gpu(clean):
                     check_finite(clean, GRADIENT, each.peer.name)
-                defended = self.guard.outgoing(each.peer.name, clean, labels)
+                theirs = rows_of_labels(labels, each.rows)
+                defended = self.guard.outgoing(each.peer.name, clean, theirs)
             last = early.changed() if early else bool(clean)
             sent_once = self._was_sent_once(early, changed=last)
             if last:
@@ -286,6 +302,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
             generators_kept(),
             self._half.evaluating(),
         ):
+            if self.sites is not None:
+                self.sites.begin(self._owner.batches(run.state.test_ids), testing=True)
             party.broadcast(msg.BeginTest(run.round))
             batches = self._joint_batches(TESTS, run.state.test_ids, 0, most)
             for number, batch in enumerate(batches):
@@ -301,8 +319,10 @@ class HostLoop(Loop[HostModels, HostGuard]):
     def _joint_batches(
         self, hook: str, ids: list[str], first: int, most: int | None
     ) -> Iterator[JointBatch]:
-        run, party, relay = self._run, self._run.party, None
-        if run.plan.fusion == "masked_sum":
+        run, party = self._run, self._run.party
+        relay: Relay | None = SumRelay(party, run.plan) if run.plan.sites else None
+        sums = run.plan.fusion == "masked_sum"
+        if sums:
             if len({each.session.trainable for each in party.peers.values()}) > 1:
                 raise ConfigError(
                     "fusion='masked_sum' sums features of one kind; give all Collaborators the same"
@@ -319,7 +339,18 @@ class HostLoop(Loop[HostModels, HostGuard]):
         if most is not None:
             own = itertools.islice(own, most)
         order, model = self._half.order, self._models.infer_model
-        return joint_batches(party, own, hook, model, order, first, relay=relay)
+        return joint_batches(
+            party, own, hook, model, order, first, relay=relay, sites=self.sites, sums=sums
+        )
+
+    def _batches_of_round(self) -> Iterator[list[str]]:
+        """Yield the ids of all batches of this round, as `batches` cuts them."""
+        every, first = self._run.plan.checkpoint_batches, 0
+        while ids := self._half.leg_ids(first):
+            yield from self._owner.batches(ids)
+            if not every:
+                return
+            first += every
 
 
 def _send_gradients(

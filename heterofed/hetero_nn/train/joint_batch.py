@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,24 @@ from heterofed.compute.leaves import Leaves
 from heterofed.compute.tensors import check_finite, confirm_finite, named, restore, unpack
 from heterofed.compute.transfer import LateCheck, on_gpu, to_device
 from heterofed.errors import BatchCountError, HeteroFedError, RowCountError
-from heterofed.hetero_nn.train.gradient_relay import TagRelay
+from heterofed.hetero_nn.sites.merging import Part, merged, rows_of_each
+from heterofed.hetero_nn.sites.rows_at_host import RowsOfSites
 from heterofed.hetero_nn.train.row_order import RowOrder
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.privacy.masking import masked_sum
-from heterofed.protocol.messages import EndOfFeatures, Features
+from heterofed.protocol.messages import EndOfFeatures, Features, Message
 
 MASKED_SUM = "masked_sum"
 """The key of all Collaborators in a projection, if the Host gets only their sum."""
+
+
+class Relay(Protocol):
+    """Receives the features of a batch, and relays what Collaborators tell each other before."""
+
+    def take_all(self, *kinds: type[Message]) -> dict[str, Mail]:
+        """Receive one message of each Collaborator, as `Party.take_all` does."""
 
 
 @dataclass(slots=True)
@@ -37,6 +45,8 @@ class Received:
     """The features of one batch of one Collaborator.
 
     Attributes:
+        key: the key of the features in projections; parties of one key have one leaf.
+        rows: the rows of the batch that are at the party, int64; None means all of them.
         lent: the tensors that user code gets in training, if gradients are sent back.
         work: the seconds that the batch occupied the party (as it reports) or the link, whichever
             is more.
@@ -45,12 +55,18 @@ class Received:
     peer: Peer
     features: FeatureBatch
     work: float = 0.0
+    key: str = ""
+    rows: Tensor | None = None
     lent: dict[str, Tensor] | None = None
 
     @property
     def given(self) -> dict[str, Tensor]:
         """Return the tensors that user code gets, by name."""
         return self.features.tensors if self.lent is None else self.lent
+
+    def part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the part of tensors, such as gradients, that belongs to the party's rows."""
+        return dict(tensors) if self.rows is None else rows_of_each(tensors, self.rows)
 
 
 @dataclass(slots=True)
@@ -70,20 +86,19 @@ class JointBatch:
     def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return the features by feature key: the Host's first, if any, and then in task order.
 
-        If the Host gets only the sum of the Collaborators' features, its key is `MASKED_SUM`.
+        If the Host gets only the sum of the Collaborators' features, its key is `MASKED_SUM`. The
+        features of all sites of a role are one value, under the role's key.
 
         Args:
             host: the Host's feature key.
             keep: which rows to keep, by feature key; the features of all other rows become zero.
         """
         projection = {} if self.mine.features is None else {host: self.mine.features}
-        if self.sums:
-            return projection | {MASKED_SUM: self.theirs[0].given[""]}
         for each in self.theirs:
             tensors = each.given
             if keep is not None:
-                tensors = kept(tensors, keep[each.peer.name])
-            projection[each.peer.name] = restore(each.features.layout, tensors)
+                tensors = kept(tensors, keep[each.key])
+            projection[each.key] = restore(each.features.layout, tensors)
         return projection
 
     def release(self) -> None:
@@ -138,7 +153,9 @@ def joint_batches(
     order: RowOrder,
     first: int = 0,
     *,
-    relay: TagRelay | None = None,
+    relay: Relay | None = None,
+    sites: RowsOfSites | None = None,
+    sums: bool = False,
 ) -> Iterator[JointBatch]:
     """Yield the Host's own batches together with those of all Collaborators.
 
@@ -149,7 +166,9 @@ def joint_batches(
         model: the model on whose device the batches of a label-only Host are put.
         order: compares the ids of the rows.
         first: the number of the first batch.
-        relay: relays the tags of the Collaborators, if their features are masked and summed.
+        relay: receives the messages, and relays what Collaborators tell each other before them.
+        sites: knows which rows are at which site, if roles have sites.
+        sums: whether the features are masked and summed.
 
     Raises:
         BatchCountError, RowCountError: the numbers of batches or rows differ. The message names the
@@ -164,7 +183,8 @@ def joint_batches(
         if mine is None:
             party.batch = None
             return
-        rows = rows_of(mine, hook, _rows_elsewhere(mails))
+        elsewhere = _rows_elsewhere(mails) if sites is None else sites.count(number)
+        rows = rows_of(mine, hook, elsewhere)
         features = {} if mine.features is None else named(mine.features, hook)[1]
         what, sound = f"what {hook} yielded", LateCheck(features)
         if not on_gpu(features):
@@ -172,23 +192,64 @@ def joint_batches(
         device = device_of(features, model)
         proof = order.proof(mine.ids, number, rows, hook)
         joint = JointBatch(mine, [])
+        matched = functools.partial(_matched, party, order, sites, hook, number)
         joint.confirm = functools.partial(confirm_finite, sound, what, party.name)
-        del mine, features
+        del features
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
-            message = mail.of(Features)
-            if message.rows != rows:
-                raise RowCountError(
-                    f"batch {number} of round {party.round} has {message.rows} rows at"
-                    f" {peer.name} and {rows} at {party.name}; use the same batch size everywhere",
-                    party=peer.name,
-                    numbers=(message.rows, rows),
-                )
-            order.compare(proof, message.ids, peer.name, number)
-            joint.theirs.append(_unpacked(party, peer, mail, device))
+            key, here = matched(peer, mail.of(Features), mine.ids, proof, rows)
+            joint.theirs.append(replace(_unpacked(party, peer, mail, device), key=key, rows=here))
             del mail
-        yield summed(joint, party.phase) if relay else joint
+        del mine
+        if sums:
+            summed(joint, party.phase)
+        merge(joint, rows)
+        yield joint
         joint.release()
+
+
+def _matched(
+    party: Party,
+    order: RowOrder,
+    sites: RowsOfSites | None,
+    hook: str,
+    number: int,
+    peer: Peer,
+    message: Features,
+    ids: Sequence[str] | None,
+    proof: bytes | None,
+    rows: int,
+) -> tuple[str, Tensor | None]:
+    """Check that a Collaborator has the same rows of a batch.
+
+    Returns:
+        The key of its features in projections, and its rows; None means all of them.
+
+    Raises:
+        RowCountError, RowOrderError: it has other rows.
+    """
+    here = None if sites is None else sites.rows(peer.name, number)
+    if sites is not None and sites.count(number) != rows:
+        raise RowCountError(
+            f"batch {number} of round {party.round} has {rows} rows at {party.name} and"
+            f" {sites.count(number)} in self.batches, which the sites of a role go by; yield one"
+            " batch for each of self.batches(ids)",
+            party=party.name,
+            numbers=(rows, sites.count(number)),
+        )
+    if here is not None:
+        rows = len(here)
+        if ids is not None:
+            proof = order.proof([ids[at] for at in here.tolist()], number, rows, hook)
+    if message.rows != rows:
+        raise RowCountError(
+            f"batch {number} of round {party.round} has {message.rows} rows at"
+            f" {peer.name} and {rows} at {party.name}; use the same batch size everywhere",
+            party=peer.name,
+            numbers=(message.rows, rows),
+        )
+    order.compare(proof, message.ids, peer.name, number)
+    return peer.name if sites is None else sites.key(peer.name), here
 
 
 def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
@@ -217,20 +278,33 @@ def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
 
 
 def leaves_of(batch: JointBatch) -> list[tuple[Received, Leaves]]:
-    """Make the received tensors leaves of the graph; parties whose features are summed share a
-    leaf.
-    """
-    shared: Leaves | None = None
-    pairs = []
+    """Make the received tensors leaves of the graph; parties with the same key share a leaf."""
+    shared: dict[str, Leaves] = {}
     for each in batch.theirs:
-        leaves = shared or Leaves(each.features.tensors, trainable=each.peer.session.trainable)
-        shared = leaves if batch.sums else None
-        each.lent = leaves.lent
-        pairs.append((each, leaves))
-    return pairs
+        if each.key not in shared:
+            trainable = each.peer.session.trainable
+            shared[each.key] = Leaves(each.features.tensors, trainable=trainable)
+        each.lent = shared[each.key].lent
+    return [(each, shared[each.key]) for each in batch.theirs]
 
 
-def summed(batch: JointBatch, phase: str) -> JointBatch:
+def merge(batch: JointBatch, rows: int) -> None:
+    """Replace the features of the sites of each role by those of all rows, as one leaf.
+
+    Raises:
+        FeatureError: the sites' features differ in form.
+    """
+    for role in dict.fromkeys(each.key for each in batch.theirs if each.rows is not None):
+        sites = [(each, each.rows) for each in batch.theirs if each.key == role]
+        parts = [
+            Part(each.peer.name, where, each.features) for each, where in sites if where is not None
+        ]
+        whole = merged(parts, rows)
+        for each, _ in sites:
+            each.features = whole
+
+
+def summed(batch: JointBatch, phase: str) -> None:
     """Replace the masked features of each party by their sum, as one tensor and one leaf.
 
     Raises:
@@ -247,9 +321,8 @@ def summed(batch: JointBatch, phase: str) -> JointBatch:
     parts = [each.features.tensors[""] for each in batch.theirs]
     total = masked_sum(parts, torch.get_default_dtype())
     for each in batch.theirs:
-        each.features = FeatureBatch("tensor", {"": total})
+        each.features, each.key = FeatureBatch("tensor", {"": total}), MASKED_SUM
     batch.sums = True
-    return batch
 
 
 def _check_counts(party: Party, mine: Batch | None, mails: dict[str, Mail], number: int) -> None:

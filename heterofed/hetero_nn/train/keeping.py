@@ -61,10 +61,16 @@ class Keeping(ModelKeeping):
                 self.make_all()
         return ids
 
-    def keep_split(self, common: int) -> None:
-        """Store the split of the common ids, and the checkpoint before the first round."""
+    def keep_split(self, common: int, begin: Callable[[], None] = lambda: None) -> None:
+        """Store the split of the common ids, and the checkpoint before the first round.
+
+        Args:
+            common: the number of the common ids.
+            begin: called after the models are made, before the checkpoint.
+        """
         if self._half.owner.models_after_split:
             self.make_all()
+        begin()
         self.checkpoints.keep_split(common)
 
     def make_all(self) -> None:

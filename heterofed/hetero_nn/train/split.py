@@ -9,6 +9,8 @@ from typing import Any
 from heterofed.compute.alignment import SortedIdSet, check_split, keyed_digest
 from heterofed.errors import SplitMismatchError
 from heterofed.hetero_nn.half import Half
+from heterofed.hetero_nn.sites.relay import SumRelay
+from heterofed.hetero_nn.sites.rows_at_host import RowsOfSites
 from heterofed.hetero_nn.train.announced_split import announce_split, announced_split
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import SplitAccepted, SplitPlan
@@ -33,7 +35,9 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
         SplitError: the result of the hook is not a split.
     """
     run, ids = half.run, SortedIdSet(common)
-    train, test = check_split(announced or half.hooks.call("split_dataset", ids))
+    is_site = run.plan.sites_with(run.party.name) is not None
+    given = announced or half.hooks.call("split_dataset", ids)
+    train, test = check_split(given, may_be_empty=is_site)
     if not ids.issuperset(train) or not ids.issuperset(test):
         logger.info("split_dataset returned names that are not ids of the intersection")
     if half.settings.weights_defence is not None:
@@ -61,15 +65,33 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
 
 
 def split_as_host(
-    half: Half[Any], common: Iterable[str], keep: Callable[[], None] = lambda: None
+    half: Half[Any],
+    common: Iterable[str],
+    sites: RowsOfSites | None,
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check that all Collaborators split as the Host does, and then call `keep`."""
+    """Check that all Collaborators split as the Host does, and then call `keep`.
+
+    Args:
+        half: the half of the Host.
+        common: the common ids.
+        sites: knows which site has each row, if roles have sites.
+        keep: called after all Collaborators have a checkpoint of the split.
+    """
     party, state = half.run.party, half.run.state
     with party.in_phase("split"):
         digests = split(half, common)
-        if half.run.plan.announced_split:
-            announce_split(party, common, state.train_ids, state.test_ids)
-        party.broadcast(digests)
+        if sites is not None:
+            sites.divide()
+            announce_split(party, common, state.train_ids, state.test_ids, sites.common_of)
+            for peer in party.peers.values():
+                party.post(peer, sites.digests(peer.name))
+            sites.forget_common()
+            SumRelay(party, half.run.plan).begin()
+        else:
+            if half.run.plan.announced_split:
+                announce_split(party, common, state.train_ids, state.test_ids)
+            party.broadcast(digests)
         for peer in party.peers.values():
             party.take(peer, SplitAccepted)
         keep()

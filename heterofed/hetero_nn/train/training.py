@@ -30,7 +30,7 @@ from heterofed.runs.kept_task import (
 from heterofed.runs.run import Run
 from heterofed.runs.term_limits import count_round
 
-WHAT_COMES = (msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
+WHAT_COMES = (msg.SiteRows, msg.BeginTrain, msg.BeginTest, msg.Checkpoint, msg.RoundEnd, msg.Finish)
 """The messages that the Host may send between two phases."""
 
 AT_THE_END = (msg.BeginTest, msg.Finish)
@@ -89,7 +89,8 @@ class HostTraining(_Training, HostHalfTask):
     def _agree_on_ids(self, run: Run) -> None:
         ids = self.keeping.prepare()
         common = intersect_as_host(run, ids, self.half.further_ids)
-        split_as_host(self.half, common, lambda: self.keeping.keep_split(len(common)))
+        keep = lambda: self.keeping.keep_split(len(common))  # noqa: E731
+        split_as_host(self.half, common, self.loop.sites, keep)
 
     def _train_a_round(self, run: Run) -> float | None:
         for number in self.loop.train_a_round():
@@ -144,7 +145,10 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         next_leg = run.batch
         while True:
             party.phase = BETWEEN
-            match party.take(host, *expected).message:
+            mail = party.take(host, *expected)
+            match mail.message:
+                case msg.SiteRows():
+                    self.loop.take_rows(mail, host)
                 case msg.BeginTrain(round=number, staleness=steps, first=first):
                     self._count_rounds(run, host, first)
                     run.round, run.state.kept.staleness = number, steps
@@ -172,9 +176,10 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         send then.
         """
         agreement = run.agreement
+        self.loop.check_plan()
         if agreement.resume is not None and self.keeping.checkpoints.take_up():
             return AT_THE_END
-        if agreement.plan.fusion == "masked_sum" and not agreement.mask_keys:
+        if agreement.plan.shares_secrets and not agreement.mask_keys:
             raise unlawful(host.name, "join", "sent no masking keys for a run that trains")
         if agreement.resume is None:
             self._agree_on_ids(run, host)
@@ -190,7 +195,8 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         ids = self.keeping.prepare()
         most, further = self.settings.max_peer_ids, self.half.further_ids
         common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
-        split_as_collaborator(self.half, host, common, lambda: self.keeping.keep_split(len(common)))
+        keep = lambda: self.keeping.keep_split(len(common), self.loop.begin)  # noqa: E731
+        split_as_collaborator(self.half, host, common, keep)
 
     def _count_rounds(self, run: Run, host: Peer, first: int) -> None:
         """Count the rounds that begin, over rollbacks and restarts, and compare the count with the
@@ -219,7 +225,7 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
         Raises:
             RemoteProtocolError: batches from `next_leg` on have not been trained yet.
         """
-        if run.plan.checkpoint_batches and self.half.leg_ids(next_leg):
+        if not self.loop.is_round_trained(next_leg):
             what = f"has a round tested or ended of which {next_leg} batches are trained, not all"
             raise unlawful(host.name, f"train, round {run.round}", what)
 

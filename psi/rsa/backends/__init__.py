@@ -38,6 +38,6 @@ def open_backend(key: RSAPrivateKey, workers: Workers, name: str | None = None) 
         ValueError: there is no backend of this name on this machine.
     """
     here = open_here(key, workers.count, name)
-    if not workers.elsewhere:
+    if not workers.pooled:
         return here
     return ExecutorBackend(key, workers, here)

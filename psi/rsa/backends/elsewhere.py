@@ -25,23 +25,26 @@ class ExecutorBackend:
     def __init__(self, key: RSAPrivateKey, workers: Workers, here: Backend) -> None:
         self._der: bytes | None = to_der(key)
         self._workers, self.name = workers, here.name
-        self._there = here.name if here.name == "gmpy2" else None  # None: the worker's best one
+        self._there = b"gmpy2" if here.name == "gmpy2" else b""  # b"": the worker's best one
         here.close()
 
     def power_d(self, chunk: bytes) -> bytes:
         """See `psi.rsa.backends.Backend`."""
         if self._der is None:
             raise StateError("the key was closed")
-        return self._workers.call(power_d, self._der, self._there, chunk)
+        powers = self._workers.call(power_d, self._der, self._there, chunk)
+        if len(powers) != len(chunk):
+            raise self._workers.wrong()
+        return powers
 
     def close(self) -> None:
         """Forget the key here. A worker forgets it when it ends or receives another key."""
         self._der = None
 
 
-def power_d(der: bytes, name: str | None, chunk: bytes) -> bytes:
+def power_d(der: bytes, name: bytes, chunk: bytes) -> bytes:
     """Return x^d for each value in the chunk; this function runs in the worker."""
-    return _backend(der, name).power_d(chunk)
+    return _backend(der, name.decode() or None).power_d(chunk)
 
 
 @lru_cache(maxsize=1)

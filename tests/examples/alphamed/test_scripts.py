@@ -107,7 +107,7 @@ def test_other_batch_size_ends_both_with_both_counts(start: Start) -> None:
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spawned_workers_without_main_guard_are_refused(start: Start, tmp_path: Path) -> None:
     host = start("host", **FEW, WORKERS="1", START_METHOD="spawn")
     collaborator = start("collaborator", **FEW)
@@ -121,7 +121,7 @@ def test_spawned_workers_without_main_guard_are_refused(start: Start, tmp_path: 
     assert not (tmp_path / RUNS / "left.1").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_forked_workers_run_to_the_end(start: Start, tmp_path: Path) -> None:
     host = start("host", **FEW, WORKERS="1", START_METHOD="fork")
     collaborator = start("collaborator", **FEW)

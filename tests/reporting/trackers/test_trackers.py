@@ -153,7 +153,7 @@ def records(log: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_keeps_a_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     run(tmp_path, WeightsAndBiases("loans", mode="offline"))

@@ -96,6 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results / "t" / "bank"
 
 
+@pytest.mark.slow
 def test_the_points_of_a_trained_model(folder: Path) -> None:
     from heterofed.tabular.models import Half, Top
 
@@ -116,6 +117,7 @@ def test_the_points_of_a_trained_model(folder: Path) -> None:
     assert risky["points"].corr(risky["rate"]) < -0.9  # more defaults, fewer points
 
 
+@pytest.mark.slow
 def test_what_is_no_scorecard_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"best_feature_model\.pt cannot be read"):
         scorecard_of(tmp_path)

@@ -1,0 +1,93 @@
+"""Computes the outputs of a large set once, and writes its filter and its table.
+
+The outputs are collected in buckets on disk by their order, so that only one bucket at a time is
+sorted in memory. This module knows no peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from psi.ecdh.oprf import make_key
+from psi.executors.frames import pack, unpack
+from psi.storage.id_list import OwnIds
+from psi.storage.spill import Records, Scratch, cut, in_order
+from psi.unequal.filter import Shape, write_filter
+from psi.unequal.outputs import PART, check_of, own_outputs, public_of
+from psi.unequal.table import POSITION, ROW, write_table
+from psi.workers import Workers
+
+Progress = Callable[[int], None]
+_BLOCK = 8192  # ids that are computed at once
+
+
+class Outputs:
+    """The outputs of a set under a new key.
+
+    Args:
+        domain: the domain, which both parties must give the same.
+        ids: the ids of the owner.
+        workers: compute the outputs.
+        scratch: holds outputs that are not sorted yet.
+        progress: is called with the number of computed outputs after each block.
+
+    Attributes:
+        key: the secret key.
+        public: the public key.
+    """
+
+    def __init__(
+        self,
+        domain: bytes,
+        ids: OwnIds,
+        workers: Workers,
+        scratch: Scratch,
+        progress: Progress | None = None,
+    ) -> None:
+        self.key = make_key()
+        self.public = public_of(self.key)
+        self._domain, self._ids, self._workers = domain, ids, workers
+        self._tags = Records(PART, len(ids), scratch, in_order)
+        self._rows = Records(ROW, len(ids), scratch, in_order)
+        self._progress = progress
+
+    def write(self, shape: Shape, filter_path: Path, table_path: Path) -> None:
+        """Compute all outputs, and write the two files."""
+        for start, block in self._ids.blocks(_BLOCK):
+            self._add(start, block)
+            if self._progress is not None:
+                self._progress(start + len(block))
+        check = check_of(self.public, self._domain)
+        write_filter(filter_path, shape, self.public, check, _in_order(self._tags))
+        write_table(table_path, len(self._ids), _in_order(self._rows))
+
+    def _add(self, start: int, block: list[str]) -> None:
+        def work(part: Sequence[tuple[int, str]]) -> bytes:
+            ids = pack([text.encode() for _, text in part])
+            first = part[0][0].to_bytes(POSITION, "big")
+            got = self._workers.call(outputs_of, self.key, self._domain, ids, first)
+            if len(got) != 3 * PART * len(part):
+                raise self._workers.wrong()
+            return got
+
+        joined = b"".join(self._workers.spread(work, list(enumerate(block, start))))
+        outputs = cut(joined, 3 * PART)
+        self._tags.add(each[:PART] for each in outputs)
+        self._rows.add(
+            each[PART:] + position.to_bytes(POSITION, "big")
+            for position, each in enumerate(outputs, start)
+        )
+
+
+def outputs_of(key: bytes, domain: bytes, ids: bytes, first: bytes) -> bytes:
+    """See `own_outputs`; this function runs in the worker, to which only bytes are sent."""
+    texts = [text.decode() for text in unpack(ids)]
+    return own_outputs(key, domain, texts, int.from_bytes(first, "big"))
+
+
+def _in_order(records: Records) -> Iterator[bytes]:
+    for bucket in range(records.buckets):
+        yield from sorted(records.read(bucket))
+        records.forget(bucket)
+    records.close()
