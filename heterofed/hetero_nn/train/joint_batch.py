@@ -187,8 +187,7 @@ def joint_batches(
         rows = rows_of(mine, hook, elsewhere)
         features = {} if mine.features is None else named(mine.features, hook)[1]
         what, sound = f"what {hook} yielded", LateCheck(features)
-        if not on_gpu(features):
-            check_finite(features, what, party.name)
+        check_finite({} if on_gpu(features) else features, what, party.name)
         device = device_of(features, model)
         proof = order.proof(mine.ids, number, rows, hook)
         joint = JointBatch(mine, [])
