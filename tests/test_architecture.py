@@ -41,8 +41,11 @@ ALONE = {
     "zmq": ["heterofed/transport/zeromq/"],
     "gmpy2": ["psi/"],
     "cryptography": [
-        *("psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"),
+        "heterofed/compute/streams",
         "heterofed/identity/signing",
+        "heterofed/privacy/mask",
+        "heterofed/privacy/noise",
+        "psi/",
     ],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
