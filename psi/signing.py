@@ -228,6 +228,8 @@ class Signer(Side, ABC):
             self._note_signed(digest)
             self._signed_in_all += values
         self._signed = total
+        if self._workers.pooled:  # an executor has its own order, and perhaps room for both
+            return self._sign(blinded)
         with self._own.step_aside():
             return self._sign(blinded)
 
