@@ -52,13 +52,14 @@ class PSITask(Task):
     def open_folder(self, run: Run) -> None:
         """Make the results folder of a new run; a resumed run has one already."""
         if not goes_on(run):
-            run.store.clear()
+            if not run.store.has_checkpoints:  # those of a training are moved aside
+                run.store.clear()
             super().open_folder(run)
             begin(run)
 
     def failed(self, run: Run, error: BaseException) -> None:
         """Forget the run if the intersection cannot be resumed after this error."""
-        if isinstance(error, OVER):
+        if isinstance(error, OVER) and run.record is not None:  # else the store is another run's
             run.store.clear()
 
     def own_ids(self, run: Run) -> psi.OwnIds:
@@ -133,6 +134,7 @@ class CountHostTask(PSIHostTask):
     """
 
     purpose = "overlap"
+    subfolder = "overlap"
 
     def __init__(self, owner: Scheduler) -> None:
         super().__init__(owner)
@@ -151,6 +153,7 @@ class CountCollaboratorTask(PSICollaboratorTask):
     """
 
     purpose = "overlap"
+    subfolder = "overlap"
 
     def __init__(self, owner: Scheduler) -> None:
         super().__init__(owner)
