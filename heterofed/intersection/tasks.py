@@ -22,6 +22,7 @@ from heterofed.intersection.overlap import count_as_collaborator, count_as_host
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import Finish
+from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import JoinPurpose
 from heterofed.reporting.results import write_whole
 from heterofed.runs.run import Run
@@ -86,6 +87,11 @@ class PSITask(Task):
 
 class PSIHostTask(PSITask, HostTask):
     """The task of the initiator, which requests the intersection."""
+
+    def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
+        """Return the plan that the initiator announces."""
+        plan: Plan = self.settings.plan(collaborators, psi_parties=self.settings.psi_parties)
+        return plan
 
     @contextmanager
     def meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:

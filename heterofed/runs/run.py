@@ -60,7 +60,7 @@ class Run:
         tell: writes the releases so far to the results; it does nothing if there is nothing to
             write.
         mask_secrets: the secret shared with each other Collaborator since the last connection, if
-            something of theirs is summed.
+            the plan needs one.
         batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
             role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
