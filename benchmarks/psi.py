@@ -84,7 +84,7 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
     import psi
 
     run = psi.domain("benchmark", "1")
-    settings = {"max_peer_ids": args.ids} | common_settings(args)
+    settings = {"max_peer_ids": args.ids, "key_leaves": True} | common_settings(args)
     with psi.signer(args.protocol, ids_of(args.peer_ids, 0), domain=run, **settings) as signer:
         link.send(signer.count.to_bytes(8, "big"))
         link.send(signer.public_key())
@@ -106,7 +106,10 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
 def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
     import psi
 
-    run, own = psi.domain("benchmark", "1"), ids_of(args.ids, args.peer_ids // 2)
+    run, own = (
+        psi.domain("benchmark", "1"),
+        psi.OwnIds(ids_of(args.ids, args.peer_ids // 2), bucket_ids=args.bucket_ids),
+    )
     count, key = int.from_bytes(link.receive(), "big"), link.receive()
     settings = {"max_peer_ids": args.peer_ids} | common_settings(args)
     with psi.requester(args.protocol, own, key, count, domain=run, **settings) as asking:
@@ -131,7 +134,11 @@ def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def common_settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"workers": args.workers, "bucket_ids": args.bucket_ids}
+    return {
+        "workers": args.workers,
+        "bucket_ids": args.bucket_ids,
+        "executor": args.executor,
+    }
 
 
 def cpu_seconds() -> float:
@@ -161,6 +168,8 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
     same = [f"--ids={args.ids}", f"--peer-ids={args.peer_ids}", f"--protocol={args.protocol}"]
     same += [f"--bucket-ids={args.bucket_ids}"]
     same += [] if args.workers is None else [f"--workers={args.workers}"]
+    executor = getattr(args, "executor", None)  # callers may know nothing of it
+    same += [] if executor is None else [f"--executor={executor}"]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         server.settimeout(POLL_SECONDS)
@@ -321,6 +330,7 @@ def main() -> None:
     parser.add_argument("--peer-ids", type=int, help="of the signer; as many without it")
     parser.add_argument("--protocol", choices=("rsa", "ecdh"), default="rsa")
     parser.add_argument("--workers", type=int, help="threads of each party; one per core")
+    parser.add_argument("--executor", help="of each party, such as processes:2; threads without it")
     parser.add_argument("--bucket-ids", type=int, default=1_000_000)
     parser.add_argument("--peers", default="", help="openmined, spu, spu-rr22, with commas between")
     parser.add_argument("--peer-python", default=sys.executable)

@@ -1,4 +1,4 @@
-"""Reads ids from text, CSV, TSV and Parquet files, one at a time.
+"""Reads ids from text, CSV, TSV and Parquet files, and from folders of Parquet files.
 
 All functions of psi accept any iterable of strings, so a list, a generator or a pandas Series needs
 nothing from this module. A column can be read several times, and only one block of it is in memory.
@@ -28,9 +28,15 @@ class Column:
         self._path, self._name = path, name
 
     def __iter__(self) -> Iterator[str]:
+        if self._path.is_dir():
+            return self._folder()
         if self._path.suffix.lower() == ".parquet":
             return self._parquet()
         return self._text() if self._name is None else self._csv(self._name)
+
+    def _folder(self) -> Iterator[str]:
+        for path in partitions(self._path):
+            yield from Column(path, self._name)
 
     def _text(self) -> Iterator[str]:
         with self._path.open(encoding="utf-8-sig", newline="\n") as file, _as_text(self._path):
@@ -87,6 +93,26 @@ def _listed(names: list[str]) -> str:
     return shown + (", ..." if len(names) > _SHOWN else "")
 
 
+def partitions(folder: Path) -> list[Path]:
+    """Return the Parquet files in a folder and in its subfolders, in the order of their paths.
+
+    Names that begin with a dot or an underscore belong to the writer (Spark, Dask) and are left
+    out.
+
+    Raises:
+        IdsError: there are none.
+    """
+    found = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    own = [each for each in found if not _is_hidden(each.relative_to(folder))]
+    if not own:
+        raise IdsError(f"{folder.name} is a folder without a .parquet file")
+    return own
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
 def delimiter_of(path: Path) -> str:
     """Return the separator of the fields of a text table: a tab for `.tsv`, else a comma."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
@@ -125,8 +151,9 @@ def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
     """Return the ids in a file, which are read when they are needed.
 
     Args:
-        path: a Parquet file, whose name ends in `.parquet` (this needs pyarrow), or UTF-8 text. If
-            the name ends in `.tsv`, tabs separate the columns.
+        path: a Parquet file, whose name ends in `.parquet` (this needs pyarrow), a folder of such
+            files, which are read in the order of their paths, or UTF-8 text. If the name ends in
+            `.tsv`, tabs separate the columns.
         name: the column of a CSV, TSV or Parquet file; None for a text file with one id per line,
             or for a Parquet file with one column. An id is exactly what the file holds: nothing is
             stripped. Numbers in Parquet files are refused, because parties might write them

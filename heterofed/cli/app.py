@@ -131,17 +131,18 @@ def demo(
 )
 @click.option(
     "--ids",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     required=True,
-    help="Read your ids from this CSV, TSV or Parquet file (with --column), or from a text file"
-    " with one id per line.",
+    help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
+    " --column), or from a text file with one id per line.",
 )
 @click.option("--column", help="Take the ids from this column; leave it out for a text file.")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     required=True,
-    help="Write those of your rows whose ids all parties have to this file, in their order.",
+    help="Write those of your rows whose ids all parties have to this file, in their order, or to"
+    " this new folder if --ids is one.",
 )
 @click.option(
     "--protocol",

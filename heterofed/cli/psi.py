@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import psi
 from heterofed.errors import ConfigError, IdError
+from heterofed.files import make_folder, new_file, whole_folder, writing
 from heterofed.hetero_nn.psi import (
     PSIScheduler,
     RSAPSICollaboratorScheduler,
@@ -28,7 +29,7 @@ from heterofed.intersection.ids import own_ids
 from heterofed.protocol.plan import PSIProtocol
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.runs.run import Run
-from psi.sources import csv_rows, delimiter_of
+from psi.sources import csv_rows, delimiter_of, partitions
 
 Role = Literal["initiator", "collaborator"]
 SCHEDULERS: dict[Role, Callable[..., PSIScheduler]] = {
@@ -65,12 +66,14 @@ def run_psi(
         role: "initiator" for the party that requests and sets the protocol, else "collaborator".
         party: this party's feature key, or None to use the role.
         parties: at the initiator, the number of collaborators to wait for.
-        ids: a CSV, TSV or Parquet file (with `id_column`), or a text file with one id per line.
+        ids: a CSV, TSV or Parquet file or a folder of Parquet files (with `id_column`), or a text
+            file with one id per line.
         id_column: the column that holds the ids; None for a text file.
         protocol: at the initiator, the protocol of the intersection.
         max_peer_ids: at the initiator, the most ids of any party; at a collaborator, the most ids
             that the initiator may intersect in all runs of the task together.
-        out: the file for this party's own rows whose ids all parties have, in their order.
+        out: the file for this party's own rows whose ids all parties have, in their order; for a
+            folder of ids, a new folder with the rows of each file.
         join_timeout: the longest time in seconds to wait for the other parties.
         fresh: whether to start anew even if an interrupted run could be resumed.
         executor: the address of an executor, such as "processes:8", or None.
@@ -119,11 +122,13 @@ def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
         ConfigError: a file cannot be read or written.
     """
     check_writable(out.parent)
-    if out.is_dir():
+    if ids.is_dir():
+        _check_folder(ids, out)
+    elif out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
-    if out.exists() and out.samefile(ids):
+    elif out.exists() and out.samefile(ids):
         raise ConfigError(f"--out {out} is the file with the ids; give another file")
-    if id_column is None and ids.suffix.lower() in (".csv", ".tsv", ".parquet"):
+    if id_column is None and (ids.is_dir() or ids.suffix.lower() in (".csv", ".tsv", ".parquet")):
         raise ConfigError(f"{ids} looks like a table: name the column of the ids with --column")
     try:
         return own_ids(
@@ -139,6 +144,16 @@ def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
         raise ConfigError(
             f"the ids in {ids} cannot be used: {error}; correct the file and start again"
         ) from None
+
+
+def _check_folder(ids: Path, out: Path) -> None:
+    """Refuse a place for the result of a folder that holds something, or is within that folder."""
+    if out.resolve().is_relative_to(ids.resolve()):
+        raise ConfigError(f"--out {out} is in the folder with the ids; give another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"--out {out} is there already, and a folder of ids gives a folder; give a new one"
+        )
 
 
 def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, Any]:
@@ -175,11 +190,14 @@ class _Table:
         for position in common:
             marks[position] = 1
         marked = zip(ids, marks, strict=True)
+        if self._source.is_dir():
+            self._copy_folder(marked)
+            return
 
         def write(target: BinaryIO) -> None:
             try:
                 if self._source.suffix.lower() == ".parquet":
-                    self._copy_parquet(marked, target)
+                    self._copy_parquet(self._source, marked, target)
                 elif self._id_column is None:
                     self._copy_text(marked, target)
                 else:
@@ -210,11 +228,32 @@ class _Table:
         copy.writerows(chosen)
         text.detach()
 
-    def _copy_parquet(self, marked: Marked, target: BinaryIO) -> None:
-        from pyarrow import parquet
+    def _copy_folder(self, marked: Marked) -> None:
+        """Write a folder with a file for each of the source, which appears whole or not at all."""
+        with writing(self._out), whole_folder(self._out) as draft:
+            for path in self._partitions():
+                place = draft / path.relative_to(self._source)
+                make_folder(place.parent)
+                with new_file(place) as target:
+                    self._copy_parquet(path, marked, target)
+            if next(marked, None) is not None:
+                self._changed()
 
+    def _partitions(self) -> list[Path]:
+        try:
+            return partitions(self._source)
+        except psi.IdsError:  # there were some before
+            self._changed()
+
+    def _copy_parquet(self, source: Path, marked: Marked, target: BinaryIO) -> None:
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            opened = parquet.ParquetFile(source)
+        except (OSError, ArrowInvalid):  # it could be read before
+            self._changed()
         with (
-            parquet.ParquetFile(self._source) as file,
+            opened as file,
             parquet.ParquetWriter(target, file.schema_arrow) as writer,
         ):
             place = file.schema_arrow.names.index(self._id_column)

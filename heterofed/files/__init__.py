@@ -32,6 +32,7 @@ from heterofed.files.private_files import (
 )
 from heterofed.files.scratch import temporary_folder
 from heterofed.files.streams import fill_standard_streams
+from heterofed.files.whole_folder import whole_folder
 
 __all__ = [
     "DRAFT",
@@ -55,5 +56,6 @@ __all__ = [
     "temporary_folder",
     "truncate",
     "try_folder",
+    "whole_folder",
     "writing",
 ]

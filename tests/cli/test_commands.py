@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from heterofed.cli.psi import _Table, run_psi
 from heterofed.errors import ConfigError, IdError
 from psi import OwnIds
+from psi import column as column_of
 from tests.e2e.processes import ROOT, Parties
 from tests.psi.helpers import no_libsodium
 
@@ -203,6 +205,67 @@ def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
         with pytest.raises(IdError, match="was changed while the task ran"):
             _Table(source, column, out).copy(OwnIds(others), array("Q", [1]))
     assert {each.name for each in tmp_path.iterdir()} == {source.name, "out"}
+
+
+def folder_of(path: Path) -> pd.DataFrame:
+    """Write a folder of Parquet files as clusters do, and return its rows."""
+    (path / "day=2").mkdir(parents=True)
+    frame = pd.DataFrame({"n": range(7), "id": list("abcdefg")})
+    for name, rows in (("part.0", frame[:3]), ("part.1", frame[3:3]), ("day=2/part.2", frame[3:])):
+        rows.to_parquet(path / f"{name}.parquet", row_group_size=2)
+    (path / "_metadata.parquet").write_bytes(b"of the writer")
+    (path / "_SUCCESS").write_bytes(b"")
+    return pd.concat([frame[3:], frame[:3]])  # in the order of the paths
+
+
+def test_rows_of_a_folder_are_copied_file_by_file(tmp_path: Path) -> None:
+    source, out = tmp_path / "ids", tmp_path / "out"
+    frame = folder_of(source)
+    own = list(column_of(source, "id"))
+    assert own == frame["id"].tolist()
+    _Table(source, "id", out).copy(OwnIds(own, bucket_ids=2), array("Q", [1, 5, 6]))
+    assert pd.read_parquet(out / "day=2/part.2.parquet")["id"].tolist() == ["e"]
+    assert pd.read_parquet(out / "part.0.parquet")["n"].tolist() == [1, 2]
+    assert pd.read_parquet(out / "part.1.parquet").empty
+    for others in (list("defxabc"), list("defgab"), list("defgabch")):  # the files have changed
+        with pytest.raises(IdError, match="was changed while the task ran"):
+            _Table(source, "id", tmp_path / "new").copy(OwnIds(others), array("Q", [1]))
+    (source / "part.0.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(IdError, match="was changed while the task ran"):
+        _Table(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
+    shutil.rmtree(source)
+    source.mkdir()
+    with pytest.raises(IdError, match="was changed while the task ran"):
+        _Table(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
+    assert {each.name for each in tmp_path.iterdir()} == {"ids", "out"}
+
+
+def test_folders_of_ids_that_cannot_be_used(tmp_path: Path) -> None:
+    source, full, empty = tmp_path / "ids", tmp_path / "full", tmp_path / "empty"
+    folder_of(source)
+    full.mkdir()
+    empty.mkdir()
+    (full / "x").write_text("as it was")
+    for out, says in (
+        (full, "is there already, and a folder of ids gives a folder; give a new one"),
+        (full / "x", "is there already"),
+        (source / "out", "is in the folder with the ids; give another folder"),
+        (source, "is in the folder with the ids"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run_psi_with(source, out, id_column="id")
+    for ids, name, says in (
+        (source, None, "name the column of the ids with --column"),
+        (empty, "id", "a folder without a .parquet file"),
+        (source, "nome", "part.2.parquet has no column 'nome'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run_psi_with(ids, tmp_path / "new", id_column=name)
+    pd.DataFrame({"id": ["a"]}).to_parquet(source / "part.3.parquet")  # it is in part.0 too
+    with pytest.raises(ConfigError, match=r"1 id is repeated; positions \(from 0\): 7"):
+        run_psi_with(source, tmp_path / "new", id_column="id")
+    assert (full / "x").read_text() == "as it was"
+    assert not (tmp_path / "new").exists()
 
 
 def test_psi_alone_gives_up(parties: Parties, tmp_path: Path) -> None:
