@@ -58,7 +58,7 @@ Weighting = Literal["rows", "equal"]
 
 
 SitesOverlap = Literal["error", "first"]
-"""What to do about an id that two sites of a role have."""
+"""Whether an id that two sites of a role have is an error, or belongs to the first of them."""
 
 
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
