@@ -21,7 +21,14 @@ from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.gradient_defences import GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
-from heterofed.protocol.plan import Fusion, KeyBits, LossReduction, PSIProtocol, SitesOverlap
+from heterofed.protocol.plan import (
+    Fusion,
+    KeyBits,
+    LossReduction,
+    PSIParties,
+    PSIProtocol,
+    SitesOverlap,
+)
 from heterofed.runs.artifacts import Which
 
 if TYPE_CHECKING:
@@ -111,6 +118,10 @@ class HeteroNNHostScheduler(HostHooks):
         psi_protocol: the protocol of the intersection: "rsa" (blind signatures) or "ecdh" (an OPRF
             over ristretto255, which is faster).
         psi_bits: the size of the intersection's RSA keys in bits, 2048 to 4096.
+        psi_parties: whether the Host learns its intersection with each Collaborator
+            ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
+            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
+            anew.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
@@ -185,6 +196,7 @@ class HeteroNNHostScheduler(HostHooks):
         feature_workers: int = 1,
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
+        psi_parties: PSIParties = "pairwise",
         max_peer_ids: int = 10_000_000,
         psi_executor: Executor | str | None = None,
         announce_split: bool = False,

@@ -20,7 +20,7 @@ from heterofed.intersection.tasks import (
     PSIHostTask,
     PSITask,
 )
-from heterofed.protocol.plan import KeyBits, PSIProtocol
+from heterofed.protocol.plan import KeyBits, PSIParties, PSIProtocol
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume, Run
@@ -156,6 +156,10 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_protocol: the protocol of the intersection: "rsa" (blind signatures) or "ecdh" (an OPRF
             over ristretto255, which is faster).
         psi_bits: the size of the RSA keys in bits: 2048, 3072 or 4096.
+        psi_parties: whether the initiator learns its intersection with each Collaborator
+            ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
+            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
+            anew.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
@@ -183,6 +187,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         insecure: bool = False,
         psi_protocol: PSIProtocol = "rsa",
         psi_bits: KeyBits = 2048,
+        psi_parties: PSIParties = "pairwise",
         max_peer_ids: int = 10_000_000,
         psi_executor: Executor | str | None = None,
         agreed: Mapping[str, str] | None = None,

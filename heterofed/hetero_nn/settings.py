@@ -225,6 +225,7 @@ class HostSettings(LeadSettings, HalfSettings):
             sites=plan_of_sites(self.sites),
             sites_overlap=self.sites_overlap,
             id_keys=self.id_keys,
+            psi_parties=self.psi_parties,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),
         )

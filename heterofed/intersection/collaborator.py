@@ -131,22 +131,11 @@ def _signer(
 ) -> Iterator[tuple[psi.Signer, PsiBegin]]:
     """Return a signer whose key, earlier or new, the Host accepted, and the Host's request."""
     party, plan = run.party, run.plan
-    keeps = kept_tags(run, host) if kept else None
+    keeps = kept_tags(run, host) if kept and plan.psi_parties == "pairwise" else None
     with ExitStack() as stack:
 
         def propose() -> psi.Signer:
-            bits: dict[str, Any] = {"bits": plan.psi_bits} if plan.psi_protocol == "rsa" else {}
-            signer = psi.signer(
-                plan.psi_protocol,
-                ids,
-                **bits,
-                domain=domain_of(run, party.name),
-                budget=signed_for(run, host),
-                max_peer_ids=max_peer_ids,
-                kept=keeps,
-                executor=executor,
-                key_leaves=run.psi_executor.key_leaves,
-            )
+            signer = _make_signer(run, host, ids, max_peer_ids, keeps, executor)
             stack.enter_context(signer)
             run.result.psi = {"protocol": plan.psi_protocol, "backend": signer.backend}
             party.post(host, PsiKey(len(ids), signer.kept), [signer.public_key()])
@@ -166,6 +155,34 @@ def _signer(
             if keeps is not None and is_void(error, host.name, party.name):
                 keeps.discard()
             raise
+
+
+def _make_signer(
+    run: Run,
+    host: Peer,
+    ids: psi.OwnIds,
+    max_peer_ids: int,
+    keeps: psi.KeptKey | None,
+    executor: Pool | None,
+) -> psi.Signer:
+    """Return a signer of the plan's protocol."""
+    plan = run.plan
+    settings: dict[str, Any] = {
+        "domain": domain_of(run, run.party.name),
+        "budget": signed_for(run, host),
+        "max_peer_ids": max_peer_ids,
+        "executor": executor,
+        "key_leaves": run.psi_executor.key_leaves,
+    }
+    if plan.psi_parties == "joint":
+        if not run.mask_secrets:
+            raise aborts.unlawful(host.name, "psi", "relayed no keys for a joint intersection")
+        keyed = psi.domain(run.task_id, f"key {run.id_key}")
+        shares = psi.ZeroShares(run.mask_secrets, domain=keyed)
+        return psi.JointSigner(ids, shares=shares, **settings)
+    if plan.psi_protocol == "rsa":
+        settings["bits"] = plan.psi_bits
+    return psi.signer(plan.psi_protocol, ids, kept=keeps, **settings)
 
 
 def _answer(party: Party, host: Peer, signer: psi.Signer, begin: PsiBegin) -> None:

@@ -7,7 +7,7 @@ messages.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import psi
@@ -58,7 +58,7 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     check_count(run, len(ids))
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
-        divided = Divided(run.plan, len(ids), {each.name: each.matches for each in requests})
+        divided = Divided(run.plan, len(ids), _found(run, requests))
         common = divided.common
         sizes = [len(ids), *(request.peer_count for request in requests)]
         tell(run, len(common), len(ids), min(sizes))
@@ -133,3 +133,13 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
         for request in requests:
             request.take_tags()
         yield requests
+
+
+def _found(run: Run, requests: Sequence[Request]) -> dict[str, array[int]]:
+    """Return the positions of the own ids that each Collaborator has, or of those that all have, if
+    nobody may learn more.
+    """
+    if run.plan.psi_parties == "pairwise":
+        return {each.name: each.matches for each in requests}
+    common = psi.common_positions([each.decoded for each in requests])
+    return {each.name: common for each in requests}

@@ -59,7 +59,8 @@ class Request:
         name: the Collaborator's feature key.
         peer_count: the number of ids of the Collaborator.
         answered: the number of own ids whose signatures are unblinded and stored.
-        matches: after `take_tags`, the positions of the own ids that the Collaborator has too.
+        matches: after `take_tags`, the positions of the own ids that the Collaborator has too. They
+            stay empty in a joint intersection, in which nobody learns them.
 
     Raises:
         PSIFailedError: a check failed, in the constructor or in a method. The error names the
@@ -79,7 +80,9 @@ class Request:
         self._executor = executor
         self.name = peer.name
         self._count = len(ids)
-        self._resume = kept_results(run, peer) if kept else None
+        self._joint, self._counts = run.plan.psi_parties == "joint", kept
+        # The key of a joint intersection is never used again, so there is nothing to keep.
+        self._resume = kept_results(run, peer) if kept and not self._joint else None
         if not self._open(ids):
             self._requester.close()
             self._party.post(peer, PsiRenew())
@@ -99,27 +102,27 @@ class Request:
         mail = self._party.take(self._peer, PsiKey)
         key = mail.of(PsiKey)
         self.peer_count = key.count
-        plan, settings = self._run.plan, dict[str, Any]()
-        if plan.psi_protocol == "rsa":
-            settings = {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
-        limit = plan.max_peer_ids
-        if self._resume is not None:
-            settings |= {"resume": self._resume, "budget": tested_by(self._run, self._peer)}
+        with named(self._peer, self._party.name):
+            self._requester = self._make(ids, bytes(mail.payload), key.count)
+        return self._requester.known or not key.kept
+
+    def _make(self, ids: psi.OwnIds, key: bytes, count: int) -> psi.Requester[Any]:
+        """Return the requester of the plan's protocol."""
+        plan, settings, limit = self._run.plan, dict[str, Any](), self._run.plan.max_peer_ids
+        if self._counts:
+            settings["budget"] = tested_by(self._run, self._peer)
             if not self._peer.channel.party:  # then all of them are counted together
                 limit *= len(self._party.peers)
-        with named(self._peer, self._party.name):
-            self._requester = psi.requester(
-                plan.psi_protocol,
-                ids,
-                bytes(mail.payload),
-                key.count,
-                domain=domain_of(self._run, self.name),
-                chunk_ids=CHUNK_IDS if self._executor is None else EXECUTOR_CHUNK_IDS,
-                executor=self._executor,
-                max_peer_ids=limit,
-                **settings,
-            )
-        return self._requester.known or not key.kept
+        settings |= {"domain": domain_of(self._run, self.name), "max_peer_ids": limit}
+        settings["chunk_ids"] = CHUNK_IDS if self._executor is None else EXECUTOR_CHUNK_IDS
+        settings["executor"] = self._executor
+        if self._joint:
+            return psi.JointRequester(ids, key, count, **settings)
+        if plan.psi_protocol == "rsa":
+            settings |= {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
+        if self._resume is not None:
+            settings["resume"] = self._resume
+        return psi.requester(plan.psi_protocol, ids, key, count, **settings)
 
     def __enter__(self) -> Request:
         return self
@@ -172,7 +175,8 @@ class Request:
     def take_tags(self) -> None:
         """Receive all tags of the Collaborator's ids, and match them at once, which frees files."""
         taken, began = 0, self._party.clock()
-        while taken < self.peer_count:
+        due = self._run.plan.psi_tags(self.peer_count)
+        while taken < due:
             mail = self._party.take(self._peer, PsiTags, PsiTagged)
             if isinstance(mail.message, PsiTags):
                 with named(self._peer, self._party.name):
@@ -181,7 +185,10 @@ class Request:
             else:
                 self._check_pace(self._party.clock() - began)
         with named(self._peer, self._party.name):
-            self.matches = self._requester.positions()
+            if isinstance(self._requester, psi.JointRequester):
+                self._requester.shares()
+            else:
+                self.matches = self._requester.positions()
 
     def _check_pace(self, seconds: float) -> None:
         """Raise `PeerTimeoutError` if the Collaborator computes its tags too slowly."""
@@ -193,6 +200,13 @@ class Request:
                 f" (phase psi), though {most:.0f} s are enough for any machine; see its log",
                 party=self.name,
             )
+
+    @property
+    def decoded(self) -> psi.JointRequester:
+        """The requester of a joint intersection, whose shares were decoded."""
+        if not isinstance(self._requester, psi.JointRequester):
+            raise TypeError("this intersection is not joint")
+        return self._requester
 
     def claim(self, common: array[int]) -> None:
         """Send the match proofs of these positions, and mark the last chunk."""

@@ -22,6 +22,7 @@ from heterofed.intersection.overlap import count_as_collaborator, count_as_host
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import Finish
+from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import JoinPurpose
 from heterofed.reporting.results import write_whole
 from heterofed.runs.run import Run
@@ -52,13 +53,14 @@ class PSITask(Task):
     def open_folder(self, run: Run) -> None:
         """Make the results folder of a new run; a resumed run has one already."""
         if not goes_on(run):
-            run.store.clear()
+            if not run.store.has_checkpoints:  # those of a training are moved aside
+                run.store.clear()
             super().open_folder(run)
             begin(run)
 
     def failed(self, run: Run, error: BaseException) -> None:
         """Forget the run if the intersection cannot be resumed after this error."""
-        if isinstance(error, OVER):
+        if isinstance(error, OVER) and run.record is not None:  # else the store is another run's
             run.store.clear()
 
     def own_ids(self, run: Run) -> psi.OwnIds:
@@ -85,6 +87,11 @@ class PSITask(Task):
 
 class PSIHostTask(PSITask, HostTask):
     """The task of the initiator, which requests the intersection."""
+
+    def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:  # noqa: ARG002
+        """Return the plan that the initiator announces."""
+        plan: Plan = self.settings.plan(collaborators, psi_parties=self.settings.psi_parties)
+        return plan
 
     @contextmanager
     def meet(self, run: Run, callbacks: Sequence[Callback]) -> Iterator[Party]:
@@ -133,6 +140,7 @@ class CountHostTask(PSIHostTask):
     """
 
     purpose = "overlap"
+    subfolder = "overlap"
 
     def __init__(self, owner: Scheduler) -> None:
         super().__init__(owner)
@@ -151,6 +159,7 @@ class CountCollaboratorTask(PSICollaboratorTask):
     """
 
     purpose = "overlap"
+    subfolder = "overlap"
 
     def __init__(self, owner: Scheduler) -> None:
         super().__init__(owner)

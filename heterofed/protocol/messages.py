@@ -387,7 +387,10 @@ class PsiTagged(Message, frozen=True):
 
 
 class PsiTags(Message, frozen=True):
-    """C to H: these are tags of my own ids, 16 bytes each, in an order that says nothing."""
+    """C to H: these are tags of my own ids, 16 bytes each, in an order that says nothing.
+
+    If the plan has `psi_parties="joint"`, they are the parts of a key-value store of shares.
+    """
 
     values: Count
 

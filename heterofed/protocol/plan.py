@@ -44,6 +44,8 @@ MAX_PEER_IDS = 2**32
 
 KeyBits = Literal[2048, 3072, 4096]
 PSIProtocol = Literal["rsa", "ecdh"]
+PSIParties = Literal["pairwise", "joint"]
+"""Whether the Host learns its intersection with each Collaborator, or only the ids of all."""
 Steps = Annotated[int, Meta(ge=0, le=MAX_STALENESS)]
 Staleness = Steps | Literal["auto"]
 Coding = Literal["none", "fp16", "bf16", "int8"]
@@ -125,6 +127,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         psi_protocol: the protocol of the intersection: RSA blind signatures, or an OPRF over
             ristretto255.
         psi_bits: the size of the intersection's RSA keys in bits.
+        psi_parties: whether the Host learns its intersection with each Collaborator ("pairwise"),
+            or only the ids that all parties have ("joint").
         id_keys: the number of keys by which rows are matched. There is one intersection for each
             key, and it takes only the rows that no earlier key has matched.
         max_peer_ids: the largest number of ids that one party may bring to an intersection.
@@ -162,6 +166,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     wait_for_peers: Seconds = 0.0
     psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
+    psi_parties: PSIParties = "pairwise"
     id_keys: Annotated[int, Meta(ge=1, le=MAX_ID_KEYS)] = 1
     max_peer_ids: Annotated[int, Meta(ge=1, le=MAX_PEER_IDS)] = 10_000_000
     max_batch_bytes: Annotated[int, Meta(ge=1, le=2**36)] = 3 << 26
@@ -179,8 +184,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def shares_secrets(self) -> bool:
-        """Whether the Collaborators share secrets, by which they mask what is summed."""
-        return self.fusion == "masked_sum" or bool(self.sites)
+        """Whether the Collaborators share secrets, by which they mask what is summed, or hide what
+        pairs of parties have in common.
+        """
+        summed = self.fusion == "masked_sum" or bool(self.sites)
+        return summed or self.psi_parties == "joint"
+
+    def psi_tags(self, count: int) -> int:
+        """Return how many values of 16 bytes a Collaborator with `count` ids sends in `PsiTags`.
+
+        A joint intersection has an oblivious key-value store in place of the tags; its size is that
+        of `psi.multiparty.key_value_store`.
+        """
+        return count + count // 10 + 257 if self.psi_parties == "joint" else count
 
     @property
     def psi_value_bytes(self) -> int:
@@ -205,6 +221,7 @@ def wrong_with_sites(plan: Plan) -> str:
     unfit = {
         "fusion='masked_sum'": plan.fusion != "separate",
         "max_staleness": plan.max_staleness != 0,
+        "psi_parties='joint'": plan.psi_parties != "pairwise",
         "id_keys": plan.id_keys != 1,
         "final_rows": plan.final_rows > 0,
         "min_batch": plan.limits.min_batch is not None,

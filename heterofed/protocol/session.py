@@ -374,10 +374,10 @@ class Session:
                 _require(psi.tagged < message.done <= most, "no progress, or too much")
             case PsiTags():
                 _check_tags(message.values, size)
-                _require(psi.tags + message.values <= psi.to_tag, "more than announced")
+                _require(psi.tags + message.values <= self._tag_values, "more than announced")
             case PsiMatched():
                 _check_tags(message.values, size, may_be_empty=message.last)
-                _require(psi.tags == psi.to_tag, "before all tags")
+                _require(psi.tags == self._tag_values, "before all tags")
                 most = min(psi.asked, psi.to_tag)
                 _require(psi.matched + message.values <= most, "more than there can be")
             case CountBegin() | CountReady():
@@ -696,6 +696,9 @@ class Session:
         _require(not problem, f"sites: {problem}")
         of_this_kind = (plan.averaging is not None) == self._averages
         _require(of_this_kind, "a plan for another kind of task")
+        if plan.psi_parties == "joint":
+            fits = plan.psi_protocol == "ecdh" and len(plan.collaborators) > 1
+            _require(fits, "a joint intersection without ecdh or a second Collaborator")
 
     def _check_summing(self, number: int, batch: int, due: int, before: int) -> None:
         """Check the place of a part of a sum over sites, or of the sum."""
@@ -734,6 +737,12 @@ class Session:
     @property
     def _plan_keys(self) -> int:
         return self._plan.id_keys if self._plan else 1
+
+    @property
+    def _tag_values(self) -> int:
+        """The number of values that all `PsiTags` of this intersection have together."""
+        count = self._psi.to_tag
+        return self._plan.psi_tags(count) if self._plan else count
 
     @property
     def _is_between_rounds(self) -> bool:

@@ -53,6 +53,7 @@ PLAN = {
     "wait_for_peers": "How long all wait for a party that is lost, in seconds",
     "psi_protocol": "How common ids are found",
     "psi_bits": "Size of the RSA keys for that",
+    "psi_parties": "Whether pairs of parties learn their common ids, or only all together",
     "id_keys": "By how many keys rows are matched, one after another",
     "final_rows": "Test rows on which the best models are looked at once more in the end",
     "max_peer_ids": "Most ids of one party that may be intersected",

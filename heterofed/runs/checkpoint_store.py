@@ -62,6 +62,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         plan: the plan that the parties agreed on.
         split: the split; None before the parties have split their ids.
         noise: the 32 bytes from which this party's noise is drawn; empty in records without them.
+        purpose: what the run does, so that no other kind of task resumes it.
     """
 
     run: bytes
@@ -71,6 +72,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     split: Split | None = None
     noise: bytes = b""
+    purpose: str = "train"
 
 
 class CheckpointStore:

@@ -231,7 +231,7 @@ def _party(
 
 
 def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:
-    """Return the secret shared with each other Collaborator, if something of theirs is summed."""
+    """Return the secret shared with each other Collaborator, if the plan needs one."""
     if not agreement.mask_keys:
         return {}
     keys = dict(zip(agreement.plan.collaborators, agreement.mask_keys, strict=True))

@@ -140,6 +140,7 @@ class Lifecycle:
         settings.check_names()
         folder = self._task.results_folder(task_id)
         run = new_run(task_id, settings.feature_key, folder, resume, settings.seed)
+        run.purpose = self._task.purpose
         if settings.psi_role:
             run.psi_executor = chosen_executor(settings.psi_executor, settings.psi_key_leaves)
             run.psi_executor.check(has_key=settings.psi_role == "signer")

@@ -60,10 +60,11 @@ class Run:
         tell: writes the releases so far to the results; it does nothing if there is nothing to
             write.
         mask_secrets: the secret shared with each other Collaborator since the last connection, if
-            something of theirs is summed.
+            the plan needs one.
         batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
             role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
+        purpose: what the task does, as parties say it to each other when they meet.
         meeting: a description of the place where the parties connect; empty before that.
         terms: the terms of the task file in canonical form; empty without a task file.
         secured: whether every party proves its identity by a key.
@@ -95,6 +96,7 @@ class Run:
     ended: bytes | None = None
     complete: bool = False
     waits: float = 0.0
+    purpose: str = "train"
     meeting: str = ""
     terms: bytes = b""
     secured: bool = False

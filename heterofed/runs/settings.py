@@ -23,6 +23,7 @@ from heterofed.protocol.plan import (
     AgreedValue,
     KeyBits,
     Plan,
+    PSIParties,
     PSIProtocol,
 )
 from heterofed.rendezvous.backend import Place
@@ -202,12 +203,14 @@ class LeadSettings(Settings):
     calculation_timeout: float
     psi_protocol: PSIProtocol
     psi_bits: KeyBits
+    psi_parties: PSIParties = "pairwise"
 
     def check(self) -> None:
         super().check()
         check_seconds("calculation_timeout", self.calculation_timeout)
         check_psi(self.psi_protocol, self.psi_bits, self.max_peer_ids)
         check_collaborators(self.collaborators, self.feature_key)
+        check_psi_parties(self.psi_parties, self.psi_protocol, self.collaborators)
 
     def plan(self, collaborators: tuple[str, ...], **terms: Any) -> Plan:
         """Return the plan that this party announces.
@@ -337,6 +340,27 @@ def check_collaborators(expected: object, host: str) -> None:
     if host in names:
         raise ConfigError(
             f"collaborators={expected!r} lists {host}, which is the Host itself; leave it out"
+        )
+
+
+def check_psi_parties(
+    parties: object, protocol: PSIProtocol, collaborators: int | Sequence[str]
+) -> None:
+    """Check the setting that hides pairwise intersections.
+
+    Raises:
+        ConfigError: it is unknown, or the other settings do not fit it.
+    """
+    if parties not in get_args(PSIParties):
+        raise ConfigError(f"psi_parties={parties!r}: give {' or '.join(get_args(PSIParties))}")
+    if parties == "pairwise":
+        return
+    if protocol != "ecdh":
+        raise ConfigError('psi_parties="joint" needs psi_protocol="ecdh"; give both')
+    if collaborators == 1 or (not isinstance(collaborators, int) and len(collaborators) == 1):
+        raise ConfigError(
+            'psi_parties="joint" needs two Collaborators or more; leave it out with one, whose'
+            " intersection with the Host is the result"
         )
 
 

@@ -24,6 +24,7 @@ def begin(run: Run) -> None:
         key=secrets.token_bytes(32),
         plan=agreement.plan,
         noise=run.noise,
+        purpose=run.purpose,
     )
     run.store.begin(run.record)
 
@@ -45,7 +46,7 @@ def goes_on(run: Run) -> bool:
 
 
 def recall(run: Run, seed: int | None) -> None:
-    """Look for a run of this task that has not ended.
+    """Look for a run of this task and purpose that has not ended.
 
     Args:
         run: gets its record and its seed.
@@ -55,7 +56,7 @@ def recall(run: Run, seed: int | None) -> None:
         ResumeError: there is none though it is required, or it began with another seed.
     """
     record = None if run.resume == "never" else run.store.record()
-    if record is None:
+    if record is None or record.purpose != run.purpose:
         if run.resume == "require":
             raise ResumeError(
                 f"there is no unfinished run in {run.result.folder} to go on with; bring back"

@@ -22,6 +22,7 @@ from concurrent.futures import Executor
 
 from psi.ecdh.requester import ECDHRequester
 from psi.errors import CountError, StateError
+from psi.executors import Pool
 from psi.hashing import TAG_BYTES
 from psi.multiparty.key_value_store import decode, size_for
 from psi.multiparty.signer import pad_of
@@ -61,7 +62,7 @@ class JointRequester(ECDHRequester):
         budget: Budget | None = None,
         max_peer_ids: int = 10_000_000,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         chunk_ids: int = 2048,
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -79,7 +80,7 @@ class JointRequester(ECDHRequester):
         )
         self._store = bytearray()
         self._common: frozenset[int] | None = None
-        self._counted = False
+        self._decoded: list[int] | None = None
 
     def add_tags(self, tags: bytes, *, last: bool = False) -> None:
         """Take a chunk of the signer's key-value store; with `last`, also check that all of it
@@ -103,9 +104,12 @@ class JointRequester(ECDHRequester):
         """
         if len(self._results) != self.count or len(self._store) != size_for(self._peer_count):
             raise StateError("shares was called before all signatures and the whole store came")
-        if not self._counted:
+        if self._decoded is None:
             self._accept_tags()
-            self._counted = True
+            self._decoded = self._decode()
+        return self._decoded
+
+    def _decode(self) -> list[int]:
         found = [0] * self.count
         for records in self._results.in_buckets():
             tags = [record[:TAG_BYTES] for record in records]

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from hashlib import blake2b
 
 from psi.ecdh.signer import ECDHSigner
+from psi.executors import Pool
 from psi.hashing import TAG_BYTES
 from psi.multiparty.key_value_store import encode
 from psi.multiparty.zero_shares import SHARE_BYTES, ZeroShares
@@ -38,6 +39,8 @@ class JointSigner(ECDHSigner):
         workers: the number of concurrent operations; None means one per usable core.
         executor: runs the work elsewhere; the key of the run and the ids are sent to it.
         scratch: the folder for temporary files; None means the system's temporary folder.
+        key_leaves: whether the key may be sent to an executor on other machines; see
+            `psi.signing.Signer`.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class JointSigner(ECDHSigner):
         budget: Budget | None = None,
         max_peer_ids: int = 10_000_000,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         scratch: str | os.PathLike[str] | None = None,
+        key_leaves: bool | None = None,
     ) -> None:
         self._shares = shares
         self._tagged: list[bytes] = []  # tag and position of the own ids
@@ -62,6 +66,7 @@ class JointSigner(ECDHSigner):
             workers=workers,
             executor=executor,
             scratch=scratch,
+            key_leaves=key_leaves,
         )
 
     def tags(self) -> Iterator[bytes]:

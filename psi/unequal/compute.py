@@ -6,6 +6,7 @@ sorted in memory. This module knows no peer.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Outputs:
             ids = pack([text.encode() for _, text in part])
             first = part[0][0].to_bytes(POSITION, "big")
             got = self._workers.call(outputs_of, self.key, self._domain, ids, first)
-            if len(got) != 3 * PART * len(part):
+            if len(got) != 3 * PART * len(part) or not self._same(got, part):
                 raise self._workers.wrong()
             return got
 
@@ -78,6 +79,15 @@ class Outputs:
             each[PART:] + position.to_bytes(POSITION, "big")
             for position, each in enumerate(outputs, start)
         )
+
+    def _same(self, got: bytes, part: Sequence[tuple[int, str]]) -> bool:
+        """Return whether one output, drawn at random, is what this process computes."""
+        if not self._workers.pooled:
+            return True
+        at = secrets.randbelow(len(part))
+        position, text = part[at]
+        own = own_outputs(self.key, self._domain, [text], position)
+        return got[at * len(own) : (at + 1) * len(own)] == own
 
 
 def outputs_of(key: bytes, domain: bytes, ids: bytes, first: bytes) -> bytes:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from psi.errors import NotAllowedError, StoreError
+from psi.executors import Pool, check_key
 from psi.storage.budget import Budget
 from psi.storage.files import file_lock, private_folder, put_in_place, read
 from psi.storage.id_list import OwnIds
@@ -82,9 +83,10 @@ class StoredSet:
         domain: bytes,
         false_positive_rate: float = 1e-7,
         workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Pool | str | None = None,
         bucket_ids: int = BUCKET_IDS,
         scratch: str | os.PathLike[str] | None = None,
+        key_leaves: bool | None = None,
         progress: Progress | None = None,
     ) -> StoredSet:
         """Compute the outputs of all ids under a new key, store them, and return the stored set.
@@ -102,17 +104,20 @@ class StoredSet:
             executor: runs the work elsewhere; the ids and the key are sent to it.
             bucket_ids: more ids than this are kept in files instead of in memory.
             scratch: the folder for those files; None means the system's temporary folder.
+            key_leaves: whether the key may be sent to an executor on other machines; see
+                `psi.signing.Signer`.
             progress: is called with the number of computed outputs, again and again.
 
         Raises:
             IdsError: the ids are not unique strings, or one is too long.
             ValueError: there is no filter with such a rate.
         """
-        files = Scratch(bucket_ids, scratch)
+        check_key(executor, key_leaves)
+        files, several = Scratch(bucket_ids, scratch), Workers(workers, executor)
         own = OwnIds(ids, bucket_ids=bucket_ids, scratch=scratch)
-        with contextlib.closing(files), contextlib.closing(own):
+        with contextlib.closing(files), contextlib.closing(own), contextlib.closing(several):
             shape = Shape.of(len(own), false_positive_rate)
-            outputs = Outputs(domain, own, Workers(workers, executor), files, progress)
+            outputs = Outputs(domain, own, several, files, progress)
             place = private_folder(Path(folder))
             with _locked(place):
                 former = _read_state(place) if (place / _STATE).exists() else None

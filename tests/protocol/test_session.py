@@ -1123,3 +1123,25 @@ def test_sizes_that_change_between_batches(
     else:
         with pytest.raises(RemoteProtocolError, match="other tensors than in earlier batches"):
             session.receive(*features(batch + 1, then))
+
+
+def test_a_joint_intersection_needs_points_and_two_collaborators() -> None:
+    joint: dict[str, Any] = {"psi_parties": "joint", "psi_protocol": "ecdh"}
+    for plan in (
+        Plan(host="bank", collaborators=("shop",), **joint),
+        Plan(host="bank", collaborators=("shop", "club"), psi_parties="joint"),
+    ):
+        assert "a joint intersection without" in Link(hello()).refuses(welcome(plan))
+
+
+def test_a_joint_intersection_sends_a_store_in_place_of_tags() -> None:
+    plan = Plan(
+        host="bank", collaborators=("shop", "club"), psi_parties="joint", psi_protocol="ecdh"
+    )
+    link = Link(hello(), welcome(plan), KEY, BEGIN)
+    link.say(blinded(5, 32), signed(5, 32), UNBLINDED)
+    due = plan.psi_tags(4)
+    assert "more than announced" in link.refuses(tags(due + 1))
+    link.say(tags(due - 1))
+    assert "before all tags" in link.refuses(matched(0, last=True))
+    link.say(tags(1), matched(4, last=True))

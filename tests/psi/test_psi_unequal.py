@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -366,6 +367,24 @@ def test_ids_that_are_too_long_or_repeated(tmp_path: Path) -> None:
         StoredSet.create(tmp_path / "set", ["a", "b" * 70_000], domain=DOMAIN, workers=1)
     with pytest.raises(psi.IdsError, match="repeated"):
         StoredSet.create(tmp_path / "set", ["a", "a"], domain=DOMAIN, workers=1)
+
+
+@pytest.mark.slow
+def test_an_executor_computes_the_set_and_wrong_outputs_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        stored = StoredSet.create(tmp_path / "set", MANY, domain=DOMAIN, executor=executor)
+        stored.allow("clinic", 100)
+        assert asked(stored, shipped(stored, tmp_path / "filter"), FEW)[0] == FEW[:10]
+        monkeypatch.setattr("psi.unequal.compute.outputs_of", wrong_outputs)
+        with pytest.raises(psi.PSIError):
+            StoredSet.create(tmp_path / "set", MANY, domain=DOMAIN, executor=executor)
+    assert StoredSet(tmp_path / "set").name == stored.name
+
+
+def wrong_outputs(key: bytes, domain: bytes, ids: bytes, first: bytes) -> bytes:
+    return bytes(3 * PART * int.from_bytes(ids[:8], "little"))
 
 
 def test_calls_out_of_order(stored: StoredSet, tmp_path: Path) -> None:
