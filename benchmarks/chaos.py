@@ -210,6 +210,7 @@ def run_horizontal(args: argparse.Namespace) -> None:
             for start in range(0, len(own), BATCH):
                 images, labels = half.rows(own[start : start + BATCH])
                 self.optimizer.zero_grad()
+                assert labels is not None
                 found = F.cross_entropy(model(images), labels)
                 found.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
