@@ -40,7 +40,12 @@ LAYERS = [
 ALONE = {
     "zmq": ["heterofed/transport/zeromq/"],
     "gmpy2": ["psi/"],
-    "cryptography": ["psi/", "heterofed/privacy/mask", "heterofed/privacy/noise"],
+    "cryptography": [
+        "heterofed/compute/streams",
+        "heterofed/privacy/mask",
+        "heterofed/privacy/noise",
+        "psi/",
+    ],
     "rbcl": ["psi/"],
     "opacus": ["heterofed/privacy/dpsgd"],
     "starlette": ["heterofed/serving/api", "heterofed/watch/app", "heterofed/watch/guard"],

@@ -6,9 +6,10 @@ meanwhile. Autograd does not report this, or reports only that a tensor was modi
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from heterofed.errors import FeatureError
+
+_ABOUT_GRAPHS = ("the graph a second time", "modified by an inplace")
 
 MOST_SPANS = 1024
 """The number of calls of a hook that are remembered."""
@@ -53,7 +56,8 @@ class Freshness:
         self._weights = weights
         self._spans: deque[_Span] = deque(maxlen=MOST_SPANS)
         self._now = 0
-        self._read: list[Tensor] = []  # the weights after the last call
+        self._read: list[Tensor] = []  # the weights, as they were listed last
+        self._places: dict[int, int] = {}  # their indices, by the ids of the objects
 
     def making(self) -> AbstractContextManager[None]:
         """Enclose each call of the hook, or each step of its generator."""
@@ -65,7 +69,8 @@ class Freshness:
 
     def end(self) -> None:
         """Note that the call has ended, and the versions of the weights."""
-        self._read = list(self._weights())
+        if not self._read:
+            self._list_weights()
         versions = tuple([each._version for each in self._read])
         self._spans.append(_Span(self._now, _next_number(), versions))
 
@@ -80,11 +85,15 @@ class Freshness:
             FeatureError: the features were computed earlier, with weights that have changed since
                 then.
         """
-        places = {id(each): place for place, each in enumerate(self._read)}
-        now = self._spans[-1].versions if self._spans else ()
-        for made, place in _readers(features.values(), places):
-            span = self._span_of(made) if made < self._now else None
-            if span and place < len(span.versions) and span.versions[place] != now[place]:
+        read = list(_readers(features.values()))
+        if any(id(weight) not in self._places for _, weight in read):
+            self._list_weights()  # a model may get others; to list them for each batch takes long
+        for made, weight in read:
+            place = self._places.get(id(weight))
+            if made >= self._now or place is None:
+                continue
+            span = self._span_of(made)
+            if span and place < len(span.versions) and span.versions[place] != weight._version:
                 raise FeatureError(
                     f"{self._hook} yielded features of batch {number} that were computed before the"
                     " last step, with weights that have changed since: compute each batch when it"
@@ -92,6 +101,13 @@ class Freshness:
                     " yields; return no list, keep no features for later, and do not compute ahead"
                     " (the Host's max_staleness lets Collaborators run ahead by so many steps)"
                 )
+
+    def _list_weights(self) -> None:
+        listed = list(self._weights())
+        if not all(map(operator.is_, listed, self._read)) or len(listed) < len(self._read):
+            self._spans.clear()  # they are about others
+        self._read = listed
+        self._places = {id(each): place for place, each in enumerate(self._read)}
 
     def _span_of(self, made: int) -> _Span | None:
         return next((each for each in self._spans if each.first <= made < each.end), None)
@@ -117,8 +133,8 @@ def _next_number() -> int:
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
-def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Yield the sequence number of each node that reads a weight, and the index of the weight."""
+def _readers(features: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Yield the sequence number of each node that reads a leaf of the graph, and the leaf."""
     waiting: list[Any] = [each.grad_fn for each in features if each.grad_fn is not None]
     seen = set(waiting)
     while waiting:
@@ -126,26 +142,37 @@ def _readers(features: Iterable[Tensor], places: Mapping[int, int]) -> Iterator[
         for source, _ in node.next_functions:
             if source is None:
                 continue
-            place = places.get(id(getattr(source, "variable", None)))
-            if place is not None:
-                yield node._sequence_nr(), place
+            leaf = getattr(source, "variable", None)
+            if leaf is not None:
+                yield node._sequence_nr(), leaf
             elif source not in seen:
                 seen.add(source)
                 waiting.append(source)
 
 
-@contextmanager
-def explaining(hook: str) -> Iterator[None]:
+def explaining(hook: str) -> AbstractContextManager[None]:
     """Add the name of the hook to torch's errors about graphs.
 
     torch raises them for a second backward pass, or for weights that have changed, without a hook.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if "the graph a second time" in str(error) or "modified by an inplace" in str(error):
+    return _Explaining(hook)
+
+
+class _Explaining:
+    """The block of `explaining`; a class, because each batch enters one."""
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, hook: str) -> None:
+        self._hook = hook
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, RuntimeError) and any(each in str(error) for each in _ABOUT_GRAPHS):
             error.add_note(
-                f"heterofed: if this is the graph of features, {hook} has to call feature_model"
-                " once for each batch, when it is asked for it: not once for all, and not ahead"
+                f"heterofed: if this is the graph of features, {self._hook} has to call"
+                " feature_model once for each batch, when it is asked for it: not once for all,"
+                " and not ahead"
             )
-        raise

@@ -31,6 +31,9 @@ _STATE = torch.Generator().manual_seed(0).get_state()
 
 _KNOWN = _STATE.numel() == 5056
 
+_STATE_WORDS = _STATE.numpy().view(np.uint64) if _KNOWN else np.empty(0, np.uint64)
+"""The same memory as `_STATE`."""
+
 
 def start_generators(seed: bytes) -> None:
     """Seed all generators.
@@ -42,9 +45,8 @@ def start_generators(seed: bytes) -> None:
     start = int.from_bytes(seed[:8], "big") >> 1
     words = np.frombuffer(seed, "<u4", 2 * _WORDS, offset=8)
     if _KNOWN:
-        state = _STATE.numpy().view(np.uint64)
-        state[0] = start
-        state[3 : 3 + _WORDS] = words[:_WORDS]
+        _STATE_WORDS[0] = start
+        _STATE_WORDS[3 : 3 + _WORDS] = words[:_WORDS]
         torch.default_generator.set_state(_STATE)
     else:  # an unknown version of torch, which is seeded with fewer bits
         torch.default_generator.manual_seed(start)

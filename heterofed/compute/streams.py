@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from hashlib import sha256
 from typing import TypeVar
 
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from heterofed.compute.rng import SEED_BYTES, RandomState, start_generators
 
 T = TypeVar("T")
+
+_NOTHING, _ZEROS = bytes(16), bytes(SEED_BYTES)
 
 _GENERATORS = threading.RLock()
 """Held while a stream runs, because parties in one process share its global generators."""
@@ -43,7 +47,8 @@ class _Stream:
         self._before: RandomState | None = None
 
     def __enter__(self) -> None:
-        start = hashlib.shake_256(repr(self._path).encode()).digest(SEED_BYTES)
+        key = sha256(repr(self._path).encode()).digest()
+        start = Cipher(ChaCha20(key, _NOTHING), mode=None).encryptor().update(_ZEROS)
         _GENERATORS.acquire()
         try:
             if not _depth.kept or _depth.streams:

@@ -28,7 +28,8 @@ Layout: TypeAlias = Literal["tensor", "tuple", "dict"]
 SMALL = 1 << 16
 """The most numbers of a tensor whose check is one call of torch, as calls take longer than work."""
 
-_PLAIN = (torch.float32, torch.float64)
+PLAIN = (torch.float32, torch.float64)
+"""The dtypes in which most features are, and for which there are quick ways."""
 
 if sys.byteorder != "little":
     raise ImportError("heterofed sends tensors in little-endian order and runs on such machines")
@@ -142,7 +143,7 @@ def is_finite(tensor: Tensor) -> bool:
     of it.
     """
     plain = tensor.detach()
-    if plain.numel() <= SMALL and plain.dtype in _PLAIN and plain.device.type == "cpu":
+    if plain.numel() <= SMALL and plain.dtype in PLAIN and plain.device.type == "cpu":
         numbers = plain.reshape(-1)
         if math.isfinite(torch.dot(numbers, numbers).item()):
             return True  # a sum of squares is finite only if every number is
@@ -180,7 +181,10 @@ def pack(
         if spec.is_coded(coding):
             some = _code(some[0], coding)
             coded.append(some[0])  # the last part may be int8, which is always finite
-        parts += [part.contiguous() for part in some]
+        parts += some
+    if not coded and not any(part.is_cuda for part in parts):  # as on most machines
+        return tuple(specs), [_bytes_of(part) for part in parts]
+    parts = [part.contiguous() for part in parts]
     sound = LateCheck(tensors if unchecked else {})
     fits = LateCheck({str(place): each for place, each in enumerate(coded)})
     parts = to_host(parts)
@@ -191,7 +195,19 @@ def pack(
             " compress by bf16, or not at all",
             party=party,
         )
-    return tuple(specs), [part.reshape(-1).view(torch.uint8).numpy().data for part in parts]
+    return tuple(specs), [_bytes_of(part) for part in parts]
+
+
+def _bytes_of(part: Tensor) -> memoryview:
+    """Return the bytes of a tensor without a graph; those of a contiguous one on the CPU are not
+    copied.
+    """
+    if not part.numel():
+        return memoryview(b"")
+    # NumPy has no bfloat16.
+    plain = part.cpu().contiguous()
+    plain = plain.view(torch.int16) if plain.dtype is torch.bfloat16 else plain
+    return plain.numpy().data.cast("B")
 
 
 def _code(tensor: Tensor, coding: Coding) -> list[Tensor]:
@@ -279,10 +295,11 @@ def _decoded(spec: TensorSpec, part: memoryview, party: str, coding: Coding) -> 
 
 def _from_bytes(part: memoryview, dtype: torch.dtype) -> Tensor:
     """Return a flat tensor that shares these bytes if they are aligned."""
-    tensor = torch.frombuffer(part, dtype=torch.uint8)
+    tensor = torch.frombuffer(part, dtype=dtype)
     if tensor.data_ptr() % dtype.itemsize:
-        tensor = tensor.clone()  # torch needs items at addresses that are multiples of their size
-    return tensor.view(dtype)
+        # torch needs items at addresses that are multiples of their size
+        tensor = torch.frombuffer(part, dtype=torch.uint8).clone().view(dtype)
+    return tensor
 
 
 def restore(layout: Layout, tensors: Mapping[str, Tensor]) -> Features:

@@ -67,7 +67,7 @@ class LateCheck:
             for name, each in tensors.items()
             if each.is_cuda and each.is_floating_point()
         }
-        self._sums, self._copied = Tensor(), None
+        self._copied: torch.cuda.Event | None = None
         if self._tensors:
             sums = [each.sum(dtype=_wide(each)).double() for each in self._tensors.values()]
             self._sums = _copying(torch.stack([each.to(sums[0].device) for each in sums]))

@@ -7,9 +7,9 @@ This module knows no tensor and no DataFrame; tables describe themselves to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -124,14 +124,9 @@ class Reader:
         self._party, self._train_ids, self._trains = party, train_ids, trains
         self._means: WeakKeyDictionary[Table, list[float] | None] = WeakKeyDictionary()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Make this reader the current one during the block."""
-        token = _reading.set(self)
-        try:
-            yield
-        finally:
-            _reading.reset(token)
+        return _Reading(self)
 
     def means(self, table: Table) -> list[float] | None:
         """Record or compare a table, and return the means that replace its missing values.
@@ -300,6 +295,23 @@ class Reader:
             f" columns of the training in their order: {_some(then)}",
             party=self._party,
         )
+
+
+class _Reading:
+    """The block of `Reader.reading`; a class, because each batch enters several of them."""
+
+    __slots__ = ("_reader", "_token")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._token: Token[Reader | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _reading.set(self._reader)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._token is not None:
+            _reading.reset(self._token)
 
 
 def _some(names: Sequence[str]) -> str:

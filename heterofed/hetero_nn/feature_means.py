@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from heterofed.compute.features import FeatureBatch
-from heterofed.compute.tensors import Layout
+from heterofed.compute.tensors import PLAIN, SMALL, Layout
 from heterofed.errors import MissingPartyError
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import write_whole
 from heterofed.runs.artifacts import Trained, read_weights
 
 MEANS = "feature_means.pt"
+
+WHAT = "the means of features"
+"""The name of these means in log lines about their failures."""
 
 SUMMED_AT_ONCE = 1 << 17
 """The number of values above which rows are summed in parts, so that no large copy is made."""
@@ -95,11 +100,13 @@ class FeatureMeans:
     def __init__(self, state: dict[str, Any], harmless: Harmless) -> None:
         self._state = state
         self._harmless = harmless
+        # Batches of few numbers are added up as they are, and their rows at the end.
+        self._added: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     def add(self, party: str, batch: FeatureBatch) -> None:
         """Add the features of a batch; this method never raises an error."""
         counted = False
-        with self._harmless("the means of features"):
+        with self._harmless(WHAT):
             self._add(party, batch.layout, batch.tensors)
             counted = True
         if not counted:
@@ -117,12 +124,35 @@ class FeatureMeans:
                 kept["types"][name] = tensor.dtype
             if sums[name] is None or wide or sums[name].shape != tensor.shape[1:]:
                 sums[name] = None
+            elif tensor.dtype in PLAIN and tensor.is_cpu and tensor.numel() <= SMALL:
+                self._add_small((party, name), tensor.detach().numpy())
             elif tensor.is_floating_point():
                 sums[name] = sums[name].to(tensor.device) + _sum_of_rows(tensor.detach())
         kept["rows"] += len(tensor)
 
+    def _add_small(self, place: tuple[str, str], rows: NDArray[Any]) -> None:
+        added = self._added.get(place)
+        if added is not None and added.shape == rows.shape:
+            np.add(added, rows, out=added)
+            return
+        self._settle(place)
+        self._added[place] = rows.astype(np.float64)
+
+    def _settle(self, place: tuple[str, str]) -> None:
+        """Add what was added up for a tensor to its sum, unless it has none any more."""
+        party, name = place
+        added, sums = self._added.pop(place, None), self._state[party]["sums"]
+        if added is not None and (total := sums.get(name)) is not None:
+            sums[name] = None  # if the next line fails, the sum is not whole
+            sums[name] = total + torch.from_numpy(np.asarray(added.sum(axis=0)))
+
     def settle(self) -> None:
-        """Bring the sums of features on a GPU to main memory; until then nothing waits for them."""
+        """Complete the sums, and bring those of features on a GPU to main memory; until then
+        nothing waits for them.
+        """
+        for place in list(self._added):
+            with self._harmless(WHAT):
+                self._settle(place)
         for kept in self._state.values():
             kept["sums"] = {
                 name: total if total is None else total.cpu()
@@ -131,6 +161,7 @@ class FeatureMeans:
 
     def save(self, path: Path) -> None:
         """Write the means to a file, in task order."""
+        self.settle()
         means = {
             party: {
                 "layout": kept["layout"],

@@ -22,7 +22,7 @@ from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, payload_size
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
 from heterofed.protocol.states import Role
-from heterofed.reporting.costs import Account, Direction
+from heterofed.reporting.costs import LARGE_BYTES, Account, Direction
 from heterofed.reporting.diagnostics import place_of, shielded
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
 from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS, RateLimit
@@ -351,9 +351,10 @@ class Party:
         peer.turn_began = peer.moved_on = self.clock()
         if not isinstance(message, Waiting):
             peer.told = peer.turn_began
-        self.account.moved(self.phase, peer.name, "sent", size, messages=1)
+        self.account.moved(
+            self.phase, peer.name, "sent", size, messages=1, seconds=peer.turn_began - began
+        )
         self._egress.note(self.phase, type(message).__name__, peer.name, size)
-        self.account.encoded(self.phase, peer.name, "sent", peer.turn_began - began)
 
     def _await(self, peers: Sequence[Peer], computing: bool) -> None:
         """Wait until all of these peers have sent a message, and record the time as waiting for
@@ -415,9 +416,15 @@ class Party:
         peer.byte_came = began
         try:
             complete = peer.decoder.feed(frame)
-            now = self.clock()
             if channel not in self.visitors:  # a visitor has no name yet and may be anybody
-                self._note_received(peer, len(frame), now - began, complete=complete is not None)
+                self.account.moved(
+                    self.phase,
+                    peer.name,
+                    "received",
+                    len(frame),
+                    messages=complete is not None,
+                    seconds=self.clock() - began,
+                )
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
         except RemoteProtocolError as error:
@@ -449,15 +456,14 @@ class Party:
             case _:
                 peer.host_waits_for = None
                 moving = peer.byte_came - peer.message_began
-                self.account.arrived(peer.name, len(payload), moving)
-                self.account.answered(peer.name, peer.channel.round_trip)
+                if len(payload) >= LARGE_BYTES:
+                    self.account.arrived(peer.name, len(payload), moving)
+                if peer.round_trip != (known := peer.channel.round_trip):
+                    peer.round_trip = known
+                    self.account.answered(peer.name, known)
                 for tap in self.taps:
                     tap.came(peer.name, message, payload)
                 peer.put(Mail(message, payload, moving))
-
-    def _note_received(self, peer: Peer, size: int, seconds: float, *, complete: bool) -> None:
-        self.account.moved(self.phase, peer.name, "received", size, messages=int(complete))
-        self.account.encoded(self.phase, peer.name, "received", seconds)
 
     def _greet(self, visitor: Peer, hello: Hello) -> None:
         visitor.held, visitor.mask_key = hello.held, hello.mask_key

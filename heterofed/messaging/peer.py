@@ -101,6 +101,7 @@ class Peer:
         held: the state of an earlier run that the party said it holds.
         mask_key: the party's public key for masked sums.
         incarnation: 16 random bytes that identify the party's process.
+        round_trip: the shortest time in seconds to the party and back, as it was noted last.
     """
 
     def __init__(self, name: str, channel: Channel, role: Role, now: float) -> None:
@@ -119,6 +120,7 @@ class Peer:
         self.held: Held | None = None
         self.mask_key: bytes | None = None
         self.incarnation: bytes | None = None
+        self.round_trip: float | None = None
         self.lost: str | None = None  # the reason, after its connection broke
 
     def put(self, mail: Mail) -> None:

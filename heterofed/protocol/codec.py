@@ -61,6 +61,8 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
     views = [memoryview(part).cast("B") for part in payload if memoryview(part).nbytes]
     size = sum(len(view) for view in views)
     start = _PREFIX.pack(_MAGIC, _VERSION, 0, len(header), size) + header
+    if len(start) + size < MAX_FRAME_BYTES:
+        return [b"".join((start, *views))]
     return list(_frames([memoryview(start), *views]))
 
 

@@ -531,7 +531,8 @@ class ServePlan(Message, frozen=True):
     """H to C: these are the rows and models of a standing link, on which requests follow.
 
     The fields are those of `PredictPlan`; rows are named by their numbers in the sorted ids.
-    `version` is the digest of my half of the model.
+    `version` is the digest of my half of the model. While rows are served, a further one asks for
+    another version of the same rows; requests for it follow once it is accepted.
     """
 
     run: Nonce
@@ -543,9 +544,14 @@ class ServePlan(Message, frozen=True):
 
 
 class ServeAccepted(Message, frozen=True):
-    """C to H: my models are of the same run; `version` is the digest of my half of the model."""
+    """C to H: my models are of the same run; `version` is the digest of my half of the model.
+
+    While rows are served, it answers a further `ServePlan`. With `refused` that version is not
+    served, for this reason; the link goes on with those before it.
+    """
 
     version: Digest
+    refused: Literal["", "other_version", "failed"] = ""
 
 
 class ServeRequest(Message, frozen=True):

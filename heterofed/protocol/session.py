@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolError
 from heterofed.protocol.limits import (
@@ -75,6 +73,7 @@ from heterofed.protocol.messages import (
     RoundEnd,
     Scores,
     SeenByOthers,
+    ServeAccepted,
     ServeAnswer,
     ServePlan,
     ServeRequest,
@@ -155,6 +154,9 @@ class Session:
         self._sites = _SiteCounts()
         self._party = ""
         self._forms: dict[State, tuple[object, ...]] = {}
+        # Of what was accepted last: most batches are like the one before.
+        self._like_before: tuple[object, ...] = ()
+        self._answered_before: tuple[object, ...] = ()
         # The message that was checked last, until anything is said.
         self._admitted: tuple[Message, int] | None = None
 
@@ -193,6 +195,11 @@ class Session:
     def unanswered(self) -> int:
         """The number of requests of a standing link that wait for their answers."""
         return len(self._served.open)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a further version was asked for on a standing link, and not answered yet."""
+        return self._served.proposed
 
     @property
     def feature_coding(self) -> Coding:
@@ -291,26 +298,18 @@ class Session:
                 _require(message.batch == batches.sent, "not the next batch")
                 _require(self.batch_window > 0, "beyond its credit")
                 _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
-                self._check_tensors(message.tensors, size, self.feature_coding)
                 summed = not self._sums_gradients or batches.summed == batches.sent
                 _require(summed, "before the gradients of the sites were summed")
-                if self._role is not None and not message.tensors:
-                    _require(message.rows == 0 and size == 0, "rows without a tensor")
-                    return
-                _require(bool(message.tensors), "no tensor")
-                rows = {spec.shape[0] for spec in message.tensors}
-                _require(rows == {message.rows}, "tensors of other row counts than it says")
-                _require(_fits_layout(message), "tensor names that do not fit its layout")
-                _require(not self._sums or _is_masked(message), "not one masked tensor")
-                form = self._forms.get(self.state)
-                _require(form in (None, _form(message)), "other tensors than in earlier batches")
+                if self._like_before != self._likeness(message, size):
+                    self._check_features(message, size)
             case Gradients():
                 _require(message.round == self._round, "not this round")
                 _require(self.trainable, "that party is frozen")
                 _require(batches.open > 0, "no batch waits for it")
                 _require(message.batch == batches.done, "not the batch that is next")
                 _require(batches.answers < MAX_ANSWERS, "more than twice for this batch")
-                self._check_tensors(message.tensors, size, self.gradient_coding)
+                if self._answered_before != (message.tensors, size):
+                    self._check_tensors(message.tensors, size, self.gradient_coding)
                 _require(
                     batches.may_answer(message.tensors, self._sums), "not tensors of that batch"
                 )
@@ -468,8 +467,14 @@ class Session:
             case ServePlan():
                 _no_payload(size)
                 _require(self._purpose == "serve", "not a standing link")
-                back = self.state is State.READY
-                _require(back or message.count <= self._matched, "more rows than were matched")
+                known = self.state in (State.READY, State.SERVING)
+                _require(known or message.count <= self._matched, "more rows than were matched")
+                _require(not self._served.proposed, "before the last one was answered")
+            case ServeAccepted():
+                _no_payload(size)
+                serving = self.state is State.SERVING
+                _require(not serving or self._served.proposed, "no version was asked for")
+                _require(serving or not message.refused, "a refusal before anything is served")
             case ServeRequest():
                 _require(size == message.rows * ROW_NUMBER_BYTES, "not one number for each row")
                 _require(message.number == self._served.asked, "not the next request")
@@ -568,13 +573,16 @@ class Session:
         match message:
             case Features():
                 batches.note_features(message.tensors, size)
-                if message.tensors:
-                    self._forms[self.state] = _form(message)
-            case Gradients(done=False):
-                batches.answers += 1
+                if self._like_before != (like := self._likeness(message, size)):
+                    self._like_before = like
+                    if message.tensors:
+                        self._forms[self.state] = _form(message)
             case Gradients():
-                batches.note_done()
-                complete = batches.open == 0
+                self._answered_before = message.tensors, size
+                batches.answers += 1
+                if message.done:
+                    batches.note_done()
+                    complete = batches.open == 0
             case BatchDone():
                 batches.note_done()
                 if message.staleness is not None:
@@ -656,8 +664,12 @@ class Session:
                     self._sites.size = 0  # weights have other sizes than gradients
             case SplitParts():
                 self._parted += message.ids
+            case ServePlan() if self.state is State.SERVING:
+                self._served.proposed = True
             case PredictPlan() | ServePlan():
                 self._round = message.rounds
+            case ServeAccepted():
+                self._served.proposed = False
             case ServeRequest():
                 self._served.open.append(message.rows)
                 self._served.asked += 1
@@ -785,6 +797,23 @@ class Session:
         _require(rows == {message.rows}, "tensors of other row counts than it says")
         _require(_fits_layout(message), "tensor names that do not fit its layout")
 
+    def _likeness(self, message: Features, size: int) -> tuple[object, ...]:
+        """Return all that decides whether features have a form that is allowed now."""
+        return self.state, message.layout, message.rows, message.tensors, size
+
+    def _check_features(self, message: Features, size: int) -> None:
+        self._check_tensors(message.tensors, size, self.feature_coding)
+        if self._role is not None and not message.tensors:
+            _require(message.rows == 0 and size == 0, "rows without a tensor")
+            return
+        _require(bool(message.tensors), "no tensor")
+        rows = {spec.shape[0] for spec in message.tensors}
+        _require(rows == {message.rows}, "tensors of other row counts than it says")
+        _require(_fits_layout(message), "tensor names that do not fit its layout")
+        _require(not self._sums or _is_masked(message), "not one masked tensor")
+        form = self._forms.get(self.state)
+        _require(form in (None, _form(message)), "other tensors than in earlier batches")
+
     def _check_tensors(self, tensors: tuple[TensorSpec, ...], size: int, coding: Coding) -> None:
         made = plain = span = 0
         for spec in tensors:
@@ -823,6 +852,7 @@ class _ServedCounts:
     def __init__(self) -> None:
         self.asked = 0
         self.open: deque[int] = deque()
+        self.proposed = False
 
     @property
     def next(self) -> int:
@@ -852,7 +882,7 @@ class _BatchCounts:
         self.shared = self.summed = first
         self.answers = 0
         self.open_bytes = 0
-        self._specs: deque[Mapping[str, TensorSpec]] = deque()
+        self._specs: deque[tuple[TensorSpec, ...]] = deque()
         self._sizes: deque[int] = deque()
 
     @property
@@ -864,7 +894,9 @@ class _BatchCounts:
 
         Masked features are integers, so only the shapes are compared with them.
         """
-        sent = self._specs[0]
+        if tensors == self._specs[0] and not sums:  # as nearly always
+            return all(t.dtype in GRADIENT_DTYPES for t in tensors)
+        sent = {spec.name: spec for spec in self._specs[0]}
         return all(
             t.name in sent
             and sent[t.name].shape == t.shape
@@ -877,7 +909,7 @@ class _BatchCounts:
         self.sent += 1
         self.open_bytes += size
         self._sizes.append(size)
-        self._specs.append(MappingProxyType({spec.name: spec for spec in tensors}))
+        self._specs.append(tensors)
 
     def note_done(self) -> None:
         self.done += 1

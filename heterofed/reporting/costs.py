@@ -124,14 +124,26 @@ class Account:
         self.hear("wait", party, seconds, 0)
 
     def moved(
-        self, phase: str, party: str, direction: Direction, size: int, *, messages: int
+        self,
+        phase: str,
+        party: str,
+        direction: Direction,
+        size: int,
+        *,
+        messages: int,
+        seconds: float = 0.0,
     ) -> None:
-        """Count messages that were sent or received."""
+        """Count messages that were sent or received, and the seconds of their encoding."""
         cost = self.rows[phase, party, direction]
         cost.bytes += size
         cost.messages += messages
-        if direction != "own":
+        cost.encode += seconds
+        self.encode += seconds
+        self.counted += seconds
+        if self.hear is not unheard and direction != "own":
             self.hear(direction, party, 0.0, size)
+            if seconds:
+                self.hear("encode", party, seconds, 0)
 
     def arrived(self, party: str, size: int, seconds: float) -> None:
         """Count a message of `size` bytes that took so many seconds from first to last byte."""

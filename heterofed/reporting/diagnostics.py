@@ -80,14 +80,14 @@ class _Shielded:
             return None
         if not callable(value):
             return value
-        call = self._calling(name)
+        call = self._calling(value)
         self.__dict__[name] = call  # found without a call the next time
         return call
 
-    def _calling(self, name: str) -> Callable[..., Any]:
+    def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return getattr(self._diagnostic, name)(*args, **kwargs)
+                return method(*args, **kwargs)
             except Exception as error:
                 self._harmless.tell(self._what, error)
                 return None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from heterofed import simulate
+from heterofed.compute.freshness import Freshness
 from heterofed.errors import FeatureError
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, with_settings
 
@@ -259,3 +260,22 @@ def test_accumulating_without_a_step_may_compute_ahead(tmp_path: Path) -> None:
     host = Host(tmp_path, as_asked)
     simulate(host, [Accumulating(tmp_path, a_list)], task_id="fresh")
     assert host.current_round == 2
+
+
+def test_weights_that_a_model_gets_later_are_watched_too() -> None:
+    weights = [torch.ones(2, requires_grad=True)]
+    fresh = Freshness("iterate_train_feature", lambda: weights)
+    kept: list[Tensor] = []
+    for number in range(4):
+        if number == 1:
+            weights.append(torch.ones(2, requires_grad=True))
+        with fresh.making():
+            kept.append(weights[-1] * 2)
+        fresh.check({"": kept[-1]}, number)
+        with torch.no_grad():
+            weights[-1].add_(1)
+    with fresh.making():
+        pass
+    for number in (2, 3):
+        with pytest.raises(FeatureError, match=f"batch {number}"):
+            fresh.check({"": kept[number]}, number)

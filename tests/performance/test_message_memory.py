@@ -81,6 +81,24 @@ def test_means_of_features_stay_small(dtype: str, tmp_path: Path) -> None:
     assert path.stat().st_size < MAX_ROW * each.itemsize + (1 << 16)
 
 
+def test_means_are_over_all_rows_of_all_batches(tmp_path: Path) -> None:
+    """Batches of one size are added up first; others, and other dtypes, come in between."""
+    rows = torch.randn(700, 3, generator=torch.Generator().manual_seed(1))
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        state: dict[str, object] = {}
+        for part in (rows[:600], rows[600:]):  # a round that goes on in another process
+            means = FeatureMeans(state, Harmless())
+            for batch in torch.split(part.to(dtype), 64):
+                means.add("bob", FeatureBatch("tensor", {"": batch, "one": batch[:, 0]}))
+            means.settle()
+        means.save(tmp_path / "feature_means.pt")
+        kept = read_imputers(Trained(tmp_path, bytes(16), 1, 0, "separate", "last"))["bob"].means
+        for name, want in (("", rows.mean(dim=0)), ("one", rows[:, 0].mean())):
+            found = kept[name]
+            assert found is not None
+            torch.testing.assert_close(found.double(), want.double(), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", sorted(m.GRADIENT_DTYPES))
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
 def test_numbers_that_are_not_finite_are_found_anywhere(dtype: str, bad: float | None) -> None:

@@ -374,3 +374,23 @@ def test_masked_features_are_whole_numbers_of_64_bits(dtype: str) -> None:
     other = msgspec.structs.replace(message, tensors=(spec,))
     assert "not one masked tensor" in link.refuses(Line(C, other, spec.nbytes))
     link.say(masked(0))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        features(1, tensor(2, 3), rows=3),
+        features(1, tensor(2, 3))._replace(size=20),
+        features(1, tensor(2, 4)),
+        features(1, tensor(2, 3, dtype="float64")),
+        features(1, tensor(2, 3, name="x")),
+    ],
+)
+def test_a_batch_like_the_one_before_is_checked_as_well(other: Line) -> None:
+    link = Link(*PREPARED, begin_train(1), features(0, tensor(2, 3)))
+    link.refuses(other)
+    link.say(features(1, tensor(2, 3)))
+    link.say(gradients(0, tensor(2, 3), last=True))
+    for wrong in (tensor(2, 4), tensor(2, 3, dtype="float64")):
+        link.refuses(gradients(1, wrong, last=True))
+    link.say(gradients(1, tensor(2, 3), last=True))

@@ -71,7 +71,7 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (host_guard.HostGuard, "note"),
     (host_guard.HostGuard, "measured_part"),
     (collaborator_guard.CollaboratorGuard, "note"),
-    (feature_means, "_sum_of_rows"),
+    (feature_means.FeatureMeans, "_add_small"),
     (lifecycle, "write_costs"),
     (lifecycle, "write_egress"),
     (lifecycle, "mention_verdict"),

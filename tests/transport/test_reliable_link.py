@@ -68,7 +68,10 @@ class Pair:
 
     def say(self, end: End) -> None:
         if self.connected:
-            end.wire.extend(bytes(frame) for frame in end.link.outgoing(self.now))
+            silent = end.link.is_silent(self.now)
+            said = [bytes(frame) for frame in end.link.outgoing(self.now)]
+            assert not (silent and said)
+            end.wire.extend(said)
 
     def deliver(self, end: End, count: int = 1) -> None:
         """Hand frames that `end` said to the other one."""

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -112,20 +112,30 @@ class JointBatch:
         self.theirs.clear()
 
 
-@contextmanager
-def telling_what_came(projection: Mapping[str, Any]) -> Iterator[None]:
+def telling_what_came(projection: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Add the form of each party's features as a note to errors that user code raises in this
     block.
     """
-    given = dict(projection)  # user code may change it
-    try:
-        yield
-    except Exception as error:
+    return _Telling(projection)
+
+
+class _Telling:
+    """The block of `telling_what_came`; a class, because each batch enters one."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, projection: Mapping[str, Any]) -> None:
+        self._given = dict(projection)  # user code may change it
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not self._given or not isinstance(error, Exception) or isinstance(error, HeteroFedError):
+            return
         with suppress(Exception):  # user code may have changed more than that
-            if given and not isinstance(error, HeteroFedError):
-                forms = (f"{name}: {form_of(features)}" for name, features in given.items())
-                error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
-        raise
+            forms = (f"{name}: {form_of(features)}" for name, features in self._given.items())
+            error.add_note(f"heterofed: the features given were {'; '.join(forms)}")
 
 
 def form_of(features: Any) -> str:

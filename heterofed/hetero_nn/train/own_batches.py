@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -99,7 +99,8 @@ class OwnBatches:
         run, ids = self._run, list(ids)
         run.passing = Pass(KINDS[hook], ids)
         fresh = self._freshness() if grad and hook == TRAINS else None
-        with self._stepping(hook, fresh):
+        making = nullcontext if fresh is None else fresh.making
+        with self._hooks.inside(hook), making():
             items = self._items(hook, ids)
             items = around(items) if around is not None else items
         path = (self._settings.feature_key, hook, run.round)
@@ -107,7 +108,7 @@ class OwnBatches:
         where = f"{hook} of {self._settings.shown_name}"
         for number in itertools.count(first):
             run.party.batch = number
-            with self._stepping(hook, fresh):
+            with self._hooks.inside(hook), making():
                 try:
                     item = next(steps)
                 except StopIteration:
@@ -127,11 +128,6 @@ class OwnBatches:
                 f"{hook} must be a generator, and it returned no iterable; yield batches"
             )
         return iter(items)
-
-    @contextmanager
-    def _stepping(self, hook: str, fresh: Freshness | None) -> Iterator[None]:
-        with self._hooks.inside(hook), fresh.making() if fresh else nullcontext():
-            yield
 
     def _check(
         self, batch: Batch, hook: str, number: int, where: str, fresh: Freshness | None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -39,11 +38,9 @@ class SignatureKeeper(CheckpointPart):
         self._hooks, self._name = hooks, name
         self._reader: Reader | None = None
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Record which columns of a `VerticalTable` are read in this block."""
-        with self._read().reading():
-            yield
+        return self._read().reading()
 
     def _read(self) -> Reader:
         """Return the record of how this party's half reads its rows in this run."""

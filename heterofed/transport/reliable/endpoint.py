@@ -235,10 +235,11 @@ class LinkEndpoint(Endpoint):
 
     def pump(self, channel: LinkChannel) -> None:
         """Send the link's outgoing frames over its connection."""
-        if channel.inner is None or channel.over:
+        now = self._clock()
+        if channel.inner is None or channel.over or channel.link.is_silent(now):
             return
         with UNINTERRUPTED:
-            if frames := channel.link.outgoing(self._clock()):
+            if frames := channel.link.outgoing(now):
                 # A connection that is about to be lost accepts nothing; the link keeps all frames.
                 with contextlib.suppress(ChannelClosedError):
                     channel.inner.send(frames)

@@ -206,11 +206,27 @@ class Link:
 
     # -- frames ----------------------------------------------------------------------------
 
+    def is_silent(self, now: float) -> bool:
+        """Return whether `outgoing` has nothing to send now; it takes less time to ask."""
+        return not self._ready or not (
+            self._queue
+            or self._owes
+            or self._ending
+            or self._said != self._sent
+            or self._took - self._told >= ACK_EVERY
+            or now >= self._asks_at
+            or now - self._spoke_at >= BEAT_SECONDS
+        )
+
     def outgoing(self, now: float) -> list[Buffer]:
         """Return the frames to send over the connection now."""
         if not self._ready:
             return []
-        frames = [*self._packets(), *self._timing(now)]
+        frames: list[Buffer] = []
+        if self._queue or self._said != self._sent:
+            frames += self._packets()
+        if self._owes or now >= self._asks_at:
+            frames += self._timing(now)
         due = self._took - self._told >= ACK_EVERY or now - self._spoke_at >= BEAT_SECONDS
         if not frames and due and not self._end_said:
             frames.append(self._packet(0))

@@ -43,6 +43,7 @@ _PART_BYTES = 42  # CURVE and ZMTP add so many bytes to each part of a message
 _COPY_BELOW = 64 << 10  # smaller frames are copied, because they share large buffers inside libzmq
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # enums take longer than the calls
 _READS = 1000  # message parts that are read in one turn
+_LOOK_SECONDS = 0.02  # how long news of the monitor may wait while frames come
 
 
 class State(Enum):
@@ -107,6 +108,8 @@ class ZmqEndpoint(Endpoint):
         self._read_total = 0
         self._skipping = False  # inside a message with too many parts
         self._deaf = False  # closing: frames are dropped
+        self._readable = False  # the socket, as the last wait has found
+        self._looks_at = 0.0  # when the monitor is looked at next
         self._open = True
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         seed_libc()
@@ -210,9 +213,23 @@ class ZmqEndpoint(Endpoint):
         if due:
             seconds = min(seconds, max(0.0, min(due) - time.monotonic()))
         # The time is rounded up, so that the last millisecond is no busy loop.
-        self._poller.poll(int(seconds * 1000) + 1)
+        for ready, _ in self._poller.poll(int(seconds * 1000) + 1):
+            if ready is self._socket:
+                self._readable = True
+            else:
+                self._looks_at = 0.0
 
     def _look_around(self) -> None:
+        now = time.monotonic()
+        if now >= self._looks_at:
+            self._looks_at = now + _LOOK_SECONDS
+            self._hear_monitor()
+        for peer in self._peers():
+            if peer.looks and peer.looks[0] <= now:
+                peer.looks.popleft()
+                self._look_at(peer)
+
+    def _hear_monitor(self) -> None:
         for _ in range(MAX_EVENTS):
             if not _has_mail(self._monitor):
                 break
@@ -221,18 +238,14 @@ class ZmqEndpoint(Endpoint):
             except zmq.Again:
                 break
             self._noticed(message["event"], message["value"])
-        now = time.monotonic()
-        for peer in self._peers():
-            if peer.looks and peer.looks[0] <= now:
-                peer.looks.popleft()
-                self._look_at(peer)
 
     def _receive(self, events: int, held: int) -> None:
         reads = 0
         while len(self._events) < events and self._held < held and reads < _READS:
-            if not _has_mail(self._socket):
+            if not self._readable and not _has_mail(self._socket):
                 self._settle(drained=True)
                 return
+            self._readable = False
             parts: list[zmq.Frame] = []
             more = True
             while more:
