@@ -144,15 +144,13 @@ def join(
         make_party: makes the `Party` of this connection.
         hello: the Hello to send.
         link_timeout: the seconds in which a connection must be established.
-        join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
-            others, and so does this one, if it is longer than an hour.
+        join_timeout: seconds to look for it; 0: for ever. One above an hour bounds all waiting.
         described: where they meet, for messages.
         compare: see `StillWaiting`.
         diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
-        knows_host: whether this process was connected to the Host before, so that no key is wrong
-            if a handshake fails; a proxy may accept connections while the Host starts again.
+        knows_host: whether this process was connected to it before, so that no key is wrong.
 
     Returns:
         This party, the Host as its peer, and what was agreed. The caller closes the party.
@@ -181,11 +179,15 @@ def join(
         party.close(0)
         waited = time.monotonic() - began
         if join_timeout and waited > join_timeout:
-            missing = f" the Host, which did not come online; start it ({no_host()})"
-            raise _nobody_came(party, waited, missing, described, compare)
+            raise _no_host_came(party, waited, described, compare)
         if notices.due(waited):
             party.emit(StillWaiting(("the Host",), waited, f"{compare}; {no_host()}"))
         time.sleep(RETRY_SECONDS)
+
+
+def _no_host_came(party: Party, waited: float, described: str, compare: str) -> JoinTimeoutError:
+    missing = f" the Host, which did not come online; start it ({no_host()})"
+    return _nobody_came(party, waited, missing, described, compare)
 
 
 def _nobody_came(
@@ -206,7 +208,7 @@ class _Failures:
         began: the time at which it began to look for the Host.
         earlier: the state of an unfinished run at this party.
         diagnose: see `join`.
-        knows_host: see `join`.
+        knows_host: see `join`. A proxy may accept connections while a lost Host starts again.
     """
 
     def __init__(
