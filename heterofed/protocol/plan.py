@@ -60,7 +60,7 @@ Weighting = Literal["rows", "equal"]
 
 
 SitesOverlap = Literal["error", "first"]
-"""Whether an id that two sites of a role have is an error, or belongs to the first of them."""
+"""The ways to treat an id that two sites of a role have."""
 
 
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
