@@ -39,6 +39,7 @@ PIECES: dict[str, Callable[[], str]] = {
     "mark": lambda: messages.struct_table(wire.Mark),
     "leak-limits": lambda: messages.struct_table(LeakLimits),
     "held": lambda: messages.struct_table(wire.Held),
+    "signed": lambda: messages.struct_table(wire.Signed),
     "averaging": lambda: messages.struct_table(Averaging),
     "role-sites": lambda: messages.struct_table(RoleSites),
     "weight-spec": lambda: messages.struct_table(wire.WeightSpec),
