@@ -204,6 +204,7 @@ def as_collaborator(
         diagnose=place.diagnose,
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
+        knows_host=run.waits > 0,
     )
     run.maybe_party = party
     if host.name == settings.feature_key:
