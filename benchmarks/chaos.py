@@ -1,6 +1,7 @@
 """Kill parties and cut their network, and see that nothing but time was lost.
 
     python -m benchmarks.chaos --kills 20 --cuts 200 --collaborators 3 --seed 1 --json
+    python -m benchmarks.chaos --kills 20 --cuts 200 --collaborators 3 --kind hybrid
 
 A small real MNIST task runs between processes over TCP with CURVE, first undisturbed, then again
 and again through a relay (`benchmarks.relay`) until so many parties were killed (`kill -9`, at
@@ -10,6 +11,10 @@ started again with the same command. Every run has to complete by itself, with t
 undisturbed one bit for bit and with the same rows in its CSVs (of `leakage.csv`, which is measured
 where there is time: each row once). A party that ends in any other way than well or killed is a
 failure, and its log is shown.
+
+With `--kind hybrid` all Collaborators but the first are sites of one role, each with its own
+people. With `--kind horizontal` all have the same columns of different people, and the Host adds up
+masked weights.
 
 Gives `kills`, `cuts`, `resumes` (times that the Host went on from a checkpoint), `lost_s` (seconds
 that the disturbed runs took longer), `identical`, and how it was run. Exit code 1 where not all is
@@ -49,12 +54,21 @@ KILLS_PER_RUN = 4
 CUT_SECONDS = 0.25  # between two cuts, on average
 TOGETHER = 0.25  # of the kills that take another party with them
 COSTS = ("comm", "outbound")  # CSVs of times and bytes, which a rollback changes
+KINDS = ("vertical", "hybrid", "horizontal")
+ROLE = "branch"  # of the sites of a hybrid task
 SAMPLED = "leakage"  # measured where there is time, so that not even two undisturbed runs agree
 
 
-def collaborators(count: int) -> list[str]:
+def collaborators(count: int, kind: str = "vertical") -> list[str]:
     """Their feature keys."""
+    if kind == "hybrid":
+        return ["shop-1", *(f"{ROLE}.{site}" for site in sites(count))]
     return [f"shop-{number}" for number in range(1, count + 1)]
+
+
+def sites(count: int) -> list[str]:
+    """The sites of a hybrid task with so many Collaborators."""
+    return [f"site-{number}" for number in range(1, count)]
 
 
 # -- a party, as a process of its own ----------------------------------------------------------
@@ -70,19 +84,27 @@ def run_party(args: argparse.Namespace) -> None:
     from heterofed import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler, register_metrics
 
     torch.set_num_threads(1)
+    if args.kind == "horizontal":
+        run_horizontal(args)
+        return
     is_host = args.party == HOST
     limit = (args.images, args.images // 4)
     half = load_halves(args.data, "left" if is_host else "right", labels=is_host, limit=limit)
-    keys = collaborators(args.collaborators)
+    hybrid = args.kind == "hybrid"
+    keys = ["shop-1", ROLE] if hybrid else collaborators(args.collaborators)
+    role, _, site = args.party.partition(".")
     height = 28 // len(keys)
-    first = 0 if is_host else keys.index(args.party) * height
+    first = 0 if is_host else keys.index(role) * height
     rows = slice(0, 28) if is_host else slice(first, first + height)
+    own = half.ids
+    if site:  # every so many people are its own
+        own = half.ids[sites(args.collaborators).index(site) :: args.collaborators - 1]
 
     class Common:
         """What all parties do alike."""
 
         def load_local_ids(self) -> list[str]:
-            return half.ids
+            return own
 
         def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
             return split_ids(id_intersection)
@@ -97,8 +119,8 @@ def run_party(args: argparse.Namespace) -> None:
             return optim.Adam(feature_model.parameters(), lr=0.003)
 
         def features(self, feature_model: nn.Module, ids: list[str]) -> Iterator[Any]:
-            for start in range(0, len(ids), BATCH):
-                images, labels = half.rows(ids[start : start + BATCH])
+            for some in self.batches(ids):  # type: ignore[attr-defined]
+                images, labels = half.rows(some)
                 made = feature_model(images[:, :, rows])
                 time.sleep(PAUSE_SECONDS)
                 yield made if labels is None else (made, labels)
@@ -148,10 +170,60 @@ def run_party(args: argparse.Namespace) -> None:
     if is_host:
         settings |= {"max_rounds": args.rounds, "log_rounds": 1, "wait_for_peers": WAIT_SECONDS}
         # Not shuffled: with a seed the order hangs on the task id, and each run is another task.
-        settings |= {"collaborators": keys, "psi_protocol": "ecdh"}
+        settings |= {"collaborators": keys, "psi_protocol": "ecdh", "batch_size": BATCH}
+        settings |= {"sites": {ROLE: sites(args.collaborators)}} if hybrid else {}
         Bank(args.party, **settings).launch_task(args.task)
     else:
-        Shop(args.party, **settings).launch_task(args.task)
+        Shop(role, **settings, **({"site": site} if site else {})).launch_task(args.task)
+
+
+def run_horizontal(args: argparse.Namespace) -> None:
+    """One party of a horizontal task: each Collaborator has every so many images."""
+    import torch.nn.functional as F  # noqa: N812 - everybody calls it F
+    from torch import nn, optim
+
+    from examples.mnist_split.data import load_halves
+    from heterofed.homo_nn import HomoNNCollaboratorScheduler, HomoNNHostScheduler
+
+    keys = collaborators(args.collaborators)
+    settings: dict[str, Any] = {"results_dir": args.results, "join_timeout": 600, "seed": SEED}
+    if args.party == HOST:
+        settings |= {"max_rounds": args.rounds, "wait_for_peers": WAIT_SECONDS}
+        settings |= {"collaborators": keys, "secure_aggregation": len(keys) > 1}
+        HomoNNHostScheduler(HOST, **settings).launch_task(args.task)
+        return
+    limit = (args.images, args.images // 4)
+    half = load_halves(args.data, "left", labels=True, limit=limit)
+    own = half.ids[keys.index(args.party) :: len(keys)]
+
+    class Clinic(HomoNNCollaboratorScheduler):
+        """A party with images and labels of its own."""
+
+        def make_model(self) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(28 * 14, 32), nn.ReLU(), nn.Linear(32, 10))
+
+        def make_optimizer(self, model: nn.Module) -> optim.Optimizer:
+            return optim.Adam(model.parameters(), lr=0.003)
+
+        def train_a_round(self, model: nn.Module) -> dict[str, float]:
+            loss = 0.0
+            for start in range(0, len(own), BATCH):
+                images, labels = half.rows(own[start : start + BATCH])
+                self.optimizer.zero_grad()
+                assert labels is not None
+                found = F.cross_entropy(model(images), labels)
+                found.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                loss = float(found.detach())
+                time.sleep(PAUSE_SECONDS)
+            return {"rows": len(own), "loss": loss}
+
+        def test(self, model: nn.Module) -> dict[str, float]:
+            images, labels = half.rows(own)
+            right = (model(images).argmax(1) == labels).float().mean()
+            return {"rows": len(own), "accuracy": float(right)}
+
+    Clinic(args.party, **settings).launch_task(args.task)
 
 
 # -- all of them -------------------------------------------------------------------------------
@@ -210,7 +282,7 @@ class Chaos:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self._args, self._folder = args, folder
         self._random = random.Random(args.seed)
-        self._names = [HOST, *collaborators(args.collaborators)]
+        self._names = [HOST, *collaborators(args.collaborators, args.kind)]
         self.tally = Tally()
 
     def go(self) -> Tally:
@@ -319,14 +391,25 @@ class Chaos:
             address=relay.address,
             bind=bind,
             collaborators=[f"{each}={load_key(each, home).public}" for each in self._names[1:]],
-            plan=[
-                f"max_rounds={self._args.rounds}",
-                "psi_protocol=ecdh",
-            ],
+            plan=self._terms(),
         )
         for name in self._names[1:]:
             accept_task(task, name, lambda _terms, _party: True)
         return relay
+
+    def _terms(self) -> list[str]:
+        """The terms of the task file."""
+        args = self._args
+        terms = [f"max_rounds={args.rounds}"]
+        if args.kind == "horizontal":
+            fusion = "masked_sum" if args.collaborators > 1 else "separate"
+            return [*terms, f"fusion={fusion}", 'averaging={"weighting": "rows"}']
+        terms += ["psi_protocol=ecdh", f"batch_size={BATCH}"]
+        if args.kind == "hybrid":
+            named = [f"{ROLE}.{each}" for each in sites(args.collaborators)]
+            roles = json.dumps([{"role": ROLE, "parties": named}])
+            terms += ["announced_split=true", f"sites={roles}"]
+        return terms
 
     def _party(self, name: str, task: str) -> Party:
         args = self._args
@@ -334,6 +417,7 @@ class Chaos:
         command += ["--results", str(self._folder / "results"), "--data", str(args.data)]
         command += ["--collaborators", str(args.collaborators)]
         command += ["--rounds", str(args.rounds), "--images", str(args.images)]
+        command += ["--kind", args.kind]
         log = self._folder / "logs" / f"{task}-{name}.log"
         log.parent.mkdir(exist_ok=True)
         return Party(name, command, self._folder / "results" / task / name, log)
@@ -375,6 +459,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=10, help="parties to kill, over all runs")
     parser.add_argument("--cuts", type=int, default=100, help="connections to cut, over all runs")
     parser.add_argument("--collaborators", type=int, default=1, choices=range(1, 8))
+    parser.add_argument("--kind", choices=KINDS, default="vertical", help="how the data are cut")
     parser.add_argument("--seed", type=int, default=0, help="for the moments, victims and cuts")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--images", type=int, default=1000, help="images to train on")
@@ -394,6 +479,8 @@ def main() -> None:
         return
     from examples.mnist_split.data import ensure_mnist
 
+    if args.kind == "hybrid" and args.collaborators < 3:
+        raise SystemExit("--kind hybrid: give --collaborators 3 or more, for a role and two sites")
     args.data = args.data.absolute()
     ensure_mnist(args.data)
     # Short: a Unix socket's path may not be long.
@@ -404,6 +491,7 @@ def main() -> None:
     shown = {
         **asdict(tally),
         "failures": len(tally.failures),
+        "kind": args.kind,
         "collaborators": args.collaborators,
         "seed": args.seed,
     }

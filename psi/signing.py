@@ -58,6 +58,7 @@ MAX_CHUNK = 1 << 20  # bytes of the longest chunk that either side sends
 RESIGN_VALUES = 16_384  # values that may be signed again in a run, for restarted requesters
 _INDEX = 8  # bytes of a position in a record
 _PAIR = 2 * TAG_BYTES
+_SLICE = 64  # own ids per step, which takes 3 to 16 ms; a chunk of the peer waits for one step
 _SLICE_ELSEWHERE = 512  # own ids per step through an executor, to which each step is sent
 
 
@@ -80,9 +81,6 @@ class Signer(Side, ABC):
         key_leaves: whether the key may be sent to an executor on other machines. None allows it for
             an executor object, and refuses it for an address.
     """
-
-    _slice_ids = 64
-    """The own ids per step, which takes about 16 ms; a chunk of the peer waits for one step."""
 
     backend: str
     """The name of the library that computes; "kept tags" if nothing is left to compute."""
@@ -118,7 +116,7 @@ class Signer(Side, ABC):
         self._index_of_match: dict[bytes, int] = {}
         self._closed = False
         self._former_key, todo = self._take_up(bound)
-        slice_ids = _SLICE_ELSEWHERE if self._workers.pooled else self._slice_ids
+        slice_ids = _SLICE_ELSEWHERE if self._workers.pooled else _SLICE
         self._own = OwnTags(
             self._ids, todo, self._pairs_of, self._deliver, self._workers.count, slice_ids
         )
@@ -228,6 +226,8 @@ class Signer(Side, ABC):
             self._note_signed(digest)
             self._signed_in_all += values
         self._signed = total
+        if self._workers.pooled:  # an executor has its own order, and perhaps room for both
+            return self._sign(blinded)
         with self._own.step_aside():
             return self._sign(blinded)
 

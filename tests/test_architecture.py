@@ -42,6 +42,7 @@ ALONE = {
     "gmpy2": ["psi/"],
     "cryptography": [
         "heterofed/compute/streams",
+        "heterofed/identity/signing",
         "heterofed/privacy/mask",
         "heterofed/privacy/noise",
         "psi/",
@@ -80,6 +81,7 @@ NO_TORCH = [
     "heterofed.hetero_nn.psi",
     "heterofed.cli.psi",
     "heterofed.protocol",
+    "heterofed.identity.receipt.check",
     "heterofed.tabular.ids",
     "heterofed.tabular.inspect",
     "psi",

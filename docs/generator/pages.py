@@ -27,7 +27,7 @@ from docs.generator.readme_zh import chinese_home
 from docs.generator.translations import Translation, translations
 from heterofed.protocol import messages as wire
 from heterofed.protocol.leak_limits import LeakLimits
-from heterofed.protocol.plan import Averaging, Plan
+from heterofed.protocol.plan import Averaging, Plan, RoleSites
 
 PIECE = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -38,8 +38,11 @@ PIECES: dict[str, Callable[[], str]] = {
     "plan": lambda: messages.struct_table(Plan),
     "mark": lambda: messages.struct_table(wire.Mark),
     "leak-limits": lambda: messages.struct_table(LeakLimits),
+    "role-sites": lambda: messages.struct_table(RoleSites),
     "held": lambda: messages.struct_table(wire.Held),
+    "signed": lambda: messages.struct_table(wire.Signed),
     "averaging": lambda: messages.struct_table(Averaging),
+    "role-sites": lambda: messages.struct_table(RoleSites),
     "weight-spec": lambda: messages.struct_table(wire.WeightSpec),
     "work": lambda: messages.struct_table(wire.Work),
     "facts": lambda: messages.struct_table(wire.Facts),

@@ -17,7 +17,9 @@ from heterofed._version import __version__
 from heterofed.cli import options, trust
 from heterofed.cli.doctor import doctor
 from heterofed.cli.language import explanation
+from heterofed.cli.models import models
 from heterofed.cli.new import new
+from heterofed.cli.receipt import receipt
 from heterofed.cli.said import is_json, say, say_error
 from heterofed.cli.serve import serve as serve_command
 from heterofed.cli.table import table
@@ -233,6 +235,8 @@ cli.add_command(new)
 cli.add_command(watch_command)
 cli.add_command(doctor)
 cli.add_command(serve_command)
+cli.add_command(receipt)
+cli.add_command(models)
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ import click
 from heterofed.cli import options
 
 NOT_OF = {
-    "host": ("max_rows_per_day", "max_rows_per_minute"),
+    "host": ("max_rows_per_day", "max_rows_per_minute", "limits"),
     "collaborator": ("address", "port", "token_file", "deadline", "missing_party"),
 }
 """The options that do not belong to a role."""
@@ -74,6 +76,23 @@ NOT_OF = {
     show_default=True,
     help="At the Host, say what replaces the features of rows that a party lacks.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="TASK=TABLE",
+    callback=lambda _context, _option, given: pairs(given),
+    help="Serve another task in this process too, with a table of its own; the option may be"
+    " repeated. All other options hold for each task.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="TASK=DAY[/MINUTE]",
+    callback=lambda _context, _option, given: limits_of(given),
+    help="At a Collaborator, compute at most so many rows of this task in a day and in a minute;"
+    " the option may be repeated.",
+)
 @options.LOG_FORMAT
 @click.pass_context
 def serve(
@@ -82,9 +101,51 @@ def serve(
     """Serve the model of TASK row by row: run this at every party, each with its own TABLE.
 
     The Host answers HTTP requests for ids, and a Collaborator computes its part of the rows. The
-    links come back by themselves after cuts and restarts. It ends with SIGTERM or Ctrl-C.
+    links come back by themselves after cuts and restarts. It ends with SIGTERM or Ctrl-C. A new
+    version of the model takes over by `heterofed models use`, without a restart.
     """
     from heterofed.cli.serve_tasks import serve_collaborator, serve_host
 
     options.refuse(context, NOT_OF[role], f"it is not for a {role}")
-    (serve_host if role == "host" else serve_collaborator)(task=task, **given)
+    tasks = {task: given.pop("location")}
+    for name, location in given.pop("also").items():
+        if name in tasks:
+            raise click.UsageError(f"--also {name}: give each task once")
+        tasks[name] = location
+    limits = given.pop("limits")
+    if unknown := sorted(limits.keys() - tasks.keys()):
+        raise click.UsageError(f"--limit {unknown[0]}: this task is not served here")
+    if role == "host":
+        serve_host(tasks=tasks, **given)
+    else:
+        serve_collaborator(tasks=tasks, limits=limits, **given)
+
+
+def pairs(given: Sequence[str]) -> dict[str, str]:
+    """Return the tables of further tasks.
+
+    Raises:
+        BadParameter: a value is not `TASK=TABLE`, or a task is given twice.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        task, equals, location = each.partition("=")
+        if not (task and equals and location) or task in found:
+            raise click.BadParameter(f"{each!r}: give TASK=TABLE, each task once")
+        found[task] = location
+    return found
+
+
+def limits_of(given: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """Return the most rows of some tasks per day and per minute.
+
+    Raises:
+        BadParameter: a value is not `TASK=DAY` or `TASK=DAY/MINUTE`, or a task is given twice.
+    """
+    found: dict[str, tuple[int, int | None]] = {}
+    for each in given:
+        match = re.fullmatch(r"(.+)=([0-9]{1,18})(?:/([0-9]{1,18}))?", each)
+        if match is None or match[1] in found:
+            raise click.BadParameter(f"{each!r}: give TASK=DAY or TASK=DAY/MINUTE, each task once")
+        found[match[1]] = int(match[2]), None if match[3] is None else int(match[3])
+    return found

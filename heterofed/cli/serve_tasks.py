@@ -1,24 +1,35 @@
-"""Serves a model of `heterofed table` at this party, with a table and some options."""
+"""Serves models of `heterofed table` at this party, each with a table, and some options."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import functools
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import click
 
 from heterofed.cli.table_tasks import given_in, opened
+from heterofed.messaging.aborts import SIGTERM_EXIT
 from heterofed.tabular import TabularCollaborator, TabularHost
+from heterofed.tabular.ids import Duplicates
 
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
+
+LEAVE_SECONDS = 5.0
+"""The longest time in seconds in which links say goodbye when this process ends."""
+
+T = TypeVar("T", TabularHost, TabularCollaborator)
 
 
 def serve_host(
     *,
-    task: str,
-    location: str,
+    tasks: Mapping[str, str],
     party: str | None,
     results: Path,
     ids: Sequence[str],
@@ -33,33 +44,38 @@ def serve_host(
     """Serve at the Host.
 
     Raises:
-        ConfigError: an option, the table or the trained model is wrong.
+        ConfigError: an option, a table or a trained model is wrong.
     """
     from heterofed.serving.extra import check_installed
-    from heterofed.serving.server import serve, token_of
+    from heterofed.serving.server import ServedTask, Server, token_of
 
     check_installed()
     name = party or "host"
-    common = _common(location, task, name, results, ids, given)
-    folder = results.absolute() / task / name / "serving"
-    serve(
-        TabularHost(name, label=None, **common),
-        task,
-        token=token_of(folder, token_file),
-        address=address,
-        port=port,
-        deadline=deadline,
-        say=lambda url: click.echo(f"serve: {url} (token: {token_file or folder / 'token'})"),
-        models="best",
-        missing_party=missing_party,
-        max_age=max_age,
-    )
+    served = []
+    tokens: dict[str, Path] = {}
+    for task, location in tasks.items():
+        make = _maker(TabularHost, location, task, name, results, ids, given, label=None)
+        folder = results.absolute() / task / name / "serving"
+        scheduler, tokens[task] = make(), token_file or folder / "token"
+        settings = {"models": "best", "missing_party": missing_party, "max_age": max_age}
+        served.append(
+            ServedTask(
+                scheduler=scheduler,
+                task_id=task,
+                token=token_of(folder, token_file),
+                settings={**settings, "fresh": make},
+            )
+        )
+    server = Server(served, address=address, port=port, deadline=deadline)
+    for task, token in tokens.items():
+        click.echo(f"serve: {server.url(task)} (token: {token})")
+    server.run()
 
 
 def serve_collaborator(
     *,
-    task: str,
-    location: str,
+    tasks: Mapping[str, str],
+    limits: Mapping[str, tuple[int, int | None]],
     party: str | None,
     results: Path,
     ids: Sequence[str],
@@ -71,30 +87,79 @@ def serve_collaborator(
     """Serve at a Collaborator.
 
     Raises:
-        ConfigError: an option, the table or the trained model is wrong.
+        ConfigError: an option, a table or a trained model is wrong.
     """
     name = party or "collaborator"
-    scheduler = TabularCollaborator(name, **_common(location, task, name, results, ids, given))
-    with contextlib.suppress(KeyboardInterrupt):
-        scheduler.serve_rows(
-            task,
-            max_rows_per_day=max_rows_per_day,
-            max_rows_per_minute=max_rows_per_minute,
-            max_age=max_age,
+    links = []
+    for task, location in tasks.items():
+        make = _maker(TabularCollaborator, location, task, name, results, ids, given)
+        day, minute = limits.get(task, (max_rows_per_day, max_rows_per_minute))
+        links.append(
+            functools.partial(
+                make().serve_rows,
+                task,
+                max_rows_per_day=day,
+                max_rows_per_minute=minute,
+                max_age=max_age,
+                fresh=make,
+            )
         )
+    with contextlib.suppress(KeyboardInterrupt):
+        links[0]() if len(links) == 1 else side_by_side(links)
 
 
-def _common(
-    location: str, task: str, name: str, results: Path, ids: Sequence[str], given: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of both roles' schedulers."""
+def side_by_side(links: Sequence[Callable[..., object]]) -> None:
+    """Run the links of several tasks, each in a thread, until one fails or a signal comes.
+
+    Raises:
+        SystemExit: SIGTERM has come.
+        Exception: a link has ended by this error.
+    """
+    leave, ends = threading.Event(), queue.SimpleQueue[BaseException | None]()
+
+    def run(link: Callable[..., object]) -> None:
+        try:
+            link(leave=leave)
+            ends.put(None)
+        except BaseException as error:
+            ends.put(error)
+
+    threads = [threading.Thread(target=run, args=(each,), daemon=True) for each in links]
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.put(SystemExit(SIGTERM_EXIT)))
+    try:
+        for each in threads:
+            each.start()
+        if (error := ends.get()) is not None:
+            raise error
+    finally:
+        leave.set()
+        last = time.monotonic() + LEAVE_SECONDS
+        for each in threads:
+            each.join(max(0.0, last - time.monotonic()))
+        signal.signal(signal.SIGTERM, before)
+
+
+def _maker(
+    kind: type[T],
+    location: str,
+    task: str,
+    name: str,
+    results: Path,
+    ids: Sequence[str],
+    given: dict[str, Any],
+    **more: Any,
+) -> Callable[[], T]:
+    """Return what makes schedulers of one task, which share their table."""
     source = opened(location, **{each: given[each] for each in OF_SOURCE})
     kept = given_in(results.absolute() / task / name)
-    return {
-        "table": source,
-        "ids": list(ids) or kept.ids,
-        "id_recipe": kept.id_recipe,
-        "duplicates": kept.duplicates,
-        "results_dir": results,
-        "join_timeout": 0,
-    }
+    return functools.partial(
+        kind,
+        name,
+        source,
+        ids=list(ids) or kept.ids,
+        id_recipe=kept.id_recipe,
+        duplicates=cast(Duplicates, kept.duplicates),
+        results_dir=results,
+        join_timeout=0,
+        **more,
+    )

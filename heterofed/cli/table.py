@@ -13,6 +13,7 @@ from heterofed.cli import options
 from heterofed.cli.options import all_of, refuse
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
+from heterofed.cli.table_score import score
 from heterofed.cli.ways import COMMANDS
 from heterofed.rendezvous.ways import started_by
 
@@ -240,6 +241,7 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
 
 table.add_command(check)
 table.add_command(overlap)
+table.add_command(score)
 
 
 def _host_options() -> Iterable[click.Parameter]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.files import heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import key_path, load_key
+from heterofed.identity.signing import make_signing_key
 from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
 from heterofed.identity.task_terms import (
     KEY_CHARACTERS,
@@ -55,6 +57,7 @@ def new_task(
     plan: Sequence[str] = (),
     limits: Sequence[str] = (),
     keyless: bool = False,
+    signing: Sequence[str] = (),
 ) -> Path:
     """Write the file of a new task and return its path.
 
@@ -69,6 +72,8 @@ def new_task(
         plan: the fields of `Plan` to set, each as `FIELD=VALUE`.
         limits: the fields of `LeakLimits` to set, in the same form.
         keyless: whether the task has no keys.
+        signing: the signing keys of all Collaborators, each as `PARTY=KEY`, if the parties sign
+            receipts. The Host's is made if this machine has none.
 
     Raises:
         ConfigError: an argument is wrong; nothing was written.
@@ -95,6 +100,7 @@ def new_task(
         "plan": dict(_setting(each) for each in plan),
         "limits": dict(_setting(each, "--limit", LeakLimits) for each in limits),
     }
+    _let_sign([raw["host"], *raw["collaborators"]], signing, home)
     raw |= {"bind": bind} if bind else {}
     raw |= {"expires": expires} if expires else {}
     _keep(check_task(raw, "the new task"), path)
@@ -239,6 +245,37 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
             " that a shell interprets"
         )
     return {"party": party, "key": key} if equals else {"party": party}
+
+
+def _let_sign(members: list[dict[str, str]], signing: Sequence[str], home: Path) -> None:
+    """Add the signing keys, if there are any, to the parties of a new task, the Host first."""
+    if not signing:
+        return
+    keys = dict(signing_key(each, "--signing") for each in signing)
+    names = [each["party"] for each in members]
+    if keys.keys() != set(names[1:]):
+        raise ConfigError(
+            f"--signing is given for {', '.join(keys)}, and the Collaborators are"
+            f" {', '.join(names[1:])}; give it once for each of them"
+        )
+    keys[names[0]] = make_signing_key(names[0], home).public
+    for each in members:
+        each["signing"] = keys[each["party"]]
+
+
+def signing_key(given: str, option: str) -> tuple[str, str]:
+    """Split `PARTY=KEY`.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    party, _, key = given.partition("=")
+    if not re.fullmatch("[0-9a-f]{64}", key):
+        raise ConfigError(
+            f"{option} {given!r}: give PARTY=KEY with the 64 digits that `heterofed keys signing"
+            " PARTY` prints there"
+        )
+    return party, key
 
 
 def _setting(

@@ -44,6 +44,20 @@ def keys_show(party: str) -> None:
     _show(load_key, party)
 
 
+@keys.command("signing")
+@click.argument("party")
+def keys_signing(party: str) -> None:
+    """Print the public key by which the party signs receipts; it is made if there is none.
+
+    Give it to the Host, who lists it in the task file (`heterofed task new --signing`).
+    """
+    from heterofed.files import heterofed_home
+    from heterofed.identity.signing import make_signing_key
+    from heterofed.reporting.results import check_name
+
+    click.echo(make_signing_key(check_name(party, "party"), heterofed_home()).public)
+
+
 @keys.command("rotate")
 @click.argument("party")
 def keys_rotate(party: str) -> None:
@@ -89,6 +103,12 @@ def task() -> None:
     metavar="PARTY=PUBKEY",
     help="Add this Collaborator with its public key; repeat the option for each, in task order.",
 )
+@click.option(
+    "--signing",
+    multiple=True,
+    metavar="PARTY=KEY",
+    help="Let all parties sign receipts; repeat the option with the key of each Collaborator.",
+)
 @click.option("--bind", help="Let the Host listen at this address, if it differs (behind NAT).")
 @click.option(
     "--purpose",
@@ -125,6 +145,7 @@ def task_new(
     host: str,
     address: str,
     collaborators: tuple[str, ...],
+    signing: tuple[str, ...],
     bind: str | None,
     purpose: str,
     plan: tuple[str, ...],
@@ -146,6 +167,7 @@ def task_new(
         plan=plan,
         limits=limits,
         keyless=insecure,
+        signing=signing,
     )
     click.echo(path)
 

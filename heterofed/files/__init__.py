@@ -14,6 +14,7 @@ from heterofed.files.folders import (
     move_aside,
     own_folder,
     private_folder,
+    rename_folder,
     try_folder,
 )
 from heterofed.files.opened import OWN_RESULTS
@@ -53,6 +54,7 @@ __all__ = [
     "private_folder",
     "put_in_place",
     "read",
+    "rename_folder",
     "temporary_folder",
     "truncate",
     "try_folder",

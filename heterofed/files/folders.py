@@ -97,8 +97,11 @@ def make_folder(path: Path) -> None:
                 each.chmod(0o700)
 
 
-def move_aside(folder: Path) -> None:
+def move_aside(folder: Path) -> Path | None:
     """Rename a folder to `<folder>.1`, `.2` and so on; an empty folder is removed instead.
+
+    Returns:
+        Where the content is now; None if there was none.
 
     Raises:
         OSError: the folder cannot be renamed.
@@ -109,7 +112,17 @@ def move_aside(folder: Path) -> None:
         number = 1
         while os.path.lexists(aside := folder.with_name(f"{folder.name}.{number}")):
             number += 1
-        folder.rename(aside)
+        return folder.rename(aside)
+    return None
+
+
+def rename_folder(folder: Path, to: Path) -> Path:
+    """Rename a folder of heterofed, and return its new path.
+
+    Raises:
+        OSError: the folder cannot be renamed.
+    """
+    return folder.rename(to)
 
 
 def try_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ Its hooks are in `hooks.py`, and `train/training.py` calls them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.predict.collaborator import serve
-from heterofed.hetero_nn.serve.answers import ServeLimits
 from heterofed.hetero_nn.serve.collaborator import allowed_ids, serve_rows
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.settings import CollaboratorSettings
 from heterofed.hetero_nn.train.dry_run import CollaboratorDryRun
 from heterofed.hetero_nn.train.training import CollaboratorTraining
@@ -164,6 +164,8 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         max_age: float = 3600.0,
         load_timeout: float = 0.0,
         stop: threading.Event | None = None,
+        leave: threading.Event | None = None,
+        fresh: Callable[[], HeteroNNCollaboratorScheduler] | None = None,
     ) -> int:
         """Answer the Host's requests for single rows over a standing link, until interrupted.
 
@@ -183,6 +185,10 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             load_timeout: the longest time in seconds that `load_features` may take, in a thread of
                 its own; a later result is dropped. 0 sets no limit.
             stop: ends the link once it is set and the Host has ended its session.
+            leave: ends the session at once when it is set; the Host is told.
+            fresh: makes another scheduler like this one, with which another version of the model
+                is loaded while this one serves. Without it a new version is taken over with a new
+                link only.
 
         Returns:
             The number of requests that were answered.
@@ -199,4 +205,4 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             max_age=max_age,
             load_timeout=load_timeout,
         )
-        return serve_rows(self, task_id, limits, stop=stop)
+        return serve_rows(self, task_id, limits, stop=stop, leave=leave, fresh=fresh)

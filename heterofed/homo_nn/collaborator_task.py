@@ -53,9 +53,9 @@ class CollaboratorAveraging(Averaging, CollaboratorTask):
             is_over = self.checkpoints.take_up()
             if not is_over:
                 self._connected(run, host)
-        self._serve(run, host, (msg.Finish,) if is_over else WHAT_COMES)
+        told = self._serve(run, host, (msg.Finish,) if is_over else WHAT_COMES)
         self.keeping.files.save()
-        finish_as_collaborator(run, host)
+        finish_as_collaborator(run, host, told)
 
     def _connected(self, run: Run, host: Peer) -> None:
         if run.plan.fusion == "masked_sum" and not run.mask_secrets:
@@ -88,7 +88,7 @@ class CollaboratorAveraging(Averaging, CollaboratorTask):
             self.keeping.keep_start()
             party.post(host, msg.WeightsHeld())
 
-    def _serve(self, run: Run, host: Peer, expected: tuple[type[msg.Message], ...]) -> None:
+    def _serve(self, run: Run, host: Peer, expected: tuple[type[msg.Message], ...]) -> msg.Finish:
         """Do what the Host says, until it says that the task is complete."""
         while True:
             mail = self.next_of(run, host, expected)
@@ -103,7 +103,7 @@ class CollaboratorAveraging(Averaging, CollaboratorTask):
                     self._end_round(run, host, best=best, last=last)
                     expected = (msg.Finish,) if last else expected
                 case _:
-                    return
+                    return mail.of(msg.Finish)
 
     def _update(self, run: Run, host: Peer, number: int) -> None:
         if run.party.name not in drawn(run.plan, number):

@@ -95,7 +95,7 @@ def load_key(party: str, home: Path) -> Key:
     private_folder(home, "keys", make=False)
     path = key_path(party, home)
     try:
-        content = _read_private(path)
+        content = read_private(path)
     except FileNotFoundError:
         raise ConfigError(
             f"{party} has no key on this machine ({path}): make one with `heterofed keys new"
@@ -119,7 +119,13 @@ def load_key(party: str, home: Path) -> Key:
     return Key(party, kept.public, kept.secret)
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """Return the content of a key file.
+
+    Raises:
+        ConfigError: it is no plain file, belongs to another user, or may be read by others.
+        OSError: it cannot be read.
+    """
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     )

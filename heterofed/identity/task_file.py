@@ -117,6 +117,7 @@ def _check_members(task: TaskFile, where: str) -> None:
     for what, values in (
         ("party", [each.party for each in task.members]),
         ("key", [each.key for each in task.members if each.key]),
+        ("signing key", [each.signing for each in task.members if each.signing]),
     ):
         if len(set(values)) != len(values):
             raise ConfigError(f"{where}: two parties have the same {what}; give each its own")
@@ -128,6 +129,17 @@ def _check_members(task: TaskFile, where: str) -> None:
                 f"{where}: {each.party} has no key; ask {each.party} for the first line of"
                 f" `heterofed keys show {each.party}`"
             )
+
+    _check_all_sign(task, where)
+
+
+def _check_all_sign(task: TaskFile, where: str) -> None:
+    silent = [each.party for each in task.members if each.signing is None]
+    if 0 < len(silent) < len(task.members):
+        raise ConfigError(
+            f"{where}: some parties have a signing key, and {', '.join(silent)} has none; add what"
+            f" `heterofed keys signing {silent[0]}` prints there, or remove the others'"
+        )
 
 
 def _check_addresses(task: TaskFile, where: str) -> None:

@@ -57,6 +57,10 @@ PublicKey = Annotated[
 ]
 
 
+SigningPublicKey = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""An Ed25519 public key in hexadecimal digits."""
+
+
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A party of a task.
 
@@ -64,11 +68,13 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         party: the party's feature key.
         key: the party's public key; None only in a task without keys.
         expires: the last day (UTC) on which the key is valid, or None for no limit.
+        signing: the public key of the party's receipts; None if the parties sign none.
     """
 
     party: PartyName
     key: PublicKey | None = None
     expires: date | None = None
+    signing: SigningPublicKey | None = None
 
 
 class _Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -231,15 +237,31 @@ def shown_terms(terms: bytes) -> dict[str, str]:
         raise ValueError("these bytes are not the terms of a task") from None
     members = (agreed.host, *agreed.collaborators)
     keys = {f"key of {each.party}": fingerprint(each.key) for each in members if each.key}
+    signing = {f"signing key of {each.party}": each.signing for each in members if each.signing}
     days = {f"last day of {each.party}": str(each.expires) for each in members if each.expires}
     return {
         "task": agreed.task,
         "purpose": agreed.purpose,
         "expires": str(agreed.expires or "never"),
         **keys,
+        **signing,
         **days,
         **shown_plan(plan),
     }
+
+
+def signing_keys(terms: bytes) -> dict[str, str]:
+    """Return the public keys of receipts in terms, by party; it is empty if no party signs.
+
+    Raises:
+        ValueError: the bytes are not terms.
+    """
+    try:
+        agreed = msgspec.json.decode(terms, type=_Agreed)
+    except (msgspec.MsgspecError, RecursionError, OverflowError):
+        raise ValueError("these bytes are not the terms of a task") from None
+    members = (agreed.host, *agreed.collaborators)
+    return {each.party: each.signing for each in members if each.signing}
 
 
 def shown_plan(plan: Plan) -> dict[str, str]:

@@ -32,10 +32,17 @@ from psi.executors import Pool
 TAG_BYTES = 16
 
 CHUNK_IDS = 1024
-"""The ids per chunk, which take two cores of a signer about 150 ms with RSA and 25 ms with ECDH."""
+"""The least ids per chunk, which take two cores of a signer about 150 ms with RSA and 25 ms with
+ECDH.
+"""
 
-EXECUTOR_CHUNK_IDS = 4096
-"""The ids per chunk for an executor, which computes many at once."""
+MOST_CHUNK_IDS = 4096
+"""The ids per chunk of large sets, and for an executor, which computes many at once. Each chunk is
+counted on disk at one party and stored at the other, which takes a few milliseconds.
+"""
+
+_CHUNKS = 32
+"""The least number of chunks of a set whose chunks have more than the least ids."""
 
 CHUNKS_AHEAD = 3
 """The most chunks without a stored result: one at each party, and one in transfer."""
@@ -114,7 +121,7 @@ class Request:
             if not self._peer.channel.party:  # then all of them are counted together
                 limit *= len(self._party.peers)
         settings |= {"domain": domain_of(self._run, self.name), "max_peer_ids": limit}
-        settings["chunk_ids"] = CHUNK_IDS if self._executor is None else EXECUTOR_CHUNK_IDS
+        settings["chunk_ids"] = chunk_ids(self._count, pooled=self._executor is not None)
         settings["executor"] = self._executor
         if self._joint:
             return psi.JointRequester(ids, key, count, **settings)
@@ -213,6 +220,16 @@ class Request:
         for proofs in self._requester.proofs_at(common):
             self._party.post(self._peer, PsiMatched(len(proofs) // TAG_BYTES, last=False), [proofs])
         self._party.post(self._peer, PsiMatched(0, last=True))
+
+
+def chunk_ids(count: int, *, pooled: bool = False) -> int:
+    """Return the ids per chunk.
+
+    Args:
+        count: the number of ids that are requested.
+        pooled: whether an executor computes.
+    """
+    return MOST_CHUNK_IDS if pooled else min(MOST_CHUNK_IDS, max(CHUNK_IDS, count // _CHUNKS))
 
 
 @contextmanager

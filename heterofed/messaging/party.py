@@ -20,7 +20,7 @@ from heterofed.messaging.peer import Mail, Peer, Timeouts
 from heterofed.messaging.taps import Tap
 from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, payload_size
-from heterofed.protocol.messages import Abort, Bye, Hello, Message, Waiting
+from heterofed.protocol.messages import Abort, Bye, Hello, Message, Signed, Waiting
 from heterofed.protocol.states import Role
 from heterofed.reporting.costs import LARGE_BYTES, Account, Direction
 from heterofed.reporting.diagnostics import place_of, shielded
@@ -191,27 +191,26 @@ class Party:
         self._await(peers, computing=True)
         return {peer.name: self._next(peer, kinds) for peer in peers}
 
-    def take_leave(self, peer: Peer) -> bool:
+    def take_leave(self, peer: Peer) -> Bye | None:
         """Wait for a peer's Bye. This party's work is done, so any failure is only logged.
 
         Returns:
-            Whether the Bye arrived.
+            The Bye, or None if it did not arrive.
         """
         if self.peers.get(peer.name) is not peer:
-            return False  # it disconnected while this party waited for another peer's Bye
+            return None  # it disconnected while this party waited for another peer's Bye
         try:
-            self.take(peer, Bye)
+            return self.take(peer, Bye).of(Bye)
         except TaskFailed as error:
             logger.warning("%s did not say goodbye: %s", error.party or peer.name, error)
             gone = error.party if error.party in self.peers else peer.name
             self.peers = {key: each for key, each in self.peers.items() if key != gone}
             return self.take_leave(peer)  # another peer has failed, and this one may still say Bye
-        return True
 
-    def leave(self, host: Peer) -> None:
+    def leave(self, host: Peer, signed: Signed | None = None) -> None:
         """Send Bye to the Host. This party's work is done even if that fails."""
         try:
-            self.post(host, Bye())
+            self.post(host, Bye(signed))
         except TaskFailed as error:
             logger.warning("%s did not hear the goodbye: %s", host.name, error)
 

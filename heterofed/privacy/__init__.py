@@ -17,4 +17,5 @@ sent.
 | `accountant` | epsilon of repeated Gaussian releases |
 | `dpsgd` | noise on the steps of a party's own weights |
 | `mask_keys`, `masking` | sums of embeddings that hide each single embedding from the Host |
+| `mask_exact`, `mask_seal` | sums of gradients of sites, which hide each part and the sum from it |
 """

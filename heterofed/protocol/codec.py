@@ -66,6 +66,11 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
     return list(_frames([memoryview(start), *views]))
 
 
+def header_of(message: Message) -> bytes:
+    """Return the header of a message, which is the same at its sender and at its receiver."""
+    return _encoder.encode(_decoder.decode(_encoder.encode(message)))
+
+
 def payload_size(payload: Sequence[Buffer]) -> int:
     """Return the number of bytes of a payload."""
     return sum(memoryview(part).nbytes for part in payload)

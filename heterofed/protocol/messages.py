@@ -36,6 +36,9 @@ MAX_WEIGHTS = 1024
 MAX_SCORES = 32
 """The most numbers that a party tells of its training or its test; they fit a small header."""
 
+MAX_STATEMENT_BYTES = 2048
+"""The longest statement of a run that a party signs; it fits into a small header."""
+
 MAX_SITE_BATCHES = 1 << 18
 """The most batches of a round or test in a task with sites; their rows are told in one frame."""
 
@@ -531,7 +534,8 @@ class ServePlan(Message, frozen=True):
     """H to C: these are the rows and models of a standing link, on which requests follow.
 
     The fields are those of `PredictPlan`; rows are named by their numbers in the sorted ids.
-    `version` is the digest of my half of the model.
+    `version` is the digest of my half of the model. While rows are served, a further one asks for
+    another version of the same rows; requests for it follow once it is accepted.
     """
 
     run: Nonce
@@ -543,9 +547,14 @@ class ServePlan(Message, frozen=True):
 
 
 class ServeAccepted(Message, frozen=True):
-    """C to H: my models are of the same run; `version` is the digest of my half of the model."""
+    """C to H: my models are of the same run; `version` is the digest of my half of the model.
+
+    While rows are served, it answers a further `ServePlan`. With `refused` that version is not
+    served, for this reason; the link goes on with those before it.
+    """
 
     version: Digest
+    refused: Literal["", "other_version", "failed"] = ""
 
 
 class ServeRequest(Message, frozen=True):
@@ -765,14 +774,28 @@ class CheckpointHeld(Message, frozen=True):
     batch: Batch = 0
 
 
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A party's statement of the run for its receipt, with its Ed25519 signature."""
+
+    text: Annotated[bytes, Meta(max_length=MAX_STATEMENT_BYTES)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 class Finish(Message, frozen=True):
-    """H to C: the task is complete after `rounds` rounds."""
+    """H to C: the task is complete after `rounds` rounds; `signed` is the Host's statement of it,
+    if the parties sign receipts.
+    """
 
     rounds: Count
+    signed: Signed | None = None
 
 
 class Bye(Message, frozen=True):
-    """C to H: I have saved everything that I keep, and I close the connection."""
+    """C to H: I have saved everything that I keep, and I close the connection; `signed` answers the
+    Host's statement.
+    """
+
+    signed: Signed | None = None
 
 
 class Abort(Message, frozen=True):

@@ -60,7 +60,7 @@ Weighting = Literal["rows", "equal"]
 
 
 SitesOverlap = Literal["error", "first"]
-"""What to do about an id that two sites of a role have."""
+"""The ways to treat an id that two sites of a role have."""
 
 
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -73,6 +73,7 @@ from heterofed.protocol.messages import (
     RoundEnd,
     Scores,
     SeenByOthers,
+    ServeAccepted,
     ServeAnswer,
     ServePlan,
     ServeRequest,
@@ -194,6 +195,11 @@ class Session:
     def unanswered(self) -> int:
         """The number of requests of a standing link that wait for their answers."""
         return len(self._served.open)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a further version was asked for on a standing link, and not answered yet."""
+        return self._served.proposed
 
     @property
     def feature_coding(self) -> Coding:
@@ -461,8 +467,14 @@ class Session:
             case ServePlan():
                 _no_payload(size)
                 _require(self._purpose == "serve", "not a standing link")
-                back = self.state is State.READY
-                _require(back or message.count <= self._matched, "more rows than were matched")
+                known = self.state in (State.READY, State.SERVING)
+                _require(known or message.count <= self._matched, "more rows than were matched")
+                _require(not self._served.proposed, "before the last one was answered")
+            case ServeAccepted():
+                _no_payload(size)
+                serving = self.state is State.SERVING
+                _require(not serving or self._served.proposed, "no version was asked for")
+                _require(serving or not message.refused, "a refusal before anything is served")
             case ServeRequest():
                 _require(size == message.rows * ROW_NUMBER_BYTES, "not one number for each row")
                 _require(message.number == self._served.asked, "not the next request")
@@ -652,8 +664,12 @@ class Session:
                     self._sites.size = 0  # weights have other sizes than gradients
             case SplitParts():
                 self._parted += message.ids
+            case ServePlan() if self.state is State.SERVING:
+                self._served.proposed = True
             case PredictPlan() | ServePlan():
                 self._round = message.rounds
+            case ServeAccepted():
+                self._served.proposed = False
             case ServeRequest():
                 self._served.open.append(message.rows)
                 self._served.asked += 1
@@ -836,6 +852,7 @@ class _ServedCounts:
     def __init__(self) -> None:
         self.asked = 0
         self.open: deque[int] = deque()
+        self.proposed = False
 
     @property
     def next(self) -> int:

@@ -214,6 +214,8 @@ TABLE: Table = {
     State.SERVING: {
         (_H, ServeRequest): State.SERVING,
         (_C, ServeAnswer): State.SERVING,
+        (_H, ServePlan): State.SERVING,  # another version, beside that which is served
+        (_C, ServeAccepted): State.SERVING,
         (_H, Finish): State.FINISHING,
     },
     State.READY: {

@@ -23,6 +23,7 @@ from heterofed.errors import ConfigError
 from heterofed.files import close_to_others, heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import Key, fingerprint, key_path, load_key
+from heterofed.identity.signing import load_signing_key
 from heterofed.identity.task_file import known_tasks, load_task, task_path
 from heterofed.identity.task_terms import (
     Purpose,
@@ -291,6 +292,12 @@ class TaskPlace(Place):
         self.terms = task.terms()
         member = task.member(party)
         task.check_usable()
+        if member.signing is not None and load_signing_key(party, home).public != member.signing:
+            raise ConfigError(
+                f"the signing key of {party} on this machine is not the one that the file of task"
+                f" {task.task!r} lists; bring the right one, or have all parties list what"
+                f" `heterofed keys signing {party}` prints"
+            )
         self._key: Key | None = None
         if not task.is_keyless:
             self._key = load_key(party, home)

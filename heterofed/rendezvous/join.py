@@ -135,6 +135,7 @@ def join(
     diagnose: Callable[[], str] = str,
     objections: Callable[[Plan], list[str]] = lambda _plan: [],
     earlier: Earlier | None = None,
+    knows_host: bool = False,
 ) -> tuple[Party, Peer, Agreement]:
     """At a Collaborator: find the Host, send Hello, and wait until all parties are connected.
 
@@ -143,13 +144,13 @@ def join(
         make_party: makes the `Party` of this connection.
         hello: the Hello to send.
         link_timeout: the seconds in which a connection must be established.
-        join_timeout: seconds to look for the Host; 0: for ever. Its own bounds the wait for the
-            others, and so does this one, if it is longer than an hour.
+        join_timeout: seconds to look for it; 0: for ever. One above an hour bounds all waiting.
         described: where they meet, for messages.
         compare: see `StillWaiting`.
         diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
+        knows_host: whether this process was connected to it before, so that no key is wrong.
 
     Returns:
         This party, the Host as its peer, and what was agreed. The caller closes the party.
@@ -163,7 +164,7 @@ def join(
     """
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
-    failures = _Failures(began, earlier, diagnose)
+    failures = _Failures(began, earlier, diagnose, knows_host=knows_host)
     # This is long, so that the Host may wait for other parties longer than this party looks for it.
     waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
     while True:
@@ -178,11 +179,15 @@ def join(
         party.close(0)
         waited = time.monotonic() - began
         if join_timeout and waited > join_timeout:
-            missing = f" the Host, which did not come online; start it ({no_host()})"
-            raise _nobody_came(party, waited, missing, described, compare)
+            raise _no_host_came(party, waited, described, compare)
         if notices.due(waited):
             party.emit(StillWaiting(("the Host",), waited, f"{compare}; {no_host()}"))
         time.sleep(RETRY_SECONDS)
+
+
+def _no_host_came(party: Party, waited: float, described: str, compare: str) -> JoinTimeoutError:
+    missing = f" the Host, which did not come online; start it ({no_host()})"
+    return _nobody_came(party, waited, missing, described, compare)
 
 
 def _nobody_came(
@@ -203,10 +208,19 @@ class _Failures:
         began: the time at which it began to look for the Host.
         earlier: the state of an unfinished run at this party.
         diagnose: see `join`.
+        knows_host: see `join`. A proxy may accept connections while a lost Host starts again.
     """
 
-    def __init__(self, began: float, earlier: Earlier | None, diagnose: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        began: float,
+        earlier: Earlier | None,
+        diagnose: Callable[[], str],
+        *,
+        knows_host: bool,
+    ) -> None:
         self._began, self._earlier, self._diagnose = began, earlier, diagnose
+        self._knows_host = knows_host
         self._handshakes, self._since = 0, 0.0
 
     @contextmanager
@@ -236,7 +250,8 @@ class _Failures:
             self._since = now
             logger.warning("trying again: %s", explained(error, self._diagnose))
         self._handshakes += 1
-        return self._handshakes >= HANDSHAKES and now - self._since >= HANDSHAKE_SECONDS
+        often = self._handshakes >= HANDSHAKES and now - self._since >= HANDSHAKE_SECONDS
+        return often and not self._knows_host
 
 
 def explained(error: HandshakeError, diagnose: Callable[[], str]) -> HandshakeError:

@@ -23,6 +23,7 @@ from heterofed.files import (
     own_folder,
     put_in_place,
     read,
+    rename_folder,
     try_folder,
     writing,
 )
@@ -314,13 +315,17 @@ def check_writable(folder: Path) -> None:
 def fresh_folder(folder: Path) -> None:
     """Make a run's folder; an older run's folder is renamed to `<folder>.1`, `.2` and so on.
 
+    What belongs to a server of the models stays, because it goes on with the runs that are there.
+
     Raises:
         ConfigError: the folder cannot be made.
     """
     try:
         (folder / STATUS).unlink(missing_ok=True)  # it belongs to this launch and is written again
-        move_aside(folder)
+        aside = move_aside(folder)
         own_folder(folder)
+        if aside is not None and (aside / SERVING).is_dir():
+            rename_folder(aside / SERVING, folder / SERVING)
     except OSError as error:
         raise ConfigError(
             f"the results folder {folder} cannot be made ({error.strerror}); give another"
@@ -368,6 +373,9 @@ def write_egress(result: TaskResult, egress: Egress) -> Path:
 
 
 SUMMARY, STATUS = "summary.json", "status.json"
+
+SERVING = "serving"
+"""The subfolder of a server of the models: its token, counts and agreed rows."""
 
 
 def write_summary(result: TaskResult) -> Path:

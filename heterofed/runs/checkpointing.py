@@ -120,6 +120,7 @@ class Checkpointing:
         for part in what.parts:
             part.note(run.state.kept)
         mark = Mark(run.round - 1 if run.batch else run.round, run.batch)
+        run.receipt.note(mark)
         # Before the first batch, models are as their hooks make them, which can be repeated.
         things = what.models.stateful() if mark > AT_SPLIT else {}
         if things:
@@ -196,6 +197,7 @@ class Checkpointing:
         run.result.rounds, run.result.ids = mark.round, split.common
         run.result.train_rows, run.result.test_rows = len(split.train), len(split.test)
         run.state.kept = snapshot.kept
+        run.receipt.go_on_from(snapshot.kept.links)
         run.state.is_best = False
         self._cut_metrics(snapshot)
         what.files.name_best()

@@ -13,9 +13,10 @@ import msgspec
 
 from heterofed.errors import DuplicatePartyError, OtherSettingsError, RemoteProtocolError
 from heterofed.events import Callback
-from heterofed.identity.task_terms import Purpose
+from heterofed.identity.task_terms import Purpose, signing_keys
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Timeouts
+from heterofed.messaging.transcript import Transcript
 from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
 from heterofed.protocol.plan import Plan
@@ -203,6 +204,7 @@ def as_collaborator(
         diagnose=place.diagnose,
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
+        knows_host=run.waits > 0,
     )
     run.maybe_party = party
     if host.name == settings.feature_key:
@@ -220,7 +222,7 @@ def _party(
     timeouts: Timeouts,
     callbacks: Sequence[Callback],
 ) -> Party:
-    return Party(
+    party = Party(
         settings.feature_key,
         role,
         endpoint,
@@ -228,6 +230,10 @@ def _party(
         callbacks=callbacks,
         account=run.account,
     )
+    run.transcript = Transcript(is_host=role is Role.HOST)
+    if run.terms and signing_keys(run.terms):
+        party.taps.append(run.transcript)
+    return party
 
 
 def _mask_secrets(party: str, key: MaskKey, agreement: Agreement, place: Place) -> dict[str, bytes]:

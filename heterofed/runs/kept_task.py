@@ -13,6 +13,7 @@ from heterofed.messaging.peer import Mail, Peer
 from heterofed.protocol.messages import CheckpointHeld, Finish, Message, RoundEnd
 from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.model_keeping import ModelKeeping
+from heterofed.runs.receipt import opened_receipt
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
 from heterofed.runs.run_folder import open_run_folder
@@ -39,10 +40,19 @@ class KeptTask(Task):
     def open_folder(self, run: Run) -> None:
         """Make the results folder of the resumed or new run."""
         open_run_folder(run, self.limit(run), lambda: self._start_over(run))
+        run.receipt = opened_receipt(run)
 
-    def settle(self, run: Run) -> None:  # noqa: ARG002
+    def settle(self, run: Run) -> None:
         """Complete this party's part of a run whose last checkpoint all parties hold."""
+        run.receipt = opened_receipt(run)
         self.checkpoints.settle()
+        run.receipt.end()
+        run.receipt.seal()
+
+    def failed(self, run: Run, error: BaseException) -> None:
+        """Write into the receipt what has ended the run."""
+        with run.harmless("the receipt"):
+            run.receipt.stop(error)
 
     def limit(self, run: Run) -> ReturnLimit:
         """Return the limit on rollbacks."""
@@ -108,36 +118,45 @@ def finish_as_host(run: Run, before: Callable[[], object] = lambda: None) -> Non
     party = run.party
     with party.in_phase("finish"):
         before()
+        run.receipt.end()
         gone = run.store.finished() or set()
         run.store.note_finished(gone)
         run.complete = True
         peers = list(party.peers.values())
         for peer in peers:
             with contextlib.suppress(PeerLostError):  # the others are told anyway
-                party.post(peer, Finish(run.round))
+                party.post(peer, Finish(run.round, run.receipt.say(peer.name)))
         for peer in peers:
-            if party.take_leave(peer):
+            bye = party.take_leave(peer)
+            run.receipt.hear(peer.name, bye.signed if bye else None)
+            if bye:
                 gone.add(peer.name)
                 run.store.note_finished(gone)
+        run.receipt.seal()
     if run.plan.wait_for_peers and (names := awaited(run)):
         raise lost(names[0], "finish", "no goodbye")
 
 
 def finish_as_collaborator(
-    run: Run, host: Peer, before: Callable[[], object] = lambda: None
+    run: Run, host: Peer, told: Finish, before: Callable[[], object] = lambda: None
 ) -> None:
     """Note that the task is complete, and say goodbye.
 
     Args:
         run: the run of the Collaborator.
         host: the Host.
+        told: the Host's last message.
         before: called first, within the phase.
     """
     party = run.party
     with party.in_phase("finish"):
         before()
+        run.receipt.end()
         run.store.note_finished()
         run.complete = True
-        party.leave(host)
+        run.receipt.hear(host.name, told.signed)
+        signed = run.receipt.say(host.name)
+        run.receipt.seal()
+        party.leave(host, signed)
         party.close()  # once the goodbye is sent, nobody has to be told any more
         run.store.note_finished(run.plan.collaborators)

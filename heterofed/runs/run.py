@@ -23,9 +23,11 @@ from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.results import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
 from heterofed.runs.psi_executor import ExecutorChoice
+from heterofed.runs.receipt import NoReceipt
 from heterofed.runs.state import RunState
 
 if TYPE_CHECKING:
+    from heterofed.messaging.transcript import Transcript
     from heterofed.privacy.repeats import Repeats
     from heterofed.runs.models import ModelRegistry
 
@@ -79,6 +81,9 @@ class Run:
         id_key: the number of the key by which rows are currently matched, from 0.
         psi_executor: what computes this party's part of an intersection.
         account_of_ids: the name under which signed ids are counted; empty means the task's.
+        transcript: the digests of the messages since the parties connected.
+        receipt: the receipt of this run, which does nothing if the parties sign none.
+        spent: returns the epsilons and releases so far, by name.
         harmless: runs code that only measures or shows something, and catches its errors.
     """
 
@@ -123,6 +128,9 @@ class Run:
     around_hooks: Callable[[], AbstractContextManager[None]] = nullcontext
     state: RunState = field(default_factory=RunState)
     repeats: Repeats | None = None
+    transcript: Transcript | None = None
+    receipt: NoReceipt = field(default_factory=NoReceipt)
+    spent: Callable[[], dict[str, float]] = dict
 
     @property
     def party(self) -> Party:

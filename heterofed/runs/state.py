@@ -29,6 +29,7 @@ class Kept:
         signature: a description of the inputs of this party's half.
         averaged: the state of a horizontal task that is not in a model of this party: the weights
             of all parties and the state of the Host's step, at the Host.
+        links: the digests of the messages with each other party, for the receipt.
         sites: which site has each train id and each test id, by role, at the Host; the first
             weights of all sites, at a site.
     """
@@ -42,6 +43,7 @@ class Kept:
     private_steps: int = 0
     signature: dict[str, Any] = field(default_factory=dict)
     averaged: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     sites: dict[str, Any] = field(default_factory=dict)
 
 

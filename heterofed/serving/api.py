@@ -1,4 +1,4 @@
-"""The HTTP application of a served model.
+"""The HTTP application of served models.
 
 A request passes through as few calls as possible: the path of predictions is not routed, and no
 thread changes between a request and its answer but once per batch.
@@ -11,6 +11,7 @@ import contextlib
 import hmac
 import time
 from asyncio import AbstractEventLoop, Future
+from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -35,29 +36,60 @@ JSON_HEADER = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
 
 
-class Api:
-    """The application of one model.
+class Model:
+    """One model of the application.
 
     Args:
-        task: the id of the task.
-        token: the bearer token that callers must have.
+        task: the id of the task, which is the name of the model.
+        token: the bearer token that its callers must have.
+        queue: the requests that wait for the thread of its links.
+        metrics: the metrics of the server.
+    """
+
+    def __init__(self, task: str, token: str, queue: RequestQueue, metrics: Metrics) -> None:
+        self.task, self.queue = task, queue
+        self._bearer = f"Bearer {token}".encode()
+        self.note = metrics.of(task, lambda: bool(queue.version), lambda: queue.rows_waiting)
+
+    @property
+    def path(self) -> str:
+        """The path of its predictions."""
+        return f"/v1/models/{self.task}:predict"
+
+    def check_token(self, scope: Scope) -> None:
+        """Check that a caller has the token.
+
+        Raises:
+            RequestError: it has not.
+        """
+        if not hmac.compare_digest(_header(scope, b"authorization"), self._bearer):
+            raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
+
+
+class Api:
+    """The application of one model or several.
+
+    Args:
+        tokens: the bearer token of each model, by the id of its task.
         deadline: the longest time in seconds from a request to its answer.
         most_bytes: the most bytes of a body.
         most_rows: the most ids of a request.
 
     Attributes:
-        queue: the requests that wait for the thread of the link.
+        queues: the requests of each model that wait for the thread of its links, by its task.
     """
 
     def __init__(
-        self, task: str, token: str, *, deadline: float, most_bytes: int, most_rows: int
+        self, tokens: Mapping[str, str], *, deadline: float, most_bytes: int, most_rows: int
     ) -> None:
-        self._task, self._path = task, f"/v1/models/{task}:predict"
-        self._bearer = f"Bearer {token}".encode()
         self._deadline, self._most_bytes, self._most_rows = deadline, most_bytes, most_rows
         self._loop: AbstractEventLoop | None = None
-        self.queue = RequestQueue(self._deliver)
-        self._metrics = Metrics(lambda: bool(self.queue.version), lambda: self.queue.rows_waiting)
+        self._metrics = Metrics()
+        self.queues = {task: RequestQueue(self._deliver) for task in tokens}
+        models = [
+            Model(task, token, self.queues[task], self._metrics) for task, token in tokens.items()
+        ]
+        self._models = {each.path: each for each in models}
         self._others = Starlette(
             routes=[
                 Route("/healthz", self._healthy),
@@ -72,7 +104,8 @@ class Api:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        if scope["path"] != self._path:
+        model = self._models.get(scope["path"])
+        if model is None:
             await self._others(scope, receive, send)
             return
         if scope["method"] != "POST":
@@ -80,30 +113,30 @@ class Api:
             return
         began, rows, code = time.monotonic(), 0, "ok"
         try:
-            self._check_token(scope)
+            model.check_token(scope)
             body = await self._body(scope, receive)
             asked = read_request(body, self._most_rows)
             rows = len(asked.ids)
-            scores = await self._scores(asked, began + self._deadline)
-            answer, status = write_answer(self._task, asked.ids, scores), 200
+            scores = await self._scores(model, asked, began + self._deadline)
+            answer, status = write_answer(model.task, asked.ids, scores), 200
             headers = [JSON_HEADER, NO_STORE]
         except RequestError as error:
             code, answer, status = error.code, write_error(error), STATUSES[error.code]
             headers = [JSON_HEADER, NO_STORE, *_of_error(error, status)]
         headers.append((b"content-length", str(len(answer)).encode()))
-        self._metrics.note(code, rows, time.monotonic() - began)
+        model.note(code, rows, time.monotonic() - began)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
     # -- predictions -------------------------------------------------------------------------
 
-    async def _scores(self, asked: Asked, ends: float) -> Scores:
+    async def _scores(self, model: Model, asked: Asked, ends: float) -> Scores:
         loop = asyncio.get_running_loop()
         self._loop = loop
         future: Future[Scores] = loop.create_future()
         timer = loop.call_later(ends - time.monotonic(), _expire, future)
         try:
-            self.queue.put(Request(asked.ids, ends, asked.columns, future))
+            model.queue.put(Request(asked.ids, ends, asked.columns, future))
             return await future
         finally:
             timer.cancel()
@@ -143,37 +176,44 @@ class Api:
     def _too_large(self) -> RequestError:
         return RequestError(f"send at most {self._most_bytes} bytes at once", code="too_large")
 
-    def _check_token(self, scope: Scope) -> None:
-        if not hmac.compare_digest(_header(scope, b"authorization"), self._bearer):
-            raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
-
     # -- the rest ----------------------------------------------------------------------------
 
     async def _not_found(self, _request: HttpRequest, _error: Exception) -> Response:
-        error = RequestError(f"nothing is here; ask {self._path}", code="not_found")
+        paths = ", ".join(self._models)
+        error = RequestError(f"nothing is here; ask {paths}", code="not_found")
         return Response(write_error(error), 404, media_type="application/json")
 
     async def _healthy(self, _request: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")
 
     async def _ready(self, _request: HttpRequest) -> Response:
-        if version := self.queue.version:
-            return JSONResponse({"model": self._task, "version": version.hex()})
-        error = unavailable()
-        return Response(write_error(error), 503, {"retry-after": str(error.retry_after)})
+        versions = {task: queue.version.hex() for task, queue in self.queues.items()}
+        if not all(versions.values()):
+            error = unavailable()
+            return Response(write_error(error), 503, {"retry-after": str(error.retry_after)})
+        (task, version), *more = versions.items()
+        alone = {} if more else {"model": task, "version": version}
+        return JSONResponse(alone | {"models": versions})
 
     async def _measured(self, request: HttpRequest) -> Response:
-        try:
-            self._check_token(request.scope)
-        except RequestError as error:
-            return Response(write_error(error), 401, media_type="application/json")
+        refusals = [self._refusal(each, request.scope) for each in self._models.values()]
+        if all(refusals):
+            return Response(refusals[0], 401, media_type="application/json")
         text = self._metrics.text()
         if text is None:
             return PlainTextResponse("install heterofed[prometheus] for metrics\n", 404)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _described(self, _request: HttpRequest) -> Response:
-        return JSONResponse(description(self._task))
+        return JSONResponse(description(list(self.queues)))
+
+    def _refusal(self, model: Model, scope: Scope) -> bytes:
+        """Return the body of the error for a caller without the token; empty if it has it."""
+        try:
+            model.check_token(scope)
+        except RequestError as error:
+            return write_error(error)
+        return b""
 
 
 def _settle(outcomes: list[Outcome]) -> None:

@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 
 BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 5)
 """The bounds of the buckets of the histogram, in seconds."""
 
+Note = Callable[[str, int, float], object]
+"""Counts a request with its result (`ok`, or the code of an error), its rows and its seconds."""
+
 
 class Metrics:
-    """The metrics of one server; without the library they count nothing.
+    """The metrics of one server; without the library they count nothing."""
 
-    Args:
-        ready: returns whether the link to the other parties is there.
-        waiting: returns the number of rows that wait.
-    """
-
-    def __init__(self, ready: Callable[[], bool], waiting: Callable[[], int]) -> None:
+    def __init__(self) -> None:
         try:
             client = importlib.import_module("prometheus_client")
         except ImportError:
             self._client = None
             return
         self._client, self._registry = client, client.CollectorRegistry()
-        of = {"namespace": "heterofed_serving", "registry": self._registry}
-        self._requests = client.Counter("requests", "Requests by result", ["code"], **of)
-        self._rows = client.Counter("rows", "Predicted rows", **of)
+        of, name = {"namespace": "heterofed_serving", "registry": self._registry}, ["model"]
+        self._requests = client.Counter("requests", "Requests by result", [*name, "code"], **of)
+        self._rows = client.Counter("rows", "Predicted rows", name, **of)
         self._seconds = client.Histogram(
-            "seconds", "Seconds of requests that were answered", buckets=BUCKETS, **of
+            "seconds", "Seconds of requests that were answered", name, buckets=BUCKETS, **of
         )
-        client.Gauge("ready", "1 while the link is there", **of).set_function(ready)
-        client.Gauge("rows_waiting", "Rows that wait", **of).set_function(waiting)
+        self._ready = client.Gauge("ready", "1 while the link is there", name, **of)
+        self._waiting = client.Gauge("rows_waiting", "Rows that wait", name, **of)
 
-    def note(self, code: str, rows: int, seconds: float) -> None:
-        """Count a request with its result: `ok`, or the code of an error."""
+    def of(self, model: str, ready: Callable[[], bool], waiting: Callable[[], int]) -> Note:
+        """Return what counts the requests of one model, which is the label of its metrics.
+
+        Args:
+            model: the name of the model.
+            ready: returns whether the link to the other parties is there.
+            waiting: returns the number of rows that wait.
+        """
         if self._client is None:
-            return
-        self._requests.labels(code).inc()
-        if code == "ok":
-            self._rows.inc(rows)
-            self._seconds.observe(seconds)
+            return lambda *_: None
+        self._ready.labels(model).set_function(ready)
+        self._waiting.labels(model).set_function(waiting)
+        by_code = functools.cache(functools.partial(self._requests.labels, model))
+        all_rows, all_seconds = self._rows.labels(model), self._seconds.labels(model)
+
+        def note(code: str, rows: int, seconds: float) -> None:
+            by_code(code).inc()
+            if code == "ok":
+                all_rows.inc(rows)
+                all_seconds.observe(seconds)
+
+        return note
 
     def text(self) -> bytes | None:
         """Return the metrics in Prometheus' format; None without the library."""

@@ -1,7 +1,8 @@
-"""Describes the HTTP interface of a model, as OpenAPI 3.1."""
+"""Describes the HTTP interface of models, as OpenAPI 3.1."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from heterofed.serving.bodies import STATUSES
@@ -57,11 +58,11 @@ ANSWER = {
 }
 
 
-def description(task: str) -> dict[str, Any]:
+def description(tasks: Sequence[str]) -> dict[str, Any]:
     """Return the description.
 
     Args:
-        task: the id of the task.
+        tasks: the ids of the tasks whose models are served.
     """
     errors = {
         str(status): {"description": "an error", "content": _json(ERROR)}
@@ -69,7 +70,6 @@ def description(task: str) -> dict[str, Any]:
     }
     ok = {"200": {"description": "the predictions", "content": _json(ANSWER)}}
     predict = {
-        "operationId": "predict",
         "summary": "Predict one row or several",
         "security": [{"token": []}],
         "requestBody": {"required": True, "content": _json(REQUEST)},
@@ -78,10 +78,13 @@ def description(task: str) -> dict[str, Any]:
     plain = {"responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"heterofed: {task}", "version": "1"},
+        "info": {"title": f"heterofed: {', '.join(tasks)}", "version": "1"},
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "paths": {
-            f"/v1/models/{task}:predict": {"post": predict},
+            **{
+                f"/v1/models/{each}:predict": {"post": {"operationId": f"predict {each}"} | predict}
+                for each in tasks
+            },
             "/healthz": {"get": {"summary": "Say whether the process runs", **plain}},
             "/readyz": {"get": {"summary": "Say whether rows can be predicted", **plain}},
             "/metrics": {"get": {"summary": "Metrics for Prometheus", "security": [{"token": []}]}},

@@ -1,8 +1,8 @@
-"""Runs the HTTP server of a model at the Host, beside the link to the other parties.
+"""Runs the HTTP server of models at the Host, beside the links to the other parties.
 
-The server has the main thread, which gets the signals, and the link has a thread of its own, in
-which all hooks run. On SIGTERM the server takes no further connection, answers what it has taken,
-and then lets the link end.
+The server has the main thread, which gets the signals, and the links of each model have a thread
+of their own, in which its hooks run. On SIGTERM the server takes no further connection, answers
+what it has taken, and then lets the links end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,34 @@ DRAIN_SECONDS = 10
 TOKEN_BYTES = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedTask:
+    """One of the finished tasks that a server serves.
+
+    Attributes:
+        scheduler: the Host's scheduler with its hooks.
+        task_id: the id of the finished task.
+        token: the bearer token that callers must have.
+        settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
+    """
+
+    scheduler: HeteroNNHostScheduler
+    task_id: str
+    token: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 def serve(
     scheduler: HeteroNNHostScheduler,
     task_id: str,
     *,
     token: str,
     say: Callable[[str], object] = logger.info,
+    address: str = LOOPBACK,
+    port: int = 8080,
+    deadline: float = 5.0,
+    max_bytes: int = 8 << 20,
+    max_rows: int = 100_000,
     **settings: Any,
 ) -> None:
     """Serve the predictions of a finished task over HTTP, until SIGTERM or Ctrl-C.
@@ -49,33 +73,40 @@ def serve(
         task_id: the id of the finished task.
         token: the bearer token that callers must have.
         say: called with the address of the server once it listens.
-        settings: further arguments of `Server`.
+        address: see `Server`.
+        port: see `Server`.
+        deadline: see `Server`.
+        max_bytes: see `Server`.
+        max_rows: see `Server`.
+        settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
 
     Raises:
         ConfigError: the extra `serve` is not installed, the server cannot listen there, or a
             setting or file of this party is wrong.
     """
-    server = Server(scheduler, task_id, token=token, **settings)
-    say(server.url)
+    task = ServedTask(scheduler=scheduler, task_id=task_id, token=token, settings=settings)
+    server = Server(
+        [task],
+        address=address,
+        port=port,
+        deadline=deadline,
+        max_bytes=max_bytes,
+        max_rows=max_rows,
+    )
+    say(server.url(task_id))
     server.run()
 
 
 class Server:
-    """The HTTP server of a finished task, which listens from its construction on.
+    """The HTTP server of finished tasks, which listens from its construction on.
 
     Args:
-        scheduler: the Host's scheduler with its hooks.
-        task_id: the id of the finished task.
-        token: the bearer token that callers must have.
+        tasks: the tasks, each of which has links of its own.
         address: the address to listen at.
         port: the port to listen at; 0 takes any free one.
         deadline: the longest time in seconds from a request to its answer.
         max_bytes: the most bytes of the body of a request.
         max_rows: the most rows of a request.
-        settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
-
-    Attributes:
-        url: the address of predictions.
 
     Raises:
         ConfigError: see `serve`.
@@ -83,44 +114,57 @@ class Server:
 
     def __init__(
         self,
-        scheduler: HeteroNNHostScheduler,
-        task_id: str,
+        tasks: Sequence[ServedTask],
         *,
-        token: str,
         address: str = LOOPBACK,
         port: int = 8080,
         deadline: float = 5.0,
         max_bytes: int = 8 << 20,
         max_rows: int = 100_000,
-        **settings: Any,
     ) -> None:
         check_installed()
         from heterofed.serving.api import Api
 
         if deadline <= 0:
             raise ConfigError(f"deadline={deadline}: give seconds, more than 0")
-        self._scheduler, self._task, self._settings = scheduler, task_id, settings
-        self._api = Api(task_id, token, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
+        self._tasks = tasks
+        tokens = {each.task_id: each.token for each in tasks}
+        if len(tokens) < len(tasks):
+            raise ConfigError("a task is given twice; give each task once")
+        self._api = Api(tokens, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
         self._listener = listening(address, port)
         self._failed: BaseException | None = None
         self._server = self._made()
         shown = f"[{address}]" if ":" in address else address
-        port = self._listener.getsockname()[1]
-        self.url = f"http://{shown}:{port}/v1/models/{task_id}:predict"
+        self._base = f"http://{shown}:{self._listener.getsockname()[1]}"
+
+    def url(self, task_id: str) -> str:
+        """Return the address of a task's predictions."""
+        return f"{self._base}/v1/models/{task_id}:predict"
 
     def run(self) -> None:
         """Serve until SIGTERM, Ctrl-C or `stop`.
 
         Raises:
-            Exception: the link has ended by an error, which is raised here.
+            Exception: a link has ended by an error, which is raised here.
         """
-        link = threading.Thread(target=self._link, name="heterofed-serve", daemon=True)
-        link.start()
+        links = [
+            threading.Thread(
+                target=self._link, args=(each,), name=f"heterofed-serve-{each.task_id}", daemon=True
+            )
+            for each in self._tasks
+        ]
+        for each in links:
+            each.start()
         with self._listener, _signals_noted(), contextlib.suppress(KeyboardInterrupt):
             self._server.run(sockets=[self._listener])
-        waits = DRAIN_SECONDS if self._api.queue.version else 0  # without a link nobody is told
-        self._api.queue.leave()
-        link.join(waits)
+        queues = [self._api.queues[each.task_id] for each in self._tasks]
+        told = [bool(each.version) for each in queues]  # without a link nobody is told
+        for queue in queues:
+            queue.leave()
+        ends = time.monotonic() + DRAIN_SECONDS
+        for link, waits in zip(links, told, strict=True):
+            link.join(max(0.0, ends - time.monotonic()) if waits else 0)
         if self._failed is not None:
             raise self._failed
 
@@ -128,9 +172,10 @@ class Server:
         """Take no further connection, and end when the requests under way are answered."""
         self._server.should_exit = True
 
-    def _link(self) -> None:
+    def _link(self, task: ServedTask) -> None:
+        queue = self._api.queues[task.task_id]
         try:
-            serve_scores(self._scheduler, self._task, self._api.queue, **self._settings)
+            serve_scores(task.scheduler, task.task_id, queue, **task.settings)
         except BaseException as error:
             self._failed = error
         finally:

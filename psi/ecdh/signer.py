@@ -35,8 +35,6 @@ class ECDHSigner(Signer):
     Tests use the private argument to set the secret scalar.
     """
 
-    _slice_ids = 256
-
     def __init__(
         self,
         ids: Iterable[str],

@@ -13,7 +13,7 @@ from psi.errors import ExecutorError
 from psi.executors.pool import CONNECT_SECONDS, Pool, Work, WorkerLostError
 
 _LOOKS = 2.0
-"""How often to look whether the scheduler is still there, in seconds."""
+"""The time between two looks whether the scheduler is still there, in seconds."""
 
 
 class Dask(Pool):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from psi.errors import ExecutorError, PSIError, WorkerError
 
 TRIES = 4
-"""How often a chunk is sent before its executor is given up, because workers die over it."""
+"""The number of workers that may die over one chunk before its executor is given up."""
 
 CALL_SECONDS = 120.0
 """The longest time for one chunk, which takes a worker a few seconds at most."""

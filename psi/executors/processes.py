@@ -21,7 +21,7 @@ from psi.executors.frames import pack, unpack
 from psi.executors.pool import Pool, Work, WorkerLostError, failed
 
 FINE, REFUSED, FAILED = b"0", b"1", b"2"
-"""What a process says first: the result follows, or an error of psi, or another error's type."""
+"""The first byte of an answer: a result follows, an error of psi, or another error's type."""
 
 _NUMBER = 8
 _ENDS_WITHIN = 5.0

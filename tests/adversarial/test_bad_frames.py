@@ -222,8 +222,8 @@ def test_a_pickle_of_the_right_size_is_numbers(
 def test_words_after_the_end_change_nothing(
     office: Path, tmp_path: Path, open_links: list[Any]
 ) -> None:
-    def finish(task: Any, run: Any, host: Any) -> None:
-        CollaboratorTraining._finish(task, run, host)
+    def finish(task: Any, run: Any, host: Any, told: Any) -> None:
+        CollaboratorTraining._finish(task, run, host, told)
         for late in (m.Bye(), m.PsiKey(3), m.Abort("hook", "train", "bob")):
             try:
                 host.channel.send(encode(late))

@@ -251,7 +251,7 @@ def test_one_that_vanishes_holds_up_no_other_goodbye(tmp_path: Path) -> None:
         def on_round_end(self) -> None:
             time.sleep(1)
 
-    def vanish(_task: Any, run: Any, _host: Any) -> None:
+    def vanish(_task: Any, run: Any, _host: Any, _told: Any) -> None:
         run.party.close(0)
         raise RuntimeError("gone")
 

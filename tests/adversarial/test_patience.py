@@ -34,6 +34,7 @@ from heterofed.transport.base import Buffer, Channel, Endpoint, Event, Received
 from tests.adversarial.peers import TASK, LyingHost, Victim, connected, hello
 from tests.adversarial.test_floods import Now, Silent
 from tests.e2e.tiny import TinyCollaborator, TinyHost
+from tests.runs.test_resume import CrashError, crashing
 
 
 def say_waiting(host: LyingHost) -> None:
@@ -366,6 +367,26 @@ def test_handshakes_that_go_on_failing(
     server.close()
     assert isinstance(outcome, e.HandshakeError), repr(outcome)
     assert time.monotonic() - began > 1.0
+
+
+@pytest.mark.slow
+def test_a_proxy_in_front_of_a_host_that_starts_again(
+    office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A party that was connected waits as long as the plan says, whatever answers meanwhile."""
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
+    bob = Victim(TinyCollaborator(tmp_path))
+    first = Victim(crashing(TinyHost(tmp_path, wait_for_peers=60), "train_a_batch", 3))
+    assert isinstance(first.outcome(60), CrashError)
+    server = socket.create_server(("127.0.0.1", port_of(office)))
+    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
+    time.sleep(6)
+    assert bob._thread.is_alive()
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    again = Victim(TinyHost(tmp_path, wait_for_peers=60))
+    for each in (again, bob):
+        assert isinstance(each.outcome(60), TaskResult), each.outcome()
 
 
 @pytest.mark.slow

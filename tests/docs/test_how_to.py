@@ -585,7 +585,9 @@ def serves_rows(guide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.1)
         if made:
             token = {"Authorization": "Bearer keep-this-secret"}
-            answer = httpx.post(made[0].url, headers=token, json={"ids": ["id-207", "id-311"]})
+            answer = httpx.post(
+                made[0].url("try-out"), headers=token, json={"ids": ["id-207", "id-311"]}
+            )
             status = answer.status_code
     assert status == 200
     assert all(0 < each < 1 for each in answer.json()["predictions"]["prediction"])

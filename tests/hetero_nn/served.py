@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from heterofed.errors import RequestError
-from heterofed.hetero_nn.serve.answers import ServeLimits
 from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, RequestQueue, Scores
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 
 ENOUGH = ServeLimits(max_rows_per_day=10_000)
 
@@ -49,8 +49,15 @@ class Office:
     """A Host that serves and its Collaborators."""
 
     def __init__(
-        self, host: Any, collaborators: Sequence[Any], limits: ServeLimits = ENOUGH, **settings: Any
+        self,
+        host: Any,
+        collaborators: Sequence[Any],
+        limits: ServeLimits = ENOUGH,
+        *,
+        another: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
+        self._another = another or {}
         self.queue = RequestQueue(resolve)
         self.stops: dict[str, threading.Event] = {}
         self.links: dict[str, Serves] = {}
@@ -62,7 +69,9 @@ class Office:
     def start(self, collaborator: Any) -> None:
         name = collaborator.feature_key
         stop = self.stops[name] = threading.Event()
-        self.links[name] = Serves(serve_rows, collaborator, "tiny", self.limits, stop=stop)
+        fresh = self._another.get(name)
+        given = {"stop": stop, "fresh": fresh}
+        self.links[name] = Serves(serve_rows, collaborator, "tiny", self.limits, **given)
 
     def ask(self, *ids: str, seconds: float = 20.0) -> Scores:
         """The scores of some ids; waits for the link."""

@@ -19,9 +19,10 @@ from heterofed import simulate, simulate_prediction
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
-from heterofed.hetero_nn.serve.answers import ServeLimits
+from heterofed.hetero_nn.serve.partners import Partner
 from heterofed.hetero_nn.serve.row_quota import RowQuota
-from heterofed.hetero_nn.serve.scoring import Partner, Scorer
+from heterofed.hetero_nn.serve.scoring import Scorer
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.protocol.messages import ServeRequest
 from tests.e2e.tiny import IDS, rows

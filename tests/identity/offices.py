@@ -12,6 +12,7 @@ import pytest
 from heterofed.cli import app
 from heterofed.cli.task import accept_task, new_task
 from heterofed.identity.keys import key_path, load_key, new_key
+from heterofed.identity.signing import make_signing_key
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -32,9 +33,12 @@ def open_offices(
     task: str = "tiny",
     accept: bool = True,
     keyless: bool = False,
+    signing: bool = False,
     **settings: Any,
 ) -> Path:
     """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
+    if signing:
+        settings["signing"] = [f"{e}={make_signing_key(e, home).public}" for e in collaborators]
     parties = () if keyless else ("alice", *collaborators)
     keys = {each: public_key(each, home) for each in parties}
     path = new_task(

@@ -11,7 +11,14 @@ import pytest
 from heterofed import ConfigError
 from heterofed import errors as e
 from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, RSAPSIInitiatorScheduler
+from heterofed.intersection.request import (
+    CHUNK_IDS,
+    CHUNKS_AHEAD,
+    MOST_CHUNK_IDS,
+    chunk_ids,
+)
 from heterofed.runs.psi_executor import ExecutorChoice, chosen_executor
+from psi.signing import MAX_CHUNK, RESIGN_VALUES
 from tests.e2e.tiny import TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -88,6 +95,14 @@ def test_an_executor_that_does_not_answer_ends_the_task_at_all(
     assert here.party == "asker"
     assert "the executor (Silent) gave no result within" in str(here)
     assert isinstance(there, e.PSIFailedError)
+
+
+def test_chunks_grow_with_the_set_up_to_what_may_be_signed_again() -> None:
+    assert chunk_ids(0) == chunk_ids(32 * CHUNK_IDS) == CHUNK_IDS
+    assert CHUNK_IDS < chunk_ids(70_000) < chunk_ids(10**6) == chunk_ids(10**9) == MOST_CHUNK_IDS
+    assert chunk_ids(5, pooled=True) == MOST_CHUNK_IDS
+    assert CHUNKS_AHEAD * MOST_CHUNK_IDS <= RESIGN_VALUES
+    assert MOST_CHUNK_IDS * 256 <= MAX_CHUNK
 
 
 @pytest.mark.parametrize(

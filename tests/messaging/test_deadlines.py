@@ -53,6 +53,12 @@ TURN = "held within this process for one turn, which has a deadline"
 ONCE = "tries once, and raises where it is taken"
 AT_ONCE = "no queue that is ever full: it takes what comes, or raises, at once"
 ENDLESS = {
+    "heterofed/tabular/scoring/stream.py: "
+    "self._queue.put(Request(ids, ends, caller=future, partial=True))": AT_ONCE,
+    "heterofed/cli/serve_tasks.py: ends.get()": "a server runs until a signal comes",
+    "heterofed/cli/serve_tasks.py: ends.put(SystemExit(SIGTERM_EXIT))": AT_ONCE,
+    "heterofed/cli/serve_tasks.py: ends.put(error)": AT_ONCE,
+    "heterofed/cli/serve_tasks.py: ends.put(None)": AT_ONCE,
     "heterofed/simulation/network.py: _speaker.get()": "a context variable",
     "heterofed/data/signature.py: _reading.get()": "a context variable",
     "psi/own_tags.py: self._changed.wait_for(lambda: not self._running)": WORK,
@@ -111,7 +117,7 @@ ENDLESS = {
     "heterofed/hetero_nn/serve/scoring.py: self._store.put(missing, batch)": AT_ONCE,
     "heterofed/rendezvous/ways.py: _ways.get()": "a context variable",
     "heterofed/serving/api.py: "
-    "self.queue.put(Request(asked.ids, ends, asked.columns, future))": AT_ONCE,
+    "model.queue.put(Request(asked.ids, ends, asked.columns, future))": AT_ONCE,
 }
 
 

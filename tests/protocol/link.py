@@ -410,6 +410,7 @@ def refused(number: int) -> Line:
 
 
 SERVE_ACCEPTED = Line(C, ServeAccepted(VERSION))
+SERVE_REFUSED = Line(C, ServeAccepted(VERSION, "other_version"))
 SERVED = (hello(purpose="serve"), welcome(), *SIGNING, *MATCHING, serve_plan(3), SERVE_ACCEPTED)
 SERVE_RUN = (
     *SERVED,

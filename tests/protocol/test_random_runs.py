@@ -67,6 +67,7 @@ from .link import (
     PROBE_READY,
     PROBE_RUN,
     SERVE_ACCEPTED,
+    SERVE_REFUSED,
     SPLIT_PLAN,
     UNBLINDED,
     WAITING,
@@ -279,10 +280,12 @@ class HostScript:
                 some = self.random.randint(0, self.job.common)
                 return Line(H, ServePlan(bytes(16), rounds, "last", some, bytes(32), bytes(32)))
             case State.SERVING if self.asking and session.serve_window:
+                if not session.proposes and self.random.random() < 0.3:
+                    return Line(H, ServePlan(bytes(16), 1, "best", 0, bytes(32), bytes(32)))
                 self.asking -= 1
                 self.asked += 1
                 return asked(self.asked - 1)
-            case State.SERVING if not self.asking and not session.unanswered:
+            case State.SERVING if not (self.asking or session.unanswered or session.proposes):
                 return Line(H, self.job.schedule[-1])
             case State.SPLIT:
                 if self.job.purpose == "predict":
@@ -444,6 +447,8 @@ class CollaboratorScript:
                 return Line(C, PredictAccepted())
             case State.SERVE_PROPOSED:
                 return SERVE_ACCEPTED
+            case State.SERVING if session.proposes and self.random.random() < 0.5:
+                return SERVE_ACCEPTED if self.random.random() < 0.5 else SERVE_REFUSED
             case State.SERVING if session.unanswered:
                 self.told += 1
                 good = self.random.random() < 0.7

@@ -70,6 +70,8 @@ from .link import (
     RENEW,
     RESUMED,
     ROUND,
+    SERVE_ACCEPTED,
+    SERVE_REFUSED,
     SERVE_RUN,
     SERVED,
     SIGNING,
@@ -292,6 +294,17 @@ def test_requests_and_answers_fit_together() -> None:
     assert "row counts" in link.refuses(Line(C, lying, 24))
     assert "shapes that do not make its size" in link.refuses(Line(C, answered(0).message, 20))
     link.say(answered(0), asked(SERVE_WINDOW))
+
+
+def test_a_further_version_is_asked_for_once_at_a_time() -> None:
+    link = Link(*SERVED)
+    assert "no version was asked for" in link.refuses(SERVE_ACCEPTED)
+    link.say(serve_plan(3), asked(0))
+    assert "before the last one was answered" in link.refuses(serve_plan(3))
+    link.say(answered(0), SERVE_REFUSED, serve_plan(3), SERVE_ACCEPTED, asked(1))
+    assert link.state is State.SERVING
+    first = Link(*SERVED[:-1])
+    assert "before anything is served" in first.refuses(SERVE_REFUSED)
 
 
 def test_a_standing_link_serves_what_was_matched() -> None:

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from psi import (
     Budget,
     BudgetError,
     CountError,
+    ExecutorError,
     KeptKey,
     LimitError,
     Resume,
@@ -319,3 +320,61 @@ def test_a_full_disk_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="No space left") as caught:
         journal.append(b"frame")
     assert caught.value.filename == str(journal.path)
+
+
+class Dying(Executor):
+    """Computes some chunks, and then takes no more."""
+
+    def __init__(self, chunks: int) -> None:
+        self.left = chunks
+
+    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if not self.left:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self.left -= 1
+        future: Future[Any] = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
+
+
+@PROTOCOLS
+def test_a_requester_goes_on_after_its_executor_died(protocol: str, tmp_path: Path) -> None:
+    with signer(protocol, tmp_path) as signing:
+        first = asker(protocol, signing, resume=resume(tmp_path), executor=Dying(5))
+        signing.begin(200)
+        with pytest.raises(ExecutorError, match="takes no more work"):
+            for chunk in first.blinded():
+                first.unblind(signing.sign(chunk))  # the third answer finds nobody
+        first.close()
+        second = asker(protocol, signing, resume=resume(tmp_path))
+        assert second.resumed == 100
+        signing.resume(second.resumed)
+        for chunk in second.blinded():
+            second.unblind(signing.sign(chunk))
+        for tags in signing.tags():
+            second.add_tags(tags)
+        assert second.intersection() == IDS[100:]
+    assert Budget(tmp_path, peer="bank", task="t").spent() == 200
+
+
+@PROTOCOLS
+def test_a_signer_goes_on_after_its_executor_died(protocol: str, tmp_path: Path) -> None:
+    proof = 1 if protocol == "rsa" else 0  # of the key
+    first = signer(protocol, tmp_path, executor=Dying(2 + proof), key_leaves=True)
+    asking = asker(protocol, first)
+    first.begin(200)
+    chunks = list(asking.blinded())
+    for chunk in chunks[:2]:
+        asking.unblind(first.sign(chunk))
+    with pytest.raises(ExecutorError, match="takes no more work"):
+        first.sign(chunks[2])
+    first.close()
+    with signer(protocol, tmp_path) as second:
+        assert second.kept
+        second.begin(200, 100)
+        for chunk in chunks[2:]:
+            asking.unblind(second.sign(chunk))
+        for tags in second.tags():
+            asking.add_tags(tags)
+        assert asking.intersection() == IDS[100:]
+    assert Budget(tmp_path, peer="bank", task="t").spent() == 200

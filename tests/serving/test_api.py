@@ -35,7 +35,7 @@ def answered(api: Api, *parts: bytes, pause: float = 0.0) -> tuple[int, dict[str
 
 
 def api(deadline: float = 0.3) -> Api:
-    return Api("t", TOKEN, deadline=deadline, most_bytes=1000, most_rows=10)
+    return Api({"t": TOKEN}, deadline=deadline, most_bytes=1000, most_rows=10)
 
 
 def test_a_slow_body_is_given_up_at_the_deadline() -> None:
@@ -56,14 +56,14 @@ def test_requests_are_answered_while_there_is_no_link() -> None:
 
 def test_nobody_waits_longer_than_the_deadline() -> None:
     served = api()
-    served.queue.open(bytes(32))
+    served.queues["t"].open(bytes(32))
     status, error = answered(served, b'{"ids": ["a"]}')
     assert (status, error["code"]) == (504, "deadline")
-    taken = served.queue.take(10, 0)
+    taken = served.queues["t"].take(10, 0)
     assert taken == []  # its deadline has passed
 
 
 def test_the_error_of_a_request_has_no_id() -> None:
     served = api()
-    served.queue.open(bytes(32))
+    served.queues["t"].open(bytes(32))
     assert "secret-id" not in json.dumps(answered(served, b'{"ids": ["secret-id"]}')[1])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from heterofed import simulate
+from heterofed.cli.table_tasks import GIVEN, Given
+from heterofed.hetero_nn.serve.held_runs import HeldRuns
+from heterofed.tabular import TabularCollaborator, TabularHost
 from tests.e2e.processes import Parties, PartyProcess
 from tests.identity.offices import free_port, open_offices
 from tests.tabular.people import loans, written
@@ -22,9 +29,13 @@ pytestmark = pytest.mark.long
 class Served:
     """The processes of a bank and a shop, and a caller of the bank."""
 
-    def __init__(self, parties: Parties, home: Path, folder: Path) -> None:
+    def __init__(
+        self, parties: Parties, home: Path, folder: Path, runs: Sequence[str] = ("loans",)
+    ) -> None:
         self._parties, self._folder = parties, folder
-        open_offices(home, ["shop"], task="loans", plan=PLAN)
+        self._tasks = list(dict.fromkeys(runs))
+        for task in self._tasks:
+            open_offices(home, ["shop"], task=task, plan=PLAN)
         mine, theirs = loans(120)
         self.tables = dict(
             zip(("alice", "shop"), written(folder, alice=mine, shop=theirs), strict=True)
@@ -32,10 +43,14 @@ class Served:
         self.ids = sorted(set(mine["customer"]) & set(theirs["client"]))
         self._port = free_port()
         self._url = f"http://127.0.0.1:{self._port}"
-        self._train()
+        self._caller = httpx.Client(timeout=60)
+        if runs == ("loans",):
+            self._train("loans")
+        for number, task in enumerate(runs if len(runs) > 1 else ()):
+            self._simulate(task, number)
 
-    def _train(self) -> None:
-        common = ["--task", "loans", "--results", str(self._folder / "runs")]
+    def _train(self, task: str) -> None:
+        common = ["--task", task, "--results", str(self._folder / "runs")]
         line = ["-m", "heterofed", "table", "train"]
         shop = [*line, str(self.tables["shop"]), *common, "--role", "collaborator"]
         bank = [*line, str(self.tables["alice"]), *common, "--party", "alice", "--id", "customer"]
@@ -47,25 +62,51 @@ class Served:
         ]
         assert [each.wait() for each in both] == [0, 0], both[1].output + both[0].output
 
+    def _simulate(self, task: str, seed: int) -> None:
+        """Train in this process, and leave what the command leaves."""
+        common: dict[str, Any] = {"results_dir": self._folder / "runs", "seed": seed}
+        learns: dict[str, Any] = {"label": "defaulted", "max_rounds": 1, "batch_size": 64}
+        learns |= {"psi_protocol": "ecdh"}
+        bank = TabularHost("alice", self.tables["alice"], ids="customer", **learns, **common)
+        shop = TabularCollaborator("shop", self.tables["shop"], ids="client", **common)
+        simulate(bank, [shop], task_id=task)
+        for party, column in (("alice", "customer"), ("shop", "client")):
+            kept = self._folder / "runs" / task / party / GIVEN
+            kept.write_bytes(msgspec.json.encode(Given([column])))
+            kept.chmod(0o600)
+
     def start(self, party: str) -> PartyProcess:
         """Serve at a party."""
         line = ["-m", "heterofed", "serve", "loans", str(self.tables[party]), "--party", party]
         line += ["--results", str(self._folder / "runs")]
+        for task in self._tasks[1:]:
+            line += ["--also", f"{task}={self.tables[party]}"]
         if party == "shop":
             return self._parties.start(*line, "--role", "collaborator", "--max-age", "0")
         return self._parties.start(*line, "--port", str(self._port), "--deadline", str(DEADLINE))
 
-    def ask(self, *ids: str) -> httpx.Response:
-        token = (self._folder / "runs/loans/alice/serving/token").read_text()
+    def use(self, run: str) -> None:
+        """Choose a version at the bank."""
+        line = ["-m", "heterofed", "models", "use", "loans", run, "--party", "alice"]
+        chosen = self._parties.start(*line, "--results", str(self._folder / "runs"))
+        assert chosen.wait() == 0, chosen.output
+        assert run in chosen.output
+
+    def runs(self) -> list[str]:
+        """The runs that the bank holds, the newest first."""
+        return [each.run.hex() for each in HeldRuns(self._folder / "runs/loans/alice").all()]
+
+    def ask(self, *ids: str, task: str = "loans") -> httpx.Response:
+        token = (self._folder / f"runs/{task}/alice/serving/token").read_text()
         headers = {"Authorization": f"Bearer {token}"}
-        path = "/v1/models/loans:predict"
-        return httpx.post(self._url + path, headers=headers, json={"ids": ids}, timeout=60)
+        path = f"/v1/models/{task}:predict"
+        return self._caller.post(self._url + path, headers=headers, json={"ids": ids})
 
     def wait(self, seconds: float = 90.0) -> None:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             try:
-                if httpx.get(f"{self._url}/readyz", timeout=30).status_code == 200:
+                if self._caller.get(f"{self._url}/readyz").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -80,6 +121,43 @@ class Served:
         assert answer.status_code in (503, 504)
         error: dict[str, Any] = answer.json()["error"]
         return error
+
+
+@pytest.mark.timeout(600)
+def test_versions_and_tasks_in_one_process(parties: Parties, home: Path, tmp_path: Path) -> None:
+    served = Served(parties, home, tmp_path, ["loans", "loans", "more"])
+    shop, bank = served.start("shop"), served.start("alice")
+    served.wait()
+    newest, older = served.runs()
+    answers: list[httpx.Response] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers.append(served.ask(*served.ids))
+
+    right: dict[str, Any] = {}
+    other = served.ask(*served.ids, task="more").json()
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for each in callers:
+        each.start()
+    for run in (older, newest, older):
+        served.use(run)
+        body = served.ask(*served.ids).json()
+        right.setdefault(body["version"], body)
+        assert body == right[body["version"]]
+    over.set()
+    for each in callers:
+        each.join(30)
+    assert len(right) == 2
+    assert {each.status_code for each in answers} == {200}
+    assert all(each.json() == right[each.json()["version"]] for each in answers)
+    assert served.ask(*served.ids, task="more").json() == other
+
+    bank.terminate()
+    assert bank.wait() == 0
+    shop.terminate()
+    assert shop.wait() == 143
 
 
 def test_kills_of_either_party(parties: Parties, home: Path, tmp_path: Path) -> None:

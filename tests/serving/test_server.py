@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from heterofed import ConfigError, simulate, simulate_prediction
-from heterofed.hetero_nn.serve.answers import ServeLimits
 from heterofed.hetero_nn.serve.collaborator import serve_rows
-from heterofed.serving.server import Server, listening, token_of
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
+from heterofed.serving.server import ServedTask, Server, listening, token_of
 from tests.e2e.tiny import IDS
 from tests.hetero_nn.served import Serves
 from tests.hetero_nn.test_prediction import Collaborator, Host
@@ -39,16 +39,15 @@ class Site:
     def __init__(self, results: Path) -> None:
         simulate(Host(results), [Collaborator(results)], task_id="tiny")
         self.results = results
-        self.server = Server(
-            Given(results), "tiny", token=TOKEN, port=0, deadline=20, max_bytes=4000, max_rows=50
-        )
+        task = ServedTask(scheduler=Given(results), task_id="tiny", token=TOKEN)
+        self.server = Server([task], port=0, deadline=20, max_bytes=4000, max_rows=50)
         self.stop = threading.Event()
         limits = ServeLimits(max_rows_per_day=38)
         self.links = [
             Serves(self.server.run),
             Serves(serve_rows, Collaborator(results), "tiny", limits, stop=self.stop),
         ]
-        base = self.server.url.removesuffix(PREDICT)
+        base = self.server.url("tiny").removesuffix(PREDICT)
         self.port = int(base.rpartition(":")[2])
         headers = {"Authorization": f"Bearer {TOKEN}"}
         self.caller = httpx.Client(base_url=base, headers=headers, timeout=30)
@@ -164,8 +163,8 @@ def test_a_connection_without_a_request_is_closed(site: Site) -> None:
 def test_metrics_and_description(site: Site) -> None:
     site.ask("id-020")
     text = site.caller.get("/metrics").text
-    assert 'heterofed_serving_requests_total{code="ok"}' in text
-    assert "heterofed_serving_ready 1.0" in text
+    assert 'heterofed_serving_requests_total{code="ok",model="tiny"}' in text
+    assert 'heterofed_serving_ready{model="tiny"} 1.0' in text
     assert "id-020" not in text
     assert PREDICT in site.caller.get("/openapi.json").json()["paths"]
 

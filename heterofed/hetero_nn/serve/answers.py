@@ -1,82 +1,41 @@
-"""Answers the requests of one session at a Collaborator: limits, cache, hooks, defence, log."""
+"""Answers requests for one version at a Collaborator: limits, cache, hooks, defence, log."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import pack
-from heterofed.errors import ConfigError, FeatureError, ReleaseLimitError, RequestError
+from heterofed.errors import FeatureError, ReleaseLimitError, RequestError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
 from heterofed.hetero_nn.serve.own_features import OwnFeatures
 from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import shown
 from heterofed.hetero_nn.train.collaborator_guard import CollaboratorGuard
-from heterofed.messaging.aborts import unlawful
-from heterofed.messaging.peer import Mail, Peer
+from heterofed.messaging.party import Party
+from heterofed.messaging.peer import Peer
 from heterofed.privacy.passes import Pass
 from heterofed.protocol import messages as msg
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.runs.beside import log_request
 from heterofed.runs.run import Run
-from heterofed.runs.settings import is_count
 
 logger = logging.getLogger("heterofed")
-
-IDLE_SECONDS = 0.5
-"""The longest time in seconds between two looks at the link while no request comes."""
 
 LOG_SECONDS = 60.0
 """The seconds after which the requests since the last line are written to the log."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeLimits:
-    """The limits on what a Host may ask a Collaborator for.
-
-    Attributes:
-        max_rows_per_day: the most rows that are computed per day (UTC).
-        max_rows_per_minute: the same per minute; None sets no limit.
-        max_ids_per_day: the most ids that are intersected per day; None takes `max_peer_ids`.
-        allow_ids: the rows that may be served; None allows all of `load_local_ids`.
-        max_age: the time in seconds for which the features of a row are kept and sent again; 0
-            computes them anew for each request.
-        load_timeout: the longest time in seconds that `load_features` may take; 0 sets no limit.
-    """
-
-    max_rows_per_day: int
-    max_rows_per_minute: int | None = None
-    max_ids_per_day: int | None = None
-    allow_ids: frozenset[str] | None = None
-    max_age: float = 3600.0
-    load_timeout: float = 0.0
-
-    def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: one of them is wrong; the message names it.
-        """
-        for name in ("max_rows_per_day", "max_rows_per_minute", "max_ids_per_day"):
-            value = getattr(self, name)
-            if value is not None and not is_count(value):
-                raise ConfigError(f"{name}={value!r}: give a whole number from 0 on")
-        for name in ("max_age", "load_timeout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}={getattr(self, name)!r}: give seconds, 0 or more")
-
-
 class Answers:
-    """Answers the requests of one session.
+    """Answers the requests of one session for one version of the model.
 
     Args:
         half: the half of this party.
@@ -115,28 +74,12 @@ class Answers:
         self._released = 0
 
     def close(self) -> None:
-        """Wait for no hook any more."""
+        """Wait for no hook any more, and end what counts releases."""
         self._features.close()
+        self._guard.close()
 
-    def next(self) -> bool:
-        """Wait for a request and answer it; return False if the Host ended the link instead."""
-        while not self._host.inbox:
-            self._party.pump(IDLE_SECONDS)
-            self._log.tick()
-        mail = self._party.take(self._host, msg.ServeRequest, msg.Finish)
-        if isinstance(mail.message, msg.Finish):
-            return False
-        self._answer(mail)
-        return True
-
-    def _answer(self, mail: Mail) -> None:
-        request = mail.of(msg.ServeRequest)
-        rows = np.frombuffer(mail.payload, "<u4").astype(np.int64)
-        if rows.max() >= len(self._ids):
-            raise unlawful(self._host.name, "serve", "asks for rows that the table does not have")
-        if request.version != self._version:
-            self._refuse(request, "other_version")
-            return
+    def answer(self, request: msg.ServeRequest, rows: Rows) -> None:
+        """Answer a request for some rows of the table."""
         fresh = self._fresh(rows)
         if wait := self._quota.grant(len(fresh)) if len(fresh) else 0:
             self._refuse(request, "limit", retry_after=max(0, wait))
@@ -185,11 +128,17 @@ class Answers:
         self._guard.leaves(FeatureBatch("tensor", {"": torch.empty(len(ids), 0)}, ids))
 
     def _refuse(self, request: msg.ServeRequest, why: Any, *, retry_after: int = 0) -> None:
-        answer = msg.ServeAnswer(
-            request.number, 0, self._version, refused=why, retry_after=retry_after
-        )
-        self._party.post(self._host, answer)
+        refuse(self._party, self._host, request, why, retry_after=retry_after)
         self._log.note(0, 0, refused=1)
+
+
+def refuse(
+    party: Party, host: Peer, request: msg.ServeRequest, why: Any, *, retry_after: int = 0
+) -> None:
+    """Answer a request by the reason why it is refused."""
+    number, version = request.number, request.version
+    answer = msg.ServeAnswer(number, 0, version, refused=why, retry_after=retry_after)
+    party.post(host, answer)
 
 
 class RequestLog:

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
 
 from heterofed.compute.alignment import check_ids, keyed_digest
-from heterofed.errors import (
-    ConfigError,
-)
+from heterofed.errors import ConfigError
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks
-from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
+from heterofed.hetero_nn.models import HalfModels
+from heterofed.hetero_nn.predict.models import asked_models, check_same_run
 from heterofed.hetero_nn.predict.quota import today
 from heterofed.hetero_nn.serve import agreed_table
-from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
-from heterofed.hetero_nn.serve.answers import Answers, RequestLog, ServeLimits
+from heterofed.hetero_nn.serve.agreed_table import AgreedTable
+from heterofed.hetero_nn.serve.answers import Answers, RequestLog
+from heterofed.hetero_nn.serve.desk import Desk, Table
+from heterofed.hetero_nn.serve.held_runs import HeldRuns
+from heterofed.hetero_nn.serve.loaded import Loaded, load
 from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.sites.settings import check_whole
+from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
-from heterofed.runs.artifacts import Trained, trained_here
+from heterofed.runs.artifacts import Trained
 from heterofed.runs.beside import BesideTask
-from heterofed.runs.extra_modules import EXTRA
 from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
@@ -42,6 +47,8 @@ def serve_rows(
     limits: ServeLimits,
     *,
     stop: threading.Event | None = None,
+    leave: threading.Event | None = None,
+    fresh: Callable[[], CollaboratorHooks] | None = None,
 ) -> int:
     """Answer a Host's requests for single rows until interrupted; see `heterofed serve`.
 
@@ -49,7 +56,11 @@ def serve_rows(
         collaborator: the scheduler with the hooks.
         task_id: the id of the finished task.
         limits: what the Host may ask for.
-        stop: ends the link once it is set.
+        stop: ends the link once it is set and the Host has ended its session.
+        leave: ends the session at once when it is set; the Host is told.
+        fresh: makes another scheduler like `collaborator`, with which another version is loaded
+            while this one serves; without it this party takes over another version with a new link
+            only.
 
     Returns:
         The number of requests that were answered.
@@ -58,7 +69,9 @@ def serve_rows(
         ConfigError: a setting or file of this party is wrong, or there is no finished run.
     """
     limits.check()
-    return keep_open(lambda: Serving(collaborator, limits), task_id, stop or threading.Event())
+    stop = stop or threading.Event()
+    leave = leave or threading.Event()
+    return keep_open(lambda: Serving(collaborator, limits, leave, fresh), task_id, stop)
 
 
 class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
@@ -67,39 +80,51 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
     Args:
         collaborator: the scheduler with the hooks.
         limits: what the Host may ask for.
+        leave, fresh: see `serve_rows`.
     """
 
     purpose = "serve"
     subfolder = "serving"
 
-    def __init__(self, collaborator: CollaboratorHooks, limits: ServeLimits) -> None:
+    def __init__(
+        self,
+        collaborator: CollaboratorHooks,
+        limits: ServeLimits,
+        leave: threading.Event,
+        fresh: Callable[[], CollaboratorHooks] | None,
+    ) -> None:
         super().__init__(collaborator)
-        self._limits = limits
-        self._trained: Trained
+        self._limits, self._leave, self._fresh = limits, leave, fresh
+        self._held: HeldRuns
+        self._loaded: Loaded[HalfModels]
         self._own: list[str]
         self._kept: AgreedTable | None = None
 
     def check(self, run: Run) -> None:
         """Load the model and the ids, so that errors show before the party waits for the Host."""
         check_whole(self.settings, "serving")
-        self._trained = trained_here(run)
-        if self._trained.fusion == "masked_sum":
+        run.predicts = True
+        self._held = HeldRuns(run.result.folder.parent)
+        self._loaded = self._load(run, self.owner, self._held.first())
+        self._own = self._served_ids(self._loaded)
+        if not self._own:
+            raise ConfigError("allow_ids leaves no id of load_local_ids to serve; give others")
+        self._kept = agreed_table.kept(run.result.folder, self._own)
+
+    def _load(
+        self, run: Run, owner: CollaboratorHooks, trained: Trained, *, anew: bool = False
+    ) -> Loaded[HalfModels]:
+        if trained.fusion == "masked_sum":
             raise ConfigError(
                 "rows are not served with fusion='masked_sum': features that only a sum was to show"
                 " would reach the Host one by one; train with fusion='separate' to serve"
             )
-        run.predicts = True
-        # Noise must never repeat, also not where a seed makes all else repeat.
-        run.noise = secrets.token_bytes(32)
-        load_models(self._trained, self.half)
-        self.half.signature.serve(self._trained)
-        ids = check_ids(self.hooks.call("load_local_ids"))
-        self.half.signature.compare_columns()
+        return load(owner, run, trained, HalfModels, anew=anew)
+
+    def _served_ids(self, loaded: Loaded[HalfModels]) -> list[str]:
         allowed = self._limits.allow_ids
-        self._own = sorted(ids if allowed is None else allowed.intersection(ids))
-        if not self._own:
-            raise ConfigError("allow_ids leaves no id of load_local_ids to serve; give others")
-        self._kept = agreed_table.kept(run.result.folder, self._own)
+        ids = loaded.ids
+        return ids if allowed is None else sorted(allowed.intersection(ids))
 
     def held(self, run: Run) -> Earlier | None:  # noqa: ARG002
         """Return the table of today, if there is one."""
@@ -108,32 +133,44 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
     def open_folder(self, run: Run) -> None:
         """Make the folder within that of the trained run."""
         super().open_folder(run)
-        run.result.run = self._trained.run.hex()
+        run.result.run = self._loaded.trained.run.hex()
 
     def perform(self, run: Run) -> None:
         """Agree on the rows and the version, and answer requests until the Host ends the link."""
         (host,) = run.party.peers.values()
         self.met = True
         ids = self._ids_in_common(run, host)
-        version = self._agree(run, host, ids)
+        table = Table(ids, keyed_digest(run.agreement.secret, "serve", ids))
+        plan = self._first_plan(run, host, table)
         limits = {"minute": self._limits.max_rows_per_minute, "day": self._limits.max_rows_per_day}
         quota = RowQuota(run.result.folder / "served.json", limits, time.time)
         log = RequestLog(run, host.name)
-        logger.info("serving %d rows for %s, version %s", len(ids), host.name, version.hex()[:12])
+
+        def answers(loaded: Loaded[HalfModels], version: bytes) -> Answers:
+            loaded.join(run, releases=True)
+            half = loaded.half
+            owner: Any = half.owner
+            guard = CollaboratorLoop(owner, half, self.settings).guard
+            of = (half, guard, self._limits, half.run, host, ids, version, quota, log)
+            return Answers(*of)
+
+        another = functools.partial(self._load_another, run)
+        desk = Desk(run.party, host, table, another, answers, log, self._leave)
         try:
-            with run.party.in_phase("serve", round_number=run.round), self.half.evaluating():
-                answers = Answers(
-                    self.half, self.loop.guard, self._limits, run, host, ids, version, quota, log
-                )
-                with contextlib.closing(answers):
-                    while answers.next():
-                        self.served += 1
+            with (
+                run.party.in_phase("serve", round_number=run.round),
+                self._loaded.half.evaluating(),
+                contextlib.closing(desk),
+            ):
+                run.party.post(host, msg.ServeAccepted(desk.take_up(plan, self._loaded)))
+                logger.info("serving %d rows for %s", len(ids), host.name)
+                while desk.next():
+                    self.served += 1
             with run.party.in_phase("finish"):
                 run.party.leave(host)
         finally:
             quota.close()
             log.write()
-            self.loop.guard.close()
 
     def _ids_in_common(self, run: Run, host: Peer) -> list[str]:
         """Return the sorted ids that the Host may ask for, from the table or an intersection."""
@@ -153,20 +190,42 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         agreed_table.keep(run, self._own, {host.name: ids})
         return ids
 
-    def _agree(self, run: Run, host: Peer, ids: Sequence[str]) -> bytes:
-        """Check the rows and models that the Host names, and return the version of both halves."""
+    def _first_plan(self, run: Run, host: Peer, table: Table) -> msg.ServePlan:
+        """Return the plan with the version to begin with, after it was loaded."""
         party = run.party
         plan = party.take(host, msg.ServePlan).of(msg.ServePlan)
-        check_same_run(plan, self._trained, host.name, party.name)
-        digest = keyed_digest(run.agreement.secret, "serve", ids)
-        if (plan.count, plan.ids) != (len(ids), digest):
+        if not table.fits(plan):
             agreed_table.discard(run.result.folder)
             raise unlawful(host.name, "psi", "serves other rows than it has shown to hold")
-        run.round = run.result.rounds = self._trained.rounds
-        self._trained = trained = asked_models(plan, self._trained, self.half, host.name)
-        mine = half_digest(trained, [*self.half.models.saved, EXTRA])
-        party.post(host, msg.ServeAccepted(mine))
-        return joint_version(plan.version, mine)
+        found = self._held.find(plan.run)
+        if found is not None and found.run != self._loaded.trained.run:
+            self._loaded = self._load(run, self.owner, found)
+            self._check_ids(self._loaded)
+        self._loaded.join(run, releases=True)
+        trained = self._loaded.trained
+        check_same_run(plan, trained, host.name, party.name)
+        run.round = run.result.rounds = trained.rounds
+        half = self._loaded.half
+        self._loaded = replace(self._loaded, trained=asked_models(plan, trained, half, host.name))
+        return plan
+
+    def _load_another(self, run: Run, plan: msg.ServePlan) -> Loaded[HalfModels] | None:
+        """Load another version beside the one that is served; None if it is not here."""
+        found = self._held.find(plan.run, plan.models)
+        if found is None or found.rounds != plan.rounds:
+            return None
+        if self._fresh is None:
+            raise ConfigError(
+                "another version is loaded beside this one only with `fresh`; give it to serve_rows"
+            )
+        loaded = self._load(run, self._fresh(), found, anew=True)
+        self._check_ids(loaded)
+        loaded.warm()
+        return loaded
+
+    def _check_ids(self, loaded: Loaded[HalfModels]) -> None:
+        if self._served_ids(loaded) != self._own:
+            raise ConfigError("the table has other ids by now; start this party again")
 
 
 def allowed_ids(ids: Iterable[str] | None) -> frozenset[str] | None:

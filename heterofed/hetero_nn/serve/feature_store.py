@@ -25,7 +25,8 @@ class FeatureStore:
 
     Args:
         rows: the number of rows of the table.
-        age: the longest time in seconds for which features are kept; 0 keeps them for one request.
+        age: the longest time in seconds for which features are kept; 0 keeps them for one request,
+            and takes no memory for others.
     """
 
     def __init__(self, rows: int, age: float) -> None:
@@ -34,6 +35,7 @@ class FeatureStore:
         self._ends = -np.inf
         self._layout: Layout = "tensor"
         self._tensors: dict[str, Tensor] = {}
+        self._only: Rows | None = None
 
     def begin_request(self, now: float) -> bool:
         """Drop all features if their time is over; return whether a new period begins."""
@@ -48,11 +50,15 @@ class FeatureStore:
         return np.unique(rows[~self._held[rows]])
 
     def put(self, rows: Rows, batch: FeatureBatch) -> None:
-        """Keep the features of some rows.
+        """Keep the features of some rows, which are in ascending order.
 
         Raises:
             FeatureError: the features have another form than those of other rows.
         """
+        if not self._age:
+            self._only, self._layout, self._tensors = rows, batch.layout, dict(batch.tensors)
+            self._held[rows] = True
+            return
         if not self._tensors:
             self._layout = batch.layout
             self._tensors = {
@@ -71,7 +77,8 @@ class FeatureStore:
 
     def take(self, rows: Rows) -> FeatureBatch:
         """Return the features of some rows that are held, in their order."""
-        index = torch.from_numpy(rows)
+        places = rows if self._only is None else np.searchsorted(self._only, rows)
+        index = torch.from_numpy(places)
         found = {name: each.index_select(0, index) for name, each in self._tensors.items()}
         return FeatureBatch(self._layout, found)
 

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from heterofed.compute.alignment import check_ids, keyed_digest
-from heterofed.errors import ConfigError, PeerLostError
+from heterofed.compute.alignment import keyed_digest
+from heterofed.errors import ConfigError
 from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers
 from heterofed.hetero_nn.half_task import HostHalfTask
 from heterofed.hetero_nn.hooks import HostHooks, predicts
+from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
-from heterofed.hetero_nn.predict.models import load_models
 from heterofed.hetero_nn.serve import agreed_table
-from heterofed.hetero_nn.serve.agreed_table import AgreedTable, half_digest, joint_version
+from heterofed.hetero_nn.serve.agreed_table import AgreedTable, joint_version
+from heterofed.hetero_nn.serve.held_runs import HeldRuns, Served
+from heterofed.hetero_nn.serve.loaded import Loaded, load
+from heterofed.hetero_nn.serve.partners import Link, Partner, watch_for_newcomers
 from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unavailable
-from heterofed.hetero_nn.serve.scoring import Partner, Scorer
+from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
+from heterofed.hetero_nn.serve.switch import Switch
 from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.host import match_each
-from heterofed.messaging.party import Party
-from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
-from heterofed.runs.artifacts import Trained, Which, trained_here
+from heterofed.runs.artifacts import Trained, Which
 from heterofed.runs.beside import BesideTask, log_request
-from heterofed.runs.extra_modules import EXTRA
 from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
@@ -47,6 +49,7 @@ def serve_scores(
     missing_party: Missing = "error",
     max_age: float = 3600.0,
     load_timeout: float = 0.0,
+    fresh: Callable[[], HostHooks] | None = None,
 ) -> int:
     """Answer the requests of a queue with the models of a finished run, until the queue leaves.
 
@@ -59,6 +62,8 @@ def serve_scores(
         max_age: the time in seconds for which this party's own features of a row are kept; 0
             computes them anew for each request.
         load_timeout: the longest time in seconds that `load_features` may take; 0 sets no limit.
+        fresh: makes another scheduler like `host`, with which another version is loaded while this
+            one serves. Without it the link is opened anew for another version.
 
     Returns:
         The number of batches of requests that were answered.
@@ -67,13 +72,46 @@ def serve_scores(
         ConfigError: a setting or file of this party is wrong, or there is no finished run.
     """
     stop = threading.Event()
+    settings, last = HostServes(models, missing_party, max_age, load_timeout), LastServed()
 
     def session() -> StandingTask:
         if queue.is_leaving:
             stop.set()
-        return Serving(host, queue, models, missing_party, max_age, load_timeout, stop)
+        return Serving(host, queue, settings, stop, fresh, last)
 
     return keep_open(session, task_id, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class HostServes:
+    """The settings with which a Host serves; see `serve_scores`."""
+
+    models: Which
+    missing: Missing
+    max_age: float
+    load_timeout: float
+
+
+@dataclass(slots=True)
+class LastServed:
+    """The run that this process has served last; empty before the first."""
+
+    run: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HostVersion:
+    """One version of the model at the Host.
+
+    Attributes:
+        loaded: the Host's half.
+        imputers: the imputer of each Collaborator, in task order.
+        digest: the digest of the Host's half.
+    """
+
+    loaded: Loaded[HostModels]
+    imputers: dict[str, FeatureImputer]
+    digest: bytes
 
 
 class Serving(StandingTask, BesideTask, HostHalfTask):
@@ -82,8 +120,10 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     Args:
         host: the scheduler with the hooks.
         queue: where requests come from.
-        models, missing, max_age, load_timeout: see `serve_scores`.
+        serves: the settings.
         stop: is set once the queue has left.
+        fresh: see `serve_scores`.
+        last: the run that is served stays the same when the parties connect again.
     """
 
     purpose = "serve"
@@ -93,28 +133,35 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         self,
         host: HostHooks,
         queue: RequestQueue,
-        models: Which,
-        missing: Missing,
-        max_age: float,
-        load_timeout: float,
+        serves: HostServes,
         stop: threading.Event,
+        fresh: Callable[[], HostHooks] | None,
+        last: LastServed,
     ) -> None:
         super().__init__(host)
-        self._queue, self._which, self._missing = queue, models, missing
-        self._max_age, self._load_timeout, self._stop = max_age, load_timeout, stop
-        self._trained: Trained
-        self._imputers: dict[str, FeatureImputer]
-        self._own: list[str]
+        self._last = last
+        self._queue, self._serves, self._stop, self._fresh = queue, serves, stop, fresh
+        self._held: HeldRuns
+        self._version: HostVersion
+        self._links: dict[str, Link] = {}
+        self._ids: list[str]
+        self._matched: dict[str, list[str]]
         self._kept: AgreedTable | None = None
+
+    @property
+    def _own(self) -> list[str]:
+        """The sorted ids of this party's table."""
+        return self._version.loaded.ids
 
     def expected(self) -> Sequence[str]:
         """Return the parties to wait for, in task order."""
-        return list(self._imputers)
+        return list(self._version.imputers)
 
     def check(self, run: Run) -> None:
         """Load the models and the ids, so that errors show before the party waits for others."""
-        if self._missing not in ("error", "mean", "zero"):
-            raise ConfigError(f"missing_party={self._missing!r}: give 'error', 'mean' or 'zero'")
+        missing = self._serves.missing
+        if missing not in ("error", "mean", "zero"):
+            raise ConfigError(f"missing_party={missing!r}: give 'error', 'mean' or 'zero'")
         if not predicts(type(self.owner)):
             raise ConfigError("define predict_a_batch, which gives the predictions of a batch")
         if self.settings.id_keys > 1:
@@ -122,21 +169,38 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
                 "rows are matched by several keys, which serving does not do; run predict"
             )
         check_whole(self.settings, "serving")
-        self._trained = trained_here(run, self._which)
-        if "masked_sum" in (self._trained.fusion, self.settings.fusion):
+        self._held = HeldRuns(run.result.folder.parent, self._serves.models)
+        self._version = self._load(run, self.owner, self._held.first(self._last.run))
+        trained = self._version.loaded.trained
+        self.half = self._version.loaded.half
+        run.round = run.result.rounds = trained.rounds
+        self._kept = agreed_table.kept(run.result.folder, self._own)
+        if self._kept is not None:
+            run.order = self._kept.plan.seed  # part of the plan with which the parties go on
+
+    def _load(
+        self, run: Run, owner: HostHooks, trained: Trained, *, anew: bool = False
+    ) -> HostVersion:
+        if "masked_sum" in (trained.fusion, self.settings.fusion):
             raise ConfigError(
                 "rows are not served with fusion='masked_sum': their features would travel"
                 " unmasked; measure the model in `test`"
             )
-        self._imputers = read_imputers(self._trained)
-        run.round = run.result.rounds = self._trained.rounds
-        load_models(self._trained, self.half)
-        self.half.signature.serve(self._trained)
-        self._own = sorted(check_ids(self.hooks.call("load_local_ids")))
-        self.half.signature.compare_columns()
-        self._kept = agreed_table.kept(run.result.folder, self._own)
-        if self._kept is not None:
-            run.order = self._kept.plan.seed  # part of the plan with which the parties go on
+        loaded = load(owner, run, trained, HostModels, anew=anew)
+        return HostVersion(loaded, read_imputers(trained), loaded.digest("feature_means"))
+
+    def _load_another(
+        self, run: Run, fresh: Callable[[], HostHooks], trained: Trained
+    ) -> HostVersion:
+        """Load another version beside the one that is served."""
+        version = self._load(run, fresh(), trained, anew=True)
+        if list(version.imputers) != self.expected() or version.loaded.ids != self._own:
+            raise ConfigError(
+                "it is of other parties than the link, or the table has other ids by now; start"
+                " this party again"
+            )
+        version.loaded.warm()
+        return version
 
     def held(self, run: Run) -> Earlier | None:  # noqa: ARG002
         """Return the table of today, if there is one."""
@@ -145,51 +209,84 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     def open_folder(self, run: Run) -> None:
         """Make the folder within that of the trained run."""
         super().open_folder(run)
-        run.result.run = self._trained.run.hex()
+        run.result.run = self._version.loaded.trained.run.hex()
 
     def perform(self, run: Run) -> None:
         """Agree on the rows and the version, and answer requests until the queue leaves."""
         self.met = True
         party = run.party
-        matched = self._matched(run)
-        ids = self._own
-        if self._missing == "error":
-            ids = sorted(set.intersection(*map(set, matched.values())))
-        partners, version = self._agree(run, ids, matched)
+        self._matched = self._match(run)
+        self._ids = self._own
+        if self._serves.missing == "error":
+            self._ids = sorted(set.intersection(*map(set, self._matched.values())))
+        self._links = {name: Link(party.peers[name]) for name in self._version.imputers}
+        self._propose(run, self._version)
+        answers = {
+            name: party.take(each.peer, msg.ServeAccepted).of(msg.ServeAccepted)
+            for name, each in self._links.items()
+        }
+        scorer = self._scorer(run, self._version, answers)
         watch_for_newcomers(party)
-        logger.info("serving %d rows, version %s", len(ids), version.hex()[:12])
-        scorer = Scorer(
-            self.half,
-            party,
-            partners,
-            ids,
-            version,
-            by_mean=self._missing,
-            max_age=self._max_age,
-            load_timeout=self._load_timeout,
-        )
-        log_request(run, rows=len(ids), parties=list(matched), version=version.hex())
-        try:
-            with party.in_phase("serve", round_number=run.round), self.half.evaluating():
-                self._queue.open(version)
-                self._serve(party, scorer)
-        finally:
-            self._queue.close()
-            scorer.close()
+        logger.info("serving %d rows, version %s", len(self._ids), scorer.version.hex()[:12])
+        parties, shown = list(self._links), scorer.version.hex()
+        log_request(run, rows=len(self._ids), parties=parties, version=shown)
+        with party.in_phase("serve", round_number=run.round), self.half.evaluating():
+            self._serve(run, scorer)
         with party.in_phase("finish"):
             party.broadcast(msg.Finish(run.round))
             for peer in list(party.peers.values()):
                 party.take_leave(peer)
 
-    def _serve(self, party: Party, scorer: Scorer) -> None:
-        while True:
-            if requests := self._queue.take(scorer.most_rows, IDLE_SECONDS):
-                self._answer(scorer, requests)
-            elif self._queue.is_leaving:
-                self._stop.set()
-                return
-            party.pump(0)
-            scorer.drop_late()
+    def _serve(self, run: Run, scorer: Scorer) -> None:
+        trained, wish = self._version.loaded.trained, self._held.wanted()
+        self._last.run = trained.run
+        served = Served(trained.run.hex(), scorer.version.hex(), wish.turn if wish else 0)
+        self._held.tell(served)
+        switch = Switch[HostVersion](
+            self._held,
+            served,
+            self._fresh and functools.partial(self._load_another, run, self._fresh),
+            functools.partial(self._propose, run),
+            self._links,
+        )
+        try:
+            self._queue.open(scorer.version)
+            while self._goes_on(switch):
+                if requests := self._queue.take(scorer.most_rows, IDLE_SECONDS):
+                    self._answer(scorer, requests)
+                run.party.pump(0)
+                scorer.drop_late()
+                if (agreed := switch.step()) is not None:
+                    scorer = self._taken_over(run, scorer, *agreed)
+                    switch.granted(agreed[0].loaded.trained.run, scorer.version)
+        finally:
+            self._queue.close()
+            switch.close()
+            scorer.close()
+
+    def _goes_on(self, switch: Switch[HostVersion]) -> bool:
+        """Return whether the session goes on."""
+        if switch.needs_new_link:
+            return False
+        if not self._queue.is_leaving or self._queue.rows_waiting or switch.is_asking:
+            return True
+        self._stop.set()
+        return False
+
+    def _taken_over(
+        self,
+        run: Run,
+        scorer: Scorer,
+        version: HostVersion,
+        answers: Mapping[str, msg.ServeAccepted],
+    ) -> Scorer:
+        """Return the scorer of another version, which answers all requests from now on."""
+        scorer.close()
+        self._version, self._last.run = version, version.loaded.trained.run
+        another = self._scorer(run, version, answers)
+        self._queue.open(another.version)
+        log_request(run, rows=len(self._ids), version=another.version.hex())
+        return another
 
     def _answer(self, scorer: Scorer, requests: Sequence[Request]) -> None:
         try:
@@ -199,54 +296,44 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             raise
         self.served += 1
 
-    def _matched(self, run: Run) -> dict[str, list[str]]:
+    def _match(self, run: Run) -> dict[str, list[str]]:
         """Return the sorted ids that each party has, from the table or an intersection."""
         if self._kept is not None and run.agreement.resume is not None:
             return self._kept.ids
-        found = match_each(run, self._own, only_common=self._missing == "error")
+        found = match_each(run, self._own, only_common=self._serves.missing == "error")
         matched = {name: sorted(ids) for name, ids in found.items()}
         agreed_table.keep(run, self._own, matched)
         return matched
 
-    def _agree(
-        self, run: Run, ids: Sequence[str], matched: dict[str, list[str]]
-    ) -> tuple[list[Partner], bytes]:
-        """Tell each Collaborator the rows and models, and return the version of the whole model."""
-        party, trained, secret = run.party, self._trained, run.agreement.secret
-        mine = half_digest(trained, [*self.half.models.saved, "feature_means", EXTRA])
-        for name, theirs in matched.items():
+    def _propose(self, run: Run, version: HostVersion) -> None:
+        """Tell each Collaborator the rows, and the models that they are to be served with."""
+        party, secret, trained = run.party, run.agreement.secret, version.loaded.trained
+        for name, link in self._links.items():
+            theirs = self._matched[name]
             digest = keyed_digest(secret, "serve", theirs)
-            plan = (trained.run, trained.rounds, trained.which, len(theirs), digest, mine)
-            party.post(party.peers[name], msg.ServePlan(*plan))
+            plan = (trained.run, trained.rounds, trained.which, len(theirs), digest)
+            party.post(link.peer, msg.ServePlan(*plan, version.digest))
+
+    def _scorer(
+        self, run: Run, version: HostVersion, answers: Mapping[str, msg.ServeAccepted]
+    ) -> Scorer:
+        """Return the scorer of a version on which all parties have agreed."""
+        version.loaded.join(run, releases=False)
         partners = []
-        for name, imputer in self._imputers.items():
-            peer = party.peers[name]
-            accepted = party.take(peer, msg.ServeAccepted).of(msg.ServeAccepted)
-            at = {each: row for row, each in enumerate(matched[name])}
-            places = np.fromiter((at.get(each, -1) for each in ids), np.int64, len(ids))
-            partners.append(Partner(peer, imputer, joint_version(mine, accepted.version), places))
-        if len(partners) == 1:
-            return partners, partners[0].version
-        return partners, joint_version(*(each.version for each in partners))
-
-
-def watch_for_newcomers(party: Party) -> None:
-    """End the session as soon as one of its Collaborators connects again.
-
-    Its process has been restarted, so nobody needs to wait until its old link is given up.
-    """
-    judge = party.admission
-
-    def admission(visitor: Peer, hello: Any) -> str | None:
-        code = judge(visitor, hello)
-        proven = visitor.channel.party
-        if code == "duplicate_party" and hello.party in party.peers and proven:
-            raise PeerLostError(
-                f"{hello.party} has been restarted and connects again (phase serve); wait until it"
-                " is back",
-                party=hello.party,
-                happened=f"{hello.party} has been restarted",
-            )
-        return code
-
-    party.admission = admission
+        for name, link in self._links.items():
+            at = {each: row for row, each in enumerate(self._matched[name])}
+            places = np.fromiter((at.get(each, -1) for each in self._ids), np.int64, len(self._ids))
+            joint = joint_version(version.digest, answers[name].version)
+            partners.append(Partner(link, version.imputers[name], joint, places))
+        alone = len(partners) == 1
+        joint = joint_version(*(each.version for each in partners))
+        return Scorer(
+            version.loaded.half,
+            run.party,
+            partners,
+            self._ids,
+            partners[0].version if alone else joint,
+            by_mean=self._serves.missing,
+            max_age=self._serves.max_age,
+            load_timeout=self._serves.load_timeout,
+        )

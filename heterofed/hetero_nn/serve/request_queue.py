@@ -29,12 +29,15 @@ class Request:
         columns: the Host's own columns of these rows as they are now, by name; None reads them as
             usual.
         caller: anything that the caller needs to find its request again.
+        partial: whether ids that are not served are left out; otherwise they are an error. Such a
+            request is scored by itself, so that its answer does not depend on other requests.
     """
 
     ids: Sequence[str]
     ends: float
     columns: Mapping[str, Sequence[Any]] | None = None
     caller: Any = None
+    partial: bool = False
 
 
 @dataclass(slots=True)
@@ -45,11 +48,13 @@ class Scores:
         columns: the predictions by column, in the order of the ids.
         parties: the feature keys of the parties that had each row, joined by "+".
         version: the version of the model, 32 bytes that all its parties agreed on.
+        ids: the ids of a partial request that are served; None for all of them.
     """
 
     columns: dict[str, list[Any]]
     parties: list[str]
     version: bytes
+    ids: list[str] | None = None
 
 
 Outcome = tuple[Request, Scores | RequestError]

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,11 @@ from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.predict.rows import as_columns, who_had
 from heterofed.hetero_nn.serve.feature_store import FeatureStore, Rows
 from heterofed.hetero_nn.serve.own_features import OwnFeatures
+from heterofed.hetero_nn.serve.partners import Partner
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
 from heterofed.hetero_nn.serve.sessions import shown
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
-from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import MAX_SERVED_ROWS, ServeAnswer, ServeRequest
 
 logger = logging.getLogger("heterofed")
@@ -49,32 +48,6 @@ REASONS = {
 """The reasons for which a Collaborator refuses a request, in words."""
 
 
-@dataclass(slots=True)
-class Partner:
-    """A Collaborator in one session.
-
-    Attributes:
-        peer: its connection.
-        imputer: describes its features in training, and replaces those of rows that it lacks.
-        version: the version of its half and the Host's.
-        places: the number of each of the Host's rows in the table with it; -1 if it lacks the row.
-        asked: the number of requests so far.
-        late: the number of requests whose answers nobody awaits any more.
-    """
-
-    peer: Peer
-    imputer: FeatureImputer
-    version: bytes
-    places: Rows
-    asked: int = 0
-    late: int = field(default=0)
-
-    @property
-    def name(self) -> str:
-        """The feature key of the party."""
-        return self.peer.name
-
-
 class Scorer:
     """Answers requests with the models of one session.
 
@@ -89,6 +62,7 @@ class Scorer:
         load_timeout: see `OwnFeatures`.
 
     Attributes:
+        version: the version of the whole model.
         most_rows: the most rows of one batch of requests.
     """
 
@@ -106,7 +80,7 @@ class Scorer:
     ) -> None:
         self._features = OwnFeatures(half, load_timeout)
         self._half, self._party, self._partners = half, party, partners
-        self._ids, self._version, self._missing = ids, version, by_mean
+        self._ids, self.version, self._missing = ids, version, by_mean
         self._rows = {each: row for row, each in enumerate(ids)}
         self._store = FeatureStore(len(ids), max_age)
         self._has_features = True
@@ -124,7 +98,9 @@ class Scorer:
         known: list[tuple[Request, list[int]]] = []
         for request in requests:
             found = [self._rows.get(each, -1) for each in request.ids]
-            if -1 in found and (request.columns is None or self._missing == "error"):
+            if request.partial:
+                outcomes += self._score_served(request, found)
+            elif -1 in found and (request.columns is None or self._missing == "error"):
                 outcomes.append((request, unknown(found.count(-1), len(found))))
             elif request.columns is not None:
                 outcomes += self._score_together([(request, found)])
@@ -148,9 +124,19 @@ class Scorer:
         for request, found in known:
             part = slice(place, place + len(found))
             mine = {name: each[part] for name, each in columns.items()}
-            outcomes.append((request, Scores(mine, parties[part], self._version)))
+            outcomes.append((request, Scores(mine, parties[part], self.version)))
             place += len(found)
         return outcomes
+
+    def _score_served(self, request: Request, found: Sequence[int]) -> list[Outcome]:
+        """Return the outcome of a request for those of its ids that are served."""
+        ids = [each for each, row in zip(request.ids, found, strict=True) if row >= 0]
+        if not ids:
+            return [(request, Scores({}, [], self.version, []))]
+        ((_, outcome),) = self._score_together([(request, [row for row in found if row >= 0])])
+        if isinstance(outcome, Scores):
+            outcome.ids = ids
+        return [(request, outcome)]
 
     def close(self) -> None:
         """Wait for no hook any more."""
@@ -159,11 +145,7 @@ class Scorer:
     def drop_late(self) -> None:
         """Take answers that came after their deadline, and drop them."""
         for partner in self._partners:
-            while partner.late and partner.peer.inbox:
-                self._party.take(partner.peer, ServeAnswer)
-                partner.late -= 1
-            if partner.peer.inbox and not partner.late:
-                raise unlawful(partner.name, "serve", "answers what was not asked")
+            partner.link.drop_late(self._party)
 
     # -- within ------------------------------------------------------------------------------
 
@@ -246,27 +228,26 @@ class Scorer:
     def _ask(self, partner: Partner, places: Rows) -> None:
         """Send a request, unless the party has none of the rows."""
         if len(places):
-            message = ServeRequest(partner.asked, len(places), partner.version)
+            message = ServeRequest(partner.link.asked, len(places), partner.version)
             self._party.post(partner.peer, message, [places.astype("<u4").tobytes()], patient=False)
-            partner.asked += 1
+            partner.link.asked += 1
 
     def _answer(self, partner: Partner, rows: int, ends: float) -> FeatureBatch | None:
         """Return a Collaborator's features of the rows that it was just asked for."""
         if not rows:
             return None
-        number, peer = partner.asked - 1, partner.peer
+        link, peer = partner.link, partner.peer
         while True:
-            while not peer.inbox:
+            while (mail := link.next(self._party)) is None:
                 left = ends - time.monotonic()
                 if left <= 0:
-                    partner.late = peer.session.unanswered
+                    link.late = peer.session.unanswered
                     raise too_late()
                 self._party.pump(min(left, POLL_SECONDS))
-            mail = self._party.take(peer, ServeAnswer)
             answer = mail.of(ServeAnswer)
-            if answer.number == number:
+            if answer.number == link.asked - 1:
                 break
-            partner.late -= 1
+            link.late -= 1
         if answer.refused:
             why = REASONS[answer.refused].format(party=partner.name)
             raise RequestError(why, code=answer.refused, retry_after=answer.retry_after or None)

@@ -92,7 +92,7 @@ class Guard:
         # Perhaps after a kill, before which nothing was written.
         resumed = run.agreement.resume is not None
         self._told: Totals | None = None if resumed else releases.totals
-        run.tell = self.tell
+        run.tell, run.spent = self.tell, self.spent
         self._run = run
         self._found = run.state.leaks
         self._reports = reports
@@ -132,6 +132,10 @@ class Guard:
         if told and NEVER_CUT not in self._users:
             row = dict.fromkeys(EPSILONS, math.nan) | told
             self._opened(NEVER_CUT, EPSILONS).append_metrics_item(row)
+
+    def spent(self) -> dict[str, float]:
+        """Return the epsilons so far, and the releases of the row that was sent most often."""
+        return {**self._releases.epsilons(), "releases_per_row": self._releases.totals.most.sent}
 
     def note_counts(self) -> None:
         """Charge the steps so far to the ledger, because a checkpoint will be written."""

@@ -166,10 +166,10 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
                     self._check_round_trained(run, host, next_leg)
                     self._end_round(run, host, best=best, last=last)
                     expected = AT_THE_END if last else expected
-                case _:
+                case msg.Finish() as told:
                     break
         self.keeping.files.save()
-        self._finish(run, host)
+        self._finish(run, host, told)
 
     def _begin(self, run: Run, host: Peer) -> tuple[type[msg.Message], ...]:
         """Reach the point at which rounds begin, or resume; return the messages that the Host may
@@ -245,8 +245,8 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
             self.keeping.checkpoints.close_round(best=best, last=last)
             party.post(host, msg.CheckpointHeld(run.round))
 
-    def _finish(self, run: Run, host: Peer) -> None:
-        finish_as_collaborator(run, host, self.loop.guard.end)
+    def _finish(self, run: Run, host: Peer, told: msg.Finish) -> None:
+        finish_as_collaborator(run, host, told, self.loop.guard.end)
 
 
 class _BestMeans(CheckpointPart):
