@@ -42,7 +42,6 @@ PIECES: dict[str, Callable[[], str]] = {
     "held": lambda: messages.struct_table(wire.Held),
     "signed": lambda: messages.struct_table(wire.Signed),
     "averaging": lambda: messages.struct_table(Averaging),
-    "role-sites": lambda: messages.struct_table(RoleSites),
     "weight-spec": lambda: messages.struct_table(wire.WeightSpec),
     "work": lambda: messages.struct_table(wire.Work),
     "facts": lambda: messages.struct_table(wire.Facts),
