@@ -118,6 +118,12 @@ ENDLESS = {
     "heterofed/rendezvous/ways.py: _ways.get()": "a context variable",
     "heterofed/serving/api.py: "
     "model.queue.put(Request(asked.ids, ends, asked.columns, future))": AT_ONCE,
+    "heterofed/intersection/host.py: with opened_executor(run)": "opened with deadlines of its own",
+    "heterofed/intersection/collaborator.py: "
+    "with opened_executor(run)": "opened with deadlines of its own",
+    "psi/executors/ray.py: self._ray.shutdown()": "leaves the cluster, and waits for no work there",
+    "psi/unequal/store.py: "
+    "with file_lock(folder / 'set.lock', _LOCK_SECONDS)": "the lock has a timeout",
 }
 
 
