@@ -212,6 +212,28 @@ def report(run: str, kind: Any, output: str | None) -> None:
 
 
 @cli.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("heterofed-bundle.zip"),
+    show_default=True,
+    help="Write this archive.",
+)
+def bundle(run: str, output: Path) -> None:
+    """Pack versions, settings, timings and errors of a run for a question to the maintainers.
+
+    Nothing of the data is in it: no id, label, feature, column, key, path or text of an error. RUN
+    is a results folder, or a task id where ./heterofed_runs has one party's results of it.
+    """
+    from heterofed.cli.bundle import write_bundle
+
+    for name in write_bundle(run, output.absolute()):
+        click.echo(name)
+    click.echo(f"{output}: look at it before you send it")
+
+
+@cli.command()
 @click.option("--verbose", "-v", is_flag=True, help="Show Python, the system and all packages too.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one line of JSON.")
 def version(verbose: bool, as_json: bool) -> None:

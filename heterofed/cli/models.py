@@ -95,7 +95,7 @@ def _outcome(held: HeldRuns, wish: Wanted, seconds: float) -> str:
             if served.refused:
                 raise ConfigError(
                     f"the run {wish.run[:12]} is not served ({served.refused}), and"
-                    f" {served.run[:12]} goes on; mend this and choose it again, or use another"
+                    f" {served.run[:12]} goes on; correct this and choose it again, or use another"
                 )
             return f"run {served.run}, version {served.version}"
         time.sleep(0.1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from heterofed.messaging.taps import Tap
 from heterofed.protocol.codec import Buffer, header_of
@@ -34,6 +35,11 @@ BEGINNING = bytes(32)
 
 ENDS = (SplitPlan, InitialWeights, RoundEnd, Checkpoint)
 """The messages of the Host that end a segment, and belong to it."""
+
+SMALL, PART = 1 << 16, 2047
+"""Payloads of up to so many bytes are hashed in parts of so many. From 2,048 bytes on, hashlib lets
+other threads run, and to get the interpreter back takes longer than hashing a small payload.
+"""
 
 LEFT_OUT = (Abort, Bye, Finish, Hello, Terms, Waiting, Welcome, WelcomeBack)
 """They come before the parties are connected, after the last statement, or at any time."""
@@ -83,7 +89,7 @@ class Transcript(Tap):
             sent = self._link(peer).sent
             sent.update(header_of(message))
             for part in payload:
-                sent.update(memoryview(part).cast("B"))
+                _hash(sent, part)
             if isinstance(message, ENDS):
                 self.end(peer)
 
@@ -92,7 +98,7 @@ class Transcript(Tap):
         if not isinstance(message, LEFT_OUT):
             came = self._link(peer).came
             came.update(header_of(message))
-            came.update(payload)
+            _hash(came, payload)
         if isinstance(message, (*ENDS, Finish)):
             self.end(peer)
 
@@ -108,3 +114,11 @@ class _Link:
     def __init__(self) -> None:
         self.segments: list[bytes] = []
         self.sent, self.came = hashlib.sha256(), hashlib.sha256()
+
+
+def _hash(digest: Any, payload: Buffer) -> None:
+    """Add a payload to a digest; a small one in parts for which hashlib keeps the interpreter."""
+    whole = memoryview(payload).cast("B")
+    step = PART if len(whole) <= SMALL else max(1, len(whole))
+    for start in range(0, len(whole), step):
+        digest.update(whole[start : start + step])

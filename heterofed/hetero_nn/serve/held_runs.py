@@ -38,7 +38,7 @@ class Wanted(msgspec.Struct):
 
 
 class Served(msgspec.Struct):
-    """What a party serves, as the file says it to its operator.
+    """The state of a server, which a file tells its operator.
 
     Attributes:
         run: the run whose models are served, 32 hexadecimal digits.

@@ -28,7 +28,7 @@ PLAN = "plan.json"
 
 
 class Plan(msgspec.Struct):
-    """What all parts have in common.
+    """The facts that are the same for all parts.
 
     Attributes:
         task: the id of the task.
