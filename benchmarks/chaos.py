@@ -403,7 +403,8 @@ class Chaos:
         terms = [f"max_rounds={args.rounds}"]
         if args.kind == "horizontal":
             fusion = "masked_sum" if args.collaborators > 1 else "separate"
-            return [*terms, f"fusion={fusion}", 'averaging={"weighting": "rows"}']
+            most = f"max_batch_bytes={1 << 30}"  # the default of the Host's max_model_bytes
+            return [*terms, f"fusion={fusion}", "averaging={}", most]
         terms += ["psi_protocol=ecdh", f"batch_size={BATCH}"]
         if args.kind == "hybrid":
             named = [f"{ROLE}.{each}" for each in sites(args.collaborators)]
