@@ -6,8 +6,8 @@ which looks random, and the slots look random if the values do: this is what hid
 
 This is RB-OKVS (Bienstock, Patel, Seo and Yeo 2023), which is a ribbon filter (Dillinger and Walzer
 2021) with wide bands. The bands form a linear system that is nearly triangular, and it is solved by
-elimination. With a tenth more slots than keys and bands of 256, the system has no solution with a
-probability below 2^-50, by the measurements of that paper.
+elimination. With a tenth more slots than keys and bands of 256, sizes that are chosen after that
+paper, a system without a solution is very rare; it is noticed, and another seed is drawn.
 
     encoding    a seed for the hashes (16 bytes), then the slots (16 bytes each)
 """

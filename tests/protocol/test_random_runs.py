@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
 import pytest
 
 from heterofed.protocol.messages import (
@@ -47,6 +48,8 @@ from heterofed.protocol.messages import (
     Scores,
     SeenByOthers,
     ServePlan,
+    SiteShare,
+    SiteSum,
     SplitPlan,
     TensorSpec,
     Terms,
@@ -54,7 +57,7 @@ from heterofed.protocol.messages import (
     WeightsHeld,
     Welcome,
 )
-from heterofed.protocol.plan import Averaging, Plan
+from heterofed.protocol.plan import Averaging, Plan, RoleSites
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import TABLE, Role, State
 
@@ -88,12 +91,16 @@ from .link import (
     kept,
     masked,
     matched,
+    no_rows,
     parts,
     points,
     refused,
     seen,
     seen_by_others,
+    share,
     signed,
+    site_rows,
+    site_sum,
     tags,
     tensor,
     view,
@@ -128,6 +135,15 @@ class Job:
     def sums(self) -> bool:
         return self.plan.fusion == "masked_sum"
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of this party's role; none if it is no site."""
+        return self.plan.sites[0].parties if self.plan.sites else ()
+
+    @property
+    def leads(self) -> bool:
+        return self.sites[0] == "shop"
+
     def __post_init__(self) -> None:
         draw = self.random.randint
         purposes: tuple[Purpose, ...] = (
@@ -152,6 +168,17 @@ class Job:
             final_rows=draw(0, 1),
             averaging=Averaging() if self.purpose == "average" else None,
         )
+        if self.purpose == "train" and self.random.random() < 0.25:
+            sites = ("shop", "inn") if self.random.random() < 0.5 else ("inn", "shop")
+            self.plan = msgspec.structs.replace(
+                self.plan,
+                collaborators=sites,
+                max_staleness=0,
+                fusion="separate",
+                announced_split=True,
+                final_rows=0,
+                sites=(RoleSites("trade", sites),),
+            )
         self.refused = self.random.random() < 0.02
         self.schedule = []
         agreed = self.plan.max_staleness
@@ -198,6 +225,9 @@ class HostScript:
         self.answers = 0
         self.asking = self.asked = 0
         self.seen: deque[GradientsSeen] = deque()
+        self.shares: deque[SiteShare] = deque()
+        self.sums = 0
+        self.rows_told = False
         self.ping: ProbePing | None = None
 
     def hear(self, message: Message) -> None:
@@ -216,6 +246,8 @@ class HostScript:
                 self.waiting.append(tensors)
             case GradientsSeen():
                 self.seen.append(message)
+            case SiteShare():
+                self.shares.append(message)
             case ProbePing():
                 self.ping = message
             case _:
@@ -297,14 +329,27 @@ class HostScript:
                     self.unparted -= chunk
                     return parts(chunk)
                 return finish(0) if self.job.purpose in ("psi", "overlap") else SPLIT_PLAN
+            case State.SPLIT_PROPOSED if self.shares:
+                return self.add_up(48)
             case State.READY:
                 every, message = self.job.plan.checkpoint_batches, self.last
                 training = isinstance(message, BeginTrain) and self.batch > message.first
+                training = training and not self.rows_told
                 if training and every and self.batch % every == 0 and self.random.random() < 0.7:
                     again = BeginTrain(self.number, session.staleness, self.batch)
                     self.todo.insert(0, again)
                     self.last = Checkpoint(self.number, self.batch)
                     return Line(H, self.last)
+                following = self.todo[0]
+                if (
+                    self.job.sites
+                    and not self.rows_told
+                    and isinstance(following, BeginTrain | BeginTest)
+                ):
+                    self.rows_told = True
+                    testing = isinstance(following, BeginTest)
+                    return site_rows(4, number=following.round, testing=testing)
+                self.rows_told = False
                 self.last = self.todo.pop(0)
                 self.batch = getattr(self.last, "first", 0)
                 self.number = getattr(self.last, "round", 0)
@@ -312,6 +357,12 @@ class HostScript:
             case State.TRAIN | State.TRAIN_DRAINING | State.TEST | State.TEST_DRAINING as state:
                 return self.deal_with_batch(session, train=state.startswith("train"))
         return None
+
+    def add_up(self, size: int = 32) -> Line:
+        said = self.shares.popleft()
+        key = bytes(48) if not self.sums and not self.job.leads else None
+        self.sums += 1
+        return site_sum(said.batch, number=said.round, size=size, key=key)
 
     def average(self) -> Line:
         self.last = self.todo.pop(0)
@@ -321,10 +372,19 @@ class HostScript:
         if self.seen and (not self.waiting or self.random.random() < 0.5):
             batch = self.seen.popleft().batch
             return seen_by_others(batch, number=self.number, others=0)
+        if self.shares:
+            return self.add_up()
         if not self.waiting:
             return None
         number = self.number
-        if train and self.job.trainable and self.answers < 2 and self.random.random() < 0.7:
+        some = bool(self.waiting[0])  # a site may have no row of a batch
+        if (
+            some
+            and train
+            and self.job.trainable
+            and self.answers < 2
+            and self.random.random() < 0.7
+        ):
             self.answers += 1
             floats = [spec for spec in self.waiting[0] if spec.dtype == "float32"]
             if self.job.sums:
@@ -361,6 +421,7 @@ class CollaboratorScript:
         self.shapes = self.random.sample(SHAPES, self.random.randint(1, 3))
         self.unseen: deque[int] = deque()
         self.told = self.pings = 0
+        self.shared = self.summed = self.done = 0
 
     def hear(self, message: Message) -> None:
         match message:
@@ -373,12 +434,15 @@ class CollaboratorScript:
             case BeginTrain(round=number) | BeginTest(round=number):
                 self.number, self.sent = number, getattr(message, "first", 0)
                 self.batches = self.sent + self.random.randint(0, 6)
-                self.told = self.sent
+                self.told = self.done = self.sent
                 self.unseen.clear()
             case BatchDone(batch=batch) | Gradients(batch=batch, done=True):
                 self.unseen.append(batch)
+                self.done = batch + 1
             case SeenByOthers():
                 self.told += 1
+            case SiteSum():
+                self.summed += 1
             case Checkpoint(batch=batch):
                 self.asked = batch
             case RoundEnd():
@@ -453,6 +517,10 @@ class CollaboratorScript:
                 self.told += 1
                 good = self.random.random() < 0.7
                 return answered(self.told - 1) if good else refused(self.told - 1)
+            case State.SPLIT_PROPOSED if self.job.sites and not self.shared:
+                return self.share(0, number=0, size=48)
+            case State.SPLIT_PROPOSED if self.job.sites and not self.summed:
+                return None
             case State.SPLIT_PROPOSED:
                 return ACCEPTED
             case State.TRAIN | State.TEST:
@@ -463,7 +531,17 @@ class CollaboratorScript:
                 return BYE
         return None
 
+    def share(self, batch: int, *, number: int, size: int = 32) -> Line:
+        keys = int(not self.shared and self.job.leads)
+        self.shared += 1
+        return share(batch, number=number, size=size, keys=keys)
+
     def next_batch(self, session: Session) -> Line | None:
+        if self.job.sites and self.job.trainable and session.state is State.TRAIN:
+            if self.unseen:
+                return self.share(self.unseen.popleft(), number=self.number)
+            if self.summed < self.shared or self.done < self.sent:
+                return None  # a batch is under way: its sum comes before the next one
         compares = self.job.sums and self.job.trainable and session.state is State.TRAIN
         if compares and self.unseen and self.random.random() < 0.5:
             return seen(self.unseen.popleft(), number=self.number, others=0)
@@ -480,6 +558,8 @@ class CollaboratorScript:
         self.sent += 1
         if self.job.sums:
             return masked(self.sent - 1, number=self.number)
+        if self.job.sites and self.random.random() < 0.3:
+            return no_rows(self.sent - 1, number=self.number)
         return features(self.sent - 1, *self.shapes, number=self.number)
 
 
