@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Many tests wait for a network: three at once keep two cores busy.
-WORKERS ?= 3
+# Many tests wait for a network: four at once keep two cores busy.
+WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.

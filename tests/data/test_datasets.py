@@ -89,6 +89,7 @@ FRAME = pd.DataFrame(np.arange(500.0).reshape(100, 5), columns=list("abcde")).as
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     count=st.integers(2, 4),

@@ -382,11 +382,11 @@ def test_several_embeddings(names: Any, play: Any) -> None:
                 super().update_feature_model(features, gradients)
                 assert (flat(self.feature_model) != before).all()
 
-        _, _, result, _ = play(Watching, WatchingShop, max_rounds=4)
+        _, _, result, _ = play(Watching, WatchingShop, max_rounds=8)
         assert column(result.metrics["test"], "accuracy")[-1] > 0.7
     tensors = {"basket": torch.float32, "visits": torch.float32, "known": torch.bool}
-    assert seen == [tensors] * 24
-    assert given == [{"basket", "visits"}] * 24
+    assert seen == [tensors] * 48
+    assert given == [{"basket", "visits"}] * 48
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_metrics(names: Any, play: Any) -> None:
     people = [sum(column(table, key)) for key in ("predicted_0", "predicted_1")]
     assert sum(people) > 2 * 30
 
-    _, _, result, _ = play(guide.TorchmetricsHost, names.Collaborator, max_rounds=4)
+    _, _, result, _ = play(guide.TorchmetricsHost, names.Collaborator, max_rounds=8)
     assert column(result.metrics["test"], "auc")[-1] > 0.9
     assert 0 < column(result.metrics["test"], "average_precision")[-1] <= 1
 
@@ -443,8 +443,8 @@ def test_gpu_at_one_party(device: str, names: Any, play: Any) -> None:
             received.update(each.device.type for each in feature_projection.values())
             return super().train_a_batch(feature_projection, labels)
 
-    _, shop, result, shop_result = play(WatchingHost, Watching, max_rounds=4)
-    assert seen == [(device, device)] * 12
+    _, shop, result, shop_result = play(WatchingHost, Watching, max_rounds=8)
+    assert seen == [(device, device)] * 24
     assert received == {"cpu"}
     assert shop.feature_model.weight.device.type == device
     assert column(result.metrics["test"], "accuracy")[-1] > 0.8

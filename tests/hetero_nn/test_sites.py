@@ -251,6 +251,7 @@ def test_settings_of_the_host_that_do_not_go_with_sites(
         Bank(tmp_path, **given).launch_task("sites")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

@@ -98,6 +98,7 @@ def test_the_divergence_is_that_of_two_normals() -> None:
     assert sum_kl(spread, noise) == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.slow
 @given(spreads, st.floats(0.51, 0.95))
 def test_power_that_an_auc_needs(spread: Spread, bound: float) -> None:
     kl = kl_for_auc(bound)

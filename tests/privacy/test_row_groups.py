@@ -101,6 +101,7 @@ PASSES = st.tuples(st.sampled_from(["train", "test", "predict"]), PARTS, COSTS)
 DONE = st.sampled_from(["charge", "charge", "by another process", "refuse", "reopen", "upgrade"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.tuples(DONE, PASSES), max_size=12))
 def test_each_row_counts_as_in_a_record_of_its_own(steps: list[tuple[str, Charge]]) -> None:

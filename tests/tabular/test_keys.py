@@ -93,6 +93,7 @@ def test_both_parties_agree_on_the_pairs(trained: Any) -> None:
     assert by_key.tolist() == [100, 55]
 
 
+@pytest.mark.slow
 def test_load_further_ids_gives_only_rows_that_are_left(trained: Any) -> None:
     _, _, done, _ = trained
     asked = [m.message.count for m in done.received["shop"] if isinstance(m.message, PsiBegin)]

@@ -48,6 +48,7 @@ def test_a_collaborator_measures_columns_of_every_kind(name: str, leaks: Any) ->
     assert "distance_correlation" in set(leaks[name]["attack"])
 
 
+@pytest.mark.slow
 def test_a_host_measures_amounts_for_each_party(leaks: Any) -> None:
     assert set(leaks["bank"]["party"]) == {"numbers", "categories", "words"}
     assert set(leaks["bank"]["attack"]) == {"regression"}

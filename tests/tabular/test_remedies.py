@@ -129,6 +129,7 @@ def test_every_purpose_has_its_method_and_its_command() -> None:
 # -- predictions -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_host_is_told_how_many_rows_have_no_prediction(
     home: Path,
     trained: Path,

@@ -82,6 +82,7 @@ def test_the_best_model_predicts_what_the_test_has_measured(trained: Any) -> Non
     assert auc == pytest.approx(bank.evaluation.metrics["auc"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_single_row_is_served_as_it_was_trained(trained: Any) -> None:
     _, _, results = trained
     mine, theirs = loans()

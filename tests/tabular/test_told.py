@@ -50,6 +50,7 @@ def test_the_numbers_of_a_round_have_the_same_names_in_each(told: Any) -> None:
     assert status["metrics"]["auc"] == pytest.approx(validation[-1]["auc"])
 
 
+@pytest.mark.slow
 def test_the_report_says_no_odd_numbers(told: Any) -> None:
     _, folder, bank = told
     report = gather(folder)

@@ -150,8 +150,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 worked = party.account.compute + party.account.encode
                 probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
                 steps = self._staleness_from(number + 1, probe)
-                for key, features in {each.key: each.features for each in batch.theirs}.items():
-                    means.add(key, features)
+                for name, features in batch.by_name().items():
+                    means.add(name, features)
                 recorded.append(self.step(number, batch, steps))
                 number += 1
                 party.progress(number)

@@ -101,6 +101,10 @@ class JointBatch:
             projection[each.key] = restore(each.features.layout, tensors)
         return projection
 
+    def by_name(self) -> dict[str, FeatureBatch]:
+        """Return the features by party, with those of a role's sites under the key of the role."""
+        return {each.peer.name if self.sums else each.key: each.features for each in self.theirs}
+
     def release(self) -> None:
         """Release the tensors even if the object is still referenced, because the next ones may be
         large.

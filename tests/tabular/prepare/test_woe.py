@@ -156,6 +156,7 @@ def test_points_double_the_odds() -> None:
         build_scorecard(found, {"y": 1.0}, 0.0)
 
 
+@pytest.mark.slow
 def test_the_leak_report_sees_labels_beside_weights(folder: Path) -> None:
     found = pd.read_csv(folder / "leakage.csv")
     assert {"norm", "cosine", "spectral"} <= set(found["attack"])
