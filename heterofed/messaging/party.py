@@ -56,7 +56,7 @@ class Party:
             refuses.
         phase, round, batch: the current place in the task, for messages and errors.
         account: the costs of the task so far.
-        taps: look at each message before it leaves, and when it has come.
+        taps: look at each message before and after it is sent, and when it has come.
     """
 
     def __init__(
@@ -345,6 +345,8 @@ class Party:
             self.pump(0)  # the reason may have arrived and not been read yet
             peer.session.lost()
             raise aborts.lost(peer.name, self.phase, "disconnected") from error
+        for tap in self.taps:
+            tap.left(peer.name, message, payload)
         size = payload_size(frames)
         self.bytes_sent += size
         peer.turn_began = peer.moved_on = self.clock()

@@ -1,4 +1,6 @@
-"""Defines what may look at each message of a party: before it leaves, and when it has come."""
+"""Defines what may look at each message of a party: before and after it is sent, and when it has
+come.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,9 @@ class Tap:
 
     def leaves(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
         """Look at a message before it is sent; an error keeps it from being sent."""
+
+    def left(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
+        """Look at a message that was just handed over, while it is on its way."""
 
     def came(self, peer: str, message: Message, payload: Buffer) -> None:
         """Look at a message that a peer sent and that its session has accepted."""

@@ -83,7 +83,7 @@ class Transcript(Tap):
         link.segments.append(b"".join(each.digest() for each in both))
         link.sent, link.came = hashlib.sha256(), hashlib.sha256()
 
-    def leaves(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
+    def left(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
         """See `Tap`."""
         if not isinstance(message, LEFT_OUT):
             sent = self._link(peer).sent
