@@ -81,10 +81,10 @@ class Admission:
             return self._judge_leaving(party, hello, self._going_on)
         if self._names is not None and hello.party not in self._names:
             return "stranger"
+        if self._closed:  # the run has checkpoints by now that `going_on` does not name
+            return "duplicate_party"
         if self._going_on is not None and self._going_on.common([hello.held]) is None:
             return "resume"
-        if self._closed:
-            return "duplicate_party"
         self._make_way(party, hello)
         if hello.party in party.peers or hello.party == self._host or self.is_complete(party):
             return "duplicate_party"

@@ -299,7 +299,8 @@ def test_killed_with_kill_9(victim: str, home: Path, tmp_path: Path, parties: Pa
         running[victim].kill()
         assert running[victim].wait() == -9
         running[victim] = start(victim)
-    assert [each.wait() for each in running.values()] == [0, 0]
+    for each in running.values():
+        assert each.wait() == 0, "\n".join(each.output for each in running.values())
     assert_one_chain(receipts(tmp_path), keys)
     assert whats(receipts(tmp_path)[victim]).count("resumed") == 2
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.long
 
 
 class Served:
-    """The processes of a bank and a shop, and a caller of the bank."""
+    """The processes of a bank and a shop, and a caller of the bank, which `close` closes."""
 
     def __init__(
         self, parties: Parties, home: Path, folder: Path, runs: Sequence[str] = ("loans",)
@@ -96,6 +97,9 @@ class Served:
         """The runs that the bank holds, the newest first."""
         return [each.run.hex() for each in HeldRuns(self._folder / "runs/loans/alice").all()]
 
+    def close(self) -> None:
+        self._caller.close()
+
     def ask(self, *ids: str, task: str = "loans") -> httpx.Response:
         token = (self._folder / f"runs/{task}/alice/serving/token").read_text()
         headers = {"Authorization": f"Bearer {token}"}
@@ -123,9 +127,21 @@ class Served:
         return error
 
 
+@pytest.fixture
+def serve(parties: Parties, home: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Makes `Served` with some runs, by their tasks; by default with one."""
+    with ExitStack() as stack:
+
+        def make(*runs: str) -> Served:
+            made = Served(parties, home, tmp_path, runs or ("loans",))
+            return stack.enter_context(closing(made))
+
+        yield make
+
+
 @pytest.mark.timeout(600)
-def test_versions_and_tasks_in_one_process(parties: Parties, home: Path, tmp_path: Path) -> None:
-    served = Served(parties, home, tmp_path, ["loans", "loans", "more"])
+def test_versions_and_tasks_in_one_process(serve: Callable[..., Served]) -> None:
+    served = serve("loans", "loans", "more")
     shop, bank = served.start("shop"), served.start("alice")
     served.wait()
     newest, older = served.runs()
@@ -160,8 +176,8 @@ def test_versions_and_tasks_in_one_process(parties: Parties, home: Path, tmp_pat
     assert shop.wait() == 143
 
 
-def test_kills_of_either_party(parties: Parties, home: Path, tmp_path: Path) -> None:
-    served = Served(parties, home, tmp_path)
+def test_kills_of_either_party(serve: Callable[..., Served]) -> None:
+    served = serve()
     shop, bank = served.start("shop"), served.start("alice")
     served.wait()
     before = served.ask(*served.ids)
