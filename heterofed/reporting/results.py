@@ -29,11 +29,10 @@ from heterofed.files import (
 )
 from heterofed.metrics import NO_METRICS
 from heterofed.protocol.plan import Fusion, PartyName
-from heterofed.reporting.console import path_shown
-from heterofed.reporting.costs import COLUMNS, Account, LinkQuality, shares
+from heterofed.reporting.costs import COLUMNS, Account, LinkQuality
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.egress import Egress
-from heterofed.reporting.units import bytes_shown, seconds_shown
+from heterofed.reporting.summary import summary_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,43 +226,19 @@ class TaskResult:
 
     def _repr_html_(self) -> str:
         """Return the result for a notebook."""
-        from heterofed.reporting.result_card import card_of
+        from heterofed.reporting.notebook_card import card_of
 
         return card_of(self)
 
     def summary(self) -> str:
         """Return the summary that the console prints: costs by phase, leaks, and the files."""
-        lines = [f"{self.party}: task {self.task_id} done in {seconds_shown(self.seconds)}"]
-        if self.phases:
-            lines.append(_row("phase", "time", "sent", "received"))
-        lines += [
-            _row(
-                name,
-                seconds_shown(cost.seconds),
-                bytes_shown(cost.bytes_sent),
-                bytes_shown(cost.bytes_received),
-            )
-            for name, cost in self.phases.items()
-        ]
-        if train := self.phases.get("train"):
-            spent = shares(train.seconds, train.compute, train.encode, train.waits)
-            lines.append(f"  train: {spent}")
-            if len(train.waits) > 1 and train.slowest:
-                lines.append(f"  slowest party: {train.slowest}")
-        lines += [f"  leak: {each}" for each in self.leaks]
-        if names := [path.name for path in (*self.metrics.values(), *self.models.values())]:
-            lines.append(f"  in {path_shown(self.folder)}/: {', '.join(names)}")
-        return "\n".join(lines)
+        return summary_of(self)
 
 
 def _rounded(link: LinkQuality) -> dict[str, float | None]:
     return {
         name: None if value is None else round(value, 6) for name, value in asdict(link).items()
     }
-
-
-def _row(phase: str, seconds: str, sent: str, received: str) -> str:
-    return f"  {phase:<11}{seconds:>11}{sent:>12}{received:>12}"
 
 
 def _number(text: str) -> float | str:

@@ -16,7 +16,7 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.hetero_nn.predict.collaborator import serve as serve_predictions
 from heterofed.hetero_nn.predict.host import predict as host_predict
 from heterofed.reporting import console, markup
-from heterofed.reporting.result_card import card_of
+from heterofed.reporting.notebook_card import card_of
 from heterofed.reporting.results import TaskResult
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.run import Resume
