@@ -31,7 +31,7 @@ from heterofed.messaging.transcript import Transcript
 from heterofed.runs.receipt import Receipt
 
 TIMED = {
-    Transcript: ("leaves", "came", "end", "digests"),
+    Transcript: ("left", "came", "end", "digests"),
     Receipt: ("__init__", "note", "end", "say", "hear", "seal"),
 }
 ADDRESS = "tcp://127.0.0.1:7391"
