@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, Queue
 from threading import Thread
@@ -103,6 +103,22 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
         return {"intersection": len(matched), "backend": signer.backend, "work_cpu_s": used}
 
 
+def pipelined(
+    link: Link, chunks: Iterator[bytes], take: Callable[[bytes], object], most: int = IN_FLIGHT
+) -> None:
+    """Send chunks with at most `most` under way, and take answers while the peer computes."""
+    under_way = 0
+    for chunk in chunks:
+        link.send(chunk)
+        under_way += 1
+        if under_way == most:
+            take(link.receive())
+            under_way -= 1
+    for _ in range(under_way):
+        take(link.receive())
+    link.send(b"")
+
+
 def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
     import psi
 
@@ -114,16 +130,7 @@ def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
     settings = {"max_peer_ids": args.peer_ids} | common_settings(args)
     with psi.requester(args.protocol, own, key, count, domain=run, **settings) as asking:
         link.send(asking.count.to_bytes(8, "big"))
-        waiting = 0
-        for chunk in asking.blinded():
-            link.send(chunk)
-            waiting += 1
-            if waiting == IN_FLIGHT:
-                asking.unblind(link.receive())
-                waiting -= 1
-        for _ in range(waiting):
-            asking.unblind(link.receive())
-        link.send(b"")
+        pipelined(link, asking.blinded(), asking.unblind)
         while tags := link.receive():
             asking.add_tags(tags)
         found = asking.intersection()

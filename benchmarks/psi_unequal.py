@@ -26,7 +26,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from benchmarks.psi import Link, end, ids_of
+from benchmarks.psi import Link, end, ids_of, pipelined
 
 DOMAIN = b"benchmark"
 IN_FLIGHT = 4  # chunks on their way at once
@@ -78,16 +78,7 @@ def ship(link: Link, path: Path, most: int) -> None:
 def ask(link: Link, asking: Any) -> list[str]:
     """A request with a few chunks under way; the answers are checked while the owner computes."""
     link.send(asking.hello())
-    under_way = 0
-    for chunk in asking.blinded():
-        link.send(chunk)
-        under_way += 1
-        if under_way == IN_FLIGHT:
-            asking.finalize(link.receive())
-            under_way -= 1
-    for _ in range(under_way):
-        asking.finalize(link.receive())
-    link.send(b"")
+    pipelined(link, asking.blinded(), asking.finalize, IN_FLIGHT)
     waiting = deque(map(link.send, asking.proofs()))
     for _ in waiting:
         asking.confirm(link.receive())

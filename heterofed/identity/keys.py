@@ -147,13 +147,17 @@ def read_private(path: Path) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
-def _write(key: Key, home: Path, *, new: bool = False) -> None:
-    path = private_folder(home, "keys") / key_path(key.party, home).name
-    text = (  # neither Z85 nor names contain quotes or backslashes
-        f"# The private key of {key.party}. Anybody who has this file can act as {key.party}:\n"
-        "# keep it secret, and give away only the public key (heterofed keys show).\n"
-        f'party = "{key.party}"\npublic = "{key.public}"\nsecret = "{key.secret}"\n'
-    )
+def write_private(path: Path, text: str, *, new: bool = False) -> None:
+    """Write a key file, which only its user can read.
+
+    Args:
+        path: the path of the file.
+        text: the content.
+        new: whether there must be no such file yet.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     try:
         put_in_place(path, lambda file: file.write(text.encode()), new=new)
     except OSError as error:
@@ -161,3 +165,13 @@ def _write(key: Key, home: Path, *, new: bool = False) -> None:
             f"the key {path} cannot be written: {error.strerror}; make its folder writable, or make"
             " room"
         ) from None
+
+
+def _write(key: Key, home: Path, *, new: bool = False) -> None:
+    path = private_folder(home, "keys") / key_path(key.party, home).name
+    text = (  # neither Z85 nor names contain quotes or backslashes
+        f"# The private key of {key.party}. Anybody who has this file can act as {key.party}:\n"
+        "# keep it secret, and give away only the public key (heterofed keys show).\n"
+        f'party = "{key.party}"\npublic = "{key.public}"\nsecret = "{key.secret}"\n'
+    )
+    write_private(path, text, new=new)

@@ -13,8 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from heterofed.errors import ConfigError
-from heterofed.files import private_folder, put_in_place
-from heterofed.identity.keys import read_private
+from heterofed.files import private_folder
+from heterofed.identity.keys import read_private, write_private
 from heterofed.protocol.plan import PartyName
 
 
@@ -74,13 +74,7 @@ def make_signing_key(party: str, home: Path) -> SigningKey:
             "# keep it secret, and give away only the public key (heterofed keys signing).\n"
             f'party = "{party}"\nsigning = "{secret}"\n'
         )
-        try:
-            put_in_place(path, lambda file: file.write(text.encode()), new=True)
-        except OSError as error:
-            raise ConfigError(
-                f"the key {path} cannot be written: {error.strerror}; make its folder writable, or"
-                " make room"
-            ) from None
+        write_private(path, text, new=True)
     return load_signing_key(party, home)
 
 

@@ -6,11 +6,10 @@ import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from importlib import import_module
 from typing import Any
 
 from psi.errors import ExecutorError
-from psi.executors.pool import CONNECT_SECONDS, Pool, Work, WorkerLostError
+from psi.executors.pool import CONNECT_SECONDS, Pool, Work, WorkerLostError, library
 
 _LOOKS = 2.0
 """The time between two looks whether the scheduler is still there, in seconds."""
@@ -28,13 +27,7 @@ class Dask(Pool):
 
     def __init__(self, address: str) -> None:
         self.name = address
-        try:
-            distributed: Any = import_module("distributed")
-        except ImportError as error:
-            raise ExecutorError(
-                f"{address} needs an extra: pip install 'heterofed[dask]'"
-            ) from error
-        self._distributed = distributed
+        self._distributed = distributed = library("distributed", "dask", address)
         scheme, place = address.split("://")
         where = ("tls://" if scheme.endswith("+tls") else "tcp://") + place
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 from psi.errors import ExecutorError, PSIError, WorkerError
 
@@ -83,6 +85,25 @@ def call(pool: Pool, work: Work, parts: Sequence[bytes]) -> bytes:
         f"{pool.name} lost its worker {TRIES} times over the same chunk; see the workers' logs,"
         " where memory is the usual cause"
     )
+
+
+def library(name: str, extra: str, address: str) -> Any:
+    """Return the module of an executor's library.
+
+    Args:
+        name: the name of the module.
+        extra: the extra of heterofed that installs it.
+        address: the address of the executor, for the error.
+
+    Raises:
+        ExecutorError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ExecutorError(
+            f"{address} needs an extra: pip install 'heterofed[{extra}]'"
+        ) from error
 
 
 def failed(pool: Pool, what: str) -> WorkerError:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 from psi.errors import ExecutorError
-from psi.executors.pool import Pool, Work, WorkerLostError
+from psi.executors.pool import Pool, Work, WorkerLostError, library
 
 
 class Ray(Pool):
@@ -23,13 +22,7 @@ class Ray(Pool):
 
     def __init__(self, address: str) -> None:
         self.name = address
-        try:
-            ray: Any = import_module("ray")
-        except ImportError as error:
-            raise ExecutorError(
-                f"{address} needs an extra: pip install 'heterofed[ray]'"
-            ) from error
-        self._ray = ray
+        self._ray = ray = library("ray", "ray", address)
         self._remote: dict[Work, Any] = {}
         self._owns = not ray.is_initialized()
         try:

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from heterofed.errors import ConfigError
 from heterofed.files import own_folder, put_in_place, read, rename_folder, writing
 from heterofed.reporting.results import SERVING
 from heterofed.runs.artifacts import Trained, Which, read_trained
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 WANTED, SERVED = "wanted.json", "version.json"
 """The names of files in the folder `serving`: of the run to serve, and of what is served."""
@@ -107,9 +109,7 @@ class HeldRuns:
 
     def wanted(self) -> Wanted | None:
         """Return the wish, if there is one."""
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(read(self._folder / SERVING / WANTED), type=Wanted)
-        return None
+        return self._read(WANTED, Wanted)
 
     def want(self, run: Trained) -> Wanted:
         """Keep the wish that a run be served from now on, and return it.
@@ -134,9 +134,7 @@ class HeldRuns:
 
     def served(self) -> Served | None:
         """Return what is served, or was when serving ended."""
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(read(self._folder / SERVING / SERVED), type=Served)
-        return None
+        return self._read(SERVED, Served)
 
     def tell(self, served: Served) -> None:
         """Tell the operator what is served.
@@ -168,6 +166,11 @@ class HeldRuns:
     def _next(self) -> Path:
         numbers = [0, *(number_of(each) for each in folders_of(self._folder))]
         return self._folder.with_name(f"{self._folder.name}.{1 + max(numbers)}")
+
+    def _read(self, name: str, kind: type[S]) -> S | None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(read(self._folder / SERVING / name), type=kind)
+        return None
 
     def _write(self, name: str, what: msgspec.Struct) -> None:
         path = self._folder / SERVING / name
