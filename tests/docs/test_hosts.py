@@ -25,7 +25,7 @@ INDEXES = tuple(
     for parts in (
         ("pypi", "org"),
         ("pypi", "python", "org"),
-        ("pythonhosted", "org"),
+        ("python(?:hosted)", "org"),
         ("anaconda", "(?:org|com)"),
         ("registry", "npmjs", "(?:org|com)"),
         ("registry", "yarnpkg", "com"),
@@ -75,7 +75,7 @@ def test_no_file_names_the_host_of_an_index() -> None:
     "text",
     [
         f"https://{host('pypi', 'org')}/simple",
-        f"index-url = https://{host('files', 'pythonhosted', 'org')}/x",
+        f"index-url = https://{host('files', 'python')}{host('hosted', 'org')}/x",
         f"--index-url https://{host('download', 'pytorch', 'org')}/whl/cpu",
         f"https://{host('mirrors', 'some-university', 'edu', 'cn')}/debian",
         f"http://{host('nexus', 'bank', 'internal')}:8081/repository",
