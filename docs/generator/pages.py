@@ -20,6 +20,7 @@ from docs.generator import (
     messages,
     modules,
     report_fields,
+    scoreboard,
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
@@ -62,6 +63,9 @@ PIECES: dict[str, Callable[[], str]] = {
     "readme-unprotected": lambda: readme_section(
         "What is not protected yet", "explanation/threat-model.md"
     ),
+    "scoreboard-versions": scoreboard.versions_table,
+    "scoreboard-speed": scoreboard.speed_table,
+    "scoreboard-faults": scoreboard.faults_table,
     **report_fields.pieces(),
 }
 

@@ -1,0 +1,41 @@
+"""NVIDIA FLARE: the server, the Host's site, and the job.
+
+python -m scoreboard.systems.nvflare.host JOB
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from nvflare.collab import CollabRecipe
+from nvflare.recipe import ProdEnv
+
+from scoreboard.shared.job import Job
+from scoreboard.shared.nets import HOST
+from scoreboard.systems.nvflare.kits import ADMIN, kits, start
+from scoreboard.systems.nvflare.sites import Server, Site
+
+
+def main(job: Job) -> None:
+    """Start both, submit the job, and wait for its end."""
+    start(job, "server")
+    start(job, HOST)
+    recipe = CollabRecipe(job_name="scoreboard", server=Server(), client=Site(), min_clients=2)
+    recipe.set_client_prop("folder", str(job.folder.absolute()))
+    place = ProdEnv(str(kits(job) / ADMIN), username=ADMIN, login_timeout=60.0)
+    run: Any = None
+    for _ in range(60):
+        try:
+            run = recipe.execute(place)
+            break
+        except Exception as error:  # the server is not up yet
+            print(f"not yet: {error}", file=sys.stderr)
+            time.sleep(1)
+    result = run.get_result()
+    print("status:", run.get_status(), "result:", result, flush=True)
+
+
+if __name__ == "__main__":
+    main(Job.read(sys.argv[1]))

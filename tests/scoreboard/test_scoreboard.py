@@ -1,0 +1,106 @@
+"""The scoreboard: jobs, the judge, the tables, and a whole run of heterofed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from docs.generator import scoreboard as tables
+from scoreboard import conductor, render
+from scoreboard.faults import FAULTS
+from scoreboard.jobs import CHANGES, Source, aligned, make_job
+from scoreboard.judge import accuracy, difference, milliseconds
+from tests.e2e.processes import ROOT
+
+BATCH = 128
+
+
+@pytest.fixture
+def data() -> Source:
+    """Four batches to train on, and 100 rows to test."""
+    train, rows = 4 * BATCH, 4 * BATCH + 100
+    ids = np.array([f"{'a' if row < train else 'b'}-{row:05}" for row in range(rows)])
+    draw = np.random.default_rng(1)
+    host = {"ids": ids, "x": draw.normal(size=(rows, 5)).astype(np.float32)}
+    labels = (host["x"][:, 0] > 0).astype(np.int64)
+    other = {"ids": ids, "x": draw.normal(size=(rows, 3)).astype(np.float32)}
+    return Source({**host, "y": labels}, other, train, 2)
+
+
+def joined(job: Path) -> Path:
+    command = [sys.executable, "-m", "scoreboard.shared.joined", str(job)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return job
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_rows_in_common_are_found_by_their_ids(data: Source, change: str) -> None:
+    theirs = CHANGES[change](data.collaborator, data.train)
+    assert list(theirs["ids"]) != list(data.collaborator["ids"])
+    right = aligned(data, change)
+    assert list(right.host["ids"]) == list(right.collaborator["ids"])
+    assert right.train % BATCH == 0
+    assert {each[0] for each in right.host["ids"][: right.train]} == {"a"}
+    assert {each[0] for each in right.host["ids"][right.train :]} == {"b"}
+    where = {each: row for row, each in enumerate(theirs["ids"])}
+    rows = [where[each] for each in right.collaborator["ids"]]
+    assert np.array_equal(theirs["x"][rows], right.collaborator["x"])
+
+
+@pytest.mark.slow
+def test_the_judge_tells_equal_runs_from_others(data: Source, tmp_path: Path) -> None:
+    one = joined(make_job(tmp_path / "one", data, "x", 1))
+    same = joined(make_job(tmp_path / "same", data, "x", 1))
+    longer = joined(make_job(tmp_path / "longer", data, "x", 2))
+    assert difference(same, one) == {"exact": True, "largest_difference": 0.0}
+    told = difference(longer, one)
+    assert told["exact"] is False
+    assert told["largest_difference"] > 0
+    assert difference(make_job(tmp_path / "never", data, "x", 1), one)["exact"] is None
+    assert 0.4 < (accuracy(longer) or 0) <= 1
+    assert (milliseconds(longer) or 0) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["", *CHANGES])
+def test_heterofed_trains_the_joined_model(
+    data: Source, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "python_of", lambda _system: sys.executable)
+    job = make_job(tmp_path / "split", data, "x", 2, change)
+    with conductor.running("heterofed", job) as run:
+        assert run.wait(120) == 0, (job / "host.log").read_text()[-2000:]
+    right = aligned(data, change) if change else data
+    assert difference(job, joined(make_job(tmp_path / "joined", right, "x", 2)))["exact"]
+    assert list(conductor.marked(run.mark("host"))) == []
+
+
+def test_the_results_are_whole_and_the_picture_is_theirs() -> None:
+    told = json.loads((ROOT / "scoreboard" / "results.json").read_text())
+    assert set(told["systems"]) == set(tables.SYSTEMS)
+    for name, each in told["systems"].items():
+        assert each["speed"]["mnist"], name
+        assert set(each["faults"]) <= set(FAULTS) == set(tables.FAULTS), name
+        assert each["versions"]["torch"]
+    assert render.is_current(told)
+    assert not render.is_current({**told, "more": 1})
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({"status": 0, "exact": True}, "right rows"),
+        ({"status": 0, "exact": False}, "wrong rows"),
+        ({"status": 0, "exact": None}, "no model"),
+        ({"status": 1, "exact": None}, "exit status 1"),
+        ({"status": None, "exact": None}, "no end"),
+    ],
+)
+def test_a_cell_says_what_was_found(found: dict[str, Any], says: str) -> None:
+    assert says in tables.paired(found)
