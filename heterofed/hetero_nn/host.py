@@ -121,8 +121,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: the size of the intersection's RSA keys in bits, 2048 to 4096.
         psi_parties: whether the Host learns its intersection with each Collaborator
             ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
-            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
-            anew.
+            needs `psi_protocol="ecdh"` and two Collaborators or more.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.

@@ -360,11 +360,14 @@ class PsiRenew(Message, frozen=True):
 class PsiBegin(Message, frozen=True):
     """H to C: I have `count` ids, and will send blinded values of all but `done` of them.
 
-    Those `done` were signed before this run was interrupted, and I have kept their results.
+    Those `done` were signed before this run was interrupted, and I have kept their results. With
+    `again`, I have had the key-value stores of all Collaborators under these keys; send yours again
+    unchanged.
     """
 
     count: Count
     done: Count = 0
+    again: bool = False
 
 
 class PsiBlinded(Message, frozen=True):

@@ -354,6 +354,9 @@ class Session:
                 _no_payload(size)
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
                 _require(message.done <= message.count, "more done than there are")
+                if message.again:
+                    _require(self._has_stores(), "there are no stores to send again")
+                    _require(message.done == message.count, "again before everything was signed")
             case PsiBlinded():
                 psi.check_values(message.values, size)
                 _require(psi.blinded + message.values <= psi.to_sign, "more than announced")
@@ -701,6 +704,9 @@ class Session:
             self.state, self._psi = State.PSI, _PsiCounts(psi.width)
         elif complete:
             self.state = COMPLETED.get(self.state, self.state)
+
+    def _has_stores(self) -> bool:
+        return self._plan is not None and self._plan.psi_parties == "joint"
 
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
