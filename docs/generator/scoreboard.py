@@ -52,9 +52,8 @@ def _table(found: Results, rows: dict[str, Callable[[dict[str, Any]], str]]) -> 
 
 def _speed_rows(name: str) -> dict[str, Callable[[dict[str, Any]], str]]:
     def median(system: dict[str, Any], field: str) -> float:
-        return statistics.median(
-            run[field] for run in system["speed"][name] if run[field] is not None
-        )
+        figures = [run[field] for run in system["speed"][name] if run[field] is not None]
+        return float(statistics.median(figures))
 
     def said(say: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
         def cell(system: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def main(job: Job) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
         both = [features(part, models[part], rows[part].x[batch], step) for part in rows]
-        loss_of(models[TOP], both[0], both[1], labels[batch]).backward()
+        loss_of(models[TOP], both[0], both[1], labels[batch]).backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
         job.note_step()

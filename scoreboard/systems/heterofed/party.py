@@ -26,7 +26,9 @@ class Party:
     current_round: int
 
     def __init__(self, job: Job, **settings: Any) -> None:
-        super().__init__(self.part, results_dir=job.folder / "results", **settings)
+        # The other base is a scheduler.
+        arguments: Any = {"results_dir": job.folder / "results", **settings}
+        super().__init__(self.part, **arguments)  # type: ignore[call-arg]
         self.job, self.data = job, job.rows(self.part)
         self.position = {each: row for row, each in enumerate(self.data.ids)}
 

@@ -31,19 +31,25 @@ class Site:
     """Either party: its name says which one."""
 
     def __init__(self) -> None:
+        # FLARE makes the object where the job is submitted, and calls `initialize` at each site.
         self.job: Any = None
-        self.part = self.data = self.model = self.optimizers = self.top = None
+        self.part: Any = None
+        self.data: Any = None
+        self.model: Any = None
+        self.top: Any = None
+        self.optimizers: Any = None
+        self.scores: Any = None
 
     @collab.init
     def initialize(self) -> None:
         self.job = Job.read(collab.get_app_prop("folder"))
-        self.part: Any = collab.site_name
+        self.part = collab.site_name
         self.job.begin(self.part)
-        self.data: Any = self.job.rows(self.part)
-        self.model: Any = make(self.part, self.data.shape, self.job.classes)
-        self.optimizers: Any = [make_optimizer(self.part, self.model)]
+        self.data = self.job.rows(self.part)
+        self.model = make(self.part, self.data.shape, self.job.classes)
+        self.optimizers = [make_optimizer(self.part, self.model)]
         if self.part == HOST:
-            self.top: Any = make(TOP, (), self.job.classes)
+            self.top = make(TOP, (), self.job.classes)
             self.optimizers.append(make_optimizer(TOP, self.top))
 
     @collab.publish
@@ -82,7 +88,7 @@ class Site:
     @collab.publish
     def test(self, start: int, theirs: Tensor) -> None:
         """Scores of test rows."""
-        self.scores: Any = [] if start == self.job.train else self.scores
+        self.scores = [] if start == self.job.train else self.scores
         with torch.no_grad():
             ours = self.model.eval()(self.data.x[start : start + len(theirs)])
             self.scores.append(self.top.eval()(torch.cat([ours, theirs], dim=1)))
