@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
 from heterofed.errors import ConfigError
 
 Versions = tuple[int, ...]
-"""How often each weight was changed in place, which tells sets of weights apart."""
+"""The number of changes in place of each weight, which tells sets of weights apart."""
 
 
 class HasFeatureModel(Protocol):

@@ -141,7 +141,7 @@ class Reentrant(Collaborator):
         return ReentrantNet(3)
 
 
-class CheckpointedLate(Checkpointed):
+class CheckpointedLate(Collaborator):
     """Switches it on while batches are under way."""
 
     def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
