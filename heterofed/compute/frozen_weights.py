@@ -17,7 +17,7 @@ DIGEST = "frozen_weights_sha256"
 """The name in a `state_dict` of the digest of the weights that are left out, uint8 of [32]."""
 
 CHUNK = 1 << 26
-"""How many bytes of a weight are copied to main memory at once."""
+"""The most bytes of a weight that are copied to main memory at once."""
 
 
 def leave_out_frozen_weights(model: M) -> M:
