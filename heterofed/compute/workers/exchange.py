@@ -84,7 +84,7 @@ class Exchange:
         lead = sizes + self._seals[rank].tag(sizes)
         with self._naming(rank):
             self._sent(rank)
-            self._post(rank, lead + self._seals[rank].tag(head, memoryview(body.numpy())))
+            self._post(rank, lead + self._seals[rank].tag(head, body.numpy().data))
             self._post(rank, head)
             self._post(rank, body)
 
@@ -118,7 +118,7 @@ class Exchange:
             head = _bytes_in(self._came(rank, head_size, timeout))
             body = self._came(rank, body_size, timeout)
             self._sent(rank)
-        seal.check(tag, head, memoryview(body.numpy()))
+        seal.check(tag, head, body.numpy().data)
         order, forms = pickle.loads(head)  # noqa: S301
         return order, list(_tensors_in(body, forms))
 
