@@ -204,6 +204,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
 
 
+def of_prediction(plan: Plan) -> Plan:
+    """Return a task's plan as it holds for a prediction.
+
+    A prediction may do without a party that lacks a row, so its Host learns who has which.
+    """
+    return msgspec.structs.replace(plan, psi_parties="pairwise")
+
+
 def wrong_with_sites(plan: Plan, *, partial: bool = False) -> str:
     """Return what is wrong with the sites of a plan; empty if nothing is.
 

@@ -468,3 +468,20 @@ def test_rotated_keys_do_not_pass_for_the_listed_ones(home: Path, command: Comma
     for arguments in (("check",), ("accept", "--yes")):
         assert command("task", arguments[0], "tiny", "--party", "bob", *arguments[1:]) == 2
         assert "is not the one that the file of task 'tiny' lists" in command.err
+
+
+@pytest.mark.parametrize(
+    ("others", "plan", "keyless", "expected"),
+    [
+        (("bob", "carol"), ["psi_protocol=ecdh"], False, "joint"),
+        (("bob", "carol"), ["psi_protocol=ecdh", "psi_parties=pairwise"], False, "pairwise"),
+        (("bob", "carol"), [], False, "pairwise"),
+        (("bob",), ["psi_protocol=ecdh"], False, "pairwise"),
+        (("bob", "carol"), ["psi_protocol=ecdh"], True, "pairwise"),
+    ],
+)
+def test_new_tasks_hide_pairwise_intersections_where_they_can(
+    others: tuple[str, ...], plan: list[str], keyless: bool, expected: str, home: Path
+) -> None:
+    task = load_task(open_offices(home, others, plan=plan, keyless=keyless, accept=False))
+    assert task.make_plan().psi_parties == expected
