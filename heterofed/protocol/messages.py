@@ -469,9 +469,9 @@ class SiteShare(Message, frozen=True):
     """C to H: this is my part of the sum over the sites of my role, masked.
 
     Batch 0 of round 0 sums up the initial weights, and any other one the gradients of the feature
-    model. `check` is a keyed digest of my model and optimizer, which must be the same at all sites.
-    `keys` are sealed copies of the key of the sums for the other sites, which the first site sends
-    once per connection.
+    model, or its weights times the rows since the last sum. `check` is a keyed digest of my model
+    and optimizer, which must be the same at all sites. `keys` are sealed copies of the key of the
+    sums for the other sites, which the first site sends once per connection.
     """
 
     round: Count
