@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from heterofed.metrics import register_metrics
     from heterofed.reporting.results import TaskResult
     from heterofed.runs.data_check import DataChecker
+    from heterofed.runs.records.replay import replay
     from heterofed.simulation.fake_peer import fake_peer
     from heterofed.simulation.simulate import simulate, simulate_prediction
 
@@ -44,6 +45,7 @@ __all__ = [
     "leave_out_frozen_weights",
     "logger",
     "register_metrics",
+    "replay",
     "simulate",
     "simulate_prediction",
 ]
@@ -61,6 +63,7 @@ _HOME = {
     "fake_peer": "heterofed.simulation.fake_peer",
     "leave_out_frozen_weights": "heterofed.compute.frozen_weights",
     "register_metrics": "heterofed.metrics",
+    "replay": "heterofed.runs.records.replay",
     "simulate": "heterofed.simulation.simulate",
     "simulate_prediction": "heterofed.simulation.simulate",
 }
