@@ -98,9 +98,13 @@ connect(int(sys.argv[1]), 2, sys.argv[2])
 group = dist.new_group(backend="gloo")
 head = pickle.dumps(Bomb())
 sizes = torch.tensor([len(head), 0])
+kept = []  # a buffer has to live until it is sent
 for each in (bytes(32), bytes(32), sizes.numpy().tobytes() + bytes(64), head):
-    dist.isend(torch.frombuffer(bytearray(each), dtype=torch.uint8), 0, group=group)
-    dist.irecv(torch.empty(32, dtype=torch.uint8), 0, group=group)
+    there = torch.frombuffer(bytearray(each), dtype=torch.uint8)
+    kept.append((there, dist.isend(there, 0, group=group)))
+for _ in range(2):
+    here = torch.empty(32, dtype=torch.uint8)
+    kept.append((here, dist.irecv(here, 0, group=group)))
 sys.stdin.read()
 """
 """Another user's program in the place of a rank, without the secret."""
