@@ -136,7 +136,7 @@ def train_rounds(rounds: int, every: int) -> list[dict[str, float]]:
             self.optimizer.zero_grad()
             scores = self.infer_model(torch.cat([*feature_projection.values()], dim=1))
             loss = (scores.squeeze(1) - labels).square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             return loss
 
