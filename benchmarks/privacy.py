@@ -252,7 +252,7 @@ SHOWN = ("task_auc", "task_accuracy", "norm_leak_auc", "cosine_leak_auc", "spect
          "averaged_leak_auc", "known_leak_auc", "columns_leak_auc",
          "columns_and_gradients_leak_auc", "smoothed_leak_auc", "completion_auc",
          "ridge_r2", "decoder_r2")  # fmt: skip
-NAMES = ("auc", "accur", "norm", "direc", "spect", "avera", "known", "colum", "+grad", "smoot",
+NAMES = ("auc", "accur", "norm", "direc", "spect", "avera", "known", "own", "+own", "smoothed",
          "compl", "ridge", "decod")  # fmt: skip
 
 
