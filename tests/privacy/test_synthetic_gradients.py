@@ -125,7 +125,7 @@ def test_odd_batches() -> None:
 def test_settings_are_checked() -> None:
     for wrong in ({"bound": 0.5}, {"bound": True}, {"features": 0}, {"memory": 1.5}):
         with pytest.raises(ConfigError, match="SyntheticGradients"):
-            SyntheticGradients(**wrong)  # type: ignore[arg-type]
+            SyntheticGradients(**wrong)
     assert repr(SyntheticGradients(0.6)) == "SyntheticGradients(0.6, features=64, memory=10000)"
 
 
