@@ -205,6 +205,7 @@ def as_collaborator(
         objections=functools.partial(place.differences, partial=purpose == "predict"),
         earlier=earlier,
         knows_host=run.waits > 0,
+        is_silent=place.is_silent,
     )
     run.maybe_party = party
     if host.name == settings.feature_key:
