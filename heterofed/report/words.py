@@ -126,6 +126,12 @@ EPSILONS = {
         " with such noise",
         "what the parties see of one another while training",
     ),
+    "eps_parties": Guarantee(
+        "Each party, in the averages",
+        "whether one party trained at all, in the averages of all runs of the task, if the Host"
+        " added the noise",
+        "what the Host sees of each party's update; the numbers that its hooks return",
+    ),
 }
 
 
