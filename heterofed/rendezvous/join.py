@@ -152,8 +152,7 @@ def join(
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
         knows_host: whether this process was connected to it before, so that no key is wrong.
-        is_silent: whether something accepts connections there and says nothing, as a proxy does
-            whose Host is not up. The Host may still come.
+        is_silent: whether something there accepts connections for a Host that may still come.
 
     Returns:
         This party, the Host as its peer, and what was agreed. The caller closes the party.
@@ -173,8 +172,7 @@ def join(
     while True:
         party = make_party(open_endpoint())
         with failures.noted(party):
-            host = knock(party, hello, link_timeout)
-            if host is not None:
+            if (host := knock(party, hello, link_timeout)) is not None:
                 party.timeouts = replace(party.timeouts, waiting=waiting)
                 with party.in_phase("join"):
                     agreement = _be_welcomed(party, host, hello.terms, objections)
@@ -210,9 +208,10 @@ class _Failures:
     Args:
         began: the time at which it began to look for the Host.
         earlier: the state of an unfinished run at this party.
-        diagnose: see `join`.
-        is_silent: see `join`.
-        knows_host: see `join`. A proxy may accept connections while a lost Host starts again.
+        diagnose: returns why a handshake fails if it is not for the keys; empty otherwise.
+        is_silent: returns whether something accepts connections there and says nothing, as a proxy
+            does whose Host is not up. The Host may still come.
+        knows_host: whether this process was connected to it before, so that no key is wrong.
     """
 
     def __init__(

@@ -135,6 +135,21 @@ EPSILONS = {
 }
 
 
+def part_of(*, is_host: bool, role: str, averages: bool) -> str:
+    """Return what a party brings to a task.
+
+    Args:
+        is_host: whether it is the Host.
+        role: the role of which it is a site; empty if it is none.
+        averages: whether the task is a horizontal one.
+    """
+    if role:
+        return f"Collaborator: has some people's rows, as a site of {role}"
+    if averages:
+        return "Host: averages the models" if is_host else "Collaborator: has rows of its own"
+    return "Host: has the labels" if is_host else "Collaborator: has further columns"
+
+
 def meaning_of(metric: str) -> str:
     """Return an explanation of a metric in words; empty if its name is not a well-known one."""
     plain = re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
