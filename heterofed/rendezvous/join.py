@@ -167,8 +167,7 @@ def join(
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
     failures = _Failures(began, earlier, diagnose, is_silent, knows_host=knows_host)
-    # This is long, so that the Host may wait for other parties longer than this party looks for it.
-    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
+    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0  # other parties may be late
     while True:
         party = make_party(open_endpoint())
         with failures.noted(party):
