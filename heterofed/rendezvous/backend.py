@@ -124,6 +124,10 @@ class Place(ABC):
         """
         return ""
 
+    def is_silent(self) -> bool:
+        """Return whether something accepts connections for the Host and says nothing of its own."""
+        return False
+
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         """Return the Collaborators for which the Host waits.
 
@@ -372,6 +376,9 @@ class TaskPlace(Place):
             " the address and port in the task file with those that the Host listens at; a proxy"
             " or another server may be there"
         )
+
+    def is_silent(self) -> bool:
+        return who_answers(self.task.address) is Answer.NOTHING
 
     def check_usable(self) -> None:
         self.task.check_usable()
