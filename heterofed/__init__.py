@@ -18,11 +18,13 @@ if sys.platform == "win32":  # files are opened by ways that Windows does not ha
 
 if TYPE_CHECKING:
     from heterofed.compute.batch import Batch
+    from heterofed.compute.frozen_weights import leave_out_frozen_weights
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
     from heterofed.reporting.results import TaskResult
     from heterofed.runs.data_check import DataChecker
+    from heterofed.runs.records.replay import replay
     from heterofed.simulation.fake_peer import fake_peer
     from heterofed.simulation.simulate import simulate, simulate_prediction
 
@@ -40,8 +42,10 @@ __all__ = [
     "TaskResult",
     "__version__",
     "fake_peer",
+    "leave_out_frozen_weights",
     "logger",
     "register_metrics",
+    "replay",
     "simulate",
     "simulate_prediction",
 ]
@@ -57,7 +61,9 @@ _HOME = {
     "TaskFailed": "heterofed.errors",
     "TaskResult": "heterofed.reporting.results",
     "fake_peer": "heterofed.simulation.fake_peer",
+    "leave_out_frozen_weights": "heterofed.compute.frozen_weights",
     "register_metrics": "heterofed.metrics",
+    "replay": "heterofed.runs.records.replay",
     "simulate": "heterofed.simulation.simulate",
     "simulate_prediction": "heterofed.simulation.simulate",
 }

@@ -17,7 +17,7 @@ from heterofed.hetero_nn.sites.settings import (
 )
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.protocol.leak_limits import LeakLimits
@@ -140,9 +140,10 @@ class HostSettings(LeadSettings, HalfSettings):
     max_staleness: int | Literal["auto"]
     party_dropout: float
     fusion: Fusion
-    gradient_defence: GradientDefence | None
+    gradient_defence: GradientDefence | EmbeddingAwareDefence | None
     label_dp: RandomisedResponse | None
     limits: Mapping[str, Any] | None
+    recording: bool
     loss_reduction: LossReduction | None
     sites: Mapping[str, Sequence[str]] | None
     sites_overlap: SitesOverlap
@@ -182,6 +183,7 @@ class HostSettings(LeadSettings, HalfSettings):
         if self.early_gradients != "once":
             check_flag("early_gradients", self.early_gradients)
         check_flag("announce_split", self.announce_split)
+        check_flag("recording", self.recording)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
         if not is_count(self.id_keys, 1) or self.id_keys > MAX_ID_KEYS:
@@ -233,6 +235,7 @@ class HostSettings(LeadSettings, HalfSettings):
             psi_parties=self.psi_parties,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),
+            recording=self.recording or self.record is not None,
         )
 
     def _check_batches(self) -> None:
@@ -293,6 +296,13 @@ class HostSettings(LeadSettings, HalfSettings):
             raise ConfigError(
                 "gradient_defence and early_gradients: early ones travel before the defence; give"
                 " one of the two"
+            )
+        aware = isinstance(self.gradient_defence, EmbeddingAwareDefence)
+        if aware and self.fusion == "masked_sum":
+            raise ConfigError(
+                f"gradient_defence={self.gradient_defence!r} needs to see the embeddings of each"
+                " Collaborator, which fusion='masked_sum' hides; give another defence, such as"
+                " Marvell, or fusion='separate'"
             )
 
 
