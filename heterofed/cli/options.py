@@ -65,6 +65,13 @@ TASK = click.option(
 PARTY = click.option(
     "--party",
     help="Take part under this name; the default is yours in the task file, or else your role.",
+JOINT = click.option(
+    "--joint",
+    "psi_parties",
+    flag_value="joint",
+    default="pairwise",
+    help="Hide from everybody which ids only some of three or more parties have, by ecdh; only the"
+    " party that chooses the protocol sets it.",
 )
 RESULTS = click.option(
     "--results",

@@ -18,7 +18,7 @@ from heterofed.hetero_nn.settings import HostSettings
 from heterofed.hetero_nn.train.dry_run import HostDryRun
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.privacy.dpsgd import DPSGD
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.protocol.plan import (
@@ -28,6 +28,7 @@ from heterofed.protocol.plan import (
     PSIParties,
     PSIProtocol,
     SitesOverlap,
+    SitesShare,
 )
 from heterofed.runs.artifacts import Which
 
@@ -91,7 +92,7 @@ class HeteroNNHostScheduler(HostHooks):
             The features must be floats of one shape, and joint predictions are not possible.
         gradient_defence: transforms the gradients of the features before they are sent, so that
             they reveal less about the labels, for example
-            `heterofed.privacy.marvell.Marvell(bound=0.6)`.
+            `heterofed.privacy.synthetic_gradients.SyntheticGradients()`.
         label_dp: randomises labels before training, as `RandomisedResponse(epsilon)`. It requires
             that `iterate_train_feature` yields `Batch(features, labels, ids)`.
         weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
@@ -107,6 +108,8 @@ class HeteroNNHostScheduler(HostHooks):
             `heterofed.protocol.leak_limits.LeakLimits`. They are announced to all parties, and each
             party enforces those that protect its data: it ends the task with a `LeakLimitError`
             before it would send more. With a task file they are its table `[limits]`.
+        recording: whether the terms let every party record what it receives. With a task file it
+            is `recording` in its table `[plan]`; a Host that records itself needs not give it.
         max_rollbacks: the most times that a run may be rolled back to the same checkpoint by any
             party, because the same rows are sent again each time. They are counted on disk across
             restarts.
@@ -120,8 +123,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: the size of the intersection's RSA keys in bits, 2048 to 4096.
         psi_parties: whether the Host learns its intersection with each Collaborator
             ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
-            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
-            anew.
+            needs `psi_protocol="ecdh"` and two Collaborators or more.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
@@ -142,16 +144,27 @@ class HeteroNNHostScheduler(HostHooks):
         sites: the sites of each role whose rows are divided among several Collaborators, as in
             `{"shop": ["north", "south"]}`. Each site is a party `shop.north` of its own, with
             `site="north"`; `collaborators` still counts or lists the roles. Hooks of the Host get
-            one tensor of the role under "shop". The sites train one feature model, because the sum
-            of their gradients is applied at each of them after every batch. It requires
+            one tensor of the role under "shop". The sites train one feature model (see
+            `sites_share`). It requires
             `batch_size`, and hooks that use `self.batches`. Only the Host's `split_dataset` is
             used, as with `announce_split`.
         sites_overlap: what to do about ids that two sites of a role have: end the task with a
             `SitesOverlapError` ("error"), or let the first site in the list have them ("first").
+        sites_share: what the sites of a role add up, masked: the gradients of every batch
+            ("gradient"), which trains exactly the joined model, or their weights ("weights").
+            Then each site steps alone on its own rows, and the weights are averaged by rows
+            (FedAvg).
+        sites_every: the number of batches after which weights are averaged; they are also averaged
+            after the last batch of a round. `checkpoint_batches` must be a multiple of it.
         agreed: settings that all parties share and that code above the schedulers uses, as names
             and values that are strings, such as the format of ids. The Host announces them with its
             plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
             secret.
+        record: "inbound" records what this party receives, and what it sends in answer, in the
+            folder `record/` of the results folder, so that `heterofed replay` can run its side of
+            any batch again without the other parties. The terms must allow it (`recording`). The
+            record is encrypted with a key in `$HETEROFED_HOME`. None records nothing.
+        record_days: the number of days after which a record is deleted.
         results_dir: the parent of the results folder `<task_id>/<name>`.
         feature_workers: the number of processes on this machine that compute this party's feature
             model, each on a part of the rows of a batch. It needs the extra `workers` if it is
@@ -184,12 +197,13 @@ class HeteroNNHostScheduler(HostHooks):
         max_staleness: int | Literal["auto"] = 0,
         party_dropout: float = 0.0,
         fusion: Fusion = "separate",
-        gradient_defence: GradientDefence | None = None,
+        gradient_defence: GradientDefence | EmbeddingAwareDefence | None = None,
         label_dp: RandomisedResponse | None = None,
         weights_defence: DPSGD | None = None,
         max_releases_per_row: int | None = None,
         max_epsilon: float | None = None,
         limits: Mapping[str, float] | None = None,
+        recording: bool = False,
         max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",
@@ -204,7 +218,11 @@ class HeteroNNHostScheduler(HostHooks):
         final_rows: int = 0,
         sites: Mapping[str, Sequence[str]] | None = None,
         sites_overlap: SitesOverlap = "error",
+        sites_share: SitesShare = "gradient",
+        sites_every: int = 1,
         agreed: Mapping[str, str] | None = None,
+        record: Literal["inbound"] | None = None,
+        record_days: float = 7,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:

@@ -17,7 +17,7 @@ from heterofed.hetero_nn.sites.settings import (
 )
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.protocol.leak_limits import LeakLimits
@@ -30,6 +30,7 @@ from heterofed.protocol.plan import (
     LossReduction,
     Plan,
     SitesOverlap,
+    SitesShare,
 )
 from heterofed.reporting.results import check_name
 from heterofed.runs.settings import (
@@ -139,12 +140,15 @@ class HostSettings(LeadSettings, HalfSettings):
     max_staleness: int | Literal["auto"]
     party_dropout: float
     fusion: Fusion
-    gradient_defence: GradientDefence | None
+    gradient_defence: GradientDefence | EmbeddingAwareDefence | None
     label_dp: RandomisedResponse | None
     limits: Mapping[str, Any] | None
+    recording: bool
     loss_reduction: LossReduction | None
     sites: Mapping[str, Sequence[str]] | None
     sites_overlap: SitesOverlap
+    sites_share: SitesShare
+    sites_every: int
 
     @classmethod
     def given(cls, arguments: Mapping[str, Any]) -> Self:
@@ -179,6 +183,7 @@ class HostSettings(LeadSettings, HalfSettings):
         if self.early_gradients != "once":
             check_flag("early_gradients", self.early_gradients)
         check_flag("announce_split", self.announce_split)
+        check_flag("recording", self.recording)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
         if not is_count(self.id_keys, 1) or self.id_keys > MAX_ID_KEYS:
@@ -224,10 +229,13 @@ class HostSettings(LeadSettings, HalfSettings):
             announced_split=self.announce_split or bool(self.sites),
             sites=plan_of_sites(self.sites),
             sites_overlap=self.sites_overlap,
+            sites_share=self.sites_share,
+            sites_every=self.sites_every,
             id_keys=self.id_keys,
             psi_parties=self.psi_parties,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),
+            recording=self.recording or self.record is not None,
         )
 
     def _check_batches(self) -> None:
@@ -288,6 +296,13 @@ class HostSettings(LeadSettings, HalfSettings):
             raise ConfigError(
                 "gradient_defence and early_gradients: early ones travel before the defence; give"
                 " one of the two"
+            )
+        aware = isinstance(self.gradient_defence, EmbeddingAwareDefence)
+        if aware and self.fusion == "masked_sum":
+            raise ConfigError(
+                f"gradient_defence={self.gradient_defence!r} needs to see the embeddings of each"
+                " Collaborator, which fusion='masked_sum' hides; give another defence, such as"
+                " Marvell, or fusion='separate'"
             )
 
 

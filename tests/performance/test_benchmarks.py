@@ -32,6 +32,16 @@ def printed(module: str, *options: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("secure", [False, True])
+def test_clients(secure: bool, mnist: Path) -> None:
+    options = ["--data", str(mnist), "--images", "600", "--rounds", "2", "--parties", "3"]
+    result = printed("clients", *options, *(["--secure"] if secure else []))
+    assert result["ratio"] == pytest.approx(result["round_s"] / result["hooks_s"], rel=0.05)
+    assert result["ratio"] > 1
+    assert result["rest_ms"] > 0
+
+
+@pytest.mark.long
 def test_training(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--staleness", "0", "4")
     result = printed("training", *options)
