@@ -65,6 +65,7 @@ TASK = click.option(
 PARTY = click.option(
     "--party",
     help="Take part under this name; the default is yours in the task file, or else your role.",
+)
 JOINT = click.option(
     "--joint",
     "psi_parties",
