@@ -24,7 +24,7 @@ def heterofed(*arguments: str | Path) -> Any:
     return CliRunner().invoke(cli, list(map(str, arguments)))
 
 
-def command(home: dict[str, str], *arguments: str) -> str:
+def command(home: dict[str, Any], *arguments: str) -> str:
     """What the command prints at a party with this home."""
     done = CliRunner().invoke(cli, list(arguments), env=home, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -103,7 +103,9 @@ def test_parties_with_a_task_file_each(
     for number, name in enumerate(["shop", "clinic"][:collaborators]):
         columns = [f"x{4 * number + 4 + at}" for at in range(4)]
         files[name] = with_header(tmp_path / f"{name}.csv", table[columns], None)
-    homes = {name: {"HETEROFED_HOME": str(tmp_path / "homes" / name)} for name in files}
+    homes: dict[str, dict[str, Any]] = {
+        name: {"HETEROFED_HOME": str(tmp_path / "homes" / name)} for name in files
+    }
     keys = {name: command(homes[name], "keys", "new", name).splitlines()[0] for name in files}
     others = [name for name in files if name != "bank"]
     (made,) = command(
