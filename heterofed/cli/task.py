@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from heterofed.cli.own_party import own_party
 from heterofed.cli.visit import visit
 from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.files import heterofed_home, private_folder
 from heterofed.identity import consent
-from heterofed.identity.keys import key_path, load_key
+from heterofed.identity.keys import load_key
 from heterofed.identity.signing import make_signing_key
 from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
 from heterofed.identity.task_terms import (
@@ -43,6 +44,9 @@ from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
 from heterofed.rendezvous.refused_keys import stranger
 from heterofed.reporting.results import check_name, write_whole
+
+OF_TABLES = ("shuffle=true", "psi_protocol=ecdh")
+"""The terms of a task in which `heterofed table train` is used with its default options."""
 
 
 def new_task(
@@ -69,7 +73,7 @@ def new_task(
         bind: the address at which the Host listens, if it differs.
         purpose: "train" or "psi".
         expires: the last day on which the task may run.
-        plan: the fields of `Plan` to set, each as `FIELD=VALUE`.
+        plan: the fields of `Plan` to set, each as `FIELD=VALUE`; `_plan` adds to them.
         limits: the fields of `LeakLimits` to set, in the same form.
         keyless: whether the task has no keys.
         signing: the signing keys of all Collaborators, each as `PARTY=KEY`, if the parties sign
@@ -97,7 +101,7 @@ def new_task(
         "purpose": purpose,
         "host": {"party": host} if keyless else {"party": host, "key": load_key(host, home).public},
         "collaborators": [_member(each, keyless) for each in collaborators],
-        "plan": dict(_setting(each) for each in plan),
+        "plan": _plan([_setting(each) for each in plan], len(collaborators), keyless=keyless),
         "limits": dict(_setting(each, "--limit", LeakLimits) for each in limits),
     }
     _let_sign([raw["host"], *raw["collaborators"]], signing, home)
@@ -204,24 +208,6 @@ def find_task(source: str) -> TaskFile:
     return load_task(path)
 
 
-def own_party(task: TaskFile) -> str:
-    """Return the party of a task whose key is on this machine.
-
-    Raises:
-        ConfigError: this machine has the key of no party, or of several.
-    """
-    home = heterofed_home()
-    mine = [each.party for each in task.members if key_path(each.party, home).exists()]
-    if len(mine) == 1:
-        return mine[0]
-    names = ", ".join(each.party for each in task.members)
-    why = f"there are several here ({', '.join(mine)})" if mine else "there is none here"
-    raise ConfigError(
-        f"which party of task {task.task!r} is this? Of the keys of {names} {why}; say it with"
-        " --party, or make a key with `heterofed keys new`"
-    )
-
-
 # -- internal --------------------------------------------------------------------------------------
 
 
@@ -245,6 +231,17 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
             " that a shell interprets"
         )
     return {"party": party, "key": key} if equals else {"party": party}
+
+
+def _plan(given: list[tuple[str, Any]], collaborators: int, *, keyless: bool) -> dict[str, Any]:
+    """Return the plan of a new task, in which pairwise intersections stay hidden where they can:
+    with `psi_protocol=ecdh` and two Collaborators or more, unless `psi_parties` is given.
+
+    Without keys, a Host could learn the secrets of Collaborators, by which they are hidden.
+    """
+    plan = dict(given)
+    can = plan.get("psi_protocol") == "ecdh" and collaborators > 1 and "sites" not in plan
+    return {"psi_parties": "joint"} | plan if can and not keyless else plan
 
 
 def _let_sign(members: list[dict[str, str]], signing: Sequence[str], home: Path) -> None:

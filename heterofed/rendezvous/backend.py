@@ -32,8 +32,9 @@ from heterofed.identity.task_terms import (
     settle,
     shown_plan,
     terms_digest,
+    with_decisions,
 )
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import HostLock, local_address, lock_path
 from heterofed.rendezvous.refused_keys import Strangers
@@ -124,6 +125,10 @@ class Place(ABC):
         """
         return ""
 
+    def is_silent(self) -> bool:
+        """Return whether something accepts connections for the Host and says nothing of its own."""
+        return False
+
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         """Return the Collaborators for which the Host waits.
 
@@ -166,14 +171,17 @@ class Place(ABC):
         del other
         return None
 
-    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
+    def differences(
+        self, plan: Plan, *, partial: bool = False, predicts: bool = False
+    ) -> list[str]:
         """Return the fields in which an announced plan differs from what this party agreed to.
 
         Args:
             plan: the plan that the Host announced.
             partial: whether some of the task's Collaborators may be missing in it.
+            predicts: whether a finished model predicts.
         """
-        del plan, partial
+        del plan, partial, predicts
         return []
 
 
@@ -370,6 +378,9 @@ class TaskPlace(Place):
             " or another server may be there"
         )
 
+    def is_silent(self) -> bool:
+        return who_answers(self.task.address) is Answer.NOTHING
+
     def check_usable(self) -> None:
         self.task.check_usable()
 
@@ -393,9 +404,13 @@ class TaskPlace(Place):
     def settle(self, plan: Plan, *, trains: bool = True) -> Plan:
         return settle(plan, self.task, trains=trains)
 
-    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
-        agreed = self.task.make_plan()
+    def differences(
+        self, plan: Plan, *, partial: bool = False, predicts: bool = False
+    ) -> list[str]:
+        agreed = with_decisions(self.task.make_plan(), plan)
         if partial:
             here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
             agreed = structs.replace(agreed, collaborators=here)
+        if predicts:
+            agreed = of_prediction(agreed)
         return differences(shown_plan(agreed), shown_plan(plan))
