@@ -89,6 +89,7 @@ SETTINGS = [
         Setting("synthetic", bound, gradients=functools.partial(SyntheticGradients, bound))
         for bound in (0.65, 0.6, 0.57, 0.54)
     ),
+    Setting("synthetic_wide", 0.58, functools.partial(SyntheticGradients, 0.58, features=256)),
     *(Setting("label_dp", epsilon, labels=epsilon) for epsilon in (4.0, 2.0, 1.0, 0.5)),
     *(
         Setting("clip_noise", noise, embeddings=ClippedGaussian(4.0, noise))

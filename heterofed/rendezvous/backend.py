@@ -32,6 +32,7 @@ from heterofed.identity.task_terms import (
     settle,
     shown_plan,
     terms_digest,
+    with_decisions,
 )
 from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
@@ -406,7 +407,7 @@ class TaskPlace(Place):
     def differences(
         self, plan: Plan, *, partial: bool = False, predicts: bool = False
     ) -> list[str]:
-        agreed = self.task.make_plan()
+        agreed = with_decisions(self.task.make_plan(), plan)
         if partial:
             here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
             agreed = structs.replace(agreed, collaborators=here)
