@@ -14,6 +14,7 @@ from heterofed.cli.options import all_of, refuse
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.table_score import score
+from heterofed.cli.table_take_home import take_home
 from heterofed.cli.ways import COMMANDS
 from heterofed.rendezvous.ways import started_by
 
@@ -223,6 +224,12 @@ _COUNTED = (
     show_default=True,
     help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
 )
+@click.option(
+    "--take-home",
+    is_flag=True,
+    help="At the Host: predict all rows by the model of `table take-home`, without any other"
+    " party.",
+)
 @options.LOG_FORMAT
 @click.pass_context
 def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
@@ -231,10 +238,14 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
     The Host gets the predictions of the best round's models; a Collaborator computes its part of
     the rows that are asked for.
     """
+    from heterofed.cli.table_take_home import predict_alone
     from heterofed.cli.table_tasks import predict as run
 
-    others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
+    others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out", "take_home"]}
     refuse(context, others[role], f"it is not for a {role}")
+    if given.pop("take_home"):
+        _show(predict_alone(**given), as_json)
+        return
     with started_by(COMMANDS):
         _show(run(role=role, **given), as_json)
 
@@ -242,6 +253,7 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
 table.add_command(check)
 table.add_command(overlap)
 table.add_command(score)
+table.add_command(take_home)
 
 
 def _host_options() -> Iterable[click.Parameter]:

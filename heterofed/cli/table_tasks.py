@@ -20,6 +20,9 @@ from heterofed.tabular.written import csv_of
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
 """The options that say how a table is opened."""
 
+LABELLED = ("kind", "positive", "weight")
+"""The options that say how labels are read."""
+
 GIVEN = "table.json"
 """The name of the file in the results folder that says which columns have the ids."""
 
@@ -30,11 +33,17 @@ class Given(msgspec.Struct):
     Attributes:
         ids: the columns of the ids.
         id_recipe, duplicates: the way in which ids are read.
+        label, kind, positive, weight: the columns of labels and weights, and how they are read; the
+            label is empty at a Collaborator.
     """
 
     ids: list[str]
     id_recipe: str | None = None
     duplicates: str = "error"
+    label: list[str] = []
+    kind: str = "auto"
+    positive: str | None = None
+    weight: str | None = None
 
 
 def train(
@@ -95,6 +104,9 @@ def train(
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
     kept = Given(list(ids), id_recipe, duplicates)
+    if role == "host":
+        labelled = {name: given[name] for name in LABELLED}
+        kept = msgspec.structs.replace(kept, label=list(label), **labelled)
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
 

@@ -143,6 +143,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             feature models are summed after every batch, so that they stay one model.
         sites_overlap: what to do about an id that two sites of a role have: end the task, or let
             the first site have it.
+        take_home: whether the Host may ask for joint predictions to make a model from them that
+            needs its own columns only, and so keeps what the columns of the others taught it.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
@@ -175,6 +177,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     averaging: Averaging | None = None
     sites: Annotated[tuple[RoleSites, ...], Meta(max_length=MAX_ROLES)] = ()
     sites_overlap: SitesOverlap = "error"
+    take_home: bool = False
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
 

@@ -75,6 +75,7 @@ def as_host(
     expected: Sequence[str] | int | None = None,
     earlier: Earlier | None = None,
     partial: bool = False,
+    approve: Callable[[Plan], object] = lambda _plan: None,
 ) -> Iterator[Party]:
     """Open the admission of the task, wait for all parties, and announce the plan.
 
@@ -87,13 +88,15 @@ def as_host(
         expected: the parties to wait for; None takes those of the settings.
         earlier: the state of an unfinished run at this party.
         partial: whether parties that are missing after `join_timeout` are left out.
+        approve: called with the plan to which the terms were applied, before this party waits, if
+            the parties are known by name; it raises an error if the plan will not do.
     """
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
     settled = functools.partial(_settled, place, make_plan, purpose)
     if not isinstance(expected, int):
-        settled(tuple(expected))  # shows errors before any party waits
+        approve(settled(tuple(expected)))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
         earlier, expected = _same_plan(run, earlier, expected, settled)
