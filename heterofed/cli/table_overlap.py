@@ -74,10 +74,13 @@ def count_overlap(
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.
         TaskFailed: the task failed.
     """
+    from heterofed.rendezvous.address import check_free
     from heterofed.tabular import overlap
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.sources import open_source
 
+    if role == "host":
+        check_free(task)
     source = open_source(location, **of_source)
     own = overlap.OwnTable(source, list(ids), IdRecipe.parse(id_recipe) if id_recipe else None)
     given: dict[str, Any] = {

@@ -75,10 +75,12 @@ def run_score(
         RequestError: another party refuses further rows; what is done is kept.
     """
     from heterofed.cli.table_tasks import given_in, opened
+    from heterofed.rendezvous.address import check_free
     from heterofed.reporting.results import check_writable
     from heterofed.tabular import TabularHost
     from heterofed.tabular.scoring.stream import score as scored
 
+    check_free(task)
     source, name, out = opened(location, **of_source), party or "host", out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)

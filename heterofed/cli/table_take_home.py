@@ -62,6 +62,7 @@ def run_take_home(
 
     from heterofed.cli.table_tasks import LABELLED, given_in, opened
     from heterofed.errors import ConfigError
+    from heterofed.rendezvous.address import check_free
     from heterofed.report.render import write_report
     from heterofed.reporting.diagnostics import Harmless
     from heterofed.tabular import TabularHost
@@ -75,6 +76,7 @@ def run_take_home(
             f"{folder} does not say which column is the label: it is of a Collaborator or of an"
             " earlier version; run this at the Host, or train again"
         )
+    check_free(task)
     host = TabularHost(
         name,
         opened(location, **of_source),

@@ -91,11 +91,14 @@ class Place(ABC):
         described: a description of the place for messages.
         compare: a text that says what all parties should compare if a party does not connect.
         terms: the task file's terms in their canonical form; empty without a task file.
+        purpose: the purpose for which the parties meet, which other processes of this machine are
+            told; empty if it is not known.
     """
 
     described: str
     compare: str = ""
     terms: bytes = b""
+    purpose: str = ""
 
     simulated = False
     """Whether all parties are in this process, so that nothing is disclosed."""
@@ -263,7 +266,7 @@ class LocalPlace(Place):
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
         place = self._local
-        with HostLock(place.task_id, place.lock, place.socket):
+        with HostLock(place.task_id, place.lock, place.socket, doing=self.purpose):
             endpoint = zeromq.listen(self._local.address)
             close_to_others(place.socket)
             yield endpoint
@@ -329,7 +332,7 @@ class TaskPlace(Place):
             parties = {each.party: each.key or "" for each in self.task.collaborators}
             keys = ServerKeys(self._key.public, self._key.secret, parties, self.strangers.note)
         lock = lock_path(self.task.task, self._home)
-        with HostLock(self.task.task, lock), room_for_strangers():
+        with HostLock(self.task.task, lock, doing=self.purpose), room_for_strangers():
             try:
                 # A connection that died unnoticed may exist beside its successor.
                 below = zeromq.listen(

@@ -273,6 +273,7 @@ def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Pl
             task = None
         place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
     logger.info("task %s: meeting %s", run.task_id, place.described)
+    place.purpose = purpose
     run.ledger, run.simulated = place.ledger, place.simulated
     run.meeting, run.terms, run.secured = place.described, place.terms, place.secured
     return place
