@@ -153,8 +153,8 @@ class HostLock:
         return (
             f"{who} on this machine {does} of task {self._task_id!r}, and only one at a time can"
             " listen for a task: wait for its end, or stop it; to train or score while a task is"
-            " served, train under another task id (heterofed models add hands the run over), and ask"
-            f" the server for scores; if it is the other party, {both_hosts()}"
+            " served, train under another task id (heterofed models add hands the run over), and"
+            f" ask the server for scores; if it is the other party, {both_hosts()}"
         )
 
     def _remove_socket(self) -> None:

@@ -14,6 +14,7 @@ from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve.request_queue import Scores
 from heterofed.serving import api
 from heterofed.serving.arrow_bodies import MEDIA_TYPE, MOST_CELLS, read_arrow, write_arrow
+from heterofed.serving.bodies import Asked
 
 ROWS = 10
 
@@ -37,6 +38,14 @@ def grown(rows: int) -> bytes:
     changed = honest.replace(struct.pack("<q", 2), struct.pack("<q", rows))
     assert changed != honest
     return changed
+
+
+def outcome(body: bytes) -> tuple[Asked | None, str]:
+    """What is read of a body, and the code of the error."""
+    try:
+        return read_arrow(body, ROWS), "ok"
+    except RequestError as error:
+        return None, error.code
 
 
 PLAIN = of(x=[1.5, None], word=["p", "q"], flag=[True, False], count=[1, 2])
@@ -115,12 +124,9 @@ def test_wide_requests_are_counted_before_objects_are_made() -> None:
 
 def test_a_stream_that_breaks_off_is_refused_or_a_request() -> None:
     for end in range(len(PLAIN)):
-        try:
-            asked = read_arrow(PLAIN[:end], ROWS)
-        except RequestError as error:
-            assert error.code == "invalid"
-        else:
-            assert asked.ids == ["a", "b"]  # only the mark of the end is missing
+        asked, code = outcome(PLAIN[:end])
+        # Only the mark of the end may be missing.
+        assert code == "invalid" or (asked is not None and asked.ids == ["a", "b"])
 
 
 def test_any_changed_byte_is_refused_or_a_request() -> None:
@@ -128,13 +134,10 @@ def test_any_changed_byte_is_refused_or_a_request() -> None:
         for bits in (0x01, 0x80, 0xFF):
             body = bytearray(PLAIN)
             body[at] ^= bits
-            try:
-                asked = read_arrow(body, ROWS)
-            except RequestError as error:
-                assert error.code in ("invalid", "too_large")
-            else:
-                assert len(asked.ids) <= ROWS
-                assert all(isinstance(each, str) for each in asked.ids)
+            asked, code = outcome(bytes(body))
+            assert code in ("ok", "invalid", "too_large")
+            assert all(isinstance(each, str) for each in (asked.ids if asked else []))
+            assert asked is None or len(asked.ids) <= ROWS
 
 
 @pytest.mark.parametrize(
@@ -156,5 +159,5 @@ def test_headers_choose_the_form(
     assert api._forms({"headers": headers}) == forms
     monkeypatch.setattr(api, "is_installed", lambda: False)
     if any(forms):
-        with pytest.raises(RequestError, match="heterofed.parquet"):
+        with pytest.raises(RequestError, match=r"heterofed\[parquet"):
             api._forms({"headers": headers})

@@ -1,4 +1,4 @@
-"""Encrypted connections, with real certificates; who has none of the right authority gets nothing."""
+"""Encrypted connections, with real certificates; callers without the right one get nothing."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         (own.pem, own.key_pem, own.key_pem),
         (own.pem, own.key_pem, tmp_path / "nowhere"),
     ):
-        with pytest.raises(ConfigError, match="cannot be used .*: give"):
+        with pytest.raises(ConfigError, match=r"cannot be used .*: give"):
             Tls(cert, key, ca).context()
     with pytest.raises(ConfigError, match="give one of the two"):
         task = ServedTask(scheduler=TinyHost(tmp_path), task_id="t", token="")
