@@ -207,15 +207,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
 
 
-def wrong_with_sites(plan: Plan) -> str:
-    """Return what is wrong with the sites of a plan; empty if nothing is."""
+def wrong_with_sites(plan: Plan, *, partial: bool = False) -> str:
+    """Return what is wrong with the sites of a plan; empty if nothing is.
+
+    Args:
+        plan: the plan.
+        partial: whether sites may be missing among the Collaborators, as in a prediction.
+    """
     if not plan.sites:
         return ""
     roles = [each.role for each in plan.sites]
     named = [party for each in plan.sites for party in each.parties]
     if len({*roles, *named}) != len(roles) + len(named) or plan.host in roles:
         return "give every role and every site a name of its own"
-    if strangers := [party for party in named if party not in plan.collaborators]:
+    strangers = [party for party in named if party not in plan.collaborators]
+    if strangers and not partial:
         return f"{strangers[0]} is none of the collaborators; list every site there, too"
     if any(role in plan.collaborators for role in roles):
         return "a role with sites cannot be a collaborator itself; give it another name"

@@ -704,7 +704,7 @@ class Session:
 
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
-        problem = wrong_with_sites(plan)
+        problem = wrong_with_sites(plan, partial=self._purpose == "predict")
         _require(not problem, f"sites: {problem}")
         of_this_kind = (plan.averaging is not None) == self._averages
         _require(of_this_kind, "a plan for another kind of task")

@@ -21,6 +21,7 @@ from heterofed.identity.task_terms import settle
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.protocol.messages import SiteSum
 from heterofed.protocol.plan import Plan, RoleSites
+from heterofed.simulation.baselines import compare
 from heterofed.simulation.simulate import Simulation
 from tests.docs.samples import executed
 from tests.e2e.processes import ROOT, Parties
@@ -272,20 +273,11 @@ def test_a_party_that_is_no_site_of_the_plan(tmp_path: Path) -> None:
         simulate(bank, [Party(tmp_path, "shop", site="north")], task_id="sites")
 
 
-class Predicting(Bank):
-    def predict_a_batch(self, feature_projection: Any) -> torch.Tensor:
-        found: torch.Tensor = feature_projection["shop"]
-        return found
-
-
 @pytest.mark.slow
-def test_predictions_are_refused(tmp_path: Path) -> None:
-    bank, others = parties(tmp_path, TWO, lab=False, max_rounds=1, bank_class=Predicting)
-    simulate(bank, others, task_id="sites")
-    with pytest.raises(e.ConfigError, match="does not work with sites yet"):
-        bank.predict("sites")
-    with pytest.raises(e.ConfigError, match="does not work with sites yet"):
-        others[0].serve_predictions("sites", max_rows_per_day=10)
+def test_baselines_are_refused(tmp_path: Path) -> None:
+    bank, others = parties(tmp_path, TWO, lab=False, max_rounds=1)
+    with pytest.raises(e.ConfigError, match="baselines does not work with sites yet"):
+        compare(bank, others, task_id="sites")
 
 
 @pytest.mark.slow
@@ -303,6 +295,10 @@ def test_the_guide_runs_as_it_stands(
     found = executed(ROOT / "docs/how-to/sites.md", {})
     assert found["bank"].accuracy > 0.8
     assert found["result"].results["shop.south"].train_rows < 50
+    assert list(found["some"].results["bank"]["parties"])[1:3] == [
+        "bank+shop.north",
+        "bank+shop.south",
+    ]
 
 
 def test_a_task_file_lists_the_sites_of_a_role() -> None:

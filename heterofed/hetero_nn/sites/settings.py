@@ -85,8 +85,8 @@ def check_whole(settings: Any, what: str) -> None:
     """
     if getattr(settings, "sites", None) or getattr(settings, "site", None) is not None:
         raise ConfigError(
-            f"{what} does not work with sites yet; measure the model in `test`, which gets the"
-            " features of all sites"
+            f"{what} does not work with sites yet; compare runs of one party that has all rows of"
+            " the role"
         )
 
 
