@@ -176,7 +176,10 @@ def demo(
 def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
+    from heterofed.rendezvous.address import check_free
 
+    if given["role"] == "initiator":
+        check_free(given["task"])
     with started_by(PSI_COMMAND):
         outcome = run_psi(id_column=column, **given)
     if as_json:

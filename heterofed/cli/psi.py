@@ -27,7 +27,6 @@ from heterofed.hetero_nn.psi import (
 )
 from heterofed.intersection.ids import own_ids
 from heterofed.protocol.plan import PSIProtocol
-from heterofed.rendezvous.address import check_free
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.runs.run import Run
 from psi.sources import csv_rows, delimiter_of, partitions
@@ -88,8 +87,6 @@ def run_psi(
         ConfigError: a file cannot be read or written; nothing was done.
         TaskFailed: the task could not go on.
     """
-    if role == "initiator":
-        check_free(task)
     out = out.absolute()
     own = _read_ids(ids, id_column, out)
     folder = out.with_name(f".{out.name}.heterofed")

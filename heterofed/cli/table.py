@@ -16,6 +16,7 @@ from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.table_score import score
 from heterofed.cli.table_take_home import take_home
 from heterofed.cli.ways import COMMANDS
+from heterofed.rendezvous.address import check_free
 from heterofed.rendezvous.ways import started_by
 
 Role = Literal["host", "collaborator"]
@@ -189,6 +190,8 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
         with started_by(COMMANDS):
             show_overlap(count_overlap(role=role, **counted), as_json=as_json)
         return
+    if role == "host":
+        check_free(given["task"])
     with started_by(COMMANDS):
         _show(run(role=role, **given), as_json)
 
@@ -246,6 +249,8 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
     if given.pop("take_home"):
         _show(predict_alone(**given), as_json)
         return
+    if role == "host":
+        check_free(given["task"])
     with started_by(COMMANDS):
         _show(run(role=role, **given), as_json)
 

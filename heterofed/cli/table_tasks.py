@@ -13,7 +13,6 @@ import msgspec
 from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
-from heterofed.rendezvous.address import check_free
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import csv_of
@@ -82,8 +81,6 @@ def train(
         ConfigError: an option or the table is wrong; nothing was sent.
         TaskFailed: the task failed.
     """
-    if role == "host":
-        check_free(task)
     check_writable(results.absolute())
     source = opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
@@ -203,8 +200,6 @@ def predict(
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
         TaskFailed: the prediction failed.
     """
-    if role == "host":
-        check_free(task)
     source = opened(location, **of_source)
     name = party or role
     kept = given_in(results.absolute() / task / name)

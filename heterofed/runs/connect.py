@@ -104,17 +104,7 @@ def as_host(
     timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
-        admission = Admission(
-            task_digest(run.task_id),
-            purpose,
-            settings.feature_key,
-            expected,
-            terms=place.terms,
-            ended=run.ended,
-            going_on=_awaiting(run, earlier),
-            partial=partial,
-            check_usable=place.check_usable,
-        )
+        admission = _admission(run, place, purpose, party.name, expected, earlier, partial)
         with party.in_phase("join"):
             run.maybe_agreement = gather(
                 party,
@@ -128,6 +118,29 @@ def as_host(
                 check_keys=check_keys,
             )
         yield party
+
+
+def _admission(
+    run: Run,
+    place: Place,
+    purpose: JoinPurpose,
+    host: str,
+    expected: Sequence[str] | int,
+    earlier: Earlier | None,
+    partial: bool,
+) -> Admission:
+    """Return what decides which visitors of the Host are admitted."""
+    return Admission(
+        task_digest(run.task_id),
+        purpose,
+        host,
+        expected,
+        terms=place.terms,
+        ended=run.ended,
+        going_on=_awaiting(run, earlier),
+        partial=partial,
+        check_usable=place.check_usable,
+    )
 
 
 def _awaiting(run: Run, earlier: Earlier | None) -> Earlier | None:
