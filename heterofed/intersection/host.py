@@ -128,8 +128,9 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
         requests = [
             stack.enter_context(Request(run, peer, ids, executor, kept=kept)) for peer in peers
         ]
+        again = all(request.has_store for request in requests)
         for request in requests:
-            request.announce()
+            request.announce(again=again)
         done = sum(request.answered for request in requests)
         while any(not request.signed for request in requests):
             for request in requests:

@@ -31,6 +31,7 @@ from tests.hetero_nn.sites_tiny import (
     IDS,
     Bank,
     Party,
+    averaged,
     joined,
     parties,
     site_of,
@@ -93,6 +94,25 @@ def test_shuffled_rounds_with_checkpoints_within(tmp_path: Path) -> None:
         torch.testing.assert_close(
             state(tmp_path, f"shop.{site}"), models["shop"].state_dict(), **NEAR
         )
+
+
+@pytest.mark.parametrize(
+    ("every", "kind"),
+    [
+        (3, "sgd"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [(1, "sgd"), (4, "adam")]),
+    ],
+)
+def test_sites_that_share_weights_train_as_fedavg(every: int, kind: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"sites_share": "weights", "sites_every": every, "kind": kind}
+    bank, others = parties(tmp_path, THREE, **given)
+    simulate(bank, others, task_id="sites")
+    train = sorted(split(IDS)[0])
+    assert len(train) // BATCH % 3, "the last average of a round comes early"
+    losses, models = averaged([train] * 2, THREE, every, kind)
+    torch.testing.assert_close(torch.tensor(bank.losses), torch.tensor(losses), **NEAR)
+    torch.testing.assert_close(state(tmp_path, "shop.west"), models["shop"].state_dict(), **NEAR)
+    assert same(tmp_path, THREE)
 
 
 class Unused(Bank):
@@ -237,6 +257,9 @@ def changing(what: str, message: SiteSum, payload: Any) -> tuple[SiteSum, Any]:
         ({"sites": {"shop": ["north", "so/uth"]}}, "so/uth"),
         ({"sites": {"inn": ["north", "south"]}}, "collaborators does not list"),
         ({"sites_overlap": "last"}, "'error' or 'first'"),
+        ({"sites_share": "losses"}, "'gradient' or 'weights'"),
+        ({"sites_every": 0}, "sites_every=0"),
+        ({"sites_every": 2}, "share gradients after every batch"),
         ({"batch_size": None}, "sites needs batch_size"),
         ({"max_staleness": 1}, "does not go with max_staleness"),
         ({"early_gradients": True}, "does not go with early_gradients"),
@@ -338,8 +361,9 @@ PLACES = [
 ]
 
 
-def made(folder: Path) -> dict[str, Any]:
-    bank, others = parties(folder, TWO, lab=False, shuffle=True, checkpoint_batches=3)
+def made(folder: Path, **settings: Any) -> dict[str, Any]:
+    settings = {"lab": False, "shuffle": True, "checkpoint_batches": 3, **settings}
+    bank, others = parties(folder, TWO, **settings)
     return {"bank": bank, **{each.feature_key: each for each in others}}
 
 
@@ -370,6 +394,20 @@ def test_a_run_with_sites_goes_on(
     assert isinstance(outcomes[victim], CrashError)
     run(*made(tmp_path).values(), task="sites")
     assert weights(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_with_weights_goes_on(home: Path, tmp_path: Path) -> None:
+    """A site stops between two averages: all go back to the last checkpoint, where all are one."""
+    share: dict[str, Any] = {"sites_share": "weights", "sites_every": 3}
+    run(*made(tmp_path / "whole", **share).values(), task="sites")
+    first = made(tmp_path / "torn", **share)
+    crashing(first["bank"], "train_a_batch", 14)
+    outcomes = run(*first.values(), task="sites")
+    assert isinstance(outcomes[0], CrashError)
+    run(*made(tmp_path / "torn", **share).values(), task="sites")
+    assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
+    assert same(tmp_path / "torn", TWO)
 
 
 @pytest.mark.long
