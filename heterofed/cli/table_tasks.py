@@ -103,10 +103,8 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(party or role, source, **common)
-    kept = Given(list(ids), id_recipe, duplicates)
-    if role == "host":
-        labelled = {name: given[name] for name in LABELLED}
-        kept = msgspec.structs.replace(kept, label=list(label), **labelled)
+    labelled = {name: given[name] for name in LABELLED if role == "host"}
+    kept = Given(list(ids), id_recipe, duplicates, list(label), **labelled)
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
 

@@ -30,7 +30,7 @@ DOING = {
     "probe": "runs `heterofed doctor`",
     "check": "checks the task",
 }
-"""What a Host does, by the purpose for which it waits for the others."""
+"""The words for a Host's work, by the purpose for which it waits for the others."""
 
 ACQUIRE_SECONDS = 0.1
 """The longest time in seconds to wait for another process, which may only look whether it can."""
