@@ -67,6 +67,7 @@ PLAN = {
     "take_home": "Whether the Host may make a model that needs its own columns only",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
+    "recording": "Whether a party may keep what others send, to replay its own side",
 }
 """The explanation of every field of the plan but the seed, which no report has."""
 
