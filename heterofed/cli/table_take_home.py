@@ -60,6 +60,7 @@ def run_take_home(
     """
     import msgspec
 
+    from heterofed.cli.own_party import name_in
     from heterofed.cli.table_tasks import LABELLED, given_in, opened
     from heterofed.errors import ConfigError
     from heterofed.rendezvous.address import check_free
@@ -68,7 +69,7 @@ def run_take_home(
     from heterofed.tabular import TabularHost
     from heterofed.tabular.take_home.model import FOLDER
 
-    name = party or "host"
+    name = name_in(task, party, "host", is_host=True)
     folder = results.absolute() / task / name
     kept = given_in(folder)
     if not kept.label:
@@ -114,12 +115,14 @@ def predict_alone(
     Raises:
         ConfigError: there is no such model, or the table cannot be used.
     """
+    from heterofed.cli.own_party import name_in
     from heterofed.cli.table_tasks import OF_SOURCE, given_in, opened
     from heterofed.reporting.results import check_writable, write_whole
     from heterofed.tabular import TakeHome
     from heterofed.tabular.written import csv_of
 
-    folder, out = results.absolute() / task / (party or role), out.absolute()
+    name = name_in(task, party, role, is_host=True)
+    folder, out = results.absolute() / task / name, out.absolute()
     kept = given_in(folder)
     model = TakeHome.load(folder)
     check_writable(out.parent)
@@ -132,4 +135,4 @@ def predict_alone(
     )
     table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
     write_whole(out, lambda file: file.write(table), anywhere=True)
-    return {"task": task, "party": party or role, "rows": len(frame), "out": str(out)}
+    return {"task": task, "party": name, "rows": len(frame), "out": str(out)}

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
@@ -81,6 +82,7 @@ def train(
         ConfigError: an option or the table is wrong; nothing was sent.
         TaskFailed: the task failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     check_writable(results.absolute())
     source = opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
@@ -92,7 +94,7 @@ def train(
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
         scheduler = TabularHost(
-            party or role,
+            name,
             source,
             label=label,
             collaborators=parties,
@@ -102,7 +104,7 @@ def train(
             **given,
         )
     else:
-        scheduler = TabularCollaborator(party or role, source, **common)
+        scheduler = TabularCollaborator(name, source, **common)
     labelled = {name: given[name] for name in LABELLED if role == "host"}
     kept = Given(list(ids), id_recipe, duplicates, list(label), **labelled)
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
@@ -198,8 +200,8 @@ def predict(
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
         TaskFailed: the prediction failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     source = opened(location, **of_source)
-    name = party or role
     kept = given_in(results.absolute() / task / name)
     chosen = list(ids) or kept.ids
     common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}
