@@ -105,9 +105,13 @@ def train(
         )
     else:
         scheduler = TabularCollaborator(name, source, **common)
-    labelled = {name: given[name] for name in LABELLED if role == "host"}
-    kept = Given(list(ids), id_recipe, duplicates, list(label), **labelled)
+    kept = Given(list(ids), id_recipe, duplicates, list(label), **_labelled(given, role))
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
+
+
+def _labelled(given: dict[str, Any], role: str) -> dict[str, Any]:
+    """Return how labels are read, at the Host."""
+    return {name: given[name] for name in LABELLED if role == "host"}
 
 
 def opened(location: str, **given: Any) -> Source:
