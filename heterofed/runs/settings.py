@@ -33,7 +33,7 @@ from heterofed.runs.psi_executor import ExecutorChoice
 T = TypeVar("T")
 
 Record: TypeAlias = Literal["inbound"]
-"""What a party records: the messages that it receives, and its own answers to compare."""
+"""The part of the messages that a party records; its own answers come along, to be compared."""
 
 MOST_DAYS = 3650
 """The most days for which a record is kept."""
