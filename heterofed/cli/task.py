@@ -69,8 +69,7 @@ def new_task(
         bind: the address at which the Host listens, if it differs.
         purpose: "train" or "psi".
         expires: the last day on which the task may run.
-        plan: the fields of `Plan` to set, each as `FIELD=VALUE`. With `psi_protocol=ecdh` and two
-            Collaborators or more, `psi_parties=joint` is set unless it is given.
+        plan: the fields of `Plan` to set, each as `FIELD=VALUE`; `_plan` adds to them.
         limits: the fields of `LeakLimits` to set, in the same form.
         keyless: whether the task has no keys.
         signing: the signing keys of all Collaborators, each as `PARTY=KEY`, if the parties sign
@@ -249,7 +248,8 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
 
 
 def _plan(given: list[tuple[str, Any]], collaborators: int, *, keyless: bool) -> dict[str, Any]:
-    """Return the plan of a new task, in which pairwise intersections stay hidden where they can.
+    """Return the plan of a new task, in which pairwise intersections stay hidden where they can:
+    with `psi_protocol=ecdh` and two Collaborators or more, unless `psi_parties` is given.
 
     Without keys, a Host could learn the secrets of Collaborators, by which they are hidden.
     """
