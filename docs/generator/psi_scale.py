@@ -28,7 +28,7 @@ def runs() -> str:
         ]
         for run in RUNS
     ]
-    return table(head, rows)
+    return table(head, iter(rows))
 
 
 def forecasts() -> str:
@@ -49,7 +49,7 @@ def forecasts() -> str:
                     f"{found.disk / 1e9:.1f} GB",
                 ]
             )
-    return table(head, rows)
+    return table(head, iter(rows))
 
 
 def _time(seconds: float) -> str:
