@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.table_tasks import given_in, opened
 from heterofed.messaging.aborts import SIGTERM_EXIT
 from heterofed.tabular import TabularCollaborator, TabularHost
@@ -50,10 +51,10 @@ def serve_host(
     from heterofed.serving.server import ServedTask, Server, token_of
 
     check_installed()
-    name = party or "host"
     served = []
     tokens: dict[str, Path] = {}
     for task, location in tasks.items():
+        name = name_in(task, party, "host", is_host=True)
         make = _maker(TabularHost, location, task, name, results, ids, given, label=None)
         folder = results.absolute() / task / name / "serving"
         scheduler, tokens[task] = make(), token_file or folder / "token"
@@ -89,9 +90,9 @@ def serve_collaborator(
     Raises:
         ConfigError: an option, a table or a trained model is wrong.
     """
-    name = party or "collaborator"
     links = []
     for task, location in tasks.items():
+        name = name_in(task, party, "collaborator", is_host=False)
         make = _maker(TabularCollaborator, location, task, name, results, ids, given)
         day, minute = limits.get(task, (max_rows_per_day, max_rows_per_minute))
         links.append(

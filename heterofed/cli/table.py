@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from heterofed.cli import options
-from heterofed.cli.options import all_of, refuse
+from heterofed.cli.options import all_of, is_given, refuse
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.table_score import score
@@ -189,8 +189,22 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
         with started_by(COMMANDS):
             show_overlap(count_overlap(role=role, **counted), as_json=as_json)
         return
+    if role == "host":
+        given |= _agreed(context, given["task"])
     with started_by(COMMANDS):
         _show(run(role=role, **given), as_json)
+
+
+def _agreed(context: click.Context, task: str) -> dict[str, Any]:
+    """Return the options that were not given and are among the terms of the task file."""
+    from heterofed.cli.own_party import terms_of
+
+    terms = terms_of(task)
+    if terms is None:
+        return {}
+    agreed = {"psi": terms.psi_protocol, "max_rounds": terms.max_rounds}
+    agreed["batch_size"] = terms.batch_size
+    return {name: value for name, value in agreed.items() if value and not is_given(context, name)}
 
 
 _COUNTED = (

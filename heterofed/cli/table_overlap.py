@@ -74,10 +74,12 @@ def count_overlap(
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.
         TaskFailed: the task failed.
     """
+    from heterofed.cli.own_party import name_in
     from heterofed.tabular import overlap
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.sources import open_source
 
+    name = name_in(task, party, role, is_host=role == "host")
     source = open_source(location, **of_source)
     own = overlap.OwnTable(source, list(ids), IdRecipe.parse(id_recipe) if id_recipe else None)
     given: dict[str, Any] = {
@@ -86,8 +88,8 @@ def count_overlap(
         "join_timeout": join_timeout,
     }
     scheduler = (
-        overlap.OverlapHost(party or role, own, collaborators=parties, **given)
+        overlap.OverlapHost(name, own, collaborators=parties, **given)
         if role == "host"
-        else overlap.OverlapCollaborator(party or role, own, **given)
+        else overlap.OverlapCollaborator(name, own, **given)
     )
     return overlap.count_overlap(task, scheduler, own)

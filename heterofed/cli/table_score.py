@@ -74,12 +74,14 @@ def run_score(
         ConfigError: an option, the table or the trained model is wrong.
         RequestError: another party refuses further rows; what is done is kept.
     """
+    from heterofed.cli.own_party import name_in
     from heterofed.cli.table_tasks import given_in, opened
     from heterofed.reporting.results import check_writable
     from heterofed.tabular import TabularHost
     from heterofed.tabular.scoring.stream import score as scored
 
-    source, name, out = opened(location, **of_source), party or "host", out.absolute()
+    name = name_in(task, party, "host", is_host=True)
+    source, out = opened(location, **of_source), out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)
     chosen = list(ids) or kept.ids

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
@@ -72,6 +73,7 @@ def train(
         ConfigError: an option or the table is wrong; nothing was sent.
         TaskFailed: the task failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     check_writable(results.absolute())
     source = opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
@@ -83,7 +85,7 @@ def train(
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
         scheduler = TabularHost(
-            party or role,
+            name,
             source,
             label=label,
             collaborators=parties,
@@ -93,7 +95,7 @@ def train(
             **given,
         )
     else:
-        scheduler = TabularCollaborator(party or role, source, **common)
+        scheduler = TabularCollaborator(name, source, **common)
     kept = Given(list(ids), id_recipe, duplicates)
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
 
@@ -188,8 +190,8 @@ def predict(
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
         TaskFailed: the prediction failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     source = opened(location, **of_source)
-    name = party or role
     kept = given_in(results.absolute() / task / name)
     chosen = list(ids) or kept.ids
     common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}

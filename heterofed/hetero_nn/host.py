@@ -18,7 +18,7 @@ from heterofed.hetero_nn.settings import HostSettings
 from heterofed.hetero_nn.train.dry_run import HostDryRun
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.privacy.dpsgd import DPSGD
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.protocol.plan import (
@@ -92,7 +92,7 @@ class HeteroNNHostScheduler(HostHooks):
             The features must be floats of one shape, and joint predictions are not possible.
         gradient_defence: transforms the gradients of the features before they are sent, so that
             they reveal less about the labels, for example
-            `heterofed.privacy.marvell.Marvell(bound=0.6)`.
+            `heterofed.privacy.synthetic_gradients.SyntheticGradients()`.
         label_dp: randomises labels before training, as `RandomisedResponse(epsilon)`. It requires
             that `iterate_train_feature` yields `Batch(features, labels, ids)`.
         weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
@@ -197,7 +197,7 @@ class HeteroNNHostScheduler(HostHooks):
         max_staleness: int | Literal["auto"] = 0,
         party_dropout: float = 0.0,
         fusion: Fusion = "separate",
-        gradient_defence: GradientDefence | None = None,
+        gradient_defence: GradientDefence | EmbeddingAwareDefence | None = None,
         label_dp: RandomisedResponse | None = None,
         weights_defence: DPSGD | None = None,
         max_releases_per_row: int | None = None,

@@ -303,10 +303,21 @@ TRAINING_ONLY = frozenset(
 """The terms without a meaning where a finished model predicts."""
 
 
+LEFT_TO_THE_HOST = ("batch_size", "max_rounds")
+"""The terms that the Host decides where the task file leaves them at 0."""
+
+
+def with_decisions(agreed: Plan, plan: Plan) -> Plan:
+    """Return agreed terms, with what they leave to the Host taken from the Host's plan."""
+    left = {name: getattr(plan, name) for name in LEFT_TO_THE_HOST if not getattr(agreed, name)}
+    return msgspec.structs.replace(agreed, **left)
+
+
 def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
     """Combine a Host's settings with its task file.
 
-    Terms that the settings leave at their defaults are taken from the file.
+    Terms that the settings leave at their defaults are taken from the file, and those that the file
+    leaves to the Host from the settings.
 
     Args:
         plan: the plan that follows from the Host's settings.
@@ -317,7 +328,8 @@ def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
         ConfigError: settings and file differ; the message names every field.
     """
     defaults = agreed_fields(Plan(host=plan.host, collaborators=plan.collaborators))
-    given, agreed = agreed_fields(plan), agreed_fields(task.make_plan())
+    terms = with_decisions(task.make_plan(), plan)
+    given, agreed = agreed_fields(plan), agreed_fields(terms)
     differ = [
         f"{name} is {_shown(value)} in the constructor and {_shown(agreed.get(name))} in the file"
         for name, value in given.items()
@@ -330,7 +342,7 @@ def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
             " the settings or the file"
         )
     kept = {name: getattr(plan, name) for name in NOT_AGREED}
-    return msgspec.structs.replace(task.make_plan(), **kept)
+    return msgspec.structs.replace(terms, **kept)
 
 
 def _shown(value: object) -> str:

@@ -89,12 +89,18 @@ class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         fraction: the part of the Collaborators that train in a round; the others only get the
             average.
         weighting: whether updates count by rows.
+        clip: the largest L2 norm of the change that one party's update makes, to which each party
+            clips its own; 0 means that there is none.
+        noise_multiplier: the standard deviation of the noise that the Host adds to the sum of the
+            updates, in units of `clip`; 0 means that it adds none.
     """
 
     sends: Literal["weights", "gradients"] = "weights"
     proximal: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     fraction: Annotated[float, Meta(ge=1e-6, le=1)] = 1.0
     weighting: Weighting = "rows"
+    clip: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    noise_multiplier: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,6 +32,7 @@ from heterofed.identity.task_terms import (
     settle,
     shown_plan,
     terms_digest,
+    with_decisions,
 )
 from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
@@ -123,6 +124,10 @@ class Place(ABC):
         keys.
         """
         return ""
+
+    def is_silent(self) -> bool:
+        """Return whether something accepts connections for the Host and says nothing of its own."""
+        return False
 
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         """Return the Collaborators for which the Host waits.
@@ -373,6 +378,9 @@ class TaskPlace(Place):
             " or another server may be there"
         )
 
+    def is_silent(self) -> bool:
+        return who_answers(self.task.address) is Answer.NOTHING
+
     def check_usable(self) -> None:
         self.task.check_usable()
 
@@ -399,7 +407,7 @@ class TaskPlace(Place):
     def differences(
         self, plan: Plan, *, partial: bool = False, predicts: bool = False
     ) -> list[str]:
-        agreed = self.task.make_plan()
+        agreed = with_decisions(self.task.make_plan(), plan)
         if partial:
             here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
             agreed = structs.replace(agreed, collaborators=here)

@@ -215,6 +215,7 @@ def as_collaborator(
         ),
         earlier=earlier,
         knows_host=run.waits > 0,
+        is_silent=place.is_silent,
     )
     run.maybe_party = party
     if host.name == settings.feature_key:

@@ -34,7 +34,7 @@ from psi.protocols import NOT_HERE
 T = TypeVar("T")
 
 Record: TypeAlias = Literal["inbound"]
-"""What a party records: the messages that it receives, and its own answers to compare."""
+"""The part of the messages that a party records; its own answers come along, to be compared."""
 
 MOST_DAYS = 3650
 """The most days for which a record is kept."""

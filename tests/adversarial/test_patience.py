@@ -355,12 +355,37 @@ def test_something_that_accepts_before_the_host_is_up(
 
 
 @pytest.mark.slow
+def test_a_proxy_whose_host_never_comes(
+    office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A party that was never connected waits as long as it was told to, and says what it met."""
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 0.5)
+    server = socket.create_server(("127.0.0.1", port_of(office)))
+    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
+    outcome = Victim(TinyCollaborator(tmp_path, join_timeout=5)).outcome(60)
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    assert isinstance(outcome, e.JoinTimeoutError), repr(outcome)
+    assert "accepts connections and says nothing of its own" in str(outcome)
+
+
+def answers_http(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            link, _ = server.accept()
+            with contextlib.suppress(OSError):
+                link.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                link.close()
+
+
+@pytest.mark.slow
 def test_handshakes_that_go_on_failing(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another server answers, so nobody has to wait for the Host to come."""
     monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
     server = socket.create_server(("127.0.0.1", port_of(office)))
-    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
+    threading.Thread(target=answers_http, args=(server,), daemon=True).start()
     began = time.monotonic()
     outcome = Victim(TinyCollaborator(tmp_path)).outcome(60)
     server.shutdown(socket.SHUT_RDWR)
