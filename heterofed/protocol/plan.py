@@ -64,7 +64,7 @@ SitesOverlap = Literal["error", "first"]
 
 
 SitesShare = Literal["gradient", "weights"]
-"""What the sites of a role add up: the gradients of each batch, or their weights now and then."""
+"""The numbers that the sites of a role add up: gradients of each batch, or weights after some."""
 
 
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
