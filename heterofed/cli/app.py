@@ -180,9 +180,9 @@ def psi(column: str | None, as_json: bool, **given: Any) -> None:
     from heterofed.cli.psi import run_psi
     from heterofed.rendezvous.address import check_free
 
-    if given["role"] == "initiator":
-        check_free(given["task"])
     with started_by(PSI_COMMAND):
+        if given["role"] == "initiator":
+            check_free(given["task"])
         outcome = run_psi(id_column=column, **given)
     if as_json:
         click.echo(json.dumps(outcome))

@@ -191,10 +191,10 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
         with started_by(COMMANDS):
             show_overlap(count_overlap(role=role, **counted), as_json=as_json)
         return
-    if role == "host":
-        check_free(given["task"])
-        given |= _agreed(context, given["task"])
     with started_by(COMMANDS):
+        if role == "host":
+            check_free(given["task"])
+            given |= _agreed(context, given["task"])
         _show(run(role=role, **given), as_json)
 
 
@@ -263,9 +263,9 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
     if given.pop("take_home"):
         _show(predict_alone(**given), as_json)
         return
-    if role == "host":
-        check_free(given["task"])
     with started_by(COMMANDS):
+        if role == "host":
+            check_free(given["task"])
         _show(run(role=role, **given), as_json)
 
 
