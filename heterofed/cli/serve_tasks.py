@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
@@ -19,7 +19,6 @@ from heterofed.cli.table_tasks import given_in, opened
 from heterofed.messaging.aborts import SIGTERM_EXIT
 from heterofed.rendezvous.address import check_free
 from heterofed.tabular import TabularCollaborator, TabularHost
-from heterofed.tabular.ids import Duplicates
 
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
 
@@ -166,9 +165,7 @@ def _maker(
         kind,
         name,
         source,
-        ids=list(ids) or kept.ids,
-        id_recipe=kept.id_recipe,
-        duplicates=cast(Duplicates, kept.duplicates),
+        **kept.reading(ids),
         results_dir=results,
         join_timeout=0,
         **more,

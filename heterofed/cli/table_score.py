@@ -86,14 +86,12 @@ def run_score(
     source, out = opened(location, **of_source), out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)
-    chosen = list(ids) or kept.ids
+    reading = kept.reading(ids)
     host = TabularHost(
         name,
         source,
         label=None,
-        ids=chosen,
-        id_recipe=kept.id_recipe,
-        duplicates=kept.duplicates,  # type: ignore[arg-type]
+        **reading,
         results_dir=results,
         join_timeout=0,
     )
@@ -102,7 +100,7 @@ def run_score(
             host,
             task,
             out,
-            id_name=chosen[0] if len(chosen) == 1 else "id",
+            id_name=reading["ids"][0] if len(reading["ids"]) == 1 else "id",
             fresh=fresh,
             missing_party=missing_party,
             progress=lambda done, _all: bar.update(done - bar.pos),

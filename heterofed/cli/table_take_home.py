@@ -82,9 +82,7 @@ def run_take_home(
         name,
         opened(location, **of_source),
         label=kept.label,
-        ids=kept.ids,
-        id_recipe=kept.id_recipe,
-        duplicates=kept.duplicates,  # type: ignore[arg-type]
+        **kept.reading(),
         results_dir=results,
         join_timeout=join_timeout,
         **{each: getattr(kept, each) for each in LABELLED},
@@ -116,23 +114,16 @@ def predict_alone(
         ConfigError: there is no such model, or the table cannot be used.
     """
     from heterofed.cli.own_party import name_in
-    from heterofed.cli.table_tasks import OF_SOURCE, given_in, opened
-    from heterofed.reporting.results import check_writable, write_whole
+    from heterofed.cli.table_tasks import OF_SOURCE, given_in, opened, write_predictions
+    from heterofed.reporting.results import check_writable
     from heterofed.tabular import TakeHome
-    from heterofed.tabular.written import csv_of
 
     name = name_in(task, party, role, is_host=True)
     folder, out = results.absolute() / task / name, out.absolute()
     kept = given_in(folder)
     model = TakeHome.load(folder)
     check_writable(out.parent)
-    chosen = list(ids) or kept.ids
-    frame = model.predict(
-        opened(location, **{each: given[each] for each in OF_SOURCE}),
-        ids=chosen,
-        id_recipe=kept.id_recipe,
-        duplicates=kept.duplicates,  # type: ignore[arg-type]
-    )
-    table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
-    write_whole(out, lambda file: file.write(table), anywhere=True)
+    reading = kept.reading(ids)
+    frame = model.predict(opened(location, **{each: given[each] for each in OF_SOURCE}), **reading)
+    write_predictions(frame, reading["ids"], out)
     return {"task": task, "party": name, "rows": len(frame), "out": str(out)}

@@ -11,8 +11,9 @@ import socket
 
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
-from heterofed.identity.task_file import load_task, task_path
+from heterofed.identity.task_file import known_task
 from heterofed.rendezvous.local import HostLock, lock_path
+from heterofed.transport.names import host_and_port
 
 
 def check_free(*tasks: str) -> None:
@@ -27,8 +28,8 @@ def check_free(*tasks: str) -> None:
     """
     home, taken = heterofed_home(), dict[str, str]()
     for task in tasks:
-        path = task_path(task, home)
-        address = load_task(path).listens_at if path.exists() else ""
+        found = known_task(task, home)
+        address = found.listens_at if found else ""
         if address and (other := taken.setdefault(address, task)) != task:
             raise ConfigError(
                 f"the tasks {other!r} and {task!r} have the same address in their files"
@@ -39,8 +40,7 @@ def check_free(*tasks: str) -> None:
 
 
 def _check_bindable(task: str, address: str) -> None:
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    host = host.strip("[]")
+    host, port = host_and_port(address)
     if not port.isdigit():
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -24,7 +24,7 @@ from heterofed.files import close_to_others, heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import Key, fingerprint, key_path, load_key
 from heterofed.identity.signing import load_signing_key
-from heterofed.identity.task_file import known_tasks, load_task, task_path
+from heterofed.identity.task_file import known_task, known_tasks
 from heterofed.identity.task_terms import (
     Purpose,
     TaskFile,
@@ -205,12 +205,11 @@ def place_of(
     """
     home = heterofed_home()
     private_folder(home, "tasks", make=False)
-    path = task_path(task_id, home)
-    if not path.exists():
+    task = known_task(task_id, home)
+    if task is None:
         if key_path(party, home).exists():
             logger.warning("%s", _no_file(task_id, party, home))
         return LocalPlace(task_id, home)
-    task = load_task(path)
     digest = terms_digest(task.terms())
     try:
         place = TaskPlace(task, party, home, insecure=insecure)
