@@ -265,7 +265,7 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
         return
     with started_by(COMMANDS):
         if role == "host":
-            check_free(given["task"])
+            check_free(given["task"], turns="predict")
         _show(run(role=role, **given), as_json)
 
 

@@ -77,7 +77,7 @@ def run_take_home(
             f"{folder} does not say which column is the label: it is of a Collaborator or of an"
             " earlier version; run this at the Host, or train again"
         )
-    check_free(task)
+    check_free(task, turns="predict")
     host = TabularHost(
         name,
         opened(location, **of_source),

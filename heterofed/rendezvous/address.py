@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import ExitStack
 
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
@@ -16,11 +17,13 @@ from heterofed.rendezvous.local import HostLock, lock_path
 from heterofed.transport.names import host_and_port
 
 
-def check_free(*tasks: str) -> None:
+def check_free(*tasks: str, turns: str = "") -> None:
     """Check that no other process on this machine listens for any of some tasks.
 
     Args:
         tasks: the ids of the tasks for which one process is to listen.
+        turns: a purpose whose Hosts wait for each other, so that another Host with this purpose, or
+            with none that is known yet, is no reason to refuse.
 
     Raises:
         ConfigError: one does, or two of the tasks have the same address; the message says what to
@@ -35,7 +38,14 @@ def check_free(*tasks: str) -> None:
                 f"the tasks {other!r} and {task!r} have the same address in their files"
                 f" ({address}); give one of them another port, and have it accepted anew"
             )
-        with HostLock(task, lock_path(task, home), doing="check"):
+        lock = HostLock(task, lock_path(task, home), doing="check")
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock)
+            except ConfigError:
+                if turns and lock.held_for in ("", "check", turns):
+                    continue
+                raise
             _check_bindable(task, address)
 
 

@@ -32,7 +32,7 @@ DOING = {
 }
 """The words for a Host's work, by the purpose for which it waits for the others."""
 
-ACQUIRE_SECONDS = 0.1
+ACQUIRE_SECONDS = 1.0
 """The longest time in seconds to wait for another process, which may only look whether it can."""
 
 MAX_PATH_BYTES = 100
@@ -142,12 +142,20 @@ class HostLock:
                 self._holder.unlink()
             self._lock.release()
 
+    @property
+    def held_for(self) -> str:
+        """The purpose of the Host that holds the lock; empty if it is not known."""
+        return self._held_by().doing
+
+    def _held_by(self) -> _Holder:
+        try:
+            return msgspec.json.decode(read(self._holder), type=_Holder)
+        except (OSError, msgspec.MsgspecError):
+            return _Holder(0)
+
     def _taken(self) -> str:
         """Return what another process does that holds the lock, and what the user can do."""
-        try:
-            found = msgspec.json.decode(read(self._holder), type=_Holder)
-        except (OSError, msgspec.MsgspecError):
-            found = _Holder(0)
+        found = self._held_by()
         does = DOING.get(found.doing, "runs the Host")
         who = f"process {found.pid}" if found.pid else "another process"
         return (

@@ -143,7 +143,8 @@ class Lifecycle:
         settings = self._settings
         settings.check_names()
         if self._task.role is Role.HOST and settings.place is None:
-            check_free(task_id)
+            turns = self._task.purpose if self._task.folder_wait else ""
+            check_free(task_id, turns=turns)
         folder = self._task.results_folder(task_id)
         run = new_run(task_id, settings.feature_key, folder, resume, settings.seed)
         run.purpose = self._task.purpose

@@ -71,6 +71,20 @@ def test_a_scheduler_refuses_before_its_hooks_run(tmp_path: Path) -> None:
         Careful(tmp_path).launch_task("t")
 
 
+def test_those_that_take_turns_are_not_refused_for_each_other(place: Place) -> None:
+    place.purpose = "predict"
+    with place.listen() as endpoint:
+        check_free("t", turns="predict")
+        with pytest.raises(ConfigError, match="predicts"):
+            check_free("t")
+        endpoint.close()
+    place.purpose = "serve"
+    with place.listen() as endpoint:
+        with pytest.raises(ConfigError, match="serves or scores"):
+            check_free("t", turns="predict")
+        endpoint.close()
+
+
 @pytest.mark.parametrize("purpose", [*DOING, ""])
 def test_each_purpose_is_named(purpose: str, home: Path) -> None:
     place = LocalPlace("t", home)
