@@ -32,7 +32,7 @@ DOING = {
 }
 """The words for a Host's work, by the purpose for which it waits for the others."""
 
-ACQUIRE_SECONDS = 1.0
+ACQUIRE_SECONDS = 0.1
 """The longest time in seconds to wait for another process, which may only look whether it can."""
 
 MAX_PATH_BYTES = 100

@@ -77,8 +77,6 @@ ENDLESS = {
     "heterofed/files/scratch.py: with file_lock(Path(name, SCRATCH_LOCK))": ONCE,
     "heterofed/files/scratch.py: with file_lock(lock)": ONCE,
     "heterofed/watch/beside.py: server.wait()": "the process was killed",
-    "heterofed/rendezvous/address.py: "
-    "with HostLock(task, lock_path(task, home), doing='check')": ONCE,
     "heterofed/rendezvous/backend.py: "
     "with HostLock(place.task_id, place.lock, place.socket, doing=self.purpose)": ONCE,
     "heterofed/rendezvous/backend.py: "
