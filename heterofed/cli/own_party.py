@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
 from heterofed.identity.keys import key_path
-from heterofed.identity.task_file import load_task, task_path
+from heterofed.identity.task_file import known_task
 from heterofed.identity.task_terms import TaskFile
 from heterofed.protocol.plan import Plan
 from heterofed.reporting.results import check_name
@@ -26,13 +26,15 @@ def name_in(task: str, party: str | None, role: str, *, is_host: bool) -> str:
         ConfigError: the task id cannot be one; or the task file has several parties of this role,
             and this machine has the key of none of them, or of several.
     """
-    path = task_path(check_name(task, "task id"), heterofed_home())
-    if party is not None or not path.exists():
-        return party or role
-    found = load_task(path)
-    return (
-        found.host.party if is_host else _here(found, [each.party for each in found.collaborators])
-    )
+    check_name(task, "task id")
+    if party is not None:
+        return party
+    found = known_task(task, heterofed_home())
+    if found is None:
+        return role
+    if is_host:
+        return found.host.party
+    return _here(found, [each.party for each in found.collaborators])
 
 
 def terms_of(task: str) -> Plan | None:
@@ -41,8 +43,8 @@ def terms_of(task: str) -> Plan | None:
     Raises:
         ConfigError: the file cannot be read.
     """
-    path = task_path(check_name(task, "task id"), heterofed_home())
-    return load_task(path).make_plan() if path.exists() else None
+    found = known_task(check_name(task, "task id"), heterofed_home())
+    return found.make_plan() if found else None
 
 
 def own_party(task: TaskFile) -> str:

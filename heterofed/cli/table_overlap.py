@@ -75,11 +75,14 @@ def count_overlap(
         TaskFailed: the task failed.
     """
     from heterofed.cli.own_party import name_in
+    from heterofed.rendezvous.address import check_free
     from heterofed.tabular import overlap
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.sources import open_source
 
     name = name_in(task, party, role, is_host=role == "host")
+    if role == "host":
+        check_free(task)
     source = open_source(location, **of_source)
     own = overlap.OwnTable(source, list(ids), IdRecipe.parse(id_recipe) if id_recipe else None)
     given: dict[str, Any] = {

@@ -298,6 +298,7 @@ def _setting(
 
 def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) -> Iterator[str]:
     names = {each.party for each in task.collaborators}
+    place.purpose = "check"
     with place.listen() as endpoint:
         host = Party(party, Role.HOST, endpoint, timeouts=Timeouts())
         try:

@@ -135,7 +135,7 @@ class _Basis:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the regression remembers of earlier rows, as sums that decay.
+    """The sums over earlier rows, which decay, that the regression remembers.
 
     Attributes:
         moments: the products of features with features, [features, features].

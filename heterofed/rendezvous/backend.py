@@ -24,7 +24,7 @@ from heterofed.files import close_to_others, heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import Key, fingerprint, key_path, load_key
 from heterofed.identity.signing import load_signing_key
-from heterofed.identity.task_file import known_tasks, load_task, task_path
+from heterofed.identity.task_file import known_task, known_tasks
 from heterofed.identity.task_terms import (
     Purpose,
     TaskFile,
@@ -92,11 +92,14 @@ class Place(ABC):
         described: a description of the place for messages.
         compare: a text that says what all parties should compare if a party does not connect.
         terms: the task file's terms in their canonical form; empty without a task file.
+        purpose: the purpose for which the parties meet, which other processes of this machine are
+            told; empty if it is not known.
     """
 
     described: str
     compare: str = ""
     terms: bytes = b""
+    purpose: str = ""
 
     simulated = False
     """Whether all parties are in this process, so that nothing is disclosed."""
@@ -202,12 +205,11 @@ def place_of(
     """
     home = heterofed_home()
     private_folder(home, "tasks", make=False)
-    path = task_path(task_id, home)
-    if not path.exists():
+    task = known_task(task_id, home)
+    if task is None:
         if key_path(party, home).exists():
             logger.warning("%s", _no_file(task_id, party, home))
         return LocalPlace(task_id, home)
-    task = load_task(path)
     digest = terms_digest(task.terms())
     try:
         place = TaskPlace(task, party, home, insecure=insecure)
@@ -271,7 +273,7 @@ class LocalPlace(Place):
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
         place = self._local
-        with HostLock(place.task_id, place.lock, place.socket):
+        with HostLock(place.task_id, place.lock, place.socket, doing=self.purpose):
             endpoint = zeromq.listen(self._local.address)
             close_to_others(place.socket)
             yield endpoint
@@ -337,7 +339,7 @@ class TaskPlace(Place):
             parties = {each.party: each.key or "" for each in self.task.collaborators}
             keys = ServerKeys(self._key.public, self._key.secret, parties, self.strangers.note)
         lock = lock_path(self.task.task, self._home)
-        with HostLock(self.task.task, lock), room_for_strangers():
+        with HostLock(self.task.task, lock, doing=self.purpose), room_for_strangers():
             try:
                 # A connection that died unnoticed may exist beside its successor.
                 below = zeromq.listen(

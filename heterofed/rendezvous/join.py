@@ -229,7 +229,7 @@ class _Failures:
 
     @property
     def advice(self) -> str:
-        """What to compare if something answered for the Host and said nothing; else empty."""
+        """Return what to compare if something answered for the Host and said nothing; else ""."""
         return self._diagnose() if self._was_silent else ""
 
     @contextmanager

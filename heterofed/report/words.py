@@ -64,6 +64,7 @@ PLAN = {
     "sites_overlap": "What is done about ids that two sites of a role have",
     "sites_share": "What the sites of a role add up: gradients of each batch, or weights",
     "sites_every": "Batches between two averages of the sites' weights",
+    "take_home": "Whether the Host may make a model that needs its own columns only",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
     "recording": "Whether a party may keep what others send, to replay its own side",

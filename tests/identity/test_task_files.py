@@ -124,8 +124,8 @@ def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
     limits = LeakLimits(min_batch=2)  # left out where there are none
     sites = (RoleSites("r", ("b", "c")),)  # as these
-    plan = Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites, recording=True)
-    fields = agreed_fields(plan)
+    named: dict[str, Any] = {"host": "a", "collaborators": ("b", "c"), "take_home": True}
+    fields = agreed_fields(Plan(**named, limits=limits, sites=sites, recording=True))
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 

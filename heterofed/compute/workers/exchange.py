@@ -119,6 +119,7 @@ class Exchange:
             body = self._came(rank, body_size, timeout)
             self._sent(rank)
         seal.check(tag, head, body.numpy().data)
+        # A process of this party has made it, as its tag says.
         order, forms = pickle.loads(head)  # noqa: S301
         return order, list(_tensors_in(body, forms))
 

@@ -39,7 +39,7 @@ def secret_in(folder: Path) -> bytes:
     """
     found = read(folder / FILE)
     if len(found) != SIZE:
-        raise RankLostError(f"{folder / FILE} is damaged: delete it, and start the party again")
+        raise RankLostError(f"{folder / FILE} is damaged; remove it, and start the party again")
     return found
 
 
@@ -89,9 +89,9 @@ class Seal:
         right = self._tag(self._other, self._own, self._received, parts)
         if not hmac.compare_digest(right, tag):
             raise RankLostError(
-                f"what came from rank {self._other} was not sent by a process of this party:"
-                f" another program may have connected, or the machines have not the same {FILE} in"
-                " HETEROFED_HOME/keys; copy that of rank 0 to all, and start all parties again"
+                f"what came from rank {self._other} was not sent by a process of this party; if"
+                f" it runs on several machines, give all of them the {FILE} of rank 0 (in"
+                " HETEROFED_HOME/keys), and start all parties again"
             )
 
     def _tag(self, source: int, target: int, number: int, parts: tuple[Part, ...]) -> bytes:

@@ -54,7 +54,7 @@ def test_the_secret_is_one_for_all_and_of_this_user_alone(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     path.write_bytes(b"short")
-    with pytest.raises(RankLostError, match="delete it"):
+    with pytest.raises(RankLostError, match="remove it"):
         secret_of_user()
     path.unlink()
     assert new_secret(path.parent) != first
