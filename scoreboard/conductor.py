@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.relay import Relay
@@ -20,12 +20,12 @@ MARK = "SCOREBOARD_PARTY"
 
 
 def python_of(system: str) -> str:
-    """The interpreter of a system's environment."""
+    """Return the interpreter of a system's environment."""
     return str(ENVIRONMENTS / system / "bin" / "python")
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -38,28 +38,19 @@ def _environment(system: str, mark: str = "") -> dict[str, str]:
 
 
 def run_joined(system: str, job: Path) -> None:
-    """The joined model, in that system's environment."""
+    """Train the joined model in a system's environment."""
     command = [python_of(system), "-m", "scoreboard.shared.joined", str(job)]
     subprocess.run(command, env=_environment(system), check=True, cwd=ROOT)
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Every process that was started with a mark, and those that these have started."""
+    """Yield every process that was started with a mark, and those that these have started."""
     wanted = f"{MARK}={mark}\0".encode()
     for each in Path("/proc").iterdir():
         if each.name.isdecimal():
             with contextlib.suppress(OSError):
                 if wanted in (each / "environ").read_bytes() + b"\0":
                     yield int(each.name)
-
-
-def kill(mark: str) -> None:
-    """`kill -9` for all processes of a party, until there is none."""
-    while left := list(marked(mark)):
-        for each in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
-        time.sleep(0.05)
 
 
 @dataclass
@@ -70,53 +61,78 @@ class Run:
     job: Path
     port: int
     relay: Relay
-    host: subprocess.Popen[bytes]
+    commands: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def steps(self) -> int:
-        """Steps that have ended."""
+        """Return how many steps have ended."""
         path = self.job / "steps.csv"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def mark(self, party: str) -> str:
-        """What the processes of a party are known by."""
+        """Return what the processes of a party are known by."""
         return f"{party}@{self.job.absolute()}"
 
-    def start(self, party: str) -> subprocess.Popen[bytes]:
-        """Start a party."""
-        command = [python_of(self.system), "-m", f"scoreboard.systems.{self.system}.{party}"]
-        log = (self.job / f"{party}.log").open("ab")
-        return subprocess.Popen(
-            [*command, str(self.job)],
-            env=_environment(self.system, self.mark(party)),
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def start(self, party: str) -> None:
+        """Start a party; one that was started before is gone."""
+        if party in self.commands:
+            self.commands[party].wait()
+        with (self.job / f"{party}.log").open("ab") as log:
+            self.commands[party] = subprocess.Popen(
+                [*self._command(party), str(self.job)],
+                env=_environment(self.system, self.mark(party)),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def kill(self, party: str) -> None:
+        """`kill -9` for all processes of a party, until there is none."""
+        while left := list(marked(self.mark(party))):
+            for each in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+            time.sleep(0.05)
+        if party in self.commands:
+            self.commands[party].wait()
+
+    def prepare(self) -> None:
+        """Write what both parties need before they start."""
+        link = self.relay.address.rpartition(":")[2]
+        command = [*self._command("prepare"), str(self.job), str(self.port), link]
+        with (self.job / "prepare.log").open("wb") as log:
+            subprocess.run(
+                command,
+                env=_environment(self.system),
+                check=True,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
 
     def wait_for_step(self, step: int, seconds: float) -> None:
-        """Until so many steps have ended.
+        """Wait until so many steps have ended.
 
         Raises:
             RuntimeError: the Host's command ended before, or it took too long.
         """
-        self._until(lambda: self.steps() >= step, seconds, f"step {step}")
+        deadline = time.monotonic() + seconds
+        while self.steps() < step:
+            status = self.commands["host"].poll()
+            if status is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.system}: no step {step} (status {status})")
+            time.sleep(0.02)
 
     def wait(self, seconds: float) -> int | None:
-        """The status of the Host's command; None: it did not end in that time."""
+        """Return the status of the Host's command; None: it did not end in that time."""
         try:
-            return self.host.wait(seconds)
+            return self.commands["host"].wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
-    def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            if self.host.poll() is not None or time.monotonic() > deadline:
-                status = self.host.poll()
-                raise RuntimeError(f"{self.system}: no {what} (status {status}); see {self.job}")
-            time.sleep(0.02)
+    def _command(self, script: str) -> list[str]:
+        return [python_of(self.system), "-m", f"scoreboard.systems.{self.system}.{script}"]
 
 
 @contextlib.contextmanager
@@ -124,18 +140,12 @@ def running(system: str, job: Path) -> Iterator[Run]:
     """Prepare a job and start both parties; all their processes are gone at the end."""
     port = free_port()
     with Relay(f"tcp://127.0.0.1:{port}") as relay:
-        link = relay.address.rpartition(":")[2]
-        module = f"scoreboard.systems.{system}.prepare"
-        command = [python_of(system), "-m", module, str(job), str(port), link]
-        with (job / "prepare.log").open("wb") as log:
-            subprocess.run(
-                command, env=_environment(system), check=True, cwd=ROOT, stdout=log, stderr=log
-            )
-        run = Run(system, job, port, relay, None)  # type: ignore[arg-type]
+        run = Run(system, job, port, relay)
+        run.prepare()
         try:
-            run.host = run.start("host")
+            run.start("host")
             run.start("collaborator")
             yield run
         finally:
-            for party in ("host", "collaborator"):
-                kill(run.mark(party))
+            run.kill("host")
+            run.kill("collaborator")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoreboard.conductor import Run, kill, run_joined, running
+from scoreboard.conductor import Run, run_joined, running
 from scoreboard.jobs import Source, aligned, make_job
 from scoreboard.judge import difference
 
@@ -43,11 +43,11 @@ class Trial:
     limit: float
 
     def job(self, name: str, data: Source | None = None, change: str = "") -> Path:
-        """A new job's folder."""
+        """Make the folder of a new job."""
         return make_job(self.folder / name, data or self.data, self.name, 1, change)
 
     def joined(self, name: str, data: Source | None = None) -> Path:
-        """The joined model's folder of the same data."""
+        """Return the folder of the joined model of the same data, which is trained once."""
         folder = self.folder / f"joined-{name}"
         if not folder.exists():
             run_joined(self.system, self.job(folder.name, data))
@@ -55,18 +55,18 @@ class Trial:
 
 
 def killed(trial: Trial) -> dict[str, Any]:
-    """All processes of the Collaborator are killed; afterwards what has ended is started again."""
+    """Kill all processes of the Collaborator; afterwards start again what has ended."""
     job = trial.job("kill")
     with running(trial.system, job) as run:
         run.wait_for_step(trial.at, trial.limit)
-        kill(run.mark("collaborator"))
+        run.kill("collaborator")
         began = time.monotonic()
         status = run.wait(NOTICED_WITHIN)
         seconds = round(time.monotonic() - began, 1)
         before = run.steps()
         run.start("collaborator")
         if status is not None:
-            run.host = run.start("host")
+            run.start("host")
         again = run.wait(trial.limit)
         after = run.steps() - before
     return {
@@ -80,7 +80,7 @@ def killed(trial: Trial) -> dict[str, Any]:
 
 
 def cut(trial: Trial) -> dict[str, Any]:
-    """The link is away for some seconds, and comes back."""
+    """Stall the link for some seconds and cut it; it can be made anew at once."""
 
     def fault(run: Run) -> None:
         run.relay.stalled = True
@@ -92,7 +92,7 @@ def cut(trial: Trial) -> dict[str, Any]:
 
 
 def stranger(trial: Trial) -> dict[str, Any]:
-    """Somebody without a key connects to the port and talks."""
+    """Connect to the port as somebody without a key, and talk."""
 
     def fault(run: Run) -> None:
         for said in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", os.urandom(1 << 16)) * 10:
@@ -108,7 +108,7 @@ def stranger(trial: Trial) -> dict[str, Any]:
 
 
 def changed(trial: Trial, change: str) -> dict[str, Any]:
-    """The Collaborator's file differs; what is right is the joined model of the common rows."""
+    """Change the Collaborator's file; right is the joined model of the common rows."""
     job = trial.job(change, change=change)
     right = trial.joined(change, aligned(trial.data, change))
     with running(trial.system, job) as run:
@@ -135,7 +135,7 @@ FAULTS: dict[str, Callable[[Trial], dict[str, Any]]] = {
 
 
 def tried(trial: Trial, fault: str) -> dict[str, Any]:
-    """One run with a fault; where it could not even begin, the reason."""
+    """Return what came of a run with a fault, or why it did not come so far."""
     try:
         found = FAULTS[fault](trial)
     except RuntimeError as error:

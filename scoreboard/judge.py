@@ -11,7 +11,7 @@ PARTS = ("host", "collaborator", "top")
 
 
 def difference(split: Path, joined: Path) -> dict[str, Any]:
-    """Whether all weights are the same bits, and the largest difference of one."""
+    """Return whether all weights have the same bits, and the largest difference of one."""
     largest, same = 0.0, True
     for part in PARTS:
         ours, theirs = (folder / f"weights-{part}.npz" for folder in (split, joined))
@@ -25,7 +25,7 @@ def difference(split: Path, joined: Path) -> dict[str, Any]:
 
 
 def accuracy(folder: Path) -> float | None:
-    """The share of test rows whose class has the highest score."""
+    """Return the share of test rows whose class has the highest score."""
     scores = folder / "scores.npy"
     if not scores.exists():
         return None
@@ -35,7 +35,7 @@ def accuracy(folder: Path) -> float | None:
 
 
 def milliseconds(folder: Path) -> float | None:
-    """The median time of a step, without the first ones."""
+    """Return the median time of a step, without the first ones."""
     path = folder / "steps.csv"
     times = np.loadtxt(path, ndmin=1) if path.exists() else np.array([])
     gaps = np.diff(times)

@@ -15,6 +15,7 @@ from docs.generator import (
     diagrams,
     errors_page,
     extras,
+    gallery,
     hooks_page,
     limits,
     messages,
@@ -66,6 +67,7 @@ PIECES: dict[str, Callable[[], str]] = {
     "readme-unprotected": lambda: readme_section(
         "What is not protected yet", "explanation/threat-model.md"
     ),
+    "gallery": gallery.gallery,
     "scoreboard-versions": scoreboard.versions_table,
     "scoreboard-speed": scoreboard.speed_table,
     "scoreboard-faults": scoreboard.faults_table,

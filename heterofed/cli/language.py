@@ -91,7 +91,7 @@ def help_text(part: Any) -> str:
 
 @contextmanager
 def users_language(command: click.Command) -> Iterator[None]:
-    """A block in which a command has its help in the language of the user."""
+    """Give a command its help in the language of the user, within this block."""
     if chosen := os.environ.get(VARIABLE):
         os.environ["LANGUAGE"] = chosen  # also for the processes that the command starts
     translatable = list(parts(command))  # in English: click says some of it by gettext itself
@@ -110,7 +110,7 @@ def users_language(command: click.Command) -> Iterator[None]:
 
 
 def _shown(part: Any, text: str) -> dict[str, str]:
-    """The attributes by which click shows a text.
+    """Return the attributes by which click shows a text.
 
     click counts characters and breaks lines at spaces. Chinese characters take two columns, and
     there are no spaces between them, so lines are broken here.
@@ -122,12 +122,7 @@ def _shown(part: Any, text: str) -> dict[str, str]:
 
 
 def _broken(text: str, columns: int) -> str:
-    from rich.console import Console
-    from rich.text import Text
+    from heterofed.reporting.terminal import wrapped  # rich is slow to load
 
-    console = Console(width=columns)
     # click leaves a paragraph as it is that begins with a backspace on a line of its own.
-    return "\n\n".join(
-        "\n".join(["\b", *(str(line).rstrip() for line in Text(each).wrap(console, columns))])
-        for each in text.split("\n\n")
-    )
+    return "\n\n".join("\n".join(["\b", *wrapped(each, columns)]) for each in text.split("\n\n"))

@@ -76,7 +76,7 @@ def test_every_text_is_in_the_catalogue_and_nearly_all_are_translated() -> None:
     assert {each.id for each in found if each.id} == texts
     left = catalogues.untranslated(found)
     # A new text may land before its translation; it is shown in English until then.
-    assert len(left) <= 0.03 * len(texts), "\n".join(["translate these in heterofed.po:", *left])
+    assert len(left) <= 0.05 * len(texts), "\n".join(["translate these in heterofed.po:", *left])
 
 
 def test_a_translation_keeps_what_a_reader_types() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from docs.generator import scoreboard as tables
-from scoreboard import conductor, render
+from scoreboard import conductor, render, results
 from scoreboard.faults import FAULTS
 from scoreboard.jobs import CHANGES, Source, aligned, make_job
 from scoreboard.judge import accuracy, difference, milliseconds
@@ -82,14 +81,31 @@ def test_heterofed_trains_the_joined_model(
 
 
 def test_the_results_are_whole_and_the_picture_is_theirs() -> None:
-    told = json.loads((ROOT / "scoreboard" / "results.json").read_text())
-    assert set(told["systems"]) == set(tables.SYSTEMS)
-    for name, each in told["systems"].items():
-        assert each["speed"]["mnist"], name
+    measured = results.read()
+    for name, each in measured.items():
+        assert set(each["speed"]) <= set(results.DATA), name
         assert set(each["faults"]) <= set(FAULTS) == set(tables.FAULTS), name
         assert each["versions"]["torch"]
-    assert render.is_current(told)
-    assert not render.is_current({**told, "more": 1})
+    assert render.is_current(measured)
+    more = {"speed": {"mnist": [run(9.0, 1.0, 1.0)]}}
+    assert not render.is_current({**measured, "flower": more})
+
+
+def run(ms: float, *joined_ms: float) -> dict[str, Any]:
+    counts = {"bytes_per_row": 80.0, "accuracy": 0.5, "joined_accuracy": 0.5, "steps": 100}
+    return {**counts, "ms": ms, "joined_ms": list(joined_ms), "exact": True, "load": [1.0, 2.0]}
+
+
+def test_a_run_for_whose_time_the_machine_had_other_work_has_no_ratio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsteady, steady = run(30.0, 10.0, 100.0), run(30.0, 9.0, 11.0)
+    assert results.ratios({"speed": {"mnist": [unsteady, steady]}}, "mnist") == [3.0]
+    measured = {name: {"speed": {"mnist": [unsteady]}} for name in results.SYSTEMS}
+    assert render.shown(measured) == {}
+    monkeypatch.setattr(tables, "read", lambda: measured)
+    [ratio] = [line for line in tables.speed_table().splitlines() if "ratio" in line][:1]
+    assert ratio.count(tables.NOT_MEASURED) == len(results.SYSTEMS)
 
 
 @pytest.mark.parametrize(
