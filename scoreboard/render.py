@@ -34,7 +34,10 @@ def digest(what: Shown) -> str:
 
 def is_current(measured: dict[str, Any]) -> bool:
     """Return whether the picture is of these results."""
-    return PICTURE.is_file() and digest(shown(measured)) in PICTURE.read_text(encoding="utf-8")
+    what = shown(measured)
+    if not what:
+        return not PICTURE.exists()
+    return PICTURE.is_file() and digest(what) in PICTURE.read_text(encoding="utf-8")
 
 
 def draw(what: Shown) -> None:
@@ -67,7 +70,7 @@ def draw(what: Shown) -> None:
 
 
 def render(measured: dict[str, Any], *, check: bool) -> None:
-    """Draw the picture where it is not of these results.
+    """Draw the picture where it is not of these results; without a ratio there is none.
 
     Raises:
         SystemExit: it is not, and was only to be checked.
@@ -75,4 +78,6 @@ def render(measured: dict[str, Any], *, check: bool) -> None:
     if not is_current(measured):
         if check:
             raise SystemExit(f"{PICTURE} is old: python -m scoreboard render")
-        draw(shown(measured))
+        PICTURE.unlink(missing_ok=True)
+        if what := shown(measured):
+            draw(what)

@@ -69,7 +69,7 @@ PIECES: dict[str, Callable[[], str]] = {
     ),
     "gallery": gallery.gallery,
     "scoreboard-versions": scoreboard.versions_table,
-    "scoreboard-speed": scoreboard.speed_table,
+    "scoreboard-speed": scoreboard.speed,
     "scoreboard-faults": scoreboard.faults_table,
     **report_fields.pieces(),
 }

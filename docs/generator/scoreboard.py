@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from docs.generator.markdown import table
+from scoreboard.render import PICTURE, shown
 from scoreboard.results import DATA, SYSTEMS, ratios, read, runs
 
 PACKAGES = {"heterofed": "heterofed", "nvflare": "nvflare", "flower": "flwr"}
 NOT_MEASURED = "not measured"
+ALT = "Time of a training step as a multiple of the joined model's; the tables have the numbers."
 
 System = dict[str, Any]
 Run = dict[str, Any]
@@ -26,12 +28,16 @@ def versions_table() -> str:
     return table(["", "version", "Python", "PyTorch", "measured"], iter(rows))
 
 
-def speed_table() -> str:
-    """A table for each data set: what a step costs, and what comes out."""
-    return "\n\n".join(
+def speed() -> str:
+    """The picture, if there are ratios, and a table for each data set with any run."""
+    systems = read()
+    tables = [
         f"**{title}**\n\n{_table({each: _of_runs(data, say) for each, say in SPEED.items()})}"
         for data, title in DATA.items()
-    )
+        if any(runs(system, data) for system in systems.values())
+    ]
+    pictures = [f"![{ALT}](../images/{PICTURE.name})"] if shown(systems) else []
+    return "\n\n".join([*pictures, *tables]) or "Not measured on this version yet."
 
 
 def faults_table() -> str:
