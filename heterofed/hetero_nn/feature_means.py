@@ -128,7 +128,7 @@ class FeatureMeans:
                 self._add_small((party, name), tensor.detach().numpy())
             elif tensor.is_floating_point():
                 sums[name] = sums[name].to(tensor.device) + _sum_of_rows(tensor.detach())
-        kept["rows"] += len(tensor)
+        kept["rows"] += tensor.shape[0]
 
     def _add_small(self, place: tuple[str, str], rows: NDArray[Any]) -> None:
         added = self._added.get(place)

@@ -23,7 +23,7 @@ from heterofed.protocol.limits import (
     SERVE_WINDOW,
     TAG_BYTES,
     Limits,
-    limits_of,
+    limits_by_state,
     most_waiting,
 )
 from heterofed.protocol.messages import (
@@ -116,6 +116,9 @@ NO_BATCHES = "checkpoints within rounds, and no batch_size that says where batch
 """Why checkpoints within rounds need agreed batches: otherwise each part would be a whole round."""
 
 
+_LIMITS_WITHOUT_PLAN = limits_by_state(None)
+
+
 class Refused(Exception):  # noqa: N818 - never leaves this module
     """The reason why a message is not allowed now."""
 
@@ -153,6 +156,9 @@ class Session:
         self._served = _ServedCounts()
         self._sites = _SiteCounts()
         self._party = ""
+        # The role of which the Collaborator is a site, in a task that trains.
+        self._role: RoleSites | None = None
+        self._most_waiting, self._limits = most_waiting(None), _LIMITS_WITHOUT_PLAN
         self._forms: dict[State, tuple[object, ...]] = {}
         # Of what was accepted last: most batches are like the one before.
         self._like_before: tuple[object, ...] = ()
@@ -168,13 +174,12 @@ class Session:
     @property
     def limits(self) -> Limits:
         """The current limits of the peer's messages."""
-        return limits_of(self.state, self._plan)
+        return self._limits[self.state]
 
     @property
     def most_waiting(self) -> int:
         """The most bytes of the peer's messages that may wait here."""
-        counts, probes = self._purpose == "overlap", self._purpose == "probe"
-        return most_waiting(self._plan, counts=counts, probes=probes)
+        return self._most_waiting
 
     @property
     def psi_window(self) -> int:
@@ -592,11 +597,12 @@ class Session:
                 self.trainable, self._party = message.trainable, message.party
                 self._purpose = message.purpose
                 self._held = message.held.marks if message.held else ()
+                self._know_plan(None)
             case Welcome():
-                self._plan = message.plan
+                self._know_plan(message.plan)
                 psi.width = message.plan.psi_value_bytes
             case WelcomeBack():
-                self._plan = message.plan
+                self._know_plan(message.plan)
                 self._round, self._round_ended = message.mark.round, True
                 self._is_final_due = message.mark.round > 0 and message.plan.final_rows > 0
                 if message.mark.batch:
@@ -702,6 +708,15 @@ class Session:
         elif complete:
             self.state = COMPLETED.get(self.state, self.state)
 
+    def _know_plan(self, plan: Plan | None) -> None:
+        """Note the plan, and what follows from it and from the Hello for every message."""
+        self._plan, purpose = plan, self._purpose
+        counts, probes = purpose == "overlap", purpose == "probe"
+        self._most_waiting = most_waiting(plan, counts=counts, probes=probes)
+        self._limits = _LIMITS_WITHOUT_PLAN if plan is None else limits_by_state(plan)
+        trains = plan is not None and purpose in TRAINING
+        self._role = plan.sites_with(self._party) if plan is not None and trains else None
+
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
         problem = wrong_with_sites(plan)
@@ -721,13 +736,6 @@ class Session:
         _require(self.trainable, "that party is frozen")
         _require(number == self._round, "not this round")
         _require(batch == due < before, "not the batch that is next")
-
-    @property
-    def _role(self) -> RoleSites | None:
-        """The role of which the Collaborator is a site, in a task that trains."""
-        if self._plan is None or self._purpose not in TRAINING:
-            return None
-        return self._plan.sites_with(self._party)
 
     @property
     def _leads(self) -> bool:

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -180,6 +180,10 @@ def joint_batches(
         RowOrderError: the rows of a party have other ids, or another order.
         NonFiniteError: a party sent NaN or infinity.
     """
+    matched = functools.partial(_matched, party, order, sites, hook)
+    what = f"what {hook} yielded"
+    # One parameter shows where the model is, also after it was moved.
+    parameter = {} if model is None else dict(itertools.islice(model.named_parameters(), 1))
     for number in itertools.count(first):
         mine = next(own, None)  # comes before the wait, because the others compute at the same time
         mails = (relay or party).take_all(Features, EndOfFeatures)
@@ -189,20 +193,22 @@ def joint_batches(
             return
         elsewhere = _rows_elsewhere(mails) if sites is None else sites.count(number)
         rows = rows_of(mine, hook, elsewhere)
-        features = {} if mine.features is None else named(mine.features, hook)[1]
-        what, sound = f"what {hook} yielded", LateCheck(features)
-        check_finite({} if on_gpu(features) else features, what, party.name)
-        device = device_of(features, model)
-        proof = order.proof(mine.ids, number, rows, hook)
         joint = JointBatch(mine, [])
-        matched = functools.partial(_matched, party, order, sites, hook, number)
-        joint.confirm = functools.partial(confirm_finite, sound, what, party.name)
+        features = {} if mine.features is None else named(mine.features, hook)[1]
+        if on_gpu(features):
+            joint.confirm = functools.partial(confirm_finite, LateCheck(features), what, party.name)
+        else:
+            check_finite(features, what, party.name)
+        device = device_of(features or parameter, None)
+        proof = order.proof(mine.ids, number, rows, hook)
         del features
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
-            key, here = matched(peer, mail.of(Features), mine.ids, proof, rows)
-            joint.theirs.append(replace(_unpacked(party, peer, mail, device), key=key, rows=here))
-            del mail
+            key, here = matched(number, peer, mail.of(Features), mine.ids, proof, rows)
+            came = _unpacked(party, peer, mail, device)
+            came.key, came.rows = key, here
+            joint.theirs.append(came)
+            del mail, came
         del mine
         if sums:
             summed(joint, party.phase)
