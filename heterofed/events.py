@@ -192,7 +192,7 @@ def without_progress(callback: C) -> C:
 
 
 def hears_progress(callback: Callback) -> bool:
-    """Return whether a callback is called with `Progressed`, as all are that do not say otherwise."""
+    """Return whether a callback is called with `Progressed`, as all are that say nothing else."""
     try:
         return getattr(callback, "hears_progress", True) is not False
     except Exception:  # any object may be a callback

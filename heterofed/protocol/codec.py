@@ -73,7 +73,7 @@ def header_of(message: Message) -> bytes:
 
 def payload_size(payload: Sequence[Buffer]) -> int:
     """Return the number of bytes of a payload."""
-    return sum(memoryview(part).nbytes for part in payload)
+    return sum([memoryview(part).nbytes for part in payload])
 
 
 def _frames(views: Iterable[memoryview]) -> Iterator[Buffer]:

@@ -298,6 +298,8 @@ class Session:
     def _guard(self, message: Message, size: int) -> None:
         psi, batches, weights = self._psi, self._batches, self._weights
         match message:  # the messages of a batch come first, since they are most of all
+            case Features() if self._goes_on(message, size):
+                pass
             case Features():
                 _require(message.round == self._round, "not this round")
                 _require(message.batch == batches.sent, "not the next batch")
@@ -307,6 +309,8 @@ class Session:
                 _require(summed, "before the gradients of the sites were summed")
                 if self._like_before != self._likeness(message, size):
                     self._check_features(message, size)
+            case Gradients() if self._answers(message, size):
+                pass
             case Gradients():
                 _require(message.round == self._round, "not this round")
                 _require(self.trainable, "that party is frozen")
@@ -567,6 +571,35 @@ class Session:
                 _require(message.count == batches.sent, "not the number of batches that came")
             case _:
                 _no_payload(size)
+
+    def _goes_on(self, message: Features, size: int) -> bool:
+        """Return whether features are those of the next batch in the form of the last one, so that
+        every rule for them holds. Nearly all are.
+        """
+        batches = self._batches
+        return (
+            message.batch == batches.sent
+            and message.round == self._round
+            and self._like_before == self._likeness(message, size)
+            and batches.sent - batches.done < self._credit
+            and not self._is_final
+            and self._role is None
+        )
+
+    def _answers(self, message: Gradients, size: int) -> bool:
+        """Return whether gradients are the first ones of the next batch and in the form of the last
+        ones and of its features, so that every rule for them holds. Nearly all are.
+        """
+        batches = self._batches
+        return (
+            message.batch == batches.done < batches.sent
+            and message.round == self._round
+            and self._answered_before == (message.tensors, size)
+            and batches.answers == 0
+            and message.tensors == batches.oldest
+            and self.trainable
+            and not self._sums
+        )
 
     def _advance(self, message: Message, size: int) -> None:
         self._admitted = None
@@ -896,6 +929,11 @@ class _BatchCounts:
     @property
     def open(self) -> int:
         return self.sent - self.done
+
+    @property
+    def oldest(self) -> tuple[TensorSpec, ...]:
+        """The tensors of the oldest batch that was sent and not processed."""
+        return self._specs[0]
 
     def may_answer(self, tensors: tuple[TensorSpec, ...], sums: bool) -> bool:
         """Return whether gradients fit the batch: their forms equal those of the features.
