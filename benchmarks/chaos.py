@@ -5,19 +5,21 @@
 
 A small real MNIST task runs between processes over TCP with CURVE, first undisturbed, then again
 and again through a relay (`benchmarks.relay`) until so many parties were killed (`kill -9`, at
-random moments from the first line of the program on, sometimes several at once) and so many
-connections cut (at random moments, half of them in the middle of a message). Whoever was killed is
-started again with the same command. Every run has to complete by itself, with the weights of the
-undisturbed one bit for bit and with the same rows in its CSVs (of `leakage.csv`, which is measured
-where there is time: each row once). A party that ends in any other way than well or killed is a
-failure, and its log is shown.
+random moments: half of them before the first round, from the first line of the program on, the
+others between then and the end; sometimes several at once, sometimes the same one again
+while it starts) and so many connections cut (at random moments, half of them in the middle of a
+message). Whoever was killed is started again with the same command. Every run has to complete by
+itself, with the weights of the undisturbed one bit for bit and with the same rows in its CSVs (of
+`leakage.csv`, which is measured where there is time: each row once). A party that ends in any other
+way than well or killed is a failure, and its log is shown.
 
 With `--kind hybrid` all Collaborators but the first are sites of one role, each with its own
 people. With `--kind horizontal` all have the same columns of different people, and the Host adds up
 masked weights.
 
-Gives `kills`, `cuts`, `resumes` (times that the Host went on from a checkpoint), `lost_s` (seconds
-that the disturbed runs took longer), `identical`, and how it was run. Exit code 1 where not all is
+Gives `kills`, `killed_in` (how many of them in which phase; `start` is before a party has a plan),
+`cuts`, `resumes` (times that the Host went on from a checkpoint), `lost_s` (seconds that the
+disturbed runs took longer), `identical`, and how it was run. Exit code 1 where not all is
 identical.
 """
 
@@ -29,9 +31,7 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +42,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.killing import Killer, Pace, Party
 from benchmarks.relay import Relay
 
 HOST = "bank"
@@ -52,7 +53,6 @@ WAIT_SECONDS = 300  # for a party that was killed
 RUN_SECONDS = 900.0  # a run that takes longer hangs
 KILLS_PER_RUN = 4
 CUT_SECONDS = 0.25  # between two cuts, on average
-TOGETHER = 0.25  # of the kills that take another party with them
 COSTS = ("comm", "outbound")  # CSVs of times and bytes, which a rollback changes
 KINDS = ("vertical", "hybrid", "horizontal")
 ROLE = "branch"  # of the sites of a hybrid task
@@ -229,44 +229,12 @@ def run_horizontal(args: argparse.Namespace) -> None:
 # -- all of them -------------------------------------------------------------------------------
 
 
-class Party:
-    """A party's process, started again with the same command whenever it was killed."""
-
-    def __init__(self, name: str, command: list[str], folder: Path, log: Path) -> None:
-        self.name, self.log = name, log
-        self._summary = folder / "summary.json"  # the last thing that a task writes
-        self._command = command
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._child = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-
-    def code(self) -> int | None:
-        """Its exit code; None while it runs; 0 also where it was killed when all was done."""
-        code = self._child.poll() if self._child else None
-        return 0 if code == -signal.SIGKILL and self._summary.exists() else code
-
-    def kill(self) -> bool:
-        """Kill it; False where it had ended."""
-        if self._child is None or self._child.poll() is not None:
-            return False
-        self._child.kill()
-        self._child.wait(10)
-        return True
-
-
 @dataclass
 class Tally:
     """What was done, and what came of it."""
 
     kills: int = 0
+    killed_in: dict[str, int] = field(default_factory=dict)
     cuts: int = 0
     resumes: int = 0
     runs: int = 0
@@ -284,6 +252,7 @@ class Chaos:
         self._random = random.Random(args.seed)
         self._names = [HOST, *collaborators(args.collaborators, args.kind)]
         self.tally = Tally()
+        self._pace = Pace()
 
     def go(self) -> Tally:
         """All of it."""
@@ -327,46 +296,41 @@ class Chaos:
             for party in parties:
                 stack.callback(party.kill)
                 party.start()
-            self._disturb(parties, relay, kills, cuts)
+            killer = Killer(self._random, parties, self._moments(kills), self._pace)
+            self._disturb(parties, killer, relay, cuts)
+            if not kills:
+                self._pace = killer.pace()
+            self.tally.killed_in = dict(Counter(self.tally.killed_in) + killer.killed_in)
+            self.tally.kills += killer.killed_in.total()
             self.tally.cuts += relay.cuts
         log = (self._folder / "logs" / f"{task}-{HOST}.log").read_text(errors="replace")
         self.tally.resumes += log.count("going on from")
 
-    def _disturb(self, parties: list[Party], relay: Relay, kills: int, cuts: int) -> None:
+    def _disturb(self, parties: list[Party], killer: Killer, relay: Relay, cuts: int) -> None:
         rng, began = self._random, time.monotonic()
         next_cut = began + rng.expovariate(1 / CUT_SECONDS)
-        # At any moment of a run, and before as after a restart has come to an end.
-        longest = max(1.0, self.tally.calm_s)
-        next_kill = began + rng.uniform(0, longest)
-        due: list[tuple[float, Party]] = []  # to be started again, and when
-        while any(party.code() is None for party in parties) or due:
+        while any(party.code() is None for party in parties) or killer.due:
             now = time.monotonic()
             for party in parties:
-                code = party.code()
-                if code not in (None, 0) and all(party is not each for _, each in due):
-                    self._fail(party, f"ended with exit code {code}")
+                if party.code() not in (None, 0) and not killer.starts(party):
+                    self._fail(party, f"ended with exit code {party.code()}")
                     return
             if now - began > RUN_SECONDS:
                 for party in parties:
                     if party.code() is None:
                         self._fail(party, f"still runs after {RUN_SECONDS:.0f} s")
                 return
-            for entry in [each for each in due if each[0] <= now]:
-                due.remove(entry)
-                entry[1].start()
             if relay.cuts < cuts and now >= next_cut:
                 relay.cut(mid_message=rng.random() < 0.5)
                 next_cut = now + rng.expovariate(1 / CUT_SECONDS)
-            if kills > 0 and now >= next_kill:
-                victims = rng.sample(parties, 2 if kills > 1 and rng.random() < TOGETHER else 1)
-                for victim in victims:
-                    if victim.kill():
-                        kills -= 1
-                        self.tally.kills += 1
-                        if victim.code() != 0:
-                            due.append((now + rng.uniform(0, 1), victim))
-                next_kill = now + rng.uniform(0, longest)
+            killer.step(now)
             time.sleep(0.01)
+
+    def _moments(self, kills: int) -> list[float]:
+        """When to kill: below 1 before the first round, and then by rounds."""
+        rng, rounds = self._random, self._args.rounds
+        early = [rng.random() < 0.5 for _ in range(kills)]
+        return sorted(rng.uniform(0, 1) if each else rng.uniform(1, 2 + rounds) for each in early)
 
     def _fail(self, party: Party, why: str) -> None:
         tail = party.log.read_text(errors="replace")[-3000:]

@@ -97,8 +97,8 @@ def sign(link: Link, args: argparse.Namespace) -> dict[str, Any]:
             link.send(tags)
         link.send(b"")
         while proofs := link.receive():
-            signer.matched(proofs, last=False)
-        matched = signer.matched(b"", last=True) or []
+            signer.add_proofs(proofs)
+        matched = signer.positions()
         used = cpu_seconds() - before
         return {"intersection": len(matched), "backend": signer.backend, "work_cpu_s": used}
 
@@ -133,8 +133,8 @@ def ask(link: Link, args: argparse.Namespace) -> dict[str, Any]:
         pipelined(link, asking.blinded(), asking.unblind)
         while tags := link.receive():
             asking.add_tags(tags)
-        found = asking.intersection()
-        for proofs in asking.proofs(found):
+        found = asking.positions()  # as tasks do, which never hold the common ids
+        for proofs in asking.proofs_at(found):
             link.send(proofs)
         link.send(b"")
         return {"intersection": len(found)}

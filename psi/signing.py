@@ -257,13 +257,14 @@ class Signer(Side, ABC):
         if self._proofs is not None:
             raise StateError("tags was called before")
         self._own.wait()
+        answer = self._to_send()
         if self._kept is not None:
             self._kept.note_tags_out()
         # Proofs are compared with the own ones bucket by bucket, so both have equally many buckets.
         self._proofs = Distinct(self.count, self._scratch)
         if self._own_matches.buckets == 1:
             self._index_of_match = _indexes(self._own_matches.read(0))
-        return packed(self._own_tags)
+        return answer
 
     def matched(self, proofs: bytes, *, last: bool) -> list[str] | None:
         """Check a chunk of match proofs; after the last one, return the matched own ids in order.
@@ -339,6 +340,10 @@ class Signer(Side, ABC):
     def _kept_public(self) -> bytes:
         """The public key of an earlier object that has sent its tags, or b""."""
         return self._kept.public if self._kept is not None and self._kept.tags_out else b""
+
+    def _to_send(self) -> Iterator[bytes]:
+        """Return what `tags` returns, after all own tags are computed."""
+        return packed(self._own_tags)
 
     def _note_signed(self, digest: bytes) -> None:
         if self._kept is not None:

@@ -153,6 +153,7 @@ def demo(
     show_default=True,
     help="Intersect ids by this protocol; only the initiator sets it.",
 )
+@options.JOINT
 @options.max_peer_ids(
     "Refuse more ids than this: at the initiator, from any one party; at a collaborator, from the"
     " initiator in all runs of the task together."

@@ -59,6 +59,14 @@ TASK = click.option(
     "--task", required=True, help="Run the task with this id, which is the same at all."
 )
 PARTY = click.option("--party", help="Take part under this name; the default is your role.")
+JOINT = click.option(
+    "--joint",
+    "psi_parties",
+    flag_value="joint",
+    default="pairwise",
+    help="Hide from everybody which ids only some of three or more parties have, by ecdh; only the"
+    " party that chooses the protocol sets it.",
+)
 RESULTS = click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),

@@ -26,7 +26,7 @@ from heterofed.hetero_nn.psi import (
     write_by,
 )
 from heterofed.intersection.ids import own_ids
-from heterofed.protocol.plan import PSIProtocol
+from heterofed.protocol.plan import PSIParties, PSIProtocol
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.runs.run import Run
 from psi.sources import csv_rows, delimiter_of, partitions
@@ -54,6 +54,7 @@ def run_psi(
     out: Path,
     join_timeout: float,
     fresh: bool,
+    psi_parties: PSIParties = "pairwise",
     executor: str | None = None,
     key_leaves: bool = False,
 ) -> dict[str, Any]:
@@ -76,24 +77,23 @@ def run_psi(
             folder of ids, a new folder with the rows of each file.
         join_timeout: the longest time in seconds to wait for the other parties.
         fresh: whether to start anew even if an interrupted run could be resumed.
+        psi_parties: at the initiator, "joint" if nobody may learn what only some parties share.
         executor: the address of an executor, such as "processes:8", or None.
         key_leaves: whether a collaborator's secret key may be sent to an executor elsewhere.
 
     Returns:
-        A dict with the keys task, party, protocol, backend (which computed this party's part), ids,
-        matched, seconds, psi_seconds, ids_per_second, bytes_sent, bytes_received and out.
+        The dict of `_account`.
 
     Raises:
         ConfigError: a file cannot be read or written; nothing was done.
         TaskFailed: the task could not go on.
     """
-    out = out.absolute()
-    own = _read_ids(ids, id_column, out)
+    own = _read_ids(ids, id_column, out := out.absolute())
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
     given |= {"max_peer_ids": max_peer_ids, "psi_executor": executor}
     if role == "initiator":
-        given |= {"collaborators": parties, "psi_protocol": protocol}
+        given |= {"collaborators": parties, "psi_protocol": protocol, "psi_parties": psi_parties}
     else:
         given["psi_key_leaves"] = key_leaves
     scheduler = SCHEDULERS[role](party or role, **given)
@@ -157,6 +157,9 @@ def _check_folder(ids: Path, out: Path) -> None:
 
 
 def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, Any]:
+    """Return what the command prints: task, party, protocol, backend (which computed this party's
+    part), ids, matched, seconds, psi_seconds, ids_per_second, bytes_sent, bytes_received and out.
+    """
     seconds = result.phases["psi"].seconds
     return {
         "task": task,

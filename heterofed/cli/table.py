@@ -131,6 +131,7 @@ _AT_HOST = all_of(
         show_default=True,
         help="At the Host: how ids are intersected.",
     ),
+    options.JOINT,
 )
 
 

@@ -50,7 +50,7 @@ class HostHalfTask(HostTask):
         """Return the plan that the Host announces."""
         default_end = ends_by_default(type(self.owner))
         plan = self.settings.training_plan(collaborators, order=run.order, default_end=default_end)
-        if problem := wrong_with_sites(plan):
+        if problem := wrong_with_sites(plan, partial=self.is_partial()):
             raise ConfigError(f"{problem}; correct sites")
         return plan
 
@@ -80,8 +80,12 @@ class CollaboratorHalfTask(CollaboratorTask):
         """Make the half, and the loop that trains it."""
         self.half = Half(self.owner, run, HalfModels)
         self.hooks = self.half.hooks
+        self.loop = self.make_loop()
+
+    def make_loop(self) -> CollaboratorLoop:
+        """Return the loop of this kind of task."""
         kind = CollaboratorLoop if self.settings.site is None else SiteLoop
-        self.loop = kind(self.owner, self.half, self.settings)
+        return kind(self.owner, self.half, self.settings)
 
     def check(self, run: Run) -> None:
         """Refuse settings that a site of a role cannot have."""

@@ -28,6 +28,7 @@ from heterofed.protocol.plan import (
     PSIParties,
     PSIProtocol,
     SitesOverlap,
+    SitesShare,
 )
 from heterofed.runs.artifacts import Which
 
@@ -120,8 +121,7 @@ class HeteroNNHostScheduler(HostHooks):
         psi_bits: the size of the intersection's RSA keys in bits, 2048 to 4096.
         psi_parties: whether the Host learns its intersection with each Collaborator
             ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
-            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
-            anew.
+            needs `psi_protocol="ecdh"` and two Collaborators or more.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.
@@ -142,12 +142,18 @@ class HeteroNNHostScheduler(HostHooks):
         sites: the sites of each role whose rows are divided among several Collaborators, as in
             `{"shop": ["north", "south"]}`. Each site is a party `shop.north` of its own, with
             `site="north"`; `collaborators` still counts or lists the roles. Hooks of the Host get
-            one tensor of the role under "shop". The sites train one feature model, because the sum
-            of their gradients is applied at each of them after every batch. It requires
+            one tensor of the role under "shop". The sites train one feature model (see
+            `sites_share`). It requires
             `batch_size`, and hooks that use `self.batches`. Only the Host's `split_dataset` is
             used, as with `announce_split`.
         sites_overlap: what to do about ids that two sites of a role have: end the task with a
             `SitesOverlapError` ("error"), or let the first site in the list have them ("first").
+        sites_share: what the sites of a role add up, masked: the gradients of every batch
+            ("gradient"), which trains exactly the joined model, or their weights ("weights").
+            Then each site steps alone on its own rows, and the weights are averaged by rows
+            (FedAvg).
+        sites_every: the number of batches after which weights are averaged; they are also averaged
+            after the last batch of a round. `checkpoint_batches` must be a multiple of it.
         agreed: settings that all parties share and that code above the schedulers uses, as names
             and values that are strings, such as the format of ids. The Host announces them with its
             plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
@@ -204,6 +210,8 @@ class HeteroNNHostScheduler(HostHooks):
         final_rows: int = 0,
         sites: Mapping[str, Sequence[str]] | None = None,
         sites_overlap: SitesOverlap = "error",
+        sites_share: SitesShare = "gradient",
+        sites_every: int = 1,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),

@@ -158,8 +158,7 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_bits: the size of the RSA keys in bits: 2048, 3072 or 4096.
         psi_parties: whether the initiator learns its intersection with each Collaborator
             ("pairwise"), or only the ids that all parties have ("joint"). A joint intersection
-            needs `psi_protocol="ecdh"` and two Collaborators or more, and an interrupted one starts
-            anew.
+            needs `psi_protocol="ecdh"` and two Collaborators or more.
         max_peer_ids: the most ids that any party, including this one, may have intersected. A
             Collaborator's ids are counted over all runs of a task together, and unchanged sets
             count once.

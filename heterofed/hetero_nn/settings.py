@@ -30,6 +30,7 @@ from heterofed.protocol.plan import (
     LossReduction,
     Plan,
     SitesOverlap,
+    SitesShare,
 )
 from heterofed.reporting.results import check_name
 from heterofed.runs.settings import (
@@ -145,6 +146,8 @@ class HostSettings(LeadSettings, HalfSettings):
     loss_reduction: LossReduction | None
     sites: Mapping[str, Sequence[str]] | None
     sites_overlap: SitesOverlap
+    sites_share: SitesShare
+    sites_every: int
 
     @classmethod
     def given(cls, arguments: Mapping[str, Any]) -> Self:
@@ -224,6 +227,8 @@ class HostSettings(LeadSettings, HalfSettings):
             announced_split=self.announce_split or bool(self.sites),
             sites=plan_of_sites(self.sites),
             sites_overlap=self.sites_overlap,
+            sites_share=self.sites_share,
+            sites_every=self.sites_every,
             id_keys=self.id_keys,
             psi_parties=self.psi_parties,
             final_rows=self.final_rows,

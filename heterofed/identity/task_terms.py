@@ -209,7 +209,7 @@ def agreed_fields(plan: Plan) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(plan)
     absent = {LIMITS} if not fields[LIMITS] else set()
     if not plan.sites:
-        absent |= {"sites", "sites_overlap"}
+        absent |= {name for name in fields if name.startswith("sites")}
     return {name: value for name, value in fields.items() if name not in NOT_AGREED | absent}
 
 

@@ -131,7 +131,7 @@ def _signer(
 ) -> Iterator[tuple[psi.Signer, PsiBegin]]:
     """Return a signer whose key, earlier or new, the Host accepted, and the Host's request."""
     party, plan = run.party, run.plan
-    keeps = kept_tags(run, host) if kept and plan.psi_parties == "pairwise" else None
+    keeps = kept_tags(run, host) if kept else None
     with ExitStack() as stack:
 
         def propose() -> psi.Signer:
@@ -179,7 +179,7 @@ def _make_signer(
             raise aborts.unlawful(host.name, "psi", "relayed no keys for a joint intersection")
         keyed = psi.domain(run.task_id, f"key {run.id_key}")
         shares = psi.ZeroShares(run.mask_secrets, domain=keyed)
-        return psi.JointSigner(ids, shares=shares, **settings)
+        return psi.JointSigner(ids, shares=shares, kept=keeps, **settings)
     if plan.psi_protocol == "rsa":
         settings["bits"] = plan.psi_bits
     return psi.signer(plan.psi_protocol, ids, kept=keeps, **settings)
@@ -188,6 +188,8 @@ def _make_signer(
 def _answer(party: Party, host: Peer, signer: psi.Signer, begin: PsiBegin) -> None:
     """Sign the values that the Host sends, send the own tags, and check the Host's proofs."""
     signer.begin(begin.count, begin.done)
+    if begin.again and isinstance(signer, psi.JointSigner):
+        signer.repeat()
     signed = begin.done
     while signed < begin.count:
         mail = party.take(host, PsiBlinded)

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from heterofed.errors import EmptyIntersectionError, SitesOverlapError
-from heterofed.protocol.plan import Plan, RoleSites
+from heterofed.protocol.plan import RoleSites, SitesOverlap
 
 NOBODY = 0xFF
 
@@ -18,35 +18,43 @@ class Divided:
     """The common ids of a run, by their positions among the Host's ids.
 
     Args:
-        plan: the plan, with the sites of each role.
+        roles: the sites of each role that has some.
+        overlap: what to do about an id that two sites of a role have.
         count: the number of the Host's ids.
-        found: the positions of those that each Collaborator has.
+        found: the positions of those that each connected Collaborator has.
 
     Attributes:
         common: the positions of the common ids, in ascending order.
 
     Raises:
-        SitesOverlapError: two sites have one id, and the plan does not say who may have it.
+        SitesOverlapError: two sites have one id, and `overlap` does not say who may have it.
     """
 
-    def __init__(self, plan: Plan, count: int, found: Mapping[str, array[int]]) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        roles: Sequence[RoleSites],
+        overlap: SitesOverlap,
+        count: int,
+        found: Mapping[str, array[int]],
+    ) -> None:
+        self._roles, self._found = roles, found
         self._sites = {
-            each.role: _sites(each, count, found, is_error=plan.sites_overlap == "error")
-            for each in plan.sites
+            each.role: _sites(each, count, found, is_error=overlap == "error")
+            for each in roles
+            if any(party in found for party in each.parties)
         }
-        whole = [where for name, where in found.items() if plan.sites_with(name) is None]
+        whole = [where for name, where in found.items() if self._role(name) is None]
         for sites in self._sites.values():
             whole.append(array("Q", (at for at, site in enumerate(sites) if site != NOBODY)))
         self.common = in_all(count, whole)
 
     def having(self, party: str) -> array[int]:
         """Return the positions of the common ids that a Collaborator has."""
-        role = self._plan.sites_with(party)
-        if role is None:
-            return self.common
-        sites, own = self._sites[role.role], role.parties.index(party)
-        return array("Q", (at for at in self.common if sites[at] == own))
+        return self._of_site(party, self.common)
+
+    def own(self, party: str) -> array[int]:
+        """Return the positions of the ids that a Collaborator has and no other site answers for."""
+        return self._of_site(party, self._found[party])
 
     def check(self) -> None:
         """Check that every site has a common id.
@@ -54,7 +62,7 @@ class Divided:
         Raises:
             EmptyIntersectionError: a site has none.
         """
-        for role in self._plan.sites:
+        for role in self._roles:
             for party in role.parties:
                 if not self.having(party):
                     raise EmptyIntersectionError(
@@ -74,6 +82,16 @@ class Divided:
             for role, sites in self._sites.items()
         }
 
+    def _of_site(self, party: str, positions: array[int]) -> array[int]:
+        role = self._role(party)
+        if role is None:
+            return positions
+        sites, own = self._sites[role.role], role.parties.index(party)
+        return array("Q", (at for at in positions if sites[at] == own))
+
+    def _role(self, party: str) -> RoleSites | None:
+        return next((each for each in self._roles if party in each.parties), None)
+
 
 def in_all(count: int, found: Sequence[array[int]]) -> array[int]:
     """Return the positions below `count` that all arrays in `found` contain, in ascending order."""
@@ -90,7 +108,7 @@ def _sites(
     """Return the number of the first site that has each id, or `NOBODY`."""
     sites, twice = bytearray([NOBODY]) * count, 0
     for number, party in enumerate(role.parties):
-        for at in found[party]:
+        for at in found.get(party, ()):
             if sites[at] == NOBODY:
                 sites[at] = number
             else:

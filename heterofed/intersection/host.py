@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 
 import psi
 from heterofed.errors import EmptyIntersectionError
-from heterofed.intersection.divided import Divided, in_all
+from heterofed.intersection.divided import Divided
 from heterofed.intersection.executors import opened_executor
 from heterofed.intersection.ids import check_count, files_named, own_ids, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
+from heterofed.protocol.plan import RoleSites
 from heterofed.runs.run import Run
 from heterofed.runs.term_limits import check_enough
 
@@ -58,7 +59,8 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
     check_count(run, len(ids))
     total = len(ids) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, ids) as requests:
-        divided = Divided(run.plan, len(ids), _found(run, requests))
+        plan = run.plan
+        divided = Divided(plan.sites, plan.sites_overlap, len(ids), _found(run, requests))
         common = divided.common
         sizes = [len(ids), *(request.peer_count for request in requests)]
         tell(run, len(common), len(ids), min(sizes))
@@ -87,7 +89,9 @@ def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, s
     return dict.fromkeys(run.party.peers, common)
 
 
-def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, set[str]]:
+def match_each(
+    run: Run, ids: Iterable[str], *, only_common: bool, roles: Sequence[RoleSites] = ()
+) -> dict[str, set[str]]:
     """Return, at the Host, which of `ids` each Collaborator has, by feature key.
 
     Args:
@@ -95,8 +99,10 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
         ids: the ids of this party.
         only_common: whether the Collaborators learn only the ids that all parties have. Otherwise
             each of them learns which of its own ids are in `ids`.
+        roles: the sites of each role that has some; an id is common if one site of each has it.
 
     Raises:
+        SitesOverlapError: two sites have one id, and the plan does not say who may have it.
         PSIFailedError: a check failed, or there are more ids than the plan allows; it names the
             party.
         CheckpointError: a file that the intersection needs cannot be written or read.
@@ -106,8 +112,9 @@ def match_each(run: Run, ids: Iterable[str], *, only_common: bool) -> dict[str, 
     total = len(own) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, own, kept=False) as requests:
         found = {request.name: request.matches for request in requests}
-        if only_common and found:
-            found = dict.fromkeys(found, in_all(len(own), list(found.values())))
+        divided = Divided(roles, run.plan.sites_overlap, len(own), found)
+        claimed = divided.having if only_common else divided.own
+        found = {name: claimed(name) for name in found}
         for request in requests:
             request.claim(found[request.name])
     return {name: set(own.pick(positions)) for name, positions in found.items()}
@@ -121,8 +128,9 @@ def _signed(run: Run, ids: psi.OwnIds, *, kept: bool = True) -> Iterator[list[Re
         requests = [
             stack.enter_context(Request(run, peer, ids, executor, kept=kept)) for peer in peers
         ]
+        again = all(request.has_store for request in requests)
         for request in requests:
-            request.announce()
+            request.announce(again=again)
         done = sum(request.answered for request in requests)
         while any(not request.signed for request in requests):
             for request in requests:

@@ -88,8 +88,7 @@ class Request:
         self.name = peer.name
         self._count = len(ids)
         self._joint, self._counts = run.plan.psi_parties == "joint", kept
-        # The key of a joint intersection is never used again, so there is nothing to keep.
-        self._resume = kept_results(run, peer) if kept and not self._joint else None
+        self._resume = kept_results(run, peer) if kept else None
         if not self._open(ids):
             self._requester.close()
             self._party.post(peer, PsiRenew())
@@ -123,12 +122,12 @@ class Request:
         settings |= {"domain": domain_of(self._run, self.name), "max_peer_ids": limit}
         settings["chunk_ids"] = chunk_ids(self._count, pooled=self._executor is not None)
         settings["executor"] = self._executor
+        if self._resume is not None:
+            settings["resume"] = self._resume
         if self._joint:
             return psi.JointRequester(ids, key, count, **settings)
         if plan.psi_protocol == "rsa":
             settings |= {"min_bits": plan.psi_bits, "max_bits": plan.psi_bits}
-        if self._resume is not None:
-            settings["resume"] = self._resume
         return psi.requester(plan.psi_protocol, ids, key, count, **settings)
 
     def __enter__(self) -> Request:
@@ -144,9 +143,20 @@ class Request:
         """Whether the signatures of all own ids are stored."""
         return self.answered == self._count
 
-    def announce(self) -> None:
-        """Send the number of own ids, and the number of stored results."""
-        self._party.post(self._peer, PsiBegin(self._count, self.answered))
+    @property
+    def has_store(self) -> bool:
+        """Whether the whole key-value store of a joint intersection came in an earlier run."""
+        return self._joint and self.decoded.complete
+
+    def announce(self, *, again: bool = False) -> None:
+        """Send the number of own ids, and the number of stored results.
+
+        Args:
+            again: whether the stores of all Collaborators came before, and must be the same now.
+        """
+        if again:
+            self.decoded.repeat()
+        self._party.post(self._peer, PsiBegin(self._count, self.answered, again))
         self._confirm()
 
     def ask(self) -> None:
@@ -210,7 +220,7 @@ class Request:
 
     @property
     def decoded(self) -> psi.JointRequester:
-        """The requester of a joint intersection, whose shares were decoded."""
+        """The requester of a joint intersection."""
         if not isinstance(self._requester, psi.JointRequester):
             raise TypeError("this intersection is not joint")
         return self._requester
@@ -275,4 +285,5 @@ def is_void(error: BaseException | None, *parties: str) -> bool:
 
 def domain_of(run: Run, collaborator: str) -> bytes:
     """Return the bytes that bind hashes, keys and files to one pair of parties in one task."""
-    return psi.domain(run.task_id, f"{run.plan.host}\0{collaborator}")
+    kind = b"joint" if run.plan.psi_parties == "joint" else b""  # their keys are never exchanged
+    return psi.domain(run.task_id, f"{run.plan.host}\0{collaborator}") + kind

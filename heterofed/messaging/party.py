@@ -27,7 +27,7 @@ from heterofed.messaging.notices import NOTICE_SECONDS, Notices
 from heterofed.messaging.peer import Mail, Peer, Timeouts
 from heterofed.messaging.taps import Tap
 from heterofed.messaging.timing import Computing, Encoding
-from heterofed.protocol.codec import Buffer, encode, payload_size
+from heterofed.protocol.codec import Buffer, encode, header_in, payload_size
 from heterofed.protocol.messages import Abort, Bye, Hello, Message, Signed, Waiting
 from heterofed.protocol.states import Role
 from heterofed.reporting.costs import LARGE_BYTES, Account, Direction
@@ -348,9 +348,10 @@ class Party:
         if peer.lost:
             raise aborts.lost(peer.name, self.phase, peer.lost)
         began = self.clock()
-        for tap in self.taps:
-            tap.leaves(peer.name, message, payload)
         frames = encode(message, payload)
+        size = payload_size(frames)
+        for tap in self.taps:
+            tap.leaves(peer.name, message, size)
         peer.session.send(message, payload_size(payload))
         try:
             peer.channel.send(frames)
@@ -359,8 +360,7 @@ class Party:
             peer.session.lost()
             raise aborts.lost(peer.name, self.phase, "disconnected") from error
         for tap in self.taps:
-            tap.left(peer.name, message, payload)
-        size = payload_size(frames)
+            tap.left(peer.name, message, header_in(frames[0]), payload)
         self.bytes_sent += size
         peer.turn_began = peer.moved_on = self.clock()
         if not isinstance(message, Waiting):
@@ -476,7 +476,7 @@ class Party:
                     peer.round_trip = known
                     self.account.answered(peer.name, known)
                 for tap in self.taps:
-                    tap.came(peer.name, message, payload)
+                    tap.came(peer.name, message, peer.decoder.header, payload)
                 peer.put(Mail(message, payload, moving))
 
     def _greet(self, visitor: Peer, hello: Hello) -> None:

@@ -13,11 +13,18 @@ from heterofed.protocol.messages import Message
 class Tap:
     """Looks at the messages of a party. The base looks at nothing."""
 
-    def leaves(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
-        """Look at a message before it is sent; an error keeps it from being sent."""
+    def leaves(self, peer: str, message: Message, size: int) -> None:
+        """Look at a message of `size` bytes before it is sent; an error keeps it from that."""
 
-    def left(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
-        """Look at a message that was just handed over, while it is on its way."""
+    def left(self, peer: str, message: Message, header: Buffer, payload: Sequence[Buffer]) -> None:
+        """Look at a message that was just handed over, while it is on its way.
 
-    def came(self, peer: str, message: Message, payload: Buffer) -> None:
-        """Look at a message that a peer sent and that its session has accepted."""
+        Args:
+            peer: the name of its receiver.
+            message: the message.
+            header: the message as it is sent.
+            payload: the buffers that follow the header.
+        """
+
+    def came(self, peer: str, message: Message, header: Buffer, payload: Buffer) -> None:
+        """Look at a message that a peer sent and that its session has accepted; see `left`."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heterofed.messaging.taps import Tap
-from heterofed.protocol.codec import Buffer, header_of
+from heterofed.protocol.codec import Buffer
 from heterofed.protocol.messages import (
     Abort,
     Bye,
@@ -83,21 +83,21 @@ class Transcript(Tap):
         link.segments.append(b"".join(each.digest() for each in both))
         link.sent, link.came = hashlib.sha256(), hashlib.sha256()
 
-    def left(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
+    def left(self, peer: str, message: Message, header: Buffer, payload: Sequence[Buffer]) -> None:
         """See `Tap`."""
         if not isinstance(message, LEFT_OUT):
             sent = self._link(peer).sent
-            sent.update(header_of(message))
+            sent.update(header)
             for part in payload:
                 _hash(sent, part)
             if isinstance(message, ENDS):
                 self.end(peer)
 
-    def came(self, peer: str, message: Message, payload: Buffer) -> None:
+    def came(self, peer: str, message: Message, header: Buffer, payload: Buffer) -> None:
         """See `Tap`."""
         if not isinstance(message, LEFT_OUT):
             came = self._link(peer).came
-            came.update(header_of(message))
+            came.update(header)
             _hash(came, payload)
         if isinstance(message, (*ENDS, Finish)):
             self.end(peer)

@@ -66,9 +66,11 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
     return list(_frames([memoryview(start), *views]))
 
 
-def header_of(message: Message) -> bytes:
-    """Return the header of a message, which is the same at its sender and at its receiver."""
-    return _encoder.encode(_decoder.decode(_encoder.encode(message)))
+def header_in(frame: Buffer) -> memoryview:
+    """Return the header in the first frame of a message that `encode` has made."""
+    view = memoryview(frame).cast("B")
+    size: int = _PREFIX.unpack_from(view)[3]
+    return view[_PREFIX.size : _PREFIX.size + size]
 
 
 def payload_size(payload: Sequence[Buffer]) -> int:
@@ -100,6 +102,9 @@ class Decoder:
         admit: called with a message and the size of its payload before memory is allocated for it;
             it raises an error to refuse the message (`Session.admit`).
         most: returns the most bytes that a header may have now; a longer one is not decoded.
+
+    Attributes:
+        header: the header of the last message, as it was sent.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Decoder:
     ) -> None:
         self._admit = admit
         self._most = most
+        self.header = b""
         self._message: Message | None = None
         self._payload = bytearray()
         self._filled = 0
@@ -166,5 +172,5 @@ class Decoder:
             raise RemoteProtocolError("a header that is not a message of this protocol") from None
         self._admit(message, payload_size)
         self._payload = bytearray(payload_size)
-        self._message = message
+        self._message, self.header = message, bytes(view[_PREFIX.size : end])
         return view[end:]

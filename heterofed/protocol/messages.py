@@ -360,11 +360,14 @@ class PsiRenew(Message, frozen=True):
 class PsiBegin(Message, frozen=True):
     """H to C: I have `count` ids, and will send blinded values of all but `done` of them.
 
-    Those `done` were signed before this run was interrupted, and I have kept their results.
+    Those `done` were signed before this run was interrupted, and I have kept their results. With
+    `again`, I have had the key-value stores of all Collaborators under these keys; send yours again
+    unchanged.
     """
 
     count: Count
     done: Count = 0
+    again: bool = False
 
 
 class PsiBlinded(Message, frozen=True):
@@ -466,9 +469,9 @@ class SiteShare(Message, frozen=True):
     """C to H: this is my part of the sum over the sites of my role, masked.
 
     Batch 0 of round 0 sums up the initial weights, and any other one the gradients of the feature
-    model. `check` is a keyed digest of my model and optimizer, which must be the same at all sites.
-    `keys` are sealed copies of the key of the sums for the other sites, which the first site sends
-    once per connection.
+    model, or its weights times the rows since the last sum. `check` is a keyed digest of my model
+    and optimizer, which must be the same at all sites. `keys` are sealed copies of the key of the
+    sums for the other sites, which the first site sends once per connection.
     """
 
     round: Count

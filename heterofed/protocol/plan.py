@@ -63,6 +63,10 @@ SitesOverlap = Literal["error", "first"]
 """The ways to treat an id that two sites of a role have."""
 
 
+SitesShare = Literal["gradient", "weights"]
+"""What the sites of a role add up: the gradients of each batch, or their weights now and then."""
+
+
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A role whose columns are at several sites, each with its own people.
 
@@ -139,10 +143,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         announced_split: whether the Host announces which common ids are for training and which are
             for tests; otherwise each party computes the split by the same function.
         averaging: the settings of a horizontal task; None in any other task.
-        sites: the roles whose rows are divided among several Collaborators. The gradients of their
-            feature models are summed after every batch, so that they stay one model.
+        sites: the roles whose rows are divided among several Collaborators, which train one feature
+            model.
         sites_overlap: what to do about an id that two sites of a role have: end the task, or let
             the first site have it.
+        sites_share: whether the sites of a role sum the gradients of their feature models after
+            every batch, so that they stay one model, or step alone and average their weights.
+        sites_every: the number of batches after which weights are averaged; they are also averaged
+            after the last batch of a round.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
@@ -175,12 +183,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     averaging: Averaging | None = None
     sites: Annotated[tuple[RoleSites, ...], Meta(max_length=MAX_ROLES)] = ()
     sites_overlap: SitesOverlap = "error"
+    sites_share: SitesShare = "gradient"
+    sites_every: Annotated[int, Meta(ge=1, le=2**31)] = 1
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
 
     def sites_with(self, party: str) -> RoleSites | None:
         """Return the role that has `party` as one of its sites, or None."""
         return next((each for each in self.sites if party in each.parties), None)
+
+    def next_sum(self, batch: int, batches: int) -> int:
+        """Return the first batch from `batch` on after which the sites of a role add up what they
+        share.
+
+        Args:
+            batch: the number of a batch; `batches` if all are summed.
+            batches: the number of batches of the round.
+        """
+        if batch >= batches:
+            return batch
+        return min((batch // self.sites_every + 1) * self.sites_every, batches) - 1
 
     @property
     def shares_secrets(self) -> bool:
@@ -204,20 +226,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
 
 
-def wrong_with_sites(plan: Plan) -> str:
-    """Return what is wrong with the sites of a plan; empty if nothing is."""
+def wrong_with_sites(plan: Plan, *, partial: bool = False) -> str:
+    """Return what is wrong with the sites of a plan; empty if nothing is.
+
+    Args:
+        plan: the plan.
+        partial: whether sites may be missing among the Collaborators, as in a prediction.
+    """
     if not plan.sites:
         return ""
     roles = [each.role for each in plan.sites]
     named = [party for each in plan.sites for party in each.parties]
     if len({*roles, *named}) != len(roles) + len(named) or plan.host in roles:
         return "give every role and every site a name of its own"
-    if strangers := [party for party in named if party not in plan.collaborators]:
+    strangers = [party for party in named if party not in plan.collaborators]
+    if strangers and not partial:
         return f"{strangers[0]} is none of the collaborators; list every site there, too"
     if any(role in plan.collaborators for role in roles):
         return "a role with sites cannot be a collaborator itself; give it another name"
     if plan.batch_size == 0 or not plan.announced_split:
         return "they need batch_size and announced_split; give both"
+    if plan.sites_share == "gradient" and plan.sites_every != 1:
+        return "they share gradients after every batch; leave sites_every out, or share weights"
+    if plan.checkpoint_batches % plan.sites_every:
+        return "checkpoint_batches has to be a multiple of sites_every; give another one"
     unfit = {
         "fusion='masked_sum'": plan.fusion != "separate",
         "max_staleness": plan.max_staleness != 0,

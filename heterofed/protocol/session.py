@@ -305,8 +305,7 @@ class Session:
                 _require(message.batch == batches.sent, "not the next batch")
                 _require(self.batch_window > 0, "beyond its credit")
                 _require(not self._is_final or batches.sent <= MAX_FINDINGS, "more than it may")
-                summed = not self._sums_gradients or batches.summed == batches.sent
-                _require(summed, "before the gradients of the sites were summed")
+                _require(self._are_summed, "before the parts of the sites were summed")
                 if self._like_before != self._likeness(message, size):
                     self._check_features(message, size)
             case Gradients() if self._answers(message, size):
@@ -364,6 +363,9 @@ class Session:
                 _no_payload(size)
                 _require(0 < message.count <= self._max_ids, "its number of ids is out of range")
                 _require(message.done <= message.count, "more done than there are")
+                if message.again:
+                    _require(self._has_stores(), "there are no stores to send again")
+                    _require(message.done == message.count, "again before everything was signed")
             case PsiBlinded():
                 psi.check_values(message.values, size)
                 _require(psi.blinded + message.values <= psi.to_sign, "more than announced")
@@ -534,7 +536,8 @@ class Session:
                 begins = self._is_between_rounds and not message.testing
                 _require(message.round == self._round + begins, "not this round")
             case SiteShare():
-                self._check_summing(message.round, message.batch, batches.shared, batches.done)
+                number = self._next_sum(batches.shared)
+                self._check_summing(message.round, message.batch, number, batches.done)
                 fits = 0 < size <= self.max_batch_bytes and size % SHARE_ITEM_BYTES == 0
                 _require(fits and self._sites.size in (0, size), "not the numbers of one model")
                 again = self.state is State.SPLIT_PROPOSED and self._sites.shares > 0
@@ -543,7 +546,8 @@ class Session:
                 expected = len(self._role.parties) - 1 if self._role and first else 0
                 _require(len(message.keys) == expected, "other keys than are due")
             case SiteSum():
-                self._check_summing(message.round, message.batch, batches.summed, batches.shared)
+                number = self._next_sum(batches.summed)
+                self._check_summing(message.round, message.batch, number, batches.shared)
                 _require(self._sites.sums < self._sites.shares, "before its part")
                 _require(size == self._sites.size, "not as many numbers as in each part")
                 due = self._sites.sums == 0 and not self._leads
@@ -566,8 +570,7 @@ class Session:
                 _require(message.round == self._round, "not this round")
                 compared = not self._compares or batches.told == batches.sent
                 _require(compared, "before all gradients were compared")
-                summed = not self._sums_gradients or batches.summed == batches.sent
-                _require(summed, "before the gradients of the sites were summed")
+                _require(self._are_summed, "before the parts of the sites were summed")
                 _require(message.count == batches.sent, "not the number of batches that came")
             case _:
                 _no_payload(size)
@@ -691,14 +694,14 @@ class Session:
                 self._trained = message.first
                 self._batches, self._sites.has_rows = _BatchCounts(message.first), False
             case SiteRows():
-                self._sites.has_rows = True
+                self._sites.has_rows, self._sites.batches = True, message.batches
             case SiteShare():
                 self._sites.size = size
                 self._sites.shares += 1
-                batches.shared += self.state is State.TRAIN
+                batches.shared = message.batch + (self.state is State.TRAIN)
             case SiteSum():
                 self._sites.sums += 1
-                batches.summed += self.state is State.TRAIN
+                batches.summed = message.batch + (self.state is State.TRAIN)
                 if self.state is State.SPLIT_PROPOSED:
                     self._sites.size = 0  # weights have other sizes than gradients
             case SplitParts():
@@ -750,9 +753,12 @@ class Session:
         trains = plan is not None and purpose in TRAINING
         self._role = plan.sites_with(self._party) if plan is not None and trains else None
 
+    def _has_stores(self) -> bool:
+        return self._plan is not None and self._plan.psi_parties == "joint"
+
     def _check_plan(self, plan: Plan) -> None:
         _require(_has_batches(plan), NO_BATCHES)
-        problem = wrong_with_sites(plan)
+        problem = wrong_with_sites(plan, partial=self._purpose == "predict")
         _require(not problem, f"sites: {problem}")
         of_this_kind = (plan.averaging is not None) == self._averages
         _require(of_this_kind, "a plan for another kind of task")
@@ -779,9 +785,15 @@ class Session:
     def _knows_rows(self) -> bool:
         return self._role is None or self._sites.has_rows
 
+    def _next_sum(self, batch: int) -> int:
+        """Return the first batch from `batch` on after which the sites of the role sum."""
+        return self._plan.next_sum(batch, self._sites.batches) if self._plan else batch
+
     @property
-    def _sums_gradients(self) -> bool:
-        return self._role is not None and self.trainable and self.state is State.TRAIN
+    def _are_summed(self) -> bool:
+        """Whether no sum over the sites of the role is due before the next batch."""
+        sums = self._role is not None and self.trainable and self.state is State.TRAIN
+        return not sums or self._next_sum(self._batches.summed) >= self._batches.sent
 
     @property
     def _averages(self) -> bool:
@@ -906,13 +918,14 @@ class _SiteCounts:
 
     Attributes:
         has_rows: whether the rows of the next batches were told.
+        batches: the number of batches of the round or test.
         shares, sums: the numbers of parts and of sums that were sent.
         size: the bytes of each part; 0 before the first one.
     """
 
     def __init__(self) -> None:
         self.has_rows = False
-        self.shares = self.sums = self.size = 0
+        self.shares = self.sums = self.size = self.batches = 0
 
 
 class _BatchCounts:

@@ -62,6 +62,8 @@ PLAN = {
     "averaging": "How models are averaged, if parties with the same columns train",
     "sites": "Roles whose rows are divided among several parties",
     "sites_overlap": "What is done about ids that two sites of a role have",
+    "sites_share": "What the sites of a role add up: gradients of each batch, or weights",
+    "sites_every": "Batches between two averages of the sites' weights",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
 }

@@ -28,7 +28,7 @@ from heterofed.files import (
     writing,
 )
 from heterofed.metrics import NO_METRICS
-from heterofed.protocol.plan import Fusion, PartyName
+from heterofed.protocol.plan import Fusion, PartyName, Plan
 from heterofed.reporting.costs import COLUMNS, Account, LinkQuality
 from heterofed.reporting.diagnostics import Harmless
 from heterofed.reporting.egress import Egress
@@ -77,6 +77,7 @@ class TaskResult:
         rounds: the number of rounds that were trained.
         best_round: the round whose models `mark_best` kept, or 0 for none.
         fusion: whether the Host received each Collaborator's features or only their sum.
+        sites: the feature keys of the sites of each role that has some, by role.
         ids: the number of ids in the intersection.
         own_ids: the number of ids of this party, or 0 if they were not counted.
         smallest_ids: the number of ids of the party that has the fewest, as far as this party was
@@ -105,6 +106,7 @@ class TaskResult:
     rounds: int = 0
     best_round: int = 0
     fusion: Fusion = "separate"
+    sites: dict[str, list[str]] = field(default_factory=dict)
     ids: int = 0
     own_ids: int = 0
     smallest_ids: int = 0
@@ -136,6 +138,11 @@ class TaskResult:
             for party, seconds in event.waits.items():
                 cost.waits[party] = cost.waits.get(party, 0.0) + seconds
 
+    def note_plan(self, plan: Plan) -> None:
+        """Note what the parties agreed on that predictions need to know."""
+        self.fusion = plan.fusion
+        self.sites = {each.role: list(each.parties) for each in plan.sites}
+
     def core(self) -> dict[str, Any]:
         """Return the fields that predictions and exports need, as plain JSON types."""
         return {
@@ -146,6 +153,7 @@ class TaskResult:
             "rounds": self.rounds,
             "best_round": self.best_round,
             "fusion": self.fusion,
+            **({"sites": self.sites} if self.sites else {}),
             "ids": self.ids,
             "own_ids": self.own_ids,
             "smallest_ids": self.smallest_ids,

@@ -14,7 +14,7 @@ from torch import nn
 from heterofed.compute.wrappers import state_for
 from heterofed.errors import ConfigError
 from heterofed.files import own_folder
-from heterofed.protocol.plan import Fusion
+from heterofed.protocol.plan import Fusion, PartyName, RoleSites
 from heterofed.reporting.results import SUMMARY
 from heterofed.runs.extra_modules import EXTRA, load_extras
 from heterofed.runs.run import Run
@@ -27,6 +27,7 @@ class _Summary(msgspec.Struct):
     rounds: int = 0
     best_round: int = 0
     fusion: Fusion = "separate"
+    sites: dict[PartyName, list[PartyName]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Trained:
         best_round: the round whose models `mark_best` kept; 0 if there is none.
         fusion: whether the Host got each Collaborator's features or only their sum.
         which: whether the last or the best models are used.
+        roles: the sites of each role that has some.
     """
 
     folder: Path
@@ -48,6 +50,13 @@ class Trained:
     best_round: int
     fusion: Fusion
     which: Which
+    roles: tuple[RoleSites, ...] = ()
+
+    def parties_of(self, key: str) -> tuple[str, ...]:
+        """Return the feature keys of those whose features have a key in projections: the sites of
+        a role, or the one Collaborator.
+        """
+        return next((each.parties for each in self.roles if each.role == key), (key,))
 
     def path(self, name: str) -> Path:
         """Return the path of a model's file, or of another file that is also kept for the best
@@ -77,7 +86,8 @@ def read_trained(folder: Path, which: Which = "last") -> Trained:
         raise ConfigError(
             f"{folder / SUMMARY} is of a task that trained no model; give the task of a training"
         )
-    return Trained(folder, run, found.rounds, found.best_round, found.fusion, which)
+    roles = tuple(RoleSites(role, tuple(parties)) for role, parties in found.sites.items())
+    return Trained(folder, run, found.rounds, found.best_round, found.fusion, which, roles)
 
 
 def trained_here(run: Run, which: Which = "last") -> Trained:

@@ -175,7 +175,8 @@ class Checkpointing:
             )
         run.complete = True
         record = run.kept_record
-        run.result.run, run.result.fusion = record.run.hex(), record.plan.fusion
+        run.result.run = record.run.hex()
+        run.result.note_plan(record.plan)
         self._what.files.save()
         logger.info("the run had ended: its final models are in %s", run.result.folder)
 

@@ -180,7 +180,8 @@ class Lifecycle:
     def _meet_and_perform(self, run: Run, callbacks: Sequence[Callback]) -> None:
         with self._task.meet(run, callbacks) as party:
             run.maybe_party = party
-            run.result.run, run.result.fusion = run.agreement.run.hex(), run.plan.fusion
+            run.result.run = run.agreement.run.hex()
+            run.result.note_plan(run.plan)
             self._task.open_folder(run)
             party.emit(began(run))
             self._task.perform(run)

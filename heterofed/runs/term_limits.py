@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from heterofed.errors import LeakLimitError
 from heterofed.messaging.taps import Tap
-from heterofed.protocol.codec import Buffer, encode, payload_size
 from heterofed.protocol.messages import Abort, Message, Waiting
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ class BytesLimit(Tap):
         self._run, self._limit = run, limit
         self._left = 0
 
-    def leaves(self, peer: str, message: Message, payload: Sequence[Buffer]) -> None:
+    def leaves(self, peer: str, message: Message, size: int) -> None:
         """See `Tap`.
 
         Raises:
@@ -98,7 +96,6 @@ class BytesLimit(Tap):
         del peer
         if isinstance(message, Abort | Waiting):  # they say how the task goes, and nothing of data
             return
-        size = payload_size(encode(message)) + payload_size(payload)
         if size > self._left:
             self._reserve(size - self._left)
         self._left -= size

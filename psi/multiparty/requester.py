@@ -27,6 +27,7 @@ from psi.hashing import TAG_BYTES
 from psi.multiparty.key_value_store import decode, size_for
 from psi.multiparty.signer import pad_of
 from psi.storage.budget import Budget
+from psi.storage.result_store import Resume
 
 _PAIR = 2 * TAG_BYTES
 
@@ -46,6 +47,7 @@ class JointRequester(ECDHRequester):
         executor: runs the work elsewhere; the ids and the blinding scalars are sent to it.
         chunk_ids: the number of ids per chunk.
         scratch: the folder for temporary files; None means the system's temporary folder.
+        resume: keeps results on disk, so that an interrupted run continues.
 
     Raises:
         KeyRefusedError: the key is invalid.
@@ -65,6 +67,7 @@ class JointRequester(ECDHRequester):
         executor: Executor | Pool | str | None = None,
         chunk_ids: int = 2048,
         scratch: str | os.PathLike[str] | None = None,
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(
             ids,
@@ -77,8 +80,10 @@ class JointRequester(ECDHRequester):
             executor=executor,
             chunk_ids=chunk_ids,
             scratch=scratch,
+            resume=resume,
         )
         self._store = bytearray()
+        self._repeats = False
         self._common: frozenset[int] | None = None
         self._decoded: list[int] | None = None
 
@@ -91,10 +96,24 @@ class JointRequester(ECDHRequester):
         """
         expected = size_for(self._peer_count)
         self._store += tags
+        self._tags_digest.update(tags)
         if len(self._store) > expected or (last and len(self._store) != expected):
             raise CountError(
                 f"{len(self._store)} bytes of a key-value store came where {expected} were expected"
             )
+
+    @property
+    def complete(self) -> bool:
+        """Whether an earlier object has had the whole store under this key."""
+        return self._resume is not None and self._resume.tagged
+
+    def repeat(self) -> None:
+        """Expect the store of an earlier object, byte by byte, which is not counted again.
+
+        This is called if the requesters of all signers are `complete`, and the signers are told so
+        (`JointSigner.repeat`).
+        """
+        self._repeats = True
 
     def shares(self) -> list[int]:
         """Return what each own id decodes to, in their order; it says nothing by itself.
@@ -108,6 +127,11 @@ class JointRequester(ECDHRequester):
             self._accept_tags()
             self._decoded = self._decode()
         return self._decoded
+
+    def _accept_tags(self) -> None:
+        if self._resume is not None and not self._repeats:
+            self._resume.forget_tags()
+        super()._accept_tags()
 
     def _decode(self) -> list[int]:
         found = [0] * self.count

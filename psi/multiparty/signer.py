@@ -14,12 +14,14 @@ from concurrent.futures import Executor
 from hashlib import blake2b
 
 from psi.ecdh.signer import ECDHSigner
+from psi.errors import ValueRefusedError
 from psi.executors import Pool
 from psi.hashing import TAG_BYTES
 from psi.multiparty.key_value_store import encode
 from psi.multiparty.zero_shares import SHARE_BYTES, ZeroShares
 from psi.signing import MAX_CHUNK
 from psi.storage.budget import Budget
+from psi.storage.key_store import KeptKey
 
 _MATCH_BYTES = TAG_BYTES
 
@@ -27,8 +29,12 @@ _MATCH_BYTES = TAG_BYTES
 class JointSigner(ECDHSigner):
     """A signer among several, in one run with one requester.
 
-    The key-value store is made in memory, with about 500 bytes per own id. The key is fresh in each
-    run, so that no pad is used twice, and an interrupted run starts anew.
+    The key-value store is made in memory, with about 500 bytes per own id.
+
+    With `kept`, an interrupted run continues with the same key. Its next store is either the same,
+    byte by byte, if the requester has had the stores of all signers, or it is made of other shares.
+    Two stores of the same shares would show whom they have in common. Therefore `shares` must have
+    fresh secrets in each run.
 
     Args:
         ids: the ids of this party: unique strings, from any iterable, or `psi.OwnIds`.
@@ -39,6 +45,7 @@ class JointSigner(ECDHSigner):
         workers: the number of concurrent operations; None means one per usable core.
         executor: runs the work elsewhere; the key of the run and the ids are sent to it.
         scratch: the folder for temporary files; None means the system's temporary folder.
+        kept: keeps the key, the own tags and the store on disk; it needs a budget.
         key_leaves: whether the key may be sent to an executor on other machines; see
             `psi.signing.Signer`.
     """
@@ -54,10 +61,12 @@ class JointSigner(ECDHSigner):
         workers: int | None = None,
         executor: Executor | Pool | str | None = None,
         scratch: str | os.PathLike[str] | None = None,
+        kept: KeptKey | None = None,
         key_leaves: bool | None = None,
     ) -> None:
         self._shares = shares
         self._tagged: list[bytes] = []  # tag and position of the own ids
+        self._repeats = False
         super().__init__(
             ids,
             domain=domain,
@@ -66,17 +75,28 @@ class JointSigner(ECDHSigner):
             workers=workers,
             executor=executor,
             scratch=scratch,
+            kept=kept,
             key_leaves=key_leaves,
         )
 
-    def tags(self) -> Iterator[bytes]:
-        """Wait until the own tags are computed, and return the key-value store in chunks of at most
-        1 MiB.
+    def repeat(self) -> None:
+        """Let `tags` return the store of an earlier object, because the requester has had those of
+        all signers.
 
-        After that nothing is signed any more.
+        Raises:
+            ValueRefusedError: nothing was sent under this key.
         """
-        super().tags()  # checks that this may be called; its sorted tags are not sent
-        return _chunks(self._encoded())
+        if self._kept is None or not self._kept.tags_out:
+            raise ValueRefusedError("a store was asked for again that was never sent")
+        self._repeats = True
+
+    def _to_send(self) -> Iterator[bytes]:
+        if self._kept is not None and self._repeats:
+            return _chunks(self._kept.sent())
+        encoded = self._encoded()
+        if self._kept is not None:
+            self._kept.keep_sent(encoded)
+        return _chunks(encoded)
 
     def _add_own(self, records: list[bytes]) -> None:
         super()._add_own(records)

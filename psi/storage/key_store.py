@@ -17,6 +17,7 @@ signer its own half of the work, at this cost:
 Therefore `reuse` is for one named peer, needs a budget, and both sides must give the same domain
 each time. The files (`psi.storage.journal`, mode 0600) are bound to the protocol, the domain and
 the own ids in their order. If any of these changes, the files are removed and a new key is made.
+A signer that sends something else than its tags can keep that, too, to send the same again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 
+from psi.errors import FaultError
+from psi.storage.files import put_in_place, read
 from psi.storage.journal import Journal
 from psi.storage.spill import cut
 
@@ -60,6 +63,7 @@ class KeptKey:
         kind = "reuse" if reuse else "key"
         self._journal = Journal(folder, kind, peer=peer, task=task)
         self._secret = Journal(folder, kind, peer=peer, task=task, suffix=".key")
+        self._sent = self._journal.path.with_suffix(".sent")
         self._bound: Sequence[bytes] = ()
         self._spent: int | None = None
         self.public = b""
@@ -133,6 +137,22 @@ class KeptKey:
             self._journal.append(_TAGS_OUT)
             self._secret.discard()
 
+    def keep_sent(self, content: bytes) -> None:
+        """Write what is sent in place of the tags to disk, before any of it is sent."""
+        put_in_place(self._sent, content)
+
+    def sent(self) -> bytes:
+        """Return what `keep_sent` wrote last for this key.
+
+        Raises:
+            FaultError: the file is gone.
+        """
+        try:
+            os.utime(self._sent)  # so that its age shows when it was last used
+            return read(self._sent)
+        except FileNotFoundError:
+            raise FaultError("the file with what was sent in place of tags is gone") from None
+
     def close(self) -> None:
         """Close the files and keep them on disk."""
         self._journal.close()
@@ -142,6 +162,7 @@ class KeptKey:
         """Remove the files and with them the key, because the tags are not used again."""
         self._journal.discard()
         self._secret.discard()
+        self._sent.unlink(missing_ok=True)
 
     def _read(self, bound: Sequence[bytes]) -> Iterator[bytes]:
         """Load the state from disk, and yield the records of own ids."""

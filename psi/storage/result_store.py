@@ -77,6 +77,10 @@ class Resume:
             self._tags = digest
             self._journal.append(digest)
 
+    def forget_tags(self) -> None:
+        """Accept other tags than before. The caller counts them anew."""
+        self._tags = b""
+
     def close(self) -> None:
         """Close the file and keep it on disk."""
         self._journal.close()

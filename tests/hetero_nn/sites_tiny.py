@@ -217,6 +217,49 @@ def joined(
     return losses, {**halves, "infer": top}
 
 
+def averaged(
+    order: Sequence[Sequence[str]], sites: Sequence[str], every: int, kind: str = "sgd"
+) -> tuple[list[float], dict[str, nn.Module]]:
+    """FedAvg in plain torch: each site steps alone, and weights are averaged by rows."""
+    shops = {site: make(3) for site in sites}
+    bank, lab, top = make(1), make(2), make(9, CUT * 3, 2)
+    steps = {key: optimizer(each, kind) for key, each in shops.items()}
+    others = [optimizer(each, kind) for each in (bank, lab, top)]
+    truth, losses = labels(), list[float]()
+    for ids in order:
+        counts = dict.fromkeys(sites, 0)
+        for number, start in enumerate(range(0, len(ids), BATCH)):
+            some = ids[start : start + BATCH]
+            owners = [site_of(each, sites) for each in some]
+            for each in (*steps.values(), *others):
+                each.zero_grad()
+            inputs = {key: torch.stack([table(key)[i] for i in some]) for key in ("bank", "lab")}
+            shop = [shops[at](table("shop")[i]) for i, at in zip(some, owners, strict=True)]
+            parts = [bank(inputs["bank"]), lab(inputs["lab"]), torch.stack(shop)]
+            target = torch.stack([truth[i] for i in some])
+            loss = nn.functional.cross_entropy(top(torch.cat(parts, dim=1)), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for each in others:
+                each.step()
+            for site in set(owners):
+                steps[site].step()
+                counts[site] += owners.count(site)
+            losses.append(float(loss.detach()))
+            if (number + 1) % every == 0 or start + BATCH >= len(ids):
+                _average(shops, counts)
+                counts = dict.fromkeys(sites, 0)
+    return losses, {"bank": bank, "lab": lab, "shop": shops[sites[0]], "infer": top}
+
+
+def _average(models: Mapping[str, nn.Module], counts: Mapping[str, int]) -> None:
+    states = {key: each.state_dict() for key, each in models.items()}
+    for name in next(iter(states.values())):
+        weighed = [states[key][name] * counts[key] for key in models]
+        mean = torch.stack(weighed).sum(dim=0) / sum(counts.values())
+        for each in states.values():
+            each[name].copy_(mean)
+
+
 def main() -> None:
     """One party as a process: `bank`, `lab`, or the name of a site."""
     role, results, *what = sys.argv[1:]

@@ -21,6 +21,7 @@ from heterofed.identity.task_terms import settle
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.protocol.messages import SiteSum
 from heterofed.protocol.plan import Plan, RoleSites
+from heterofed.simulation.baselines import compare
 from heterofed.simulation.simulate import Simulation
 from tests.docs.samples import executed
 from tests.e2e.processes import ROOT, Parties
@@ -30,6 +31,7 @@ from tests.hetero_nn.sites_tiny import (
     IDS,
     Bank,
     Party,
+    averaged,
     joined,
     parties,
     site_of,
@@ -92,6 +94,25 @@ def test_shuffled_rounds_with_checkpoints_within(tmp_path: Path) -> None:
         torch.testing.assert_close(
             state(tmp_path, f"shop.{site}"), models["shop"].state_dict(), **NEAR
         )
+
+
+@pytest.mark.parametrize(
+    ("every", "kind"),
+    [
+        (3, "sgd"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [(1, "sgd"), (4, "adam")]),
+    ],
+)
+def test_sites_that_share_weights_train_as_fedavg(every: int, kind: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"sites_share": "weights", "sites_every": every, "kind": kind}
+    bank, others = parties(tmp_path, THREE, **given)
+    simulate(bank, others, task_id="sites")
+    train = sorted(split(IDS)[0])
+    assert len(train) // BATCH % 3, "the last average of a round comes early"
+    losses, models = averaged([train] * 2, THREE, every, kind)
+    torch.testing.assert_close(torch.tensor(bank.losses), torch.tensor(losses), **NEAR)
+    torch.testing.assert_close(state(tmp_path, "shop.west"), models["shop"].state_dict(), **NEAR)
+    assert same(tmp_path, THREE)
 
 
 class Unused(Bank):
@@ -236,6 +257,9 @@ def changing(what: str, message: SiteSum, payload: Any) -> tuple[SiteSum, Any]:
         ({"sites": {"shop": ["north", "so/uth"]}}, "so/uth"),
         ({"sites": {"inn": ["north", "south"]}}, "collaborators does not list"),
         ({"sites_overlap": "last"}, "'error' or 'first'"),
+        ({"sites_share": "losses"}, "'gradient' or 'weights'"),
+        ({"sites_every": 0}, "sites_every=0"),
+        ({"sites_every": 2}, "share gradients after every batch"),
         ({"batch_size": None}, "sites needs batch_size"),
         ({"max_staleness": 1}, "does not go with max_staleness"),
         ({"early_gradients": True}, "does not go with early_gradients"),
@@ -272,20 +296,11 @@ def test_a_party_that_is_no_site_of_the_plan(tmp_path: Path) -> None:
         simulate(bank, [Party(tmp_path, "shop", site="north")], task_id="sites")
 
 
-class Predicting(Bank):
-    def predict_a_batch(self, feature_projection: Any) -> torch.Tensor:
-        found: torch.Tensor = feature_projection["shop"]
-        return found
-
-
 @pytest.mark.slow
-def test_predictions_are_refused(tmp_path: Path) -> None:
-    bank, others = parties(tmp_path, TWO, lab=False, max_rounds=1, bank_class=Predicting)
-    simulate(bank, others, task_id="sites")
-    with pytest.raises(e.ConfigError, match="does not work with sites yet"):
-        bank.predict("sites")
-    with pytest.raises(e.ConfigError, match="does not work with sites yet"):
-        others[0].serve_predictions("sites", max_rows_per_day=10)
+def test_baselines_are_refused(tmp_path: Path) -> None:
+    bank, others = parties(tmp_path, TWO, lab=False, max_rounds=1)
+    with pytest.raises(e.ConfigError, match="baselines does not work with sites yet"):
+        compare(bank, others, task_id="sites")
 
 
 @pytest.mark.slow
@@ -303,6 +318,10 @@ def test_the_guide_runs_as_it_stands(
     found = executed(ROOT / "docs/how-to/sites.md", {})
     assert found["bank"].accuracy > 0.8
     assert found["result"].results["shop.south"].train_rows < 50
+    assert list(found["some"].results["bank"]["parties"])[1:3] == [
+        "bank+shop.north",
+        "bank+shop.south",
+    ]
 
 
 def test_a_task_file_lists_the_sites_of_a_role() -> None:
@@ -342,8 +361,9 @@ PLACES = [
 ]
 
 
-def made(folder: Path) -> dict[str, Any]:
-    bank, others = parties(folder, TWO, lab=False, shuffle=True, checkpoint_batches=3)
+def made(folder: Path, **settings: Any) -> dict[str, Any]:
+    settings = {"lab": False, "shuffle": True, "checkpoint_batches": 3, **settings}
+    bank, others = parties(folder, TWO, **settings)
     return {"bank": bank, **{each.feature_key: each for each in others}}
 
 
@@ -374,6 +394,20 @@ def test_a_run_with_sites_goes_on(
     assert isinstance(outcomes[victim], CrashError)
     run(*made(tmp_path).values(), task="sites")
     assert weights(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_with_weights_goes_on(home: Path, tmp_path: Path) -> None:
+    """A site stops between two averages: all go back to the last checkpoint, where all are one."""
+    share: dict[str, Any] = {"sites_share": "weights", "sites_every": 3}
+    run(*made(tmp_path / "whole", **share).values(), task="sites")
+    first = made(tmp_path / "torn", **share)
+    crashing(first["bank"], "train_a_batch", 14)
+    outcomes = run(*first.values(), task="sites")
+    assert isinstance(outcomes[0], CrashError)
+    run(*made(tmp_path / "torn", **share).values(), task="sites")
+    assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
+    assert same(tmp_path / "torn", TWO)
 
 
 @pytest.mark.long

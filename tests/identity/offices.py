@@ -30,20 +30,21 @@ def open_offices(
     home: Path,
     collaborators: Sequence[str] = ("bob",),
     *,
+    host: str = "alice",
     task: str = "tiny",
     accept: bool = True,
     keyless: bool = False,
     signing: bool = False,
     **settings: Any,
 ) -> Path:
-    """Keys for alice (the Host) and the others, a task file and all consents; gives its path."""
+    """Keys for the Host and the others, a task file and all consents; gives its path."""
     if signing:
         settings["signing"] = [f"{e}={make_signing_key(e, home).public}" for e in collaborators]
-    parties = () if keyless else ("alice", *collaborators)
+    parties = () if keyless else (host, *collaborators)
     keys = {each: public_key(each, home) for each in parties}
     path = new_task(
         task,
-        host="alice",
+        host=host,
         address=settings.pop("address", f"tcp://127.0.0.1:{free_port()}"),
         collaborators=[f"{each}={keys[each]}" if keys else each for each in collaborators],
         keyless=keyless,

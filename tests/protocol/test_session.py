@@ -824,6 +824,7 @@ GUARDS: dict[str, tuple[tuple[Line, ...], Line, str]] = {
     ),
     "a request for no ids": (IN_PSI, Line(H, PsiBegin(0)), "out of range"),
     "more done than asked": (IN_PSI, Line(H, PsiBegin(5, 6)), "more done than there are"),
+    "tags once more": (IN_PSI, Line(H, PsiBegin(5, 5, again=True)), "no stores to send again"),
     "a request for too many ids": (IN_PSI, Line(H, PsiBegin(101)), "out of range"),
     "a request with payload": (IN_PSI, Line(H, PsiBegin(5), 1), "no payload"),
     "no blinded value": (BEGUN, Line(H, PsiBlinded(0)), "no value"),
@@ -1158,3 +1159,13 @@ def test_a_joint_intersection_sends_a_store_in_place_of_tags() -> None:
     link.say(tags(due - 1))
     assert "before all tags" in link.refuses(matched(0, last=True))
     link.say(tags(1), matched(4, last=True))
+
+
+def test_stores_are_asked_for_again_after_everything_was_signed() -> None:
+    plan = Plan(
+        host="bank", collaborators=("shop", "club"), psi_parties="joint", psi_protocol="ecdh"
+    )
+    link = Link(hello(), welcome(plan), KEY)
+    refusal = link.refuses(Line(H, PsiBegin(7, 2, again=True)))
+    assert "before everything was signed" in refusal
+    link.say(Line(H, PsiBegin(7, 7, again=True)), UNBLINDED, tags(plan.psi_tags(4)))

@@ -68,8 +68,8 @@ def test_gradients_are_summed_in_order_and_once() -> None:
     assert "not this round" in link.refuses(share(0, number=2))
     assert "not the batch that is next" in link.refuses(share(1))
     assert "other keys" in link.refuses(share(0, keys=1))
-    assert "before the gradients of the sites" in link.refuses(no_rows(1))
-    assert "before the gradients of the sites" in link.refuses(end(1))
+    assert "before the parts of the sites" in link.refuses(no_rows(1))
+    assert "before the parts of the sites" in link.refuses(end(1))
     link.say(share(0))
     assert "not the batch that is next" in link.refuses(share(0))
     assert "not as many numbers" in link.refuses(site_sum(0, size=48))
@@ -125,6 +125,19 @@ def test_other_sites_get_a_key_with_the_first_sum() -> None:
     link.say(Line(H, SiteSum(4, 0, bytes(48)), 32))
 
 
+def test_weights_are_averaged_after_some_batches_and_the_last() -> None:
+    plan = msgspec.structs.replace(SITES, sites_share="weights", sites_every=2)
+    link = Link(hello(2, 3), welcome_back(3, plan), site_rows(3, number=4), begin_train(4, 0))
+    link.say(no_rows(0, number=4), done(0, number=4))
+    assert "not the batch that is next" in link.refuses(share(0, number=4, keys=1))
+    link.say(no_rows(1, number=4), done(1, number=4))
+    assert "before the parts of the sites" in link.refuses(no_rows(2, number=4))
+    link.say(share(1, number=4, keys=1), site_sum(1, number=4))
+    link.say(no_rows(2, number=4), done(2, number=4))
+    assert "before the parts of the sites" in link.refuses(end(3, number=4))
+    link.say(share(2, number=4), site_sum(2, number=4), end(3, number=4))
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -133,6 +146,11 @@ def test_other_sites_get_a_key_with_the_first_sum() -> None:
         ({"sites": (RoleSites("trade", ("shop", "shop")),)}, "a name of its own"),
         ({"sites": (RoleSites("bank", ("shop", "inn")),)}, "a name of its own"),
         ({"collaborators": ("shop", "inn", "trade")}, "cannot be a collaborator"),
+        ({"sites_every": 2}, "they share gradients after every batch"),
+        (
+            {"sites_share": "weights", "sites_every": 2, "checkpoint_batches": 3},
+            "checkpoint_batches has to be a multiple",
+        ),
         ({"batch_size": 0}, "they need batch_size"),
         ({"announced_split": False}, "they need batch_size and announced_split"),
         ({"fusion": "masked_sum"}, "do not go with fusion"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -306,3 +308,92 @@ def test_pads_differ() -> None:
     pads = {pad_of(bytes([number]) * 16) for number in range(100)}
     assert len(pads) == 100
     assert max(pads) < 2**128
+
+
+class Kept:
+    """The parties of several runs of one task, which keep their state in a folder."""
+
+    def __init__(self, folder: Path, sets: Sequence[list[str]]) -> None:
+        self._folder, self._sets = folder, sets
+
+    def run(
+        self, *, again: bool = False, counted: int = 100
+    ) -> tuple[list[bytes], list[list[int]]]:
+        """Return the stores of a run, and what the requester's ids decode to."""
+        shared = secrets.token_bytes(32)
+        stores, decoded = [], []
+        for number, ids in enumerate(self._sets[1:]):
+            files: Any = {"peer": f"{number}", "task": "t"}
+            budget = psi.Budget(self._folder / "signed", **files)
+            kept = psi.KeptKey(self._folder / "signer", **files)
+            run = psi.domain("t", f"{number}")
+            shares = ZeroShares({"other": shared}, domain=b"t")
+            resume = psi.Resume(self._folder / "requester", **files)
+            tested = psi.Budget(self._folder / "tested", **files)
+            with (
+                JointSigner(ids, domain=run, shares=shares, budget=budget, kept=kept) as signer,
+                JointRequester(
+                    self._sets[0],
+                    signer.public_key(),
+                    signer.count,
+                    domain=run,
+                    resume=resume,
+                    budget=tested,
+                    max_peer_ids=counted,
+                ) as asking,
+            ):
+                signer.begin(asking.count, asking.resumed)
+                assert asking.complete or not again
+                if again:
+                    asking.repeat()
+                    signer.repeat()
+                for chunk in asking.blinded():
+                    asking.unblind(signer.sign(chunk))
+                store = b"".join(signer.tags())
+                asking.add_tags(store, last=True)
+                stores.append(store)
+                decoded.append(asking.shares())
+        return stores, decoded
+
+
+def test_a_run_that_is_repeated_shows_nothing_more(tmp_path: Path) -> None:
+    """The second signer lacks id-0, which the first has: a new store must not show that."""
+    kept = Kept(tmp_path, [names(range(4)), names({0, 2, 3, 9}), names({1, 2, 3, 8})])
+    first_stores, first = kept.run()
+    same_stores, same = kept.run(again=True)
+    assert (same_stores, same) == (first_stores, first)
+    stores, fresh = kept.run()
+    assert not set(stores) & set(first_stores)
+    assert not {*fresh[0], *fresh[1]} & {*first[0], *first[1]}
+    for one, other in (first, fresh):
+        assert [a ^ b == 0 for a, b in zip(one, other, strict=True)] == [False, False, True, True]
+
+
+def test_a_repeated_store_is_counted_once_and_another_one_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, [names(range(4)), names(range(4)), names(range(4))])
+    kept.run(counted=8)
+    kept.run(again=True, counted=8)
+    kept.run(counted=8)
+    with pytest.raises(psi.LimitError):
+        kept.run(counted=8)
+
+
+def test_a_store_that_was_never_sent_is_not_repeated(tmp_path: Path) -> None:
+    shares = ZeroShares({"other": secrets.token_bytes(32)}, domain=b"t")
+    with JointSigner(["a"], domain=b"d", shares=shares) as signer:
+        signer.begin(1)
+        with pytest.raises(psi.ValueRefusedError, match="never sent"):
+            signer.repeat()
+
+
+def test_another_store_than_the_promised_one_is_refused(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, [names(range(4)), names(range(4)), names(range(4))])
+    kept.run()
+    for path in (tmp_path / "signer").glob("*.sent"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(psi.ValueRefusedError, match="other tags than before"):
+        kept.run(again=True)
+    for path in (tmp_path / "signer").glob("*.sent"):
+        path.unlink()
+    with pytest.raises(psi.FaultError, match="gone"):
+        kept.run(again=True)

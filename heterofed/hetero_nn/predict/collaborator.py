@@ -21,7 +21,7 @@ from heterofed.hetero_nn.hooks import CollaboratorHooks, half_engine
 from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
 from heterofed.hetero_nn.predict.quota import Quota, today
 from heterofed.hetero_nn.predict.rows import check_some
-from heterofed.hetero_nn.sites.settings import check_whole
+from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
@@ -122,6 +122,10 @@ class Serving(BesideTask, CollaboratorHalfTask):
         self._quota: Quota | None = None
         self._met = self._sending = False
 
+    def make_loop(self) -> CollaboratorLoop:
+        """Return a loop that sends this party's rows alone, also at a site of a role."""
+        return CollaboratorLoop(self.owner, self.half, self.settings)
+
     def is_to_blame(self, error: Exception) -> bool:
         """Return whether the request may have caused an error, by its ids or by its plan."""
         hook_failed = self.run is not None and self.run.failed_hook is not None
@@ -129,7 +133,6 @@ class Serving(BesideTask, CollaboratorHalfTask):
 
     def check(self, run: Run) -> None:
         """Load the model and the ids, so that errors show before the party waits for others."""
-        check_whole(self.settings, "joint prediction")
         self._trained = trained_here(run)
         if self._trained.fusion == "masked_sum":
             raise ConfigError(
@@ -179,6 +182,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
 
     def _answer(self, run: Run, host: Peer) -> None:
         party = run.party
+        self.loop.check_plan()
         if run.plan.fusion == "masked_sum":
             raise unlawful(host.name, "join", "asks for a prediction with fusion='masked_sum'")
         # Predictions are counted per day and apart from training, because years of requests must

@@ -33,7 +33,7 @@ from heterofed.hetero_nn.predict.rows import (
     rows_in,
     who_had,
 )
-from heterofed.hetero_nn.sites.settings import check_whole
+from heterofed.hetero_nn.sites.merging import Part, gathered
 from heterofed.intersection.host import match_by_keys, match_each
 from heterofed.protocol import messages as msg
 from heterofed.reporting.tracebacks import plain_endings
@@ -127,7 +127,6 @@ class Prediction(BesideTask, HostHalfTask):
                 " rows"
                 " that you want, and leave out ids and missing_party"
             )
-        check_whole(self.settings, "joint prediction")
         self._trained = trained_here(run, self._which)
         if "masked_sum" in (self._trained.fusion, self.settings.fusion):
             raise ConfigError(
@@ -149,15 +148,14 @@ class Prediction(BesideTask, HostHalfTask):
             MissingPartyError: a party of the training is left out, and its features may not be
                 replaced.
         """
-        given = list(imputers if self._parties is None else self._parties)
-        if isinstance(self._parties, str) or not given or not set(given) <= set(imputers):
+        known = [party for key in imputers for party in self._trained.parties_of(key)]
+        given = list(known if self._parties is None else self._parties)
+        if isinstance(self._parties, str) or not given or not set(given) <= set(known):
             raise ConfigError(
-                f"parties={self._parties!r}: give some of those of the training, {list(imputers)}"
+                f"parties={self._parties!r}: give some of those of the training, {known}"
             )
-        self._comes = [name for name in imputers if name in given]  # in task order
-        if self._missing == "error" and (
-            absent := [name for name in imputers if name not in given]
-        ):
+        self._comes = [name for name in known if name in given]  # in task order
+        if self._missing == "error" and (absent := [name for name in known if name not in given]):
             raise MissingPartyError(
                 f"parties={given} leaves out {', '.join(absent)}, whose features the model needs;"
                 " give missing_party='zero' or 'mean' to let something stand for them",
@@ -193,7 +191,7 @@ class Prediction(BesideTask, HostHalfTask):
         party = run.party
         matched, ids = self._match(run), self._ids
         if self._missing == "error":
-            ids = sorted(set.intersection(*matched.values())) if matched else []
+            ids = sorted(set.intersection(*self._by_key(matched).values())) if matched else []
         run.result.ids = len(ids)
         present = {name: np.array([each in has for each in ids]) for name, has in matched.items()}
         self._agree(run, ids, present)
@@ -236,9 +234,12 @@ class Prediction(BesideTask, HostHalfTask):
             return {}
         if run.plan.id_keys > 1:
             return match_by_keys(run, self._ids, self.half.further_ids)
-        matched = match_each(run, self._ids, only_common=self._missing == "error")
+        only_common = self._missing == "error"
+        roles = self._trained.roles
+        matched = match_each(run, self._ids, only_common=only_common, roles=roles)
         if self._missing == "error" and self._asked is not None:
-            least, at = min((len(has), name) for name, has in matched.items())
+            by_key = self._by_key(matched)
+            least, at = min((len(has), name) for name, has in by_key.items())
             asked = len(self._ids)
             if least < asked:
                 raise MissingPartyError(
@@ -249,6 +250,17 @@ class Prediction(BesideTask, HostHalfTask):
                 )
         return matched
 
+    def _by_key(self, matched: Mapping[str, set[str]]) -> dict[str, set[str]]:
+        """Return the ids that each Collaborator or the sites of each role have together, by the key
+        of their features in projections.
+        """
+        parties = {key: self._trained.parties_of(key) for key in self._imputers}
+        return {
+            key: set[str]().union(*(matched[each] for each in some if each in matched))
+            for key, some in parties.items()
+            if any(each in matched for each in some)
+        }
+
     def _predict(
         self, run: Run, ids: Sequence[str], present: Present
     ) -> dict[str, np.ndarray[Any, Any]]:
@@ -257,12 +269,14 @@ class Prediction(BesideTask, HostHalfTask):
         streams = {
             name: RowStream(
                 party,
-                peer,
+                party.peers[name],
                 [i for i, here in zip(ids, present[name], strict=True) if here],
                 order,
-                self._imputers[name],
+                imputer,
             )
-            for name, peer in party.peers.items()
+            for key, imputer in self._imputers.items()
+            for name in self._trained.parties_of(key)
+            if name in party.peers
         }
         hook, place = "iterate_predict_feature", 0
         parts: list[dict[str, Tensor]] = []
@@ -274,8 +288,8 @@ class Prediction(BesideTask, HostHalfTask):
                 order.unproven()
             mine = {} if batch.features is None else {party.name: batch.features}
             theirs = {
-                name: self._features_of(name, streams, present, slice(place, place + rows), mine)
-                for name in self._imputers
+                key: self._features_of(key, streams, present, slice(place, place + rows), mine)
+                for key in self._imputers
             }
             columns = as_columns(self.half.hooks.seeded("predict_a_batch", mine | theirs), rows)
             if parts:
@@ -294,30 +308,30 @@ class Prediction(BesideTask, HostHalfTask):
 
     def _features_of(
         self,
-        name: str,
+        key: str,
         streams: Mapping[str, RowStream],
         present: Present,
         part: slice,
         own: Mapping[str, Any],
     ) -> Any:
-        """Return a party's features of some rows, with replacements for rows that it does not
-        have.
+        """Return the features of some rows that have a key in projections, with replacements for
+        rows that no party of the key has.
         """
-        imputer = self._imputers[name]
+        imputer = self._imputers[key]
         device = device_of({}, self.half.models.infer_model)
         for each in own.values():
             if isinstance(each, Tensor):
                 device = each.device
-        count = part.stop - part.start
-        here = present.get(name)
-        mask = (
-            torch.zeros(count, dtype=torch.bool) if here is None else torch.from_numpy(here[part])
-        )
-        found = int(mask.sum())
-        tensors = streams[name].rows(found) if found else {}
-        if found < count:
-            tensors = imputer.fill(tensors, mask, name, by_mean=self._missing == "mean")
-        placed = {key: tensor.to(device) if device else tensor for key, tensor in tensors.items()}
+        count, parts = part.stop - part.start, []
+        for name in self._trained.parties_of(key):
+            rows = torch.from_numpy(np.flatnonzero(present[name][part] if name in present else []))
+            if len(rows):
+                features = FeatureBatch(imputer.layout, streams[name].rows(len(rows)))
+                parts.append(Part(name, rows, features))
+        tensors, mask = gathered(parts, count)
+        if not bool(mask.all()):
+            tensors = imputer.fill(tensors, mask, key, by_mean=self._missing == "mean")
+        placed = {name: tensor.to(device) if device else tensor for name, tensor in tensors.items()}
         return FeatureBatch(imputer.layout, placed).arranged()
 
     def _as_frame(
@@ -327,7 +341,7 @@ class Prediction(BesideTask, HostHalfTask):
         present: Present,
     ) -> pd.DataFrame:
         pandas = need_pandas()
-        there = {name: present[name] for name in self._imputers if name in present}
+        there = {name: present[name] for name in self._comes if name in present}
         parties = who_had(self.settings.feature_key, there, len(ids))
         frame = pandas.DataFrame({"id": list(ids), **columns, "parties": parties})
         if self._asked is not None:

@@ -27,7 +27,6 @@ from heterofed.hetero_nn.serve.loaded import Loaded, load
 from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
-from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.intersection.collaborator import intersect_as_collaborator
 from heterofed.messaging.aborts import unlawful
@@ -102,7 +101,6 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
 
     def check(self, run: Run) -> None:
         """Load the model and the ids, so that errors show before the party waits for the Host."""
-        check_whole(self.settings, "serving")
         run.predicts = True
         self._held = HeldRuns(run.result.folder.parent)
         self._loaded = self._load(run, self.owner, self._held.first())

@@ -26,7 +26,6 @@ from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unava
 from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.serve.switch import Switch
-from heterofed.hetero_nn.sites.settings import check_whole
 from heterofed.intersection.host import match_each
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
@@ -155,7 +154,13 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
 
     def expected(self) -> Sequence[str]:
         """Return the parties to wait for, in task order."""
-        return list(self._version.imputers)
+        return [name for each in self._parties.values() for name in each]
+
+    @property
+    def _parties(self) -> dict[str, tuple[str, ...]]:
+        """The parties of each key in projections."""
+        trained = self._version.loaded.trained
+        return {key: trained.parties_of(key) for key in self._version.imputers}
 
     def check(self, run: Run) -> None:
         """Load the models and the ids, so that errors show before the party waits for others."""
@@ -168,7 +173,6 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             raise ConfigError(
                 "rows are matched by several keys, which serving does not do; run predict"
             )
-        check_whole(self.settings, "serving")
         self._held = HeldRuns(run.result.folder.parent, self._serves.models)
         self._version = self._load(run, self.owner, self._held.first(self._last.run))
         trained = self._version.loaded.trained
@@ -194,7 +198,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     ) -> HostVersion:
         """Load another version beside the one that is served."""
         version = self._load(run, fresh(), trained, anew=True)
-        if list(version.imputers) != self.expected() or version.loaded.ids != self._own:
+        same = list(version.imputers) == list(self._version.imputers)
+        same &= trained.roles == self._version.loaded.trained.roles
+        if not same or version.loaded.ids != self._own:
             raise ConfigError(
                 "it is of other parties than the link, or the table has other ids by now; start"
                 " this party again"
@@ -218,8 +224,12 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         self._matched = self._match(run)
         self._ids = self._own
         if self._serves.missing == "error":
-            self._ids = sorted(set.intersection(*map(set, self._matched.values())))
-        self._links = {name: Link(party.peers[name]) for name in self._version.imputers}
+            by_key = [
+                set().union(*(self._matched[name] for name in each))
+                for each in self._parties.values()
+            ]
+            self._ids = sorted(set.intersection(*by_key))
+        self._links = {name: Link(party.peers[name]) for name in self.expected()}
         self._propose(run, self._version)
         answers = {
             name: party.take(each.peer, msg.ServeAccepted).of(msg.ServeAccepted)
@@ -300,7 +310,9 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         """Return the sorted ids that each party has, from the table or an intersection."""
         if self._kept is not None and run.agreement.resume is not None:
             return self._kept.ids
-        found = match_each(run, self._own, only_common=self._serves.missing == "error")
+        only_common = self._serves.missing == "error"
+        roles = self._version.loaded.trained.roles
+        found = match_each(run, self._own, only_common=only_common, roles=roles)
         matched = {name: sorted(ids) for name, ids in found.items()}
         agreed_table.keep(run, self._own, matched)
         return matched
@@ -320,11 +332,14 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         """Return the scorer of a version on which all parties have agreed."""
         version.loaded.join(run, releases=False)
         partners = []
-        for name, link in self._links.items():
-            at = {each: row for row, each in enumerate(self._matched[name])}
-            places = np.fromiter((at.get(each, -1) for each in self._ids), np.int64, len(self._ids))
-            joint = joint_version(version.digest, answers[name].version)
-            partners.append(Partner(link, version.imputers[name], joint, places))
+        for key, names in self._parties.items():
+            for name in names:
+                at = {each: row for row, each in enumerate(self._matched[name])}
+                found = (at.get(each, -1) for each in self._ids)
+                places = np.fromiter(found, np.int64, len(self._ids))
+                joint = joint_version(version.digest, answers[name].version)
+                link = self._links[name]
+                partners.append(Partner(link, key, version.imputers[key], joint, places))
         alone = len(partners) == 1
         joint = joint_version(*(each.version for each in partners))
         return Scorer(

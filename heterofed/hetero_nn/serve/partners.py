@@ -58,12 +58,14 @@ class Partner:
 
     Attributes:
         link: the link to it.
+        key: the key of its features in projections: its own, or its role's if it is a site.
         imputer: describes its features in training, and replaces those of rows that it lacks.
         version: the version of its half and the Host's.
         places: the number of each of the Host's rows in the table with it; -1 if it lacks the row.
     """
 
     link: Link
+    key: str
     imputer: FeatureImputer
     version: bytes
     places: Rows

@@ -25,6 +25,7 @@ from heterofed.hetero_nn.serve.own_features import OwnFeatures
 from heterofed.hetero_nn.serve.partners import Partner
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, Scores, too_late
 from heterofed.hetero_nn.serve.sessions import shown
+from heterofed.hetero_nn.sites.merging import Part, gathered
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
 from heterofed.protocol.messages import MAX_SERVED_ROWS, ServeAnswer, ServeRequest
@@ -179,15 +180,21 @@ class Scorer:
                 projection[self._party.name] = mine.arranged()
         except RequestError as error:
             failed = error  # the answers must be taken even so
+        parts: dict[str, list[Part]] = {each.key: [] for each in self._partners}
         for each in self._partners:
             try:
-                here = present[each.name]
-                batch = self._answer(each, int(here.sum()), ends)
-                projection[each.name] = self._filled(each, batch, here).arranged()
+                places = np.flatnonzero(present[each.name])
+                batch = self._answer(each, len(places), ends)
+                if batch is not None:
+                    parts[each.key].append(Part(each.name, torch.from_numpy(places), batch))
             except RequestError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
+        for each in self._partners:
+            if each.key not in projection:
+                whole = self._filled(each, parts[each.key], len(rows))
+                projection[each.key] = whole.arranged()
         outcome = self._called("predict_a_batch", projection)
         columns = {name: each.tolist() for name, each in as_columns(outcome, len(rows)).items()}
         return columns, who_had(self._party.name, present, len(rows))
@@ -258,21 +265,21 @@ class Scorer:
         check_finite(tensors, "the features", partner.name)
         return FeatureBatch(answer.layout, tensors)
 
-    def _filled(
-        self, partner: Partner, batch: FeatureBatch | None, here: np.ndarray[Any, Any]
-    ) -> FeatureBatch:
-        """Return a Collaborator's features of all rows, checked against those of training."""
+    def _filled(self, partner: Partner, parts: Sequence[Part], rows: int) -> FeatureBatch:
+        """Return the features of all rows that have the key of a Collaborator, checked against
+        those of training.
+        """
         imputer = partner.imputer
-        if batch is not None and not _alike(imputer, batch):
-            raise FeatureError(
-                f"{partner.name} sent features of another form than in training; use the model"
-                " and the columns of the training there",
-                party=partner.name,
-            )
-        tensors = {} if batch is None else batch.tensors
-        if batch is None or batch.rows < len(here):
-            mask = torch.from_numpy(here)
-            tensors = imputer.fill(tensors, mask, partner.name, by_mean=self._missing == "mean")
+        for each in parts:
+            if not _alike(imputer, each.features):
+                raise FeatureError(
+                    f"{each.party} sent features of another form than in training; use the model"
+                    " and the columns of the training there",
+                    party=each.party,
+                )
+        tensors, here = gathered(parts, rows)
+        if not bool(here.all()):
+            tensors = imputer.fill(tensors, here, partner.key, by_mean=self._missing == "mean")
         device = device_of({}, self._half.models.infer_model)
         placed = {name: each.to(device) if device else each for name, each in tensors.items()}
         return FeatureBatch(imputer.layout, placed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from heterofed.compute.features import FeatureBatch
@@ -53,6 +54,28 @@ def merged(parts: Sequence[Part], rows: int) -> FeatureBatch:
         for each in (first, *others):
             tensors[name][each.rows.to(like.device)] = each.features.tensors[name]
     return FeatureBatch(first.features.layout, tensors)
+
+
+def gathered(parts: Sequence[Part], rows: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the features of those rows that any site has, in order, and which rows these are.
+
+    Args:
+        parts: the parts of the sites that have rows, which have each row at most once.
+        rows: the number of rows of the batch.
+
+    Returns:
+        The tensors by name, without any if no site has rows, and bools of shape [rows].
+
+    Raises:
+        FeatureError: the sites' features differ in form.
+    """
+    here = torch.zeros(rows, dtype=torch.bool)
+    for each in parts:
+        here[each.rows] = True
+    if len(parts) < 2:
+        return dict(parts[0].features.tensors) if parts else {}, here
+    whole = merged(parts, rows).tensors
+    return {name: each[here.to(each.device)] for name, each in whole.items()}, here
 
 
 def rows_of_each(tensors: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

@@ -42,6 +42,11 @@ class OwnRows:
         """Return the numbers of rows of the batches from `first` on, or of `most` of them."""
         return self._counts[first:] if most is None else self._counts[first : first + most]
 
+    @property
+    def batches(self) -> int:
+        """The number of batches of the current round or test."""
+        return len(self._counts)
+
     def start(self, first: int) -> int:
         """Return the number of rows in the batches before `first`."""
         return sum(self._counts[:first])

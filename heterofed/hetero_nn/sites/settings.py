@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from heterofed.errors import ConfigError
-from heterofed.protocol.plan import MAX_ROLES, MAX_SITES, RoleSites, SitesOverlap
+from heterofed.protocol.plan import (
+    MAX_ROLES,
+    MAX_SITES,
+    RoleSites,
+    SitesOverlap,
+    SitesShare,
+)
 from heterofed.reporting.results import check_name
+from heterofed.runs.settings import is_count
+
+MOST_BATCHES = 2**31
 
 Sites = Mapping[str, Sequence[str]]
 
@@ -60,6 +69,11 @@ def check_sites(settings: Any) -> None:
     if settings.sites_overlap not in get_args(SitesOverlap):
         known = " or ".join(map(repr, get_args(SitesOverlap)))
         raise ConfigError(f"sites_overlap={settings.sites_overlap!r}: give {known}")
+    if settings.sites_share not in get_args(SitesShare):
+        known = " or ".join(map(repr, get_args(SitesShare)))
+        raise ConfigError(f"sites_share={settings.sites_share!r}: give {known}")
+    if not is_count(settings.sites_every, 1) or settings.sites_every > MOST_BATCHES:
+        raise ConfigError(f"sites_every={settings.sites_every!r}: give 1 to {MOST_BATCHES} batches")
     if sites is None:
         return
     if not sites or len(sites) > MAX_ROLES or not _is_named(sites):
@@ -85,8 +99,8 @@ def check_whole(settings: Any, what: str) -> None:
     """
     if getattr(settings, "sites", None) or getattr(settings, "site", None) is not None:
         raise ConfigError(
-            f"{what} does not work with sites yet; measure the model in `test`, which gets the"
-            " features of all sites"
+            f"{what} does not work with sites yet; compare runs of one party that has all rows of"
+            " the role"
         )
 
 

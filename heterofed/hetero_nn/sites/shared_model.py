@@ -1,16 +1,16 @@
 """Keeps the feature models of a role's sites one model, at one site.
 
 At first all sites take the weights of the first one. After each batch they add up their gradients,
-which makes exactly the gradient of a joined model. The Host adds up masked parts and can read
-neither a part nor the sum; a site can read the sum.
+which makes exactly the gradient of a joined model; or they step alone and average their weights
+after some batches (FedAvg, McMahan et al., AISTATS 2017). The Host adds up masked parts and can
+read neither a part nor the sum; a site can read the sum.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,8 +25,6 @@ from heterofed.protocol.messages import SiteShare, SiteSum
 from heterofed.runs.checkpoint_format import settings_of
 from heterofed.runs.run import Run
 from heterofed.runs.state import Kept
-
-_Digest: TypeAlias = Callable[[], bytes]
 
 START = (0, 0)
 """The round and batch of the first weights."""
@@ -43,6 +41,7 @@ class SharedModel:
     def __init__(self, run: Run, models: HalfModels) -> None:
         self._run, self._models = run, models
         self._channel: _Channel | None = None
+        self._rows = 0
 
     def begin(self) -> None:
         """Take the weights of the first site.
@@ -59,11 +58,12 @@ class SharedModel:
                 )
         channel = self._connected()
         numbers = _flat(state) if channel.leads else np.zeros_like(_flat(state))
-        _load(state, channel.total(START, numbers, None))
+        _load(state, channel.total(START, numbers))
 
     def begin_leg(self) -> None:
         """Have the models of all sites compared once more, because a part of a round begins."""
-        self._connected().is_check_due = True
+        self._rows = 0
+        self._connected().digest = self._digest()
 
     def add_up_gradients(self, round_number: int, batch: int) -> bool:
         """Replace the gradients of the model by the sums over all sites.
@@ -78,9 +78,7 @@ class SharedModel:
         """
         learning = _learning(self._model)
         numbers = np.concatenate([_gradients(learning), _presence(learning)])
-        channel = self._connected()
-        check = self._digest if channel.is_check_due else None
-        total = channel.total((round_number, batch), numbers, check)
+        total = self._connected().total((round_number, batch), numbers)
         split = len(numbers) - len(learning)
         present, start = total[split:] > 0.5, 0
         for each, has_gradient in zip(learning.values(), present, strict=True):
@@ -88,6 +86,24 @@ class SharedModel:
             start += each.numel()
             each.grad = part.to(each) if has_gradient else None
         return bool(present.any())
+
+    def count(self, rows: int) -> None:
+        """Count the rows of a batch on which this site stepped alone."""
+        self._rows += rows
+
+    def average(self, round_number: int, batch: int) -> None:
+        """Replace the weights by their mean over all sites, by the rows since the last one.
+
+        Raises:
+            FeatureError: a weight is not finite, or too large.
+            RemoteProtocolError: the Host sent something else than the sum.
+        """
+        state, rows = plain_state(self._model), float(self._rows)
+        numbers = np.append(_flat(state)[:-1] * rows, rows)
+        total = self._connected().total((round_number, batch), numbers)
+        self._rows = 0
+        if total[-1] > 0.5:
+            _load(state, total[:-1] / total[-1])
 
     # -- as a part of checkpoints ------------------------------------------------------------
 
@@ -134,7 +150,7 @@ class _Channel:
     Attributes:
         secrets: the secrets that this party shares with all other Collaborators.
         leads: whether this is the first site of its role.
-        is_check_due: whether the next part should have a digest of the model.
+        digest: the digest of the model that is to be compared with the next part; empty if none.
     """
 
     def __init__(self, run: Run) -> None:
@@ -150,19 +166,18 @@ class _Channel:
         self._run, self._role, self.secrets = run, role, run.mask_secrets
         (self._host,) = run.party.peers.values()
         self._first, own = role.parties[0], run.party.name
-        self.leads, self.is_check_due = own == self._first, False
+        self.leads, self.digest = own == self._first, b""
         self._shared = {name: self.secrets[name] for name in role.parties if name != own}
         self._masker = ExactMasker(own, self._shared)
         self._key = new_key() if self.leads else b""
         self._sums = 0
 
-    def total(self, place: tuple[int, int], numbers: Floats, digest: _Digest | None) -> Floats:
+    def total(self, place: tuple[int, int], numbers: Floats) -> Floats:
         """Return the sum of the numbers of all sites.
 
         Args:
             place: the numbers of the round and of the batch.
             numbers: the numbers of this site.
-            digest: returns a digest that must be the same at all sites; None if none is compared.
         """
         party, own = self._run.party, self._run.party.name
         keys: tuple[bytes, ...] = ()
@@ -171,9 +186,9 @@ class _Channel:
                 sealed(self._key, secret, own, name) for name, secret in self._shared.items()
             )
         check = None
-        if digest is not None and self._sums:  # before, not all sites have the key
-            content = b"".join(each.to_bytes(8, "big") for each in place) + digest()
-            check, self.is_check_due = hmac.digest(self._key, content, sha256), False
+        if self.digest and self._sums:  # before, not all sites have the key
+            content = b"".join(each.to_bytes(8, "big") for each in place) + self.digest
+            check, self.digest = hmac.digest(self._key, content, sha256), b""
         masked = self._masker.mask(numbers, place, self._key if self.leads else None)
         party.post(self._host, SiteShare(*place, check, keys), [masked])
         mail = party.take(self._host, SiteSum)

@@ -102,11 +102,18 @@ class SiteLoop(CollaboratorLoop):
             check_batch(hook, party.name, first + len(counts), further.rows, 0)
 
     def _update(self, feed: FeatureFeed, batch: InFlight) -> None:
-        """Add up the gradients of a batch over all sites, and step on the sum."""
+        """Step on the sum of all sites' gradients; or alone, and then average if that is due."""
+        plan, number = self._run.plan, batch.number
+        if plan.sites_share == "weights":
+            super()._update(feed, batch)
+            self._shared.count(batch.features.rows)
+            if plan.next_sum(number, self._rows.batches) == number:
+                self._shared.average(self._run.round, number)
+            return
         for each in self._models.feature_weights():
             each.grad = None
         self._take_gradients(feed, batch)
-        if self._shared.add_up_gradients(self._run.round, batch.number):
+        if self._shared.add_up_gradients(self._run.round, number):
             hook = "update_feature_model"
             self._hooks.call_as(hook, self._models.feature_optimizer.step)
 
