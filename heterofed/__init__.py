@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from heterofed.metrics import register_metrics
     from heterofed.reporting.results import TaskResult
     from heterofed.runs.data_check import DataChecker
+    from heterofed.runs.records.replay import replay
     from heterofed.simulation.fake_peer import fake_peer
     from heterofed.simulation.simulate import simulate, simulate_prediction
 
@@ -42,6 +43,7 @@ __all__ = [
     "fake_peer",
     "logger",
     "register_metrics",
+    "replay",
     "simulate",
     "simulate_prediction",
 ]
@@ -58,6 +60,7 @@ _HOME = {
     "TaskResult": "heterofed.reporting.results",
     "fake_peer": "heterofed.simulation.fake_peer",
     "register_metrics": "heterofed.metrics",
+    "replay": "heterofed.runs.records.replay",
     "simulate": "heterofed.simulation.simulate",
     "simulate_prediction": "heterofed.simulation.simulate",
 }

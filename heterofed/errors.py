@@ -2,6 +2,7 @@
 
     HeteroFedError
     ├── ConfigError                  a setting or file of this party is wrong; nothing was done
+    │   └── RecordError              a record of a run, or its key, cannot be read
     ├── LocalProtocolError           this program broke the protocol itself: a bug, please report it
     ├── TaskFailed                   the task started and could not go on
     │   ├── JoinTimeoutError         the other parties did not come online in time
@@ -128,6 +129,13 @@ class ConfigError(HeteroFedError):
         """
         super().__init__(message)
         self.told = told
+
+
+class RecordError(ConfigError):
+    """A record of a run cannot be read: its key is gone, or a file is damaged, changed or cut.
+
+    What to do: bring back the file or the key that the message names, or replay another batch.
+    """
 
 
 @contextmanager

@@ -45,6 +45,7 @@ ALONE = {
         "heterofed/identity/signing",
         "heterofed/privacy/mask",
         "heterofed/privacy/noise",
+        "heterofed/runs/records/sealed",
         "psi/",
     ],
     "rbcl": ["psi/"],

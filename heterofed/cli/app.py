@@ -20,6 +20,7 @@ from heterofed.cli.language import explanation
 from heterofed.cli.models import models
 from heterofed.cli.new import new
 from heterofed.cli.receipt import receipt
+from heterofed.cli.replay import replay
 from heterofed.cli.said import is_json, say, say_error
 from heterofed.cli.serve import serve as serve_command
 from heterofed.cli.table import table
@@ -259,6 +260,7 @@ cli.add_command(watch_command)
 cli.add_command(doctor)
 cli.add_command(serve_command)
 cli.add_command(receipt)
+cli.add_command(replay)
 cli.add_command(models)
 
 

@@ -69,7 +69,7 @@ def new_task(
         bind: the address at which the Host listens, if it differs.
         purpose: "train" or "psi".
         expires: the last day on which the task may run.
-        plan: the fields of `Plan` to set, each as `FIELD=VALUE`.
+        plan: the fields of `Plan` to set, each as `FIELD=VALUE`; `_plan` adds to them.
         limits: the fields of `LeakLimits` to set, in the same form.
         keyless: whether the task has no keys.
         signing: the signing keys of all Collaborators, each as `PARTY=KEY`, if the parties sign
@@ -97,7 +97,7 @@ def new_task(
         "purpose": purpose,
         "host": {"party": host} if keyless else {"party": host, "key": load_key(host, home).public},
         "collaborators": [_member(each, keyless) for each in collaborators],
-        "plan": dict(_setting(each) for each in plan),
+        "plan": _plan([_setting(each) for each in plan], len(collaborators), keyless=keyless),
         "limits": dict(_setting(each, "--limit", LeakLimits) for each in limits),
     }
     _let_sign([raw["host"], *raw["collaborators"]], signing, home)
@@ -245,6 +245,17 @@ def _member(given: str, keyless: bool) -> dict[str, str]:
             " that a shell interprets"
         )
     return {"party": party, "key": key} if equals else {"party": party}
+
+
+def _plan(given: list[tuple[str, Any]], collaborators: int, *, keyless: bool) -> dict[str, Any]:
+    """Return the plan of a new task, in which pairwise intersections stay hidden where they can:
+    with `psi_protocol=ecdh` and two Collaborators or more, unless `psi_parties` is given.
+
+    Without keys, a Host could learn the secrets of Collaborators, by which they are hidden.
+    """
+    plan = dict(given)
+    can = plan.get("psi_protocol") == "ecdh" and collaborators > 1 and "sites" not in plan
+    return {"psi_parties": "joint"} | plan if can and not keyless else plan
 
 
 def _let_sign(members: list[dict[str, str]], signing: Sequence[str], home: Path) -> None:

@@ -121,7 +121,8 @@ def task() -> None:
     "--plan",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Agree on this setting, such as max_rounds=5 or psi_protocol=ecdh.",
+    help="Agree on this setting, such as max_rounds=5 or psi_protocol=ecdh, which hides pairwise"
+    " intersections of three or more parties unless psi_parties=pairwise is given.",
 )
 @click.option(
     "--limit",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Literal
 
 from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
@@ -70,6 +71,11 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
             experiments on a private network.
         agreed: the settings that the Host must announce as its `agreed=`. If it announces another
             value, the task ends with an `OtherSettingsError` before any id is sent.
+        record: "inbound" records what this party receives, and what it sends in answer, in the
+            folder `record/` of the results folder, so that `heterofed replay` can run its side of
+            any batch again without the other parties. The terms must allow it (`recording`). The
+            record is encrypted with a key in `$HETEROFED_HOME`. None records nothing.
+        record_days: the number of days after which a record is deleted.
         results_dir: the parent of the results folder `<task_id>/<name>`.
         feature_workers: the number of processes on this machine that compute this party's feature
             model, each on a part of the rows of a batch. It needs the extra `workers` if it is
@@ -100,6 +106,8 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         insecure: bool = False,
         seed: int | None = None,
         agreed: Mapping[str, str] | None = None,
+        record: Literal["inbound"] | None = None,
+        record_days: float = 7,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:

@@ -108,6 +108,8 @@ class HeteroNNHostScheduler(HostHooks):
             `heterofed.protocol.leak_limits.LeakLimits`. They are announced to all parties, and each
             party enforces those that protect its data: it ends the task with a `LeakLimitError`
             before it would send more. With a task file they are its table `[limits]`.
+        recording: whether the terms let every party record what it receives. With a task file it
+            is `recording` in its table `[plan]`; a Host that records itself needs not give it.
         max_rollbacks: the most times that a run may be rolled back to the same checkpoint by any
             party, because the same rows are sent again each time. They are counted on disk across
             restarts.
@@ -158,6 +160,11 @@ class HeteroNNHostScheduler(HostHooks):
             and values that are strings, such as the format of ids. The Host announces them with its
             plan, and every party reads them as `self.agreed` from `load_local_ids` on. They are not
             secret.
+        record: "inbound" records what this party receives, and what it sends in answer, in the
+            folder `record/` of the results folder, so that `heterofed replay` can run its side of
+            any batch again without the other parties. The terms must allow it (`recording`). The
+            record is encrypted with a key in `$HETEROFED_HOME`. None records nothing.
+        record_days: the number of days after which a record is deleted.
         results_dir: the parent of the results folder `<task_id>/<name>`.
         feature_workers: the number of processes on this machine that compute this party's feature
             model, each on a part of the rows of a batch. It needs the extra `workers` if it is
@@ -196,6 +203,7 @@ class HeteroNNHostScheduler(HostHooks):
         max_releases_per_row: int | None = None,
         max_epsilon: float | None = None,
         limits: Mapping[str, float] | None = None,
+        recording: bool = False,
         max_rollbacks: int = 10,
         loss_reduction: LossReduction | None = None,
         leak_report: Effort = "sample",
@@ -213,6 +221,8 @@ class HeteroNNHostScheduler(HostHooks):
         sites_share: SitesShare = "gradient",
         sites_every: int = 1,
         agreed: Mapping[str, str] | None = None,
+        record: Literal["inbound"] | None = None,
+        record_days: float = 7,
         results_dir: str | Path = "heterofed_runs",
         callbacks: Sequence[Callback] = (),
     ) -> None:

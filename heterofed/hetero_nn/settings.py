@@ -143,6 +143,7 @@ class HostSettings(LeadSettings, HalfSettings):
     gradient_defence: GradientDefence | None
     label_dp: RandomisedResponse | None
     limits: Mapping[str, Any] | None
+    recording: bool
     loss_reduction: LossReduction | None
     sites: Mapping[str, Sequence[str]] | None
     sites_overlap: SitesOverlap
@@ -182,6 +183,7 @@ class HostSettings(LeadSettings, HalfSettings):
         if self.early_gradients != "once":
             check_flag("early_gradients", self.early_gradients)
         check_flag("announce_split", self.announce_split)
+        check_flag("recording", self.recording)
         if not is_count(self.log_rounds):
             raise ConfigError(f"log_rounds={self.log_rounds!r}: give 0 or a number of rounds")
         if not is_count(self.id_keys, 1) or self.id_keys > MAX_ID_KEYS:
@@ -233,6 +235,7 @@ class HostSettings(LeadSettings, HalfSettings):
             psi_parties=self.psi_parties,
             final_rows=self.final_rows,
             limits=given_limits(self.limits),
+            recording=self.recording or self.record is not None,
         )
 
     def _check_batches(self) -> None:

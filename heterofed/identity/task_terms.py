@@ -203,13 +203,15 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def agreed_fields(plan: Plan) -> dict[str, Any]:
     """Return the fields of a plan that are terms, as plain values.
 
-    Limits and sites are left out if there are none, so that terms without them have the digest that
-    they had before there were any.
+    Limits, sites and recording are left out if there are none, so that terms without them have the
+    digest that they had before there were any.
     """
     fields: dict[str, Any] = msgspec.to_builtins(plan)
     absent = {LIMITS} if not fields[LIMITS] else set()
     if not plan.sites:
         absent |= {name for name in fields if name.startswith("sites")}
+    if not plan.recording:
+        absent.add("recording")
     return {name: value for name, value in fields.items() if name not in NOT_AGREED | absent}
 
 

@@ -58,9 +58,14 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> list[Buffer]:
         _decoder.decode(header)
     except _MALFORMED as why:
         raise LocalProtocolError(f"{type(message).__name__} cannot be sent: {why}") from why
+    return framed(header, payload)
+
+
+def framed(header: Buffer, payload: Sequence[Buffer] = ()) -> list[Buffer]:
+    """Cut a message into frames, as `encode` does, whose header is encoded already."""
     views = [memoryview(part).cast("B") for part in payload if memoryview(part).nbytes]
     size = sum(len(view) for view in views)
-    start = _PREFIX.pack(_MAGIC, _VERSION, 0, len(header), size) + header
+    start = b"".join((_PREFIX.pack(_MAGIC, _VERSION, 0, len(header), size), header))
     if len(start) + size < MAX_FRAME_BYTES:
         return [b"".join((start, *views))]
     return list(_frames([memoryview(start), *views]))
@@ -71,6 +76,20 @@ def header_in(frame: Buffer) -> memoryview:
     view = memoryview(frame).cast("B")
     size: int = _PREFIX.unpack_from(view)[3]
     return view[_PREFIX.size : _PREFIX.size + size]
+
+
+def read_header(header: Buffer) -> Message:
+    """Return the message of a header that was checked before.
+
+    Raises:
+        RemoteProtocolError: it is no message of this version of the protocol.
+    """
+    try:
+        message: Message = _decoder.decode(header)
+    except _MALFORMED:
+        # The text of the error may quote what the peer sent.
+        raise RemoteProtocolError("a header that is not a message of this protocol") from None
+    return message
 
 
 def payload_size(payload: Sequence[Buffer]) -> int:
@@ -165,11 +184,7 @@ class Decoder:
         end = _PREFIX.size + header_size
         if header_size > self._most() or end > len(view):
             raise RemoteProtocolError("a header of a length that the format does not allow")
-        try:
-            message = _decoder.decode(view[_PREFIX.size : end])
-        except _MALFORMED:
-            # The text of the error may quote what the peer sent.
-            raise RemoteProtocolError("a header that is not a message of this protocol") from None
+        message = read_header(view[_PREFIX.size : end])
         self._admit(message, payload_size)
         self._payload = bytearray(payload_size)
         self._message, self.header = message, bytes(view[_PREFIX.size : end])

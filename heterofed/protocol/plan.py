@@ -154,6 +154,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
+        recording: whether a party may keep what the others send it, encrypted and for a limited
+            time, so that it can replay its own side of the run.
     """
 
     host: PartyName
@@ -187,6 +189,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sites_every: Annotated[int, Meta(ge=1, le=2**31)] = 1
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
+    recording: bool = False
 
     def sites_with(self, party: str) -> RoleSites | None:
         """Return the role that has `party` as one of its sites, or None."""
@@ -224,6 +227,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def psi_value_bytes(self) -> int:
         """The width of a blinded or signed value in bytes."""
         return self.psi_bits // 8 if self.psi_protocol == "rsa" else 32
+
+
+def of_prediction(plan: Plan) -> Plan:
+    """Return a task's plan as it holds for a prediction.
+
+    A prediction may do without a party that lacks a row, so its Host learns who has which.
+    """
+    return msgspec.structs.replace(plan, psi_parties="pairwise")
 
 
 def wrong_with_sites(plan: Plan, *, partial: bool = False) -> str:

@@ -33,7 +33,7 @@ from heterofed.identity.task_terms import (
     shown_plan,
     terms_digest,
 )
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.local import HostLock, local_address, lock_path
 from heterofed.rendezvous.refused_keys import Strangers
@@ -166,14 +166,17 @@ class Place(ABC):
         del other
         return None
 
-    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
+    def differences(
+        self, plan: Plan, *, partial: bool = False, predicts: bool = False
+    ) -> list[str]:
         """Return the fields in which an announced plan differs from what this party agreed to.
 
         Args:
             plan: the plan that the Host announced.
             partial: whether some of the task's Collaborators may be missing in it.
+            predicts: whether a finished model predicts.
         """
-        del plan, partial
+        del plan, partial, predicts
         return []
 
 
@@ -393,9 +396,13 @@ class TaskPlace(Place):
     def settle(self, plan: Plan, *, trains: bool = True) -> Plan:
         return settle(plan, self.task, trains=trains)
 
-    def differences(self, plan: Plan, *, partial: bool = False) -> list[str]:
+    def differences(
+        self, plan: Plan, *, partial: bool = False, predicts: bool = False
+    ) -> list[str]:
         agreed = self.task.make_plan()
         if partial:
             here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
             agreed = structs.replace(agreed, collaborators=here)
+        if predicts:
+            agreed = of_prediction(agreed)
         return differences(shown_plan(agreed), shown_plan(plan))

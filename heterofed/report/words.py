@@ -66,6 +66,7 @@ PLAN = {
     "sites_every": "Batches between two averages of the sites' weights",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
+    "recording": "Whether a party may keep what others send, to replay its own side",
 }
 """The explanation of every field of the plan but the seed, which no report has."""
 

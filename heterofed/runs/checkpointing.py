@@ -138,7 +138,9 @@ class Checkpointing:
         )
         # One checkpoint of each kind must load before days of training depend on it.
         proven = things.keys() <= self._proven and mark > AT_SPLIT
-        run.store.keep(mark, snapshots.encode(snapshot, proven=proven))
+        content = snapshots.encode(snapshot, proven=proven)
+        run.store.keep(mark, content)
+        run.recorder.kept(mark, content)
         self._proven.update(things)
         run.futile = 0
 
@@ -188,7 +190,8 @@ class Checkpointing:
         if run.state.own_ids is None:
             self.load_ids()
             _check_own_ids(run, split)
-        snapshot = snapshots.decode(run.store.load(mark))
+        content = run.store.load(mark)
+        snapshot = snapshots.decode(content)
         for part in what.parts:
             part.leave()
         # This comes before the models are made, because they may depend on the ids.
@@ -203,6 +206,7 @@ class Checkpointing:
         self._cut_metrics(snapshot)
         what.files.name_best()
         run.store.drop_after(mark)
+        run.recorder.went_back(mark, content)
         what.carried.put_back(snapshot.carried)
         self._hooks.call("load_extra_state", snapshot.extra)
         for part in what.parts:

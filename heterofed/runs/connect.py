@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 import msgspec
 
@@ -19,7 +20,7 @@ from heterofed.messaging.peer import Timeouts
 from heterofed.messaging.transcript import Transcript
 from heterofed.privacy.mask_keys import MaskKey, check_keys
 from heterofed.protocol.messages import PROTOCOL_VERSION, Hello
-from heterofed.protocol.plan import Plan
+from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import (
@@ -62,6 +63,10 @@ def check_expected(expected: Mapping[str, str], plan: Plan) -> None:
 def shown(value: str | None) -> str:
     """Return a setting as it is shown in a sentence."""
     return "not set" if value is None else repr(value)
+
+
+FINISHED: Final[tuple[JoinPurpose, ...]] = ("predict", "serve")
+"""The purposes of tasks in which a finished model predicts."""
 
 
 @contextmanager
@@ -140,7 +145,8 @@ def _settled(
     names: tuple[str, ...],
 ) -> Plan:
     """Return the plan for some Collaborators, with the terms of the place applied."""
-    return place.settle(make_plan(names), trains=purpose not in ("predict", "serve"))
+    plan = place.settle(make_plan(names), trains=purpose not in FINISHED)
+    return of_prediction(plan) if purpose in FINISHED else plan
 
 
 def _same_plan(
@@ -202,7 +208,11 @@ def as_collaborator(
         described=place.described,
         compare=place.compare,
         diagnose=place.diagnose,
-        objections=functools.partial(place.differences, partial=purpose == "predict"),
+        objections=functools.partial(
+            place.differences,
+            partial=purpose == "predict",
+            predicts=purpose in FINISHED,
+        ),
         earlier=earlier,
         knows_host=run.waits > 0,
     )

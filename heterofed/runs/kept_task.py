@@ -14,6 +14,7 @@ from heterofed.protocol.messages import CheckpointHeld, Finish, Message, RoundEn
 from heterofed.runs.checkpointing import Checkpointing
 from heterofed.runs.model_keeping import ModelKeeping
 from heterofed.runs.receipt import opened_receipt
+from heterofed.runs.records.recorder import opened_record
 from heterofed.runs.return_limit import ReturnLimit
 from heterofed.runs.run import Run
 from heterofed.runs.run_folder import open_run_folder
@@ -41,6 +42,7 @@ class KeptTask(Task):
         """Make the results folder of the resumed or new run."""
         open_run_folder(run, self.limit(run), lambda: self._start_over(run))
         run.receipt = opened_receipt(run)
+        run.recorder = opened_record(run, self.settings)
 
     def settle(self, run: Run) -> None:
         """Complete this party's part of a run whose last checkpoint all parties hold."""

@@ -46,6 +46,7 @@ from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks
 from heterofed.runs.journal import journal_kept
 from heterofed.runs.psi_executor import chosen_executor
+from heterofed.runs.records.active import may_take_over
 from heterofed.runs.report import reported
 from heterofed.runs.run import Resume, Run, new_run
 from heterofed.runs.settings import check_callbacks, check_flag
@@ -90,6 +91,7 @@ class Lifecycle:
         watch: bool = False,
     ) -> TaskResult:
         """Run the task; see the schedulers' `launch_task`."""
+        may_take_over(self._task, task_id)
         check_callbacks(callbacks)
         check_flag("watch", watch)
         results = self._settings.results_dir.absolute()
@@ -247,6 +249,7 @@ class Lifecycle:
 
 def _close(run: Run, linger: float) -> None:
     """Close this party's connections, if there are any, and count their traffic."""
+    run.recorder.close()
     if (party := run.maybe_party) is not None:
         run.result.bytes_sent += party.bytes_sent
         run.result.bytes_received += party.bytes_received

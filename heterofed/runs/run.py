@@ -24,6 +24,7 @@ from heterofed.reporting.results import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
 from heterofed.runs.psi_executor import ExecutorChoice
 from heterofed.runs.receipt import NoReceipt
+from heterofed.runs.records.no_record import NoRecord
 from heterofed.runs.state import RunState
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Run:
         account_of_ids: the name under which signed ids are counted; empty means the task's.
         transcript: the digests of the messages since the parties connected.
         receipt: the receipt of this run, which does nothing if the parties sign none.
+        recorder: the record of the messages, which does nothing unless the user wants one.
         spent: returns the epsilons and releases so far, by name.
         harmless: runs code that only measures or shows something, and catches its errors.
     """
@@ -130,6 +132,7 @@ class Run:
     repeats: Repeats | None = None
     transcript: Transcript | None = None
     receipt: NoReceipt = field(default_factory=NoReceipt)
+    recorder: NoRecord = field(default_factory=NoRecord)
     spent: Callable[[], dict[str, float]] = dict
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, get_args, overload
 
 import msgspec
 
@@ -31,6 +31,12 @@ from heterofed.reporting.results import check_name
 from heterofed.runs.psi_executor import ExecutorChoice
 
 T = TypeVar("T")
+
+Record: TypeAlias = Literal["inbound"]
+"""What a party records: the messages that it receives, and its own answers to compare."""
+
+MOST_DAYS = 3650
+"""The most days for which a record is kept."""
 
 
 class Shown(Generic[T]):
@@ -125,6 +131,8 @@ class Settings:
     seed: int | None = None
     insecure: bool = False
     agreed: Mapping[str, str] = field(default_factory=dict)
+    record: Record | None = None
+    record_days: float = 7
     place: Place | None = None
 
     @classmethod
@@ -178,6 +186,7 @@ class Settings:
             )
         check_agreed(self.agreed)
         check_callbacks(self.callbacks)
+        check_record(self.record, self.record_days)
         chosen = ExecutorChoice(self.psi_executor, self.psi_key_leaves)
         chosen.check(has_key=self.psi_role == "signer")
 
@@ -273,6 +282,19 @@ def check_agreed(agreed: object) -> None:
                 f"agreed: the value of {name!r} is {value!r}; give a string of at most 512"
                 " characters on one line"
             ) from None
+
+
+def check_record(record: object, days: object) -> None:
+    """Refuse a value of `record`, or a time to keep a record, that cannot work.
+
+    Raises:
+        ConfigError: the value is wrong; the message names the setting.
+    """
+    if record not in (None, *get_args(Record)):
+        raise ConfigError(f"record={record!r}: give 'inbound' or None")
+    is_number = isinstance(days, int | float) and not isinstance(days, bool)
+    if not is_number or not 0 < days <= MOST_DAYS:  # type: ignore[operator]
+        raise ConfigError(f"record_days={days!r}: give a number of days up to {MOST_DAYS}")
 
 
 def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:

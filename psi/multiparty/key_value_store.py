@@ -15,9 +15,9 @@ paper, a system without a solution is very rare; it is noticed, and another seed
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,27 @@ def slots_for(count: int) -> int:
 def size_for(count: int) -> int:
     """Return how many bytes encode `count` values."""
     return SEED_BYTES + slots_for(count) * SLOT_BYTES
+
+
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class Lazily(Sequence[Item_co]):
+    """A sequence whose items are computed whenever they are read.
+
+    Args:
+        count: the number of items.
+        item: returns the item at a position.
+    """
+
+    def __init__(self, count: int, item: Callable[[int], Item_co]) -> None:
+        self._count, self._item = count, item
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._item(range(self._count)[at])
 
 
 def encode(keys: Sequence[bytes], values: Sequence[int]) -> bytes:
@@ -91,54 +112,65 @@ def decode(encoding: bytes, count: int, keys: Sequence[bytes]) -> list[int]:
 
 
 class _System:
-    """The equations, of which each has a lead: the first slot in it, which no other one leads."""
+    """The equations, of which each has a lead: the first slot in it, which no other one leads.
+
+    They are added in the order of their bands. Those that begin before the present band are final
+    and are packed into arrays; the few others are held as numbers.
+    """
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
-        self._bands = [0] * columns
-        self._values = [0] * columns
+        self._open: dict[int, tuple[int, int]] = {}  # band and value, by the leading slot
+        self._packed = 0  # the slots before this one are packed
+        self._bands = np.zeros((columns, _BAND_BYTES), dtype=np.uint8)
+        self._values = np.zeros((columns, 2), dtype="<u8")
 
     def add_all(self, keys: Sequence[bytes], values: Sequence[int], seed: bytes) -> bool:
         """Add an equation per key; return False if one of them depends on others."""
-        rows = [_row(key, seed, self._columns) for key in keys]
+        starts = (_row(key, seed, self._columns)[0] for key in keys)
         # In this order, an equation meets few others before it finds a slot without one.
-        for number in sorted(range(len(rows)), key=lambda number: rows[number][0]):
-            start, band = rows[number]
+        for number in np.argsort(np.fromiter(starts, np.int64, len(keys)), kind="stable"):
+            start, band = _row(keys[number], seed, self._columns)
+            if start >= self._packed + _BLOCK:
+                self._pack(start)
             if not self._add(start, band, values[number]):
                 return False
+        self._pack(self._columns)
         return True
 
     def _add(self, start: int, band: int, value: int) -> bool:
-        bands, values = self._bands, self._values
+        equations = self._open
         while band:
             skipped = (band & -band).bit_length() - 1
             start, band = start + skipped, band >> skipped
-            if not bands[start]:
-                bands[start], values[start] = band, value
+            if start not in equations:
+                equations[start] = band, value
                 return True
-            band, value = band ^ bands[start], value ^ values[start]
+            other = equations[start]
+            band, value = band ^ other[0], value ^ other[1]
         return False
+
+    def _pack(self, before: int) -> None:
+        """Pack the equations whose lead is before this slot."""
+        for slot in [each for each in self._open if each < before]:
+            band, value = self._open.pop(slot)
+            self._bands[slot] = np.frombuffer(band.to_bytes(_BAND_BYTES, "little"), np.uint8)
+            self._values[slot] = np.frombuffer(value.to_bytes(SLOT_BYTES, "little"), "<u8")
+        self._packed = before
 
     def solve(self) -> Slots:
         """Return slots that fulfil all equations; those that lead none are random."""
         size = (self._columns + WIDTH) * SLOT_BYTES
         slots = np.frombuffer(bytearray(secrets.token_bytes(size)), dtype="<u8").reshape(-1, 2)
-        for first, bands, values in self._blocks():
+        for first in reversed(range(0, self._columns, _BLOCK)):
+            bands = _unpacked(self._bands[first : first + _BLOCK])
             for at in reversed(range(len(bands))):
                 if bands[at][0]:
                     column = first + at
-                    slots[column] = values[at]
+                    slots[column] = self._values[column]
                     part = slots[column : column + WIDTH][bands[at]]
                     slots[column] = np.bitwise_xor.reduce(part, axis=0)
         return slots[: self._columns]
-
-    def _blocks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_], Slots]]:
-        """Yield the equations from the last slot to the first, expanded for numpy."""
-        for first in reversed(range(0, self._columns, _BLOCK)):
-            part = slice(first, first + _BLOCK)
-            joined = b"".join(each.to_bytes(SLOT_BYTES, "little") for each in self._values[part])
-            values = np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
-            yield first, _bits(self._bands[part]), values
 
 
 def _row(key: bytes, seed: bytes, columns: int) -> tuple[int, int]:
@@ -150,8 +182,11 @@ def _row(key: bytes, seed: bytes, columns: int) -> tuple[int, int]:
 
 def _bits(bands: Sequence[int]) -> npt.NDArray[np.bool_]:
     joined = b"".join(band.to_bytes(_BAND_BYTES, "little") for band in bands)
-    flat = np.unpackbits(np.frombuffer(joined, dtype=np.uint8), bitorder="little")
-    return flat.reshape(-1, WIDTH).view(np.bool_)
+    return _unpacked(np.frombuffer(joined, dtype=np.uint8))
+
+
+def _unpacked(bands: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(bands, bitorder="little").reshape(-1, WIDTH).view(np.bool_)
 
 
 def _numbers(rows: Any) -> list[int]:

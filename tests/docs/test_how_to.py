@@ -33,7 +33,7 @@ GUIDES = ROOT / "docs/how-to"
 NOT_OURS = {
     "index.md",
     "many-processes.md",
-    *("deploy.md", "doctor.md"),
+    *("deploy.md", "doctor.md", "replay.md"),
     "two-organisations.md",
     "horizontal.md",
     "sites.md",

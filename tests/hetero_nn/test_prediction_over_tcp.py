@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from heterofed.errors import ConfigError, MissingPartyError
 from heterofed.identity.task_file import load_task
+from heterofed.protocol.plan import of_prediction
 from heterofed.rendezvous.backend import TaskPlace
 from tests.e2e.tiny import IDS, run
 from tests.hetero_nn.test_prediction import ALL, Carol, Collaborator, Host, Serving, end
@@ -52,3 +54,18 @@ def test_only_predictions_do_with_fewer(home: Path, tmp_path: Path) -> None:
     for given, partial in ((["bob"], False), (["dave"], True), (["bob", "carol"], False)):
         with pytest.raises(ConfigError, match="lists carol, bob"):
             place.expected(given, partial=partial)
+
+
+@pytest.mark.parametrize("fewer", [False, True])
+def test_predictions_of_a_joint_task_show_who_has_a_row(
+    fewer: bool, home: Path, tmp_path: Path
+) -> None:
+    path = open_offices(home, ALL, plan=["psi_protocol=ecdh"])
+    place = TaskPlace(load_task(path), "bob", home)
+    joint = place.task.make_plan()
+    assert joint.psi_parties == "joint"
+    plan = of_prediction(joint)
+    if fewer:
+        plan = msgspec.structs.replace(plan, collaborators=("bob",))
+    assert not place.differences(plan, partial=fewer, predicts=True)
+    assert "psi_parties" in str(place.differences(plan, partial=fewer))

@@ -16,6 +16,7 @@ import pytest
 
 from heterofed import errors as e
 from heterofed.cli.task import new_task
+from heterofed.homo_nn import HomoNNHostScheduler
 from heterofed.identity.keys import load_key
 from heterofed.identity.receipt.check import check_receipt, check_together
 from heterofed.identity.receipt.lines import BEGINNING, Chain, encoded, hash_of
@@ -26,9 +27,11 @@ from heterofed.protocol.messages import Signed
 from heterofed.runs.receipt import NAME, Receipt
 from tests.e2e.processes import Parties, PartyProcess
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
+from tests.hetero_nn import sites_tiny
+from tests.homo_nn import tiny as averaged
 from tests.identity import stranger
 from tests.identity.offices import Command, open_offices, public_key
-from tests.runs.test_resume import crashing
+from tests.runs.test_resume import CrashError, crashing
 
 BOTH = ("alice", "bob")
 
@@ -279,7 +282,10 @@ def test_a_run_that_was_interrupted_has_one_chain(
     run(TinyHost(tmp_path), crashing(TinyCollaborator(tmp_path), hook, at))
     with (tmp_path / "tiny" / "bob" / NAME).open("ab") as file:
         file.write(b'{"torn')  # as a kill in the middle of a line leaves it
-    assert_one_chain(launched(tmp_path), keys)
+    content = launched(tmp_path)
+    assert_one_chain(content, keys)
+    for party in BOTH:
+        assert_refused(content[party], party, keys, 60)
 
 
 @pytest.mark.long
@@ -303,6 +309,8 @@ def test_killed_with_kill_9(victim: str, home: Path, tmp_path: Path, parties: Pa
         assert each.wait() == 0, "\n".join(each.output for each in running.values())
     assert_one_chain(receipts(tmp_path), keys)
     assert whats(receipts(tmp_path)[victim]).count("resumed") == 2
+    for party, content in receipts(tmp_path).items():
+        assert_refused(content, party, keys, 1000)
 
 
 def wait_for(path: Path) -> None:
@@ -507,3 +515,69 @@ def test_a_statement_has_one_form() -> None:
         assert read_signed(signed(text), key.public) is None
     assert not has_signed(key.public, some.text, key.sign(SAYS + some.text))
     assert not has_signed("no key", b"", b"")
+
+
+# -- every kind of task ---------------------------------------------------------------------------
+
+
+def signed_by(results: Path, *parties: str, task: str = "tiny") -> dict[str, bytes]:
+    return {each: (results / task / each / NAME).read_bytes() for each in parties}
+
+
+def assert_agreed(content: dict[str, bytes], keys: dict[str, str]) -> list[Any]:
+    """All parties have sealed their receipts, and the Host, which is the first one, agrees with
+    each Collaborator. Two Collaborators say nothing to each other.
+    """
+    found = [check_receipt(each, keys) for each in content.values()]
+    check_together(found)
+    host, *others = content
+    for each in found:
+        assert each.contradicted == {}
+        assert {*each.heard} == ({*others} if each.party == host else {host})
+        assert stranger.accepts(content[each.party], each.party, keys)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secure", [False, True])
+def test_parties_of_a_horizontal_task_sign(secure: bool, home: Path, tmp_path: Path) -> None:
+    names = ["bob", "carol"]
+    fusion = "masked_sum" if secure else "separate"
+    plan = ["max_rounds=3", f"fusion={fusion}", "averaging={}", f"max_batch_bytes={1 << 30}"]
+    open_offices(home, names, signing=True, plan=plan)
+    keys = {each: make_signing_key(each, home).public for each in ("alice", *names)}
+
+    def parties() -> list[Any]:
+        others = [averaged.Party(tmp_path, name, number) for number, name in enumerate(names)]
+        common: Any = {"results_dir": tmp_path, "join_timeout": 60, "seed": 1}
+        first = HomoNNHostScheduler(
+            "alice", max_rounds=3, collaborators=names, secure_aggregation=secure, **common
+        )
+        return [first, *others]
+
+    first = parties()
+    crashing(first[1], "train_a_round", 2)
+    assert isinstance(run(*first)[1], CrashError)
+    results = run(*parties())
+    assert not any(isinstance(each, BaseException) for each in results), results
+    content = signed_by(tmp_path, "alice", *names)
+    for each in assert_agreed(content, keys):
+        assert (each.rounds, each.resumed) == (3, 1)
+        assert_refused(content[each.party], each.party, keys, 40)
+
+
+@pytest.mark.slow
+def test_sites_of_a_role_sign(home: Path, tmp_path: Path) -> None:
+    sites = [f"shop.{each}" for each in ("north", "south")]
+    roles = json.dumps([{"role": "shop", "parties": sites}])
+    plan = ["psi_protocol=ecdh", f"max_rounds={sites_tiny.ROUNDS}", "announced_split=true"]
+    plan += [f"batch_size={sites_tiny.BATCH}", f"sites={roles}"]
+    open_offices(home, ["lab", *sites], host="bank", task="sites", signing=True, plan=plan)
+    keys = {each: make_signing_key(each, home).public for each in ("bank", "lab", *sites)}
+    bank, others = sites_tiny.parties(tmp_path, ("north", "south"))
+    results = run(bank, *others, task="sites")
+    assert not any(isinstance(each, BaseException) for each in results), results
+    content = signed_by(tmp_path, *keys, task="sites")
+    for each in assert_agreed(content, keys):
+        assert each.rounds == sites_tiny.ROUNDS
+        assert_refused(content[each.party], each.party, keys, 40)

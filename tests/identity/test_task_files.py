@@ -122,7 +122,8 @@ def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
     limits = LeakLimits(min_batch=2)  # left out where there are none
     sites = (RoleSites("r", ("b", "c")),)  # as these
-    fields = agreed_fields(Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites))
+    plan = Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites, recording=True)
+    fields = agreed_fields(plan)
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 
@@ -468,3 +469,20 @@ def test_rotated_keys_do_not_pass_for_the_listed_ones(home: Path, command: Comma
     for arguments in (("check",), ("accept", "--yes")):
         assert command("task", arguments[0], "tiny", "--party", "bob", *arguments[1:]) == 2
         assert "is not the one that the file of task 'tiny' lists" in command.err
+
+
+@pytest.mark.parametrize(
+    ("others", "plan", "keyless", "expected"),
+    [
+        (("bob", "carol"), ["psi_protocol=ecdh"], False, "joint"),
+        (("bob", "carol"), ["psi_protocol=ecdh", "psi_parties=pairwise"], False, "pairwise"),
+        (("bob", "carol"), [], False, "pairwise"),
+        (("bob",), ["psi_protocol=ecdh"], False, "pairwise"),
+        (("bob", "carol"), ["psi_protocol=ecdh"], True, "pairwise"),
+    ],
+)
+def test_new_tasks_hide_pairwise_intersections_where_they_can(
+    others: tuple[str, ...], plan: list[str], keyless: bool, expected: str, home: Path
+) -> None:
+    task = load_task(open_offices(home, others, plan=plan, keyless=keyless, accept=False))
+    assert task.make_plan().psi_parties == expected
