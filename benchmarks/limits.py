@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from benchmarks.privacy import Task, bottom, credit
+from benchmarks.privacy_tasks import Task, bottom, credit
 from heterofed import Batch, HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
 from heterofed.errors import LeakLimitError
 from heterofed.privacy.label_attacks import cosine_leak

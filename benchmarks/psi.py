@@ -6,6 +6,7 @@
 The floor is what the necessary secret operations alone would take, by `openssl speed -multi`
 right before and right after our run: rsa, one RSA private operation per id of both sides; ecdh,
 4 multiplications per id pair, by X25519, which is the closest that openssl can be asked for. For
+ecdh the CPU of both parties also stands beside that of the same operations of libsodium alone. For
 rsa the signer's CPU per private operation stands beside openssl's, which is without hashing and
 checking.
 Peers are installed by whoever wants them, in an environment of their own if they do not fit
@@ -31,6 +32,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from benchmarks.psi_floor import measured_floor
 from benchmarks.psi_peers import run_peer
 from psi.workers import usable_cores
 
@@ -271,7 +273,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         operations += 2 * args.ids
     rsa = args.protocol == "rsa"
     speeds, cpu_us = [operations_per_second(kind)], [cpu_us_per_sign() if rsa else None]
+    own_floors = [] if rsa else [measured_floor()]
     ours = run_ours(args)
+    own_floors += [] if rsa else [measured_floor()]
     cpu_us.append(cpu_us_per_sign() if rsa else None)
     found = ours["requester"]["intersection"]
     peers = {name: run_peer(name, args) for name in args.peers.split(",") if name}
@@ -283,12 +287,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     wall = max(each["wall_s"] for each in ours.values())
     speed = mean(speeds)
     floor = operations / speed if speed else None
+    cpu = sum(each["cpu_s"] for each in ours.values())
+    cpu_floor = mean([each.seconds(args.ids, args.peer_ids) for each in own_floors])
     return {
         "protocol": args.protocol,
         "backend": ours["signer"]["backend"],
         "ids": [args.ids, args.peer_ids],
         "wall_s": wall,
-        "cpu_s": sum(each["cpu_s"] for each in ours.values()),
+        "cpu_s": cpu,
+        "cpu_floor_s": cpu_floor,
+        "cpu_floor_ratio": cpu / cpu_floor if cpu_floor else None,
         "bytes_per_id": sum(each["bytes_sent"] for each in ours.values())
         / max(1, args.ids + args.peer_ids),
         "peak_mb": max(each["peak_mb"] for each in ours.values()),
@@ -322,6 +330,9 @@ def show(result: dict[str, Any]) -> None:
     else:
         print(f"  floor          {result['floor_s']:.2f} s for {result['floor_of']}")
         print(f"  ratio          {result['floor_ratio']:.2f}")
+    if result["cpu_floor_s"] is not None:
+        line = f"{result['cpu_floor_s']:.2f} s of libsodium alone"
+        print(f"  cpu floor      {line}, ratio {result['cpu_floor_ratio']:.2f}")
     if result["signer_cpu_us_per_op"] is not None:
         line = f"  cpu per op     {result['signer_cpu_us_per_op']:.0f} us of the signer"
         if result["openssl_cpu_us_per_op"] is not None:

@@ -10,18 +10,28 @@ docs/explanation/psi-at-scale.md is generated from it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-BUCKET_IDS = 1_000_000
-"""Ids that are in memory at once; more are on disk in buckets of about this size."""
+BUCKET_IDS, MOST_BUCKETS = 1_000_000, 100
+"""Ids that are in memory at once, and buckets on disk at most; see `psi.storage.spill`."""
 
-MOST_BUCKETS = 100
-
-POINT, TAG = 32, 16
-"""The bytes of a blinded or evaluated value, and of a tag or of a match proof."""
+POINT, TAG, POSITION = 32, 16, 8
+"""The bytes of a blinded or evaluated value, of a tag or match proof, and of a position."""
 
 ID_BYTES = 17
 """The bytes of an id in the measured sets."""
+
+COORDINATION = 14.0
+"""Microseconds per id of the one process that coordinates at each party: 2 to check and store the
+id, 10 to split, check and store chunks, and 2 to match.
+"""
+
+PROGRAM, IN_MEMORY, ON_DISK, IN_BUCKET = 45_000_000, 480, 3 * POSITION + 2, 230
+"""The bytes of memory of the program; per id of a set in memory; per id of a larger set, whose
+place in the file, place in the order of sending and position in the result are in memory, with two
+marks; and per id of the bucket that is matched.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +42,21 @@ class Run:
         ids: the number of ids of each party.
         requester_us: the CPU of the requester per id, in microseconds.
         signer_us: the CPU of the signer per id, in microseconds.
-        whole: whether the run was measured to its end.
+        memory: the peak memory of the party that needs more, in bytes.
     """
 
     ids: int
     requester_us: float
     signer_us: float
-    whole: bool = True
+    memory: int
 
 
 RUNS = (
-    Run(100_000, 0.0, 0.0),
-    Run(1_000_000, 0.0, 0.0),
-    Run(10_000_000, 117.3, 114.6, whole=False),
+    Run(100_000, 123.8, 125.4, 84_000_000),
+    Run(1_000_000, 124.9, 127.4, 554_000_000),
+    Run(10_000_000, 117.5, 114.1, 580_000_000),
 )
-"""The runs, by `python -m benchmarks.psi --protocol ecdh --ids N`, on the machine of the page."""
-
-COORDINATION = 14.0
-"""Microseconds per id of the one process that coordinates at each party: 2 to check and store the
-id, 8 to 10 to split, check and store chunks, and 2 to match.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What one id costs.
-
-    Attributes:
-        requester: microseconds of a core at the requester.
-        signer: microseconds of a core at the signer.
-    """
-
-    requester: float
-    signer: float
+"""The runs; the page says how they were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +68,12 @@ class Forecast:
         sending: the seconds of the busier direction, if computing takes no time.
         memory: the bytes of memory of a party.
         disk: the bytes of temporary files of a party.
-        sent: the bytes that the busier direction carries.
     """
 
     computing: float
     sending: float
     memory: int
     disk: int
-    sent: int
 
     @property
     def seconds(self) -> float:
@@ -91,16 +81,16 @@ class Forecast:
         return max(self.computing, self.sending)
 
 
-def fitted(runs: tuple[Run, ...] = RUNS) -> Costs:
-    """Return the costs that have the least relative squared error over the runs."""
-
-    def fit(costs: list[float]) -> float:
-        return sum(1 / each for each in costs) / sum(1 / each**2 for each in costs)
-
-    return Costs(fit([each.requester_us for each in runs]), fit([each.signer_us for each in runs]))
+def cpu_us(runs: Sequence[Run] = RUNS) -> float:
+    """Return the CPU per id of the slower party, with the least relative squared error."""
+    return max(_fit([each.requester_us for each in runs]), _fit([each.signer_us for each in runs]))
 
 
-def forecast(ids: int, cores: int, mbit: float, costs: Costs | None = None) -> Forecast:
+def _fit(costs: Sequence[float]) -> float:
+    return sum(1 / each for each in costs) / sum(1 / each**2 for each in costs)
+
+
+def forecast(ids: int, cores: int, mbit: float) -> Forecast:
     """Return what two parties with equally many ids need, each with so many cores.
 
     The arithmetic is spread over the cores, and the coordination is not.
@@ -109,41 +99,27 @@ def forecast(ids: int, cores: int, mbit: float, costs: Costs | None = None) -> F
         ids: the number of ids of each party.
         cores: the cores of each party.
         mbit: the speed of the link in each direction, in Mbit/s.
-        costs: what an id costs; what was fitted without it.
     """
-    each = costs or fitted()
-    slower = max(each.requester, each.signer)
-    spread = (slower - COORDINATION) / cores if cores > 1 else slower - COORDINATION
+    each = COORDINATION + (cpu_us() - COORDINATION) / cores
     sent = ids * (POINT + TAG)
-    return Forecast(
-        computing=ids * (COORDINATION + spread) / 1e6,
-        sending=sent * 8 / (mbit * 1e6),
-        memory=memory_of(ids),
-        disk=disk_of(ids),
-        sent=sent,
-    )
+    return Forecast(ids * each / 1e6, sent * 8 / (mbit * 1e6), memory_of(ids), disk_of(ids))
 
 
 def memory_of(ids: int) -> int:
-    """Return the bytes of memory of the requester, which needs more than the signer.
-
-    Of each id the file position, the place in the order of sending and the position of the result
-    are in memory (8 bytes each), and marks (2). Beside that there is one bucket of records, as
-    objects of Python, and the program.
-    """
-    program, per_record = 60 << 20, 230
-    bucket = min(ids, max(BUCKET_IDS, ids // MOST_BUCKETS))
-    held = bucket * ID_BYTES * 4 if ids <= BUCKET_IDS else ids * (3 * 8 + 2)
-    return program + held + bucket * per_record
+    """Return the bytes of memory of a party."""
+    if ids <= BUCKET_IDS:
+        return PROGRAM + ids * IN_MEMORY
+    return PROGRAM + ids * ON_DISK + max(BUCKET_IDS, ids // MOST_BUCKETS) * IN_BUCKET
 
 
 def disk_of(ids: int) -> int:
-    """Return the bytes of temporary files of the requester.
+    """Return the bytes of temporary files of the requester, which needs more than the signer.
 
-    The id, its record (tag, proof and position), the peer's tag, and half of the ids with position
-    and proof again as matches.
+    Of each id there are the id, its record (tag, proof, position) and the peer's tag, and of half
+    of them the match (position, proof).
     """
-    return 0 if ids <= BUCKET_IDS else ids * (ID_BYTES + 40 + TAG + (8 + TAG) // 2)
+    record = 2 * TAG + POSITION
+    return 0 if ids <= BUCKET_IDS else ids * (ID_BYTES + record + TAG + (POSITION + TAG) // 2)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.limits import Collaborator, Host
-from benchmarks.privacy import credit
+from benchmarks.privacy_tasks import credit
 from heterofed.cli.task import accept_task, new_task
 from heterofed.files import heterofed_home
 from heterofed.identity.keys import new_key

@@ -18,6 +18,7 @@ if sys.platform == "win32":  # files are opened by ways that Windows does not ha
 
 if TYPE_CHECKING:
     from heterofed.compute.batch import Batch
+    from heterofed.compute.frozen_weights import leave_out_frozen_weights
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
@@ -41,6 +42,7 @@ __all__ = [
     "TaskResult",
     "__version__",
     "fake_peer",
+    "leave_out_frozen_weights",
     "logger",
     "register_metrics",
     "replay",
@@ -59,6 +61,7 @@ _HOME = {
     "TaskFailed": "heterofed.errors",
     "TaskResult": "heterofed.reporting.results",
     "fake_peer": "heterofed.simulation.fake_peer",
+    "leave_out_frozen_weights": "heterofed.compute.frozen_weights",
     "register_metrics": "heterofed.metrics",
     "replay": "heterofed.runs.records.replay",
     "simulate": "heterofed.simulation.simulate",

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from psi.errors import LibraryError
 from psi.hashing import domain
 
 if TYPE_CHECKING:
@@ -14,13 +15,22 @@ if TYPE_CHECKING:
 
 Protocol = Literal["rsa", "ecdh"]
 
+NOT_HERE = {
+    "rr22": "the package spu computes it, and its last release (0.9.5) needs numpy below 2 and"
+    " Python 3.10 or 3.11, so it cannot be installed beside this package; choose 'ecdh', or run spu"
+    " in an environment of its own, as the guide to intersections without a task shows"
+}
+"""Protocols of other packages, and why no task can use them."""
+
 
 def check_protocol(protocol: Protocol) -> None:
     """Check that this machine can compute a protocol, before anything else starts.
 
     Raises:
-        LibraryError: a library that the protocol needs is missing.
+        LibraryError: a library that the protocol needs is missing, or cannot be there.
     """
+    if protocol in NOT_HERE:
+        raise LibraryError(NOT_HERE[protocol])
     if protocol == "ecdh":
         from psi.ecdh.group import find_group
 
@@ -37,7 +47,7 @@ def signer(protocol: Protocol, ids: Iterable[str], **settings: Any) -> Signer:
         from psi.ecdh.signer import ECDHSigner
 
         return ECDHSigner(ids, **settings)
-    raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
+    raise _unknown(protocol)
 
 
 def requester(
@@ -54,7 +64,13 @@ def requester(
         from psi.ecdh.requester import ECDHRequester
 
         return ECDHRequester(ids, public_key, peer_count, **settings)
-    raise ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
+    raise _unknown(protocol)
+
+
+def _unknown(protocol: str) -> Exception:
+    if protocol in NOT_HERE:
+        return LibraryError(NOT_HERE[protocol])
+    return ValueError(f"there is no protocol {protocol!r}; choose 'rsa' or 'ecdh'")
 
 
 def intersect(

@@ -213,6 +213,10 @@ OF_OTHER_LIBRARIES = {
     "_get_sequence_nr": "the number of the next node of a torch graph",
     "_sequence_nr": "the order of a torch graph",
     "_version": "how often a torch tensor was changed",
+    "_C": "torch's own functions, as its checkpointing uses them",
+    "_autograd": "those of autograd",
+    "_current_graph_task_id": "whether a backward pass of torch is running",
+    "_top_saved_tensors_default_hooks": "whether a checkpoint saves what is computed",
     "_sodium": "the library within rbcl",
 }
 """Names with an underscore that other libraries have no public name for."""

@@ -11,11 +11,11 @@ wait_for shop.pub
 if ! heterofed task show "$TASK" >/dev/null 2>&1; then
     heterofed task new "$TASK" --host bank --address "$ADDRESS" --bind "$BIND" \
         --collaborator "shop=$(head -n 1 "$HANDOVER/shop.pub")" \
-        --plan psi_protocol=ecdh --plan max_rounds=10 --plan batch_size=32 --plan shuffle=true \
+        --table --plan max_rounds=10 --plan batch_size=32 \
         >/dev/null
 fi
 cp "$HETEROFED_HOME/tasks/$TASK.toml" "$HANDOVER/$TASK.tmp"
 mv "$HANDOVER/$TASK.tmp" "$HANDOVER/$TASK.toml"
 heterofed doctor "$TASK" --ids 1800
-exec heterofed table train project/data/bank.csv --task "$TASK" --party bank --id customer \
-    --label defaulted --rounds 10 --batch-size 32
+exec heterofed table train project/data/bank.csv --task "$TASK" --id customer \
+    --label defaulted

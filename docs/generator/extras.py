@@ -25,6 +25,7 @@ FOR = {
     "watch": "`heterofed watch` and `--watch`: a live page of runs",
     "serve": "`heterofed serve`: rows of a trained model over HTTP",
     "search": "`heterofed.tabular.search`: settings are tried over one intersection",
+    "text": "the example `examples.text_and_table`: a transformer with LoRA",
     "workers": "`feature_workers`: a party of several processes",
     "dask": "intersections on a Dask cluster",
     "ray": "intersections on a Ray cluster",

@@ -19,6 +19,7 @@ from docs.generator import (
     limits,
     messages,
     modules,
+    psi_scale,
     report_fields,
 )
 from docs.generator.markdown import ROOT
@@ -52,6 +53,8 @@ PIECES: dict[str, Callable[[], str]] = {
     "phase-limits": limits.phase_limits,
     "wire-format": messages.wire_format,
     "psi-parameters": limits.psi_parameters,
+    "psi-scale-runs": psi_scale.runs,
+    "psi-scale-forecast": psi_scale.forecasts,
     "extras": extras.extras_table,
     "packages": modules.package_table,
     "modules-heterofed": lambda: modules.module_table("heterofed"),

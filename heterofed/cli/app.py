@@ -178,8 +178,11 @@ def demo(
 def psi(column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
+    from heterofed.rendezvous.address import check_free
 
     with started_by(PSI_COMMAND):
+        if given["role"] == "initiator":
+            check_free(given["task"])
         outcome = run_psi(id_column=column, **given)
     if as_json:
         click.echo(json.dumps(outcome))

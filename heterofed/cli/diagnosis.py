@@ -13,8 +13,9 @@ from heterofed.cli import machine
 from heterofed.cli.forecast import Phase, psi_forecast, train_forecast
 from heterofed.cli.machine import Machine
 from heterofed.cli.measures import psi_costs, step_seconds
+from heterofed.cli.own_party import own_party
 from heterofed.cli.probe import Probe, probe_as_collaborator, probe_as_host
-from heterofed.cli.task import find_task, own_party
+from heterofed.cli.task import find_task
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
 from heterofed.identity import consent

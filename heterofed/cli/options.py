@@ -35,9 +35,13 @@ def refuse(context: click.Context, names: Iterable[str | None], why: str) -> Non
         UsageError: there is such an option; the message names it.
     """
     for each in context.command.params:
-        given = context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
-        if each.name in names and given:
+        if each.name in names and is_given(context, str(each.name)):
             raise click.UsageError(f"{each.opts[0]}: leave it out; {why}")
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Return whether an option was given, and does not have its default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def max_peer_ids(meaning: str) -> Option[Any]:
@@ -58,7 +62,10 @@ def parties(who: str) -> Option[Any]:
 TASK = click.option(
     "--task", required=True, help="Run the task with this id, which is the same at all."
 )
-PARTY = click.option("--party", help="Take part under this name; the default is your role.")
+PARTY = click.option(
+    "--party",
+    help="Take part under this name; the default is yours in the task file, or else your role.",
+)
 JOINT = click.option(
     "--joint",
     "psi_parties",

@@ -81,6 +81,7 @@ def probe_as_host(
     missing = [each.party for each in task.collaborators]
     admission = Admission(task_digest(task.task), "probe", name, missing, terms=place.terms)
     known: list[Facts] = []
+    place.purpose = "probe"
     with place.listen() as endpoint:
         host = Party(name, Role.HOST, endpoint, timeouts=Timeouts())
         host.admission = lambda visitor, hello: admission.judge(host, visitor, hello)

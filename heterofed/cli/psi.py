@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import psi
+from heterofed.cli.own_party import name_in
 from heterofed.errors import ConfigError, IdError
 from heterofed.files import make_folder, new_file, whole_folder, writing
 from heterofed.hetero_nn.psi import (
@@ -96,7 +97,7 @@ def run_psi(
         given |= {"collaborators": parties, "psi_protocol": protocol, "psi_parties": psi_parties}
     else:
         given["psi_key_leaves"] = key_leaves
-    scheduler = SCHEDULERS[role](party or role, **given)
+    scheduler = SCHEDULERS[role](name_in(task, party, role, is_host=role == "initiator"), **given)
     write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
     with _kept_to_resume(folder):
         scheduler.launch_task(task, resume="never" if fresh else "auto")

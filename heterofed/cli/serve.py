@@ -13,9 +13,14 @@ from heterofed.cli import options
 
 NOT_OF = {
     "host": ("max_rows_per_day", "max_rows_per_minute", "limits"),
-    "collaborator": ("address", "port", "token_file", "deadline", "missing_party"),
+    "collaborator": (
+        *("address", "port", "token_file", "deadline", "missing_party"),
+        *("tls_cert", "tls_key", "client_ca"),
+    ),
 }
 """The options that do not belong to a role."""
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -59,8 +64,20 @@ NOT_OF = {
 )
 @click.option(
     "--token-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="At the Host, read the callers' bearer token from this file; otherwise one is made.",
+)
+@click.option(
+    "--tls-cert",
+    type=FILE,
+    help="At the Host, encrypt connections (HTTPS) with this certificate, as PEM.",
+)
+@click.option("--tls-key", type=FILE, help="At the Host, the private key of --tls-cert, as PEM.")
+@click.option(
+    "--client-ca",
+    type=FILE,
+    help="At the Host, let in only callers with a certificate of one of the authorities in this"
+    " file (mutual TLS). They need a token too only if there is a --token-file.",
 )
 @click.option(
     "--deadline",
@@ -107,6 +124,9 @@ def serve(
     from heterofed.cli.serve_tasks import serve_collaborator, serve_host
 
     options.refuse(context, NOT_OF[role], f"it is not for a {role}")
+    cert, key, client_ca = (given[each] for each in ("tls_cert", "tls_key", "client_ca"))
+    if bool(cert) != bool(key) or (client_ca and not cert):
+        raise click.UsageError("--tls-cert and --tls-key belong together; --client-ca needs both")
     tasks = {task: given.pop("location")}
     for name, location in given.pop("also").items():
         if name in tasks:

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.table_tasks import given_in, opened
 from heterofed.messaging.aborts import SIGTERM_EXIT
+from heterofed.rendezvous.address import check_free
 from heterofed.tabular import TabularCollaborator, TabularHost
-from heterofed.tabular.ids import Duplicates
 
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
 
@@ -39,6 +40,9 @@ def serve_host(
     token_file: Path | None,
     deadline: float,
     missing_party: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
     **given: Any,
 ) -> None:
     """Serve at the Host.
@@ -48,12 +52,16 @@ def serve_host(
     """
     from heterofed.serving.extra import check_installed
     from heterofed.serving.server import ServedTask, Server, token_of
+    from heterofed.serving.tls import Tls
 
     check_installed()
-    name = party or "host"
+    check_free(*tasks)
+    tls = Tls(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
+    has_token = client_ca is None or token_file is not None
     served = []
     tokens: dict[str, Path] = {}
     for task, location in tasks.items():
+        name = name_in(task, party, "host", is_host=True)
         make = _maker(TabularHost, location, task, name, results, ids, given, label=None)
         folder = results.absolute() / task / name / "serving"
         scheduler, tokens[task] = make(), token_file or folder / "token"
@@ -62,13 +70,14 @@ def serve_host(
             ServedTask(
                 scheduler=scheduler,
                 task_id=task,
-                token=token_of(folder, token_file),
+                token=token_of(folder, token_file) if has_token else "",
                 settings={**settings, "fresh": make},
             )
         )
-    server = Server(served, address=address, port=port, deadline=deadline)
+    server = Server(served, address=address, port=port, deadline=deadline, tls=tls)
     for task, token in tokens.items():
-        click.echo(f"serve: {server.url(task)} (token: {token})")
+        needed = f"token: {token}" if has_token else f"callers' certificates: {client_ca}"
+        click.echo(f"serve: {server.url(task)} ({needed})")
     server.run()
 
 
@@ -89,9 +98,9 @@ def serve_collaborator(
     Raises:
         ConfigError: an option, a table or a trained model is wrong.
     """
-    name = party or "collaborator"
     links = []
     for task, location in tasks.items():
+        name = name_in(task, party, "collaborator", is_host=False)
         make = _maker(TabularCollaborator, location, task, name, results, ids, given)
         day, minute = limits.get(task, (max_rows_per_day, max_rows_per_minute))
         links.append(
@@ -156,9 +165,7 @@ def _maker(
         kind,
         name,
         source,
-        ids=list(ids) or kept.ids,
-        id_recipe=kept.id_recipe,
-        duplicates=cast(Duplicates, kept.duplicates),
+        **kept.reading(ids),
         results_dir=results,
         join_timeout=0,
         **more,

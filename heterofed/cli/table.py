@@ -10,11 +10,13 @@ from typing import Any, Literal
 import click
 
 from heterofed.cli import options
-from heterofed.cli.options import all_of, refuse
+from heterofed.cli.options import all_of, is_given, refuse
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.table_score import score
+from heterofed.cli.table_take_home import take_home
 from heterofed.cli.ways import COMMANDS
+from heterofed.rendezvous.address import check_free
 from heterofed.rendezvous.ways import started_by
 
 Role = Literal["host", "collaborator"]
@@ -190,7 +192,22 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
             show_overlap(count_overlap(role=role, **counted), as_json=as_json)
         return
     with started_by(COMMANDS):
+        if role == "host":
+            check_free(given["task"])
+            given |= _agreed(context, given["task"])
         _show(run(role=role, **given), as_json)
+
+
+def _agreed(context: click.Context, task: str) -> dict[str, Any]:
+    """Return the options that were not given and are among the terms of the task file."""
+    from heterofed.cli.own_party import terms_of
+
+    terms = terms_of(task)
+    if terms is None:
+        return {}
+    agreed = {"psi": terms.psi_protocol, "max_rounds": terms.max_rounds}
+    agreed["batch_size"] = terms.batch_size
+    return {name: value for name, value in agreed.items() if value and not is_given(context, name)}
 
 
 _COUNTED = (
@@ -224,6 +241,12 @@ _COUNTED = (
     show_default=True,
     help="At a Collaborator: end after so many requests; 0: serve until interrupted.",
 )
+@click.option(
+    "--take-home",
+    is_flag=True,
+    help="At the Host: predict all rows by the model of `table take-home`, without any other"
+    " party.",
+)
 @options.LOG_FORMAT
 @click.pass_context
 def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) -> None:
@@ -232,17 +255,24 @@ def predict(context: click.Context, /, role: Role, as_json: bool, **given: Any) 
     The Host gets the predictions of the best round's models; a Collaborator computes its part of
     the rows that are asked for.
     """
+    from heterofed.cli.table_take_home import predict_alone
     from heterofed.cli.table_tasks import predict as run
 
-    others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out"]}
+    others = {"host": ["max_rows_per_day", "requests"], "collaborator": ["out", "take_home"]}
     refuse(context, others[role], f"it is not for a {role}")
+    if given.pop("take_home"):
+        _show(predict_alone(**given), as_json)
+        return
     with started_by(COMMANDS):
+        if role == "host":
+            check_free(given["task"], turns="predict")
         _show(run(role=role, **given), as_json)
 
 
 table.add_command(check)
 table.add_command(overlap)
 table.add_command(score)
+table.add_command(take_home)
 
 
 def _host_options() -> Iterable[click.Parameter]:

@@ -74,10 +74,15 @@ def count_overlap(
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.
         TaskFailed: the task failed.
     """
+    from heterofed.cli.own_party import name_in
+    from heterofed.rendezvous.address import check_free
     from heterofed.tabular import overlap
     from heterofed.tabular.ids import IdRecipe
     from heterofed.tabular.sources import open_source
 
+    name = name_in(task, party, role, is_host=role == "host")
+    if role == "host":
+        check_free(task)
     source = open_source(location, **of_source)
     own = overlap.OwnTable(source, list(ids), IdRecipe.parse(id_recipe) if id_recipe else None)
     given: dict[str, Any] = {
@@ -86,8 +91,8 @@ def count_overlap(
         "join_timeout": join_timeout,
     }
     scheduler = (
-        overlap.OverlapHost(party or role, own, collaborators=parties, **given)
+        overlap.OverlapHost(name, own, collaborators=parties, **given)
         if role == "host"
-        else overlap.OverlapCollaborator(party or role, own, **given)
+        else overlap.OverlapCollaborator(name, own, **given)
     )
     return overlap.count_overlap(task, scheduler, own)

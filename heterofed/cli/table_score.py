@@ -74,22 +74,24 @@ def run_score(
         ConfigError: an option, the table or the trained model is wrong.
         RequestError: another party refuses further rows; what is done is kept.
     """
+    from heterofed.cli.own_party import name_in
     from heterofed.cli.table_tasks import given_in, opened
+    from heterofed.rendezvous.address import check_free
     from heterofed.reporting.results import check_writable
     from heterofed.tabular import TabularHost
     from heterofed.tabular.scoring.stream import score as scored
 
-    source, name, out = opened(location, **of_source), party or "host", out.absolute()
+    name = name_in(task, party, "host", is_host=True)
+    check_free(task)
+    source, out = opened(location, **of_source), out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)
-    chosen = list(ids) or kept.ids
+    reading = kept.reading(ids)
     host = TabularHost(
         name,
         source,
         label=None,
-        ids=chosen,
-        id_recipe=kept.id_recipe,
-        duplicates=kept.duplicates,  # type: ignore[arg-type]
+        **reading,
         results_dir=results,
         join_timeout=0,
     )
@@ -98,7 +100,7 @@ def run_score(
             host,
             task,
             out,
-            id_name=chosen[0] if len(chosen) == 1 else "id",
+            id_name=reading["ids"][0] if len(reading["ids"]) == 1 else "id",
             fresh=fresh,
             missing_party=missing_party,
             progress=lambda done, _all: bar.update(done - bar.pos),

@@ -6,10 +6,11 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.said import say
 from heterofed.errors import ConfigError
 from heterofed.files import read
@@ -17,8 +18,14 @@ from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import csv_of
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 OF_SOURCE = ("table", "query", "delimiter", "encoding", "header")
 """The options that say how a table is opened."""
+
+LABELLED = ("kind", "positive", "weight")
+"""The options that say how labels are read."""
 
 GIVEN = "table.json"
 """The name of the file in the results folder that says which columns have the ids."""
@@ -30,11 +37,26 @@ class Given(msgspec.Struct):
     Attributes:
         ids: the columns of the ids.
         id_recipe, duplicates: the way in which ids are read.
+        label, kind, positive, weight: the columns of labels and weights, and how they are read; the
+            label is empty at a Collaborator.
     """
 
     ids: list[str]
     id_recipe: str | None = None
     duplicates: str = "error"
+    label: list[str] = []
+    kind: str = "auto"
+    positive: str | None = None
+    weight: str | None = None
+
+    def reading(self, ids: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the arguments by which ids are read as in the training.
+
+        Args:
+            ids: the columns of the ids, if they are not those of the training.
+        """
+        chosen = list(ids) or self.ids
+        return {"ids": chosen, "id_recipe": self.id_recipe, "duplicates": self.duplicates}
 
 
 def train(
@@ -72,6 +94,7 @@ def train(
         ConfigError: an option or the table is wrong; nothing was sent.
         TaskFailed: the task failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     check_writable(results.absolute())
     source = opened(location, **{name: given.pop(name) for name in OF_SOURCE})
     source.must_have([*ids, *label, *columns, *leave_out])
@@ -83,7 +106,7 @@ def train(
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
         scheduler = TabularHost(
-            party or role,
+            name,
             source,
             label=label,
             collaborators=parties,
@@ -93,9 +116,14 @@ def train(
             **given,
         )
     else:
-        scheduler = TabularCollaborator(party or role, source, **common)
-    kept = Given(list(ids), id_recipe, duplicates)
+        scheduler = TabularCollaborator(name, source, **common)
+    kept = Given(list(ids), id_recipe, duplicates, list(label), **_labelled(given, role))
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
+
+
+def _labelled(given: dict[str, Any], role: str) -> dict[str, Any]:
+    """Return how labels are read, at the Host."""
+    return {name: given[name] for name in LABELLED if role == "host"}
 
 
 def opened(location: str, **given: Any) -> Source:
@@ -188,12 +216,11 @@ def predict(
         ConfigError: an option, the table or the trained model is wrong; nothing was sent.
         TaskFailed: the prediction failed.
     """
+    name = name_in(task, party, role, is_host=role == "host")
     source = opened(location, **of_source)
-    name = party or role
     kept = given_in(results.absolute() / task / name)
-    chosen = list(ids) or kept.ids
-    common: dict[str, Any] = {"ids": chosen, "results_dir": results, "join_timeout": join_timeout}
-    common |= {"id_recipe": kept.id_recipe, "duplicates": kept.duplicates}
+    reading = kept.reading(ids)
+    common = {**reading, "results_dir": results, "join_timeout": join_timeout}
     outcome: dict[str, Any] = {"task": task, "party": name}
     if role == "collaborator":
         collaborator = TabularCollaborator(name, source, **common)
@@ -205,8 +232,7 @@ def predict(
     check_writable(out.parent)
     host = TabularHost(name, source, label=None, **common)
     frame = host.in_table_order(host.predict(task, models="best"))
-    table = csv_of(frame.rename(columns={"id": chosen[0]} if len(chosen) == 1 else {}))
-    write_whole(out, lambda file: file.write(table), anywhere=True)
+    write_predictions(frame, reading["ids"], out)
     missing = len(source) - len(frame)
     if missing:
         say(
@@ -217,6 +243,12 @@ def predict(
             rows=len(source),
         )
     return outcome | {"rows": len(frame), "missing": missing, "out": str(out)}
+
+
+def write_predictions(frame: DataFrame, ids: Sequence[str], out: Path) -> None:
+    """Write predictions as CSV; ids of a single column have the name of that column."""
+    table = csv_of(frame.rename(columns={"id": ids[0]} if len(ids) == 1 else {}))
+    write_whole(out, lambda file: file.write(table), anywhere=True)
 
 
 def given_in(folder: Path) -> Given:

@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from heterofed.cli.own_party import own_party
 from heterofed.cli.visit import visit
 from heterofed.errors import ConfigError, JoinTimeoutError
 from heterofed.files import heterofed_home, private_folder
 from heterofed.identity import consent
-from heterofed.identity.keys import key_path, load_key
+from heterofed.identity.keys import load_key
 from heterofed.identity.signing import make_signing_key
 from heterofed.identity.task_file import check_task, known_tasks, load_task, render, task_path
 from heterofed.identity.task_terms import (
@@ -43,6 +44,9 @@ from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
 from heterofed.rendezvous.refused_keys import stranger
 from heterofed.reporting.results import check_name, write_whole
+
+OF_TABLES = ("shuffle=true", "psi_protocol=ecdh")
+"""The terms of a task in which `heterofed table train` is used with its default options."""
 
 
 def new_task(
@@ -204,24 +208,6 @@ def find_task(source: str) -> TaskFile:
     return load_task(path)
 
 
-def own_party(task: TaskFile) -> str:
-    """Return the party of a task whose key is on this machine.
-
-    Raises:
-        ConfigError: this machine has the key of no party, or of several.
-    """
-    home = heterofed_home()
-    mine = [each.party for each in task.members if key_path(each.party, home).exists()]
-    if len(mine) == 1:
-        return mine[0]
-    names = ", ".join(each.party for each in task.members)
-    why = f"there are several here ({', '.join(mine)})" if mine else "there is none here"
-    raise ConfigError(
-        f"which party of task {task.task!r} is this? Of the keys of {names} {why}; say it with"
-        " --party, or make a key with `heterofed keys new`"
-    )
-
-
 # -- internal --------------------------------------------------------------------------------------
 
 
@@ -312,6 +298,7 @@ def _setting(
 
 def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) -> Iterator[str]:
     names = {each.party for each in task.collaborators}
+    place.purpose = "check"
     with place.listen() as endpoint:
         host = Party(party, Role.HOST, endpoint, timeouts=Timeouts())
         try:

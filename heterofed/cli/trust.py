@@ -118,6 +118,11 @@ def task() -> None:
     help="Train a model, or only intersect ids.",
 )
 @click.option(
+    "--table",
+    is_flag=True,
+    help="Agree on what `heterofed table train` uses: shuffle=true and psi_protocol=ecdh.",
+)
+@click.option(
     "--plan",
     multiple=True,
     metavar="FIELD=VALUE",
@@ -149,13 +154,14 @@ def task_new(
     signing: tuple[str, ...],
     bind: str | None,
     purpose: str,
+    table: bool,
     plan: tuple[str, ...],
     limits: tuple[str, ...],
     expires: datetime | None,
     insecure: bool,
 ) -> None:
     """Write the file of a new task at the Host, to be sent to the Collaborators."""
-    from heterofed.cli.task import new_task
+    from heterofed.cli.task import OF_TABLES, new_task
 
     path = new_task(
         task_id,
@@ -165,7 +171,7 @@ def task_new(
         bind=bind,
         purpose="psi" if purpose == "psi" else "train",
         expires=expires.date() if expires else None,
-        plan=plan,
+        plan=(*(OF_TABLES if table else ()), *plan),
         limits=limits,
         keyless=insecure,
         signing=signing,
@@ -200,7 +206,8 @@ def task_show(source: str) -> None:
 )
 def task_check(source: str, party: str | None, wait: float | None) -> None:
     """Check the keys, the address, and that all parties have the same terms; no data is read."""
-    from heterofed.cli.task import check_task_file, find_task, own_party
+    from heterofed.cli.own_party import own_party
+    from heterofed.cli.task import check_task_file, find_task
 
     found = find_task(source)
     is_host = (party or own_party(found)) == found.host.party

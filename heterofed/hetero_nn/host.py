@@ -18,7 +18,7 @@ from heterofed.hetero_nn.settings import HostSettings
 from heterofed.hetero_nn.train.dry_run import HostDryRun
 from heterofed.hetero_nn.train.training import HostTraining
 from heterofed.privacy.dpsgd import DPSGD
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort
 from heterofed.protocol.plan import (
@@ -92,7 +92,7 @@ class HeteroNNHostScheduler(HostHooks):
             The features must be floats of one shape, and joint predictions are not possible.
         gradient_defence: transforms the gradients of the features before they are sent, so that
             they reveal less about the labels, for example
-            `heterofed.privacy.marvell.Marvell(bound=0.6)`.
+            `heterofed.privacy.synthetic_gradients.SyntheticGradients()`.
         label_dp: randomises labels before training, as `RandomisedResponse(epsilon)`. It requires
             that `iterate_train_feature` yields `Batch(features, labels, ids)`.
         weights_defence: trains the Host's own weights by DP-SGD (`heterofed.privacy.dpsgd.DPSGD`).
@@ -197,7 +197,7 @@ class HeteroNNHostScheduler(HostHooks):
         max_staleness: int | Literal["auto"] = 0,
         party_dropout: float = 0.0,
         fusion: Fusion = "separate",
-        gradient_defence: GradientDefence | None = None,
+        gradient_defence: GradientDefence | EmbeddingAwareDefence | None = None,
         label_dp: RandomisedResponse | None = None,
         weights_defence: DPSGD | None = None,
         max_releases_per_row: int | None = None,
@@ -238,6 +238,7 @@ class HeteroNNHostScheduler(HostHooks):
         models: Which = "last",
         missing_party: Missing = "error",
         parties: Sequence[str] | None = None,
+        take_home: bool = False,
     ) -> pd.DataFrame:
         """Predict rows jointly with the models of this task's finished run.
 
@@ -255,6 +256,9 @@ class HeteroNNHostScheduler(HostHooks):
                 learns which of its ids were requested.
             parties: the feature keys of the Collaborators to wait for, or None for all of the
                 training. With `missing_party="error"` none may be left out.
+            take_home: whether a model that needs the Host's columns only is to learn from these
+                predictions. They are refused unless the task file has `take_home = true`, to which
+                every party consents when it accepts the file.
 
         Returns:
             A pandas DataFrame in the order of `ids`, or sorted by id. Its columns are `id`;
@@ -262,8 +266,8 @@ class HeteroNNHostScheduler(HostHooks):
             keys of the parties that have the row, joined by "+".
 
         Raises:
-            ConfigError: a setting or file of this party is wrong, there is no finished run, or it
-                used `fusion="masked_sum"`.
+            ConfigError: a setting or file of this party is wrong, there is no finished run, it used
+                `fusion="masked_sum"`, or the parties did not agree to `take_home`.
             MissingPartyError: `missing_party` is "error", and a party lacks rows or is left out.
             OtherRunError: the models of a party come from another run.
             TaskFailed: the prediction failed.
@@ -275,4 +279,5 @@ class HeteroNNHostScheduler(HostHooks):
             models=models,
             missing_party=missing_party,
             parties=parties,
+            take_home=take_home,
         )

@@ -68,10 +68,11 @@ class HalfModels(ModelRegistry):
 
     def feature_weights(self) -> Iterator[Tensor]:
         """Yield all tensors that a step on the features changes, of the model or in its
-        optimizer.
+        optimizer. Frozen weights, which may be most of a large model, are none of them.
         """
         model, optimizer = self.feature_model, self.feature_optimizer
-        yield from model.parameters() if model is not None else ()
+        own = model.parameters() if model is not None else ()
+        yield from (each for each in own if each.requires_grad)
         for group in optimizer.param_groups if optimizer is not None else ():
             yield from group["params"]
 

@@ -17,7 +17,7 @@ from heterofed.hetero_nn.sites.settings import (
 )
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import EmbeddingAwareDefence, GradientDefence
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leakage import Effort, check_effort
 from heterofed.protocol.leak_limits import LeakLimits
@@ -140,7 +140,7 @@ class HostSettings(LeadSettings, HalfSettings):
     max_staleness: int | Literal["auto"]
     party_dropout: float
     fusion: Fusion
-    gradient_defence: GradientDefence | None
+    gradient_defence: GradientDefence | EmbeddingAwareDefence | None
     label_dp: RandomisedResponse | None
     limits: Mapping[str, Any] | None
     recording: bool
@@ -296,6 +296,13 @@ class HostSettings(LeadSettings, HalfSettings):
             raise ConfigError(
                 "gradient_defence and early_gradients: early ones travel before the defence; give"
                 " one of the two"
+            )
+        aware = isinstance(self.gradient_defence, EmbeddingAwareDefence)
+        if aware and self.fusion == "masked_sum":
+            raise ConfigError(
+                f"gradient_defence={self.gradient_defence!r} needs to see the embeddings of each"
+                " Collaborator, which fusion='masked_sum' hides; give another defence, such as"
+                " Marvell, or fusion='separate'"
             )
 
 

@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from heterofed.homo_nn.central_dp import CentralDP
     from heterofed.homo_nn.collaborator import HomoNNCollaboratorScheduler
     from heterofed.homo_nn.host import HomoNNHostScheduler
     from heterofed.homo_nn.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedSGD
 
 __all__ = [
+    "CentralDP",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _LATE = {
+    "CentralDP": "heterofed.homo_nn.central_dp",
     "HomoNNCollaboratorScheduler": "heterofed.homo_nn.collaborator",
     "HomoNNHostScheduler": "heterofed.homo_nn.host",
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heterofed.homo_nn.central_dp import CentralDP
 from heterofed.homo_nn.hooks import HomoEngine, HomoHostHooks
 from heterofed.homo_nn.host_task import HostAveraging
 from heterofed.homo_nn.settings import HomoHostSettings
@@ -41,6 +42,12 @@ class HomoNNHostScheduler(HomoHostHooks):
             once more by all.
         max_update_norm: the largest L2 norm of the change that one party's update makes. The task
             ends with an error that names a party whose update has a larger one. None sets no limit.
+        central_dp: clips each party's update and adds noise to their sum, as
+            `CentralDP(noise_multiplier, clip, delta)`, so that the averages tell little about any
+            one party. It requires `weighting="equal"` and a model all of whose tensors learn.
+        max_epsilon: the largest `eps_parties` of all runs of this task together. The task ends with
+            a `ReleaseLimitError` before an average is sent that would exceed it. It needs
+            `central_dp`.
         max_rows: the most rows by which the update of one party may count.
         max_model_bytes: the most bytes of a model; with secure aggregation each number takes 8.
         collaborators: the number of Collaborators to wait for, or their feature keys.
@@ -77,6 +84,8 @@ class HomoNNHostScheduler(HomoHostHooks):
         weighting: Weighting = "rows",
         secure_aggregation: bool = False,
         max_update_norm: float | None = None,
+        central_dp: CentralDP | None = None,
+        max_epsilon: float | None = None,
         max_rows: int = 10_000_000,
         max_model_bytes: int = 1 << 30,
         collaborators: int | Sequence[str] = 1,

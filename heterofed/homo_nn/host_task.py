@@ -11,6 +11,8 @@ from torch import Tensor
 from heterofed.compute.autograd import check_model
 from heterofed.compute.plain import as_truth
 from heterofed.homo_nn.averaging_task import Averaging
+from heterofed.homo_nn.central_account import CentralAccount
+from heterofed.homo_nn.central_dp import check_layout
 from heterofed.homo_nn.hooks import ends_by_default
 from heterofed.homo_nn.sampling import drawn
 from heterofed.homo_nn.scores import Scored, mean_of
@@ -80,6 +82,8 @@ class HostAveraging(Averaging, HostTask):
             if own is not None:
                 layouts = {party.name: layout_of(own), **layouts}
             layout, first = check_same(layouts), peers[0].name
+            if self.settings.central_dp is not None:
+                check_layout(layout)
             weights: dict[str, Tensor] = (
                 state_of(own)
                 if own is not None
@@ -125,11 +129,18 @@ class HostAveraging(Averaging, HostTask):
             for peer in peers:
                 party.post(peer, msg.BeginUpdate(run.round))
             updates = party.take_all(msg.Update, peers=peers)
+            self._charge(run, list(updates))
             with party.computing():
                 self._shared.step(updates)
             for peer in party.peers.values():
                 party.post(peer, msg.Average(run.round), packed(self._shared.weights))
         return _scored(updates)
+
+    def _charge(self, run: Run, parties: list[str]) -> None:
+        """Count what the average of these parties will reveal, if noise hides them in it."""
+        if (defence := self.settings.central_dp) is not None:
+            account = CentralAccount(self.owner, run, defence, self.settings.max_epsilon)
+            account.charge(parties)
 
     def _test(self, run: Run) -> dict[str, Scored]:
         party = run.party

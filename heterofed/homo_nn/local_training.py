@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from heterofed.compute.autograd import evaluating
 from heterofed.compute.tensors import check_finite
+from heterofed.homo_nn.central_dp import clipped
 from heterofed.homo_nn.hooks import HomoCollaboratorHooks
 from heterofed.homo_nn.models import LocalModels
 from heterofed.homo_nn.noise_account import NoiseAccount
@@ -15,6 +18,9 @@ from heterofed.homo_nn.secure import UpdateMasks
 from heterofed.homo_nn.settings import HomoCollaboratorSettings
 from heterofed.homo_nn.weights import (
     Layout,
+    apart,
+    as_of,
+    flat,
     gradients_of,
     layout_of,
     load,
@@ -23,6 +29,7 @@ from heterofed.homo_nn.weights import (
     unpacked,
 )
 from heterofed.protocol import messages as msg
+from heterofed.protocol.plan import Averaging
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.extra_modules import modules_beside
 from heterofed.runs.hook_streams import SeededHooks
@@ -97,6 +104,8 @@ class LocalTraining(CheckpointPart):
     def update(self) -> tuple[msg.Update, list[memoryview]]:
         """Train one round, and return the update to send."""
         run, model = self._run, self._models.model
+        averaging = run.plan.averaging or Averaging()
+        start = flat(state_of(model)) if averaging.clip else None
         model.train()
         model.zero_grad(set_to_none=True)
         self._models.begin_round()
@@ -110,11 +119,13 @@ class LocalTraining(CheckpointPart):
         record_row(run, type(self._owner), "train", {"rows": scored.rows, **scored.values})
         update = gradients_of(model) if self._sends_gradients else state_of(model)
         check_finite(update, "the update", run.party.name)
-        payload = packed(update)
+        if start is not None:
+            start = torch.zeros_like(start) if self._sends_gradients else start
+            update = apart(self._layout, start + clipped(start, update, averaging.clip))
+        payload = packed(as_of(self._layout, update) if start is not None else update)
         if self._masks is not None:
-            averaging, summed = run.plan.averaging, drawn(run.plan, run.round)
-            by_rows = averaging is not None and averaging.weighting == "rows"
-            factor = scored.rows if by_rows else 1
+            summed = drawn(run.plan, run.round)
+            factor = scored.rows if averaging.weighting == "rows" else 1
             payload = [self._masks.masked(update, factor, run.round, summed)]
         return msg.Update(run.round, scored.rows, scored.sent), payload
 

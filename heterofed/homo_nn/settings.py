@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from heterofed.errors import ConfigError
+from heterofed.homo_nn.central_dp import CentralDP
 from heterofed.homo_nn.strategies import Strategy
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.protocol.plan import Averaging, KeyBits, Plan, PSIProtocol, Weighting
@@ -37,6 +38,8 @@ class HomoHostSettings(LeadSettings):
     weighting: Weighting
     secure_aggregation: bool
     max_update_norm: float | None
+    central_dp: CentralDP | None
+    max_epsilon: float | None
     max_rows: int
     max_model_bytes: int
     max_rollbacks: int
@@ -62,6 +65,7 @@ class HomoHostSettings(LeadSettings):
         if isinstance(fraction, bool) or not 1e-6 <= fraction <= 1:
             raise ConfigError(f"fraction={fraction!r}: give a number above 0 and at most 1")
         self._check_sums()
+        self._check_noise()
 
     def averaging_plan(
         self, collaborators: tuple[str, ...], *, order: int, default_end: bool
@@ -80,6 +84,7 @@ class HomoHostSettings(LeadSettings):
             raise ConfigError(
                 "secure_aggregation needs two Collaborators or more; add one, or leave it out"
             )
+        noise = self.central_dp
         return self.plan(
             collaborators,
             max_rounds=self.max_rounds if default_end else 0,
@@ -92,8 +97,22 @@ class HomoHostSettings(LeadSettings):
                 proximal=self.strategy.proximal,
                 fraction=float(self.fraction),
                 weighting=self.weighting,
+                clip=float(noise.clip) if noise else 0.0,
+                noise_multiplier=float(noise.noise_multiplier) if noise else 0.0,
             ),
         )
+
+    def _check_noise(self) -> None:
+        defence = self.central_dp
+        if defence is not None and not isinstance(defence, CentralDP):
+            raise ConfigError(f"central_dp={defence!r}: give a CentralDP, or None")
+        if defence is not None and self.weighting != "equal":
+            raise ConfigError(
+                "central_dp needs weighting='equal', since a party with many rows would count for"
+                " more than its noise hides; give it"
+            )
+        limits = ReleaseLimits(None, self.max_epsilon, self.max_rollbacks)
+        limits.check(defended=defence is not None)
 
     def _check_sums(self) -> None:
         most = self.max_update_norm

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from heterofed.compute.tensors import check_finite
 from heterofed.errors import RemoteProtocolError
+from heterofed.homo_nn.central_dp import CentralDP, clipped
 from heterofed.homo_nn.secure import unmasked_sum
 from heterofed.homo_nn.settings import HomoHostSettings
-from heterofed.homo_nn.weights import Layout, as_of, norm_of_change, unpacked
+from heterofed.homo_nn.weights import Layout, apart, as_of, flat, norm_of_change, unpacked
+from heterofed.privacy.noise import Noise
 from heterofed.protocol.messages import WeightSpec
 from heterofed.runs.checkpoint_part import CheckpointPart
 from heterofed.runs.model_files import write_state
@@ -59,7 +61,12 @@ class SharedWeights(CheckpointPart):
         """
         learns = [each.name for each in self.layout if each.learns]
         before = {name: each.to(torch.float64) for name, each in self.weights.items()}
-        mean = self._mean(updates, learns)
+        defence = self._settings.central_dp
+        mean = (
+            self._mean(updates, learns)
+            if defence is None
+            else self._noisy_mean(updates, learns, defence)
+        )
         new = self._settings.strategy.step(before, mean, learns, self._state)
         weights = as_of(self.layout, new)
         check_finite(weights, "the average", self._run.party.name)
@@ -76,6 +83,23 @@ class SharedWeights(CheckpointPart):
             for name, mail in updates.items():
                 self._add(total, self._checked(name, mail, learns), factors[name])
         return {name: each / sum(factors.values()) for name, each in total.items()}
+
+    def _noisy_mean(
+        self, updates: Mapping[str, Mail], learns: list[str], defence: CentralDP
+    ) -> dict[str, Tensor]:
+        """Return the mean of the clipped updates, with noise that hides each of them."""
+        start = flat(self.weights)
+        if self._settings.strategy.sends == "gradients":
+            start = torch.zeros_like(start)
+        if self._run.plan.fusion == "masked_sum":  # each party has clipped its own
+            payloads = {name: mail.payload for name, mail in updates.items()}
+            total = flat(unmasked_sum(self.layout, payloads)) - start * len(updates)
+        else:
+            some = (self._checked(name, mail, learns) for name, mail in updates.items())
+            parts = [clipped(start, each, defence.clip) for each in some]
+            total = torch.stack(parts).sum(dim=0)
+        noise = Noise(self._run.noise, "average", self._run.round)
+        return apart(self.layout, start + defence.noisy(total, noise) / len(updates))
 
     def _factor(self, party: str, mail: Mail) -> int:
         rows: int = mail.message.rows  # type: ignore[attr-defined]

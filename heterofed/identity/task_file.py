@@ -40,6 +40,16 @@ def known_tasks(home: Path) -> list[str]:
     return sorted(path.stem for path in (home / "tasks").glob("*.toml"))
 
 
+def known_task(task: str, home: Path) -> TaskFile | None:
+    """Return the task with this id, or None if it has no file.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    path = task_path(task, home)
+    return load_task(path) if path.exists() else None
+
+
 def load_task(path: Path) -> TaskFile:
     """Read and check a task file.
 

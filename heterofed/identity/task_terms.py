@@ -203,15 +203,14 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def agreed_fields(plan: Plan) -> dict[str, Any]:
     """Return the fields of a plan that are terms, as plain values.
 
-    Limits, sites and recording are left out if there are none, so that terms without them have the
-    digest that they had before there were any.
+    Limits, sites, recording and a take-home model are left out if there are none, so that terms
+    without them have the digest that they had before there were any.
     """
     fields: dict[str, Any] = msgspec.to_builtins(plan)
     absent = {LIMITS} if not fields[LIMITS] else set()
     if not plan.sites:
         absent |= {name for name in fields if name.startswith("sites")}
-    if not plan.recording:
-        absent.add("recording")
+    absent |= {name for name in ("recording", "take_home") if not fields[name]}
     return {name: value for name, value in fields.items() if name not in NOT_AGREED | absent}
 
 
@@ -303,10 +302,21 @@ TRAINING_ONLY = frozenset(
 """The terms without a meaning where a finished model predicts."""
 
 
+LEFT_TO_THE_HOST = ("batch_size", "max_rounds")
+"""The terms that the Host decides where the task file leaves them at 0."""
+
+
+def with_decisions(agreed: Plan, plan: Plan) -> Plan:
+    """Return agreed terms, with what they leave to the Host taken from the Host's plan."""
+    left = {name: getattr(plan, name) for name in LEFT_TO_THE_HOST if not getattr(agreed, name)}
+    return msgspec.structs.replace(agreed, **left)
+
+
 def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
     """Combine a Host's settings with its task file.
 
-    Terms that the settings leave at their defaults are taken from the file.
+    Terms that the settings leave at their defaults are taken from the file, and those that the file
+    leaves to the Host from the settings.
 
     Args:
         plan: the plan that follows from the Host's settings.
@@ -317,7 +327,8 @@ def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
         ConfigError: settings and file differ; the message names every field.
     """
     defaults = agreed_fields(Plan(host=plan.host, collaborators=plan.collaborators))
-    given, agreed = agreed_fields(plan), agreed_fields(task.make_plan())
+    terms = with_decisions(task.make_plan(), plan)
+    given, agreed = agreed_fields(plan), agreed_fields(terms)
     differ = [
         f"{name} is {_shown(value)} in the constructor and {_shown(agreed.get(name))} in the file"
         for name, value in given.items()
@@ -330,7 +341,7 @@ def settle(plan: Plan, task: TaskFile, *, trains: bool = True) -> Plan:
             " the settings or the file"
         )
     kept = {name: getattr(plan, name) for name in NOT_AGREED}
-    return msgspec.structs.replace(task.make_plan(), **kept)
+    return msgspec.structs.replace(terms, **kept)
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,7 @@ sent.
 | `leakage`, `findings` | the leak report of a run, and its findings in words |
 | `noise` | Gaussian noise that no other party can reproduce |
 | `gradient_defences`, `marvell` | noise on outgoing gradients |
+| `synthetic_gradients` | outgoing gradients that are predicted from embeddings, with noise |
 | `label_dp` | randomised response |
 | `embedding_defences` | clipping, noise and decorrelation of outgoing embeddings |
 | `accountant` | epsilon of repeated Gaussian releases |

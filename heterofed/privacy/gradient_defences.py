@@ -2,14 +2,15 @@
 
 A defence is called with the labels and the gradients of one batch for one Collaborator, with one
 row per sample. The gradients that it returns are sent. All defences here are unbiased: the expected
-gradient is the true one. Noise comes from `noise.normal`, which is unpredictable for peers in a
-run. A defence of your own should use it too, and pass all values that the noise hides.
+gradient is the true one. `synthetic_gradients` has one that also sees the embeddings. Noise comes
+from `noise.normal`, which is unpredictable for peers in a run. A defence of your own should use it
+too, and pass all values that the noise hides.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +29,33 @@ class GradientDefence(Protocol):
             gradients: dL/dfeatures of one party, flattened to floats of shape [rows, d].
             labels: the class numbers of the same rows, int64 of shape [rows].
         """
+
+
+@runtime_checkable
+class EmbeddingAwareDefence(Protocol):
+    """A transform of outgoing gradients that also sees the embeddings that they belong to."""
+
+    def defend(self, gradients: Tensor, labels: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the gradients to send.
+
+        Args:
+            gradients: dL/dfeatures of one party, flattened to floats of shape [rows, d].
+            labels: the class numbers of the same rows, int64 of shape [rows].
+            embeddings: the features of the same rows as they came, in the order of the gradients,
+                of shape [rows, d].
+        """
+
+
+def defended(
+    defence: GradientDefence | EmbeddingAwareDefence,
+    gradients: Tensor,
+    labels: Tensor,
+    embeddings: Tensor,
+) -> Tensor:
+    """Return what a defence sends, whether it needs to see the embeddings or not."""
+    if isinstance(defence, EmbeddingAwareDefence):
+        return defence.defend(gradients, labels, embeddings)
+    return defence(gradients, labels)
 
 
 @dataclass(frozen=True, slots=True)

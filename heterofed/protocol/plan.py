@@ -64,7 +64,7 @@ SitesOverlap = Literal["error", "first"]
 
 
 SitesShare = Literal["gradient", "weights"]
-"""What the sites of a role add up: the gradients of each batch, or their weights now and then."""
+"""The numbers that the sites of a role add up: gradients of each batch, or weights after some."""
 
 
 class RoleSites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +89,18 @@ class Averaging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         fraction: the part of the Collaborators that train in a round; the others only get the
             average.
         weighting: whether updates count by rows.
+        clip: the largest L2 norm of the change that one party's update makes, to which each party
+            clips its own; 0 means that there is none.
+        noise_multiplier: the standard deviation of the noise that the Host adds to the sum of the
+            updates, in units of `clip`; 0 means that it adds none.
     """
 
     sends: Literal["weights", "gradients"] = "weights"
     proximal: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     fraction: Annotated[float, Meta(ge=1e-6, le=1)] = 1.0
     weighting: Weighting = "rows"
+    clip: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    noise_multiplier: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +157,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             every batch, so that they stay one model, or step alone and average their weights.
         sites_every: the number of batches after which weights are averaged; they are also averaged
             after the last batch of a round.
+        take_home: whether the Host may ask for joint predictions to make a model from them that
+            needs its own columns only, and so keeps what the columns of the others taught it.
         agreed: settings that code above the protocol agrees on, such as the prediction target and
             the format of ids, as names and values. The protocol sends them and never reads them.
         limits: the limits on what may leave a party, which each party enforces itself.
@@ -187,6 +195,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sites_overlap: SitesOverlap = "error"
     sites_share: SitesShare = "gradient"
     sites_every: Annotated[int, Meta(ge=1, le=2**31)] = 1
+    take_home: bool = False
     agreed: Annotated[tuple[tuple[AgreedKey, AgreedValue], ...], Meta(max_length=MAX_AGREED)] = ()
     limits: LeakLimits = LeakLimits()
     recording: bool = False

@@ -24,7 +24,7 @@ from heterofed.files import close_to_others, heterofed_home, private_folder
 from heterofed.identity import consent
 from heterofed.identity.keys import Key, fingerprint, key_path, load_key
 from heterofed.identity.signing import load_signing_key
-from heterofed.identity.task_file import known_tasks, load_task, task_path
+from heterofed.identity.task_file import known_task, known_tasks
 from heterofed.identity.task_terms import (
     Purpose,
     TaskFile,
@@ -32,6 +32,7 @@ from heterofed.identity.task_terms import (
     settle,
     shown_plan,
     terms_digest,
+    with_decisions,
 )
 from heterofed.protocol.plan import Plan, of_prediction
 from heterofed.protocol.states import Role
@@ -91,11 +92,14 @@ class Place(ABC):
         described: a description of the place for messages.
         compare: a text that says what all parties should compare if a party does not connect.
         terms: the task file's terms in their canonical form; empty without a task file.
+        purpose: the purpose for which the parties meet, which other processes of this machine are
+            told; empty if it is not known.
     """
 
     described: str
     compare: str = ""
     terms: bytes = b""
+    purpose: str = ""
 
     simulated = False
     """Whether all parties are in this process, so that nothing is disclosed."""
@@ -123,6 +127,10 @@ class Place(ABC):
         keys.
         """
         return ""
+
+    def is_silent(self) -> bool:
+        """Return whether something accepts connections for the Host and says nothing of its own."""
+        return False
 
     def expected(self, given: Sequence[str] | int, *, partial: bool = False) -> Sequence[str] | int:
         """Return the Collaborators for which the Host waits.
@@ -197,12 +205,11 @@ def place_of(
     """
     home = heterofed_home()
     private_folder(home, "tasks", make=False)
-    path = task_path(task_id, home)
-    if not path.exists():
+    task = known_task(task_id, home)
+    if task is None:
         if key_path(party, home).exists():
             logger.warning("%s", _no_file(task_id, party, home))
         return LocalPlace(task_id, home)
-    task = load_task(path)
     digest = terms_digest(task.terms())
     try:
         place = TaskPlace(task, party, home, insecure=insecure)
@@ -266,7 +273,7 @@ class LocalPlace(Place):
     @contextmanager
     def listen(self) -> Iterator[Endpoint]:
         place = self._local
-        with HostLock(place.task_id, place.lock, place.socket):
+        with HostLock(place.task_id, place.lock, place.socket, doing=self.purpose):
             endpoint = zeromq.listen(self._local.address)
             close_to_others(place.socket)
             yield endpoint
@@ -332,7 +339,7 @@ class TaskPlace(Place):
             parties = {each.party: each.key or "" for each in self.task.collaborators}
             keys = ServerKeys(self._key.public, self._key.secret, parties, self.strangers.note)
         lock = lock_path(self.task.task, self._home)
-        with HostLock(self.task.task, lock), room_for_strangers():
+        with HostLock(self.task.task, lock, doing=self.purpose), room_for_strangers():
             try:
                 # A connection that died unnoticed may exist beside its successor.
                 below = zeromq.listen(
@@ -373,6 +380,9 @@ class TaskPlace(Place):
             " or another server may be there"
         )
 
+    def is_silent(self) -> bool:
+        return who_answers(self.task.address) is Answer.NOTHING
+
     def check_usable(self) -> None:
         self.task.check_usable()
 
@@ -399,7 +409,7 @@ class TaskPlace(Place):
     def differences(
         self, plan: Plan, *, partial: bool = False, predicts: bool = False
     ) -> list[str]:
-        agreed = self.task.make_plan()
+        agreed = with_decisions(self.task.make_plan(), plan)
         if partial:
             here = tuple(each for each in agreed.collaborators if each in plan.collaborators)
             agreed = structs.replace(agreed, collaborators=here)

@@ -136,6 +136,7 @@ def join(
     objections: Callable[[Plan], list[str]] = lambda _plan: [],
     earlier: Earlier | None = None,
     knows_host: bool = False,
+    is_silent: Callable[[], bool] = lambda: False,
 ) -> tuple[Party, Peer, Agreement]:
     """At a Collaborator: find the Host, send Hello, and wait until all parties are connected.
 
@@ -151,6 +152,7 @@ def join(
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
         knows_host: whether this process was connected to it before, so that no key is wrong.
+        is_silent: whether something there accepts connections for a Host that may still come.
 
     Returns:
         This party, the Host as its peer, and what was agreed. The caller closes the party.
@@ -164,14 +166,12 @@ def join(
     """
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
-    failures = _Failures(began, earlier, diagnose, knows_host=knows_host)
-    # This is long, so that the Host may wait for other parties longer than this party looks for it.
-    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
+    failures = _Failures(began, earlier, diagnose, is_silent, knows_host=knows_host)
+    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0  # other parties may be late
     while True:
         party = make_party(open_endpoint())
         with failures.noted(party):
-            host = knock(party, hello, link_timeout)
-            if host is not None:
+            if (host := knock(party, hello, link_timeout)) is not None:
                 party.timeouts = replace(party.timeouts, waiting=waiting)
                 with party.in_phase("join"):
                     agreement = _be_welcomed(party, host, hello.terms, objections)
@@ -179,7 +179,7 @@ def join(
         party.close(0)
         waited = time.monotonic() - began
         if join_timeout and waited > join_timeout:
-            raise _no_host_came(party, waited, described, compare)
+            raise _no_host_came(party, waited, described, failures.advice or compare)
         if notices.due(waited):
             party.emit(StillWaiting(("the Host",), waited, f"{compare}; {no_host()}"))
         time.sleep(RETRY_SECONDS)
@@ -207,8 +207,10 @@ class _Failures:
     Args:
         began: the time at which it began to look for the Host.
         earlier: the state of an unfinished run at this party.
-        diagnose: see `join`.
-        knows_host: see `join`. A proxy may accept connections while a lost Host starts again.
+        diagnose: returns why a handshake fails if it is not for the keys; empty otherwise.
+        is_silent: returns whether something accepts connections there and says nothing, as a proxy
+            does whose Host is not up. The Host may still come.
+        knows_host: whether this process was connected to it before, so that no key is wrong.
     """
 
     def __init__(
@@ -216,12 +218,19 @@ class _Failures:
         began: float,
         earlier: Earlier | None,
         diagnose: Callable[[], str],
+        is_silent: Callable[[], bool],
         *,
         knows_host: bool,
     ) -> None:
         self._began, self._earlier, self._diagnose = began, earlier, diagnose
-        self._knows_host = knows_host
+        self._is_silent, self._knows_host = is_silent, knows_host
         self._handshakes, self._since = 0, 0.0
+        self._was_silent = False
+
+    @property
+    def advice(self) -> str:
+        """Return what to compare if something answered for the Host and said nothing; else ""."""
+        return self._diagnose() if self._was_silent else ""
 
     @contextmanager
     def noted(self, party: Party) -> Iterator[None]:
@@ -246,6 +255,11 @@ class _Failures:
 
     def _are_keys_to_blame(self, error: HandshakeError) -> bool:
         now = time.monotonic()
+        if self._is_silent():
+            if not self._was_silent:
+                logger.warning("trying again: %s", explained(error, self._diagnose))
+            self._was_silent, self._handshakes = True, 0
+            return False
         if not self._handshakes:
             self._since = now
             logger.warning("trying again: %s", explained(error, self._diagnose))

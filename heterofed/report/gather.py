@@ -33,7 +33,7 @@ from heterofed.report.model import (
 )
 from heterofed.report.privacy import epsilons, leak_figures, leaks
 from heterofed.report.sources import MAX_MESSAGE, Sources, number, shown, whole
-from heterofed.report.words import PHASES, PLAN
+from heterofed.report.words import PHASES, PLAN, part_of
 from heterofed.reporting.egress import COLUMNS as EGRESS_COLUMNS
 from heterofed.reporting.results import STATUS, SUMMARY
 
@@ -99,6 +99,7 @@ def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
         outcome=_outcome(status, summary),
         is_of_earlier_run=ended_well and status.run != summary.run and status.state != "unknown",
         parties=_parties(status, party),
+        everybody="all roles" if _sites(status.plan) else "all parties",
         meeting=shown(status.meeting),
         secured=status.secured,
         agreed=_agreed(status, party),
@@ -157,15 +158,29 @@ def _parties(status: kept.Status, own: str) -> list[Party]:
     keys = status.terms.fingerprints if status.terms else {}
     names = [host] if isinstance(host, str) else []
     names += others[:MAX_PARTIES] if isinstance(others, list) else []
+    site_of = _sites(status.plan)
+    averages = bool(status.plan.get("averaging"))
     return [
         Party(
             shown(name),
             "host" if name == host else "collaborator",
             name == own,
             shown(keys.get(name, "")),
+            part_of(is_host=name == host, role=site_of.get(name, ""), averages=averages),
         )
         for name in map(str, names)
     ]
+
+
+def _sites(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return the role of each party that is a site of one."""
+    roles = plan.get("sites")
+    return {
+        str(party): shown(str(each.get("role", "")))
+        for each in (roles if isinstance(roles, list) else [])
+        if isinstance(each, dict) and isinstance(each.get("parties"), list)
+        for party in each["parties"]
+    }
 
 
 def _agreed(status: kept.Status, party: str) -> Agreed | None:

@@ -25,12 +25,14 @@ class Party(Struct, frozen=True):
         role: "host" or "collaborator".
         own: whether the report is that of this party.
         fingerprint: the fingerprint of its key in the task file; empty without one.
+        part: what it brings to the task, in words.
     """
 
     name: str
     role: Literal["host", "collaborator"]
     own: bool = False
     fingerprint: str = ""
+    part: str = ""
 
 
 class Outcome(Struct, frozen=True):
@@ -386,6 +388,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
         rounds, planned_rounds, best_round: the number of trained rounds, the number of planned
             rounds (0 until the Host has announced it), and the round that was marked as best (0 for
             none).
+        everybody: who has the common rows, in words: all parties, or all roles if some have sites.
         meeting: a description of the place where the parties met.
         secured: whether all parties proved their identity by a key.
         psi: the way in which common ids were found.
@@ -411,6 +414,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
     outcome: Outcome = Outcome()
     is_of_earlier_run: bool = False
     parties: list[Party] = field(default_factory=list)
+    everybody: str = "all parties"
     meeting: str = ""
     secured: bool = False
     agreed: Agreed | None = None

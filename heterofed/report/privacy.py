@@ -64,7 +64,7 @@ def _attacks(sources: Sources) -> dict[tuple[str, str], list[Row]]:
 def epsilons(sources: Sources) -> list[Epsilon]:
     """Return the guarantees of this party after the last round."""
     rows = sources.table("privacy.csv")
-    if not rows or not set(rows[0]) <= {"round", *EPSILONS}:
+    if not rows or not set(rows[0]) <= {"round", "delta", *EPSILONS}:
         return []
     return [_epsilon(name, rows) for name in EPSILONS if _told(rows, name) is not None]
 

@@ -48,7 +48,7 @@ def values(report: RunReport) -> dict[str, Any]:
         "task_type": report.evaluation.kind
         if report.evaluation and report.evaluation.kind
         else "other",
-        "dataset": f"{counted(report.counts.test, 'test row')} that all parties have",
+        "dataset": f"{counted(report.counts.test, 'test row')} that {report.everybody} have",
     }
 
 
@@ -63,7 +63,7 @@ def lead(report: RunReport) -> str:
     what = f"{report.party} trained a model together with {others}"
     what = what if done else f"{report.party} was to train a model together with {others}"
     rows = (
-        f" on {counted(report.counts.common, 'row')} that all parties have"
+        f" on {counted(report.counts.common, 'row')} that {report.everybody} have"
         if report.counts.common
         else ""
     )

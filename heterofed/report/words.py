@@ -64,6 +64,7 @@ PLAN = {
     "sites_overlap": "What is done about ids that two sites of a role have",
     "sites_share": "What the sites of a role add up: gradients of each batch, or weights",
     "sites_every": "Batches between two averages of the sites' weights",
+    "take_home": "Whether the Host may make a model that needs its own columns only",
     "agreed": "What the parties agreed on beyond that",
     "limits": "Limits on what may leave a party",
     "recording": "Whether a party may keep what others send, to replay its own side",
@@ -127,7 +128,28 @@ EPSILONS = {
         " with such noise",
         "what the parties see of one another while training",
     ),
+    "eps_parties": Guarantee(
+        "Each party, in the averages",
+        "whether one party trained at all, in the averages of all runs of the task, if the Host"
+        " added the noise",
+        "what the Host sees of each party's update; the numbers that its hooks return",
+    ),
 }
+
+
+def part_of(*, is_host: bool, role: str, averages: bool) -> str:
+    """Return what a party brings to a task.
+
+    Args:
+        is_host: whether it is the Host.
+        role: the role of which it is a site; empty if it is none.
+        averages: whether the task is a horizontal one.
+    """
+    if role:
+        return f"Collaborator: has some people's rows, as a site of {role}"
+    if averages:
+        return "Host: averages the models" if is_host else "Collaborator: has rows of its own"
+    return "Host: has the labels" if is_host else "Collaborator: has further columns"
 
 
 def meaning_of(metric: str) -> str:

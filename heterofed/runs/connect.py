@@ -80,6 +80,7 @@ def as_host(
     expected: Sequence[str] | int | None = None,
     earlier: Earlier | None = None,
     partial: bool = False,
+    approve: Callable[[Plan], object] = lambda _plan: None,
 ) -> Iterator[Party]:
     """Open the admission of the task, wait for all parties, and announce the plan.
 
@@ -92,13 +93,15 @@ def as_host(
         expected: the parties to wait for; None takes those of the settings.
         earlier: the state of an unfinished run at this party.
         partial: whether parties that are missing after `join_timeout` are left out.
+        approve: called with the plan to which the terms were applied, before this party waits, if
+            the parties are known by name; it raises an error if the plan will not do.
     """
     place = _place(run, settings, Role.HOST, purpose)
     asked = settings.collaborators if expected is None else expected
     expected = place.expected(asked, partial=partial)
     settled = functools.partial(_settled, place, make_plan, purpose)
     if not isinstance(expected, int):
-        settled(tuple(expected))  # shows errors before any party waits
+        approve(settled(tuple(expected)))  # shows errors before any party waits
     waits = run.waits or settings.join_timeout
     if earlier is not None:
         earlier, expected = _same_plan(run, earlier, expected, settled)
@@ -106,17 +109,7 @@ def as_host(
     timeouts = settings.timeouts(settings.calculation_timeout)
     with place.listen() as endpoint:
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
-        admission = Admission(
-            task_digest(run.task_id),
-            purpose,
-            settings.feature_key,
-            expected,
-            terms=place.terms,
-            ended=run.ended,
-            going_on=_awaiting(run, earlier),
-            partial=partial,
-            check_usable=place.check_usable,
-        )
+        admission = _admission(run, place, purpose, party.name, expected, earlier, partial)
         with party.in_phase("join"):
             run.maybe_agreement = gather(
                 party,
@@ -130,6 +123,29 @@ def as_host(
                 check_keys=check_keys,
             )
         yield party
+
+
+def _admission(
+    run: Run,
+    place: Place,
+    purpose: JoinPurpose,
+    host: str,
+    expected: Sequence[str] | int,
+    earlier: Earlier | None,
+    partial: bool,
+) -> Admission:
+    """Return what decides which visitors of the Host are admitted."""
+    return Admission(
+        task_digest(run.task_id),
+        purpose,
+        host,
+        expected,
+        terms=place.terms,
+        ended=run.ended,
+        going_on=_awaiting(run, earlier),
+        partial=partial,
+        check_usable=place.check_usable,
+    )
 
 
 def _awaiting(run: Run, earlier: Earlier | None) -> Earlier | None:
@@ -215,6 +231,7 @@ def as_collaborator(
         ),
         earlier=earlier,
         knows_host=run.waits > 0,
+        is_silent=place.is_silent,
     )
     run.maybe_party = party
     if host.name == settings.feature_key:
@@ -280,6 +297,7 @@ def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Pl
             task = None
         place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)
     logger.info("task %s: meeting %s", run.task_id, place.described)
+    place.purpose = purpose
     run.ledger, run.simulated = place.ledger, place.simulated
     run.meeting, run.terms, run.secured = place.described, place.terms, place.secured
     return place

@@ -30,6 +30,8 @@ from heterofed.errors import (
 from heterofed.events import Callback, PartyLost, TaskBegan, TaskEnded
 from heterofed.messaging import aborts
 from heterofed.messaging.party import ABORT_LINGER
+from heterofed.protocol.states import Role
+from heterofed.rendezvous.address import check_free
 from heterofed.reporting import console
 from heterofed.reporting.log_lines import chosen_format, named_facts, placed
 from heterofed.reporting.results import (
@@ -140,6 +142,9 @@ class Lifecycle:
             raise ConfigError(f"resume={resume!r}: give {', '.join(get_args(Resume))}")
         settings = self._settings
         settings.check_names()
+        if self._task.role is Role.HOST and settings.place is None:
+            turns = self._task.purpose if self._task.folder_wait else ""
+            check_free(task_id, turns=turns)
         folder = self._task.results_folder(task_id)
         run = new_run(task_id, settings.feature_key, folder, resume, settings.seed)
         run.purpose = self._task.purpose

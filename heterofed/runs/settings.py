@@ -29,11 +29,12 @@ from heterofed.protocol.plan import (
 from heterofed.rendezvous.backend import Place
 from heterofed.reporting.results import check_name
 from heterofed.runs.psi_executor import ExecutorChoice
+from psi.protocols import NOT_HERE
 
 T = TypeVar("T")
 
 Record: TypeAlias = Literal["inbound"]
-"""What a party records: the messages that it receives, and its own answers to compare."""
+"""The part of the messages that a party records; its own answers come along, to be compared."""
 
 MOST_DAYS = 3650
 """The most days for which a record is kept."""
@@ -393,7 +394,7 @@ def check_psi(protocol: PSIProtocol, bits: object, max_peer_ids: int) -> None:
         ConfigError: the protocol or the key size is unknown, the number of ids is out of range, or
         this machine cannot compute the protocol.
     """
-    if protocol not in get_args(PSIProtocol):
+    if protocol not in (*get_args(PSIProtocol), *NOT_HERE):
         raise ConfigError(f"psi_protocol={protocol!r}: give {' or '.join(get_args(PSIProtocol))}")
     try:
         psi.check_protocol(protocol)

@@ -136,6 +136,13 @@ class HostTask(Task):
         """Return the Collaborators to wait for, or None for those of the settings."""
         return None
 
+    def approve(self, run: Run, plan: Plan) -> None:
+        """Refuse a plan to which the terms were applied, before this party waits for others.
+
+        Raises:
+            ConfigError: the terms do not allow this task.
+        """
+
     def is_partial(self) -> bool:
         """Return whether the task begins without parties that are missing."""
         return False
@@ -152,6 +159,7 @@ class HostTask(Task):
             expected=self.expected(),
             earlier=self.held(run),
             partial=self.is_partial(),
+            approve=partial(self.approve, run),
         )
         with meeting as party, self.sharing(run):
             limit_bytes(run)

@@ -28,11 +28,13 @@ from heterofed.hetero_nn.serve.request_queue import (
     too_late,
     unavailable,
 )
+from heterofed.serving.arrow_bodies import MEDIA_TYPE, is_installed, read_arrow, write_arrow
 from heterofed.serving.bodies import STATUSES, Asked, read_request, write_answer, write_error
 from heterofed.serving.metrics import Metrics
 from heterofed.serving.openapi import description
 
 JSON_HEADER = (b"content-type", b"application/json")
+ARROW_HEADER = (b"content-type", MEDIA_TYPE.encode())
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -41,14 +43,14 @@ class Model:
 
     Args:
         task: the id of the task, which is the name of the model.
-        token: the bearer token that its callers must have.
+        token: the bearer token that its callers must have; empty for those with a certificate.
         queue: the requests that wait for the thread of its links.
         metrics: the metrics of the server.
     """
 
     def __init__(self, task: str, token: str, queue: RequestQueue, metrics: Metrics) -> None:
         self.task, self.queue = task, queue
-        self._bearer = f"Bearer {token}".encode()
+        self._bearer = f"Bearer {token}".encode() if token else b""
         self.note = metrics.of(task, lambda: bool(queue.version), lambda: queue.rows_waiting)
 
     @property
@@ -62,7 +64,7 @@ class Model:
         Raises:
             RequestError: it has not.
         """
-        if not hmac.compare_digest(_header(scope, b"authorization"), self._bearer):
+        if self._bearer and not hmac.compare_digest(_header(scope, b"authorization"), self._bearer):
             raise RequestError("give the token: Authorization: Bearer ...", code="unauthorized")
 
 
@@ -115,11 +117,13 @@ class Api:
         try:
             model.check_token(scope)
             body = await self._body(scope, receive)
-            asked = read_request(body, self._most_rows)
+            sends, takes = _forms(scope)
+            asked = (read_arrow if sends else read_request)(body, self._most_rows)
             rows = len(asked.ids)
             scores = await self._scores(model, asked, began + self._deadline)
-            answer, status = write_answer(model.task, asked.ids, scores), 200
-            headers = [JSON_HEADER, NO_STORE]
+            write, form = (write_arrow, ARROW_HEADER) if takes else (write_answer, JSON_HEADER)
+            answer, status = write(model.task, asked.ids, scores), 200
+            headers = [form, NO_STORE]
         except RequestError as error:
             code, answer, status = error.code, write_error(error), STATUSES[error.code]
             headers = [JSON_HEADER, NO_STORE, *_of_error(error, status)]
@@ -235,6 +239,26 @@ def _expire(future: Future[Scores]) -> None:
 def _header(scope: Scope, name: bytes) -> bytes:
     found: bytes = next((value for key, value in scope["headers"] if key == name), b"")
     return found
+
+
+def _forms(scope: Scope) -> tuple[bool, bool]:
+    """Return whether a caller sends an Arrow stream, and whether it is to get one.
+
+    Without a wish it gets what it sent.
+
+    Raises:
+        RequestError: it wants Arrow, and the library is not installed.
+    """
+    sent = _header(scope, b"content-type").partition(b";")[0].strip().lower()
+    wished = _header(scope, b"accept").lower()
+    sends = sent == ARROW_HEADER[1]
+    takes = ARROW_HEADER[1] in wished or (sends and b"application/json" not in wished)
+    if (sends or takes) and not is_installed():
+        raise RequestError(
+            "this server reads no Arrow: send JSON, or have heterofed[parquet] installed there",
+            code="unsupported",
+        )
+    return sends, takes
 
 
 def _of_error(error: RequestError, status: int) -> list[tuple[bytes, bytes]]:

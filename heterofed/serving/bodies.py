@@ -21,6 +21,7 @@ STATUSES = {
     "unknown_ids": 404,
     "too_slow": 408,
     "too_large": 413,
+    "unsupported": 415,
     "limit": 429,
     "busy": 429,
     "failed": 500,
@@ -31,7 +32,10 @@ STATUSES = {
 }
 """The HTTP status of each code of an error."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=4096)]
+MOST_ID = 4096
+"""The most characters of an id."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MOST_ID)]
 Cell = str | int | float | bool | None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from heterofed.serving.arrow_bodies import MEDIA_TYPE as ARROW
 from heterofed.serving.bodies import STATUSES
 
 ERROR = {
@@ -68,11 +69,15 @@ def description(tasks: Sequence[str]) -> dict[str, Any]:
         str(status): {"description": "an error", "content": _json(ERROR)}
         for status in sorted(set(STATUSES.values()))
     }
-    ok = {"200": {"description": "the predictions", "content": _json(ANSWER)}}
+    stream = {ARROW: {"schema": {"type": "string", "format": "binary"}}}
+    ok = {"200": {"description": "the predictions", "content": _json(ANSWER) | stream}}
     predict = {
         "summary": "Predict one row or several",
+        "description": "An Arrow stream has a column `id` of text and perhaps own columns, not"
+        " compressed and without dictionaries; its answer has the columns `id`, the predictions and"
+        " `parties`, and the metadata `model` and `version`. Errors are JSON.",
         "security": [{"token": []}],
-        "requestBody": {"required": True, "content": _json(REQUEST)},
+        "requestBody": {"required": True, "content": _json(REQUEST) | stream},
         "responses": ok | errors,
     }
     plain = {"responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}

@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from heterofed.files import own_folder, put_in_place, read
 from heterofed.hetero_nn import HeteroNNHostScheduler
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.serving.extra import check_installed
+from heterofed.serving.tls import LOOK_SECONDS, Renewal, Tls
 
 logger = logging.getLogger("heterofed")
 
@@ -43,7 +45,8 @@ class ServedTask:
     Attributes:
         scheduler: the Host's scheduler with its hooks.
         task_id: the id of the finished task.
-        token: the bearer token that callers must have.
+        token: the bearer token that callers must have; it may be empty if they must have a
+            certificate.
         settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
     """
 
@@ -64,6 +67,7 @@ def serve(
     deadline: float = 5.0,
     max_bytes: int = 8 << 20,
     max_rows: int = 100_000,
+    tls: Tls | None = None,
     **settings: Any,
 ) -> None:
     """Serve the predictions of a finished task over HTTP, until SIGTERM or Ctrl-C.
@@ -78,6 +82,7 @@ def serve(
         deadline: see `Server`.
         max_bytes: see `Server`.
         max_rows: see `Server`.
+        tls: see `Server`.
         settings: further arguments of `heterofed.hetero_nn.serve.host.serve_scores`.
 
     Raises:
@@ -92,6 +97,7 @@ def serve(
         deadline=deadline,
         max_bytes=max_bytes,
         max_rows=max_rows,
+        tls=tls,
     )
     say(server.url(task_id))
     server.run()
@@ -107,6 +113,7 @@ class Server:
         deadline: the longest time in seconds from a request to its answer.
         max_bytes: the most bytes of the body of a request.
         max_rows: the most rows of a request.
+        tls: the certificates with which connections are encrypted; None encrypts nothing.
 
     Raises:
         ConfigError: see `serve`.
@@ -121,6 +128,7 @@ class Server:
         deadline: float = 5.0,
         max_bytes: int = 8 << 20,
         max_rows: int = 100_000,
+        tls: Tls | None = None,
     ) -> None:
         check_installed()
         from heterofed.serving.api import Api
@@ -131,12 +139,18 @@ class Server:
         tokens = {each.task_id: each.token for each in tasks}
         if len(tokens) < len(tasks):
             raise ConfigError("a task is given twice; give each task once")
+        self._tls = tls
+        context = None if tls is None else tls.context()
+        if not all(tokens.values()) and (tls is None or tls.client_ca is None):
+            raise ConfigError("without a token, callers need certificates: give one of the two")
         self._api = Api(tokens, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
         self._listener = listening(address, port)
         self._failed: BaseException | None = None
-        self._server = self._made()
+        self._server = self._made(context)
         shown = f"[{address}]" if ":" in address else address
-        self._base = f"http://{shown}:{self._listener.getsockname()[1]}"
+        self._base = (
+            f"{'http' if tls is None else 'https'}://{shown}:{self._listener.getsockname()[1]}"
+        )
 
     def url(self, task_id: str) -> str:
         """Return the address of a task's predictions."""
@@ -181,11 +195,12 @@ class Server:
         finally:
             self.stop()
 
-    def _made(self) -> Any:
+    def _made(self, context: ssl.SSLContext | None) -> Any:
         import uvicorn
 
-        from heterofed.serving.connections import Connection
+        from heterofed.serving.connections import Connection, LimitedServer
 
+        renewal = Renewal(self._tls, context) if self._tls and context else None
         config = uvicorn.Config(
             self._api,
             http=Connection,
@@ -197,8 +212,12 @@ class Server:
             ws="none",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=DRAIN_SECONDS,
+            callback_notify=None if renewal is None else renewal.look,
+            timeout_notify=LOOK_SECONDS,
         )
-        return uvicorn.Server(config)
+        config.load()
+        config.ssl = context
+        return LimitedServer(config)
 
 
 @contextmanager

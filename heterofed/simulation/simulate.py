@@ -132,6 +132,7 @@ def simulate_prediction(
     ids: Sequence[str] | None = None,
     latency_ms: float = 0.0,
     mbit: float | None = None,
+    ask: Callable[[], Any] | None = None,
     **settings: Any,
 ) -> Simulation:
     """Predict with all parties in this process, with the models of a finished run.
@@ -144,6 +145,8 @@ def simulate_prediction(
         ids: the same as in `predict`.
         latency_ms: the same as in `simulate`.
         mbit: the same as in `simulate`.
+        ask: a method of the Host that asks for one prediction and gives its result, such as
+            `TabularHost.take_home` with its arguments bound; None calls `predict`.
         settings: further arguments of `predict`.
 
     Raises:
@@ -159,7 +162,7 @@ def simulate_prediction(
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     return _together(
         network,
-        (host, lambda: host_predict(host, task_id, ids, **settings)),
+        (host, ask or (lambda: host_predict(host, task_id, ids, **settings))),
         [(each, functools.partial(serve, each, task_id)) for each in collaborators],
     )
 

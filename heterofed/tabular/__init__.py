@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heterofed.tabular.inspect import TableReport
     from heterofed.tabular.objectives import Labels, Objective, read_labels
     from heterofed.tabular.sources import Source, open_source
+    from heterofed.tabular.take_home import TakeHome
 
 __all__ = [
     "Evaluation",
@@ -31,6 +32,7 @@ __all__ = [
     "TableReport",
     "TabularCollaborator",
     "TabularHost",
+    "TakeHome",
     "evaluate",
     "fit",
     "open_source",
@@ -47,6 +49,7 @@ _HOME = {
     "TableReport": "heterofed.tabular.inspect",
     "TabularCollaborator": "heterofed.tabular.collaborator",
     "TabularHost": "heterofed.tabular.host",
+    "TakeHome": "heterofed.tabular.take_home",
     "evaluate": "heterofed.tabular.evaluation",
     "fit": "heterofed.tabular.fitted",
     "open_source": "heterofed.tabular.sources",

@@ -6,6 +6,7 @@ parties do the same as in separate processes.
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,14 @@ from heterofed.tabular.evaluation import Evaluation
 from heterofed.tabular.host import TabularHost
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.table import Location
+from heterofed.tabular.take_home import TakeHome
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import Worth, worth
 
 Names = str | Sequence[str]
+
+LABELLED = ("kind", "positive", "weight")
+"""The settings that say how labels are read."""
 
 
 def fit(
@@ -86,7 +91,8 @@ def fit(
     collaborators = [TabularCollaborator(name, tables[name], **given(name)) for name in others]
     task = task_id or f"fit-{secrets.token_hex(3)}"
     done = simulate(host, collaborators, task_id=task, baselines=baselines)
-    return Fitted(host, dict(tables), known, done)
+    labelled = {name: settings[name] for name in LABELLED if name in settings}
+    return Fitted(host, dict(tables), known, {"label": label, **labelled}, done)
 
 
 class Fitted:
@@ -96,6 +102,8 @@ class Fitted:
         host: the Host after the run.
         tables: the table of each party.
         ids: the columns of the ids, by party.
+        labelled: the arguments of `TabularHost` that say which columns the labels and weights are
+            and how they are read.
         simulation: the result of the run.
 
     Attributes:
@@ -109,8 +117,10 @@ class Fitted:
         host: TabularHost,
         tables: Mapping[str, Location],
         ids: Mapping[str, Names],
+        labelled: Mapping[str, Any],
         simulation: Simulation,
     ) -> None:
+        self._labelled = dict(labelled)
         self._tables, self._ids = dict(tables), dict(ids)
         self._names, self.simulation = list(tables), simulation
         self._recipe = host.agreed["id_recipe"]
@@ -161,7 +171,37 @@ class Fitted:
             ConfigError: a party of the training has no table.
             ColumnError: a table has other columns than in the training.
         """
-        tables = self._tables if tables is None else tables
+        host, partners = self._parties(self._tables if tables is None else tables, {"label": None})
+        done = simulate_prediction(host, partners, task_id=self.result.task_id, models="best")
+        return host.in_table_order(done.results[host.feature_key])
+
+    def take_home(self, *, seed: int | None = None) -> TakeHome:
+        """Return a model that needs the Host's columns only, made by `TabularHost.take_home`.
+
+        Outside of one process it needs the consent of all parties; here it says what there is to
+        agree on.
+
+        Args:
+            seed: the seed of its training; None draws one.
+
+        Raises:
+            ConfigError: the Host has no columns.
+        """
+        host, partners = self._parties(self._tables, self._labelled)
+        task = self.result.task_id
+        asked = functools.partial(host.take_home, task, seed=seed)
+        done = simulate_prediction(host, partners, task_id=task, ask=asked)
+        made: TakeHome = done.results[host.feature_key]
+        return made
+
+    def _parties(
+        self, tables: Mapping[str, Location], labelled: Mapping[str, Any]
+    ) -> tuple[TabularHost, list[TabularCollaborator]]:
+        """Return parties with these tables that predict with the models of the training.
+
+        Raises:
+            ConfigError: a party of the training has no table.
+        """
         if lost := [name for name in self._names if name not in tables]:
             raise ConfigError(f"predictions: {lost[0]!r} was in the training; give its table too")
         first, *others = self._names
@@ -171,17 +211,16 @@ class Fitted:
             tables[first],
             ids=self._ids[first],
             id_recipe=self._recipe,
-            label=None,
             collaborators=others,
             psi_protocol="ecdh",
             results_dir=folder,
+            **labelled,
         )
         partners = [
             TabularCollaborator(name, tables[name], ids=self._ids[name], results_dir=folder)
             for name in others
         ]
-        done = simulate_prediction(host, partners, task_id=self.result.task_id, models="best")
-        return host.in_table_order(done.results[first])
+        return host, partners
 
     def predict_proba(self, tables: Mapping[str, Location] | None = None) -> NDArray[np.float64]:
         """Return the probabilities, [rows, classes], of the rows of `predictions`.

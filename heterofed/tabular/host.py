@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
 from heterofed.events import Callback
+from heterofed.hetero_nn.hooks import half_engine
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
@@ -31,6 +32,8 @@ from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
 from heterofed.tabular.splits import By
 from heterofed.tabular.table import Known, LocalTable, Location
+from heterofed.tabular.take_home import TakeHome
+from heterofed.tabular.take_home.distil import How, distil
 from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
@@ -414,13 +417,35 @@ class TabularHost(HeteroNNHostScheduler):
         self._shares = state["shares"]
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
-        objective = self._objective
-        scores = objective.scores(self.infer_model(feature_projection))
-        if objective.kind in ("multiclass", "multilabel"):
-            return {
-                f"probability {name}": scores[:, at] for at, name in enumerate(objective.classes)
-            }
-        return {"probability" if objective.kind == "binary" else "prediction": scores}
+        return self._objective.predictions(self.infer_model(feature_projection))
+
+    def take_home(self, task_id: str, *, seed: int | None = None) -> TakeHome:
+        """Make a model that needs this party's columns only, from predictions of the joint one.
+
+        Every Collaborator has to run `serve_predictions`, as for `predict`. The model is kept in
+        the folder `take_home` of the results folder.
+
+        It learns the joint scores of the train rows, and is compared with the joint model and with
+        a local one on the test rows.
+
+        Args:
+            task_id: the id of the finished task.
+            seed: the seed of its training; None draws one.
+
+        Raises:
+            ConfigError: the terms of the task do not allow it (see `predict`), this object has no
+                label, or the Host has no columns.
+            TaskFailed: the prediction failed.
+        """
+        if self.objective is None:
+            raise ConfigError(
+                "a take-home model is compared with others by labels: give the column of the label"
+            )
+        predicted = self.predict(task_id, models="best", take_home=True)
+        given = half_engine(self).settings
+        folder = given.results_dir.absolute() / task_id / given.shown_name
+        how = How(fitting_batch(len(predicted)), self._stopping.patience, seed)
+        return distil(self._party.table, folder, predicted, how)
 
     # -- what columns are worth ------------------------------------------------------------
 

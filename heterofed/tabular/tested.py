@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from heterofed.errors import ConfigError
 from heterofed.reporting.results import write_whole
 from heterofed.tabular.evaluation import Evaluation
 from heterofed.tabular.written import csv_of
 
 Floats = NDArray[np.float64]
+
+EVALUATION, SCORES = "evaluation.json", "scores.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,28 @@ class Tested:
     def save(self, folder: Path) -> None:
         """Write `evaluation.json`, and `scores.csv` with a line for each row."""
         text = json.dumps({"on": "test"} | self.evaluation.to_dict(), indent=2)
-        write_whole(folder / "evaluation.json", lambda file: file.write(text.encode()))
+        write_whole(folder / EVALUATION, lambda file: file.write(text.encode()))
         columns: dict[str, Any] = {"id": self.ids}
         columns |= _named("label", self.labels) | _named("score", self.scores)
         if self.weights is not None:
             columns["weight"] = self.weights
         rows = csv_of(pd.DataFrame(columns))
-        write_whole(folder / "scores.csv", lambda file: file.write(rows))
+        write_whole(folder / SCORES, lambda file: file.write(rows))
+
+
+def scores_in(folder: Path) -> dict[str, Any]:
+    """Return the scores of the test rows of a run by id: a number, or an array of several.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        frame = pd.read_csv(folder / SCORES, dtype={"id": str}, keep_default_na=False)
+        names = [name for name in frame.columns if name.partition(" ")[0] == "score"]
+        values = frame[names].to_numpy(np.float64)
+        return dict(zip(frame["id"], values if len(names) > 1 else values[:, 0], strict=True))
+    except (OSError, ValueError, LookupError):
+        raise ConfigError(f"{folder / SCORES} cannot be read; train again") from None
 
 
 def _named(name: str, values: Floats) -> dict[str, Floats]:

@@ -15,6 +15,12 @@ PATIENCE_SECONDS = 30.0
 """The longest time in seconds for which a name server may be out of reach."""
 
 
+def host_and_port(address: str) -> tuple[str, str]:
+    """Return the host, without brackets, and the port of an address `tcp://HOST:PORT`."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), port
+
+
 class HostName:
     """The host name of an address, which is looked up until it was found once.
 
@@ -25,8 +31,7 @@ class HostName:
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._address, self._clock = address, clock
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        self._host, self._port = host.strip("[]"), port
+        self._host, self._port = host_and_port(address)
         self._found = False
         self._failing_since: float | None = None
 

@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +332,29 @@ def accepts_and_closes(server: socket.socket) -> None:
             server.accept()[0].close()
 
 
+def answers_http(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            link, _ = server.accept()
+            with contextlib.suppress(OSError):
+                link.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                link.close()
+
+
+@contextlib.contextmanager
+def in_place_of_the_host(
+    office: Path, answer: Callable[[socket.socket], None] = accepts_and_closes
+) -> Iterator[None]:
+    """Something else at the Host's address, until the end of the block."""
+    server = socket.create_server(("127.0.0.1", port_of(office)))
+    threading.Thread(target=answer, args=(server,), daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
 def port_of(home: Path) -> int:
     return int(load_task(task_path(TASK, home)).address.rpartition(":")[2])
 
@@ -340,31 +363,38 @@ def port_of(home: Path) -> int:
 def test_something_that_accepts_before_the_host_is_up(
     office: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = socket.create_server(("127.0.0.1", port_of(office)))
-    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
-    with caplog.at_level(logging.WARNING, "heterofed"):
-        bob = Victim(TinyCollaborator(tmp_path))
-        time.sleep(4)
-        assert bob._thread.is_alive()
-    assert caplog.text.count("trying again: ") == 1
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
+    with in_place_of_the_host(office):
+        with caplog.at_level(logging.WARNING, "heterofed"):
+            bob = Victim(TinyCollaborator(tmp_path))
+            time.sleep(4)
+            assert bob._thread.is_alive()
+        assert caplog.text.count("trying again: ") == 1
     host = Victim(TinyHost(tmp_path))
     for each in (host, bob):
         assert isinstance(each.outcome(60), TaskResult), each.outcome()
 
 
 @pytest.mark.slow
+def test_a_proxy_whose_host_never_comes(
+    office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A party that was never connected waits as long as it was told to, and says what it met."""
+    monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 0.5)
+    with in_place_of_the_host(office):
+        outcome = Victim(TinyCollaborator(tmp_path, join_timeout=5)).outcome(60)
+    assert isinstance(outcome, e.JoinTimeoutError), repr(outcome)
+    assert "accepts connections and says nothing of its own" in str(outcome)
+
+
+@pytest.mark.slow
 def test_handshakes_that_go_on_failing(
     office: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another server answers, so nobody has to wait for the Host to come."""
     monkeypatch.setattr(join, "HANDSHAKE_SECONDS", 1.0)
-    server = socket.create_server(("127.0.0.1", port_of(office)))
-    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
-    began = time.monotonic()
-    outcome = Victim(TinyCollaborator(tmp_path)).outcome(60)
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
+    with in_place_of_the_host(office, answers_http):
+        began = time.monotonic()
+        outcome = Victim(TinyCollaborator(tmp_path)).outcome(60)
     assert isinstance(outcome, e.HandshakeError), repr(outcome)
     assert time.monotonic() - began > 1.0
 
@@ -378,12 +408,9 @@ def test_a_proxy_in_front_of_a_host_that_starts_again(
     bob = Victim(TinyCollaborator(tmp_path))
     first = Victim(crashing(TinyHost(tmp_path, wait_for_peers=60), "train_a_batch", 3))
     assert isinstance(first.outcome(60), CrashError)
-    server = socket.create_server(("127.0.0.1", port_of(office)))
-    threading.Thread(target=accepts_and_closes, args=(server,), daemon=True).start()
-    time.sleep(6)
-    assert bob._thread.is_alive()
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
+    with in_place_of_the_host(office):
+        time.sleep(6)
+        assert bob._thread.is_alive()
     again = Victim(TinyHost(tmp_path, wait_for_peers=60))
     for each in (again, bob):
         assert isinstance(each.outcome(60), TaskResult), each.outcome()

@@ -25,6 +25,8 @@ def serve(*arguments: str | Path) -> Any:
         ("collaborator", ["--port", "0"]),
         ("collaborator", ["--missing-party", "mean"]),
         ("collaborator", ["--deadline", "3"]),
+        ("collaborator", ["--tls-cert", __file__]),
+        ("collaborator", ["--client-ca", __file__]),
         ("host", ["--deadline", "0"]),
         ("host", ["--port", "70000"]),
         ("host", ["--token-file", "nowhere"]),

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from heterofed.cli.app import cli
 from heterofed.errors import HeteroFedError
 from tests.e2e.processes import Parties
+from tests.identity.offices import free_port
 from tests.tabular.fate_files import numbers, svmlight, tag_value, with_header
 from tests.tabular.people import loans, written
 from tests.tabular.test_keys import people
@@ -21,6 +22,13 @@ from tests.tabular.test_keys import people
 def heterofed(*arguments: str | Path) -> Any:
     """The command in this process; gives its result, with what it raised."""
     return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+def command(home: dict[str, Any], *arguments: str) -> str:
+    """What the command prints at a party with this home."""
+    done = CliRunner().invoke(cli, list(arguments), env=home, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.mark.slow
@@ -82,6 +90,47 @@ def test_three_parties_by_command(parties: Parties, tmp_path: Path) -> None:
         found = {name: json.loads(each.output.splitlines()[-1]) for name, each in started.items()}
     assert {each["rows"] for each in found.values()} == {200}
     assert "c1, c2, and c2 holds the tags of a line (found out" in started["tags"].output
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("collaborators", [1, 2])
+def test_parties_with_a_task_file_each(
+    parties: Parties, tmp_path: Path, collaborators: int
+) -> None:
+    table, label = numbers(200)
+    files = {"bank": with_header(tmp_path / "a.csv", table[["x0", "x1", "x2", "x3"]], label)}
+    for number, name in enumerate(["shop", "clinic"][:collaborators]):
+        columns = [f"x{4 * number + 4 + at}" for at in range(4)]
+        files[name] = with_header(tmp_path / f"{name}.csv", table[columns], None)
+    homes: dict[str, dict[str, Any]] = {
+        name: {"HETEROFED_HOME": str(tmp_path / "homes" / name)} for name in files
+    }
+    keys = {name: command(homes[name], "keys", "new", name).splitlines()[0] for name in files}
+    others = [name for name in files if name != "bank"]
+    (made,) = command(
+        homes["bank"],
+        *("task", "new", "t", "--host", "bank"),
+        *("--address", f"tcp://127.0.0.1:{free_port()}"),
+        *(each for name in others for each in ("--collaborator", f"{name}={keys[name]}")),
+        *("--table", "--plan", "max_rounds=2"),
+    ).split()
+    for name in others:
+        command(homes[name], "task", "accept", made, "--yes")
+    common = ["--task", "t", "--results", str(tmp_path / "runs"), "--join-timeout", "90", "--json"]
+    ids, other = ["--id", "id"], ["--role", "collaborator"]
+    for verb, at_bank, elsewhere in (
+        ("overlap", ids, [*other, *ids]),
+        ("train", [*ids, "--label", "y"], [*other, *ids]),
+        ("predict", ["--out", str(tmp_path / "predictions.csv")], other),
+    ):
+        started = {}
+        for name, path in files.items():
+            line = ["-m", "heterofed", "table", verb, str(path), *common]
+            line += at_bank if name == "bank" else elsewhere
+            started[name] = parties.start(*line, **homes[name])
+        codes = {name: each.wait() for name, each in started.items()}
+        assert set(codes.values()) == {0}, "\n".join(each.output for each in started.values())
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 200
 
 

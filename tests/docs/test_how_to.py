@@ -619,6 +619,18 @@ def test_variable_length(names: Any, play: Any) -> None:
             assert abs(scores.setdefault(name, score) - score) < 1e-5
 
 
+def test_large_models(names: Any, play: Any) -> None:
+    """The file of a trained half has the adapter alone, and a prediction makes the rest anew."""
+    guide: Any = guide_of("large-models.md", names)
+    bank, shop, _, result = play(guide.WideHost, guide.LargeCollaborator, max_staleness=2)
+    saved = torch.load(result.models["feature_model"], weights_only=True)
+    assert saved.keys() == {"down.weight", "up.weight", "frozen_weights_sha256"}
+    assert shop.feature_model.large[0].weight.dtype == torch.bfloat16
+    assert not any(each.requires_grad for each in shop.feature_model.large.parameters())
+    done = simulate_prediction(bank, [shop], task_id="tiny", ids=["id-200", "id-201"])
+    assert len(done.results["bank"]) == 2
+
+
 def test_behind_nat(
     names: Any,
     tmp_path: Path,

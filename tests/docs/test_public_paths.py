@@ -25,6 +25,7 @@ RELEASED = {
     "heterofed.privacy.embedding_defences": ["ClippedGaussian", "Decorrelation"],
     "heterofed.privacy.label_dp": ["RandomisedResponse"],
     "heterofed.privacy.marvell": ["Marvell"],
+    "heterofed.privacy.synthetic_gradients": ["SyntheticGradients"],
     "heterofed.protocol.messages": ["Features"],
     "heterofed.scheduler": [
         "ConfigError",

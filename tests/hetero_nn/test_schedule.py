@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
+from torch.utils.checkpoint import checkpoint
 
 from heterofed import ConfigError
 from heterofed.compute.alignment import default_split
@@ -111,6 +112,44 @@ class ByHand(Collaborator):
                 parameter.mul_(0.999)
 
 
+class CheckpointedNet(Net):
+    """Saves no activations, but its inputs, and computes twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.requires_grad_(self.reentrant)
+        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
+
+    reentrant = False
+
+
+class ReentrantNet(CheckpointedNet):
+    reentrant = True
+
+
+class Checkpointed(Collaborator):
+    def make_feature_model(self) -> nn.Module:
+        return CheckpointedNet(3)
+
+
+class CheckpointedByHand(ByHand):
+    def make_feature_model(self) -> nn.Module:
+        return CheckpointedNet(3)
+
+
+class Reentrant(Collaborator):
+    def make_feature_model(self) -> nn.Module:
+        return ReentrantNet(3)
+
+
+class CheckpointedLate(Collaborator):
+    """Switches it on while batches are under way."""
+
+    def iterate_train_feature(self, feature_model: Any, train_ids: list[str]) -> Iterator[Any]:
+        for number, each in enumerate(super().iterate_train_feature(feature_model, train_ids)):
+            yield each
+            feature_model.__class__ = Net if number < 4 else CheckpointedNet
+
+
 def reference(
     behind: Callable[[int, int], int], *, shrink: float = 1.0
 ) -> tuple[list[float], dict[str, Tensor]]:
@@ -190,6 +229,25 @@ def test_staleness_changes_what_is_trained() -> None:
 def test_users_own_update_sees_kept_weights_too(tmp_path: Path) -> None:
     expected = reference(lambda *_: 2, shrink=0.999)
     compare(Host(tmp_path, max_staleness=2), ByHand(tmp_path), expected)
+
+
+@pytest.mark.parametrize("kind", [Checkpointed, CheckpointedByHand])
+def test_activation_checkpointing_sees_kept_weights_too(
+    kind: type[Collaborator], tmp_path: Path
+) -> None:
+    expected = reference(lambda *_: 2, shrink=0.999 if kind is CheckpointedByHand else 1.0)
+    compare(Host(tmp_path, max_staleness=2), kind(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [(Reentrant, "use_reentrant=False"), (CheckpointedLate, "make_feature")]
+)
+def test_checkpointing_that_would_see_newer_weights_is_refused(
+    kind: type[Collaborator], remedy: str, tmp_path: Path
+) -> None:
+    outcome = run(Host(tmp_path, max_staleness=2), kind(tmp_path))[1]
+    assert isinstance(outcome, ConfigError)
+    assert remedy in str(outcome)
 
 
 @pytest.mark.parametrize("early", [False, "once"])

@@ -25,9 +25,9 @@ from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.protocol.messages import ServeRequest
-from tests.e2e.tiny import IDS, rows
+from tests.e2e.tiny import IDS, rows, run
 from tests.hetero_nn.served import Office, log_of
-from tests.hetero_nn.test_prediction import Collaborator, Host
+from tests.hetero_nn.test_prediction import ALL, Carol, Collaborator, Host
 from tests.identity.offices import free_port, open_offices
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -351,3 +351,15 @@ def test_many_callers_at_once(office: Office) -> None:
         each.join()
     together = office.ask(*found).columns["prediction"]
     assert list(found.values()) == pytest.approx(together, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_rows_of_a_joint_intersection_are_served(home: Path, tmp_path: Path) -> None:
+    """Pairwise intersections were hidden in the training, and a request shows who has a row."""
+    open_offices(home, ALL, plan=["max_rounds=2", "psi_protocol=ecdh"])
+    results = run(Host(tmp_path, collaborators=ALL), Carol(tmp_path), Collaborator(tmp_path))
+    assert not any(isinstance(each, BaseException) for each in results), results
+    others = [Carol(tmp_path), Collaborator(tmp_path)]
+    office = Office(Host(tmp_path, collaborators=ALL), others, ServeLimits(max_rows_per_day=100))
+    assert office.ask("id-020").parties == ["alice+carol+bob"]
+    office.end()

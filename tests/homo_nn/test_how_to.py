@@ -21,3 +21,7 @@ def test_guide(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert errors[-1] < errors[0] / 10
     epsilons = pd.read_csv(found["private"].metrics["privacy"])["eps_weights"].tolist()
     assert 0 < epsilons[0] < epsilons[1] < 50
+    central = pd.read_csv(found["central"].metrics["privacy"])["eps_parties"].tolist()
+    assert 0 < central[0] < central[1] < central[2] < 10
+    report = found["central"].report.read_text(encoding="utf-8")
+    assert "Each party, in the averages" in report

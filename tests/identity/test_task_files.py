@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heterofed.cli.own_party import name_in
 from heterofed.cli.task import accept_task
 from heterofed.errors import ConfigError
 from heterofed.identity import consent
@@ -30,6 +31,7 @@ from heterofed.identity.task_terms import (
 )
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.plan import Plan, RoleSites
+from heterofed.rendezvous.backend import TaskPlace
 from heterofed.transport.zeromq.zap import new_key_pair
 from tests.identity.offices import Command, free_port, open_offices
 from tests.identity.test_keys import tree
@@ -122,8 +124,8 @@ def test_every_field_of_the_plan_is_a_term_or_known_not_to_be() -> None:
     assert set(Plan.__struct_fields__) >= NOT_AGREED
     limits = LeakLimits(min_batch=2)  # left out where there are none
     sites = (RoleSites("r", ("b", "c")),)  # as these
-    plan = Plan(host="a", collaborators=("b", "c"), limits=limits, sites=sites, recording=True)
-    fields = agreed_fields(plan)
+    named: dict[str, Any] = {"host": "a", "collaborators": ("b", "c"), "take_home": True}
+    fields = agreed_fields(Plan(**named, limits=limits, sites=sites, recording=True))
     assert set(fields) == set(Plan.__struct_fields__) - NOT_AGREED
 
 
@@ -418,6 +420,36 @@ def test_a_prediction_takes_the_terms_of_training_from_the_file(home: Path) -> N
     assert settle(plan(max_rounds=4, shuffle=True), task, trains=False).max_rounds == 5
     with pytest.raises(ConfigError, match="psi_bits"):
         settle(plan(psi_bits=4096), task, trains=False)
+
+
+def test_what_the_file_leaves_at_0_is_the_hosts_to_decide(home: Path) -> None:
+    task = load_task(open_offices(home, plan=["psi_bits=3072"]))
+    settled = settle(plan(max_rounds=4, batch_size=32), task)
+    assert (settled.max_rounds, settled.batch_size, settled.psi_bits) == (4, 32, 3072)
+    place = TaskPlace(task, "bob", home)
+    assert place.differences(settled) == []
+    other = msgspec.structs.replace(settled, shuffle=True)
+    assert place.differences(other) == ["shuffle: false here, true there"]
+    set_by_file = load_task(open_offices(home, task="set", plan=["batch_size=64"]))
+    with pytest.raises(ConfigError, match="batch_size is 32 in the constructor and 64 in the file"):
+        settle(plan(batch_size=32), set_by_file)
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_a_party_finds_its_name_in_the_file(home: Path, is_host: bool) -> None:
+    assert name_in("tiny", None, "host", is_host=is_host) == "host"  # there is no file yet
+    open_offices(home)
+    assert name_in("tiny", None, "host", is_host=is_host) == ("alice" if is_host else "bob")
+    assert name_in("tiny", "carol", "host", is_host=is_host) == "carol"
+
+
+def test_several_parties_on_one_machine_are_asked_for_a_name(home: Path) -> None:
+    open_offices(home, collaborators=("bob", "carol"))
+    with pytest.raises(ConfigError, match=r"several here \(bob, carol\); say it with --party"):
+        name_in("tiny", None, "collaborator", is_host=False)
+    assert name_in("tiny", None, "host", is_host=True) == "alice"
+    with pytest.raises(ConfigError, match="task id"):
+        name_in("../tiny", None, "host", is_host=True)
 
 
 def test_what_is_not_set_has_one_word() -> None:

@@ -152,6 +152,15 @@ def test_a_host_without_the_library_for_its_protocol(
             scheduler.launch_task("t")
 
 
+def test_a_protocol_of_another_package_is_refused_with_the_reason(tmp_path: Path) -> None:
+    protocol: Any = "rr22"
+    asker = RSAPSIInitiatorScheduler("a", ids=["b"], psi_protocol=protocol, results_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"spu computes it.*numpy below 2.*choose 'ecdh'"):
+        asker.launch_task("t")
+    with pytest.raises(psi.LibraryError, match="numpy below 2"):
+        psi.intersect(["a"], ["a"], protocol=protocol)
+
+
 def test_a_collaborator_without_the_library_for_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,8 +77,10 @@ ENDLESS = {
     "heterofed/files/scratch.py: with file_lock(Path(name, SCRATCH_LOCK))": ONCE,
     "heterofed/files/scratch.py: with file_lock(lock)": ONCE,
     "heterofed/watch/beside.py: server.wait()": "the process was killed",
-    "heterofed/rendezvous/backend.py: with HostLock(place.task_id, place.lock, place.socket)": ONCE,
-    "heterofed/rendezvous/backend.py: with HostLock(self.task.task, lock)": ONCE,
+    "heterofed/rendezvous/backend.py: "
+    "with HostLock(place.task_id, place.lock, place.socket, doing=self.purpose)": ONCE,
+    "heterofed/rendezvous/backend.py: "
+    "with HostLock(self.task.task, lock, doing=self.purpose)": ONCE,
     "heterofed/privacy/noise.py: _source.get()": "a context variable",
     "heterofed/simulation/network.py: with self._changed": TURN,
     "heterofed/transport/zeromq/limiter.py: connection.shutdown(socket.SHUT_RDWR)": "at once",

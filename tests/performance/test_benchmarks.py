@@ -32,6 +32,16 @@ def printed(module: str, *options: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("secure", [False, True])
+def test_clients(secure: bool, mnist: Path) -> None:
+    options = ["--data", str(mnist), "--images", "600", "--rounds", "2", "--parties", "3"]
+    result = printed("clients", *options, *(["--secure"] if secure else []))
+    assert result["ratio"] == pytest.approx(result["round_s"] / result["hooks_s"], rel=0.05)
+    assert result["ratio"] > 1
+    assert result["rest_ms"] > 0
+
+
+@pytest.mark.long
 def test_training(mnist: Path) -> None:
     options = ("--data", str(mnist), "--limit", "1280", "200", "--staleness", "0", "4")
     result = printed("training", *options)
@@ -124,3 +134,20 @@ def test_serving() -> None:
     result = json.loads(done.stdout)
     for key in ("p50_ms", "p99_ms", "requests_per_s", "p99_under_load_ms", "batch_rows_per_s"):
         assert result[key] > 0, key
+
+
+@pytest.mark.long
+def test_growth(tmp_path: Path) -> None:
+    """Memory is flat after the first rounds, and a picture is drawn from kept figures."""
+    options = ("--only", "collaborators", "rounds", "--rounds", "400", "--every", "20")
+    result = printed("growth", *options)
+    assert all(each > 0 for each in result["collaborators"].values())
+    assert result["rounds"]["course"][-1]["round"] == 400
+    # Each party remembers the last thousand calls of a hook, which it has after 260 rounds.
+    late = [each["objects"] for each in result["rounds"]["course"] if each["round"] >= 300]
+    assert late[-1] - late[0] < 100
+    kept, picture = tmp_path / "growth.json", tmp_path / "growth.svg"
+    kept.write_text(json.dumps({**result, "width": {"16": 1.0}, "rows": {"32": 1.0}}))
+    command = [sys.executable, "-m", "benchmarks.growth", "--from-json", str(kept)]
+    subprocess.run([*command, "--plot", str(picture)], cwd=ROOT, timeout=120, check=True)
+    assert picture.read_text().startswith("<?xml")

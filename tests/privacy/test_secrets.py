@@ -20,6 +20,7 @@ BITS = {"token_bytes": 8, "urandom": 8, "token_hex": 8, "token_urlsafe": 8, "ran
 NO_SECRETS = {
     ("heterofed/cli/demo.py", "token_hex"): "names a task",
     ("heterofed/tabular/fitted.py", "token_hex"): "names a task",
+    ("heterofed/runs/records/recorder.py", "token_bytes"): "tells the launches of a run apart",
     ("heterofed/files/private_files.py", "token_hex"): "names a draft, which must not be there yet",
     ("psi/storage/files.py", "token_hex"): "names a draft, which must not be there yet",
     ("heterofed/runs/run.py", "randbits"): "the order of rows, which all are told",

@@ -68,6 +68,7 @@ def test_two_processes(
     }
     assert result["intersection"] == 10
     assert result["floor_s"] is None
+    assert (result["cpu_floor_s"] is None) == (protocol == "rsa")
     payload = (512 if protocol == "rsa" else 64) * 30 + 16 * 20 + 16 * 10
     key = 2570 if protocol == "rsa" else 52
     sent = result["bytes_per_id"] * 50

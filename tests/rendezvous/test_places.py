@@ -267,6 +267,6 @@ def test_a_host_over_tcp_needs_no_short_path(
     open_offices(deep)
     task = load_task(task_path("tiny", deep))
     with TaskPlace(task, "alice", deep).listen() as endpoint:
-        with pytest.raises(e.ConfigError, match="another Host"):
+        with pytest.raises(e.ConfigError, match="only one at a time"):
             TaskPlace(task, "alice", deep).listen().__enter__()
         endpoint.close()

@@ -70,6 +70,32 @@ def page(report: RunReport) -> Page:
     return Page(rendered(report))
 
 
+def page_with(folder: Path, **plan: Any) -> str:
+    """The text of the report of a run with another plan."""
+    finished(folder)
+    status = json.loads((folder / "status.json").read_text())
+    status["plan"] |= plan
+    (folder / "status.json").write_text(json.dumps(status))
+    return Page(rendered(gather(folder))).text
+
+
+def test_sites_are_shown_with_their_role(tmp_path: Path) -> None:
+    others = ["lab", "shop.north", "shop.south"]
+    sites = [{"role": "shop", "parties": others[1:]}]
+    text = page_with(tmp_path / "loan-defaults" / "bank", collaborators=others, sites=sites)
+    assert text.count("Collaborator: has some people's rows, as a site of shop") == 2
+    assert text.count("Collaborator: has further columns") == 1
+    assert "18,412 rows that all roles have" in text
+    assert "all parties have" not in text
+
+
+def test_the_parties_of_a_horizontal_task_have_rows(tmp_path: Path) -> None:
+    text = page_with(tmp_path / "loan-defaults" / "bank", averaging={"fraction": 1.0})
+    assert "Host: averages the models" in text
+    assert "Collaborator: has rows of its own" in text
+    assert "Host: has the labels" not in text
+
+
 def test_everything_of_a_run_is_gathered(report: RunReport) -> None:
     assert (report.task, report.party, report.run) == ("loan-defaults", "bank", RUN)
     assert report.is_host

@@ -7,16 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch
 from torch import distributed as dist
 
+from heterofed.compute.workers.exchange import STARTS_WITHIN
+from heterofed.compute.workers.seal import new_secret
 from heterofed.errors import ConfigError, RankLostError, needing
 from heterofed.files import temporary_folder
-
-STARTS_WITHIN = timedelta(seconds=180)
-"""The longest time that the processes take to import torch and to connect."""
 
 ENDS_WITHIN = 5.0
 """The longest time in seconds that a process takes to end once it was told to."""
@@ -38,8 +36,11 @@ def connect(rank: int, ranks: int, store: str) -> None:
 
 
 @contextmanager
-def children(ranks: int) -> Iterator[None]:
+def children(ranks: int) -> Iterator[bytes]:
     """Run further processes, each with its share of the cores, until the end of the block.
+
+    Yields:
+        The secret that all of the processes have.
 
     Raises:
         ConfigError: processes of this party are connected already, or cloudpickle is missing.
@@ -55,12 +56,12 @@ def children(ranks: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     share = max(1, threads // ranks)
     with temporary_folder() as folder:
-        store = str(folder / "store")
+        store, secret = str(folder / "store"), new_secret(folder)
         started = [_start(rank, ranks, store, share) for rank in range(1, ranks)]
         try:
             torch.set_num_threads(share)
             _connect_first(ranks, store)
-            yield
+            yield secret
         finally:
             torch.set_num_threads(threads)
             if dist.is_initialized():

@@ -1,12 +1,14 @@
 """Sends messages between rank 0 and the other ranks of one party: an object, and tensors.
 
-All of these processes run the same script for the same user, so objects are pickled. Nothing of
-this reads bytes of another party.
+All of these processes run the same script for the same user, so objects are pickled. What comes is
+unpickled only after its tag has shown that it is from one of them. Nothing of this reads bytes of
+another party.
 """
 
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +18,14 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from heterofed.compute.workers.seal import SIZE, Seal, drawn
 from heterofed.errors import RankLostError
+
+LEAD = 16 + 2 * SIZE
+"""The length in bytes of what precedes a message: two sizes, and two tags."""
+
+STARTS_WITHIN = timedelta(seconds=180)
+"""The longest time that the processes take to import torch and to connect."""
 
 NEVER = timedelta(days=3650)
 """The longest time that a rank waits for its next order, while rank 0 waits for other parties."""
@@ -27,17 +36,39 @@ class Exchange:
 
     Args:
         deadline: returns the longest time in seconds to wait for an answer; 0 sets no limit.
+        secret: the secret that all ranks of this party have.
         by_value: whether the other ranks run another script than rank 0, so that classes of that
             script are sent with the objects.
+
+    Raises:
+        RankLostError: another rank does not have the secret.
     """
 
-    def __init__(self, deadline: Callable[[], float], *, by_value: bool = False) -> None:
+    def __init__(
+        self, deadline: Callable[[], float], secret: bytes, *, by_value: bool = False
+    ) -> None:
         self.deadline = deadline
         self._by_value = by_value
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self._group: Any = dist.new_group(backend="gloo", timeout=NEVER)
         # Their tensors must live until they are sent.
         self._sending: dict[int, list[tuple[Any, Tensor]]] = {}
+        others = range(1, self.ranks) if self.rank == 0 else [0]
+        self._seals = {rank: self._meet(rank, secret) for rank in others}
+
+    def _meet(self, rank: int, secret: bytes) -> Seal:
+        """Agree on the key of this launch with a rank, and check that it knows the secret."""
+        mine = drawn()
+        with self._naming(rank):
+            self._post(rank, mine)
+            theirs = _bytes_in(self._came(rank, SIZE, STARTS_WITHIN))
+            numbers = (theirs, mine) if self.rank else (mine, theirs)
+            seal = Seal(secret, numbers, self.rank, rank)
+            self._post(rank, seal.tag())
+            answer = _bytes_in(self._came(rank, SIZE, STARTS_WITHIN))
+            self._sent(rank)
+        seal.check(answer)
+        return seal
 
     def send(self, rank: int, order: object, tensors: Sequence[Tensor] = ()) -> None:
         """Send an object and tensors to a rank, without waiting until they have arrived.
@@ -48,14 +79,14 @@ class Exchange:
         head = self.pickled((order, [(each.dtype, tuple(each.shape)) for each in tensors]))
         parts = [_bytes_of(each) for each in tensors]
         body = torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device="cpu")
-        sizes = torch.tensor([len(head), len(body)], device="cpu")
-        header = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        sizes = struct.pack("<2Q", len(head), len(body))
+        # The sizes have a tag of their own, because memory is taken for them.
+        lead = sizes + self._seals[rank].tag(sizes)
         with self._naming(rank):
             self._sent(rank)
-            for each in (sizes, header, body):
-                if len(each):
-                    work = dist.isend(each, rank, group=self._group)
-                    self._sending[rank].append((work, each))
+            self._post(rank, lead + self._seals[rank].tag(head, body.numpy().data))
+            self._post(rank, head)
+            self._post(rank, body)
 
     def pickled(self, value: object) -> bytes:
         """Return an object as bytes, which `pickle.loads` reads at the other ranks."""
@@ -74,15 +105,22 @@ class Exchange:
             idle: whether to wait for as long as it takes.
 
         Raises:
-            RankLostError: the rank has ended, or was silent until the deadline.
+            RankLostError: the rank has ended, was silent until the deadline, or it was not a rank
+                of this party that sent what came.
         """
-        timeout = NEVER if idle else self._limit()
+        timeout, seal = NEVER if idle else self._limit(), self._seals[rank]
         with self._naming(rank):
-            sizes = self._came(rank, 2, torch.int64, timeout).tolist()
-            head = self._came(rank, sizes[0], torch.uint8, timeout)
-            body = self._came(rank, sizes[1], torch.uint8, timeout)
+            first = _bytes_in(self._came(rank, LEAD, timeout))
+        sizes, of_sizes, tag = first[: -2 * SIZE], first[-2 * SIZE : -SIZE], first[-SIZE:]
+        seal.check(of_sizes, sizes)
+        head_size, body_size = struct.unpack("<2Q", sizes)
+        with self._naming(rank):
+            head = _bytes_in(self._came(rank, head_size, timeout))
+            body = self._came(rank, body_size, timeout)
             self._sent(rank)
-        order, forms = pickle.loads(head.numpy().tobytes())  # noqa: S301
+        seal.check(tag, head, body.numpy().data)
+        # A process of this party has made it, as its tag says.
+        order, forms = pickle.loads(head)  # noqa: S301
         return order, list(_tensors_in(body, forms))
 
     def close(self) -> None:
@@ -91,8 +129,19 @@ class Exchange:
             with self._naming(rank):
                 self._sent(rank)
 
-    def _came(self, rank: int, size: int, dtype: torch.dtype, timeout: timedelta) -> Tensor:
-        buffer = torch.empty(size, dtype=dtype, device="cpu")
+    def _post(self, rank: int, data: bytes | Tensor) -> None:
+        if not len(data):
+            return
+        given = (
+            torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            if isinstance(data, bytes)
+            else data
+        )
+        work = dist.isend(given, rank, group=self._group)
+        self._sending.setdefault(rank, []).append((work, given))
+
+    def _came(self, rank: int, size: int, timeout: timedelta) -> Tensor:
+        buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
         if size:
             work: Any = dist.irecv(buffer, rank, group=self._group)
             work.wait(timeout)
@@ -118,6 +167,10 @@ class Exchange:
                 f"rank {rank} of the {self.ranks} processes of this party has ended{silent};"
                 f" {RankLostError.remedy}"
             ) from error
+
+
+def _bytes_in(buffer: Tensor) -> bytes:
+    return buffer.numpy().tobytes()
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

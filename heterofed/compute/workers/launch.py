@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from heterofed.compute.workers.children import children
 from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.seal import secret_of_user
 from heterofed.compute.workers.worker import Stop, work
 from heterofed.errors import ConfigError, RankLostError
 
@@ -52,8 +53,8 @@ def shared(
     if not started_by_torchrun():
         if workers == 1:
             return run(None)
-        with children(workers):
-            return _led(run, Exchange(deadline, by_value=True))
+        with children(workers) as secret:
+            return _led(run, Exchange(deadline, secret, by_value=True))
     if workers != 1:
         raise ConfigError(
             f"feature_workers={workers}, and torchrun has started {os.environ['WORLD_SIZE']}"
@@ -61,7 +62,7 @@ def shared(
         )
     if not dist.is_initialized():
         dist.init_process_group("gloo")
-    exchange = Exchange(deadline)
+    exchange = Exchange(deadline, secret_of_user())
     if exchange.rank:
         result: R = work(exchange)
         return result

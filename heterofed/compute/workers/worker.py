@@ -90,6 +90,7 @@ class Worker:
 
     def take(self, order: Model) -> None:
         """Take the model, on this rank's GPU if it is on one."""
+        # It is part of a message of this party's first process, whose tag was checked.
         self._model = pickle.loads(order.pickled)  # noqa: S301
         some = next(self._model.parameters(), None)
         if some is not None and some.is_cuda:

@@ -36,10 +36,12 @@ from heterofed.hetero_nn.predict.rows import (
 from heterofed.hetero_nn.sites.merging import Part, gathered
 from heterofed.intersection.host import match_by_keys, match_each
 from heterofed.protocol import messages as msg
+from heterofed.protocol.plan import Plan
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.artifacts import Trained, Which, trained_here
 from heterofed.runs.beside import BesideTask, launch_beside, log_request
 from heterofed.runs.run import Run
+from heterofed.runs.settings import check_flag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +62,12 @@ def predict(
     models: Which = "last",
     missing_party: Missing = "error",
     parties: Sequence[str] | None = None,
+    take_home: bool = False,
 ) -> pd.DataFrame:
     """Implement `HeteroNNHostScheduler.predict`."""
     need_pandas()
-    prediction = Prediction(host, ids, models, missing_party, parties)
+    check_flag("take_home", take_home)
+    prediction = Prediction(host, ids, models, missing_party, parties, take_home=take_home)
     launch_beside(prediction, task_id)
     return prediction.frame
 
@@ -77,6 +81,7 @@ class Prediction(BesideTask, HostHalfTask):
         models: whether to use the models of the last round or of the best.
         missing: the replacement for rows that a party does not have.
         parties: the parties to wait for; None waits for all of the training.
+        take_home: whether a model that needs the Host's columns only is made of the predictions.
 
     Attributes:
         frame: the predictions, after they were made.
@@ -92,8 +97,11 @@ class Prediction(BesideTask, HostHalfTask):
         models: Which,
         missing: Missing,
         parties: Sequence[str] | None,
+        *,
+        take_home: bool = False,
     ) -> None:
         super().__init__(host)
+        self._take_home = take_home
         self._asked, self._which = ids, models
         self._missing, self._parties = missing, parties
         self._trained: Trained
@@ -114,6 +122,22 @@ class Prediction(BesideTask, HostHalfTask):
     def is_partial(self) -> bool:
         """Return whether the prediction starts without missing parties."""
         return self._missing != "error"
+
+    def approve(self, run: Run, plan: Plan) -> None:
+        """Refuse predictions for a take-home model unless all parties have agreed to one.
+
+        In a simulation all columns are in one process, so there is nothing to consent to.
+        """
+        if not self._take_home or run.simulated or (run.terms and plan.take_home):
+            return
+        file = f"the task file of {run.task_id!r}"
+        lacks = f"{file} does not allow it" if run.terms else f"there is no {file[4:]}"
+        raise ConfigError(
+            "a model of the Host's own columns that learns from joint predictions keeps what the"
+            f" columns of the other parties taught it, so all parties must consent, and {lacks}:"
+            " set take_home = true in its [plan], and have each party accept it anew (heterofed"
+            " task accept)"
+        )
 
     def check(self, run: Run) -> None:
         """Load the models and the ids, so that errors show before the party waits for others."""
@@ -206,7 +230,13 @@ class Prediction(BesideTask, HostHalfTask):
             for peer in list(party.peers.values()):
                 party.take_leave(peer)
         self.frame = self._as_frame(ids, columns, present)
-        log_request(run, rows=len(ids), parties=list(present), missing_party=self._missing)
+        log_request(
+            run,
+            rows=len(ids),
+            parties=list(present),
+            missing_party=self._missing,
+            **({"take_home": True} if self._take_home else {}),
+        )
         of = f" of {len(self._ids)}" if len(ids) < len(self._ids) else ""
         whom = ", ".join(present) or "nobody else"
         logger.info("predicted %d%s rows with %s", len(ids), of, whom)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from heterofed.compute.autograd import backward, gradients_like
 from heterofed.compute.batch import Batch
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.freshness import explaining
+from heterofed.compute.recomputed import Recomputed, Versions
 from heterofed.compute.staleness import ahead
 from heterofed.compute.streams import generators_kept
 from heterofed.compute.tensors import check_finite
@@ -35,10 +37,15 @@ from heterofed.metrics import registered_metrics
 
 @dataclass(slots=True)
 class InFlight:
-    """A batch in flight, which the Host has not answered yet, with its graph."""
+    """A batch in flight, which the Host has not answered yet, with its graph.
+
+    Attributes:
+        weights: the mark of the weights of its forward pass; None without staleness.
+    """
 
     number: int
     features: FeatureBatch
+    weights: Versions | None
 
 
 class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
@@ -56,6 +63,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         super().__init__(half)
         self._owner, self._settings = owner, settings
         self._in_flight: deque[InFlight] = deque()
+        self._recomputed = Recomputed(self._models)
 
     def make_guard(self) -> CollaboratorGuard:
         """See `Loop`."""
@@ -114,6 +122,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
         self._models.set_modes(training=True)
         self._movement.begin()
         self._in_flight.clear()
+        self._recomputed.forget()
         with (
             party.in_phase("train", round_number=run.round, unit="batches"),
             generators_kept(),
@@ -122,7 +131,8 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
             feed = FeatureFeed(party, host, first, guard.witness() if trainable else None)
             for features in self._features(TRAINS, self.leg_ids(first), first, most):
                 if trainable:
-                    self._in_flight.append(InFlight(feed.number, features))
+                    mark = self._recomputed.note() if host.session.staleness else None
+                    self._in_flight.append(InFlight(feed.number, features, mark))
                 rows = max(rows, features.rows)
                 self._send(feed, features, TRAINS, testing=False)
                 with run.harmless(REPORT):
@@ -222,7 +232,9 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
     def _update_down_to(self, feed: FeatureFeed, staleness: int) -> None:
         """Step on the oldest batches until at most `staleness` batches are in flight."""
         while len(self._in_flight) > staleness:
-            self._update(feed, self._in_flight.popleft())
+            batch = self._in_flight.popleft()
+            with nullcontext() if batch.weights is None else self._recomputed.at(batch.weights):
+                self._update(feed, batch)
 
     def _update(self, feed: FeatureFeed, batch: InFlight) -> None:
         """Step on the final gradients of a batch; the backward pass starts with the first ones."""

@@ -17,7 +17,11 @@ from heterofed.hetero_nn.settings import HostSettings
 from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, names_of, some_rows
 from heterofed.hetero_nn.train.releases import GradientReleases
 from heterofed.privacy.coins import with_kept_coins
-from heterofed.privacy.gradient_defences import GradientDefence
+from heterofed.privacy.gradient_defences import (
+    EmbeddingAwareDefence,
+    GradientDefence,
+    defended,
+)
 from heterofed.privacy.label_attacks import class_numbers, numeric_targets
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leak_meters import LabelMeter
@@ -61,7 +65,7 @@ class HostGuard(Guard):
         self._stream = stream
         self._gradients = settings.gradient_defence
         # One per peer, because some remember the last batch; another one each time it is raised.
-        self._defences: dict[tuple[str, int, bool], GradientDefence] = {}
+        self._defences: dict[tuple[str, int, bool], GradientDefence | EmbeddingAwareDefence] = {}
         self._meters: dict[str, LabelMeter] = {}
         self._labels = labels
 
@@ -99,8 +103,20 @@ class HostGuard(Guard):
         """Whether the gradients that are sent differ from those of the backward pass."""
         return self._gradients is not None
 
-    def outgoing(self, peer: str, clean: dict[str, Tensor], labels: object) -> dict[str, Tensor]:
+    def outgoing(
+        self,
+        peer: str,
+        clean: dict[str, Tensor],
+        labels: object,
+        embeddings: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
         """Return the defended gradients to send to a Collaborator.
+
+        Args:
+            peer: the recipient.
+            clean: the gradients of its features.
+            labels: the labels of the same rows.
+            embeddings: the features of the same rows.
 
         Raises:
             ConfigError: there is a defence or a limit, but the labels are not class numbers.
@@ -116,23 +132,25 @@ class HostGuard(Guard):
                 " numbers from 0 on, in a tensor [rows] or [rows, 1], or one-hot"
             )
         numbers = numbers.to(rows.device)
-        hidden = self._hidden(peer, rows, numbers)
+        features = joined({name: embeddings[name].detach() for name in clean})
+        hide = functools.partial(self._hidden, peer, rows, numbers, features)
+        hidden = hide()
         if self._watch is not None:
             meter = self._meters.setdefault(peer, LabelMeter())
             while not self._watch.admits(
                 peer, functools.partial(meter.measured, hidden, rows, numbers)
             ):
-                hidden = self._hidden(peer, rows, numbers)
+                hidden = hide()
         if hidden is rows:
             return clean
         sent = parted(hidden, clean)
         check_finite(sent, "what gradient_defence gave", self._run.party.name)
         return sent
 
-    def _hidden(self, peer: str, rows: Tensor, numbers: Tensor) -> Tensor:
+    def _hidden(self, peer: str, rows: Tensor, numbers: Tensor, features: Tensor) -> Tensor:
         """Return the rows as the current defence against a recipient lets them be sent."""
-        raised = self._raised(peer)
-        defence, is_binary = self._gradients, int(numbers.max()) <= 1
+        raised, is_binary = self._raised(peer), int(numbers.max()) <= 1
+        defence: GradientDefence | EmbeddingAwareDefence | None = self._gradients
         if raised and self._watch is not None:
             defence = raised_label_defence(raised, self._watch.limit, is_binary=is_binary)
         if defence is None:
@@ -142,20 +160,35 @@ class HostGuard(Guard):
         phase = f"{party.phase}, raised {raised}" if raised else party.phase
         place = Place(phase, peer, self._run.round, party.batch)
         defend = functools.partial(self._defended, defence, (peer, raised, is_binary))
-        return repeats.answer(place, rows, lambda: defend(rows.clone(), numbers))
+        return repeats.answer(place, rows, lambda: defend(rows.clone(), numbers, features))
 
     def _defended(
-        self, gradients: GradientDefence, key: tuple[str, int, bool], rows: Tensor, numbers: Tensor
+        self,
+        gradients: GradientDefence | EmbeddingAwareDefence,
+        key: tuple[str, int, bool],
+        rows: Tensor,
+        numbers: Tensor,
+        features: Tensor,
     ) -> Tensor:
         peer = key[0]
-        defence = self._defences.setdefault(key, copy.deepcopy(gradients))
+        hide = functools.partial(defended, self._defence_of(key, gradients))
         noise = self._noise(peer)
         with drawn_from(noise):
             # A user's defence may draw from torch's generator, whose seed also depends on the
             # hidden values.
             also = noise.name_for(rows, numbers)
-            sent: Tensor = self._stream("gradient_defence", defence, rows, numbers, also=also)
+            sent: Tensor = self._stream(
+                "gradient_defence", hide, rows, numbers, features, also=also
+            )
             return sent
+
+    def _defence_of(
+        self, key: tuple[str, int, bool], given: GradientDefence | EmbeddingAwareDefence
+    ) -> GradientDefence | EmbeddingAwareDefence:
+        """Return the copy of a defence that is used for one recipient, and for it alone."""
+        if isinstance(given, EmbeddingAwareDefence):
+            key = (*key[:2], False)  # it learns from all batches, whatever classes they have
+        return self._defences.setdefault(key, copy.deepcopy(given))
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a copy of the embeddings that `note` needs, because user code may change them."""

@@ -255,7 +255,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 if self.guard.alters or not on_gpu(clean):
                     check_finite(clean, GRADIENT, each.peer.name)
                 theirs = rows_of_labels(labels, each.rows)
-                defended = self.guard.outgoing(each.peer.name, clean, theirs)
+                came = each.part(each.features.tensors)
+                defended = self.guard.outgoing(each.peer.name, clean, theirs, came)
             last = early.changed() if early else bool(clean)
             sent_once = self._was_sent_once(early, changed=last)
             if last:

@@ -11,7 +11,7 @@ from typing import Any
 from heterofed.runs.run import Run
 
 HOOKS = ("train_a_batch", "iterate_train_feature")
-"""What each role runs for a train batch: the Host trains on it, and a Collaborator yields it."""
+"""The hooks that run for a train batch: the Host trains on it, and a Collaborator yields it."""
 
 
 @contextmanager

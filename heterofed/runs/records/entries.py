@@ -107,7 +107,7 @@ def read_beginning(piece: bytes) -> Beginning:
         found = None
     if found is None or found.format != FORMAT:
         raise RecordError(
-            "the record was written by another version of heterofed; replay it with that one"
+            "the record was written by another version of heterofed; install that one to replay it"
         )
     return found
 

@@ -12,7 +12,7 @@ import msgspec
 
 from heterofed.errors import ConfigError
 
-ANOTHER = "give the program that launches the task: heterofed replay ... --program FILE [ARGUMENTS]"
+REMEDY = "give the program that launches the task: heterofed replay ... --program FILE [ARGUMENTS]"
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +43,12 @@ def run_program(program: Program) -> None:
         ConfigError: it is not there.
     """
     if program.folder and not Path(program.folder).is_dir():
-        raise ConfigError(f"{program.folder}, where the program ran, is gone; {ANOTHER}")
+        raise ConfigError(f"{program.folder}, where the program ran, is gone; {REMEDY}")
     if program.folder:
         os.chdir(program.folder)
     path = program.arguments[0] if program.arguments else ""
     if not program.module and not Path(path).is_file():
-        raise ConfigError(f"no file {path!r} launched the task; {ANOTHER}")
+        raise ConfigError(f"no file {path!r} launched the task; {REMEDY}")
     sys.argv = list(program.arguments)
     beside = Path.cwd() if program.module else Path(path).absolute().parent
     sys.path.insert(0, os.fspath(beside))

@@ -191,7 +191,7 @@ class Stage:
         if ended.difference is None and not player.reached:
             raise RecordError(
                 f"the record ends before batch {self._batch} of round {self._round} was answered;"
-                " replay an earlier batch"
+                " give an earlier batch"
             )
         return Replayed(
             self._round,

@@ -94,7 +94,7 @@ def open_segment(home: Path, segment: Segment) -> Opened:
     if first is None or content is None:
         raise RecordError(
             f"{segment.path} ends in its checkpoint, because the process was killed or the disk"
-            " was full; replay a batch of another checkpoint"
+            " was full; give a batch of another checkpoint"
         )
     beginning = read_beginning(first)
     if (beginning.number, beginning.mark) != (segment.number, segment.mark):

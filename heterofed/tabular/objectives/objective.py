@@ -140,6 +140,13 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
             return (flat + self.centre).clamp(max=MOST_LOG_RATE).exp()
         return flat * self.scale + self.centre
 
+    def predictions(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return the scores of outputs by the name of their column, each of shape [rows]."""
+        scores = self.scores(outputs)
+        if self.kind in ("multiclass", "multilabel"):
+            return {f"probability {name}": scores[:, at] for at, name in enumerate(self.classes)}
+        return {"probability" if self.kind == "binary" else "prediction": scores}
+
     def codes(self, scores: Tensor, threshold: float = 0.5) -> Tensor:
         """Return the predicted codes of scores, int64; numbers are returned unchanged."""
         if self.kind == "multiclass":

@@ -7,6 +7,8 @@ import socket
 import time
 from enum import Enum
 
+from heterofed.transport.names import host_and_port
+
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01"
 """A greeting up to its version. A listener would hang up at a later field of another mechanism."""
 _WHOLE_BYTES = 64
@@ -30,9 +32,9 @@ def who_answers(address: str, timeout: float = 2.0) -> Answer:
         address: an address of the form `tcp://HOST:PORT`.
         timeout: the longest time in seconds to connect, and again to receive the whole answer.
     """
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    host, port = host_and_port(address)
     try:
-        link = socket.create_connection((host.strip("[]"), int(port)), timeout)
+        link = socket.create_connection((host, int(port)), timeout)
     except OSError:
         return Answer.NOBODY
     with link:
