@@ -23,7 +23,7 @@ def refused_by_every_rule(link: Link, line: Line) -> str:
     """Why a line is refused, also by sessions that remember nothing of the last batch."""
     why = link.refuses(line)
     for session in link.ends.values():
-        session._like_before = session._answered_before = ()
+        session.like_before = session.answered_before = ()
     assert link.refuses(line) == why
     return why
 

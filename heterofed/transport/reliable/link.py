@@ -147,7 +147,7 @@ class Link:
     @property
     def idle(self) -> bool:
         """Whether the link is connected and has nothing queued."""
-        return self._ready and not self._queue.pending and self._said == self._sent
+        return self._ready and not self._queue and self._said == self._sent
 
     # -- connections -----------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Link:
     def is_silent(self, now: float) -> bool:
         """Return whether `outgoing` has nothing to send now; it takes less time to ask."""
         return not self._ready or not (
-            self._queue.pending
+            self._queue
             or self._owes
             or self._ending
             or self._said != self._sent
@@ -223,14 +223,14 @@ class Link:
         if not self._ready:
             return []
         frames: list[Buffer] = []
-        if self._queue.pending or self._said != self._sent:
+        if self._queue or self._said != self._sent:
             frames += self._packets()
         if self._owes or now >= self._asks_at:
             frames += self._timing(now)
         due = self._took - self._told >= ACK_EVERY or now - self._spoke_at >= BEAT_SECONDS
         if not frames and due and not self._end_said:
             frames.append(self._packet(0))
-        if self._ending and not self._end_said and not self._queue.pending:
+        if self._ending and not self._end_said and not self._queue:
             self._end_said = True
             frames.append(_END.pack(b"e", self._sent))
         if frames:
@@ -299,7 +299,7 @@ class Link:
         self._said = max(self._said, self._arrived)
 
     def _packets(self) -> Iterator[Buffer]:
-        while self._queue.pending and self._sent - self._allowed < WINDOW:
+        while self._queue and self._sent - self._allowed < WINDOW:
             frame = self._queue.head()
             # Copy what the caller may change from here on, because it is no longer pending.
             self._kept.append(frame if isinstance(frame, bytes) else bytes(frame))

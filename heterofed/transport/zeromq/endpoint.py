@@ -210,7 +210,7 @@ class ZmqEndpoint(Endpoint):
     def _has_nothing_to_do(self) -> bool:
         """Return whether there is no work before something comes."""
         for peer in self._peers():
-            if peer.outbox.pending or peer.state is State.LEAVING:
+            if peer.outbox or peer.state is State.LEAVING:
                 return False
         return self._open and not self._events
 
@@ -327,7 +327,7 @@ class ZmqEndpoint(Endpoint):
 
     def pump(self, peer: Connection) -> None:
         """Give queued frames of this peer to libzmq, as far as the window allows."""
-        while peer.outbox.pending and peer.sent - peer.taken < WINDOW:
+        while peer.outbox and peer.sent - peer.taken < WINDOW:
             with UNINTERRUPTED:
                 if not self._post(peer, peer.outbox.head()):
                     break
