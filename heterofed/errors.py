@@ -803,7 +803,7 @@ class PSILimitError(PSIFailedError):
     summary = (
         "that party intersects no more ids with this one: earlier runs count against its"
         " max_peer_ids, and today's predictions against its max_ids_per_day; have the limit raised"
-        " if you need more"
+        " if you need more. A stored set answers whom its owner allows, and for so many ids"
     )
 
 

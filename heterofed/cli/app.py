@@ -19,6 +19,7 @@ from heterofed.cli.doctor import doctor
 from heterofed.cli.language import explanation, users_language
 from heterofed.cli.models import models
 from heterofed.cli.new import new
+from heterofed.cli.psi_set import psi_set
 from heterofed.cli.receipt import receipt
 from heterofed.cli.replay import replay
 from heterofed.cli.said import is_json, say, say_error
@@ -31,6 +32,9 @@ from heterofed.files import fill_standard_streams
 from heterofed.messaging.aborts import cause
 from heterofed.rendezvous.ways import started_by
 from heterofed.reporting.trackers.names import TRACKERS
+
+UNSTORED = ("protocol", "psi_parties", "parties", "executor", "key_leaves", "fresh")
+"""The options of `psi` that say nothing about a request to a stored set."""
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -155,6 +159,12 @@ def demo(
     help="Intersect ids by this protocol; only the initiator sets it.",
 )
 @options.JOINT
+@click.option(
+    "--stored",
+    metavar="NAME",
+    help="Ask the stored set of this name, which a collaborator keeps by `heterofed psi-set`; only"
+    " the initiator sets it.",
+)
 @options.max_peer_ids(
     "Refuse more ids than this: at the initiator, from any one party; at a collaborator, from the"
     " initiator in all runs of the task together."
@@ -175,11 +185,16 @@ def demo(
 @options.FRESH
 @options.LOG_FORMAT
 @options.AS_JSON
-def psi(column: str | None, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def psi(context: click.Context, /, column: str | None, as_json: bool, **given: Any) -> None:
     """Find out which of your ids the other parties have too, without revealing the others."""
     from heterofed.cli.psi import run_psi
     from heterofed.rendezvous.address import check_free
 
+    if given["stored"] is not None:
+        if given["role"] != "initiator":
+            raise click.UsageError("--stored: its owner runs `heterofed psi-set serve` instead")
+        options.refuse(context, UNSTORED, "a stored set is asked by a protocol of its own")
     with started_by(PSI_COMMAND):
         if given["role"] == "initiator":
             check_free(given["task"])
@@ -259,6 +274,7 @@ cli.add_command(trust.keys)
 cli.add_command(trust.task)
 cli.add_command(table)
 cli.add_command(new)
+cli.add_command(psi_set)
 cli.add_command(watch_command)
 cli.add_command(doctor)
 cli.add_command(serve_command)

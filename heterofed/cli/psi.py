@@ -24,6 +24,7 @@ from heterofed.hetero_nn.psi import (
     PSIScheduler,
     RSAPSICollaboratorScheduler,
     RSAPSIInitiatorScheduler,
+    ask_stored,
     write_by,
 )
 from heterofed.intersection.ids import own_ids
@@ -58,8 +59,9 @@ def run_psi(
     psi_parties: PSIParties = "pairwise",
     executor: str | None = None,
     key_leaves: bool = False,
+    stored: str | None = None,
 ) -> dict[str, Any]:
-    """Run one party of a PSI task over files.
+    """Run one party of a PSI task over files, or ask a stored set.
 
     The state for resuming an interrupted run is kept in a hidden folder beside `out`.
 
@@ -81,6 +83,7 @@ def run_psi(
         psi_parties: at the initiator, "joint" if nobody may learn what only some parties share.
         executor: the address of an executor, such as "processes:8", or None.
         key_leaves: whether a collaborator's secret key may be sent to an executor elsewhere.
+        stored: at the initiator, the name of the collaborator's stored set, which is asked.
 
     Returns:
         The dict of `_account`.
@@ -89,7 +92,8 @@ def run_psi(
         ConfigError: a file cannot be read or written; nothing was done.
         TaskFailed: the task could not go on.
     """
-    own = _read_ids(ids, id_column, out := out.absolute())
+    _check_out(ids, out := out.absolute())
+    own = read_ids(ids, id_column)
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
     given |= {"max_peer_ids": max_peer_ids, "psi_executor": executor}
@@ -100,7 +104,10 @@ def run_psi(
     scheduler = SCHEDULERS[role](name_in(task, party, role, is_host=role == "initiator"), **given)
     write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
     with _kept_to_resume(folder):
-        scheduler.launch_task(task, resume="never" if fresh else "auto")
+        if stored is not None and isinstance(scheduler, RSAPSIInitiatorScheduler):
+            ask_stored(scheduler, task, stored)
+        else:
+            scheduler.launch_task(task, resume="never" if fresh else "auto")
     return _account(task, scheduler.result, len(own), out)
 
 
@@ -116,11 +123,11 @@ def _kept_to_resume(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder)
 
 
-def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
-    """Return this party's ids, after a check that the result can be written.
+def _check_out(ids: Path, out: Path) -> None:
+    """Check that the result can be written.
 
     Raises:
-        ConfigError: a file cannot be read or written.
+        ConfigError: it cannot.
     """
     check_writable(out.parent)
     if ids.is_dir():
@@ -129,6 +136,14 @@ def _read_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
         raise ConfigError(f"--out {out} is a folder; give a file")
     elif out.exists() and out.samefile(ids):
         raise ConfigError(f"--out {out} is the file with the ids; give another file")
+
+
+def read_ids(ids: Path, id_column: str | None) -> psi.OwnIds:
+    """Return the ids of a file or folder.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     if id_column is None and (ids.is_dir() or ids.suffix.lower() in (".csv", ".tsv", ".parquet")):
         raise ConfigError(f"{ids} looks like a table: name the column of the ids with --column")
     try:

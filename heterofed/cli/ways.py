@@ -12,6 +12,7 @@ COMMANDS = Ways(
         "serve": "`heterofed serve`",
         "overlap": "`heterofed table overlap`",
         "psi": "`heterofed psi`",
+        "stored": "`heterofed psi --stored` and `heterofed psi-set serve`",
         "probe": "`heterofed doctor`",
     },
     roles={Role.HOST: "--role host", Role.COLLABORATOR: "--role collaborator"},

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import psi
 from heterofed.errors import ConfigError
@@ -19,8 +19,11 @@ from heterofed.intersection.tasks import (
     PSICollaboratorTask,
     PSIHostTask,
     PSITask,
+    StoredCollaboratorTask,
+    StoredHostTask,
 )
 from heterofed.protocol.plan import KeyBits, PSIParties, PSIProtocol
+from heterofed.reporting.results import TaskResult
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume, Run
@@ -29,6 +32,20 @@ from heterofed.runs.settings import LeadSettings, Settings, Shown
 
 Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
 """Writes the common ids, given by their positions among the party's own ids."""
+
+
+class Answered(NamedTuple):
+    """What the owner of a stored set has of one request.
+
+    Attributes:
+        result: the result of the task.
+        asker: the feature key of the party that asked.
+        matched: the positions of the own ids that this party has too.
+    """
+
+    result: TaskResult
+    asker: str
+    matched: array[int]
 
 
 class PSIEngine(Engine[Settings]):
@@ -253,3 +270,40 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
 def write_by(scheduler: PSIScheduler, write: Write) -> None:
     """Make a scheduler write its result in another way than to `intersection.csv`."""
     scheduler._heterofed.write = write
+
+
+def ask_stored(scheduler: RSAPSIInitiatorScheduler, task_id: str, name: str) -> TaskResult:
+    """Ask a stored set which ids of this party it has, in place of `launch_task`.
+
+    Args:
+        scheduler: the scheduler of the party that asks.
+        task_id: the id of the task, which is the same at both parties.
+        name: the name of the stored set, on which both parties have agreed.
+
+    Raises:
+        ConfigError: a setting or file of this party is wrong; nothing was done.
+        TaskFailed: the request failed; it can be made again.
+    """
+    task = StoredHostTask(scheduler, name)
+    if scheduler._heterofed.write is not None:
+        task.write = scheduler._heterofed.write
+    return Lifecycle(task).launch(task_id, "never")
+
+
+def answer_stored(
+    scheduler: RSAPSICollaboratorScheduler, task_id: str, stored: psi.StoredSet
+) -> Answered:
+    """Answer one request to a stored set, in place of `launch_task`.
+
+    Args:
+        scheduler: the scheduler of the owner.
+        task_id: the id of the task, which is the same at both parties.
+        stored: the stored set.
+
+    Raises:
+        ConfigError: a setting or file of this party is wrong; nothing was done.
+        TaskFailed: the request failed; it can be made again.
+    """
+    task = StoredCollaboratorTask(scheduler, stored)
+    result = Lifecycle(task).launch(task_id, "never")
+    return Answered(result, task.asker, task.matched)

@@ -1,4 +1,4 @@
-"""Defines the tasks that only intersect or count ids, in each role.
+"""Defines the tasks that only intersect or count ids, or ask a stored set, in each role.
 
 An intersection writes `intersection.csv`.
 """
@@ -19,6 +19,7 @@ from heterofed.intersection.collaborator import common_as_collaborator
 from heterofed.intersection.host import common_as_host
 from heterofed.intersection.ids import own_ids
 from heterofed.intersection.overlap import count_as_collaborator, count_as_host
+from heterofed.intersection.stored import answer_from_stored_set, ask_stored_set
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import Finish
@@ -122,9 +123,13 @@ class PSICollaboratorTask(PSITask, CollaboratorTask):
         party, ids = run.party, self.own_ids(run)
         (initiator,) = party.peers.values()
         self.find(run, initiator, ids)
-        party.take(initiator, Finish)
-        with party.in_phase("finish"):
-            party.leave(initiator)
+        self.say_goodbye(run, initiator)
+
+    def say_goodbye(self, run: Run, initiator: Peer) -> None:
+        """Wait until the initiator has its result, and leave."""
+        run.party.take(initiator, Finish)
+        with run.party.in_phase("finish"):
+            run.party.leave(initiator)
 
     def find(self, run: Run, initiator: Peer, ids: psi.OwnIds) -> None:
         """Find the common ids or their number, and store the result."""
@@ -169,3 +174,67 @@ class CountCollaboratorTask(PSICollaboratorTask):
         """Find the common ids or their number, and store the result."""
         most = self.settings.max_peer_ids
         self.sizes = {initiator.name: count_as_collaborator(run, initiator, ids, max_peer_ids=most)}
+
+
+class StoredHostTask(PSIHostTask):
+    """The task of a party that asks a stored set which of its own ids are in it.
+
+    Args:
+        owner: the scheduler.
+        name: the name of the stored set, on which both parties have agreed.
+    """
+
+    purpose = "stored"
+    subfolder = "stored"
+    goes_on = False
+
+    def __init__(self, owner: Scheduler, name: str) -> None:
+        super().__init__(owner)
+        self._name = name
+
+    def make_plan(self, run: Run, collaborators: tuple[str, ...]) -> Plan:
+        """Return the plan that the initiator announces.
+
+        Raises:
+            ConfigError: several parties would be asked.
+        """
+        if len(collaborators) != 1:
+            raise ConfigError(
+                "a stored set is asked at one party; make a task file with its owner alone as the"
+                " collaborator"
+            )
+        return super().make_plan(run, collaborators)
+
+    def find(self, run: Run, ids: psi.OwnIds) -> None:
+        """Find the ids that the stored set has, and store the result."""
+        self.keep(run, ids, ask_stored_set(run, ids, self._name))
+
+
+class StoredCollaboratorTask(PSICollaboratorTask):
+    """The task of a party that answers a request to its stored set.
+
+    Args:
+        owner: the scheduler.
+        stored: the stored set.
+
+    Attributes:
+        asker: the party that asked, after the request.
+        matched: the positions of the own ids that this party has too.
+    """
+
+    purpose = "stored"
+    subfolder = "stored"
+    goes_on = False
+
+    def __init__(self, owner: Scheduler, stored: psi.StoredSet) -> None:
+        super().__init__(owner)
+        self._stored = stored
+        self.asker, self.matched = "", array("Q")
+
+    def perform(self, run: Run) -> None:
+        """Do the task, from the first phase after the join to its finish."""
+        (asker,) = run.party.peers.values()
+        self.asker = asker.name
+        self.matched = answer_from_stored_set(run, asker, self._stored)
+        run.result.ids, run.result.own_ids = len(self.matched), self._stored.count
+        self.say_goodbye(run, asker)

@@ -7,6 +7,7 @@ from heterofed.protocol.counts import (
     PsiCounts,
     ServedCounts,
     SiteCounts,
+    StoredCounts,
     WeightSizes,
 )
 from heterofed.protocol.limits import (
@@ -43,6 +44,7 @@ class Conversation:
         staleness: the staleness of a trainable Collaborator's weights in steps, as announced last.
         psi, keys, matched, parted: the values of the current intersection, how many keys were
             matched, and how many ids were matched and put into parts.
+        stored: the values of a request to a stored set.
         weights: the sizes of the model of a horizontal task.
         pings, reply: how many pings were sent, and the bytes that the last one asked for.
         batches, sites: the counts of the current round or test.
@@ -65,7 +67,7 @@ class Conversation:
         self.is_final_due = self.is_final = False
         self.trained = self.kept = 0
         self.staleness = 0
-        self.psi = PsiCounts()
+        self.psi, self.stored = PsiCounts(), StoredCounts()
         self.keys = self.matched = self.parted = 0
         self.weights = WeightSizes()
         self.pings = self.reply = 0
@@ -171,6 +173,11 @@ class Conversation:
     def counts_ids(self) -> bool:
         """Whether the common ids are only counted."""
         return self.purpose == "overlap"
+
+    @property
+    def asks_stored(self) -> bool:
+        """Whether a stored set is asked."""
+        return self.purpose == "stored"
 
     @property
     def is_between_rounds(self) -> bool:

@@ -30,6 +30,25 @@ class PsiCounts:
         self.unsigned.append((values, size))
 
 
+class StoredCounts:
+    """Counts what was sent in a request to a stored set.
+
+    Attributes:
+        offered, to_fetch: the bytes of the filter, and those that are still to come.
+        asked, blinded, claimed: the numbers of ids that the Host asks for, that it has sent, and
+            that it has claimed as hits.
+        all_claimed: whether the last claims were sent.
+        unevaluated, unanswered: the numbers of values of the chunks of ids and of claims that wait
+            for their answers.
+    """
+
+    def __init__(self) -> None:
+        self.offered = self.to_fetch = self.asked = self.blinded = self.claimed = 0
+        self.all_claimed = False
+        self.unevaluated: deque[int] = deque()
+        self.unanswered: deque[int] = deque()
+
+
 class ServedCounts:
     """Counts the requests of a standing link.
 

@@ -41,7 +41,13 @@ MAX_ANSWERS = 2
 TAG_BYTES = 16
 
 POINT_BYTES = 32
-"""A value of a count of common ids."""
+"""A value of a count of common ids, or of a request to a stored set."""
+
+KEY_PROOF_BYTES = 64
+"""The proof that values were evaluated with the key of a stored set."""
+
+STORED_VALUES = 4096
+"""The most values of one message of a request to a stored set."""
 
 MESSAGE_BYTES = 512
 """The approximate memory of a waiting message without its payload, in bytes."""

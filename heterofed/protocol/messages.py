@@ -59,6 +59,8 @@ Batch = Annotated[int, Meta(ge=0, le=2**40)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Word = Annotated[str, Meta(max_length=64, pattern=r"^[a-z_ ]*\Z")]
+SetName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+"""The name of a stored set, which depends on its key."""
 
 ITEM_BYTES = {
     "float16": 2,
@@ -259,7 +261,16 @@ class Hello(Message, frozen=True):
 
     versions: Annotated[tuple[Annotated[int, Meta(ge=1, le=10**6)], ...], Meta(max_length=16)]
     purpose: Literal[
-        "train", "psi", "overlap", "predict", "serve", "rehearse", "average", "check", "probe"
+        "train",
+        "psi",
+        "overlap",
+        "stored",
+        "predict",
+        "serve",
+        "rehearse",
+        "average",
+        "check",
+        "probe",
     ]
     task: Digest
     party: PartyName
@@ -451,6 +462,53 @@ class CountResult(Message, frozen=True):
     """H to C: we have `common` ids in common."""
 
     common: Count
+
+
+class StoredOffer(Message, frozen=True):
+    """C to H: you may ask my stored set `name` of `count` ids; its filter has `size` bytes."""
+
+    name: SetName
+    count: Count
+    size: Bytes
+
+
+class StoredBegin(Message, frozen=True):
+    """H to C: I have `count` ids to ask for. With `fetch`, send me the filter first."""
+
+    count: Count
+    fetch: bool
+
+
+class StoredFilter(Message, frozen=True):
+    """C to H: these are the next bytes of the filter."""
+
+
+class StoredBlinded(Message, frozen=True):
+    """H to C: these are blinded ids, 32 bytes each."""
+
+    values: Count
+
+
+class StoredEvaluated(Message, frozen=True):
+    """C to H: these are the same values, evaluated, in the same order, and the proof of my key."""
+
+    values: Count
+
+
+class StoredClaims(Message, frozen=True):
+    """H to C: these are the proofs of ids that the filter has, 16 bytes each, in ascending order.
+
+    With `last`, these are all.
+    """
+
+    values: Count
+    last: bool
+
+
+class StoredReplies(Message, frozen=True):
+    """C to H: these are the replies to the proofs, 16 bytes each; zeros where I have no such id."""
+
+    values: Count
 
 
 class SiteRows(Message, frozen=True):
@@ -838,6 +896,13 @@ AnyMessage = (
     | CountRaised
     | CountOwn
     | CountResult
+    | StoredOffer
+    | StoredBegin
+    | StoredFilter
+    | StoredBlinded
+    | StoredEvaluated
+    | StoredClaims
+    | StoredReplies
     | SiteRows
     | SiteShare
     | SiteSum

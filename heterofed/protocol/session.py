@@ -12,6 +12,7 @@ from heterofed.errors import HeteroFedError, LocalProtocolError, RemoteProtocolE
 from heterofed.protocol.conversation import Conversation
 from heterofed.protocol.messages import Message
 from heterofed.protocol.rules import (
+    asking,
     averaging,
     batches,
     counting,
@@ -26,7 +27,7 @@ from heterofed.protocol.rules.rule import Refused, Rule
 from heterofed.protocol.states import TABLE, Role, State
 
 _PHASES = (
-    *(meeting, intersecting, counting, planning, rounds),
+    *(meeting, intersecting, counting, asking, planning, rounds),
     *(batches, sites, averaging, serving),
 )
 _RULES: dict[type[Message], Rule] = {

@@ -65,6 +65,13 @@ from heterofed.protocol.messages import (
     SplitAccepted,
     SplitParts,
     SplitPlan,
+    StoredBegin,
+    StoredBlinded,
+    StoredClaims,
+    StoredEvaluated,
+    StoredFilter,
+    StoredOffer,
+    StoredReplies,
     Terms,
     Update,
     Waiting,
@@ -104,6 +111,9 @@ class State(StrEnum):
     PSI_COUNT_ASKED = "psi_count_asked"
     PSI_COUNT_RAISED = "psi_count_raised"
     PSI_COUNT_OWN = "psi_count_own"
+    PSI_STORED = "psi_stored"
+    PSI_STORED_ASKED = "psi_stored_asked"
+    PSI_STORED_CLAIMED = "psi_stored_claimed"
     MODEL_ASKED = "model_asked"
     MODEL_DESCRIBED = "model_described"
     WEIGHTS_SENT = "weights_sent"
@@ -131,12 +141,13 @@ ENDED = frozenset({State.CLOSED, State.FAILED})
 
 COMPLETED: dict[State, State] = {
     State.PSI_MATCHED: State.SPLIT,
+    State.PSI_STORED_CLAIMED: State.SPLIT,
     State.TRAIN_DRAINING: State.READY,
     State.TEST_DRAINING: State.READY,
 }
-"""The next state once everything that was announced has come: the last match, or `BatchDone` for
-every batch. After the last match by one key, and if the plan says that there are more keys, the
-next state is `PSI` again.
+"""The next state once everything that was announced has come: the last match or reply, or
+`BatchDone` for every batch. After the last match by one key, and if the plan says that there are
+more keys, the next state is `PSI` again.
 """
 
 Table = dict[State, dict[tuple[Role, type[Message]], State]]
@@ -160,6 +171,7 @@ TABLE: Table = {
     State.PSI: {
         (_C, PsiKey): State.PSI_KEYED,
         (_H, CountBegin): State.PSI_COUNT,  # where only the number of common ids is asked for
+        (_C, StoredOffer): State.PSI_STORED,  # where a stored set is asked
         (_H, DescribeModel): State.MODEL_ASKED,  # a horizontal task, which compares no ids
     },
     State.MODEL_ASKED: {(_C, ModelLayout): State.MODEL_DESCRIBED},
@@ -196,6 +208,17 @@ TABLE: Table = {
     State.PSI_COUNT_OWN: {
         (_C, CountOwn): State.PSI_COUNT_OWN,
         (_H, CountResult): State.SPLIT,
+    },
+    State.PSI_STORED: {(_H, StoredBegin): State.PSI_STORED_ASKED},
+    State.PSI_STORED_ASKED: {
+        (_C, StoredFilter): State.PSI_STORED_ASKED,
+        (_H, StoredBlinded): State.PSI_STORED_ASKED,
+        (_C, StoredEvaluated): State.PSI_STORED_ASKED,
+        (_H, StoredClaims): State.PSI_STORED_CLAIMED,
+    },
+    State.PSI_STORED_CLAIMED: {
+        (_H, StoredClaims): State.PSI_STORED_CLAIMED,
+        (_C, StoredReplies): State.PSI_STORED_CLAIMED,
     },
     State.SPLIT: {
         (_H, SplitParts): State.SPLIT,  # if the Host announces the split

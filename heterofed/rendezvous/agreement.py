@@ -17,10 +17,11 @@ from heterofed.protocol.plan import Plan
 logger = logging.getLogger("heterofed")
 
 JoinPurpose: TypeAlias = (
-    Purpose | Literal["predict", "serve", "rehearse", "overlap", "average", "probe"]
+    Purpose | Literal["predict", "serve", "rehearse", "overlap", "stored", "average", "probe"]
 )
 """The purpose for which parties connect: that of the task, a prediction, a standing link, a dry
-run, a count, a horizontal task, or a probe of the machines and the connection.
+run, a count, a request to a stored set, a horizontal task, or a probe of the machines and the
+connection.
 """
 
 AT_SPLIT = Mark(0)

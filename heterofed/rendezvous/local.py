@@ -27,6 +27,7 @@ DOING = {
     "serve": "serves or scores rows",
     "rehearse": "makes a dry run",
     "overlap": "counts common ids",
+    "stored": "asks a stored set",
     "probe": "runs `heterofed doctor`",
     "check": "checks the task",
 }

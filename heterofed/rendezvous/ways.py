@@ -34,6 +34,7 @@ METHODS = Ways(
         "serve": "heterofed serve",
         "rehearse": "rehearse",
         "overlap": "count_common",
+        "stored": "`heterofed psi --stored` and `heterofed psi-set serve`",
         "probe": "`heterofed doctor`",
     },
     roles={Role.HOST: "a Host's scheduler", Role.COLLABORATOR: "a Collaborator's scheduler"},

@@ -292,7 +292,7 @@ def _place(run: Run, settings: Settings, role: Role, purpose: JoinPurpose) -> Pl
     if place is None:
         # Predictions and dry runs are within the terms of the training task; a count of common ids
         # reveals less than either kind of task.
-        task: Purpose | None = "psi" if purpose == "psi" else "train"
+        task: Purpose | None = "psi" if purpose in ("psi", "stored") else "train"
         if purpose == "overlap":
             task = None
         place = place_of(run.task_id, settings.feature_key, role, task, insecure=settings.insecure)

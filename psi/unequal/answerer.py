@@ -2,7 +2,8 @@
 
 The methods are called in this order. They take and return the bytes that travel:
 
-    begin(hello)                checks which set is meant, and how many values are asked for
+    begin(hello)                checks which set is meant, and how many values are asked for;
+                                `announce` does so where both know which set is meant
     evaluate(blinded) -> answer evaluates one chunk after another; each is counted on disk before
     confirm(proofs) -> replies  confirms hits, one chunk after another
     matched()                   returns the positions of the confirmed own ids
@@ -43,6 +44,9 @@ class SetAnswerer:
         peer: the name of the peer. Its values are counted under this name over all requests.
         workers: the number of concurrent operations; None means one per usable core.
 
+    Attributes:
+        name: the name of the set, which is asked as it is now even if it is replaced meanwhile.
+
     Raises:
         NotAllowedError: the peer may not ask.
         StoreError: the files of the set are missing or damaged.
@@ -51,7 +55,7 @@ class SetAnswerer:
     def __init__(self, stored: StoredSet, *, peer: str, workers: int | None = None) -> None:
         self._limit = stored.allowed(peer)
         self._stored, self._budget = stored, stored.budget(peer)
-        self._name, self._key, self._table = stored.name, stored.key(), stored.table()
+        self.name, self._key, self._table = stored.name, stored.key(), stored.table()
         self._workers = Workers(workers)
         self._announced: int | None = None
         self._seen: set[bytes] = set()
@@ -68,17 +72,27 @@ class SetAnswerer:
             LimitError: the peer asks for more values than are left to it.
             CountError: the message is malformed.
         """
+        name, count = read_hello(hello)
+        if name != self.name:
+            raise StaleSetError(self._about(name))
+        self.announce(count)
+        return count
+
+    def announce(self, count: int) -> None:
+        """Check the number of values that the peer announces for this set.
+
+        Nothing is counted yet.
+
+        Raises:
+            LimitError: the peer asks for more values than are left to it.
+        """
         self._require_open()
         if self._announced is not None:
             raise StateError("begin was called before")
-        name, count = read_hello(hello)
-        if name != self._name:
-            raise StaleSetError(self._about(name))
         if count > self._limit:
             raise LimitError(f"the peer announced {count} ids; allowed: {self._limit}")
         self._budget.require(count, self._limit)
         self._announced = count
-        return count
 
     def evaluate(self, blinded: bytes) -> bytes:
         """Evaluate a chunk of blinded elements, and return the answer with its proof.
@@ -155,8 +169,8 @@ class SetAnswerer:
 
     def _about(self, name: str) -> str:
         if name in self._stored.replaced:
-            return f"the set {name} was replaced by {self._name}; ship its filter to the peer"
-        return f"there is no set {name} here, but {self._name}; ship its filter to the peer"
+            return f"the set {name} was replaced by {self.name}; ship its filter to the peer"
+        return f"there is no set {name} here, but {self.name}; ship its filter to the peer"
 
     def _require_open(self) -> None:
         if not self._key:

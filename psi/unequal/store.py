@@ -182,6 +182,11 @@ class StoredSet:
             raise NotAllowedError("this peer may not ask; if it should, call StoredSet.allow")
         return most
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """The number of values that each peer may have evaluated in all, by the peer's name."""
+        return dict(self._state().allowed)
+
     def budget(self, peer: str) -> Budget:
         """Return the count of the values that were evaluated for a peer."""
         return Budget(self._folder / _BUDGETS, peer=peer, task="stored set")

@@ -68,6 +68,13 @@ from heterofed.protocol.messages import (
     SplitAccepted,
     SplitParts,
     SplitPlan,
+    StoredBegin,
+    StoredBlinded,
+    StoredClaims,
+    StoredEvaluated,
+    StoredFilter,
+    StoredOffer,
+    StoredReplies,
     TensorSpec,
     Update,
     Waiting,
@@ -81,7 +88,9 @@ from heterofed.protocol.plan import Averaging, Plan, RoleSites
 from heterofed.protocol.session import Session
 from heterofed.protocol.states import Role, State
 
-Purpose = Literal["train", "psi", "overlap", "predict", "serve", "rehearse", "average", "probe"]
+Purpose = Literal[
+    "train", "psi", "overlap", "stored", "predict", "serve", "rehearse", "average", "probe"
+]
 
 H, C = Role.HOST, Role.COLLABORATOR
 PLAN = Plan(
@@ -365,6 +374,41 @@ ANSWERED = (
     points(CountOwn(3)),
     points(CountOwn(1)),
 )
+
+
+def stored(message: StoredBlinded | StoredEvaluated | StoredClaims | StoredReplies) -> Line:
+    """A chunk of values of a request to a stored set, of the right size."""
+    match message:
+        case StoredBlinded(values=values):
+            return Line(H, message, 32 * values)
+        case StoredEvaluated(values=values):
+            return Line(C, message, 32 * values + 64)
+        case StoredClaims(values=values):
+            return Line(H, message, 16 * values)
+        case StoredReplies(values=values):
+            return Line(C, message, 16 * values)
+
+
+OFFERED = (hello(purpose="stored"), welcome(), Line(C, StoredOffer("0" * 16, 50, 300)))
+FETCHING = (*OFFERED, Line(H, StoredBegin(5, fetch=True)))
+FETCHED = (*FETCHING, Line(C, StoredFilter(), 200), Line(C, StoredFilter(), 100))
+EVALUATED = (
+    *FETCHED,
+    stored(StoredBlinded(3)),
+    stored(StoredBlinded(2)),
+    stored(StoredEvaluated(3)),
+    stored(StoredEvaluated(2)),
+)
+STORED_RUN = (
+    *EVALUATED,
+    stored(StoredClaims(2, last=False)),
+    stored(StoredClaims(1, last=True)),
+    stored(StoredReplies(2)),
+    stored(StoredReplies(1)),
+    finish(0),
+    BYE,
+)
+"""One request to a stored set."""
 WORK = Work(100, 80, 5, 32, 8, 20)
 FACTS = Facts("1.0", "3.13.1", "2.9.0+cpu", 2, 10**9, 10**10, 1024, 70, 1e-5, 2e-5, 1e-5, 1e-3)
 LINK = LinkFacts(0.02, 1e7, 1e7, -0.5)
@@ -555,6 +599,8 @@ def link_in(state: State) -> Link:
         run = SERVE_RUN
     elif state.startswith("psi_count"):
         run = COUNT_RUN
+    elif state.startswith("psi_stored"):
+        run = STORED_RUN
     elif state in HORIZONTAL:
         run = AVERAGE_RUN
     elif state.startswith("probe"):

@@ -76,7 +76,7 @@ def test_what_both_ends_count_alike_stays_as_it_is() -> None:
     ("states", "header", "payload"),
     [
         ("CONNECTING GREETED", 256 << 10, 0),
-        ("PSI PSI_KEYED PSI_MATCHED PSI_COUNT PSI_COUNT_OWN", 4096, MIB),
+        ("PSI PSI_KEYED PSI_MATCHED PSI_COUNT PSI_COUNT_OWN PSI_STORED_ASKED", 4096, MIB),
         ("SPLIT_PROPOSED PREDICT_PROPOSED READY CHECKPOINT FINISHING SPLIT", 4096, 0),
         ("TRAIN TRAIN_DRAINING TEST TEST_DRAINING", 256 << 10, 10),
         ("CLOSED FAILED", 256 << 10, MIB),

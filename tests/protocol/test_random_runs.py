@@ -51,6 +51,13 @@ from heterofed.protocol.messages import (
     SiteShare,
     SiteSum,
     SplitPlan,
+    StoredBegin,
+    StoredBlinded,
+    StoredClaims,
+    StoredEvaluated,
+    StoredFilter,
+    StoredOffer,
+    StoredReplies,
     TensorSpec,
     Terms,
     Update,
@@ -101,6 +108,7 @@ from .link import (
     signed,
     site_rows,
     site_sum,
+    stored,
     tags,
     tensor,
     view,
@@ -109,6 +117,8 @@ from .link import (
 )
 
 MOST_STEPS = 5000
+ID_TASKS: tuple[Purpose, ...] = ("psi", "overlap", "stored")
+FILTER_BYTES = 40
 SHAPES = (tensor(2, 3), tensor(2, name="b", dtype="int64"), tensor(2, 1, name="c"))
 
 
@@ -147,9 +157,9 @@ class Job:
     def __post_init__(self) -> None:
         draw = self.random.randint
         purposes: tuple[Purpose, ...] = (
-            *("psi", "overlap", "predict", "serve", "average", "train", "probe"),
+            *("psi", "overlap", "stored", "predict", "serve", "average", "train", "probe"),
         )
-        self.purpose = self.random.choices(purposes, (4, 2, 4, 4, 4, 12, 1))[0]
+        self.purpose = self.random.choices(purposes, (4, 2, 6, 4, 4, 4, 12, 1))[0]
         self.trainable = self.random.random() < 0.7
         self.host_ids, self.shop_ids = draw(1, 30), draw(1, 12)
         self.common = draw(0, min(self.host_ids, self.shop_ids))
@@ -229,6 +239,9 @@ class HostScript:
         self.sums = 0
         self.rows_told = False
         self.ping: ProbePing | None = None
+        self.to_fetch = 0
+        self.unevaluated = job.host_ids
+        self.unclaimed = job.common
 
     def hear(self, message: Message) -> None:
         match message:
@@ -238,6 +251,10 @@ class HostScript:
                 self.to_come = self.job.host_ids + count
             case CountRaised(values=values) | CountOwn(values=values):
                 self.to_come -= values
+            case StoredOffer(size=size):
+                self.to_fetch = size
+            case StoredEvaluated(values=values):
+                self.unevaluated -= values
             case PsiSigned(values=values):
                 self.unsigned -= values
             case PsiTags(values=values):
@@ -284,6 +301,24 @@ class HostScript:
                 return points(CountBlinded(chunk))
             case State.PSI_COUNT_OWN if not self.to_come:
                 return Line(H, CountResult(self.job.common))
+            case State.PSI_STORED:
+                fetch = self.random.random() < 0.7
+                return Line(H, StoredBegin(self.job.host_ids, fetch))
+            case State.PSI_STORED_ASKED if session.stored.to_fetch:
+                return None
+            case State.PSI_STORED_ASKED if self.unasked and len(session.stored.unevaluated) < 8:
+                chunk = self.random.randint(1, self.unasked)
+                self.unasked -= chunk
+                return stored(StoredBlinded(chunk))
+            case State.PSI_STORED_ASKED if self.unasked or self.unevaluated:
+                return None
+            case State.PSI_STORED_ASKED | State.PSI_STORED_CLAIMED:
+                if session.stored.all_claimed:
+                    return None
+                last = self.unclaimed == 0 or self.random.random() < 0.1
+                chunk = self.unclaimed if last else self.random.randint(1, self.unclaimed)
+                self.unclaimed -= chunk
+                return stored(StoredClaims(chunk, last))
             case State.PSI_KEYED if self.old_key and self.random.random() < 0.5:
                 return Line(H, PsiRenew())
             case State.PSI_KEYED:
@@ -328,7 +363,7 @@ class HostScript:
                     chunk = self.random.randint(1, self.unparted)
                     self.unparted -= chunk
                     return parts(chunk)
-                return finish(0) if self.job.purpose in ("psi", "overlap") else SPLIT_PLAN
+                return finish(0) if self.job.purpose in ID_TASKS else SPLIT_PLAN
             case State.SPLIT_PROPOSED if self.shares:
                 return self.add_up(48)
             case State.READY:
@@ -422,6 +457,9 @@ class CollaboratorScript:
         self.unseen: deque[int] = deque()
         self.told = self.pings = 0
         self.shared = self.summed = self.done = 0
+        self.to_ship = 0
+        self.values: deque[int] = deque()
+        self.claims: deque[int] = deque()
 
     def hear(self, message: Message) -> None:
         match message:
@@ -451,6 +489,12 @@ class CollaboratorScript:
                 self.unsigned.append(values)
             case CountBlinded(values=values):
                 self.unraised -= values
+            case StoredBegin(fetch=fetch):
+                self.to_ship = FILTER_BYTES if fetch else 0
+            case StoredBlinded(values=values):
+                self.values.append(values)
+            case StoredClaims(values=values) if values:
+                self.claims.append(values)
             case _:
                 pass
 
@@ -491,6 +535,16 @@ class CollaboratorScript:
                 chunk = self.random.randint(1, self.untagged)
                 self.untagged -= chunk
                 return points(CountOwn(chunk))
+            case State.PSI if self.job.purpose == "stored":
+                return Line(C, StoredOffer("ab" * 8, self.job.shop_ids, FILTER_BYTES))
+            case State.PSI_STORED_ASKED if self.to_ship:
+                chunk = self.random.randint(1, self.to_ship)
+                self.to_ship -= chunk
+                return Line(C, StoredFilter(), chunk)
+            case State.PSI_STORED_ASKED if self.values:
+                return stored(StoredEvaluated(self.values.popleft()))
+            case State.PSI_STORED_CLAIMED if self.claims:
+                return stored(StoredReplies(self.claims.popleft()))
             case State.PSI:
                 self.renewed |= self.keyed  # it was asked for another key
                 self.keyed = True
@@ -702,7 +756,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
     table = {(state, *row) for state, rows in TABLE.items() for row in rows}
     assert used <= table
     assert {row for row in table - used if row[2] is not Abort} == set()
-    every: set[Purpose] = {"train", "psi", "overlap", "predict", "serve", "average", "probe"}
+    every: set[Purpose] = {"train", "predict", "serve", "average", "probe", *ID_TASKS}
     assert {run.job.purpose for run in finished} == every
     for run in finished:
         said = {kind for _, _, kind in run.rows}
@@ -711,7 +765,7 @@ def test_undisturbed_runs_all_close_and_use_every_row_of_the_table() -> None:
             continue
         fresh = run.job.purpose == "train" and run.job.resumed is None
         assert (SplitPlan in said) == fresh
-        of_ids = run.job.purpose in ("psi", "overlap")
+        of_ids = run.job.purpose in ID_TASKS
         assert ((State.SPLIT, H, Finish) in run.rows) == of_ids
 
 

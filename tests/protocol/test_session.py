@@ -77,6 +77,7 @@ from .link import (
     SIGNING,
     SITE_RUN,
     SPLIT_PLAN,
+    STORED_RUN,
     SUMMED,
     SUMS,
     TEST,
@@ -125,6 +126,7 @@ SAMPLES: dict[type[Message], Line] = {
         *SERVE_RUN,
         *PREDICT_RUN,
         *COUNT_RUN,
+        *STORED_RUN,
         *PROBE_RUN,
         *HONEST_RUN,
     )
@@ -154,7 +156,7 @@ def test_an_honest_run_ends_closed_at_both_ends() -> None:
     for line in HONEST_RUN:
         link.say(line)
         passed.append(link.state)
-    apart = ("psi_count", "serv", "probe")
+    apart = ("psi_count", "psi_stored", "serv", "probe")
     others = {state for state in State if state.startswith(apart)} | HORIZONTAL
     assert set(passed) == set(State) - {State.FAILED, State.PREDICT_PROPOSED} - others
     assert link.state is State.CLOSED

@@ -21,6 +21,7 @@ from heterofed.protocol.rules.rule import Rule, no_payload, require
 
 def _key(said: Conversation, message: PsiKey, size: int) -> None:
     require(not said.counts_ids, "only a count was asked for")
+    require(not said.asks_stored, "a stored set was asked for")
     require(not said.averages, "no ids are intersected")
     require(0 < size <= MAX_KEY_BYTES, "its key has a wrong size")
     require(0 < message.count <= said.max_ids, "its number of ids is out of range")

@@ -20,7 +20,7 @@ from heterofed.protocol.states import State
 IN_ROUNDS = ("train", "average")
 """The purposes for which there are rounds, each with a checkpoint at its end."""
 
-ID_TASKS = ("psi", "overlap")
+ID_TASKS = ("psi", "overlap", "stored")
 """The purposes for which the task ends after the ids."""
 
 
