@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,7 +25,8 @@ from heterofed.intersection import stored as asking
 from heterofed.intersection.stored import set_domain
 from heterofed.messaging.party import Party
 from heterofed.protocol import messages as m
-from tests.e2e.processes import Parties
+from tests.docs.samples import blocks
+from tests.e2e.processes import ROOT, Parties
 from tests.e2e.tiny import run
 from tests.identity.offices import Command, free_port
 
@@ -238,6 +240,7 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
         )
         ask = ("psi", *soon, "--role", "initiator", "--ids", str(tmp_path / "few.csv"))
         ask += ("--column", "id", "--out", out, "--stored", "people")
+        copied = ["id,x", *(f"{each},1" for each in FEW[:10])]
         killed = in_home(parties, home, *ask)
         killed.wait_for("registry is here")
         killed.kill()
@@ -247,7 +250,7 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
             again = in_home(parties, home, *ask)
             assert again.wait() == 0, again.output
             assert "10 of 15 ids matched" in again.output
-            assert Path(out).read_text().split() == ["id,x", *[f"{each},1" for each in FEW[:10]]]
+            assert Path(out).read_text().splitlines() == copied
         more = tmp_path / "more.txt"
         more.write_text("".join(f"somebody {number}\n" for number in range(21)))
         last = in_home(
@@ -307,3 +310,33 @@ def test_a_set_that_cannot_be_used_is_named(tmp_path: Path, command: Command) ->
     (Path(folder) / "set.json").write_text("{")
     assert command("psi-set", "show", folder) == 2
     assert "damaged" in command.err
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_it_stands(parties: Parties, tmp_path: Path) -> None:
+    """The owner's commands and the asker's, on one machine, as the guide shows them."""
+    page = ROOT / "docs/how-to/psi-only.md"
+    owner, asker = (
+        each for each in blocks(page, "console") if "--stored" in each or "psi-set" in each
+    )
+    (tmp_path / "people.csv").write_text("id\n" + "".join(f"{each}\n" for each in MANY))
+    (tmp_path / "patients.csv").write_text("id\n" + "".join(f"{each}\n" for each in FEW))
+
+    def start(line: str) -> Any:
+        program, *words = shlex.split(line.removeprefix("$ "))
+        assert program == "heterofed"
+        run_in = "import os, runpy, sys; os.chdir(sys.argv.pop(1)); runpy.run_module('heterofed')"
+        run_in = run_in.replace("'heterofed'", "'heterofed', run_name='__main__'")
+        return parties.start("-c", run_in, str(tmp_path), *words, PYTHONPATH=str(ROOT))
+
+    *before, serve, show = owner.splitlines()
+    for line in before:
+        done = start(line)
+        assert done.wait() == 0, done.output
+    both = [start(serve), start(asker)]
+    for each in both:
+        assert each.wait() == 0, each.output
+    shown = start(show)
+    assert shown.wait() == 0
+    assert "clinic has asked for 15 of 5000 ids" in shown.output
+    assert (tmp_path / "common.csv").read_text().splitlines() == ["id", *FEW[:10]]
