@@ -74,6 +74,7 @@ def train(
     leave_out: Sequence[str],
     seed: int | None,
     importance: bool,
+    record: bool,
     fresh: bool,
     label: Sequence[str],
     parties: int,
@@ -103,6 +104,7 @@ def train(
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed, "importance": importance}
     common |= {"results_dir": results, "join_timeout": join_timeout}
+    common["record"] = "inbound" if record else None
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
         scheduler = TabularHost(

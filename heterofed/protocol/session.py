@@ -216,6 +216,15 @@ class Session:
         """The staleness of a trainable Collaborator's weights in steps, as announced last."""
         return self._staleness
 
+    @property
+    def has_summed(self) -> bool:
+        """Whether there was a sum over the sites of the role since the parties connected."""
+        return self._sites.sums > 0
+
+    def go_on_summing(self) -> None:
+        """Take up a connection in the middle, in which there were such sums, for a replay."""
+        self._sites.shares = self._sites.sums = 1
+
     def send(self, message: Message, size: int = 0) -> None:
         """Record that this party sends `message` with `size` bytes of payload.
 
