@@ -273,8 +273,6 @@ def test_the_rule_on_private_names_finds(code: str, found: bool) -> None:
 
 
 MOST_LINES = 60
-TABLES = {("heterofed.protocol.session", "_guard"), ("heterofed.protocol.session", "_advance")}
-"""Functions that are one `match` to be read like a table."""
 
 
 def test_functions_are_short() -> None:
@@ -285,7 +283,6 @@ def test_functions_are_short() -> None:
         for each in nodes_of(path)
         if isinstance(each, ast.FunctionDef) and each.end_lineno is not None
         if each.end_lineno - each.lineno >= MOST_LINES and each.name != "__init__"
-        if (name_of(path), each.name) not in TABLES
     ]
     assert long == [], f"longer than {MOST_LINES} lines"
 

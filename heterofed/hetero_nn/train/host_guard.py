@@ -186,11 +186,10 @@ class HostGuard(Guard):
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a copy of the embeddings that `note` needs, because user code may change them."""
-        with self._run.harmless(REPORT):
-            rows = rows_to_measure(embeddings.values())
-            if rows and self._has_time():
-                return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
-        return {}
+        if not self._has_time():
+            return {}
+        rows = rows_to_measure(embeddings.values())
+        return {name: of.detach()[:rows].clone() for name, of in embeddings.items() if rows}
 
     def note(
         self,

@@ -133,7 +133,7 @@ class Recorder(NoRecord, Tap):
             mask_keys=run.agreement.mask_keys,
             mask_secrets=run.mask_secrets,
             sum_key=run.sum_key,
-            summed=tuple(name for name, each in peers.items() if each.session.has_summed),
+            summed=tuple(name for name, each in peers.items() if each.session.sites.sums),
             evidence=evidence,
             counts=counts,
             trainable={name: peer.session.trainable for name, peer in peers.items()},

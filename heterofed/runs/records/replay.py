@@ -298,7 +298,7 @@ def _met(run: Run, begun: Beginning, player: Player) -> Party:
         ):
             pass_on(message)
         if name in begun.summed:
-            peer.session.go_on_summing()
+            peer.session.sites.go_on()
         party.admit(peer, name)
     return party
 
