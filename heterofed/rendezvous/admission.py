@@ -139,7 +139,7 @@ class Admission:
 
     def close(self, party: Party) -> list[str]:
         """Admit no further visitor, and return the parties in task order."""
-        self._closed = True
+        self._closed, party.gathers = True, False
         order = self._names if self._names is not None else sorted(party.peers)
         party.peers = {name: party.peers[name] for name in order if name in party.peers}
         return list(party.peers)
