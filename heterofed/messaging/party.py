@@ -66,7 +66,7 @@ class Party:
         account: the costs of the task so far; its methods never raise.
         counts: the same, to read what it has counted.
         gathers: whether a party that disconnects may simply connect again, since the task has not
-            begun. It is so at a Host until all parties are there.
+            begun. A Host sets it while it waits for parties.
         taps: look at each message before and after it is sent, and when it has come.
     """
 
@@ -89,7 +89,7 @@ class Party:
         self.visitors: dict[Channel, Peer] = {}
         self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
         self.phase = "join"
-        self.gathers = role is Role.HOST
+        self.gathers = False
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0

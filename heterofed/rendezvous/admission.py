@@ -58,6 +58,11 @@ class Admission:
         self._closed = False
         self.checked: set[str] = set()
 
+    def open(self, party: Party) -> None:
+        """Judge the visitors of a Host, and let a party that leaves it come again."""
+        party.admission = lambda visitor, hello: self.judge(party, visitor, hello)
+        party.gathers = True
+
     def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
         """Return the code of a refusal, or None to admit the visitor.
 

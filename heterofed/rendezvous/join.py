@@ -103,7 +103,7 @@ def gather(
         PeerLostError: a party disconnected after all were there.
         RemoteProtocolError: a Collaborator sent no valid masking key although one is needed.
     """
-    party.admission = lambda visitor, hello: admission.judge(party, visitor, hello)
+    admission.open(party)
     began = noticed = party.clock()
     while not admission.is_complete(party):
         party.pump(0.5)
