@@ -435,7 +435,8 @@ def test_the_page_sends_readers_to_files_that_there_are() -> None:
 
 def test_folders_of_tests_mirror_the_packages() -> None:
     """Beside them stand those that test no one package: whole tasks, hostile peers, performance."""
-    parts = {each.stem for each in (ROOT / "heterofed").iterdir()} | {"psi", "docs", "examples"}
+    parts = {each.stem for each in (ROOT / "heterofed").iterdir()}
+    parts |= {"psi", "docs", "examples", "scoreboard"}
     folders = {each.parent.relative_to(ROOT / "tests").parts for each in ROOT.glob("tests/**/*.py")}
     named = {first for first, *_ in filter(None, folders)}
     assert not named - parts - {"e2e", "adversarial", "performance"}
