@@ -2,6 +2,7 @@
 # PYTHON may name another interpreter (3.11 to 3.13): make PYTHON=python3.12 test
 
 PYTHON ?= python3
+PYTHONS ?= 3.11 3.12 3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Many tests wait for a network: four at once keep two cores busy.
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # An environment that forbids to keep bytecode has every process compile torch anew: 3 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long coverage check lint style types stale audit docs diagrams site dist sbom mutants format clean
+.PHONY: demo test test-long test-pythons coverage check quick lint style types stale audit docs diagrams site dist sbom mutants format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/heterofed demo
@@ -24,12 +25,25 @@ test: $(VENV)/.installed
 test-long: $(VENV)/.installed
 	$(PYTEST) -m long
 
+# The quick tests on each Python of PYTHONS that this machine has; the others are named.
+test-pythons: $(PYTHONS:%=quick-on-%)
+
+# Behind pyenv, a Python answers only where PYENV_VERSION names it.
+quick-on-%: $(VENV)/.installed
+	@if found=$$(PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd: -) \
+		$(BIN)/uv python find --system --no-python-downloads $* 2>/dev/null); then \
+		echo "Python $*: $$found"; $(MAKE) quick PYTHON="$$found" VENV=build/python$*; \
+	else echo "Python $*: not on this machine, so not tested"; fi
+
 # Which lines the tests of `make test` reach; takes a quarter longer.
 coverage: $(VENV)/.installed
 	$(PYTEST) -m "not long" --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.installed
 	$(MAKE) -j 3 lint
+	$(MAKE) quick
+
+quick: $(VENV)/.installed
 	$(PYTEST) -q -m "not slow and not long"
 
 lint: style types stale

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +179,21 @@ Event = (
     | TaskEnded
 )
 Callback = Callable[[Event], None]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def without_progress(callback: C) -> C:
+    """Mark a callback that does nothing with `Progressed`, which comes with every batch, so that it
+    is not called with it.
+    """
+    callback.hears_progress = False  # type: ignore[attr-defined]
+    return callback
+
+
+def hears_progress(callback: Callback) -> bool:
+    """Return whether a callback is called with `Progressed`, as all are that say nothing else."""
+    try:
+        return getattr(callback, "hears_progress", True) is not False
+    except Exception:  # any object may be a callback
+        return True

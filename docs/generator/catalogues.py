@@ -1,7 +1,7 @@
-"""Keeps the translations of what errors mean in step with the docstrings of their classes.
+"""Keeps the translations of what errors mean, and of the command's help, in step with the sources.
 
-`heterofed.po` is what a translator edits. An entry whose docstring has changed is kept and marked
-as fuzzy, and is left out of `heterofed.mo`, which gettext reads, until somebody has looked at it.
+`heterofed.po` is what a translator edits. An entry whose source has changed is kept and marked as
+fuzzy, and is left out of `heterofed.mo`, which gettext reads, until somebody has looked at it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 import heterofed.errors
-from heterofed.cli.language import DOMAIN, meaning
+from heterofed.cli.app import cli
+from heterofed.cli.language import CLICK, DOMAIN, help_text, meaning, parts
 
 FOLDER = "heterofed/cli/locale"
 
@@ -33,7 +34,17 @@ def extracted() -> Catalog:
     template = Catalog()
     for each in error_classes():
         template.add(meaning(each), auto_comments=[each.__name__])
+    for text in filter(None, map(help_text, parts(cli))):
+        template.add(text)
+    for text in CLICK:
+        template.add(text)
     return template
+
+
+def untranslated(catalogue: Catalog) -> list[str]:
+    """What there is to translate and has no translation, or an outdated one."""
+    ready = {each.id for each in catalogue if each.string and not each.fuzzy}
+    return [str(each.id) for each in extracted() if each.id and each.id not in ready]
 
 
 def updated(path: Path) -> Catalog:

@@ -15,12 +15,14 @@ from docs.generator import (
     diagrams,
     errors_page,
     extras,
+    gallery,
     hooks_page,
     limits,
     messages,
     modules,
     psi_scale,
     report_fields,
+    scoreboard,
 )
 from docs.generator.markdown import ROOT
 from docs.generator.readme import readme_section
@@ -65,6 +67,10 @@ PIECES: dict[str, Callable[[], str]] = {
     "readme-unprotected": lambda: readme_section(
         "What is not protected yet", "explanation/threat-model.md"
     ),
+    "gallery": gallery.gallery,
+    "scoreboard-versions": scoreboard.versions_table,
+    "scoreboard-speed": scoreboard.speed,
+    "scoreboard-faults": scoreboard.faults_table,
     **report_fields.pieces(),
 }
 

@@ -16,7 +16,7 @@ import click
 from heterofed._version import __version__
 from heterofed.cli import options, trust
 from heterofed.cli.doctor import doctor
-from heterofed.cli.language import explanation
+from heterofed.cli.language import explanation, users_language
 from heterofed.cli.models import models
 from heterofed.cli.new import new
 from heterofed.cli.receipt import receipt
@@ -270,6 +270,11 @@ cli.add_command(models)
 def main() -> None:
     """Run the command; an error is printed as one sentence and sets the exit code."""
     fill_standard_streams()
+    with users_language(cli):
+        _run()
+
+
+def _run() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -84,14 +84,16 @@ def probe_as_host(
     place.purpose = "probe"
     with place.listen() as endpoint:
         host = Party(name, Role.HOST, endpoint, timeouts=Timeouts())
-        host.admission = lambda visitor, hello: admission.judge(host, visitor, hello)
+        admission.open(host)
         until = host.clock() + wait
         try:
             while missing and host.clock() < until:
                 host.pump(0.5)
                 for peer in list(host.peers.values()):
+                    host.gathers = False  # from here on the task depends on it
                     with host.in_phase("probe"):
                         found = _answer(host, peer, work, measure, known)
+                    host.gathers = True
                     yield found
                     host.forget(peer)
                     missing = [each for each in missing if each != peer.name]

@@ -45,7 +45,9 @@ class FeatureBatch:
     @property
     def rows(self) -> int:
         """The number of rows of the batch; 0 without tensors."""
-        return len(next(iter(self.tensors.values()), ()))
+        for tensor in self.tensors.values():
+            return tensor.shape[0]  # `len` of a tensor is a function of Python
+        return 0
 
     @property
     def floats(self) -> dict[str, Tensor]:

@@ -48,6 +48,8 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
     """
     layout: Layout
     tensors: dict[str, Tensor]
+    if isinstance(features, Tensor) and _can_be_sent(features):
+        return "tensor", {"": features}  # as nearly always
     if isinstance(features, Tensor):
         layout, tensors = "tensor", {"": features}
     elif isinstance(features, Mapping):
@@ -89,6 +91,11 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
             " first dimension"
         )
     return layout, tensors
+
+
+def _can_be_sent(tensor: Tensor) -> bool:
+    is_known = _name_of(tensor.dtype) in ITEM_BYTES
+    return is_known and tensor.layout is torch.strided and 1 <= tensor.dim() <= 16
 
 
 def _kind_of(value: object) -> str:
@@ -244,7 +251,8 @@ def unpack(
     Raises:
         RemoteProtocolError: the payload does not match the specs.
     """
-    if sum(spec.coded_bytes(coding) for spec in specs) != len(payload):
+    sizes = [spec.coded_bytes(coding) for spec in specs]
+    if sum(sizes) != len(payload):
         raise RemoteProtocolError(
             f"{party} sent tensors of other sizes than their specs say;"
             f" {RemoteProtocolError.remedy}",
@@ -252,8 +260,7 @@ def unpack(
         )
     tensors: dict[str, Tensor] = {}
     rest = memoryview(payload)
-    for spec in specs:
-        size = spec.coded_bytes(coding)
+    for spec, size in zip(specs, sizes, strict=True):
         tensors[spec.name] = to_device(_decoded(spec, rest[:size], party, coding), device)
         rest = rest[size:]
     return tensors
@@ -261,7 +268,7 @@ def unpack(
 
 def _decoded(spec: TensorSpec, part: memoryview, party: str, coding: Coding) -> Tensor:
     dtype: torch.dtype = getattr(torch, spec.dtype)
-    if spec.nbytes == 0:
+    if not part.nbytes:  # no coding makes nothing of something
         return torch.empty(spec.shape, dtype=dtype, device="cpu")
     if not spec.is_coded(coding):
         if spec.dtype == "bool" and np.frombuffer(part, np.uint8).max() > 1:

@@ -115,20 +115,33 @@ class FeatureMeans:
             self._state[party] = lost
 
     def _add(self, party: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-        kept = self._state.setdefault(party, {"layout": layout, "rows": 0, "sums": {}, "types": {}})
+        kept = self._state.get(party)
+        if kept is None:
+            kept = self._state[party] = {"layout": layout, "rows": 0, "sums": {}, "types": {}}
         sums = kept["sums"]
-        wide = sum(math.prod(tensor.shape[1:]) for tensor in tensors.values()) > MAX_ROW
+        if not _are_of(sums, tensors):
+            self._begin(sums, kept["types"], tensors)
         for name, tensor in tensors.items():
-            if name not in sums:
-                sums[name] = None if wide else _no_sum(tensor)
-                kept["types"][name] = tensor.dtype
-            if sums[name] is None or wide or sums[name].shape != tensor.shape[1:]:
-                sums[name] = None
-            elif tensor.dtype in PLAIN and tensor.is_cpu and tensor.numel() <= SMALL:
+            if sums[name] is None:
+                continue
+            if tensor.dtype in PLAIN and tensor.is_cpu and tensor.numel() <= SMALL:
                 self._add_small((party, name), tensor.detach().numpy())
             elif tensor.is_floating_point():
                 sums[name] = sums[name].to(tensor.device) + _sum_of_rows(tensor.detach())
-        kept["rows"] += len(tensor)
+        kept["rows"] += tensor.shape[0]
+
+    def _begin(
+        self, sums: dict[str, Tensor | None], types: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Begin the sums of new tensors, and end those of tensors whose rows have changed."""
+        wide = sum(math.prod(tensor.shape[1:]) for tensor in tensors.values()) > MAX_ROW
+        for name, tensor in tensors.items():
+            if name not in sums:
+                sums[name] = _no_sum(tensor)
+                types[name] = tensor.dtype
+            so_far = sums[name]
+            if wide or so_far is None or so_far.shape != tensor.shape[1:]:
+                sums[name] = None
 
     def _add_small(self, place: tuple[str, str], rows: NDArray[Any]) -> None:
         added = self._added.get(place)
@@ -173,6 +186,15 @@ class FeatureMeans:
             for party, kept in self._state.items()
         }
         write_whole(path, lambda file: torch.save(means, file))
+
+
+def _are_of(sums: Mapping[str, Tensor | None], tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether all of these tensors have a sum, whose shape is that of their rows."""
+    for name, tensor in tensors.items():
+        total = sums.get(name)
+        if total is None or total.shape != tensor.shape[1:]:
+            return False
+    return True
 
 
 def _no_sum(tensor: Tensor) -> Tensor:

@@ -12,7 +12,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from heterofed.errors import HeteroFedError, RemoteProtocolError, TaskFailed
-from heterofed.events import Callback, Event, PhaseBegan, PhaseEnded, Progressed, StillWaiting
+from heterofed.events import (
+    Callback,
+    Event,
+    PhaseBegan,
+    PhaseEnded,
+    Progressed,
+    StillWaiting,
+    hears_progress,
+)
 from heterofed.messaging import aborts
 from heterofed.messaging.deadlines import Deadlines
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
@@ -55,7 +63,10 @@ class Party:
             None to admit the visitor. It stays in place after all parties are connected, and then
             refuses.
         phase, round, batch: the current place in the task, for messages and errors.
-        account: the costs of the task so far.
+        account: the costs of the task so far; its methods never raise.
+        counts: the same, to read what it has counted.
+        gathers: whether a party that disconnects may simply connect again, since the task has not
+            begun. A Host sets it while it waits for parties.
         taps: look at each message before and after it is sent, and when it has come.
     """
 
@@ -78,14 +89,16 @@ class Party:
         self.visitors: dict[Channel, Peer] = {}
         self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
         self.phase = "join"
+        self.gathers = False
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
         self.taps: list[Tap] = []
-        self.account = shielded(lambda: account or Account(name), "comm.csv")
+        self.counts = account or Account(name)
+        self.account = shielded(lambda: self.counts, "comm.csv")
         self._egress = shielded(lambda: self.account.egress, "outbound.csv")
         self._endpoint = endpoint
-        self._callbacks = list(callbacks)
+        self._callbacks = [(each, hears_progress(each)) for each in callbacks]
         self._by_channel: dict[Channel, Peer] = {}
         self._rate_limit = RateLimit()
         self._notices = Notices()
@@ -155,7 +168,7 @@ class Party:
 
     def broadcast(self, message: Message) -> None:
         """Send a message to every peer."""
-        for peer in self.peers.values():
+        for peer in list(self.peers.values()):
             self.post(peer, message)
 
     def take(self, peer: Peer, *kinds: type[Message], computing: bool = True) -> Mail:
@@ -304,11 +317,14 @@ class Party:
 
     def emit(self, event: Event) -> None:
         """Pass an event to the callbacks."""
-        for callback in list(self._callbacks):
+        is_progress = isinstance(event, Progressed)
+        for callback, hears in self._callbacks:
+            if is_progress and not hears:
+                continue
             try:
                 callback(event)
             except Exception as error:
-                self._callbacks = [each for each in self._callbacks if each is not callback]
+                self._callbacks = [each for each in self._callbacks if each[0] is not callback]
                 logger.warning(
                     "a callback raised an error (%s) and is not called again", place_of(error)
                 )
@@ -365,10 +381,10 @@ class Party:
             return
         began = noticed = before = self.clock()
         while missing := [peer for peer in peers if not peer.inbox]:
-            counted = self.account.counted
+            counted = self.counts.counted
             self.pump(POLL_SECONDS)
             now = self.clock()
-            idle = max(0.0, now - before - (self.account.counted - counted)) / len(missing)
+            idle = max(0.0, now - before - (self.counts.counted - counted)) / len(missing)
             before = now
             for peer in missing:
                 self.account.waited(self.phase, peer.name, "received", idle)
@@ -429,7 +445,7 @@ class Party:
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
         except RemoteProtocolError as error:
-            if self.role is Role.HOST and (channel in self.visitors or self.phase == "join"):
+            if self.gathers or (self.role is Role.HOST and channel in self.visitors):
                 logger.warning("turned %s away: %s", peer.name, error)
                 self._drop(peer)
                 return
@@ -448,7 +464,7 @@ class Party:
         match message:
             case Waiting():
                 peer.host_waits_for = message.party
-            case Abort() if self.phase == "join" and self.role is Role.HOST:
+            case Abort() if self.gathers:
                 self._drop(peer)
             case Abort():
                 # The Host may blame any party, a Collaborator only itself.
@@ -490,7 +506,7 @@ class Party:
 
     def _lose(self, channel: Channel, reason: str) -> None:
         peer = self._by_channel.get(channel)
-        if self.role is Role.HOST and (peer is None or self.phase == "join"):
+        if self.gathers or (self.role is Role.HOST and peer is None):
             if peer := peer or self.visitors.get(channel):
                 self._drop(peer)
         elif peer is None:

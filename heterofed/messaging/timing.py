@@ -13,6 +13,7 @@ class Timed(Protocol):
 
     clock: Callable[[], float]
     account: Account
+    counts: Account
     phase: str
 
 
@@ -30,11 +31,11 @@ class Computing:
         self._began = self._counted = 0.0
 
     def __enter__(self) -> None:
-        self._began, self._counted = self._party.clock(), self._party.account.counted
+        self._began, self._counted = self._party.clock(), self._party.counts.counted
 
     def __exit__(self, *_error: object) -> None:
         party = self._party
-        within = party.account.counted - self._counted
+        within = party.counts.counted - self._counted
         party.account.computed(party.phase, max(0.0, party.clock() - self._began - within))
 
 

@@ -4,7 +4,8 @@ A defence is called with the labels and the gradients of one batch for one Colla
 row per sample. The gradients that it returns are sent. All defences here are unbiased: the expected
 gradient is the true one. `synthetic_gradients` has one that also sees the embeddings. Noise comes
 from `noise.normal`, which is unpredictable for peers in a run. A defence of your own should use it
-too, and pass all values that the noise hides.
+too, and pass all values that the noise hides. What a defence remembers from batch to batch is kept
+in checkpoints: by its `state_dict` and `load_state_dict`, if it has these, else its attributes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ as `leak_tests` needs it. Batches with too few rows are measured together with t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -47,24 +48,51 @@ class _Pool:
         ]:
             self._parts.clear()  # rows of another length cannot be joined with these
         self._parts.append(tensors)
-        joined = tuple(torch.cat(each)[-MOST_POOLED:] for each in zip(*self._parts, strict=True))
+        joined = tuple(_joined(each) for each in zip(*self._parts, strict=True))
         self._parts = [joined]
         return joined
+
+    @property
+    def rows(self) -> Sequence[Tensor]:
+        """The rows that wait; none if there are none."""
+        return [each for part in self._parts for each in part]
+
+    @rows.setter
+    def rows(self, rows: Sequence[Tensor]) -> None:
+        self._parts = [tuple(rows)] if rows else []
 
     def clear(self) -> None:
         """Forget the rows, which were measured."""
         self._parts.clear()
 
 
-class LabelMeter:
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows on the device of the last part; others may have come from a checkpoint."""
+    return torch.cat([each.to(parts[-1].device) for each in parts])[-MOST_POOLED:]
+
+
+class Meter:
+    """A meter, with the rows that wait until there are enough to measure them."""
+
+    def __init__(self) -> None:
+        self._pool = _Pool()
+
+    @property
+    def waiting(self) -> Sequence[Tensor]:
+        """The rows that wait, for a checkpoint."""
+        return [each.cpu() for each in self._pool.rows]
+
+    @waiting.setter
+    def waiting(self, rows: Sequence[Tensor]) -> None:
+        self._pool.rows = rows
+
+
+class LabelMeter(Meter):
     """Measures what gradients for one Collaborator reveal of the labels, as AUCs of attacks.
 
     An attacker may read a score either way round, so each attack is measured both ways: an AUC that
     were folded to at least 0.5 would be too high on average.
     """
-
-    def __init__(self) -> None:
-        self._pool = _Pool()
 
     def measured(
         self, sent: Tensor, clean: Tensor, labels: Tensor, parts: int = 1
@@ -118,13 +146,10 @@ def label_aucs(sent: Tensor, clean: Tensor, labels: Tensor) -> dict[str, float]:
     return found
 
 
-class InputMeter:
+class InputMeter(Meter):
     """Measures what features reveal of the inputs: the share of their variance that ridge
     regression rebuilds for half of the rows, from the other half.
     """
-
-    def __init__(self) -> None:
-        self._pool = _Pool()
 
     def measured(self, inputs: Tensor, sent: Tensor, parts: int = 1) -> list[dict[str, float]]:
         """Return the share of the inputs' variance that features about to be sent would reveal.

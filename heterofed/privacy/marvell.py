@@ -21,8 +21,9 @@ number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -242,6 +243,17 @@ class Marvell:
         noise, direction = self._last
         # All rows are rounded to one grid, because one grid for each class would tell them apart.
         return added(gradients, _drawn(noise, direction, positive, gradients), noise.typical)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the noise of the last batch with both classes; it is empty before there is one."""
+        if self._last is None:
+            return {}
+        noise, direction = self._last
+        return {"noise": astuple(noise), "direction": direction}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batch at which `state_dict` returned this."""
+        self._last = (Noise(*state["noise"]), state["direction"]) if state else None
 
 
 def _drawn(noise: Noise, direction: Tensor, positive: Tensor, gradients: Tensor) -> Tensor:

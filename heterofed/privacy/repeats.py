@@ -51,16 +51,16 @@ class Repeats:
         Args:
             place: the place of the batch.
             rows: the gradients of the batch, of shape [rows, d].
-            hide: returns the gradients to send for all rows; it is called if some rows are new.
+            hide: returns the gradients to send for all rows. It is called for each batch, because a
+                defence may learn from it, as it did the first time.
         """
-        clean = rows.detach().cpu().clone()
+        clean, hidden = rows.detach().cpu().clone(), hide()
         if place not in self._kept:
-            first = hide()
-            self._note(place, clean, first.detach().cpu().clone())
-            return first
+            self._note(place, clean, hidden.detach().cpu().clone())
+            return hidden
         known, sent = self._known(place, clean)
         if not bool(known.all()):
-            sent = torch.where(known[:, None], sent, hide().detach().to(sent))
+            sent = torch.where(known[:, None], sent, hidden.detach().to(sent))
             self._note(place, clean, sent)
         return sent.to(rows)
 

@@ -18,8 +18,10 @@ bound, if predictions are Gaussian with one covariance.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from statistics import NormalDist
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -40,8 +42,8 @@ class SyntheticGradients:
     """The defence, for any number of classes; see the description of this module.
 
     It needs to see the embeddings, so it has `defend` where others are called. The first batch for
-    a Collaborator is answered by zeros, because nothing was fitted yet. The regression begins anew
-    when the Host's process does.
+    a Collaborator is answered by zeros, because nothing was fitted yet. The regression is part of
+    checkpoints.
 
     Args:
         bound: the highest AUC of an attack on one round that knows the best direction, above 0.5
@@ -93,6 +95,22 @@ class SyntheticGradients:
         self._sums.take(inputs, clean, labels.to("cpu"), keep)
         return answers.to(gradients)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the regression has learnt; it is empty before the first batch."""
+        if self._basis is None or self._sums is None:
+            return {}
+        return {"moments": self._basis.moments, "sums": self._sums.tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a regression of which `state_dict` returned this."""
+        if not state:
+            self._basis = self._sums = None
+            return
+        _, mean, _ = state["moments"]
+        self._basis = _Basis(len(mean), self._settings[1])
+        self._basis.moments = state["moments"]
+        self._sums = _Sums(**state["sums"])
+
 
 class _Basis:
     """Functions of embeddings: 1, the embeddings, and rectified random directions of them.
@@ -115,6 +133,15 @@ class _Basis:
             self._narrow = drawn(width, LINEAR_WIDTH) / math.sqrt(width)
         self._weight = 0.0
         self._mean = self._square = torch.zeros(width, dtype=torch.float64, device="cpu")
+
+    @property
+    def moments(self) -> tuple[float, Tensor, Tensor]:
+        """The weight, mean and mean square of the rows so far."""
+        return self._weight, self._mean, self._square
+
+    @moments.setter
+    def moments(self, moments: tuple[float, Tensor, Tensor]) -> None:
+        self._weight, self._mean, self._square = moments
 
     def features_of(self, rows: Tensor, keep: float) -> Tensor:
         """Return the features of embeddings, after their mean and variance were noted."""
@@ -157,6 +184,11 @@ class _Sums:
             return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
         return cls(zeros(features, features), zeros(features, width), zeros(0), zeros(0, features))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def take(self, inputs: Tensor, gradients: Tensor, labels: Tensor, keep: float) -> None:
         """Add the rows of a batch, after older rows have decayed by `keep`."""

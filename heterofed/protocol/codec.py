@@ -94,7 +94,7 @@ def read_header(header: Buffer) -> Message:
 
 def payload_size(payload: Sequence[Buffer]) -> int:
     """Return the number of bytes of a payload."""
-    return sum(memoryview(part).nbytes for part in payload)
+    return sum([memoryview(part).nbytes for part in payload])
 
 
 def _frames(views: Iterable[memoryview]) -> Iterator[Buffer]:

@@ -137,6 +137,11 @@ def limits_of(state: State, plan: Plan | None) -> Limits:
     return agreeing()
 
 
+def limits_by_state(plan: Plan | None) -> dict[State, Limits]:
+    """Return the limits in each state, which are computed once and not for every message."""
+    return {state: limits_of(state, plan) for state in State}
+
+
 def most_waiting(plan: Plan | None, *, counts: bool = False, probes: bool = False) -> int:
     """Return the most bytes of a peer's messages that wait here, including one that is arriving.
 

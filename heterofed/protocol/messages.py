@@ -118,7 +118,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def is_coded(self, coding: Coding) -> bool:
         """Return whether the tensor is coded."""
-        return self.coded_bytes(coding) < self.nbytes
+        return coding != "none" and self.coded_bytes(coding) < self.nbytes
 
 
 Tensors = Annotated[tuple[TensorSpec, ...], Meta(max_length=256)]

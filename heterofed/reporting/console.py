@@ -23,6 +23,7 @@ from heterofed.events import (
     Resumed,
     RoundEnded,
     StillWaiting,
+    without_progress,
 )
 from heterofed.files import fill_standard_streams
 from heterofed.reporting.diagnostics import Harmless
@@ -80,7 +81,7 @@ def _attached() -> Iterator[Callback]:
             _log(event)
 
     try:
-        yield show
+        yield show if view is not None else without_progress(show)
     finally:
         if view is not None:
             with harmless("the progress bar"):

@@ -23,10 +23,14 @@ class Harmless:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._blocks: dict[str, _Block] = {}
 
     def __call__(self, what: str) -> _Block:
         """Return a context manager around a block; `what` names the diagnostic in the log line."""
-        return _Block(self, what)
+        block = self._blocks.get(what)
+        if block is None:
+            block = self._blocks[what] = _Block(self, what)
+        return block
 
     def tell(self, what: str, error: Exception) -> None:
         """Log that a diagnostic has failed, unless this was logged before."""
@@ -37,6 +41,8 @@ class Harmless:
 
 
 class _Block:
+    """A block of one diagnostic; it holds no state, so that one object serves all of them."""
+
     def __init__(self, harmless: Harmless, what: str) -> None:
         self._harmless = harmless
         self._what = what

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from heterofed.errors import ConfigError
-from heterofed.events import Event, PhaseBegan, PhaseEnded, RoundEnded
+from heterofed.events import Event, PhaseBegan, PhaseEnded, RoundEnded, without_progress
 from heterofed.metrics import as_float
 from heterofed.reporting.visible import visible_lines
 
@@ -36,6 +36,7 @@ class Place:
     phase: str = ""
     round: int = 0
 
+    @without_progress
     def note(self, event: Event) -> None:
         """Follow the phases; this method is a callback."""
         match event:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from heterofed.errors import ConfigError
-from heterofed.events import Event, PhaseEnded
+from heterofed.events import Event, PhaseEnded, without_progress
 from heterofed.files import (
     make_folder,
     move_aside,
@@ -125,6 +125,7 @@ class TaskResult:
     bytes_sent: int = 0
     bytes_received: int = 0
 
+    @without_progress
     def note(self, event: Event) -> None:
         """Add an event to the result; this method is a callback."""
         if isinstance(event, PhaseEnded):

@@ -116,5 +116,11 @@ def _broken(body: Text, room: int) -> list[Text]:
     return found
 
 
+def wrapped(text: str, columns: int) -> list[str]:
+    """Return plain text in lines that fit, also where characters are wide and words not spaced."""
+    console = Console(width=columns)
+    return [str(line).rstrip() for line in Text(text).wrap(console, columns)]
+
+
 _GLUED = re.compile(r"(?<=\S) (?=-?\d)|(?<=\d) (?=%|[kMGT]?B\b|s\b|min\b|h\b)")
 """Spaces before a number and before its unit: what belongs together stays so."""

@@ -82,8 +82,9 @@ class HookCalls:
 
     def call_as(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function in place of a hook, in the same way."""
-        args, kwargs = arguments(call, args, kwargs)
-        with self.inside(hook):
+        if kwargs:
+            args, kwargs = arguments(call, args, kwargs)
+        with _Inside(self._run, hook, self._name):
             return call(*args, **kwargs)
 
     def inside(self, hook: str) -> AbstractContextManager[None]:

@@ -245,7 +245,8 @@ def has_state(value: object) -> bool:
     schedules.
     """
     kind = type(value)
-    if kind.__module__.partition(".")[0] == "heterofed":
+    root, _, module = kind.__module__.partition(".")
+    if root == "heterofed" and not module.startswith("privacy."):  # defences are users' objects
         return False
     return hasattr(kind, "state_dict") and hasattr(kind, "load_state_dict")
 

@@ -26,6 +26,8 @@ class Kept:
         recorded: the results of `train_a_batch` for each batch of the current round.
         means: the sums of the Collaborators' features in the current round, at the Host.
         private_steps: the number of DP-SGD steps that the current weights have made.
+        defences: what the defences of this party have learnt from the batches so far, and the rows
+            that wait to be measured.
         signature: a description of the inputs of this party's half.
         averaged: the state of a horizontal task that is not in a model of this party: the weights
             of all parties and the state of the Host's step, at the Host.
@@ -41,6 +43,7 @@ class Kept:
     recorded: list[dict[str, float]] = field(default_factory=list)
     means: dict[str, Any] = field(default_factory=dict)
     private_steps: int = 0
+    defences: dict[str, Any] = field(default_factory=dict)
     signature: dict[str, Any] = field(default_factory=dict)
     averaged: dict[str, Any] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)

@@ -52,11 +52,13 @@ class Carried:
         known: returns the models and optimizers that a checkpoint holds anyway.
         covered: whether the user keeps state too (`extra_state`), so that state which cannot be
             kept here is left to the user.
+        remedy: what a user does about state that cannot be kept.
     """
 
     roots: Roots
     known: Known
     covered: bool
+    remedy: str = REMEDY
     _marks: dict[Place, object] = field(default_factory=dict)
     _values: dict[Place, Any] = field(default_factory=dict)
     _iterators: dict[Place, Any] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Carried:
             except CannotFreezeError as error:
                 raise ConfigError(
                     f"a run that is interrupted could not go on: no checkpoint can keep"
-                    f" {found.place} ({error}); {REMEDY}"
+                    f" {found.place} ({error}); {self.remedy}"
                 ) from None
 
     def keep(self, *, gradients: bool) -> list[list[Any]]:
@@ -159,8 +161,9 @@ class Carried:
             raise ResumeError(
                 f"the run cannot go on as it was: the state of {place} "
                 + ("was not kept" if frozen is None else "finds no place to go")
-                + f" ({type(error).__name__}); make it in __init__ or in a make_ hook, or {REMEDY};"
-                ' or start all parties with resume="never"'
+                + f" ({type(error).__name__}); make it in __init__ or in a make_ hook, or"
+                f" {self.remedy}; or start all parties with"
+                ' resume="never"'
             ) from None
 
     def _go_back(self, kept: set[Place]) -> None:
@@ -183,7 +186,7 @@ class Carried:
         elif not self.covered:
             raise ResumeError(
                 f"the run cannot go back to before {place} changed, which is too large to be kept"
-                f" twice; {REMEDY}, or start all parties again"
+                f" twice; {self.remedy}, or start all parties again"
             )
 
     def _walk(self) -> list[Found]:
@@ -207,7 +210,7 @@ class Carried:
                 " not go on as it was",
                 what,
                 why,
-                REMEDY,
+                self.remedy,
             )
 
 

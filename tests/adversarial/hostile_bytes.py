@@ -14,7 +14,7 @@ from typing import Any
 
 from heterofed.errors import RemoteProtocolError
 from heterofed.identity.task_terms import shown_terms
-from heterofed.protocol import codec, messages, session
+from heterofed.protocol import codec, counts, messages, session
 from heterofed.protocol.limits import MAX_FRAME_BYTES
 from heterofed.protocol.states import ENDED, TABLE, Role, State
 from tests.protocol.link import HONEST_RUN, link_in
@@ -38,7 +38,7 @@ def clone(kept: session.Session) -> session.Session:
     """A session that goes on by itself from where this one stands."""
 
     def own(value: Any) -> Any:
-        if type(value).__module__ == session.__name__:
+        if type(value).__module__ in (session.__name__, counts.__name__):
             value = copy.copy(value)
             vars(value).update({name: own(each) for name, each in vars(value).items()})
         return copy.copy(value) if isinstance(value, deque | dict) else value

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from heterofed.errors import LocalProtocolError, RemoteProtocolError
+from heterofed.protocol import counts
 from heterofed.protocol.messages import (
     Abort,
     Average,
@@ -481,8 +482,8 @@ def view(session: Session) -> str:
     """
     beside = ("role", "_admitted")
     held = {name: value for name, value in vars(session).items() if name not in beside}
-    counts = type(session).__module__
-    return repr({k: vars(v) if type(v).__module__ == counts else v for k, v in held.items()})
+    ours = counts.__name__
+    return repr({k: vars(v) if type(v).__module__ == ours else v for k, v in held.items()})
 
 
 class Link:

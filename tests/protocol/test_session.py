@@ -1129,8 +1129,8 @@ def test_sizes_that_change_between_batches(
         return Features(1, batch, shape[0], "tensor", (spec,)), spec.nbytes
 
     session = link_in(State.TEST).ends[H]
-    batch = session._batches.sent
-    session._forms.clear()
+    batch = session.batches.sent
+    session.forms.clear()
     session.receive(*features(batch, first))
     if may:
         session.receive(*features(batch + 1, then))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Container, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -72,6 +73,7 @@ class CollaboratorGuard(Guard):
         self._model_hook: RemovableHandle | None = None
         self._has_model, self._meter = model is not None, InputMeter()
         self._raised_to: ClippedGaussian | None = None
+        self._go_on(run.state.kept.defences)
         limited = self._watch is not None
         watching = budget.effort != "off" or isinstance(defence, Decorrelation) or limited
         if model is not None and watching:
@@ -163,6 +165,18 @@ class CollaboratorGuard(Guard):
             ReleaseLimitError: the batch would exceed a limit of the user.
         """
         self._releases.leaves(batch.ids, batch.rows)
+
+    def note_counts(self) -> None:
+        """See `Guard`. Keep to what rows are clipped, and the rows that wait."""
+        super().note_counts()
+        clip = None if self._raised_to is None else self._raised_to.clip
+        kept = {"clip": clip, "waiting": list(self._meter.waiting)}
+        self._run.state.kept.defences = kept
+
+    def _go_on(self, kept: Mapping[str, Any]) -> None:
+        self._meter.waiting = kept.get("waiting", ())
+        if (clip := kept.get("clip")) is not None:
+            self._raised_to = ClippedGaussian(clip, 1.0)  # later noise keeps its clipping alone
 
     def note(self) -> None:
         """Measure the last result of `outgoing` after it was sent. This never raises an error."""

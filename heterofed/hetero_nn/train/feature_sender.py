@@ -171,7 +171,7 @@ class FeatureFeed:
         return max(0, int(busy * 1e6))
 
     def _waits(self) -> float:
-        return self._party.account.waits[self._host.name]
+        return self._party.counts.waits[self._host.name]
 
     def _take_done(self) -> None:
         self._party.take(self._host, BatchDone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Container, Mapping
 from typing import Any
@@ -14,20 +13,16 @@ from heterofed.compute.tensors import check_finite
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home
 from heterofed.hetero_nn.settings import HostSettings
+from heterofed.hetero_nn.train.defence_copies import Defence, DefenceCopies
 from heterofed.hetero_nn.train.guard import REPORT, Guard, Stream, budget_of, names_of, some_rows
 from heterofed.hetero_nn.train.releases import GradientReleases
 from heterofed.privacy.coins import with_kept_coins
-from heterofed.privacy.gradient_defences import (
-    EmbeddingAwareDefence,
-    GradientDefence,
-    defended,
-)
+from heterofed.privacy.gradient_defences import defended
 from heterofed.privacy.label_attacks import class_numbers, numeric_targets
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.leak_meters import LabelMeter
 from heterofed.privacy.leakage import LabelLeaks, rows_to_measure
 from heterofed.privacy.noise import drawn_from
-from heterofed.privacy.raised_defences import raised_label_defence
 from heterofed.privacy.repeats import Place, Repeats
 from heterofed.privacy.rows import joined, parted
 from heterofed.privacy.target_leaks import TargetLeaks
@@ -65,9 +60,11 @@ class HostGuard(Guard):
         self._stream = stream
         self._gradients = settings.gradient_defence
         # One per peer, because some remember the last batch; another one each time it is raised.
-        self._defences: dict[tuple[str, int, bool], GradientDefence | EmbeddingAwareDefence] = {}
+        limit = None if self._watch is None else self._watch.limit
+        self._copies = DefenceCopies(settings.gradient_defence, limit)
         self._meters: dict[str, LabelMeter] = {}
         self._labels = labels
+        self._go_on(run.state.kept.defences)
 
     def steps(self, batch: Batch, rows: int, *, listening: bool) -> None:
         """Count what is sent about a batch, before the batch is trained on.
@@ -149,54 +146,50 @@ class HostGuard(Guard):
 
     def _hidden(self, peer: str, rows: Tensor, numbers: Tensor, features: Tensor) -> Tensor:
         """Return the rows as the current defence against a recipient lets them be sent."""
-        raised, is_binary = self._raised(peer), int(numbers.max()) <= 1
-        defence: GradientDefence | EmbeddingAwareDefence | None = self._gradients
-        if raised and self._watch is not None:
-            defence = raised_label_defence(raised, self._watch.limit, is_binary=is_binary)
+        raised = self._raised(peer)
+        defence = self._copies.of(peer, raised, is_binary=int(numbers.max()) <= 1)
         if defence is None:
             return rows
         party = self._run.party
         repeats = self._run.repeats = self._run.repeats or Repeats()
         phase = f"{party.phase}, raised {raised}" if raised else party.phase
         place = Place(phase, peer, self._run.round, party.batch)
-        defend = functools.partial(self._defended, defence, (peer, raised, is_binary))
+        defend = functools.partial(self._defended, defence, peer)
         return repeats.answer(place, rows, lambda: defend(rows.clone(), numbers, features))
 
     def _defended(
-        self,
-        gradients: GradientDefence | EmbeddingAwareDefence,
-        key: tuple[str, int, bool],
-        rows: Tensor,
-        numbers: Tensor,
-        features: Tensor,
+        self, defence: Defence, peer: str, rows: Tensor, numbers: Tensor, features: Tensor
     ) -> Tensor:
-        peer = key[0]
-        hide = functools.partial(defended, self._defence_of(key, gradients))
         noise = self._noise(peer)
         with drawn_from(noise):
             # A user's defence may draw from torch's generator, whose seed also depends on the
             # hidden values.
             also = noise.name_for(rows, numbers)
+            hide = functools.partial(defended, defence)
             sent: Tensor = self._stream(
                 "gradient_defence", hide, rows, numbers, features, also=also
             )
             return sent
 
-    def _defence_of(
-        self, key: tuple[str, int, bool], given: GradientDefence | EmbeddingAwareDefence
-    ) -> GradientDefence | EmbeddingAwareDefence:
-        """Return the copy of a defence that is used for one recipient, and for it alone."""
-        if isinstance(given, EmbeddingAwareDefence):
-            key = (*key[:2], False)  # it learns from all batches, whatever classes they have
-        return self._defences.setdefault(key, copy.deepcopy(given))
+    def note_counts(self) -> None:
+        """See `Guard`. Keep what the defences have learnt, and the rows that wait."""
+        super().note_counts()
+        waiting = {peer: list(meter.waiting) for peer, meter in self._meters.items()}
+        kept = {"copies": self._copies.state(), "waiting": waiting}
+        self._run.state.kept.defences = kept
+
+    def _go_on(self, kept: Mapping[str, Any]) -> None:
+        self._copies.put_back(kept.get("copies", {}))
+        for peer, rows in kept.get("waiting", {}).items():
+            self._meters[peer] = LabelMeter()
+            self._meters[peer].waiting = rows
 
     def measured_part(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a copy of the embeddings that `note` needs, because user code may change them."""
-        with self._run.harmless(REPORT):
-            rows = rows_to_measure(embeddings.values())
-            if rows and self._has_time():
-                return {name: of.detach()[:rows].clone() for name, of in embeddings.items()}
-        return {}
+        if not self._has_time():
+            return {}
+        rows = rows_to_measure(embeddings.values())
+        return {name: of.detach()[:rows].clone() for name, of in embeddings.items() if rows}
 
     def note(
         self,

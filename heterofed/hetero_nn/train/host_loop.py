@@ -147,7 +147,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
                 self.sites.begin(self._batches_of_round(), testing=False)
             party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(first), first))
             for batch in self._joint_batches(TRAINS, self._half.leg_ids(first), first, most):
-                worked = party.account.compute + party.account.encode
+                worked = party.counts.compute + party.counts.encode
                 probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
                 steps = self._staleness_from(number + 1, probe)
                 for name, features in batch.by_name().items():

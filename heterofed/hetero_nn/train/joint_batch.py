@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -80,8 +80,8 @@ class JointBatch:
 
     mine: Batch
     theirs: list[Received]
+    confirm: Callable[[], None]
     sums: bool = False
-    confirm: Callable[[], None] = lambda: None
 
     def projection(self, host: str, keep: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return the features by feature key: the Host's first, if any, and then in task order.
@@ -180,6 +180,9 @@ def joint_batches(
         RowOrderError: the rows of a party have other ids, or another order.
         NonFiniteError: a party sent NaN or infinity.
     """
+    matched = functools.partial(_matched, party, order, sites, hook)
+    # One parameter shows where the model is, also after it was moved.
+    parameter = {} if model is None else dict(itertools.islice(model.named_parameters(), 1))
     for number in itertools.count(first):
         mine = next(own, None)  # comes before the wait, because the others compute at the same time
         mails = (relay or party).take_all(Features, EndOfFeatures)
@@ -190,18 +193,14 @@ def joint_batches(
         elsewhere = _rows_elsewhere(mails) if sites is None else sites.count(number)
         rows = rows_of(mine, hook, elsewhere)
         features = {} if mine.features is None else named(mine.features, hook)[1]
-        what, sound = f"what {hook} yielded", LateCheck(features)
-        check_finite({} if on_gpu(features) else features, what, party.name)
-        device = device_of(features, model)
+        joint = JointBatch(mine, [], _confirmed(features, f"what {hook} yielded", party.name))
+        device = device_of(features or parameter, None)
         proof = order.proof(mine.ids, number, rows, hook)
-        joint = JointBatch(mine, [])
-        matched = functools.partial(_matched, party, order, sites, hook, number)
-        joint.confirm = functools.partial(confirm_finite, sound, what, party.name)
         del features
         for peer in party.peers.values():
             mail = mails.pop(peer.name)
-            key, here = matched(peer, mail.of(Features), mine.ids, proof, rows)
-            joint.theirs.append(replace(_unpacked(party, peer, mail, device), key=key, rows=here))
+            key, here = matched(number, peer, mail.of(Features), mine.ids, proof, rows)
+            joint.theirs.append(_unpacked(party, peer, mail, device, key, here))
             del mail
         del mine
         if sums:
@@ -209,6 +208,20 @@ def joint_batches(
         merge(joint, rows)
         yield joint
         joint.release()
+
+
+def _confirmed(features: dict[str, Tensor], what: str, party: str) -> Callable[[], None]:
+    """Refuse NaN and infinity in the Host's own features; those on a GPU when the result is
+    called.
+    """
+    if on_gpu(features):
+        return functools.partial(confirm_finite, LateCheck(features), what, party)
+    check_finite(features, what, party)
+    return _nothing
+
+
+def _nothing() -> None:
+    """Confirm what was checked before."""
 
 
 def _matched(
@@ -259,7 +272,14 @@ def _rows_elsewhere(mails: Mapping[str, Mail]) -> int | None:
     return next((mail.of(Features).rows for mail in mails.values()), None)
 
 
-def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None) -> Received:
+def _unpacked(
+    party: Party,
+    peer: Peer,
+    mail: Mail,
+    device: torch.device | None,
+    key: str,
+    rows: Tensor | None,
+) -> Received:
     message = mail.of(Features)
     with party.encoding(peer, "received"):
         coding = peer.session.feature_coding
@@ -269,7 +289,7 @@ def _unpacked(party: Party, peer: Peer, mail: Mail, device: torch.device | None)
         tensors = {name: to_device(each, device) for name, each in tensors.items()}
     party.account.reported(party.phase, peer.name, message.busy / 1e6)
     work = max(message.busy / 1e6, mail.moving)
-    return Received(peer, FeatureBatch(message.layout, tensors), work)
+    return Received(peer, FeatureBatch(message.layout, tensors), work, key, rows)
 
 
 def kept(tensors: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:

@@ -148,6 +148,8 @@ class ZmqEndpoint(Endpoint):
 
     def poll(self, timeout: float) -> list[Event]:
         deadline = time.monotonic() + timeout
+        if timeout > 0 and self._has_nothing_to_do():  # as nearly always
+            self._wait(timeout)
         while True:
             self._work(MAX_EVENTS, MAX_HELD_BYTES)
             events = self._deliver()
@@ -204,6 +206,13 @@ class ZmqEndpoint(Endpoint):
         for peer in self._peers():
             if peer.state is State.OPEN:
                 self.pump(peer)
+
+    def _has_nothing_to_do(self) -> bool:
+        """Return whether there is no work before something comes."""
+        for peer in self._peers():
+            if peer.outbox or peer.state is State.LEAVING:
+                return False
+        return self._open and not self._events
 
     def _wait(self, seconds: float) -> None:
         if not self._open:
@@ -273,7 +282,8 @@ class ZmqEndpoint(Endpoint):
     def _process(self, peer: Connection, parts: list[zmq.Frame]) -> None:
         """Process one message of a known peer, without its routing id."""
         peer.quiet_since = self._read_total
-        peer.came += sum(len(part) + _PART_BYTES for part in parts)
+        for part in parts:
+            peer.came += len(part) + _PART_BYTES
         if peer.state is State.OVER:
             return
         if len(parts) == 1 and 0 < len(parts[0]) <= MAX_FRAME_BYTES:

@@ -1,0 +1,1 @@
+"""One folder a system: `prepare`, `host` and `collaborator`, each a script of its own."""

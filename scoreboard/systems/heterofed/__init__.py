@@ -1,0 +1,1 @@
+"""heterofed, over TCP with keys, as between two organisations."""
