@@ -13,7 +13,7 @@ import copy
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +128,22 @@ class ReleaseLedger:
         """Keep the evidence of a leak over all runs of the task."""
         with self._telling(), transaction(self._base):
             self._base.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?)", (measure, state))
+
+    def kept_of(self, run: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Return all evidence by measure, and how often each event of a run was counted."""
+        with self._telling():
+            evidence = self._base.execute("SELECT measure, state FROM evidence")
+            counts = self._base.execute("SELECT what, times FROM counts WHERE run = ?", (run,))
+            return {name: bytes(each) for name, each in evidence}, dict(counts.fetchall())
+
+    def bring_back(
+        self, run: bytes, evidence: Mapping[str, bytes], counts: Mapping[str, int]
+    ) -> None:
+        """Write what `kept_of` has returned into this ledger, which is empty."""
+        for measure, state in evidence.items():
+            self.keep_evidence(measure, state)
+        for what, times in counts.items():
+            self.count(run, what, times)
 
     def close(self) -> None:
         """Close the file."""

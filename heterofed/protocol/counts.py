@@ -64,6 +64,10 @@ class SiteCounts:
         self.has_rows = False
         self.shares = self.sums = self.size = self.batches = 0
 
+    def go_on(self) -> None:
+        """Take up a connection in which there were sums before, for a replay."""
+        self.shares = self.sums = 1
+
 
 class BatchCounts:
     """Counts the batches of a round or test that were sent and processed.

@@ -239,6 +239,7 @@ def as_collaborator(
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
+    run.sum_key = b""
     yield party
 
 
