@@ -134,6 +134,11 @@ _AT_HOST = all_of(
         help="At the Host: how ids are intersected.",
     ),
     options.JOINT,
+    click.option(
+        "--recording",
+        is_flag=True,
+        help="At the Host: let every party --record, where there is no task file.",
+    ),
 )
 
 
@@ -154,6 +159,12 @@ _AT_HOST = all_of(
 @click.option("--leave-out", multiple=True, help="A column not to learn from.")
 @click.option("--seed", type=int, help="Only to repeat a run: others may guess it.")
 @options.FRESH
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Keep what the others send, encrypted and for 7 days, so that `heterofed replay` can run"
+    " your side of any batch again; the terms must allow it (recording).",
+)
 @options.WATCH
 @options.LOG_FORMAT
 @click.option(

@@ -102,7 +102,7 @@ def train(
     chosen = list(columns) or [name for name in source.columns if name not in taken]
     common: dict[str, Any] = {"ids": ids, "id_recipe": id_recipe, "duplicates": duplicates}
     common |= {"columns": chosen, "seed": seed, "importance": importance}
-    common |= {"results_dir": results, "join_timeout": join_timeout}
+    common |= {"results_dir": results, "join_timeout": join_timeout, **_recording(given)}
     scheduler: TabularHost | TabularCollaborator
     if role == "host":
         scheduler = TabularHost(
@@ -119,6 +119,11 @@ def train(
         scheduler = TabularCollaborator(name, source, **common)
     kept = Given(list(ids), id_recipe, duplicates, list(label), **_labelled(given, role))
     return _launched(scheduler, task, kept, fresh=fresh, watch=watch)
+
+
+def _recording(given: dict[str, Any]) -> dict[str, str | None]:
+    """Take the option out of those given that says whether this party records."""
+    return {"record": "inbound" if given.pop("record") else None}
 
 
 def _labelled(given: dict[str, Any], role: str) -> dict[str, Any]:

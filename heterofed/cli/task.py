@@ -306,7 +306,7 @@ def _check_as_host(task: TaskFile, place: TaskPlace, party: str, wait: float) ->
             admission = Admission(
                 task_digest(task.task), task.purpose, party, [*names], terms=place.terms
             )
-            host.admission = lambda visitor, hello: admission.judge(host, visitor, hello)
+            admission.open(host)
             until, said, told = host.clock() + wait, set[str](), 0
             while host.clock() < until and said != names:
                 host.pump(0.5)

@@ -65,6 +65,8 @@ class Party:
         phase, round, batch: the current place in the task, for messages and errors.
         account: the costs of the task so far; its methods never raise.
         counts: the same, to read what it has counted.
+        gathers: whether a party that disconnects may simply connect again, since the task has not
+            begun. A Host sets it while it waits for parties.
         taps: look at each message before and after it is sent, and when it has come.
     """
 
@@ -87,6 +89,7 @@ class Party:
         self.visitors: dict[Channel, Peer] = {}
         self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
         self.phase = "join"
+        self.gathers = False
         self.round = 0
         self.batch: int | None = None
         self.bytes_sent = self.bytes_received = 0
@@ -165,7 +168,7 @@ class Party:
 
     def broadcast(self, message: Message) -> None:
         """Send a message to every peer."""
-        for peer in self.peers.values():
+        for peer in list(self.peers.values()):
             self.post(peer, message)
 
     def take(self, peer: Peer, *kinds: type[Message], computing: bool = True) -> Mail:
@@ -442,7 +445,7 @@ class Party:
             if complete is None or not peer.session.receive(complete[0], len(complete[1])):
                 return
         except RemoteProtocolError as error:
-            if self.role is Role.HOST and (channel in self.visitors or self.phase == "join"):
+            if self.gathers or (self.role is Role.HOST and channel in self.visitors):
                 logger.warning("turned %s away: %s", peer.name, error)
                 self._drop(peer)
                 return
@@ -461,7 +464,7 @@ class Party:
         match message:
             case Waiting():
                 peer.host_waits_for = message.party
-            case Abort() if self.phase == "join" and self.role is Role.HOST:
+            case Abort() if self.gathers:
                 self._drop(peer)
             case Abort():
                 # The Host may blame any party, a Collaborator only itself.
@@ -503,7 +506,7 @@ class Party:
 
     def _lose(self, channel: Channel, reason: str) -> None:
         peer = self._by_channel.get(channel)
-        if self.role is Role.HOST and (peer is None or self.phase == "join"):
+        if self.gathers or (self.role is Role.HOST and peer is None):
             if peer := peer or self.visitors.get(channel):
                 self._drop(peer)
         elif peer is None:

@@ -9,10 +9,11 @@ costs can be added up.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,11 @@ class ReleaseLedger:
         with self._telling():
             append(self._path, b"")  # private; SQLite gives its journal the same permissions
             self._base = open_file(self._path)
-            self._groups = RowGroups(self._base)
+            try:
+                self._groups = RowGroups(self._base)
+            except BaseException:
+                self._base.close()
+                raise
 
     def charge(
         self,
@@ -128,6 +133,22 @@ class ReleaseLedger:
         with self._telling(), transaction(self._base):
             self._base.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?)", (measure, state))
 
+    def kept_of(self, run: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Return all evidence by measure, and how often each event of a run was counted."""
+        with self._telling():
+            evidence = self._base.execute("SELECT measure, state FROM evidence")
+            counts = self._base.execute("SELECT what, times FROM counts WHERE run = ?", (run,))
+            return {name: bytes(each) for name, each in evidence}, dict(counts.fetchall())
+
+    def bring_back(
+        self, run: bytes, evidence: Mapping[str, bytes], counts: Mapping[str, int]
+    ) -> None:
+        """Write what `kept_of` has returned into this ledger, which is empty."""
+        for measure, state in evidence.items():
+            self.keep_evidence(measure, state)
+        for what, times in counts.items():
+            self.count(run, what, times)
+
     def close(self) -> None:
         """Close the file."""
         self._base.close()
@@ -140,7 +161,7 @@ class ReleaseLedger:
         """Charge rows that may not be one whole set of groups, and return their place."""
         groups = self._groups.charge(kind, names, cost)
         is_whole = self._groups.size(groups) == len(names)
-        return Known(list(ids) if is_whole else None, groups)
+        return Known(copy.copy(ids) if is_whole else None, groups)
 
     def _charge_shared(self, shared: Shared) -> None:
         """Charge the cost that all rows share; the same labels are charged once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import secrets
+from collections.abc import Sequence
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
@@ -11,12 +11,14 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from heterofed.errors import RemoteProtocolError
 
-KEY_BYTES = 32
 
+def key_of(shared: Sequence[bytes]) -> bytes:
+    """Return the key of 32 bytes that follows from the secrets that a party shares with others.
 
-def new_key() -> bytes:
-    """Return a fresh key of 32 bytes."""
-    return secrets.token_bytes(KEY_BYTES)
+    It is as fresh as these, and whoever knows none of them learns nothing of it.
+    """
+    parts = sorted(hmac.digest(each, b"key of a sum", sha256) for each in shared)
+    return sha256(b"".join(parts)).digest()
 
 
 def sealed(key: bytes, secret: bytes, sender: str, receiver: str) -> bytes:

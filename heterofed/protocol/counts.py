@@ -1,4 +1,4 @@
-"""What a session counts: values, batches, requests, sums over sites and sizes of weights."""
+"""Holds what a session counts: values, batches, requests, sums over sites and sizes of weights."""
 
 from __future__ import annotations
 
@@ -82,6 +82,10 @@ class SiteCounts:
     def __init__(self) -> None:
         self.has_rows = False
         self.shares = self.sums = self.size = self.batches = 0
+
+    def go_on(self) -> None:
+        """Take up a connection in which there were sums before, for a replay."""
+        self.shares = self.sums = 1
 
 
 class BatchCounts:

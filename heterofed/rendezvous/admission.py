@@ -58,6 +58,11 @@ class Admission:
         self._closed = False
         self.checked: set[str] = set()
 
+    def open(self, party: Party) -> None:
+        """Judge the visitors of a Host, and let a party that leaves it come again."""
+        party.admission = lambda visitor, hello: self.judge(party, visitor, hello)
+        party.gathers = True
+
     def judge(self, party: Party, visitor: Peer, hello: Hello) -> str | None:
         """Return the code of a refusal, or None to admit the visitor.
 
@@ -139,7 +144,7 @@ class Admission:
 
     def close(self, party: Party) -> list[str]:
         """Admit no further visitor, and return the parties in task order."""
-        self._closed = True
+        self._closed, party.gathers = True, False
         order = self._names if self._names is not None else sorted(party.peers)
         party.peers = {name: party.peers[name] for name in order if name in party.peers}
         return list(party.peers)

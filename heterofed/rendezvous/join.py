@@ -29,7 +29,14 @@ from heterofed.messaging.aborts import abort_code, unlawful
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer, Timeouts, waiting_limit
-from heterofed.protocol.messages import PROTOCOL_VERSION, Hello, Terms, Welcome, WelcomeBack
+from heterofed.protocol.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    MaskKeys,
+    Terms,
+    Welcome,
+    WelcomeBack,
+)
 from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.admission import Admission
 from heterofed.rendezvous.agreement import (
@@ -73,8 +80,8 @@ def gather(
     start: str = "start them",
     earlier: Earlier | None = None,
     check_keys: Callable[[Mapping[str, bytes]], object] = lambda _keys: None,
-) -> Agreement:
-    """At the Host: wait for all parties, and then announce the plan.
+) -> tuple[Agreement, MaskKeys]:
+    """At the Host: wait for all parties, and agree with them on what `announce` tells them.
 
     Args:
         party: the Host.
@@ -88,11 +95,15 @@ def gather(
             training has begun, have a checkpoint in common.
         check_keys: raises an error if the Collaborators' masking keys, by feature key, are invalid.
 
+    Returns:
+        What was agreed, and the masking keys of all Collaborators, if they need them.
+
     Raises:
         JoinTimeoutError: parties are missing. The message names them.
+        PeerLostError: a party disconnected after all were there.
         RemoteProtocolError: a Collaborator sent no valid masking key although one is needed.
     """
-    party.admission = lambda visitor, hello: admission.judge(party, visitor, hello)
+    admission.open(party)
     began = noticed = party.clock()
     while not admission.is_complete(party):
         party.pump(0.5)
@@ -115,12 +126,20 @@ def gather(
     # A complete run masks nothing any more, and some of its parties may have left.
     complete = earlier is not None and earlier.complete
     keys = () if complete else _mask_keys(party, agreement.plan, check_keys)
+    return agreement, keys
+
+
+def announce(party: Party, agreement: Agreement, keys: MaskKeys) -> None:
+    """At the Host: tell all parties what was agreed.
+
+    Raises:
+        PeerLostError: a party disconnected.
+    """
     common = (PROTOCOL_VERSION, agreement.run, agreement.secret, agreement.plan)
     if agreement.resume is None:
         party.broadcast(Welcome(*common, keys))
     else:
         party.broadcast(WelcomeBack(*common, agreement.resume, keys))
-    return agreement
 
 
 def join(

@@ -31,7 +31,7 @@ from heterofed.rendezvous.agreement import (
     task_digest,
 )
 from heterofed.rendezvous.backend import Place, place_of
-from heterofed.rendezvous.join import gather, join
+from heterofed.rendezvous.join import announce, gather, join
 from heterofed.rendezvous.ways import call_for
 from heterofed.runs.run import Run
 from heterofed.runs.settings import LeadSettings, Settings
@@ -111,7 +111,7 @@ def as_host(
         party = run.maybe_party = _party(run, settings, Role.HOST, endpoint, timeouts, callbacks)
         admission = _admission(run, place, purpose, party.name, expected, earlier, partial)
         with party.in_phase("join"):
-            run.maybe_agreement = gather(
+            run.maybe_agreement, keys = gather(
                 party,
                 admission,
                 settled,
@@ -122,6 +122,7 @@ def as_host(
                 earlier=earlier,
                 check_keys=check_keys,
             )
+            announce(party, run.maybe_agreement, keys)
         yield party
 
 
@@ -238,6 +239,7 @@ def as_collaborator(
         raise DuplicatePartyError(party=settings.feature_key)
     check_expected(settings.agreed, run.plan)
     run.mask_secrets = _mask_secrets(settings.feature_key, key, run.agreement, place)
+    run.sum_key = b""
     yield party
 
 

@@ -64,6 +64,8 @@ class Run:
             write.
         mask_secrets: the secret shared with each other Collaborator since the last connection, if
             the plan needs one.
+        sum_key: the key that hides the sums of the sites of this party's role from the Host, once
+            it was handed on since the last connection.
         batch_rows: the number of rows of each batch that a feature hook is to yield, at a site of a
             role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
@@ -115,6 +117,7 @@ class Run:
     passing: Pass | None = None
     tell: Callable[[], None] = lambda: None
     mask_secrets: dict[str, bytes] = field(default_factory=dict)
+    sum_key: bytes = b""
     batch_rows: list[int] | None = None
     ledger: Path | None = None
     predicts: bool = False

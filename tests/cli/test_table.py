@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from heterofed import ConfigError, simulate
+from heterofed.cli import table_tasks
 from heterofed.cli.app import cli
 from heterofed.errors import HeteroFedError
 from tests.e2e.processes import Parties
@@ -40,8 +42,8 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     for command, at_host, at_shop in (
         (
             "train",
-            ["--id", "customer", "--label", "defaulted", "--rounds", "3"],
-            ["--id", "client", "--leave-out", "notes"],
+            ["--id", "customer", "--label", "defaulted", "--rounds", "3", "--recording"],
+            ["--id", "client", "--leave-out", "notes", "--record"],
         ),
         ("predict", ["--out", str(out)], []),
     ):
@@ -62,6 +64,37 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     for party in ("host", "collaborator"):
         assert (tmp_path / "runs" / "loans" / party / "best_feature_model.pt").exists()
     assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()
+    recorded = tmp_path / "runs" / "loans" / "collaborator"
+    place = ["--round", "3", "--batch", "2"]
+    again = parties.start("-m", "heterofed", "replay", str(recorded), *place)
+    assert again.wait() == 0, again.output
+    assert "the same, bit for bit" in again.output
+    assert not (tmp_path / "runs" / "loans" / "host" / "record").exists()
+
+
+def test_a_record_that_the_host_does_not_allow_is_refused(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the API: before any id is sent."""
+    seen: dict[str, Any] = {}
+
+    def launched(scheduler: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        seen[scheduler.feature_key] = scheduler
+        return {}
+
+    monkeypatch.setattr(table_tasks, "_launched", launched)
+    bank, shop = written(tmp_path, loans=loans()[0], shop=loans()[1])
+    common = ["--task", "t", "--results", str(tmp_path / "runs"), "--record"]
+    assert heterofed("table", "train", shop, *common, "--role", "collaborator", "--id", "client")
+    terms = ["--id", "customer", "--label", "defaulted"]
+    assert not heterofed("table", "train", bank, *common[:-1], *terms).exception
+    done = heterofed(
+        "table", "train", shop, *common, "--role", "collaborator", "--id", "client", "--recording"
+    )
+    assert "--recording: leave it out; the Host decides" in done.output
+    with pytest.raises(ConfigError, match="the terms do not allow it"):
+        simulate(seen["host"], [seen["collaborator"]], task_id="t")
+    assert not list(tmp_path.rglob("*.record"))
 
 
 @pytest.mark.long

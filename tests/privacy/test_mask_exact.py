@@ -20,7 +20,7 @@ from heterofed.privacy.mask_exact import (
     encoded,
     uncovered,
 )
-from heterofed.privacy.mask_seal import new_key, opened, sealed
+from heterofed.privacy.mask_seal import key_of, opened, sealed
 
 NAMES = ("north", "south", "west")
 KEY = bytes(range(32))
@@ -107,7 +107,10 @@ def test_numbers_without_room_are_refused(value: float) -> None:
 
 
 def test_a_key_is_opened_only_by_whom_it_was_sealed_for() -> None:
-    key, secret = new_key(), secrets.token_bytes(32)
+    secret, other = secrets.token_bytes(32), secrets.token_bytes(32)
+    key = key_of([secret, other])
+    assert key == key_of([other, secret]) != key_of([secret])
+    assert len(key) == 32
     copy = sealed(key, secret, "north", "south")
     assert opened(copy, secret, "north", "south") == key
     for wrong in (

@@ -66,8 +66,14 @@ def test_the_judge_tells_equal_runs_from_others(data: Source, tmp_path: Path) ->
     assert (milliseconds(longer) or 0) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["", *CHANGES])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("row_missing", marks=pytest.mark.slow),
+        pytest.param("other_order", marks=pytest.mark.long),
+        pytest.param("", marks=pytest.mark.long),
+    ],
+)
 def test_heterofed_trains_the_joined_model(
     data: Source, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +106,8 @@ def test_a_run_for_whose_time_the_machine_had_other_work_has_no_ratio(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unsteady, steady = run(30.0, 10.0, 100.0), run(30.0, 9.0, 11.0)
-    assert results.ratios({"speed": {"mnist": [unsteady, steady]}}, "mnist") == [3.0]
+    loaded = {**steady, "load": [results.QUIET / 2, results.QUIET * 2]}
+    assert results.ratios({"speed": {"mnist": [unsteady, steady, loaded]}}, "mnist") == [3.0]
     measured = {name: {"speed": {"mnist": [unsteady]}} for name in results.SYSTEMS}
     assert render.shown(measured) == {}
     monkeypatch.setattr(tables, "read", lambda: measured)

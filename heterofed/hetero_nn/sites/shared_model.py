@@ -20,7 +20,7 @@ from heterofed.compute.wrappers import plain_state
 from heterofed.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.privacy.mask_exact import ExactMasker, Floats, uncovered
-from heterofed.privacy.mask_seal import new_key, opened, sealed
+from heterofed.privacy.mask_seal import key_of, opened, sealed
 from heterofed.protocol.messages import SiteShare, SiteSum
 from heterofed.runs.checkpoint_format import settings_of
 from heterofed.runs.run import Run
@@ -169,8 +169,6 @@ class _Channel:
         self.leads, self.digest = own == self._first, b""
         self._shared = {name: self.secrets[name] for name in role.parties if name != own}
         self._masker = ExactMasker(own, self._shared)
-        self._key = new_key() if self.leads else b""
-        self._sums = 0
 
     def total(self, place: tuple[int, int], numbers: Floats) -> Floats:
         """Return the sum of the numbers of all sites.
@@ -179,24 +177,23 @@ class _Channel:
             place: the numbers of the round and of the batch.
             numbers: the numbers of this site.
         """
-        party, own = self._run.party, self._run.party.name
-        keys: tuple[bytes, ...] = ()
-        if self.leads and not self._sums:
-            keys = tuple(
-                sealed(self._key, secret, own, name) for name, secret in self._shared.items()
-            )
+        run, party, own = self._run, self._run.party, self._run.party.name
+        key, keys = run.sum_key, tuple[bytes, ...]()
+        if self.leads and not key:
+            key = key_of(list(self._shared.values()))
+            keys = tuple(sealed(key, secret, own, name) for name, secret in self._shared.items())
         check = None
-        if self.digest and self._sums:  # before, not all sites have the key
+        if self.digest and run.sum_key:  # before, not all sites have the key
             content = b"".join(each.to_bytes(8, "big") for each in place) + self.digest
-            check, self.digest = hmac.digest(self._key, content, sha256), b""
-        masked = self._masker.mask(numbers, place, self._key if self.leads else None)
+            check, self.digest = hmac.digest(key, content, sha256), b""
+        masked = self._masker.mask(numbers, place, key if self.leads else None)
         party.post(self._host, SiteShare(*place, check, keys), [masked])
         mail = party.take(self._host, SiteSum)
-        key = mail.of(SiteSum).key
-        if key is not None:
-            self._key = opened(key, self._shared[self._first], self._first, own)
-        self._sums += 1
-        return uncovered(mail.payload, place, self._key)
+        copy = mail.of(SiteSum).key
+        if copy is not None:
+            key = opened(copy, self._shared[self._first], self._first, own)
+        run.sum_key = key
+        return uncovered(mail.payload, place, key)
 
 
 def _learning(model: nn.Module) -> dict[str, nn.Parameter]:

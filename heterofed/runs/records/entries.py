@@ -36,6 +36,9 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
         record: the record of the run, with its seed and plan.
         mask_keys: the public keys of the Collaborators' masks.
         mask_secrets: the secrets that this party shares with other Collaborators.
+        sum_key: the key of the sums of this party's role, once the sites had it.
+        summed: the parties whose role had a sum over its sites before, in the same connection.
+        evidence, counts: what the ledger had of the limits of the terms, by name.
         trainable: whether each Collaborator got gradients.
         simulated: whether all parties were in one process.
         program: what launched the task.
@@ -56,6 +59,10 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool
     program: Program
     versions: dict[str, str]
+    sum_key: bytes = b""
+    summed: tuple[str, ...] = ()
+    evidence: dict[str, bytes] = {}
+    counts: dict[str, int] = {}
     format: int = FORMAT
 
 

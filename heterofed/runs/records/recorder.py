@@ -15,6 +15,7 @@ from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home, new_file, own_folder
 from heterofed.messaging.taps import Tap
 from heterofed.protocol.codec import Buffer
+from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.messages import Abort, Mark, Message, Waiting
 from heterofed.reporting.diagnostics import place_of
 from heterofed.runs.records.entries import CAME, END, SENT, Beginning, entry_parts, versions
@@ -24,6 +25,7 @@ from heterofed.runs.records.program import this_program
 from heterofed.runs.records.sealed import SealedWriter
 from heterofed.runs.records.segments import FOLDER, Segment, segments_in
 from heterofed.runs.settings import Settings
+from heterofed.runs.term_limits import TASK
 
 if TYPE_CHECKING:
     from heterofed.runs.run import Run
@@ -49,11 +51,6 @@ def opened_record(run: Run, settings: Settings) -> NoRecord:
             f'record="{settings.record}" keeps what the other parties send, and the terms do not'
             " allow it: agree on recording = true in [plan] of the task file (without one, give"
             " the Host recording=True), or leave out record"
-        )
-    if run.plan.sites or run.plan.limits.raise_defence:
-        raise ConfigError(
-            "record: a run with sites, or with raise_defence in its limits, cannot be replayed,"
-            " since it depends on keys or evidence that no checkpoint has; leave out record"
         )
     record = Recorder(run, settings)
     run.party.taps.append(record)
@@ -121,7 +118,10 @@ class Recorder(NoRecord, Tap):
             self._stop(segment.path, error)
 
     def _beginning(self, mark: Mark) -> Beginning:
-        run = self._run
+        run, peers = self._run, self._run.party.peers
+        evidence, counts = dict[str, bytes](), dict[str, int]()
+        if run.plan.limits != LeakLimits():
+            evidence, counts = run.opened_ledger().kept_of(TASK)
         return Beginning(
             number=self._number,
             launch=self._launch,
@@ -132,7 +132,11 @@ class Recorder(NoRecord, Tap):
             record=run.kept_record,
             mask_keys=run.agreement.mask_keys,
             mask_secrets=run.mask_secrets,
-            trainable={name: peer.session.trainable for name, peer in run.party.peers.items()},
+            sum_key=run.sum_key,
+            summed=tuple(name for name, each in peers.items() if each.session.sites.sums),
+            evidence=evidence,
+            counts=counts,
+            trainable={name: peer.session.trainable for name, peer in peers.items()},
             simulated=run.simulated,
             program=this_program(),
             versions=versions(),

@@ -32,6 +32,7 @@ from heterofed.runs.run import Run, new_run
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import is_count
 from heterofed.runs.task import Task
+from heterofed.runs.term_limits import TASK
 
 logger = logging.getLogger("heterofed")
 
@@ -232,11 +233,13 @@ class Stage:
         run.maybe_agreement = Agreement(
             record.plan, record.run, record.secret, begun.mark, begun.mask_keys
         )
-        run.mask_secrets = begun.mask_secrets
+        run.mask_secrets, run.sum_key = begun.mask_secrets, begun.sum_key
         task.engine.run = run
         task.begin(run)
         own_folder(folder)
         run.store.begin(record)
+        if begun.evidence or begun.counts:
+            run.opened_ledger().bring_back(TASK, begun.evidence, begun.counts)
         snapshot = self._as_here(snapshots.decode(opened.content), begun, folder)
         run.store.keep(begun.mark, snapshots.encode(snapshot, proven=True))
         return run
@@ -294,6 +297,8 @@ def _met(run: Run, begun: Beginning, player: Player) -> Party:
             else ((hello, heard), (back, said))
         ):
             pass_on(message)
+        if name in begun.summed:
+            peer.session.sites.go_on()
         party.admit(peer, name)
     return party
 

@@ -14,6 +14,7 @@ from heterofed import replay, simulate
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
+from heterofed.privacy.synthetic_gradients import SyntheticGradients
 from heterofed.runs.records.segments import open_segment, segments_in
 from tests.e2e.processes import Parties, PartyProcess
 from tests.e2e.tiny import TinyCollaborator, run, with_settings
@@ -28,6 +29,7 @@ from tests.runs.records.recorded import (
     made,
 )
 from tests.runs.test_resume import crashing
+from tests.runs.test_resume_options import LEARNING
 
 BATCHES = 5
 """The batches of a round, which trains on 35 rows in batches of 8."""
@@ -111,6 +113,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "compressed": ({"compress_features": "int8", "compress_gradients": "bf16"}, {}),
     "noisy gradients": ({"gradient_defence": IsotropicGaussian(1.0)}, {}),
     "noisy features": ({}, {"embedding_defence": ClippedGaussian(1.0, 0.5), "seed": None}),
+    "learnt gradients": ({"gradient_defence": SyntheticGradients(features=8, memory=50)}, {}),
     "noisy labels": ({"label_dp": RandomisedResponse(1.0, classes=2), "seed": None}, {}),
 }
 
@@ -143,13 +146,43 @@ def test_parties_of_a_masked_sum(tmp_path: Path, home: Path) -> None:
         assert found.tensors > 0
 
 
-def test_sites_of_a_role_are_refused(tmp_path: Path) -> None:
-    bank, others = sites_tiny.parties(tmp_path, ("north", "south"))
-    with pytest.raises(
-        e.ConfigError,
-        match="a run with sites, or with raise_defence in its limits, cannot be replayed",
-    ):
-        simulate(with_settings(bank, record="inbound"), others, task_id="tiny")
+@pytest.mark.slow
+@pytest.mark.parametrize("share", ["gradient", "weights"])
+def test_sites_of_a_role(share: str, tmp_path: Path, home: Path) -> None:
+    """At all of them: the first one makes the key of the sums, which the others once get."""
+
+    def parties() -> dict[str, Any]:
+        given: dict[str, Any] = {"sites_share": share, "checkpoint_batches": 4}
+        given |= {"sites_every": 2} if share == "weights" else {}
+        bank, others = sites_tiny.parties(tmp_path, ("north", "south", "west"), **given)
+        made = {"bank": bank, **{each.feature_key: each for each in others}}
+        return {name: with_settings(each, record="inbound") for name, each in made.items()}
+
+    bank, *others = parties().values()
+    simulate(bank, others, task_id="tiny")
+    for name in parties():
+        for place in ((1, 1), (1, 5), (2, 6)):
+            folder = folder_of(tmp_path, name)
+            found = replay(parties()[name], folder, round_number=place[0], batch=place[1])
+            assert found.difference is None, (name, place, found.difference.words())
+            assert found.messages > 2
+
+
+@pytest.mark.slow
+def test_a_defence_that_was_raised(tmp_path: Path, home: Path) -> None:
+    """A replay knows the evidence of the batches before it."""
+    learning = ["raised for labels", "raised for inputs"]
+    for name in learning:
+        alice, bob = (
+            with_settings(each, record="inbound") for each in LEARNING[name](tmp_path / name)
+        )
+        simulate(alice, [bob], task_id="tiny")
+        for place in ((1, 19), (2, 7), (3, 12), (4, 1)):
+            for number, party in enumerate(("alice", "bob")):
+                scheduler = LEARNING[name](tmp_path / name)[number]
+                folder = folder_of(tmp_path / name, party)
+                found = replay(scheduler, folder, round_number=place[0], batch=place[1])
+                assert found.difference is None, (name, place, found.difference.words())
 
 
 # -- runs with kills ------------------------------------------------------------------------------
