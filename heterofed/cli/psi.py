@@ -92,23 +92,26 @@ def run_psi(
         ConfigError: a file cannot be read or written; nothing was done.
         TaskFailed: the task could not go on.
     """
-    _check_out(ids, out := out.absolute())
-    own = read_ids(ids, id_column)
+    own = _checked_ids(ids, id_column, out := out.absolute())
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
     given |= {"max_peer_ids": max_peer_ids, "psi_executor": executor}
-    if role == "initiator":
-        given |= {"collaborators": parties, "psi_protocol": protocol, "psi_parties": psi_parties}
-    else:
-        given["psi_key_leaves"] = key_leaves
+    lead = {"collaborators": parties, "psi_protocol": protocol, "psi_parties": psi_parties}
+    given |= lead if role == "initiator" else {"psi_key_leaves": key_leaves}
     scheduler = SCHEDULERS[role](name_in(task, party, role, is_host=role == "initiator"), **given)
     write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
+    _launch(scheduler, task, folder, fresh=fresh, stored=stored)
+    return _account(task, scheduler.result, len(own), out)
+
+
+def _launch(
+    scheduler: PSIScheduler, task: str, folder: Path, *, fresh: bool, stored: str | None
+) -> None:
     with _kept_to_resume(folder):
         if stored is not None and isinstance(scheduler, RSAPSIInitiatorScheduler):
             ask_stored(scheduler, task, stored)
         else:
             scheduler.launch_task(task, resume="never" if fresh else "auto")
-    return _account(task, scheduler.result, len(own), out)
 
 
 @contextmanager
@@ -123,11 +126,11 @@ def _kept_to_resume(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder)
 
 
-def _check_out(ids: Path, out: Path) -> None:
-    """Check that the result can be written.
+def _checked_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
+    """Return this party's ids, after a check that the result can be written.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: a file cannot be read or written.
     """
     check_writable(out.parent)
     if ids.is_dir():
@@ -136,6 +139,7 @@ def _check_out(ids: Path, out: Path) -> None:
         raise ConfigError(f"--out {out} is a folder; give a file")
     elif out.exists() and out.samefile(ids):
         raise ConfigError(f"--out {out} is the file with the ids; give another file")
+    return read_ids(ids, id_column)
 
 
 def read_ids(ids: Path, id_column: str | None) -> psi.OwnIds:

@@ -5,6 +5,7 @@ requests.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from array import array
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def create(folder: Path, name: str, ids: Path, column: str | None, as_json: bool
 @click.argument("party")
 @click.argument("max_ids", type=click.IntRange(min=0, max=MAX_PEER_IDS))
 def allow(folder: Path, party: str, max_ids: int) -> None:
-    """Let PARTY ask for MAX_IDS ids of the set in FOLDER, over all its requests; 0 forbids it.
+    """Let PARTY ask for MAX_IDS in the set in FOLDER, over all its requests; 0 forbids it.
 
     Ids for which it has asked already count, also those of an interrupted request.
     """
@@ -123,7 +124,7 @@ def serve(folder: Path, requests: int, as_json: bool, **given: Any) -> None:
         served += 1
         try:
             with started_by(PSI_COMMAND):
-                outcome = _answer(stored, **given)
+                outcome = _answer(stored, folder, **given)
         except JoinTimeoutError:
             raise
         except TaskFailed as error:
@@ -142,11 +143,15 @@ def serve(folder: Path, requests: int, as_json: bool, **given: Any) -> None:
 
 
 def _answer(
-    stored: psi.StoredSet, *, task: str, party: str | None, out: Path | None, join_timeout: float
+    stored: psi.StoredSet,
+    folder: Path,
+    *,
+    task: str,
+    party: str | None,
+    out: Path | None,
+    join_timeout: float,
 ) -> dict[str, Any]:
     """Answer one request; return the keys task, party, asker, ids, matched, seconds and bytes."""
-    from tempfile import TemporaryDirectory
-
     from heterofed.cli.own_party import name_in
     from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, answer_stored
     from heterofed.reporting.results import check_writable
@@ -154,11 +159,12 @@ def _answer(
     if out is not None:
         check_writable(out.absolute().parent)
     name = name_in(task, party, "collaborator", is_host=False)
-    with TemporaryDirectory() as results:
-        owner = RSAPSICollaboratorScheduler(
-            name, join_timeout=join_timeout, results_dir=Path(results)
-        )
+    results = folder.absolute() / "requests"
+    owner = RSAPSICollaboratorScheduler(name, join_timeout=join_timeout, results_dir=results)
+    try:
         result, asker, matched = answer_stored(owner, task, stored)
+    finally:
+        shutil.rmtree(results / task, ignore_errors=True)
     if out is not None:
         _write_rows(out.absolute(), matched)
     return {

@@ -35,7 +35,7 @@ Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
 
 
 class Answered(NamedTuple):
-    """What the owner of a stored set has of one request.
+    """Holds the outcome of one request to a stored set, at its owner.
 
     Attributes:
         result: the result of the task.

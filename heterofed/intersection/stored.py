@@ -110,8 +110,8 @@ def _answerer(run: Run, host: Peer, stored: psi.StoredSet) -> Iterator[psi.SetAn
         answerer = psi.SetAnswerer(stored, peer=_proven(run, host))
     except psi.NotAllowedError:
         raise PSILimitError(
-            f"{host.name} may not ask the stored set of {run.party.name}; nobody may by default:"
-            f" allow it with `heterofed psi-set allow FOLDER {host.name!r} NUMBER`",
+            f"{host.name} may not ask the stored set of {run.party.name}, as nobody may by default;"
+            f" run `heterofed psi-set allow FOLDER {host.name!r} NUMBER` if it should",
             party=run.party.name,
         ) from None
     with answerer:

@@ -59,7 +59,7 @@ Batch = Annotated[int, Meta(ge=0, le=2**40)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Word = Annotated[str, Meta(max_length=64, pattern=r"^[a-z_ ]*\Z")]
-SetName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+SetName = Annotated[str, Meta(max_length=16, pattern=r"\A[0-9a-f]{16}\Z")]
 """The name of a stored set, which depends on its key."""
 
 ITEM_BYTES = {

@@ -238,8 +238,8 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
         serving = in_home(
             parties, registry, "psi-set", "serve", folder, *soon, "--requests", "4", "--out", rows
         )
-        ask = ("psi", *soon, "--role", "initiator", "--ids", str(tmp_path / "few.csv"))
-        ask += ("--column", "id", "--out", out, "--stored", "people")
+        few = ("--ids", str(tmp_path / "few.csv"), "--column", "id", "--out", out)
+        ask = ("psi", *soon, "--role", "initiator", *few, "--stored", "people")
         copied = ["id,x", *(f"{each},1" for each in FEW[:10])]
         killed = in_home(parties, home, *ask)
         killed.wait_for("registry is here")

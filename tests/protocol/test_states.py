@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from heterofed.protocol.messages import MESSAGE_TYPES, Abort, Message, Waiting
+from heterofed.protocol.messages import (
+    MESSAGE_TYPES,
+    Abort,
+    Message,
+    StoredClaims,
+    StoredReplies,
+    Waiting,
+)
 from heterofed.protocol.states import COMPLETED, ENDED, TABLE, Role, State
+from tests.protocol.link import EVALUATED, Link, stored
 
 LIVE = [state for state in State if state not in ENDED]
 
@@ -76,8 +84,20 @@ def test_completion_leads_from_live_states_to_live_states() -> None:
 
 @pytest.mark.parametrize("state", COMPLETED)
 def test_only_the_host_completes(state: State) -> None:
-    progress = {role for role, kind in TABLE[state] if kind is not Abort}
+    """Where the Collaborator's last reply does, the Host may say nothing between both."""
+    progress = {role for role, kind in TABLE[state] if kind not in (Abort, StoredReplies)}
     assert progress == {Role.HOST}
+
+
+def test_nothing_of_the_host_crosses_the_reply_that_completes() -> None:
+    link = Link(*EVALUATED, stored(StoredClaims(2, last=True)))
+    for kind in {kind for rows in TABLE.values() for role, kind in rows if role is Role.HOST}:
+        if kind is StoredClaims:
+            assert "after the last one" in link.refuses(stored(StoredClaims(1, last=False)))
+        elif kind not in (Abort, Waiting):
+            assert (Role.HOST, kind) not in TABLE[link.state]
+    link.say(stored(StoredReplies(2)))
+    assert link.state is State.SPLIT
 
 
 def test_the_two_roles_are_each_others_other() -> None:
