@@ -312,6 +312,8 @@ class Signer(Side, ABC):
             self._index_of_match = {}
             for records in (self._own_tags, self._own_matches):
                 records.close()
+            if self._proofs is not None:
+                self._proofs.close()
             if self._kept is not None:
                 self._kept.close()
             super().close()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import operator
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
+from itertools import compress, islice
 
 import numpy as np
 
@@ -58,8 +59,9 @@ def check_ids(ids: object, what: str = "load_local_ids") -> list[str]:
                 f"{what}: position {position} holds a lone surrogate, which no encoding can carry;"
                 " read the data with its real encoding"
             )
-    repeated = {each for each, times in Counter(listed).items() if times > 1}
-    if repeated:
+    ordered = sorted(listed)  # takes a tenth of the memory of a set
+    if any(map(operator.eq, ordered, islice(ordered, 1, None))):
+        repeated = {each for each, times in Counter(listed).items() if times > 1}
         positions = [p for p, each in enumerate(listed) if each in repeated]
         shown = ", ".join(map(str, positions[:6])) + (", ..." if len(positions) > 6 else "")
         raise IdError(

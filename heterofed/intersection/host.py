@@ -92,11 +92,23 @@ def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, s
 def match_each(
     run: Run, ids: Iterable[str], *, only_common: bool, roles: Sequence[RoleSites] = ()
 ) -> dict[str, set[str]]:
-    """Return, at the Host, which of `ids` each Collaborator has, by feature key.
+    """Return, at the Host, which of `ids` each Collaborator has, by feature key; see
+    `positions_of_each`.
+    """
+    own = own_ids(ids)
+    found = positions_of_each(run, own, only_common=only_common, roles=roles)
+    return {name: set(own.pick(positions)) for name, positions in found.items()}
+
+
+def positions_of_each(
+    run: Run, own: psi.OwnIds, *, only_common: bool, roles: Sequence[RoleSites] = ()
+) -> dict[str, array[int]]:
+    """Return, at the Host, the positions of the ids that each Collaborator has, in ascending order
+    and by feature key.
 
     Args:
         run: this run.
-        ids: the ids of this party.
+        own: the ids of this party.
         only_common: whether the Collaborators learn only the ids that all parties have. Otherwise
             each of them learns which of its own ids are in `ids`.
         roles: the sites of each role that has some; an id is common if one site of each has it.
@@ -107,7 +119,7 @@ def match_each(
             party.
         CheckpointError: a file that the intersection needs cannot be written or read.
     """
-    party, own = run.party, own_ids(ids)
+    party = run.party
     check_count(run, len(own))
     total = len(own) * len(party.peers)
     with party.in_phase("psi", total=total, unit="ids"), _signed(run, own, kept=False) as requests:
@@ -117,7 +129,7 @@ def match_each(
         found = {name: claimed(name) for name in found}
         for request in requests:
             request.claim(found[request.name])
-    return {name: set(own.pick(positions)) for name, positions in found.items()}
+    return found
 
 
 @contextmanager

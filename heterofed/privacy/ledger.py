@@ -9,6 +9,7 @@ costs can be added up.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import sqlite3
@@ -156,7 +157,7 @@ class ReleaseLedger:
         """Charge rows that may not be one whole set of groups, and return their place."""
         groups = self._groups.charge(kind, names, cost)
         is_whole = self._groups.size(groups) == len(names)
-        return Known(list(ids) if is_whole else None, groups)
+        return Known(copy.copy(ids) if is_whole else None, groups)
 
     def _charge_shared(self, shared: Shared) -> None:
         """Charge the cost that all rows share; the same labels are charged once."""

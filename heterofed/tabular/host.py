@@ -265,6 +265,13 @@ class TabularHost(HeteroNNHostScheduler):
         self._party.check_keys()
         return self._party.ids()
 
+    def ids_in_parts(self, size: int) -> tuple[int, Iterator[list[str]]]:
+        """Return the number of this party's ids, and the ids in parts of `size`.
+
+        They are in the order of the table. Those of a large table are never held at once.
+        """
+        return self._party.table.ids_in_parts(size)
+
     def load_further_ids(self, common: set[str], key: int) -> list[str]:
         return self._party.further_ids(common, key)
 

@@ -87,7 +87,6 @@ class Party:
         self._run, self._known = run, known
         self._half: Half | None = None
         self._models: list[Half | Top] = []
-        self._local: list[str] = []
         self._serves = False
 
     def begin(self) -> None:
@@ -129,7 +128,6 @@ class Party:
         recipe = IdRecipe.parse(self.settings.id_recipe)
         ids = self.table.read_ids(recipe, offer_repeats=offer_repeats)
         self.table.tell_doubts()
-        self._local = ids
         return ids or [nobody(self._run.feature_key)]
 
     def further_ids(self, common: set[str], key: int) -> list[str]:
@@ -261,7 +259,7 @@ class Party:
     def inputs_of(self, half: Any, ids: Sequence[str]) -> Inputs | None:
         """Return the inputs of some rows; the first call of a run prepares the whole table."""
         if not self._serves:
-            self.table.load(self._local, None if half is None else half.plan.preparation)
+            self.table.load_all(None if half is None else half.plan.preparation)
             self._serves = True
         return next(self.table.batches(ids, len(ids))).inputs
 

@@ -8,6 +8,7 @@ nothing of other parties.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,11 @@ import torch
 from pandas.api.types import union_categoricals
 from torch import Tensor
 
+from heterofed.data.places import Places
 from heterofed.errors import ColumnError, ConfigError, MissingIdsError
 from heterofed.tabular.ids import Duplicates, IdRecipe, joining_note
 from heterofed.tabular.inspect import TableReport, inspect
 from heterofed.tabular.kinds import Column
-from heterofed.tabular.places import Places
 from heterofed.tabular.prepare import WOE, Inputs, Preparation, Step, choose
 from heterofed.tabular.prepared import PreparedRows, prepared
 from heterofed.tabular.sources import Source, open_source
@@ -101,7 +102,7 @@ class LocalTable:
         self._told: set[str] = set()
         self._asked: tuple[str, bool] | None = None
         self._found: list[Column] | None = None
-        self._places = Places([])
+        self._places: Places | None = Places([])
         self._inputs: Inputs | PreparedRows | None = None
         self._beside_features: dict[str, pd.Series[Any]] = {}
 
@@ -143,6 +144,13 @@ class LocalTable:
             )
             self._asked = asked
         return self._ids.ids()
+
+    def ids_in_parts(self, size: int) -> tuple[int, Iterator[list[str]]]:
+        """Return the number of the ids that were read last by the first key, and the ids in parts
+        of `size`, in the order of their rows. Those of a large table are read again.
+        """
+        stream = iter(self._ids)
+        return len(self._ids), iter(lambda: list(itertools.islice(stream, size)), [])
 
     def further_ids(self, common: Sequence[str] | set[str], key: int) -> list[str]:
         """Return the ids by a further key (from 1) of the rows that no common id stands for."""
@@ -259,8 +267,20 @@ class LocalTable:
             MissingIdsError: some ids have no row.
             ColumnError: the table has other columns than those of the training, or other values.
         """
-        self._inputs, self._places = None, Places(ids)
-        positions = self.positions(ids)
+        self._places = Places(ids)
+        self._prepare(self.positions(ids), preparation)
+
+    def load_all(self, preparation: Preparation | None) -> None:
+        """Prepare all rows, which are found by the ids that were read, without a list of them.
+
+        Raises:
+            ColumnError: see `load`.
+        """
+        self._places = None
+        self._prepare(np.arange(self.source.rows), preparation)
+
+    def _prepare(self, positions: Any, preparation: Preparation | None) -> None:
+        self._inputs = None
         if preparation is not None:
             self.source.must_have(preparation.names)
             typed = self.source.typed(preparation.columns)
@@ -268,7 +288,8 @@ class LocalTable:
 
     def batches(self, ids: Sequence[str], size: int) -> Iterator[Batch]:
         """Yield batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
-        rows = torch.from_numpy(self._places.of(ids))
+        found = self.positions(ids) if self._places is None else self._places.of(ids)
+        rows = torch.from_numpy(found)
         if absent := int((rows < 0).sum()):
             raise MissingIdsError(
                 f"{self.source.name} has no row for {absent} of {len(ids)} ids",

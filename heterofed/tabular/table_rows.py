@@ -6,7 +6,7 @@ needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,12 @@ class TableRows(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks about the ids for the user."""
+
+    def __len__(self) -> int:
+        """Return the number of ids by the first key."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids by the first key, in the order of their rows."""
 
     def ids(self, key: int = 0) -> list[str]:
         """Return the ids by a key, in the order of their rows."""
@@ -65,9 +71,16 @@ class _ManyRows:
         self._source, self._read_by = source, (columns, recipe)
         self._index = IdIndex(source, columns, recipe)
 
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        for part, _ in written_ids(self._source, *self._read_by):
+            yield from part
+
     def ids(self, key: int = 0) -> list[str]:  # noqa: ARG002 - there is one
         """Return the ids, which are read again at each call."""
-        return [each for part, _ in written_ids(self._source, *self._read_by) for each in part]
+        return list(self)
 
     def further(self, common: Iterable[str], key: int) -> list[str]:  # noqa: ARG002
         """Return nothing, because there is no further key."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from heterofed import simulate, simulate_prediction
+from heterofed.data.places import Places
 from heterofed.errors import ColumnError, MissingIdsError
 from heterofed.tabular import TabularCollaborator, TabularHost, open_source
-from heterofed.tabular.places import Places
 from heterofed.tabular.prepared import PreparedRows
 from heterofed.tabular.table import LocalTable
 from tests.tabular.people import loans, written

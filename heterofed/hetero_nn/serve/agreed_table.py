@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from heterofed.compute.alignment import keyed_digest
 from heterofed.files import put_in_place, read, writing
@@ -17,6 +19,8 @@ from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import Agreement, Earlier
 from heterofed.runs.artifacts import Trained
 from heterofed.runs.run import Run
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 TABLE = "table.msgpack"
 """The name of the file in the folder `serving`."""
@@ -32,7 +36,8 @@ class AgreedTable(msgspec.Struct, frozen=True, kw_only=True):
         day: the day (UTC) of the intersection; the table is used on this day.
         plan, run, secret: the agreement of the parties, which they go on with.
         own: the digest of this party's sorted ids, keyed with `secret`.
-        ids: the ids in common, sorted, by the party that has them too.
+        places: the positions among them of the ids in common, ascending, 4 bytes each
+            (little-endian), by the party that has them too. No id is written.
     """
 
     day: str
@@ -40,7 +45,11 @@ class AgreedTable(msgspec.Struct, frozen=True, kw_only=True):
     run: bytes
     secret: bytes
     own: bytes
-    ids: dict[str, list[str]]
+    places: dict[str, bytes]
+
+    def rows(self, party: str) -> Rows:
+        """Return the positions of the ids that another party has too."""
+        return np.frombuffer(self.places[party], "<u4").astype(np.int64)
 
     @property
     def earlier(self) -> Earlier:
@@ -48,16 +57,17 @@ class AgreedTable(msgspec.Struct, frozen=True, kw_only=True):
         return Earlier(Agreement(self.plan, self.run, self.secret), (AGREED,))
 
 
-def keep(run: Run, own_ids: Sequence[str], ids: dict[str, list[str]]) -> None:
-    """Write the table of a run.
+def keep(run: Run, own_ids: Sequence[str], found: Mapping[str, Rows]) -> None:
+    """Write the table of a run: the positions of the ids in common, by the other party.
 
     Raises:
         ResultsError: it cannot be written.
     """
     met = run.agreement
     own = keyed_digest(met.secret, "own ids", own_ids)
+    places = {name: each.astype("<u4").tobytes() for name, each in found.items()}
     table = AgreedTable(
-        day=today(), plan=met.plan, run=met.run, secret=met.secret, own=own, ids=ids
+        day=today(), plan=met.plan, run=met.run, secret=met.secret, own=own, places=places
     )
     path = run.result.folder / TABLE
     with writing(path):
@@ -71,6 +81,7 @@ def kept(folder: Path, own_ids: Sequence[str]) -> AgreedTable | None:
     except (OSError, msgspec.MsgspecError):
         return None
     same = table.own == keyed_digest(table.secret, "own ids", own_ids)
+    same &= all(each < len(own_ids) for name in table.places for each in table.rows(name)[-1:])
     return table if same and table.day == today() else None
 
 

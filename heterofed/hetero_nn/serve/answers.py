@@ -11,6 +11,7 @@ import torch
 
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import pack
+from heterofed.data.packed_ids import PackedIds
 from heterofed.errors import FeatureError, ReleaseLimitError, RequestError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HalfModels
@@ -56,7 +57,7 @@ class Answers:
         limits: ServeLimits,
         run: Run,
         host: Peer,
-        ids: list[str],
+        ids: PackedIds,
         version: bytes,
         quota: RowQuota,
         log: RequestLog,
@@ -112,7 +113,7 @@ class Answers:
         """Count and compute the features of rows, defend them, and keep what is sent."""
         if not len(rows):
             return
-        ids = [self._ids[row] for row in rows.tolist()]
+        ids = self._ids.pick(rows)
         if self._counts_rows:
             self._count(ids)
         batch = self._features.of(ids)
@@ -125,7 +126,7 @@ class Answers:
     def _count(self, ids: Sequence[str]) -> None:
         """Count one release of rows in the ledger, before it is sent."""
         self._run.passing = Pass("predict", ids)
-        self._guard.leaves(FeatureBatch("tensor", {"": torch.empty(len(ids), 0)}, ids))
+        self._guard.leaves(FeatureBatch("tensor", {"": torch.empty(len(ids), 0)}))
 
     def _refuse(self, request: msg.ServeRequest, why: Any, *, retry_after: int = 0) -> None:
         refuse(self._party, self._host, request, why, retry_after=retry_after)

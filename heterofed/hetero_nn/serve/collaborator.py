@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from heterofed.compute.alignment import check_ids, keyed_digest
+from heterofed.data.packed_ids import PackedIds
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks
@@ -28,7 +31,8 @@ from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
-from heterofed.intersection.collaborator import intersect_as_collaborator
+from heterofed.intersection.collaborator import common_as_collaborator
+from heterofed.intersection.ids import own_ids
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
@@ -96,7 +100,7 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         self._limits, self._leave, self._fresh = limits, leave, fresh
         self._held: HeldRuns
         self._loaded: Loaded[HalfModels]
-        self._own: list[str]
+        self._own: PackedIds
         self._kept: AgreedTable | None = None
 
     def check(self, run: Run) -> None:
@@ -119,10 +123,10 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
             )
         return load(owner, run, trained, HalfModels, anew=anew)
 
-    def _served_ids(self, loaded: Loaded[HalfModels]) -> list[str]:
+    def _served_ids(self, loaded: Loaded[HalfModels]) -> PackedIds:
         allowed = self._limits.allow_ids
         ids = loaded.ids
-        return ids if allowed is None else sorted(allowed.intersection(ids))
+        return ids if allowed is None else PackedIds(each for each in ids if each in allowed)
 
     def held(self, run: Run) -> Earlier | None:  # noqa: ARG002
         """Return the table of today, if there is one."""
@@ -170,23 +174,22 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
             quota.close()
             log.write()
 
-    def _ids_in_common(self, run: Run, host: Peer) -> list[str]:
+    def _ids_in_common(self, run: Run, host: Peer) -> PackedIds:
         """Return the sorted ids that the Host may ask for, from the table or an intersection."""
         if self._kept is not None and run.agreement.resume is not None:
-            return self._kept.ids[host.name]
+            return self._own.take(self._kept.rows(host.name))
         most = self._limits.max_ids_per_day
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
-        ids = sorted(
-            intersect_as_collaborator(
-                run,
-                host,
-                self._own,
-                max_peer_ids=self.settings.max_peer_ids if most is None else most,
-                predicts=True,
-            )
+        found = common_as_collaborator(
+            run,
+            host,
+            own_ids(self._own),
+            max_peer_ids=self.settings.max_peer_ids if most is None else most,
+            predicts=True,
         )
-        agreed_table.keep(run, self._own, {host.name: ids})
-        return ids
+        places = np.array(found, np.int64)
+        agreed_table.keep(run, self._own, {host.name: places})
+        return self._own.take(places)
 
     def _first_plan(self, run: Run, host: Peer, table: Table) -> msg.ServePlan:
         """Return the plan with the version to begin with, after it was loaded."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterofed.compute.alignment import keyed_digest
+from heterofed.data.packed_ids import PackedIds
+from heterofed.data.places import Places
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers
 from heterofed.hetero_nn.half_task import HostHalfTask
@@ -18,15 +19,16 @@ from heterofed.hetero_nn.hooks import HostHooks, predicts
 from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.serve import agreed_table
-from heterofed.hetero_nn.serve.agreed_table import AgreedTable, joint_version
+from heterofed.hetero_nn.serve.agreed_table import AgreedTable, Rows, joint_version
 from heterofed.hetero_nn.serve.held_runs import HeldRuns, Served
 from heterofed.hetero_nn.serve.loaded import Loaded, load
-from heterofed.hetero_nn.serve.partners import Link, Partner, watch_for_newcomers
+from heterofed.hetero_nn.serve.partners import Link, Partner, Shared, watch_for_newcomers
 from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unavailable
 from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.serve.switch import Switch
-from heterofed.intersection.host import match_each
+from heterofed.intersection.host import positions_of_each
+from heterofed.intersection.ids import own_ids
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
 from heterofed.runs.artifacts import Trained, Which
@@ -143,12 +145,13 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         self._held: HeldRuns
         self._version: HostVersion
         self._links: dict[str, Link] = {}
-        self._ids: list[str]
-        self._matched: dict[str, list[str]]
+        self._ids: PackedIds
+        self._index: Places
+        self._shared: dict[str, Shared]
         self._kept: AgreedTable | None = None
 
     @property
-    def _own(self) -> list[str]:
+    def _own(self) -> PackedIds:
         """The sorted ids of this party's table."""
         return self._version.loaded.ids
 
@@ -221,14 +224,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         """Agree on the rows and the version, and answer requests until the queue leaves."""
         self.met = True
         party = run.party
-        self._matched = self._match(run)
-        self._ids = self._own
-        if self._serves.missing == "error":
-            by_key = [
-                set().union(*(self._matched[name] for name in each))
-                for each in self._parties.values()
-            ]
-            self._ids = sorted(set.intersection(*by_key))
+        self._settle_rows(run)
         self._links = {name: Link(party.peers[name]) for name in self.expected()}
         self._propose(run, self._version)
         answers = {
@@ -306,25 +302,40 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             raise
         self.served += 1
 
-    def _match(self, run: Run) -> dict[str, list[str]]:
-        """Return the sorted ids that each party has, from the table or an intersection."""
+    def _settle_rows(self, run: Run) -> None:
+        """Find out which rows are served, and which of them each Collaborator has."""
+        own, matched = self._own, self._match(run)
+        served = np.arange(len(own))
+        if self._serves.missing == "error":
+            for names in self._parties.values():
+                theirs = np.concatenate([matched[name] for name in names])
+                served = np.intersect1d(served, theirs)
+        self._ids = own.take(served)
+        self._index = Places(self._ids)
+        secret = run.agreement.secret
+        self._shared = {name: Shared.of(secret, own, matched[name], served) for name in matched}
+
+    def _match(self, run: Run) -> dict[str, Rows]:
+        """Return the positions of the own ids that each party has, from the table or an
+        intersection.
+        """
         if self._kept is not None and run.agreement.resume is not None:
-            return self._kept.ids
+            return {name: self._kept.rows(name) for name in self._kept.places}
         only_common = self._serves.missing == "error"
         roles = self._version.loaded.trained.roles
-        found = match_each(run, self._own, only_common=only_common, roles=roles)
-        matched = {name: sorted(ids) for name, ids in found.items()}
+        own = own_ids(self._own)
+        found = positions_of_each(run, own, only_common=only_common, roles=roles)
+        matched = {name: np.array(each, np.int64) for name, each in found.items()}
         agreed_table.keep(run, self._own, matched)
         return matched
 
     def _propose(self, run: Run, version: HostVersion) -> None:
         """Tell each Collaborator the rows, and the models that they are to be served with."""
-        party, secret, trained = run.party, run.agreement.secret, version.loaded.trained
+        trained = version.loaded.trained
         for name, link in self._links.items():
-            theirs = self._matched[name]
-            digest = keyed_digest(secret, "serve", theirs)
-            plan = (trained.run, trained.rounds, trained.which, len(theirs), digest)
-            party.post(link.peer, msg.ServePlan(*plan, version.digest))
+            rows = self._shared[name]
+            plan = (trained.run, trained.rounds, trained.which, rows.count, rows.digest)
+            run.party.post(link.peer, msg.ServePlan(*plan, version.digest))
 
     def _scorer(
         self, run: Run, version: HostVersion, answers: Mapping[str, msg.ServeAccepted]
@@ -334,9 +345,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         partners = []
         for key, names in self._parties.items():
             for name in names:
-                at = {each: row for row, each in enumerate(self._matched[name])}
-                found = (at.get(each, -1) for each in self._ids)
-                places = np.fromiter(found, np.int64, len(self._ids))
+                places = self._shared[name].places
                 joint = joint_version(version.digest, answers[name].version)
                 link = self._links[name]
                 partners.append(Partner(link, key, version.imputers[key], joint, places))
@@ -347,6 +356,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             run.party,
             partners,
             self._ids,
+            self._index,
             partners[0].version if alone else joint,
             by_mean=self._serves.missing,
             max_age=self._serves.max_age,

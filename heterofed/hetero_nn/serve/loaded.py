@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from heterofed.compute.alignment import check_ids
+from heterofed.data.packed_ids import PackedIds
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import PartyHooks, loads_features
 from heterofed.hetero_nn.models import HalfModels
@@ -36,7 +37,7 @@ class Loaded(Generic[M]):
 
     half: Half[M]
     trained: Trained
-    ids: list[str]
+    ids: PackedIds
 
     def digest(self, *more: str) -> bytes:
         """Return the digest of the half, over its files and further ones."""
@@ -92,7 +93,7 @@ def load(
         half.hooks.call("validate_context")
     load_models(trained, half)
     half.signature.serve(trained)
-    ids = sorted(check_ids(half.hooks.call("load_local_ids")))
+    ids = PackedIds(sorted(check_ids(half.hooks.call("load_local_ids"))))
     half.signature.compare_columns()
     made = half.models.models()
     for module in (*made, *modules_beside(owner, made)):

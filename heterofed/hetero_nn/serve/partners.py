@@ -6,6 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from heterofed.compute.alignment import keyed_digest
+from heterofed.data.packed_ids import PackedIds
 from heterofed.errors import PeerLostError
 from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.serve.feature_store import Rows
@@ -13,6 +17,9 @@ from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.protocol.messages import ServeAccepted, ServeAnswer
+
+Places = np.ndarray[Any, np.dtype[np.int32]]
+"""Numbers of rows; -1 stands for none."""
 
 
 @dataclass(slots=True)
@@ -53,6 +60,37 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """The rows that the Host and a Collaborator have both, in one session.
+
+    Attributes:
+        count: the number of them.
+        digest: the keyed digest of their ids.
+        places: the number of each row that is served among them, int32; -1 if it is not.
+    """
+
+    count: int
+    digest: bytes
+    places: Places
+
+    @classmethod
+    def of(cls, secret: bytes, own: PackedIds, rows: Rows, served: Rows) -> Shared:
+        """Return what two parties have in common.
+
+        Args:
+            secret: the key of the digest.
+            own: the Host's ids, sorted.
+            rows: the positions among them of the ids that the Collaborator has too, ascending.
+            served: those of the ids that are served.
+        """
+        at = np.searchsorted(rows, served)
+        at[at == len(rows)] = 0
+        has = rows[at] == served if len(rows) else np.zeros(len(served), bool)
+        places = np.where(has, at, -1).astype(np.int32)
+        return cls(len(rows), keyed_digest(secret, "serve", own.take(rows)), places)
+
+
+@dataclass(frozen=True, slots=True)
 class Partner:
     """A Collaborator's part in one version of the model.
 
@@ -61,14 +99,14 @@ class Partner:
         key: the key of its features in projections: its own, or its role's if it is a site.
         imputer: describes its features in training, and replaces those of rows that it lacks.
         version: the version of its half and the Host's.
-        places: the number of each of the Host's rows in the table with it; -1 if it lacks the row.
+        places: the number of each row that is served in the table with it; -1 if it lacks the row.
     """
 
     link: Link
     key: str
     imputer: FeatureImputer
     version: bytes
-    places: Rows
+    places: Places
 
     @property
     def peer(self) -> Peer:

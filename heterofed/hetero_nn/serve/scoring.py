@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ import torch
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.tensors import check_finite, unpack
+from heterofed.data.packed_ids import PackedIds
+from heterofed.data.places import Places
 from heterofed.errors import ColumnError, FeatureError, RequestError
 from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.half import Half
@@ -57,6 +60,7 @@ class Scorer:
         party: the Host.
         partners: the Collaborators in task order.
         ids: the ids of the rows that are served, sorted.
+        index: finds their rows.
         version: the version of the whole model.
         by_mean: the replacement for rows that a party does not have.
         max_age: the time in seconds for which the Host's own features of a row are kept.
@@ -72,7 +76,8 @@ class Scorer:
         half: Half[HostModels],
         party: Party,
         partners: Sequence[Partner],
-        ids: Sequence[str],
+        ids: PackedIds,
+        index: Places,
         version: bytes,
         *,
         by_mean: Missing,
@@ -82,7 +87,7 @@ class Scorer:
         self._features = OwnFeatures(half, load_timeout)
         self._half, self._party, self._partners = half, party, partners
         self._ids, self.version, self._missing = ids, version, by_mean
-        self._rows = {each: row for row, each in enumerate(ids)}
+        self._index = index
         self._store = FeatureStore(len(ids), max_age)
         self._has_features = True
         room = min(each.peer.session.max_batch_bytes for each in partners)
@@ -96,26 +101,29 @@ class Scorer:
             TaskFailed: a link broke, or a party violated the protocol.
         """
         outcomes: list[Outcome] = []
-        known: list[tuple[Request, list[int]]] = []
+        known: list[tuple[Request, Rows]] = []
+        rows, place = self._index.of([each for request in requests for each in request.ids]), 0
         for request in requests:
-            found = [self._rows.get(each, -1) for each in request.ids]
+            found = rows[place : place + len(request.ids)]
+            place += len(found)
+            absent = int(np.count_nonzero(found < 0))
             if request.partial:
                 outcomes += self._score_served(request, found)
-            elif -1 in found and (request.columns is None or self._missing == "error"):
-                outcomes.append((request, unknown(found.count(-1), len(found))))
+            elif absent and (request.columns is None or self._missing == "error"):
+                outcomes.append((request, unknown(absent, len(found))))
             elif request.columns is not None:
                 outcomes += self._score_together([(request, found)])
             else:
                 known.append((request, found))
         return outcomes + (self._score_together(known) if known else [])
 
-    def _score_together(self, known: Sequence[tuple[Request, list[int]]]) -> list[Outcome]:
+    def _score_together(self, known: Sequence[tuple[Request, Rows]]) -> list[Outcome]:
         """Return the outcomes of requests whose rows are known.
 
         A request with columns of its own comes alone.
         """
         outcomes: list[Outcome] = []
-        rows = np.concatenate([np.array(found, np.int64) for _, found in known])
+        rows = np.concatenate([found for _, found in known])
         ends = max(request.ends for request, _ in known)
         try:
             columns, parties = self._scored(rows, ends, known[0][0].columns)
@@ -129,12 +137,12 @@ class Scorer:
             place += len(found)
         return outcomes
 
-    def _score_served(self, request: Request, found: Sequence[int]) -> list[Outcome]:
+    def _score_served(self, request: Request, found: Rows) -> list[Outcome]:
         """Return the outcome of a request for those of its ids that are served."""
-        ids = [each for each, row in zip(request.ids, found, strict=True) if row >= 0]
+        ids = list(itertools.compress(request.ids, (found >= 0).tolist()))
         if not ids:
             return [(request, Scores({}, [], self.version, []))]
-        ((_, outcome),) = self._score_together([(request, [row for row in found if row >= 0])])
+        ((_, outcome),) = self._score_together([(request, found[found >= 0])])
         if isinstance(outcome, Scores):
             outcome.ids = ids
         return [(request, outcome)]
@@ -211,7 +219,7 @@ class Scorer:
         missing = self._store.missing(rows)
         if len(missing):
             with _failing():
-                batch = self._features.of([self._ids[row] for row in missing.tolist()])
+                batch = self._features.of(self._ids.pick(missing))
                 if batch is not None:
                     self._store.put(missing, batch)
             if batch is None:

@@ -5,7 +5,7 @@ for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,12 @@ class RowKeys:
     def ids(self, key: int = 0) -> list[str]:
         """Return the ids by a key, in the order of their rows."""
         return [marked(each, key) for each in self._by_key[key].ids]
+
+    def __len__(self) -> int:
+        return len(self._by_key[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_key[0].ids)
 
     def further(self, common: Iterable[str], key: int) -> list[str]:
         """Return the ids by a key of those rows that none of the common ids stands for."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from heterofed.tabular.ids.doubts import Doubts
 from heterofed.tabular.ids.recipe import IdRecipe, Part, joined, nth
 from heterofed.tabular.ids.writing import UnfitError
 from heterofed.tabular.sources import Source
+
+if TYPE_CHECKING:
+    from heterofed.data.places import Places
 
 Duplicates = Literal["error", "first", "last", "many"]
 """The treatment of an id in several rows: refuse it, keep one row, or keep all ("many")."""
@@ -36,7 +40,6 @@ class TableIds:
     notes: tuple[str, ...] = ()
     most_rows: int = 1
     dropped: int = 0
-    _found: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,15 +50,18 @@ class TableIds:
         Raises:
             MissingIdsError: some ids have no row.
         """
-        if not self._found:
-            self._found.update(zip(self.ids, self.rows.tolist(), strict=True))
-        try:
-            return np.fromiter((self._found[each] for each in ids), np.int64, len(ids))
-        except KeyError:
-            absent = sum(each not in self._found for each in ids)
+        places = self._places.of(ids)
+        if absent := int(np.count_nonzero(places < 0)):
             raise MissingIdsError(
                 f"{self.name} has no row for {absent} of {len(ids)} ids", numbers=(absent, len(ids))
-            ) from None
+            )
+        return np.asarray(self.rows[places])
+
+    @functools.cached_property
+    def _places(self) -> Places:
+        from heterofed.data.places import Places  # its package loads torch
+
+        return Places(self.ids)
 
 
 def read_ids(

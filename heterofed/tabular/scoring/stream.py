@@ -74,17 +74,17 @@ def score(
     parts = Parts(out, task_id, rows_at_once, fresh=fresh)
     with _Link(host, task_id, settings) as link:
         link.wait_until_open()
-        ids = host.load_local_ids()
-        done = predicted = 0
-        for rows, found in _kept(link, parts, ids, rows_at_once, id_name):
-            done, predicted = done + rows, predicted + found
-            progress(done, len(ids))
-    parts.finish(-(-len(ids) // rows_at_once))
-    return len(ids), predicted
+        total, in_parts = host.ids_in_parts(rows_at_once)  # the link has read them
+        done = predicted = count = 0
+        for rows, found in _kept(link, parts, in_parts, id_name):
+            done, predicted, count = done + rows, predicted + found, count + 1
+            progress(done, total)
+    parts.finish(count)
+    return done, predicted
 
 
 def _kept(
-    link: _Link, parts: Parts, ids: Sequence[str], at_once: int, id_name: str
+    link: _Link, parts: Parts, in_parts: Iterator[list[str]], id_name: str
 ) -> Iterator[tuple[int, int]]:
     """Keep one part after another; yield the number of its ids, and of its predictions."""
     asked: deque[tuple[int, Sequence[str], Future[Scores]]] = deque()
@@ -96,8 +96,7 @@ def _kept(
         parts.keep(number, some, pd.DataFrame(columns), scores.version)
         return len(some), len(scores.parties)
 
-    for number, start in enumerate(range(0, len(ids), at_once)):
-        some = ids[start : start + at_once]
+    for number, some in enumerate(in_parts):
         if (rows := parts.rows_of(number, some)) is not None:
             yield len(some), rows
             continue
