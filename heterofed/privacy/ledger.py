@@ -58,7 +58,11 @@ class ReleaseLedger:
         with self._telling():
             append(self._path, b"")  # private; SQLite gives its journal the same permissions
             self._base = open_file(self._path)
-            self._groups = RowGroups(self._base)
+            try:
+                self._groups = RowGroups(self._base)
+            except BaseException:
+                self._base.close()
+                raise
 
     def charge(
         self,

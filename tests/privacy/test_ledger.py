@@ -12,17 +12,12 @@ from pathlib import Path
 import pytest
 
 from heterofed.errors import ConfigError, LedgerError
-from heterofed.files import private_folder
-from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.privacy.passes import NOBODY, Pass
 from heterofed.privacy.release_costs import Cost, Shared, Totals
 from heterofed.runs.settings import ReleaseLimits
+from tests.privacy.ledgers import opened
 
 IDS = [f"id-{number}" for number in range(7)]
-
-
-def opened(folder: Path, party: str = "bob") -> ReleaseLedger:
-    return ReleaseLedger(private_folder(folder, "releases"), "task", party)
 
 
 # -- passes ------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heterofed.errors import LedgerError
-from heterofed.files import private_folder
 from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.privacy.passes import Kind
 from heterofed.privacy.release_costs import Cost, Shared, Totals
+from tests.privacy.ledgers import opened
 
 IDS = [f"id-{number}" for number in range(9)]
 FORK = multiprocessing.get_context("fork")
@@ -41,10 +41,6 @@ CREATE TABLE labels (
 CREATE TABLE counts (run BLOB, what TEXT, times INTEGER NOT NULL, PRIMARY KEY (run, what));
 """
 """The file before rows were grouped."""
-
-
-def opened(folder: Path) -> ReleaseLedger:
-    return ReleaseLedger(private_folder(folder, "releases"), "task", "bob")
 
 
 def path_of(folder: Path) -> Path:
@@ -192,6 +188,7 @@ def test_an_earlier_version_does_not_start_at_zero(tmp_path: Path) -> None:
     base.executescript(TABLES_0.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
     with pytest.raises(sqlite3.OperationalError, match="view"):
         base.execute("INSERT OR IGNORE INTO rows (name) VALUES (?)", (b"name",))
+    base.close()
 
 
 def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:

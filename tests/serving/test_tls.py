@@ -50,6 +50,7 @@ def signed(
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
+    signer = by.key if by else key
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -60,13 +61,32 @@ def signed(
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        # From Python 3.13 on, a certificate without these is not accepted.
+        .add_extension(usage(signs=by is None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
     )
-    made = builder.sign(by.key if by else key, hashes.SHA256())
+    made = builder.sign(signer, hashes.SHA256())
     pem, key_pem = folder / f"{name}.pem", folder / f"{name}.key"
     pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     form = serialization.PrivateFormat.PKCS8
     key_pem.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, encryption))
     return Signed(made, key, pem, key_pem)
+
+
+def usage(*, signs: bool) -> x509.KeyUsage:
+    """What the key of a certificate is for: signing certificates, or proving who one is."""
+    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+        **dict.fromkeys(unused, False),
+    )
 
 
 class Office:
