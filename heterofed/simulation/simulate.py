@@ -107,11 +107,6 @@ def simulate(
                 "baselines are of a run that was trained, and a rehearsal trains nothing; leave out"
                 " one of baselines and rehearse"
             )
-        if not isinstance(host, HeteroNNHostScheduler):
-            raise ConfigError(
-                f"baselines are of a task in which parties have different columns, and a"
-                f" {type(host).__name__} has none; leave out baselines"
-            )
         check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
