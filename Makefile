@@ -26,7 +26,8 @@ test-long: $(VENV)/.installed
 	$(PYTEST) -m long
 
 # The quick tests on each Python of PYTHONS that this machine has; the others are named.
-test-pythons: $(PYTHONS:%=quick-on-%)
+test-pythons:
+	$(MAKE) --keep-going $(PYTHONS:%=quick-on-%)
 
 # Behind pyenv, a Python answers only where PYENV_VERSION names it.
 quick-on-%: $(VENV)/.installed

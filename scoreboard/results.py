@@ -1,7 +1,7 @@
 """What was measured: where it is kept, what its systems and data sets are called, and the ratios.
 
-A run of a system stands between two runs of the joined model. Where these two differ much, the
-machine had other work for a part of the time, and no ratio is made of that run.
+A run of a system stands between two runs of the joined model. Its time counts only if the machine
+had little other work: its load was low, and these two took about as long.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ DATA = {"mnist": "MNIST halves", "default_credit": "default_credit"}
 
 STEADY = 1.5
 """How many times as slow the joined model may be after a run as before it, or before as after."""
+
+QUIET = 4.0
+"""The largest load of the machine at which times count: two cores, and a run keeps both busy."""
 
 
 def read() -> dict[str, Any]:
@@ -36,10 +39,20 @@ def runs(system: dict[str, Any], data: str) -> list[dict[str, Any]]:
     return found
 
 
+def timed(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs whose times count."""
+    return [
+        run
+        for run in measured
+        if max(run["load"]) <= QUIET and max(run["joined_ms"]) <= STEADY * min(run["joined_ms"])
+    ]
+
+
+def ratio(run: dict[str, Any]) -> float:
+    """Return how many times as long as the joined model's a step of a run took."""
+    return float(run["ms"] / statistics.mean(run["joined_ms"]))
+
+
 def ratios(system: dict[str, Any], data: str) -> list[float]:
-    """Return how many times as long as the joined model's a step took, in each steady run."""
-    return sorted(
-        run["ms"] / statistics.mean(run["joined_ms"])
-        for run in runs(system, data)
-        if max(run["joined_ms"]) <= STEADY * min(run["joined_ms"])
-    )
+    """Return the ratios of the timed runs, sorted."""
+    return sorted(map(ratio, timed(runs(system, data))))

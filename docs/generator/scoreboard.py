@@ -8,7 +8,7 @@ from typing import Any
 
 from docs.generator.markdown import table
 from scoreboard.render import PICTURE, shown
-from scoreboard.results import DATA, SYSTEMS, ratios, read, runs
+from scoreboard.results import DATA, SYSTEMS, ratio, read, runs, timed
 
 PACKAGES = {"heterofed": "heterofed", "nvflare": "nvflare", "flower": "flwr"}
 NOT_MEASURED = "not measured"
@@ -51,10 +51,10 @@ def _table(rows: dict[str, Callable[[System], str]]) -> str:
     return table(["", *SYSTEMS.values()], cells)
 
 
-def _of_runs(data: str, say: Callable[[list[Run], list[float]], str]) -> Callable[[System], str]:
+def _of_runs(data: str, say: Callable[[list[Run]], str]) -> Callable[[System], str]:
     def cell(system: System) -> str:
         try:
-            return say(runs(system, data), ratios(system, data))
+            return say(runs(system, data))
         except statistics.StatisticsError:  # there is no run, or none with this figure
             return NOT_MEASURED
 
@@ -89,18 +89,20 @@ def _exact(measured: list[Run]) -> str:
     return "yes" if all(run["exact"] for run in measured) else "**no**"
 
 
-SPEED: dict[str, Callable[[list[Run], list[float]], str]] = {
-    "ratio to the joined model": lambda _, ratios: _between(ratios),
-    "a step, ms": lambda each, _: f"{_median(each, 'ms'):,.1f}",
-    "the joined model's step then, ms": lambda each, _: f"{_joined_ms(each):,.1f}",
-    "rows per second": lambda each, _: f"{128_000 / _median(each, 'ms'):,.0f}",
-    "bytes per row": lambda each, _: f"{_median(each, 'bytes_per_row'):,.0f}",
-    "same weights as the joined model, to the bit": lambda each, _: _exact(each),
-    "accuracy, and the joined model's": lambda each, _: (
+SPEED: dict[str, Callable[[list[Run]], str]] = {
+    "ratio to the joined model": lambda each: _between(list(map(ratio, timed(each)))),
+    "a step, ms": lambda each: f"{_median(timed(each), 'ms'):,.1f}",
+    "the joined model's step then, ms": lambda each: f"{_joined_ms(timed(each)):,.1f}",
+    "rows per second": lambda each: f"{128_000 / _median(timed(each), 'ms'):,.0f}",
+    "load then": lambda each: _between([load for run in timed(each) for load in run["load"]]),
+    "bytes per row": lambda each: f"{_median(each, 'bytes_per_row'):,.0f}",
+    "same weights as the joined model, to the bit": _exact,
+    "accuracy, and the joined model's": lambda each: (
         f"{_median(each, 'accuracy'):.4f}, {_median(each, 'joined_accuracy'):.4f}"
     ),
-    "steps of a run; runs": lambda each, _: f"{_median(each, 'steps'):.0f}; {len(each)}",
-    "load of the machine": lambda each, _: _between([load for run in each for load in run["load"]]),
+    "steps of a run; runs, timed runs": lambda each: (
+        f"{_median(each, 'steps'):.0f}; {len(each)}, {len(timed(each))}"
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from heterofed.cli import machine
-from heterofed.cli.forecast import Phase, psi_forecast, train_forecast
+from heterofed.cli.forecast import Phase, is_shared, psi_forecast, train_forecast
 from heterofed.cli.machine import Machine
 from heterofed.cli.measures import psi_costs, step_seconds
 from heterofed.cli.own_party import own_party
@@ -22,6 +22,7 @@ from heterofed.identity import consent
 from heterofed.identity.task_file import known_tasks
 from heterofed.identity.task_terms import TaskFile, terms_digest
 from heterofed.protocol.messages import Facts, Work
+from heterofed.rendezvous.agreement import task_digest
 from heterofed.rendezvous.backend import TaskPlace
 from heterofed.reporting.units import bytes_shown, seconds_shown
 
@@ -110,7 +111,7 @@ def _probes(
     place: TaskPlace, name: str, work: Work | None, found: Machine, asked: Asked
 ) -> Iterator[Probe]:
     def measure(given: Work) -> Facts:
-        return _facts(found, given, asked.ids)
+        return _facts(found, given, asked.ids, task_digest(place.task.task))
 
     if work is not None:
         yield from probe_as_host(place, name, work, measure, asked.wait)
@@ -159,12 +160,13 @@ def _work(task: TaskFile, asked: Asked) -> Work:
     )
 
 
-def _facts(found: Machine, work: Work, ids: int) -> Facts:
+def _facts(found: Machine, work: Work, ids: int, task: bytes) -> Facts:
     """Measure this machine for a work; it takes a few seconds."""
     costs = psi_costs(work.protocol)
     step = step_seconds(work) if work.rounds else 0.0
     facts = msgspec.to_builtins(found)
-    return Facts(**facts, ids=ids, ask=costs.ask, sign=costs.sign, tag=costs.tag, step=step)
+    speed = msgspec.to_builtins(costs)
+    return Facts(**facts, ids=ids, **speed, step=step, machine=machine.machine_digest(task))
 
 
 def _of_probe(probe: Probe, other: Facts) -> Iterator[str]:
@@ -214,6 +216,11 @@ def _between(probe: Probe) -> Iterator[str]:
 def _as_data(probe: Probe) -> dict[str, Any]:
     found = (probe.work, probe.host, probe.shop, probe.link)
     names = ("work", "host", "collaborator", "link")
-    named = {key: msgspec.structs.asdict(value) for key, value in zip(names, found, strict=True)}
+    named: dict[str, Any] = {
+        key: msgspec.structs.asdict(value) for key, value in zip(names, found, strict=True)
+    }
+    for key in ("host", "collaborator"):
+        del named[key]["machine"]  # it says nothing to a reader
+    named["same_machine"] = is_shared(probe.host, probe.shop)
     phases = {"psi": psi_forecast(*found), "train": train_forecast(*found)}
     return {"party": probe.party, **named, "forecast": msgspec.to_builtins(phases)}

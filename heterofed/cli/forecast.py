@@ -66,8 +66,15 @@ def psi_forecast(work: Work, host: Facts, shop: Facts, link: LinkFacts) -> Phase
     from_host = values + work.common * TAG_BYTES
     here = work.ids * host.ask
     there = work.ids * shop.sign + shop.ids * shop.tag
-    on_its_way = max(to_host / link.up, from_host / link.down)
-    return Phase(max(here, there, on_its_way) + PSI_TURNS * link.rtt, to_host, from_host)
+    longest = max(here, there, to_host / link.up, from_host / link.down)
+    if is_shared(host, shop):  # both work at once, and have been measured alone
+        longest = max(longest, (here * host.busy + there * shop.busy) / host.cores)
+    return Phase(shop.start + longest + PSI_TURNS * link.rtt, to_host, from_host)
+
+
+def is_shared(host: Facts, shop: Facts) -> bool:
+    """Return whether both parties are known to be on one machine, whose cores they share."""
+    return bool(host.machine) and host.machine == shop.machine
 
 
 def train_forecast(work: Work, host: Facts, shop: Facts, link: LinkFacts) -> Phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,9 @@ from pathlib import Path
 from heterofed._version import __version__
 from heterofed.reporting.units import bytes_shown
 from psi.workers import usable_cores
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""The file of Linux with a random number that each start of the kernel draws."""
 
 LEAST_FILES = 1024
 """The number of open files below which a Host with several parties may run out of them."""
@@ -74,6 +78,19 @@ def this_machine(results: Path) -> Machine:
         disk=shutil.disk_usage(_nearest(results)).free,
         files=_most_files(),
     )
+
+
+def machine_digest(task: bytes) -> bytes:
+    """Return 16 bytes that only parties of a task under one running kernel have in common.
+
+    Nobody can tell from them which machine it is. They are empty if the system does not say.
+
+    Args:
+        task: the digest of the task.
+    """
+    with contextlib.suppress(OSError):
+        return hashlib.blake2b(BOOT.read_bytes(), key=task, digest_size=16).digest()
+    return b""
 
 
 def warnings(machine: Machine, ids: int, files_needed: int = LEAST_FILES) -> Iterator[str]:

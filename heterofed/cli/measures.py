@@ -32,11 +32,21 @@ _ALONE = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class PsiCosts:
-    """The seconds for one id: of blinding and unblinding, of signing, and of an own tag."""
+    """The costs of an intersection.
+
+    Attributes:
+        ask: the seconds of blinding and unblinding one id.
+        sign: the seconds of signing one.
+        tag: the seconds of computing one own tag.
+        start: the seconds of making and checking the key.
+        busy: how many cores were busy on average.
+    """
 
     ask: float
     sign: float
     tag: float
+    start: float
+    busy: float
 
 
 def psi_costs(protocol: PSIProtocol) -> PsiCosts:
@@ -49,6 +59,7 @@ def psi_costs(protocol: PSIProtocol) -> PsiCosts:
     ids = [f"{number:012}" for number in range(count)]
     run = psi.domain("probe", secrets.token_hex(16))
     ask, sign, tag = _Watch(), _Watch(), _Watch()
+    began, computed = time.perf_counter(), time.process_time()
     with psi.signer(protocol, ids, domain=run) as signing:
         key = signing.public_key()
         with psi.requester(protocol, ids, key, count, domain=run) as asking:
@@ -66,7 +77,9 @@ def psi_costs(protocol: PSIProtocol) -> PsiCosts:
             with tag:
                 for _ in signing.tags():
                     pass
-    return PsiCosts(ask.seconds / count, sign.seconds / count, tag.seconds / count)
+            took, computed = time.perf_counter() - began, time.process_time() - computed
+    each = (ask.seconds / count, sign.seconds / count, tag.seconds / count)
+    return PsiCosts(*each, took - count * sum(each), computed / took)
 
 
 def step_seconds(work: Work) -> float:

@@ -1,7 +1,8 @@
 """Probes the machines of a task and the connections between them, from both ends.
 
-The Host announces the work that it plans. Both ends measure at the same time how fast they do it,
-and then the Collaborator measures the connection. No id and no value of a row is sent.
+The Host announces the work that it plans, and measures how fast it does it. The Collaborator
+does so after it, because both may be on one machine, and then measures the connection. No id and
+no value of a row is sent.
 """
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ def probe_as_collaborator(place: TaskPlace, name: str, measure: Measure, wait: f
             )
         work = mail.of(ProbeBegin).work
         with party.in_phase("probe"):
-            own = measure(work)
             theirs = party.take(host, ProbeFacts).of(ProbeFacts).facts
+            own = measure(work)  # not before, since both would share the cores of one machine
             link = measured_link(party, host)
             party.post(host, ProbeResult(own, link))
         return Probe(place.task.host.party, work, theirs, own, link)

@@ -1,4 +1,4 @@
-"""What both ends of a session know of it: what was agreed, and how far each phase has come."""
+"""Holds what both ends of a session know: what was agreed, and how far each phase has come."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LIMITS_WITHOUT_PLAN = limits_by_state(None)
 
 
 class Conversation:
-    """What was said between a Host and a Collaborator, as far as a rule asks for it.
+    """Holds what was said between a Host and a Collaborator, as far as a rule asks for it.
 
     Attributes:
         state: the state of the session.

@@ -1,4 +1,4 @@
-"""What a session counts: values, batches, requests, sums over sites and sizes of weights."""
+"""Holds what a session counts: values, batches, requests, sums over sites and sizes of weights."""
 
 from __future__ import annotations
 

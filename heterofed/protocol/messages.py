@@ -217,6 +217,10 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         sign: the seconds of signing one id of the other party.
         tag: the seconds of computing the tag of one own id.
         step: the seconds of one training step, with both halves on this machine.
+        start: the seconds of making and checking the key of an intersection.
+        busy: how many cores the intersection has kept busy, on average.
+        machine: 16 bytes that only parties of this task on this very machine have too; empty if
+            the system does not say which machine it is.
     """
 
     version: Version
@@ -231,6 +235,9 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     sign: Duration
     tag: Duration
     step: Duration
+    start: Duration = 0.0
+    busy: Annotated[float, Meta(ge=0, le=1 << 16)] = 1.0
+    machine: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 class LinkFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

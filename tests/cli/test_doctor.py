@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from msgspec import structs
 from heterofed import simulate
 from heterofed.cli import machine, made_up, measures
 from heterofed.cli.diagnosis import Asked, diagnosed
-from heterofed.cli.forecast import psi_forecast, train_forecast
+from heterofed.cli.forecast import is_shared, psi_forecast, train_forecast
 from heterofed.cli.made_up import MadeUpCollaborator, MadeUpHost
 from heterofed.cli.probe import probe_as_collaborator, probe_as_host
 from heterofed.errors import (
@@ -130,10 +131,33 @@ def test_both_ends_say_the_same(home: Path, tmp_path: Path) -> None:
     assert at_host["work"]["protocol"] == "ecdh"
     assert abs(at_host["link"]["ahead"]) < 5  # it is the same clock
     assert at_host["collaborator"]["step"] > 0
+    assert at_host["same_machine"] is machine.BOOT.exists()
     text = "\n".join(line for line, _ in host)
     for part in ("alice's key is", "round trip", "intersection of 300 and 300 ids", "2 rounds"):
         assert part in text
     assert json.dumps(at_host)
+
+
+def test_they_measure_one_after_the_other(home: Path) -> None:
+    path = open_offices(home)
+    now: list[str] = []
+    together_with: list[list[str]] = []
+
+    def measure(name: str) -> Callable[[Work], Facts]:
+        def measured(_work: Work) -> Facts:
+            now.append(name)
+            time.sleep(0.2)
+            together_with.append(now.copy())
+            now.remove(name)
+            return FACTS
+
+        return measured
+
+    together(
+        lambda: list(probe_as_host(place(home, path, "alice"), "alice", WORK, measure("host"), 30)),
+        lambda: probe_as_collaborator(place(home, path, "bob"), "bob", measure("shop"), 30),
+    )
+    assert together_with == [["host"], ["shop"]]
 
 
 @pytest.mark.slow
@@ -271,6 +295,22 @@ def test_bytes_are_those_of_a_run(protocol: Any, tmp_path: Path) -> None:
     received = sum(phases[each].bytes_received for each in ("train", "test"))
     assert train.from_host == pytest.approx(sent, rel=0.1)
     assert train.to_host == pytest.approx(received, rel=0.1)
+
+
+def test_parties_on_one_machine_share_its_cores() -> None:
+    facts = structs.replace(FACTS, cores=2, ask=3e-3, sign=2e-3, tag=1e-3, busy=1.8)
+    work = structs.replace(WORK, ids=100)
+    apart = psi_forecast(work, facts, structs.replace(facts, ids=100), LINK).seconds
+    here = structs.replace(facts, ids=100, machine=machine.machine_digest(b"task"))
+    shared = psi_forecast(work, here, here, LINK).seconds
+    assert shared - apart == pytest.approx(0.6 * 1.8 / 2 - 0.3)
+    idle = structs.replace(here, busy=0.5)
+    assert psi_forecast(work, idle, idle, LINK).seconds == pytest.approx(apart)
+    late = structs.replace(facts, ids=100, start=2.0)
+    assert psi_forecast(work, facts, late, LINK).seconds == pytest.approx(apart + 2.0)
+    other = structs.replace(here, machine=machine.machine_digest(b"another task"))
+    assert not is_shared(here, other)
+    assert not is_shared(facts, facts)
 
 
 def test_a_slow_way_and_slow_machines_take_longer() -> None:

@@ -100,7 +100,8 @@ def test_a_run_for_whose_time_the_machine_had_other_work_has_no_ratio(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unsteady, steady = run(30.0, 10.0, 100.0), run(30.0, 9.0, 11.0)
-    assert results.ratios({"speed": {"mnist": [unsteady, steady]}}, "mnist") == [3.0]
+    loaded = {**steady, "load": [results.QUIET / 2, results.QUIET * 2]}
+    assert results.ratios({"speed": {"mnist": [unsteady, steady, loaded]}}, "mnist") == [3.0]
     measured = {name: {"speed": {"mnist": [unsteady]}} for name in results.SYSTEMS}
     assert render.shown(measured) == {}
     monkeypatch.setattr(tables, "read", lambda: measured)

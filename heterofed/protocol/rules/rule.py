@@ -32,7 +32,7 @@ def changes_nothing(_said: Conversation, _message: object, _size: int) -> None:
 
 
 class Rule(NamedTuple):
-    """What is asked of a message in its turn, and what it changes once it was said.
+    """Says what is asked of a message in its turn, and what it changes once it was said.
 
     Attributes:
         guard: raises `Refused` with the reason, if the message with a payload of this many bytes is
