@@ -126,7 +126,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a path, and do not wait for another process if it is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, os.O_RDONLY | flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _head(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:

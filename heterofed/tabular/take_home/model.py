@@ -16,7 +16,7 @@ from torch import nn
 
 from heterofed.data.signature import SIGNATURE
 from heterofed.errors import ConfigError
-from heterofed.files import read, whole_folder, writing
+from heterofed.files import read, rename_folder, whole_folder, writing
 from heterofed.reporting.results import SUMMARY, write_whole
 from heterofed.runs.artifacts import Trained, load_weights, read_trained
 from heterofed.tabular.ids import Duplicates, IdRecipe, unmarked
@@ -164,7 +164,7 @@ def _in_place_of(place: Path) -> Iterator[Path]:
             place.unlink()
         if place.exists():
             shutil.rmtree(before, ignore_errors=True)
-            place.rename(before)
+            rename_folder(place, before)
     shutil.rmtree(before, ignore_errors=True)
 
 
