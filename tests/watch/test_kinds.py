@@ -50,9 +50,10 @@ def test_sites_are_parties(tmp_path: Path) -> None:
     assert set(live) == names
     for party, (seen, parts) in live.items():
         assert {party, *seen.state.parties} == names
-        assert (seen.life, seen.rounds, seen.planned) == ("running", 1, 2), party
-        assert "Rounds 1 of 2" in parts["now"]
-        assert "Round 2 of 2: features and gradients travel" in parts["top"]
+        assert (seen.life, seen.planned) == ("running", 2), party
+        assert seen.rounds == 1 or (party == "lab" and seen.rounds == 0)
+        assert f"Rounds {seen.rounds} of 2" in parts["now"]
+    assert "Round 2 of 2: features and gradients travel" in live["bank"][1]["top"]
     for seen, _ in looked_at(tmp_path).values():
         assert (seen.life, seen.rounds) == ("finished", 2)
 
@@ -63,9 +64,9 @@ def test_parties_of_a_horizontal_task_have_numbers_of_their_own(tmp_path: Path) 
     parties = [horizontal.Party(tmp_path, name, place) for place, name in enumerate("abc")]
     live = during(parties[2], "train_a_round", 3, tmp_path)
     horizontal.run(horizontal.host(tmp_path, 3, 4), parties)
-    assert {name: seen.rounds for name, (seen, _) in live.items()} == dict.fromkeys(
-        ("head", "a", "b", "c"), 2
-    )
+    rounds = {name: seen.rounds for name, (seen, _) in live.items()}
+    assert (rounds["head"], rounds["c"]) == (2, 2)
+    assert {rounds["a"], rounds["b"]} <= {1, 2}  # their next phase may not have begun
     for name, (seen, parts) in live.items():
         assert {name, *seen.state.parties} == {"head", "a", "b", "c"}
         assert "features and gradients" not in " ".join(parts.values())
