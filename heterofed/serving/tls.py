@@ -83,11 +83,13 @@ class Tls:
         own = x509.load_pem_x509_certificates(self.certificate.read_bytes())[0]
         if own.not_valid_after_utc < now:
             day = own.not_valid_after_utc.date()
-            raise ConfigError(f"the certificate {self.certificate} expired on {day}: renew it")
+            raise ConfigError(
+                f"the certificate {self.certificate} expired on {day}; give a renewed one"
+            )
         if own.not_valid_before_utc > now:
             since = f"{own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
             raise ConfigError(
-                f"the certificate {self.certificate} is valid from {since} on: wait until then, or"
+                f"the certificate {self.certificate} is valid from {since} on; give another one, or"
                 " set the clock of this machine right"
             )
 

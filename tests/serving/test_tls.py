@@ -263,7 +263,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"cannot be used .*: give"):
             Tls(cert, key, ca).context()
     expired = signed(tmp_path, "expired", authority, days=-1)
-    with pytest.raises(ConfigError, match=r"expired\.pem expired on 20.*: renew it"):
+    with pytest.raises(ConfigError, match=r"expired\.pem expired on 20.*; give a renewed one"):
         Tls(expired.pem, expired.key_pem).context()
     with pytest.raises(ConfigError, match="give one of the two"):
         task = ServedTask(scheduler=TinyHost(tmp_path), task_id="t", token="")
