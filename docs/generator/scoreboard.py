@@ -12,6 +12,7 @@ from scoreboard.results import DATA, SYSTEMS, ratio, read, runs, timed
 
 PACKAGES = {"heterofed": "heterofed", "nvflare": "nvflare", "flower": "flwr"}
 NOT_MEASURED = "not measured"
+NEVER_QUIET = "No run so far had a machine that was quiet enough, so there are no times."
 ALT = "Time of a training step as a multiple of the joined model's; the tables have the numbers."
 
 System = dict[str, Any]
@@ -36,8 +37,8 @@ def speed() -> str:
         for data, title in DATA.items()
         if any(runs(system, data) for system in systems.values())
     ]
-    pictures = [f"![{ALT}](../images/{PICTURE.name})"] if shown(systems) else []
-    return "\n\n".join([*pictures, *tables]) or "Not measured on this version yet."
+    picture = f"![{ALT}](../images/{PICTURE.name})" if shown(systems) else NEVER_QUIET
+    return "\n\n".join([picture, *tables])
 
 
 def faults_table() -> str:
