@@ -5,7 +5,8 @@
 Trains a tabular model by command, serves it by `heterofed serve` at both parties, and asks from
 this process. `p50_ms` and `p99_ms` are of one caller who asks for one row after another, each of
 them for the first time; `requests_per_s` and `p99_under_load_ms` of many callers at once, one row
-each; `batch_rows_per_s` of requests for all rows. `load` is the load of the machine before.
+each; `batch_rows_per_s` of requests for all rows as JSON, and `arrow_rows_per_s` as Arrow streams.
+`load` is the load of the machine before.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.ipc
 
 from benchmarks.curve import ROOT, free_port, heterofed
 from benchmarks.relay import Relay
+from heterofed.serving.arrow_bodies import MEDIA_TYPE
 
 TASK, HOST, SHOP = "serving", "bank", "shop"
 LONE_REQUESTS, WARM_UP, BATCHES = 1000, 100, 5
@@ -103,9 +108,18 @@ class Parties:
 
     def request(self, ids: Sequence[str]) -> bytes:
         """The bytes of a request for some rows."""
-        body = json.dumps({"ids": ids}).encode()
+        return self._post(json.dumps({"ids": ids}).encode())
+
+    def arrow_request(self, ids: Sequence[str]) -> bytes:
+        """The bytes of a request for some rows as an Arrow stream, which is answered by one."""
+        table, sink = pyarrow.table({"id": pyarrow.array(ids, pyarrow.string())}), BytesIO()
+        with pyarrow.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return self._post(sink.getvalue(), f"Content-Type: {MEDIA_TYPE}\r\n")
+
+    def _post(self, body: bytes, more: str = "") -> bytes:
         head = (
-            f"POST /v1/models/{TASK}:predict HTTP/1.1\r\nHost: localhost\r\n"
+            f"POST /v1/models/{TASK}:predict HTTP/1.1\r\nHost: localhost\r\n{more}"
             f"Authorization: Bearer {self.token}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -240,6 +254,18 @@ def percentile(seconds: Sequence[float], percent: float) -> float:
     return round(float(np.percentile(seconds, percent)) * 1000, 3)
 
 
+def seconds_of(caller: Caller, request: bytes) -> float:
+    """The median seconds of a request."""
+    found = []
+    for _ in range(BATCHES):
+        began = time.perf_counter()
+        status, answer = caller.ask(request)
+        if status != 200:
+            raise SystemExit(answer.decode())
+        found.append(time.perf_counter() - began)
+    return sorted(found)[len(found) // 2]
+
+
 def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[str, Any]:
     """All figures."""
     load = os.getloadavg()[0]
@@ -258,13 +284,8 @@ def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[s
             many = (each for _ in range(1000) for each in made)
             asyncio.run(crowd(parties.port, clients, many, 1.0))
             loaded = asyncio.run(crowd(parties.port, clients, many, seconds))
-            whole, batches = parties.request(parties.ids), []
-            for _ in range(BATCHES):
-                began = time.perf_counter()
-                status, answer = caller.ask(whole)
-                if status != 200:
-                    raise SystemExit(answer.decode())
-                batches.append(time.perf_counter() - began)
+            batch = seconds_of(caller, parties.request(parties.ids))
+            arrow = seconds_of(caller, parties.arrow_request(parties.ids))
     return {
         "rows": rows,
         "clients": clients,
@@ -275,7 +296,8 @@ def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[s
         "p99_ms": percentile(lone, 99),
         "requests_per_s": round(len(loaded) / seconds),
         "p99_under_load_ms": percentile(loaded, 99),
-        "batch_rows_per_s": round(rows / sorted(batches)[len(batches) // 2]),
+        "batch_rows_per_s": round(rows / batch),
+        "arrow_rows_per_s": round(rows / arrow),
     }
 
 

@@ -46,6 +46,7 @@ ALONE = {
         "heterofed/privacy/mask",
         "heterofed/privacy/noise",
         "heterofed/runs/records/sealed",
+        "heterofed/serving/tls",
         "psi/",
     ],
     "rbcl": ["psi/"],

@@ -167,12 +167,14 @@ class _Sums:
     Attributes:
         moments: the products of features with features, [features, features].
         products: the products of features with gradients, [features, d].
+        classes: the numbers of the classes so far, int64 of [classes].
         counts: the number of rows of each class, [classes].
         totals: the sum of the features of each class, [classes, features].
     """
 
     moments: Tensor
     products: Tensor
+    classes: Tensor
     counts: Tensor
     totals: Tensor
 
@@ -183,7 +185,13 @@ class _Sums:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
-        return cls(zeros(features, features), zeros(features, width), zeros(0), zeros(0, features))
+        return cls(
+            moments=zeros(features, features),
+            products=zeros(features, width),
+            classes=torch.zeros(0, dtype=torch.int64, device="cpu"),
+            counts=zeros(0),
+            totals=zeros(0, features),
+        )
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -192,10 +200,14 @@ class _Sums:
 
     def take(self, inputs: Tensor, gradients: Tensor, labels: Tensor, keep: float) -> None:
         """Add the rows of a batch, after older rows have decayed by `keep`."""
-        more = int(labels.max()) + 1 - len(self.counts)
-        if more > 0:
-            self.counts = F.pad(self.counts, (0, more))
-            self.totals = F.pad(self.totals, (0, 0, 0, more))
+        # Numbers of classes may be large, such as codes of products.
+        fresh = torch.unique(labels)
+        fresh = fresh[~torch.isin(fresh, self.classes)]
+        self.classes = torch.cat([self.classes, fresh])
+        self.counts = F.pad(self.counts, (0, len(fresh)))
+        self.totals = F.pad(self.totals, (0, 0, 0, len(fresh)))
+        order = self.classes.argsort()
+        labels = order[torch.searchsorted(self.classes[order], labels)]
         self.moments = keep * self.moments + inputs.T @ inputs
         self.products = keep * self.products + inputs.T @ gradients
         self.counts = (keep * self.counts).index_add(0, labels, torch.ones_like(inputs[:, 0]))

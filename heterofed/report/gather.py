@@ -33,7 +33,7 @@ from heterofed.report.model import (
 )
 from heterofed.report.privacy import epsilons, leak_figures, leaks
 from heterofed.report.sources import MAX_MESSAGE, Sources, number, shown, whole
-from heterofed.report.words import PHASES, PLAN, part_of
+from heterofed.report.words import PLAN, part_of, phase_words
 from heterofed.reporting.egress import COLUMNS as EGRESS_COLUMNS
 from heterofed.reporting.results import STATUS, SUMMARY
 
@@ -87,6 +87,7 @@ def _purpose(summary: kept.Summary, sources: Sources) -> Literal["train", "psi"]
 def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
     """Return what the two JSON files say about a run, without any measurements."""
     ended_well, party = bool(summary.run), summary.party or status.party
+    told = phase_words(bool(status.plan.get("averaging")))
     return RunReport(
         task=shown(summary.task_id or status.task_id),
         party=shown(party),
@@ -110,7 +111,7 @@ def _described(status: kept.Status, summary: kept.Summary) -> RunReport:
         best_round=summary.best_round,
         defences={shown(what): shown(name) for what, name in status.defences.items()},
         leak_seconds=summary.leak_seconds,
-        phases=[_phase(name, each) for name, each in summary.phases.items()],
+        phases=[_phase(name, each, told) for name, each in summary.phases.items()],
         links=[
             Link(shown(party), number(each.round_trip), number(each.bytes_per_second))
             for party, each in summary.links.items()
@@ -220,12 +221,12 @@ def _columns(sources: Sources) -> int | None:
     return sum(counts) or None
 
 
-def _phase(name: str, cost: kept.PhaseCosts) -> Phase:
+def _phase(name: str, cost: kept.PhaseCosts, told: Mapping[str, str]) -> Phase:
     wait = sum(cost.wait_seconds.values())
     slowest = max(cost.wait_seconds, key=cost.wait_seconds.__getitem__, default="")
     return Phase(
         name=shown(name),
-        meaning=PHASES.get(name, ""),
+        meaning=told.get(name, ""),
         seconds=cost.seconds,
         compute=cost.compute_seconds,
         encode=cost.encode_seconds,

@@ -83,6 +83,22 @@ PHASES = {
     "finish": "last models are saved, goodbyes are said",
 }
 
+AVERAGING_PHASES = PHASES | {
+    "prepare": "models are made and compared",
+    "train": "each party trains on its own rows, updates are averaged",
+}
+"""The same for parties with the same columns, whose models are averaged."""
+
+
+def phase_words(averages: bool) -> dict[str, str]:
+    """Return what happens in each phase.
+
+    Args:
+        averages: whether the models of parties with the same columns are averaged.
+    """
+    return AVERAGING_PHASES if averages else PHASES
+
+
 LEVELS: tuple[tuple[float, Level], ...] = ((0.8, "all"), (0.4, "much"), (0.2, "some"))
 """The severity from which each level applies; the words in the summary use the same steps."""
 

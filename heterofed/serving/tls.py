@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+from cryptography import x509
 
 from heterofed.errors import ConfigError
 
@@ -54,18 +57,41 @@ class Tls:
         return context
 
     def ages(self) -> tuple[int, ...]:
-        """Return when the files were changed; a file that is not there counts as old."""
-        files = (self.certificate, self.key)
-        return tuple(each.stat().st_mtime_ns if each.exists() else 0 for each in files)
+        """Return when the files were changed; a file that cannot be reached counts as old."""
+        return _age(self.certificate), _age(self.key)
 
     def _load(self, context: ssl.SSLContext) -> None:
-        try:  # without a password, OpenSSL would ask for that of an encrypted key on the terminal
-            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
-        except (OSError, ssl.SSLError) as error:
+        """Give the files to connections; what cannot be used changes nothing."""
+        try:
+            # Half of what cannot be used as a whole would replace what is in use.
+            for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+                # Without a password, OpenSSL would ask for that of an encrypted key.
+                each.load_cert_chain(self.certificate, self.key, password=lambda: "")
+                self._check_days(datetime.now(UTC))
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"the certificate {self.certificate} and the key {self.key} cannot be used"
                 f" ({_why(error)}): give files that belong together, as PEM, the key not encrypted"
             ) from None
+
+    def _check_days(self, now: datetime) -> None:
+        """Refuse a certificate that no caller would accept today.
+
+        Raises:
+            ConfigError: it has expired, or is not valid yet.
+        """
+        own = x509.load_pem_x509_certificates(self.certificate.read_bytes())[0]
+        if own.not_valid_after_utc < now:
+            day = own.not_valid_after_utc.date()
+            raise ConfigError(
+                f"the certificate {self.certificate} expired on {day}; give a renewed one"
+            )
+        if own.not_valid_before_utc > now:
+            since = f"{own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            raise ConfigError(
+                f"the certificate {self.certificate} is valid from {since} on; give another one, or"
+                " set the clock of this machine right"
+            )
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Let further connections have the certificate that is in the files now."""
@@ -95,8 +121,15 @@ class Renewal:
             self._tls.renew(self._context)
 
 
-def _why(error: OSError) -> str:
+def _age(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # such as a file that is just replaced
+        return 0
+
+
+def _why(error: OSError | ValueError) -> str:
     """Return the reason without any path or content."""
     if isinstance(error, ssl.SSLError):
         return error.reason or "no PEM file"
-    return error.strerror or type(error).__name__
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -120,13 +120,18 @@ def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
     return tuple(mode for mode in MODES if mode in modes)
 
 
-def check_comparable(host: HeteroNNHostScheduler) -> None:
+def check_comparable(host: object) -> None:
     """Check that baselines can be trained in the same way as the joint run.
 
     Raises:
-        ConfigError: the joint run trains on labels that no other run can know, or a role has
-            sites.
+        ConfigError: the joint run trains on labels that no other run can know, a role has sites, or
+            the parties have the same columns.
     """
+    if not isinstance(host, HeteroNNHostScheduler):
+        raise ConfigError(
+            "baselines are of a task in which parties have different columns, and a"
+            f" {type(host).__name__} has none; leave out baselines"
+        )
     check_whole(half_engine(host).settings, "a comparison with baselines")
     if half_engine(host).settings.label_dp is not None:
         raise ConfigError(

@@ -107,8 +107,7 @@ def simulate(
                 "baselines are of a run that was trained, and a rehearsal trains nothing; leave out"
                 " one of baselines and rehearse"
             )
-        if isinstance(host, HeteroNNHostScheduler):
-            check_comparable(host)
+        check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
     network.home = home

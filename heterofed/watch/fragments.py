@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from heterofed.report.model import Phase
 from heterofed.report.render import page_template
 from heterofed.report.sources import shown
 from heterofed.report.view import LEADING, Headline, parts_of
-from heterofed.report.words import PHASES
+from heterofed.report.words import phase_words
 from heterofed.reporting.units import bytes_shown, delay_shown, seconds_shown, value_shown
 from heterofed.watch import words
 from heterofed.watch.curves import courses, figures
@@ -185,7 +185,7 @@ def _link(party: PartyState) -> list[str]:
 
 
 def _learning(seen: Seen) -> str:
-    return rendered("learning", figures=figures(seen))
+    return rendered("learning", figures=figures(seen), averages=seen.averages)
 
 
 def _leaks(seen: Seen) -> str:
@@ -198,7 +198,8 @@ def _leaks(seen: Seen) -> str:
 
 
 def _costs(seen: Seen) -> str:
-    phases = [_phase(each) for each in seen.state.phases.values() if each.times]
+    told = phase_words(seen.averages)
+    phases = [_phase(each, told) for each in seen.state.phases.values() if each.times]
     return rendered(
         "costs",
         phases=phases,
@@ -210,10 +211,10 @@ def _costs(seen: Seen) -> str:
     )
 
 
-def _phase(phase: PhaseState) -> Phase:
+def _phase(phase: PhaseState, told: Mapping[str, str]) -> Phase:
     return Phase(
         name=shown(phase.name),
-        meaning=PHASES.get(phase.name, ""),
+        meaning=told.get(phase.name, ""),
         seconds=phase.seconds,
         compute=phase.compute,
         encode=phase.encode,

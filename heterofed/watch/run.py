@@ -64,13 +64,21 @@ class Seen:
     @property
     def rounds(self) -> int:
         """The rounds that are trained."""
-        return max(self.state.rounds, default=0) or self.summary.rounds or max(0, self.status.round)
+        if self.state.rounds or self.summary.rounds:
+            return max(self.state.rounds, default=0) or self.summary.rounds
+        # The Host alone notes rounds; at others, the one that the status names is not over.
+        return self.state.completed if self.state.run else max(0, self.status.round)
 
     @property
     def planned(self) -> int:
         """The rounds of the task, or 0 where that is not known."""
         planned = number(self.status.plan.get("max_rounds"))
         return self.state.planned or int(planned or 0)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the models of parties with the same columns are averaged."""
+        return bool(self.status.plan.get("averaging"))
 
     def limit(self, name: str) -> float | None:
         """A limit of this party's own, such as `max_epsilon`; None where it has none."""
@@ -113,7 +121,8 @@ class WatchedRun:
             seen.life, changed = life, True
         if changed:
             seen.version += 1
-            if not seen.state.rounds and seen.is_over and not seen.sets:
+            # A party of a horizontal task has numbers of its own; of others, there are none yet.
+            if not seen.state.rounds and (seen.averages or (seen.is_over and not seen.sets)):
                 seen.sets = metric_sets(sources)
         return seen
 

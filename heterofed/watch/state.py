@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from heterofed.reporting import journal_records as records
@@ -13,6 +13,13 @@ Presence = Literal["here", "awaited", "lost", "gone"]
 
 LEFT_BEFORE = "prepare", "psi", "split"
 """Phases of a run that begins anew: rounds that were noted before them do not count any more."""
+
+
+OF_A_ROUND = "train", "test", "checkpoint"
+"""Phases of a round, before which all earlier rounds were completed."""
+
+UNNAMED = "the Host"
+"""The Host, as long as a Collaborator does not know its feature key."""
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class RunState:
         phases: all phases by name, in the order in which they began first.
         parties: the other parties by name.
         rounds: the rounds by number.
+        completed: the last round that was completed, as its phases tell it.
         planned: the rounds of the task; 0 where that is not known.
         batch: the last batch that was traced.
         resumes: how often the run went on from a checkpoint.
@@ -102,11 +110,13 @@ class RunState:
     phases: dict[str, PhaseState] = field(default_factory=dict)
     parties: dict[str, PartyState] = field(default_factory=dict)
     rounds: dict[int, records.Round] = field(default_factory=dict)
+    completed: int = 0
     planned: int = 0
     batch: records.Batch | None = None
     resumes: int = 0
     ended: bool = False
     error: str = ""
+    _reached: int = 0
 
     def take_all(self, some: Iterable[records.Record]) -> None:
         """Take in several records."""
@@ -162,6 +172,8 @@ class RunState:
         self.task, self.party, self.run = record.task, record.party, record.run
         self.host, self.collaborators = record.host, tuple(record.collaborators)
         self.began = self.began or record.at
+        if (unnamed := self.parties.pop(UNNAMED, None)) is not None:  # as it was called before
+            self.parties[self.host] = replace(unnamed, name=self.host)
         self.ended, self.error = False, ""
         for name in (self.host, *self.collaborators):
             if name != self.party:
@@ -174,6 +186,11 @@ class RunState:
         self.phase, self.phase_began = record.phase, record.at
         self.phase_round, self.total, self.unit = record.round, record.total, record.unit
         self.phases.setdefault(record.phase, PhaseState(record.phase))
+        if record.phase in OF_A_ROUND and record.round:
+            self._reached = record.round
+            self.completed = max(self.completed, record.round - 1)
+        elif record.phase == "finish":
+            self.completed = self._reached
         self._nobody_awaited(record.at)
 
     def _end_phase(self, record: records.Done) -> None:
@@ -188,7 +205,7 @@ class RunState:
         phase.received += record.received
         phase.units = record.units or phase.units
         for name, costs in record.parties.items():
-            party = self._party(name)
+            party = self._party(self._named(name))
             party.wait += costs.wait
             party.compute += costs.compute
             party.sent += costs.sent
@@ -209,7 +226,7 @@ class RunState:
 
     def _named(self, name: str) -> str:
         """The Host's feature key, where a party waits for `the Host` and does not know it yet."""
-        return self.host if name == "the Host" else name
+        return (self.host or name) if name == UNNAMED else name
 
     def _set_presence(self, name: str, presence: Presence, at: float) -> None:
         """Note how a party of the task stands; one that is none is left out."""
@@ -221,4 +238,5 @@ class RunState:
         return self.parties.setdefault(name, PartyState(name))
 
     def _forget_rounds(self, after: int) -> None:
+        self.completed = self._reached = min(self.completed, after)
         self.rounds = {number: each for number, each in self.rounds.items() if number <= after}

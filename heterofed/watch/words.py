@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from heterofed.report.sources import shown
 from heterofed.report.view import counted, listed
-from heterofed.report.words import PHASES
+from heterofed.report.words import phase_words
 from heterofed.reporting.units import seconds_shown, value_shown
 from heterofed.watch.curves import courses
 from heterofed.watch.run import Life, Seen
@@ -61,11 +61,11 @@ def awaited_now(seen: Seen) -> list[str]:
 def phase_now(seen: Seen) -> str:
     """The phase that goes on, in a sentence."""
     phase = seen.state.phase or seen.status.phase
-    number = seen.state.phase_round or 0
+    number, told = seen.state.phase_round or 0, phase_words(seen.averages)
     if phase in ("train", "test", "checkpoint") and number:
         of = f" of {seen.planned:,}" if seen.planned else ""
-        return f"Round {number:,}{of}: {PHASES[phase]}."
-    what = PHASES.get(phase, "")
+        return f"Round {number:,}{of}: {told[phase]}."
+    what = told.get(phase, "")
     return f"{what[:1].upper()}{what[1:]}." if what else "Between two phases."
 
 

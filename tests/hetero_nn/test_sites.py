@@ -299,7 +299,7 @@ def test_a_party_that_is_no_site_of_the_plan(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_baselines_are_refused(tmp_path: Path) -> None:
     bank, others = parties(tmp_path, TWO, lab=False, max_rounds=1)
-    with pytest.raises(e.ConfigError, match="baselines does not work with sites yet"):
+    with pytest.raises(e.ConfigError, match="baselines does not go with sites: it takes every row"):
         compare(bank, others, task_id="sites")
 
 

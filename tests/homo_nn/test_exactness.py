@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from heterofed import ConfigError, simulate
 from heterofed.homo_nn import FedAdam, FedAvg, FedAvgM, FedProx, FedSGD
 from heterofed.homo_nn.sampling import drawn
 from heterofed.protocol.plan import Averaging, Plan
@@ -211,3 +212,9 @@ def test_buffers_are_averaged_and_whole_numbers_stay_whole(tmp_path: Path) -> No
     assert state["0.num_batches_tracked"] == 2
     normed = nn.Sequential(nn.BatchNorm1d(3, dtype=torch.float64), model())
     normed.load_state_dict(state)
+
+
+def test_baselines_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="in which parties have different columns"):
+        simulate(host(tmp_path, 1), [Plain(tmp_path, "a", 0)], task_id="t", baselines=["local"])
+    assert not (tmp_path / "t").exists()

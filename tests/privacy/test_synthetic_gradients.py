@@ -188,3 +188,16 @@ def test_masked_sums_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="needs to see the embeddings"):
         host.launch_task("tiny")
+
+
+def test_numbers_of_classes_may_be_large() -> None:
+    """Codes of products, for example: nothing is kept for the numbers between them."""
+    answers = []
+    for codes in (torch.tensor([0, 1, 2]), torch.tensor([7 * 10**17, 5, 10**12])):
+        defence = SyntheticGradients(features=8)
+        torch.manual_seed(1)
+        for seed in range(3):
+            clean, labels, embeddings = batch(60, seed, classes=3)
+            answers.append(defence.defend(clean, codes[labels], embeddings))
+    for small, large in zip(answers[:3], answers[3:], strict=True):
+        assert torch.allclose(small, large, rtol=1e-4, atol=1e-6)

@@ -199,6 +199,53 @@ def test_renewed_files_are_taken_over_while_it_serves(office: Office) -> None:
     assert serial_of(office) == again.certificate.serial_number != before
 
 
+@pytest.mark.parametrize("what", ["expired", "of another key", "empty", "gone"])
+def test_a_renewal_of_no_use_changes_nothing(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate before it goes on to be used with its own key, and a later one is taken."""
+    authority = signed(tmp_path, "authority")
+    own = signed(tmp_path, "server", authority)
+    tls = Tls(own.pem, own.key_pem)
+    context = tls.context()
+    renewal = Renewal(tls, context)
+    if what == "expired":
+        signed(tmp_path, "server", authority, days=-1)
+    elif what == "of another key":
+        own.pem.write_bytes(signed(tmp_path, "other", authority).pem.read_bytes())
+    elif what == "empty":
+        own.pem.write_bytes(b"")
+    else:
+        own.pem.unlink()
+    asyncio.run(renewal.look())
+    assert "the certificate before it is used" in caplog.text
+    assert shaken(context, authority) == own.certificate.serial_number
+    again = signed(tmp_path, "server", authority)
+    asyncio.run(renewal.look())
+    assert shaken(context, authority) == again.certificate.serial_number
+
+
+def shaken(context: ssl.SSLContext, authority: Signed) -> int:
+    """The serial number that a caller gets in a handshake in memory."""
+    caller = ssl.create_default_context(cafile=str(authority.pem))
+    (a, b), done = (ssl.MemoryBIO(), ssl.MemoryBIO()), 0
+    ends = [
+        context.wrap_bio(a, b, server_side=True),
+        caller.wrap_bio(b, a, server_hostname="localhost"),
+    ]
+    for _ in range(6):
+        for end in ends:
+            try:
+                end.do_handshake()
+                done += 1
+            except ssl.SSLWantReadError:
+                continue
+    assert done
+    got = ends[1].getpeercert(binary_form=True)
+    assert got is not None
+    return x509.load_der_x509_certificate(got).serial_number
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     authority = signed(tmp_path, "authority")
     own = signed(tmp_path, "own", authority)
@@ -215,6 +262,9 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=r"cannot be used .*: give"):
             Tls(cert, key, ca).context()
+    expired = signed(tmp_path, "expired", authority, days=-1)
+    with pytest.raises(ConfigError, match=r"expired\.pem expired on 20.*; give a renewed one"):
+        Tls(expired.pem, expired.key_pem).context()
     with pytest.raises(ConfigError, match="give one of the two"):
         task = ServedTask(scheduler=TinyHost(tmp_path), task_id="t", token="")
         Server([task], port=0, tls=Tls(own.pem, own.key_pem))

@@ -162,3 +162,29 @@ def test_a_planted_link_or_pipe_is_not_followed(tmp_path: Path) -> None:
         tail = Tail(tmp_path / name)
         assert not tail.advance()
         assert not tail.state.task
+
+
+def test_rounds_of_a_collaborator_are_those_that_were_completed() -> None:
+    """The Host alone notes rounds; the one that goes on is not one that was trained."""
+    state = after(records.Phase(at=2, phase="train", round=1))
+    assert state.completed == 0
+    state.take(records.Phase(at=3, phase="checkpoint", round=1))
+    state.take(records.Phase(at=4, phase="train", round=2))
+    assert state.completed == 1
+    state.take(records.Resumed(at=5, round=1))
+    assert state.completed == 1
+    for number, phase in enumerate(("train", "test", "checkpoint", "finish")):
+        state.take(records.Phase(at=6 + number, phase=phase, round=2 if phase != "finish" else 0))
+    assert state.completed == 2
+    state.take(records.Phase(at=20, phase="psi"))
+    assert state.completed == 0
+
+
+def test_a_host_whose_name_came_late_is_one_party() -> None:
+    costs = {"the Host": records.Costs(received=5, wait=0.5)}
+    for joined_first in (True, False):
+        state, done = RunState(), records.Done(at=1, phase="join", seconds=1, parties=costs)
+        began = records.Began(at=1, task="t", party="shop", host="bank", collaborators=["shop"])
+        state.take_all([done, began] if joined_first else [began, done])
+        assert {name: each.name for name, each in state.parties.items()} == {"bank": "bank"}
+        assert state.parties["bank"].received == 5

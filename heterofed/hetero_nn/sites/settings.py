@@ -99,8 +99,8 @@ def check_whole(settings: Any, what: str) -> None:
     """
     if getattr(settings, "sites", None) or getattr(settings, "site", None) is not None:
         raise ConfigError(
-            f"{what} does not work with sites yet; compare runs of one party that has all rows of"
-            " the role"
+            f"{what} does not go with sites: it takes every row of a batch from each party, and a"
+            " site has only some of them; use one party that has all rows of the role"
         )
 
 

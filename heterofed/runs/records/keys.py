@@ -7,6 +7,7 @@ was moved or copied to: without the key nobody can read it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -17,6 +18,9 @@ import msgspec
 from heterofed.errors import RecordError
 from heterofed.files import private_folder, put_in_place, read
 from heterofed.runs.records.sealed import key_name_in, name_of
+from heterofed.runs.settings import MOST_DAYS
+
+logger = logging.getLogger("heterofed")
 
 FOLDER = "records"
 DAY = 86_400.0
@@ -80,17 +84,33 @@ def key_for(home: Path, path: Path) -> RecordKey:
 
 
 def delete_old(home: Path, now: float | None = None) -> None:
-    """Delete all files of records, and all keys, that are older than their users want."""
+    """Delete all files of records, and all keys, that are older than their users want.
+
+    What cannot be read or deleted is left, so that it does not keep others from being deleted. A
+    damaged key opens nothing, and is deleted after `MOST_DAYS`.
+    """
     now = time.time() if now is None else now
+    places = list[Path]()
     with contextlib.suppress(OSError):
-        for place in sorted((home / FOLDER).glob("*.json")):
-            if (key := _read(place)) is None:
-                continue
-            for path in Path(key.folder).glob("*.record"):
-                if _is_older(path, now - key.days * DAY) and _is_of(path, key):
-                    path.unlink(missing_ok=True)
-            if _is_older(place, now - key.days * DAY):
-                place.unlink(missing_ok=True)
+        places = sorted((home / FOLDER).glob("*.json"))
+    for place in places:
+        with contextlib.suppress(OSError):
+            try:
+                key = _read(place)
+            except RecordError as error:
+                logger.warning("%s", error)
+                key = RecordKey(b"", MOST_DAYS, "")
+            if key is not None:
+                _delete_old_of(key, place, now - key.days * DAY)
+
+
+def _delete_old_of(key: RecordKey, place: Path, before: float) -> None:
+    for path in sorted(Path(key.folder).glob("*.record")) if key.folder else ():
+        with contextlib.suppress(OSError):
+            if _is_older(path, before) and _is_of(path, key):
+                path.unlink(missing_ok=True)
+    if _is_older(place, before):
+        place.unlink(missing_ok=True)
 
 
 def _read(place: Path) -> RecordKey | None:

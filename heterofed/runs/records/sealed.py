@@ -9,8 +9,11 @@ module does not know what the pieces mean.
 
 from __future__ import annotations
 
+import errno
 import hmac
+import os
 import secrets
+import stat
 import struct
 from collections.abc import Iterator
 from hashlib import sha256
@@ -110,11 +113,20 @@ def pieces(path: Path, key: bytes) -> Iterator[bytes]:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is not a plain file")
+        return file
     except OSError as error:
         raise RecordError(
             f"{path} cannot be read ({error.strerror}); make it readable, or bring it back"
         ) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a path, and do not wait for another process if it is a pipe."""
+    return os.open(path, os.O_RDONLY | flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _head(file: BinaryIO, path: Path) -> tuple[bytes, bytes]:

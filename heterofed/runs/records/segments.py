@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from heterofed.errors import RecordError
+from heterofed.files import read
 from heterofed.protocol.codec import read_header
 from heterofed.protocol.messages import (
     BatchDone,
@@ -19,6 +22,7 @@ from heterofed.protocol.messages import (
     Message,
 )
 from heterofed.protocol.states import Role
+from heterofed.reporting.results import STATUS
 from heterofed.runs.records.entries import Beginning, Entry, read_beginning, read_entry
 from heterofed.runs.records.keys import key_for
 from heterofed.runs.records.sealed import pieces
@@ -89,8 +93,8 @@ def open_segment(home: Path, segment: Segment) -> Opened:
     Raises:
         RecordError: it cannot be read: it has no key, was changed, or is cut before its messages.
     """
-    read = pieces(segment.path, key_for(home, segment.path).key)
-    first, content = next(read, None), next(read, None)
+    whole = pieces(segment.path, key_for(home, segment.path).key)
+    first, content = next(whole, None), next(whole, None)
     if first is None or content is None:
         raise RecordError(
             f"{segment.path} ends in its checkpoint, because the process was killed or the disk"
@@ -99,7 +103,7 @@ def open_segment(home: Path, segment: Segment) -> Opened:
     beginning = read_beginning(first)
     if (beginning.number, beginning.mark) != (segment.number, segment.mark):
         raise RecordError(f"{segment.path} was renamed; give it its name again")
-    return Opened(beginning, content, _entries(read))
+    return Opened(beginning, content, _entries(whole))
 
 
 def find_segment(home: Path, folder: Path, round_number: int, batch: int) -> Segment:
@@ -121,8 +125,10 @@ def find_segment(home: Path, folder: Path, round_number: int, batch: int) -> Seg
             " a run that was recorded"
         )
     for segment in reversed([each for each in found if each.may_have(round_number, batch)]):
+        opened = open_segment(home, segment)
+        _check_run(folder, segment, opened.beginning)
         # All of the file is read, so that a change is refused wherever it is.
-        if (round_number, batch) in list(_trained(open_segment(home, segment))):
+        if (round_number, batch) in list(_trained(opened)):
             return segment
     raise RecordError(
         f"batch {batch} of round {round_number} is not in the record of {folder}: its"
@@ -131,8 +137,30 @@ def find_segment(home: Path, folder: Path, round_number: int, batch: int) -> Seg
     )
 
 
-def _entries(read: Iterator[bytes]) -> Iterator[Entry]:
-    for piece in read:
+def _check_run(folder: Path, segment: Segment, beginning: Beginning) -> None:
+    """Check that a file is of the run of a results folder, as far as that says which one it is.
+
+    Raises:
+        RecordError: it is of another one.
+    """
+    try:
+        run = msgspec.json.decode(read(folder / STATUS), type=_Ran).run
+    except (OSError, msgspec.MsgspecError):
+        return
+    if run and run != beginning.record.run.hex():
+        raise RecordError(
+            f"{segment.path} is of another run than {folder}; move it to the folder of its own run"
+        )
+
+
+class _Ran(msgspec.Struct):
+    """The part of `status.json` that says which run it is of."""
+
+    run: str = ""
+
+
+def _entries(whole: Iterator[bytes]) -> Iterator[Entry]:
+    for piece in whole:
         if (entry := read_entry(piece)) is None:
             return
         yield entry

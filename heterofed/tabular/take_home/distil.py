@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -86,7 +87,7 @@ def distil(table: LocalTable, folder: Path, predicted: pd.DataFrame, how: How) -
             rows.
         ColumnError: the quality of models is undefined on the test rows.
     """
-    joint = read_trained(folder, "best")
+    joint, told = read_trained(folder, "best"), _told_in(folder)
     half, top = Half(), Top()
     if not joint.path("feature_model.pt").exists():
         raise ConfigError(
@@ -117,8 +118,9 @@ def distil(table: LocalTable, folder: Path, predicted: pd.DataFrame, how: How) -
     scores["joint"] = rows.of(rows.test)
     weighed = weights[1] if labels.weighed else None
     compared = Compared.judged(objective.kind, truth[1], scores, weighed, len(rows.train))
-    _tell(folder, compared)
-    return keep(students["take_home"], compared, joint)
+    made = keep(students["take_home"], compared, joint)
+    _tell(folder, told, compared)
+    return made
 
 
 def _rows(folder: Path, predicted: pd.DataFrame) -> Rows:
@@ -165,11 +167,26 @@ def _parts(lesson: Lesson) -> tuple[Lesson, Lesson]:
     return tuple(lesson.at(each.nonzero()[:, 0]) for each in (~is_checked, is_checked))  # type: ignore[return-value]
 
 
-def _tell(folder: Path, compared: Compared) -> None:
+def _told_in(folder: Path) -> dict[str, Any]:
+    """Return the evaluation of the joint model, to which the comparison is added.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        told: dict[str, Any] = msgspec.json.decode(read(folder / EVALUATION), type=dict[str, Any])
+        if not isinstance(told.setdefault("tables", {}), dict):
+            raise ValueError
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{folder / EVALUATION} cannot be read, to which the comparison belongs; train again"
+        ) from None
+    return told
+
+
+def _tell(folder: Path, told: dict[str, Any], compared: Compared) -> None:
     """Add the comparison to the evaluation of the joint model, which its report shows."""
-    path = folder / EVALUATION
-    told = json.loads(read(path))
     table = {"columns": ["model", compared.metric], "rows": compared.rows()}
-    told.setdefault("tables", {})[NAME] = table
+    told["tables"][NAME] = table
     text = json.dumps(told, indent=2).encode()
-    write_whole(path, lambda file: file.write(text))
+    write_whole(folder / EVALUATION, lambda file: file.write(text))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from heterofed.data.signature import SIGNATURE
 from heterofed.errors import ConfigError
-from heterofed.files import own_folder, read
+from heterofed.files import read, rename_folder, whole_folder, writing
 from heterofed.reporting.results import SUMMARY, write_whole
 from heterofed.runs.artifacts import Trained, load_weights, read_trained
 from heterofed.tabular.ids import Duplicates, IdRecipe, unmarked
@@ -108,6 +109,8 @@ class TakeHome:
         names = local.read_ids(recipe)
         for key in range(1, len(recipe.keys)):  # each row by the first of its keys
             names = [*names, *local.further_ids(names, key)]
+        if not names:
+            raise ConfigError("the table has no row with an id; give one with rows to predict")
         local.load(names, plan.preparation)
         parts = [
             objective.objective.predictions(self._top({"": self._half(batch.inputs)}))
@@ -134,18 +137,35 @@ def keep(student: Student, compared: Compared, joint: Trained) -> TakeHome:
     Raises:
         ResultsError: it cannot be written.
     """
-    folder = joint.folder / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    own_folder(folder)
-    for name, model in (("feature_model", student.half), ("infer_model", student.top)):
-        _put_weights(folder / f"{name}.pt", model)
     task, party = joint.folder.parent.name, joint.folder.name
     told = {"task_id": task, "party": party, "run": joint.run.hex(), "rounds": joint.rounds}
-    _put(folder / SUMMARY, json.dumps(told | {"kind": "take-home"}, indent=2).encode())
-    if (joint.folder / SIGNATURE).exists():
-        _put(folder / SIGNATURE, read(joint.folder / SIGNATURE))
-    _put(folder / COMPARED, msgspec.json.format(msgspec.json.encode(compared)))
+    place = joint.folder / FOLDER
+    with _in_place_of(place) as folder:
+        for name, model in (("feature_model", student.half), ("infer_model", student.top)):
+            _put_weights(folder / f"{name}.pt", model)
+        _put(folder / SUMMARY, json.dumps(told | {"kind": "take-home"}, indent=2).encode())
+        if (joint.folder / SIGNATURE).exists():
+            _put(folder / SIGNATURE, read(joint.folder / SIGNATURE))
+        _put(folder / COMPARED, msgspec.json.format(msgspec.json.encode(compared)))
     return TakeHome(student.half, student.top, compared)
+
+
+@contextmanager
+def _in_place_of(place: Path) -> Iterator[Path]:
+    """Yield a new folder, which replaces the one at a place when everything is written.
+
+    Raises:
+        ResultsError: it cannot be written; what was there is unchanged.
+    """
+    before = place.with_name(f".{place.name}.before")
+    with writing(place), whole_folder(place) as folder:
+        yield folder
+        if place.is_symlink():
+            place.unlink()
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            rename_folder(place, before)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _put(path: Path, content: bytes) -> None:

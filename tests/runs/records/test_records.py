@@ -358,3 +358,66 @@ def test_a_segment_knows_its_place(original: Path, monkeypatch: pytest.MonkeyPat
     ]
     assert found[0] == Segment.named(folder_of(original, "bob"), 1, found[0].mark)
     assert open_segment(original / "home", found[0]).beginning.party == "bob"
+
+
+# -- bad keys and files -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": 1}', b"\xff" * 99, None])
+def test_a_damaged_key_keeps_no_other_record_from_being_deleted(
+    content: bytes | None, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a full disk may leave one; nor does it keep a record from being made or replayed."""
+    home, now = folder / "home", time.time()
+    damaged = home / "records" / "0000.json"  # the first in order
+    if content is None:
+        damaged.mkdir()
+    else:
+        damaged.write_bytes(content)
+    assert replayed(folder).is_same
+    assert "is no key of a record" in caplog.text
+    delete_old(home, now + 8 * DAY)
+    assert files(folder, "bob") == []
+    assert [each.name for each in keys(home)] == ["0000.json"]
+    delete_old(home, now + 3651 * DAY)
+    assert [each.name for each in keys(home)] == (["0000.json"] if content is None else [])
+
+
+def test_a_file_that_cannot_be_deleted_keeps_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, unlink = files(folder, "bob")[0], Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == first:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    delete_old(folder / "home", time.time() + 8 * DAY)
+    assert files(folder, "bob") == [first]
+    assert keys(folder / "home") == []  # so nobody can read it
+
+
+def test_a_pipe_is_no_record_and_nobody_waits_for_it(folder: Path) -> None:
+    path = files(folder, "bob")[1]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(e.RecordError, match="cannot be read"):
+        replayed(folder)
+    delete_old(folder / "home", time.time() + 8 * DAY)
+    assert files(folder, "bob") == [path]
+
+
+def test_files_of_another_run_are_named(folder: Path, tmp_path: Path) -> None:
+    """Else a batch of that run would be replayed, and said to be one of this run."""
+    host = RecordingHost(tmp_path / "other", record=None, recording=True, max_rounds=3)
+    simulate(host, [RecordingCollaborator(tmp_path / "other")], task_id="tiny")
+    for path in files(tmp_path / "other", "bob"):
+        shutil.copy(path, folder_of(folder, "bob") / "record" / path.name)
+    with pytest.raises(e.RecordError, match="of another run"):
+        replayed(folder, 3, 1)
+    last = sorted((folder_of(folder, "bob") / "record").iterdir())[-1]
+    last.unlink()
+    with pytest.raises(e.RecordError, match="of another run"):
+        replayed(folder, 2, 1)

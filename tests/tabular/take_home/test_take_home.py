@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from click.testing import CliRunner
 
 from heterofed import simulate, simulate_prediction
 from heterofed.cli.app import cli
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, HeteroFedError, ResultsError
 from heterofed.export import export
 from heterofed.report.render import write_report
 from heterofed.tabular import TabularCollaborator, TabularHost, TakeHome, fit
 from heterofed.tabular.fitted import Fitted
+from heterofed.tabular.take_home import model
+from heterofed.tabular.take_home.student import Student
 from tests.hetero_nn.test_prediction import Collaborator
 from tests.hetero_nn.test_prediction import Host as OwnHost
 from tests.identity.offices import open_offices
@@ -113,6 +116,86 @@ def test_without_columns_there_is_nothing_to_take_home(tmp_path: Path) -> None:
         fitted.take_home()
     with pytest.raises(ConfigError, match="make one first"):
         TakeHome.load(fitted.result.folder)
+
+
+# -- what cannot be read or written -----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_model_before(
+    made: TakeHome, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, put = fitted.result.folder, model._put
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "compared.json":
+            raise OSError(28, "No space left on device")
+        put(path, content)
+
+    monkeypatch.setattr(model, "_put", full)
+    with pytest.raises(ResultsError, match="No space left"):
+        fitted.take_home(seed=1)
+    assert TakeHome.load(folder).compared == made.compared
+    assert not [each.name for each in folder.iterdir() if each.name.startswith(".take_home")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("compared.json", b"{", "cannot be read; make the model again"),
+        ("compared.json", b"\xff", "cannot be read; make the model again"),
+        ("feature_model.pt", b"", "cannot be read"),
+        ("feature_model.pt", b"PK\x03\x04 torn", "cannot be read"),
+        ("infer_model.pt", "feature_model.pt", "is of another model|are of another model"),
+        ("summary.json", b"[]", "holds no|no run|cannot be read|is damaged"),
+        ("summary.json", None, "holds no|no run|cannot be read"),
+    ],
+)
+def test_a_damaged_model_is_named(
+    name: str, content: bytes | str | None, told: str, fitted: Fitted, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(fitted.result.folder / "take_home", tmp_path / "take_home")
+    (folder / name).unlink()
+    if content is not None:
+        given = (folder / content).read_bytes() if isinstance(content, str) else content
+        (folder / name).write_bytes(given)
+        (folder / name).chmod(0o600)
+    with pytest.raises(ConfigError, match=told):
+        TakeHome.load(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"tables": 1}', None])
+def test_a_damaged_evaluation_is_named_before_anything_is_trained(
+    content: bytes | None, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fitted.result.folder / "evaluation.json"
+    before = path.read_bytes()
+    monkeypatch.setattr(Student, "learn", None)
+    try:
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"evaluation\.json cannot be read"):
+            fitted.take_home()
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_tables_that_cannot_be_predicted_are_named(made: TakeHome) -> None:
+    bank = loans(40)[0].assign(hint=0.0)
+    for table, told in (
+        (bank[:0], "no row"),
+        (bank.drop(columns="risk"), "risk"),
+        (bank.assign(risk="high"), "risk"),
+        (bank.drop(columns="customer"), "customer"),
+        (pd.concat([bank, bank]), "the same id stands in both"),
+    ):
+        with pytest.raises(HeteroFedError, match=told):
+            made.predict(table, ids="customer")
 
 
 # -- consent ---------------------------------------------------------------------------------
