@@ -1,11 +1,12 @@
 """A served model under cuts, kills and new versions: is every answer right, or a clear error?
 
     python -m benchmarks.serving_soak --requests 100000 [--rows 2000] [--callers 8]
-        [--cuts 20] [--kills 4] [--switches 6] [--json]
+        [--cuts 20] [--kills 4] [--versions 2] [--switches 6] [--rotations 1] [--json]
 
-Two parties are trained twice by command, so that there are two versions, and serve one of them
+Two parties are trained as often as there are to be versions, by command, and serve one of them
 through a relay. Callers ask for single rows all the time. Meanwhile the relay cuts the link, either
-party is killed by SIGKILL and started again, and `heterofed models use` changes the version.
+party is killed by SIGKILL and started again, `heterofed models use` changes the version, and the
+shop's key of the link is replaced by a new one, which the task file then lists.
 Every answer is compared with the prediction of the version that it names, which is computed without
 any server; an error must have one of the codes that the guide lists, and come within the deadline.
 Callers whose server was killed see a closed connection, and connect again.
@@ -33,7 +34,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curve import ROOT, free_port
+from benchmarks.curve import ROOT, free_port, heterofed
 from benchmarks.relay import Relay
 from benchmarks.serving import HOST, SHOP, TASK, Caller, Parties, wait_until_ready
 from heterofed import simulate_prediction
@@ -68,13 +69,14 @@ class Soak:
     Args:
         folder: the folder of the parties.
         rows: the number of rows in common.
+        versions: how often they are trained.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, versions: int) -> None:
         bind = f"tcp://127.0.0.1:{free_port()}"
         self.relay = Relay(bind)
         self.parties = Parties(folder, rows, bind, self.relay.address)
-        for _ in range(2):
+        for _ in range(versions):
             self.parties.train()
         self._folder = folder
         by_run = right_answers(folder, self.parties.ids)
@@ -118,6 +120,22 @@ class Soak:
     def cut(self) -> None:
         self.relay.cut(mid_message=random.random() < 0.5)
         self.events["cut"] += 1
+
+    def rotate(self) -> None:
+        """Replace the shop's key, and list the new one; the parties notice when they meet again."""
+        old = self._command("keys", "show", SHOP).split()[0]
+        new = self._command("keys", "rotate", SHOP).split()[0]
+        (path,) = self._folder.glob(f"**/{TASK}.toml")
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise SystemExit("the task file does not list the shop's key once")
+        path.write_text(text.replace(old, new))
+        self._command("task", "accept", TASK, "--party", SHOP, "--yes")
+        self.relay.cut()
+        self.events["rotation"] += 1
+
+    def _command(self, *words: str) -> str:
+        return heterofed(self._folder, *words)
 
     def end(self) -> None:
         for each in self._held.values():
@@ -183,6 +201,7 @@ class Soak:
             for seed in range(found.callers)
         ]
         plan = ["cut"] * found.cuts + ["kill"] * found.kills + ["switch"] * found.switches
+        plan += ["rotation"] * found.rotations
         random.Random(0).shuffle(plan)
         for each in callers:
             each.start()
@@ -198,6 +217,8 @@ class Soak:
                 self.kill(killed.pop(0))
             elif what == "switch":
                 self.use(runs.pop(0))
+            elif what == "rotation":
+                self.rotate()
         for each in callers:
             each.join(30)
 
@@ -208,7 +229,7 @@ def main() -> None:
     )
     for name, default in (
         ("requests", 100_000), ("rows", 2000), ("callers", 8),
-        ("cuts", 20), ("kills", 4), ("switches", 6),
+        ("cuts", 20), ("kills", 4), ("versions", 2), ("switches", 6), ("rotations", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -216,7 +237,7 @@ def main() -> None:
     load, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o700)
-        soak = Soak(Path(folder), given.rows)
+        soak = Soak(Path(folder), given.rows, given.versions)
         try:
             soak.run(given)
         finally:
