@@ -21,15 +21,18 @@ from heterofed.protocol.messages import (
     StoredReplies,
 )
 from heterofed.protocol.states import State
+from heterofed.reporting.egress import HOLDS
 from psi.ecdh import group, rfc9497
 from psi.unequal import filter as filters
 from psi.unequal import outputs, wire
 from tests.protocol.link import (
+    COUNT_RUN,
     EVALUATED,
     FETCHED,
     FETCHING,
     GREETING,
     OFFERED,
+    PSI_RUN,
     STORED_RUN,
     C,
     H,
@@ -142,3 +145,8 @@ def test_every_filter_may_be_offered(count: int, rate: float) -> None:
     assert link.state is State.PSI_STORED
     # It may all wait while this party is busy.
     assert size <= limits.most_waiting(msgspec.structs.replace(plan, max_peer_ids=count))
+
+
+def test_what_leaves_with_ids_in_it_is_named_in_the_list_of_what_was_sent() -> None:
+    lines = (*STORED_RUN, *COUNT_RUN, *PSI_RUN)
+    assert {type(line.message).__name__ for line in lines if line.size} <= HOLDS.keys()
