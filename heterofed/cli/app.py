@@ -136,14 +136,7 @@ def demo(
     required=True,
     help="Take part in this role; the initiator chooses the protocol and learns the matches first.",
 )
-@click.option(
-    "--ids",
-    type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
-    " --column), or from a text file with one id per line.",
-)
-@click.option("--column", help="Take the ids from this column; leave it out for a text file.")
+@options.IDS
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

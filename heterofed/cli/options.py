@@ -59,6 +59,16 @@ def parties(who: str) -> Option[Any]:
     )
 
 
+IDS = all_of(
+    click.option(
+        "--ids",
+        type=click.Path(exists=True, path_type=Path),
+        required=True,
+        help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
+        " --column), or from a text file with one id per line.",
+    ),
+    click.option("--column", help="Take the ids from this column; leave it out for a text file."),
+)
 TASK = click.option(
     "--task", required=True, help="Run the task with this id, which is the same at all."
 )

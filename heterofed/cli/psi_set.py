@@ -44,14 +44,7 @@ def psi_set() -> None:
     required=True,
     help="Bind the set to this name, which is the same at all who ask (--stored).",
 )
-@click.option(
-    "--ids",
-    type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
-    " --column), or from a text file with one id per line.",
-)
-@click.option("--column", help="Take the ids from this column; leave it out for a text file.")
+@options.IDS
 @options.AS_JSON
 def create(folder: Path, name: str, ids: Path, column: str | None, as_json: bool) -> None:
     """Compute the set of all ids in FOLDER, or replace the one that is there.

@@ -137,7 +137,7 @@ class FeatureMeans:
         wide = sum(math.prod(tensor.shape[1:]) for tensor in tensors.values()) > MAX_ROW
         for name, tensor in tensors.items():
             if name not in sums:
-                sums[name] = _no_sum(tensor)
+                sums[name] = None if wide else _no_sum(tensor)
                 types[name] = tensor.dtype
             so_far = sums[name]
             if wide or so_far is None or so_far.shape != tensor.shape[1:]:

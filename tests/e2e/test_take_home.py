@@ -35,7 +35,7 @@ class Office:
         return self._started.start("-m", "heterofed", *line)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_is_taught_by_two_and_used_by_one(home: Path, tmp_path: Path) -> None:
     open_offices(home, ["shop"], task="t", plan=PLAN)
     with parties(home, tmp_path) as started:

@@ -213,7 +213,7 @@ def in_home(parties: Parties, home: Path, *command: str) -> Any:
     return parties.start("-m", "heterofed", *command, HETEROFED_HOME=str(home))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Path) -> None:
     """Keys, TCP, a request that is killed, the same again, one too many, and how each ends."""
     registry = Path(tempfile.mkdtemp(prefix="hf", dir="/tmp"))

@@ -69,7 +69,7 @@ def test_the_judge_tells_equal_runs_from_others(data: Source, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("row_missing", marks=pytest.mark.slow),
+        pytest.param("row_missing", marks=pytest.mark.long),
         pytest.param("other_order", marks=pytest.mark.long),
         pytest.param("", marks=pytest.mark.long),
     ],

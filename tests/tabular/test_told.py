@@ -83,7 +83,7 @@ def test_every_command_that_meets_others_can_write_its_log_as_json() -> None:
         for name, each in all_commands(cli).items()
         if any(one.name in ("join_timeout", "watch") for one in each.params)
     }
-    assert len(meets) == 6
+    assert len(meets) == 7
     assert [name for name, given in meets.items() if "log_format" not in given] == []
 
 

@@ -28,7 +28,7 @@ from tests.hetero_nn.served import Serves
 from tests.identity.offices import open_offices
 from tests.tabular.people import written
 
-pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("home"), pytest.mark.long]
 
 FIRST, FEW, MANY, AT_ONCE, READ_AT_ONCE = 300, 2100, 4500, 250, 2048
 HELD = 140
