@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curve import free_port
 from heterofed.cli.made_up import MadeUpCollaborator, MadeUpHost
 from heterofed.protocol.messages import Work
 
@@ -33,13 +33,6 @@ def command(home: Path, *words: str) -> str:
 
 def surroundings(home: Path) -> dict[str, str]:
     return {**os.environ, "HETEROFED_HOME": str(home)}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def make_task(folder: Path, protocol: str, rounds: int, batch_size: int) -> dict[str, Path]:

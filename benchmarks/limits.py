@@ -201,6 +201,14 @@ def measured(args: Any) -> dict[str, Any]:
     }
 
 
+def show(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print figures as JSON, or one in a line."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print("\n".join(f"{name:22} {value}" for name, value in found.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -216,11 +224,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = measured(args)
-    if args.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(f"{name:22} {value}" for name, value in found.items()))
+    show(measured(args), as_json=args.json)
 
 
 if __name__ == "__main__":

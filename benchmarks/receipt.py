@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.limits import Collaborator, Host
+from benchmarks.limits import Collaborator, Host, show
 from benchmarks.privacy_tasks import credit
 from heterofed.cli.task import accept_task, new_task
 from heterofed.files import heterofed_home
@@ -137,10 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = take_part(args) if args.party else measured(args)
-    if args.json or args.party:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(f"{name:22} {value}" for name, value in found.items()))
+    show(found, as_json=args.json or bool(args.party))
 
 
 if __name__ == "__main__":

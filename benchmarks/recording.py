@@ -10,7 +10,6 @@ records. `overhead` is the median of the pairs.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.limits import Collaborator, Host
+from benchmarks.limits import Collaborator, Host, show
 from benchmarks.privacy_tasks import Task, credit
 from heterofed import simulate
 from heterofed.events import Event, PhaseBegan, PhaseEnded
@@ -87,11 +86,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = measured(args)
-    if args.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print("\n".join(f"{name:22} {value}" for name, value in found.items()))
+    show(measured(args), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.curve import free_port
 from benchmarks.relay import Relay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,13 +22,6 @@ MARK = "SCOREBOARD_PARTY"
 def python_of(system: str) -> str:
     """Return the interpreter of a system's environment."""
     return str(ENVIRONMENTS / system / "bin" / "python")
-
-
-def free_port() -> int:
-    """Return a port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _environment(system: str, mark: str = "") -> dict[str, str]:

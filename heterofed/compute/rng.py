@@ -53,14 +53,8 @@ def start_generators(seed: bytes) -> None:
     # torch.manual_seed is avoided, because it queues a call each time before CUDA is initialised.
     if _cuda_devices():
         torch.cuda.manual_seed_all(start)
-    _start_python(int.from_bytes(seed[:8] + seed[-_MORE:], "big"))
+    random.seed(int.from_bytes(seed[:8] + seed[-_MORE:], "big"))
     _start_numpy(words[_WORDS:])
-
-
-def _start_python(start: int) -> None:
-    """Do what `random.seed` does with a number, without its questions about other types."""
-    super(random.Random, _PYTHON).seed(start)
-    _PYTHON.gauss_next = None
 
 
 def _start_numpy(words: np.ndarray[Any, np.dtype[np.uint32]]) -> None:
@@ -83,9 +77,6 @@ def _words_in_place() -> np.ndarray[Any, np.dtype[np.uint32]] | None:
     state: Any = _NUMPY.state
     return words if np.array_equal(words, state["state"]["key"]) else None
 
-
-_PYTHON: Any = random.seed.__self__  # type: ignore[attr-defined]
-"""The generator of the functions of `random`."""
 
 _NUMPY = get_bit_generator()  # keeps its memory alive
 _NUMPY_WORDS = _words_in_place()

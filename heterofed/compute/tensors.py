@@ -48,8 +48,6 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
     """
     layout: Layout
     tensors: dict[str, Tensor]
-    if isinstance(features, Tensor) and _can_be_sent(features):
-        return "tensor", {"": features}  # as nearly always
     if isinstance(features, Tensor):
         layout, tensors = "tensor", {"": features}
     elif isinstance(features, Mapping):
@@ -91,11 +89,6 @@ def named(features: object, where: str) -> tuple[Layout, dict[str, Tensor]]:
             " first dimension"
         )
     return layout, tensors
-
-
-def _can_be_sent(tensor: Tensor) -> bool:
-    is_known = _name_of(tensor.dtype) in ITEM_BYTES
-    return is_known and tensor.layout is torch.strided and 1 <= tensor.dim() <= 16
 
 
 def _kind_of(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-Places = np.ndarray[Any, np.dtype[Any]]
+Positions = np.ndarray[Any, np.dtype[Any]]
 """The positions of some ids."""
 
 _AT_ONCE = 8192
@@ -61,13 +61,13 @@ class PackedIds(Sequence[str]):
             return self._between(chosen, chosen + 1)
         return self.pick(np.arange(chosen.start, chosen.stop, chosen.step))
 
-    def pick(self, places: Places) -> list[str]:
+    def pick(self, places: Positions) -> list[str]:
         """Return the ids at some positions, in their order."""
         starts, ends = self._ends[places].tolist(), self._ends[places + 1].tolist()
         text = self._text
         return [text[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
-    def take(self, places: Places) -> PackedIds:
+    def take(self, places: Positions) -> PackedIds:
         """Return the ids at some positions, in their order and in this form."""
         if len(places) == len(self) and bool((places == np.arange(len(self))).all()):
             return self

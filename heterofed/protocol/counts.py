@@ -115,11 +115,6 @@ class BatchCounts:
         """The number of batches that were sent and not processed."""
         return self.sent - self.done
 
-    @property
-    def oldest(self) -> tuple[TensorSpec, ...]:
-        """The tensors of the oldest batch that was sent and not processed."""
-        return self._specs[0]
-
     def may_answer(self, tensors: tuple[TensorSpec, ...], sums: bool) -> bool:
         """Return whether gradients fit the batch: their forms equal those of the features.
 

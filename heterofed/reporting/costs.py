@@ -107,24 +107,21 @@ class Account:
         self.rows[phase, self.own, "own"].compute += seconds
         self.compute += seconds
         self.counted += seconds
-        if self.hear is not unheard:
-            self.hear("compute", self.own, seconds, 0)
+        self.hear("compute", self.own, seconds, 0)
 
     def encoded(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
         """Count seconds that this party spent on encoding or decoding."""
         self.rows[phase, party, direction].encode += seconds
         self.encode += seconds
         self.counted += seconds
-        if self.hear is not unheard:
-            self.hear("encode", party, seconds, 0)
+        self.hear("encode", party, seconds, 0)
 
     def waited(self, phase: str, party: str, direction: Direction, seconds: float) -> None:
         """Count seconds that this party spent waiting."""
         self.rows[phase, party, direction].wait += seconds
         self.waits[party] += seconds
         self.counted += seconds
-        if self.hear is not unheard:
-            self.hear("wait", party, seconds, 0)
+        self.hear("wait", party, seconds, 0)
 
     def moved(
         self,
@@ -173,8 +170,7 @@ class Account:
     def reported(self, phase: str, party: str, seconds: float) -> None:
         """Count seconds that another party reports of its own hooks."""
         self.rows[phase, party, "received"].compute += seconds
-        if self.hear is not unheard:
-            self.hear("elsewhere", party, seconds, 0)
+        self.hear("elsewhere", party, seconds, 0)
 
     def table(self) -> list[dict[str, str | int | float]]:
         """Return the rows of `comm.csv`, by phase in the order in which the phases began."""

@@ -75,9 +75,13 @@ class Journal:
         Raises:
             OSError, ConfigError: the file cannot be written.
         """
-        if isinstance(event, Progressed) and self.passes(event):
-            return
-        noted = [*self._noted(event)]
+        if isinstance(event, Progressed):
+            self._units = event.done
+            if not self._trace.is_listening:
+                return  # as nearly always
+            noted: list[records.Record] = []
+        else:
+            noted = [*self._noted(event)]
         if (batch := self._trace(event)) is not None:
             noted.append(batch)
         if isinstance(event, TaskBegan):
@@ -88,11 +92,6 @@ class Journal:
             self._early += noted
         elif noted:
             self._write(self._path, noted)
-
-    def passes(self, event: Progressed) -> bool:
-        """Count progress; return whether no more is to be noted of it, as of nearly every batch."""
-        self._units = event.done
-        return not self._trace.is_listening
 
     def _open(self, path: Path) -> None:
         self._path = path

@@ -82,9 +82,8 @@ class HookCalls:
 
     def call_as(self, hook: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function in place of a hook, in the same way."""
-        if kwargs:
-            args, kwargs = arguments(call, args, kwargs)
-        with _Inside(self._run, hook, self._name):
+        args, kwargs = arguments(call, args, kwargs)
+        with self.inside(hook):
             return call(*args, **kwargs)
 
     def inside(self, hook: str) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heterofed.events import Callback, Event, Progressed
+from heterofed.events import Callback, Event
 from heterofed.reporting.journal import Journal
 from heterofed.reporting.journal_records import FILE
 from heterofed.runs.run import Run
@@ -16,8 +16,6 @@ def journal_kept(run: Run) -> Callback:
     journal = Journal(run.account)
 
     def note(event: Event) -> None:
-        if isinstance(event, Progressed) and journal.passes(event):
-            return  # as nearly always
         with run.harmless(FILE):
             journal(event)
 

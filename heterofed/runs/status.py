@@ -74,10 +74,10 @@ class Status:
     def __call__(self, event: Event) -> None:
         """Process an event; most events are written at once."""
         match event:
-            case Progressed() if self.passes(event):
-                return
-            case Progressed():
-                pass
+            case Progressed(done, total):
+                self._done, self._total = done, total
+                if time.monotonic() - self._noted < PROGRESS_SECONDS:
+                    return
             case PhaseBegan():
                 self._phase, self._round = event.phase, event.round or self._round
                 self._done, self._total, self._waits_for = None, event.total, []
@@ -97,13 +97,6 @@ class Status:
             case _:
                 return
         self.write()
-
-    def passes(self, event: Progressed) -> bool:
-        """Take progress in; return whether the file is not written again yet, as after nearly every
-        batch.
-        """
-        self._done, self._total = event.done, event.total
-        return time.monotonic() - self._noted < PROGRESS_SECONDS
 
     def end(self, error: BaseException | None) -> None:
         """Record how the launch ended, and the error if it ended early."""
@@ -174,8 +167,6 @@ def status_kept(run: Run, settings: Settings) -> Iterator[Callback]:
     status = Status(run, settings)
 
     def note(event: Event) -> None:
-        if isinstance(event, Progressed) and status.passes(event):
-            return
         with run.harmless(STATUS):
             status(event)
 

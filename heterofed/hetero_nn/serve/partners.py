@@ -18,7 +18,7 @@ from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Mail, Peer
 from heterofed.protocol.messages import ServeAccepted, ServeAnswer
 
-Places = np.ndarray[Any, np.dtype[np.int32]]
+RowNumbers = np.ndarray[Any, np.dtype[np.int32]]
 """Numbers of rows; -1 stands for none."""
 
 
@@ -71,7 +71,7 @@ class Shared:
 
     count: int
     digest: bytes
-    places: Places
+    places: RowNumbers
 
     @classmethod
     def of(cls, secret: bytes, own: PackedIds, rows: Rows, served: Rows) -> Shared:
@@ -106,7 +106,7 @@ class Partner:
     key: str
     imputer: FeatureImputer
     version: bytes
-    places: Places
+    places: RowNumbers
 
     @property
     def peer(self) -> Peer:

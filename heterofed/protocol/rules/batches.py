@@ -20,8 +20,6 @@ from heterofed.protocol.states import State
 
 
 def _features(said: Conversation, message: Features, size: int) -> None:
-    if _goes_on(said, message, size):
-        return
     batches = said.batches
     require(message.round == said.round, "not this round")
     require(message.batch == batches.sent, "not the next batch")
@@ -30,21 +28,6 @@ def _features(said: Conversation, message: Features, size: int) -> None:
     require(said.are_summed, "before the parts of the sites were summed")
     if said.like_before != _likeness(said, message, size):
         _check_form(said, message, size)
-
-
-def _goes_on(said: Conversation, message: Features, size: int) -> bool:
-    """Return whether features are those of the next batch in the form of the last one, so that
-    every rule for them holds. Nearly all are.
-    """
-    batches = said.batches
-    return (
-        message.batch == batches.sent
-        and message.round == said.round
-        and said.like_before == _likeness(said, message, size)
-        and batches.sent - batches.done < said.credit
-        and not said.is_final
-        and said.site_role is None
-    )
 
 
 def _check_form(said: Conversation, message: Features, size: int) -> None:
@@ -73,8 +56,6 @@ def _note_features(said: Conversation, message: Features, size: int) -> None:
 
 
 def _gradients(said: Conversation, message: Gradients, size: int) -> None:
-    if _answers(said, message, size):
-        return
     batches = said.batches
     require(message.round == said.round, "not this round")
     require(said.trainable, "that party is frozen")
@@ -84,22 +65,6 @@ def _gradients(said: Conversation, message: Gradients, size: int) -> None:
     if said.answered_before != (message.tensors, size):
         check_tensors(message.tensors, size, said.gradient_coding, said.max_batch_bytes)
     require(batches.may_answer(message.tensors, said.sums), "not tensors of that batch")
-
-
-def _answers(said: Conversation, message: Gradients, size: int) -> bool:
-    """Return whether gradients are the first ones of the next batch and in the form of the last
-    ones and of its features, so that every rule for them holds. Nearly all are.
-    """
-    batches = said.batches
-    return (
-        message.batch == batches.done < batches.sent
-        and message.round == said.round
-        and said.answered_before == (message.tensors, size)
-        and batches.answers == 0
-        and message.tensors == batches.oldest
-        and said.trainable
-        and not said.sums
-    )
 
 
 def _note_gradients(said: Conversation, message: Gradients, size: int) -> None:
