@@ -12,7 +12,6 @@ import logging
 import secrets
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from heterofed.files import own_folder, put_in_place, read
 from heterofed.hetero_nn import HeteroNNHostScheduler
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.serving.extra import check_installed
-from heterofed.serving.tls import LOOK_SECONDS, Renewal, Tls
+from heterofed.serving.tls import LOOK_SECONDS, RenewedContext, Tls
 
 logger = logging.getLogger("heterofed")
 
@@ -139,8 +138,7 @@ class Server:
         tokens = {each.task_id: each.token for each in tasks}
         if len(tokens) < len(tasks):
             raise ConfigError("a task is given twice; give each task once")
-        self._tls = tls
-        context = None if tls is None else tls.context()
+        context = None if tls is None else RenewedContext(tls)
         if not all(tokens.values()) and (tls is None or tls.client_ca is None):
             raise ConfigError("without a token, callers need certificates: give one of the two")
         self._api = Api(tokens, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
@@ -195,12 +193,11 @@ class Server:
         finally:
             self.stop()
 
-    def _made(self, context: ssl.SSLContext | None) -> Any:
+    def _made(self, context: RenewedContext | None) -> Any:
         import uvicorn
 
         from heterofed.serving.connections import Connection, LimitedServer
 
-        renewal = Renewal(self._tls, context) if self._tls and context else None
         config = uvicorn.Config(
             self._api,
             http=Connection,
@@ -212,7 +209,7 @@ class Server:
             ws="none",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=DRAIN_SECONDS,
-            callback_notify=None if renewal is None else renewal.look,
+            callback_notify=None if context is None else context.look,
             timeout_notify=LOOK_SECONDS,
         )
         config.load()

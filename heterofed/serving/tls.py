@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 from cryptography import x509
 
@@ -44,7 +45,15 @@ class Tls:
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._load(context)
+        try:
+            # Without a password, OpenSSL would ask for that of an encrypted key.
+            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
+            self._check_days(datetime.now(UTC))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the certificate {self.certificate} and the key {self.key} cannot be used"
+                f" ({_why(error)}): give files that belong together, as PEM, the key not encrypted"
+            ) from None
         if self.client_ca is not None:
             try:
                 context.load_verify_locations(self.client_ca)
@@ -57,22 +66,9 @@ class Tls:
         return context
 
     def ages(self) -> tuple[int, ...]:
-        """Return when the files were changed; a file that cannot be reached counts as old."""
-        return _age(self.certificate), _age(self.key)
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        """Give the files to connections; what cannot be used changes nothing."""
-        try:
-            # Half of what cannot be used as a whole would replace what is in use.
-            for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
-                # Without a password, OpenSSL would ask for that of an encrypted key.
-                each.load_cert_chain(self.certificate, self.key, password=lambda: "")
-                self._check_days(datetime.now(UTC))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"the certificate {self.certificate} and the key {self.key} cannot be used"
-                f" ({_why(error)}): give files that belong together, as PEM, the key not encrypted"
-            ) from None
+        """Return when each file was changed; a file that cannot be reached counts as old."""
+        files = (self.certificate, self.key, self.client_ca)
+        return tuple(_age(each) for each in files if each is not None)
 
     def _check_days(self, now: datetime) -> None:
         """Refuse a certificate that no caller would accept today.
@@ -93,32 +89,42 @@ class Tls:
                 " set the clock of this machine right"
             )
 
-    def renew(self, context: ssl.SSLContext) -> None:
-        """Let further connections have the certificate that is in the files now."""
-        try:
-            self._load(context)
-        except ConfigError as error:  # one file may be written and the other not yet
-            logger.warning("TLS: %s; the certificate before it is used", error)
-        else:
-            logger.info("TLS: the renewed certificate is used")
 
+class RenewedContext(ssl.SSLContext):
+    """The settings of a server's connections, which are made anew when a file has changed.
 
-class Renewal:
-    """Notices that the files of a server were renewed.
+    They are replaced as a whole, because authorities can be added to settings and never removed,
+    and a session that began with a removed one must not be resumed. Open connections keep theirs.
 
     Args:
         tls: the files.
-        context: the settings that were made of them.
+
+    Raises:
+        ConfigError: a file cannot be used; the message names it.
     """
 
-    def __init__(self, tls: Tls, context: ssl.SSLContext) -> None:
-        self._tls, self._context, self._ages = tls, context, tls.ages()
+    def __new__(cls, tls: Tls) -> Self:  # noqa: ARG004 - an SSLContext is made by a protocol
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls, self._ages = tls, tls.ages()
+        self._current = tls.context()
+
+    def wrap_bio(self, *given: Any, **named: Any) -> ssl.SSLObject:
+        """Begin a connection with the settings of now; event loops call this for each."""
+        return self._current.wrap_bio(*given, **named)
 
     async def look(self) -> None:
-        """Use the files if they have changed."""
-        if (ages := self._tls.ages()) != self._ages:
-            self._ages = ages
-            self._tls.renew(self._context)
+        """Use the files if one of them has changed; what cannot be used changes nothing."""
+        if (ages := self._tls.ages()) == self._ages:
+            return
+        self._ages = ages
+        try:
+            self._current = self._tls.context()
+        except ConfigError as error:  # one file may be written and the other not yet
+            logger.warning("TLS: %s; the earlier files stay in use", error)
+        else:
+            logger.info("TLS: the renewed files are in use")
 
 
 def _age(path: Path) -> int:

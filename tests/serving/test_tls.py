@@ -26,7 +26,7 @@ from heterofed.cli.app import cli
 from heterofed.errors import ConfigError
 from heterofed.serving import connections
 from heterofed.serving.server import ServedTask, Server
-from heterofed.serving.tls import Renewal, Tls
+from heterofed.serving.tls import RenewedContext, Tls
 from tests.e2e.tiny import TinyHost
 
 PREDICT = "/v1/models/t:predict"
@@ -187,8 +187,7 @@ def serial_of(office: Office) -> int:
 
 
 def test_renewed_files_are_taken_over_while_it_serves(office: Office) -> None:
-    context = office.server._server.config.ssl
-    renewal = Renewal(office.tls, context)
+    renewal = office.server._server.config.ssl
     asyncio.run(renewal.look())
     before = serial_of(office)
     office.own.pem.write_text("half a file")
@@ -207,8 +206,7 @@ def test_a_renewal_of_no_use_changes_nothing(
     authority = signed(tmp_path, "authority")
     own = signed(tmp_path, "server", authority)
     tls = Tls(own.pem, own.key_pem)
-    context = tls.context()
-    renewal = Renewal(tls, context)
+    context = RenewedContext(tls)
     if what == "expired":
         signed(tmp_path, "server", authority, days=-1)
     elif what == "of another key":
@@ -217,12 +215,60 @@ def test_a_renewal_of_no_use_changes_nothing(
         own.pem.write_bytes(b"")
     else:
         own.pem.unlink()
-    asyncio.run(renewal.look())
-    assert "the certificate before it is used" in caplog.text
+    asyncio.run(context.look())
+    assert "the earlier files stay in use" in caplog.text
     assert shaken(context, authority) == own.certificate.serial_number
     again = signed(tmp_path, "server", authority)
-    asyncio.run(renewal.look())
+    asyncio.run(context.look())
     assert shaken(context, authority) == again.certificate.serial_number
+
+
+def test_the_authorities_of_callers_are_replaced(tmp_path: Path) -> None:
+    """A caller of an authority that was taken out gets no answer, nor does its earlier session."""
+    office = Office(tmp_path, client_ca=True)
+    renewal, callers = office.server._server.config.ssl, office.authority.pem
+    later = signed(tmp_path, "later")
+    mine, other = office.caller, signed(tmp_path, "other", later)
+    trusted = {each.pem: trusting(office.authority.certificate, each) for each in (mine, other)}
+    front = Front(office)
+    try:
+        session, _ = asked(office, trusted[mine.pem])
+        assert asked(office, trusted[mine.pem], session)[1]  # the server does resume sessions
+        for useless in (b"", office.own.key_pem.read_bytes()):
+            callers.write_bytes(useless)
+            asyncio.run(renewal.look())
+            asked(office, trusted[mine.pem])
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                asked(office, trusted[other.pem])
+        callers.write_bytes(later.pem.read_bytes())
+        asyncio.run(renewal.look())
+        asked(office, trusted[other.pem])
+        for again in (None, session):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                asked(office, trusted[mine.pem], again)
+    finally:
+        front.end()
+
+
+def trusting(authority: x509.Certificate, caller: Signed) -> ssl.SSLContext:
+    pem = authority.public_bytes(serialization.Encoding.PEM).decode()
+    context = ssl.create_default_context(cadata=pem)
+    context.load_cert_chain(caller.pem, caller.key_pem)
+    return context
+
+
+def asked(
+    office: Office, trusted: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool | None]:
+    """Ask whether the server is healthy; gives the session, and whether an earlier one went on."""
+    with (
+        socket.create_connection(("127.0.0.1", office.port), timeout=20) as plain,
+        trusted.wrap_socket(plain, server_hostname="localhost", session=session) as line,
+    ):
+        line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        if not line.recv(1000).startswith(b"HTTP/1.1 200"):
+            raise ConnectionError("no answer")
+        return line.session, line.session_reused
 
 
 def shaken(context: ssl.SSLContext, authority: Signed) -> int:
