@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from heterofed.messaging.party import Party
+from heterofed.protocol.states import Role
 from tests.e2e.processes import ROOT, Parties
 from tests.e2e.processes import parties as started_parties
 from tests.identity.offices import Command
@@ -55,6 +58,21 @@ def parties(home: Path, tmp_path: Path) -> Iterator[Parties]:
     """Starts party processes, and ends those that a test leaves running."""
     with started_parties(home, tmp_path) as started:
         yield started
+
+
+@pytest.fixture
+def late_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collaborators that read late while the parties meet, as on a busy machine: what the Host
+    sends after its Welcome has come by then, and is read together with it.
+    """
+    pump = Party.pump
+
+    def late(party: Party, timeout: float) -> None:
+        if party.role is Role.COLLABORATOR and party.phase == "join":
+            time.sleep(0.4)
+        pump(party, timeout)
+
+    monkeypatch.setattr(Party, "pump", late)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,16 @@ from heterofed.messaging.peer import Mail, Peer, Timeouts
 from heterofed.messaging.taps import Tap
 from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, header_in, payload_size
-from heterofed.protocol.messages import Abort, Bye, Hello, Message, Signed, Waiting
+from heterofed.protocol.messages import (
+    Abort,
+    Bye,
+    Hello,
+    Message,
+    Signed,
+    Waiting,
+    Welcome,
+    WelcomeBack,
+)
 from heterofed.protocol.states import Role
 from heterofed.reporting.costs import LARGE_BYTES, Account, Direction
 from heterofed.reporting.diagnostics import place_of, shielded
@@ -452,6 +461,8 @@ class Party:
             raise aborts.unlawful(peer.name, self.phase, f"broke the protocol: {error}") from None
         peer.turn_began = self.clock()
         message, payload = complete
+        if isinstance(message, Welcome | WelcomeBack):
+            self._learn_name(peer, message.plan.host)
         if not isinstance(message, Waiting):
             peer.moved_on = peer.turn_began
         if self.role is Role.HOST and channel in self.visitors:
@@ -495,6 +506,12 @@ class Party:
             if hello.purpose != "check":  # a check only compares terms and is logged elsewhere
                 logger.warning("turned %r away: %s", hello.party, refusal)
             self.turn_away(visitor, refusal)
+
+    def _learn_name(self, host: Peer, name: str) -> None:
+        """Know the Host by its name before the messages that come with its first are counted."""
+        del self.peers[host.name]
+        self.account.renamed(host.name, name)
+        self.admit(host, name)
 
     def _drop(self, peer: Peer) -> None:
         """Forget a party that disconnected before the task began, so that it may connect again."""

@@ -329,8 +329,6 @@ def _be_welcomed(
         raise unlawful("the Host", "join", "announced a plan in which this party has no place")
     if differ := objections(welcome.plan):
         raise unlawful("the Host", "join", f"announced another plan: {'; '.join(differ)}")
-    del party.peers["the Host"]
-    party.admit(host, welcome.plan.host)
     party.timeouts = Timeouts(
         calculation=welcome.plan.calculation_timeout,
         schedule=welcome.plan.schedule_timeout,

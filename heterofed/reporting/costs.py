@@ -42,6 +42,14 @@ class Cost:
     wait: float = 0.0
     compute: float = 0.0
 
+    def add(self, other: Cost) -> None:
+        """Count what another cost has counted, too."""
+        self.messages += other.messages
+        self.bytes += other.bytes
+        self.encode += other.encode
+        self.wait += other.wait
+        self.compute += other.compute
+
 
 @dataclass(slots=True)
 class Arrival:
@@ -166,6 +174,13 @@ class Account:
             speed = came.bytes / came.seconds if came and came.seconds else None
             found[party] = LinkQuality(self.round_trips.get(party), speed)
         return found
+
+    def renamed(self, before: str, now: str) -> None:
+        """Book what was counted of a party under another name to its own."""
+        for phase, party, direction in [key for key in self.rows if key[1] == before]:
+            self.rows[phase, now, direction].add(self.rows.pop((phase, party, direction)))
+        self.waits[now] += self.waits.pop(before, 0.0)
+        self.egress.renamed(before, now)
 
     def reported(self, phase: str, party: str, seconds: float) -> None:
         """Count seconds that another party reports of its own hooks."""

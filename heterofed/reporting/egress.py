@@ -22,6 +22,7 @@ HOLDS = {
     "CountBlinded": "blinded ids",
     "CountRaised": "blinded ids of the other, raised",
     "CountOwn": "blinded ids",
+    "CountResult": "how many ids are common",
     "StoredFilter": "keyed hashes of own ids",
     "StoredBlinded": "blinded ids",
     "StoredEvaluated": "blinded ids of the other, evaluated",
@@ -29,8 +30,21 @@ HOLDS = {
     "StoredReplies": "proofs of common ids",
     "SplitParts": "which common ids are train and test ids",
     "SplitPlan": "keyed digests of the split",
+    "PredictPlan": "keyed digest of common ids",
+    "ServePlan": "keyed digest of common ids",
+    "ServeRequest": "numbers of common rows",
+    "ServeAnswer": "features at the cut layer",
+    "SiteRows": "numbers of rows",
+    "SiteShare": "gradients or weights, masked",
+    "SiteSum": "sum of masked gradients or weights",
     "Features": "features at the cut layer",
     "Gradients": "gradients of the other's features",
+    "Findings": "results of the evaluation",
+    "ModelLayout": "layout of the model, and its weights where the Host asked",
+    "InitialWeights": "weights of the model",
+    "Update": "weights or gradients of the model",
+    "Average": "averaged weights of the model",
+    "Scores": "results of a test on own rows",
 }
 """The content of each kind of message; all other kinds hold names, numbers and settings."""
 
@@ -49,6 +63,14 @@ class Egress:
         row = self._rows[phase, kind, to]
         row[0] += 1
         row[1] += size
+
+    def renamed(self, before: str, now: str) -> None:
+        """Book what was sent to a party under another name to its own."""
+        for phase, kind, to in [key for key in self._rows if key[2] == before]:
+            messages, size = self._rows.pop((phase, kind, to))
+            row = self._rows[phase, kind, now]
+            row[0] += messages
+            row[1] += size
 
     @property
     def is_worth_a_file(self) -> bool:

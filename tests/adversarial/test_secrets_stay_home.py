@@ -17,7 +17,7 @@ from heterofed import TaskResult
 from heterofed.cli.task import accept_task
 from heterofed.identity.keys import load_key, new_key
 from heterofed.identity.task_file import load_task, task_path
-from heterofed.protocol.messages import MESSAGE_TYPES
+from heterofed.protocol.messages import MESSAGE_TYPES, Message
 from heterofed.reporting.egress import COLUMNS, HOLDS
 from tests.adversarial.middle import Middle
 from tests.adversarial.peers import TASK
@@ -192,7 +192,7 @@ def test_what_left_is_on_record(office: Path, tmp_path: Path) -> None:
         ((results[0], host), "bob"),
         ((results[1], bob), "alice"),
     ):
-        assert {row["to"] for row in mine.values()} <= {other, "the Host"}
+        assert {row["to"] for row in mine.values()} == {other}
         assert sum(int(row["bytes"]) for row in mine.values()) == each.bytes_sent
     assert set(host) >= {("psi", "PsiBlinded"), ("train", "Gradients"), ("finish", "Finish")}
     assert ("train", "Features") not in host
@@ -211,6 +211,22 @@ def test_what_left_is_on_record_where_the_task_fails(office: Path, tmp_path: Pat
     assert int(bob["train", "Features"]["messages"]) >= 1
     assert ("psi", "PsiTags") in outbound(tmp_path / TASK / "bob")
     assert ("train", "Abort") in outbound(tmp_path / TASK / "alice")
+
+
+SETTINGS = """
+    Hello Terms Welcome WelcomeBack Waiting Abort Bye Finish Checkpoint CheckpointHeld RoundEnd
+    ProbeBegin ProbeFacts ProbePing ProbePong ProbeResult
+    PsiRenew PsiBegin PsiUnblinded PsiTagged CountBegin CountReady StoredOffer StoredBegin
+    SplitAccepted PredictAccepted ServeAccepted BeginTrain BeginTest BatchDone EndOfFeatures
+    GradientsSeen SeenByOthers DescribeModel WeightsHeld BeginUpdate BeginScores
+"""
+"""The kinds of message that hold nothing but names, numbers and settings."""
+
+
+def test_the_content_of_each_kind_of_message_is_named() -> None:
+    kinds = {each.__name__ for each in Message.__subclasses__()}
+    assert not set(SETTINGS.split()) & set(HOLDS)
+    assert {*HOLDS, *SETTINGS.split()} == kinds
 
 
 def test_a_run_that_goes_on_adds_to_its_record(tmp_path: Path) -> None:

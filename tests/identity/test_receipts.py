@@ -539,6 +539,7 @@ def assert_agreed(content: dict[str, bytes], keys: dict[str, str]) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("late_readers")
 @pytest.mark.parametrize("secure", [False, True])
 def test_parties_of_a_horizontal_task_sign(secure: bool, home: Path, tmp_path: Path) -> None:
     names = ["bob", "carol"]

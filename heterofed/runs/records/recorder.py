@@ -14,7 +14,7 @@ import msgspec
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home, new_file, own_folder
 from heterofed.messaging.taps import Tap
-from heterofed.protocol.codec import Buffer
+from heterofed.protocol.codec import Buffer, encode, header_in
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.messages import Abort, Mark, Message, Waiting
 from heterofed.reporting.diagnostics import place_of
@@ -84,6 +84,11 @@ class Recorder(NoRecord, Tap):
     def went_back(self, mark: Mark, content: bytes) -> None:
         """See `NoRecord`."""
         self._begin(mark, content)
+        # What came while the parties connected, before this file began, is taken only after it.
+        for name, peer in self._run.party.peers.items():
+            for mail in peer.inbox:
+                frames = encode(mail.message, [mail.payload])
+                self.came(name, mail.message, header_in(frames[0]), mail.payload)
 
     def left(self, peer: str, message: Message, header: Buffer, payload: Sequence[Buffer]) -> None:
         """See `Tap`."""

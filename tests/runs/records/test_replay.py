@@ -15,7 +15,8 @@ from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.synthetic_gradients import SyntheticGradients
-from heterofed.runs.records.segments import open_segment, segments_in
+from heterofed.protocol.messages import Mark
+from heterofed.runs.records.segments import find_segment, open_segment, segments_in
 from tests.e2e.processes import Parties, PartyProcess
 from tests.e2e.tiny import TinyCollaborator, run, with_settings
 from tests.hetero_nn import sites_tiny
@@ -201,6 +202,7 @@ def assert_all_same(results: Path, make: Any, rounds: int, batches: int, count: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("late_readers")
 def test_a_run_that_was_interrupted(tmp_path: Path, home: Path) -> None:
     """The batches before the crash and after it, and those that were trained twice."""
     given: dict[str, Any] = {"alice": {"checkpoint_batches": 2}, "bob": {}}
@@ -215,6 +217,9 @@ def test_a_run_that_was_interrupted(tmp_path: Path, home: Path) -> None:
     assert not any(isinstance(each, BaseException) for each in results), results
     launches = [each.mark for each in segments_in(folder_of(tmp_path, "bob"))]
     assert len(launches) > len(set(launches))
+    for party in ("alice", "bob"):
+        again = segments_in(folder_of(tmp_path, party))[launches.index(Mark(0, 4)) + 1]
+        assert find_segment(home, folder_of(tmp_path, party), 1, 4) == again
     for party, number, batch in itertools.product(["alice", "bob"], [1, 2, 3], [1, 2]):
         folder = folder_of(tmp_path, party)
         found = replay(make(party), folder, round_number=number, batch=batch)
