@@ -1,4 +1,4 @@
-"""Stashes weights for steps with staleness, and chooses the staleness.
+"""Stashes weights for steps with staleness.
 
 With staleness k, a Collaborator's forward pass of batch b uses its weights after step b-1-k, so
 that k batches are in flight meanwhile. The backward pass of a batch must see the weights of its own
@@ -10,8 +10,6 @@ with this module.)
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -20,15 +18,6 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-
-MOST_CHOSEN = 16
-"""The largest staleness that is chosen automatically; more costs accuracy and seldom saves time."""
-
-PROBE_BATCHES = 8
-"""The first batches, which are trained without staleness and timed before it is chosen."""
-
-SLACK = 1.25
-"""The factor by which a batch may take longer than measured before a party waits."""
 
 
 def stashed_weights(weights: Iterable[Tensor]) -> AbstractContextManager[object]:
@@ -96,45 +85,3 @@ def ahead(
                 return
         yield item
         del item  # frees it before the next one is made
-
-
-class Probe:
-    """Times the first batches, which are trained without staleness, and chooses the staleness.
-
-    Such a batch takes one full cycle: the forward pass at the Collaborator, the transfer here, the
-    step here, the transfer back, and the backward pass and step there. With k more batches in
-    flight, one arrives in 1/(k+1) of this time, or in the time that the busiest party or link needs
-    for one batch.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple[float, float] | None = None
-        self._cycles: list[float] = []
-        self._work: list[float] = []
-
-    def note(self, now: float, own: float, others: float) -> None:
-        """Note that a whole batch has arrived.
-
-        Args:
-            now: the current time in seconds, on any clock.
-            own: the seconds that this party has worked so far.
-            others: the seconds that the busiest other party or link worked for this batch.
-        """
-        if self._last is not None:
-            self._cycles.append(now - self._last[0])
-            self._work.append(max(own - self._last[1], others))
-        self._last = (now, own)
-
-    def choose(self) -> int:
-        """Return the least staleness with which no party should wait, from 0 to `MOST_CHOSEN`."""
-        cycle, work = self._typical()
-        return min(MOST_CHOSEN, max(0, math.ceil(SLACK * cycle / work) - 1)) if work > 0 else 0
-
-    def __str__(self) -> str:
-        cycle, work = self._typical()
-        return f"{1e3 * cycle:.1f} ms each, {1e3 * work:.1f} ms of work at the busiest party"
-
-    def _typical(self) -> tuple[float, float]:
-        if not self._cycles:
-            return 0.0, 0.0
-        return statistics.median(self._cycles), statistics.median(self._work)

@@ -83,7 +83,8 @@ class HeteroNNHostScheduler(HostHooks):
         compress_gradients: how gradients are sent, with the same values.
         max_staleness: with k, the Collaborators run their forward passes exactly k steps ahead of
             the gradients, so that they need not wait for each round trip. 0 trains the joined model
-            exactly. "auto" measures the first batches and chooses.
+            exactly. "auto" measures the first batches and chooses, and chooses again as links and
+            parties get slower or faster.
         party_dropout: the probability that a Collaborator's features of a row are set to zero in
             training, for models that will predict rows that a party does not have (see `predict`).
         fusion: "separate" gives the Host each Collaborator's features. With "masked_sum", two or

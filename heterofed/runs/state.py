@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from heterofed.compute.pace import MOST_CHOSEN
+
 if TYPE_CHECKING:
     from heterofed.privacy.dpsgd import Sampling
     from heterofed.privacy.findings import Leak
@@ -23,6 +25,10 @@ class Kept:
         hyperparameters: the class of each optimizer and the settings of its groups, as its hook
             made them; None before the first checkpoint.
         staleness: how many steps the forward passes run ahead; None if it is not chosen yet.
+        measured_from: the batch of this round, or of the next one, at which the next measurement
+            begins that chooses the staleness; None if none is due.
+        most_staleness: the largest staleness that may be chosen.
+        best_loss: the lowest mean loss of a round, and its standard error.
         recorded: the results of `train_a_batch` for each batch of the current round.
         means: the sums of the Collaborators' features in the current round, at the Host.
         private_steps: the number of DP-SGD steps that the current weights have made.
@@ -40,6 +46,9 @@ class Kept:
     best_digest: str = ""
     hyperparameters: dict[str, Any] | None = None
     staleness: int | None = None
+    measured_from: int | None = 0
+    most_staleness: int = MOST_CHOSEN
+    best_loss: tuple[float, float] | None = None
     recorded: list[dict[str, float]] = field(default_factory=list)
     means: dict[str, Any] = field(default_factory=dict)
     private_steps: int = 0
@@ -66,6 +75,7 @@ class RunState:
         told: the warnings that are given once in a run and were given.
         site_of: which site has each id that is common to all parties, by role, as the position of
             the site in the plan; at the Host from the intersection until the split.
+        foretold_staleness: the staleness that a record says will be chosen; None in other runs.
         kept: the state that checkpoints keep.
     """
 
@@ -78,5 +88,6 @@ class RunState:
     most_drawn: dict[str, int] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    foretold_staleness: int | None = None
     site_of: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)

@@ -1,4 +1,4 @@
-"""Weights kept for backward, and the choice of how far ahead to run."""
+"""Weights kept for backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from heterofed.compute.staleness import MOST_CHOSEN, Probe, stashed_weights
+from heterofed.compute.staleness import stashed_weights
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.5, foreach=False),
@@ -153,28 +153,6 @@ def test_a_weight_saved_twice_is_copied_once() -> None:
     torch.autograd.backward(z.sum())
     assert x.grad is not None
     torch.testing.assert_close(x.grad, torch.ones(2, 4) @ before.t() @ before.t())
-
-
-@pytest.mark.parametrize(
-    ("cycle", "own", "others", "chosen"),
-    [
-        (0.010, 0.010, 0.004, 1),  # one machine: the other one's work hides behind ours
-        (0.056, 0.006, 0.005, 11),  # 50 ms of round trip
-        (0.180, 0.010, 0.080, 2),  # the link itself is the bottleneck
-        (2.000, 0.001, 0.001, MOST_CHOSEN),
-        (0.010, 0.0, 0.0, 0),
-    ],
-)
-def test_choice_hides_the_round_trip(cycle: float, own: float, others: float, chosen: int) -> None:
-    probe = Probe()
-    for number in range(8):
-        late = 5.0 if number == 3 else 0.0  # one outlier decides nothing
-        probe.note(number * cycle + late * (number == 3), number * own, others)
-    assert probe.choose() == chosen
-
-
-def test_nothing_measured_chooses_the_exact_mode() -> None:
-    assert Probe().choose() == 0
 
 
 @pytest.mark.slow

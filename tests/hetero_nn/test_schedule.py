@@ -14,8 +14,9 @@ from torch import Tensor, nn, optim
 from torch.utils.checkpoint import checkpoint
 
 from heterofed import ConfigError
+from heterofed.compute import pace
 from heterofed.compute.alignment import default_split
-from heterofed.compute.staleness import PROBE_BATCHES, Probe
+from heterofed.compute.pace import PROBE_BATCHES
 from heterofed.compute.streams import random_stream
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, rows, run
 
@@ -257,7 +258,7 @@ def test_auto_begins_exactly_and_goes_on_with_its_choice(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(Probe, "choose", lambda _self: 3)
+    monkeypatch.setattr(pace, "least_staleness", lambda *_: 3)
     host = Host(tmp_path, max_staleness="auto", early_gradients=early)
     collaborator = Collaborator(tmp_path)
     assert len(STARTS) > PROBE_BATCHES + 3

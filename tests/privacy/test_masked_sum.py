@@ -13,10 +13,10 @@ import torch
 from msgspec import structs
 from torch import Tensor, nn
 
-from heterofed.compute.staleness import Probe
+from heterofed.compute.pace import Pace
 from heterofed.errors import ConfigError, RemoteProtocolError, TaskAborted
 from heterofed.files import heterofed_home
-from heterofed.hetero_nn.train import host_loop
+from heterofed.hetero_nn.train import host_loop, pacing
 from heterofed.hetero_nn.train.split import split
 from heterofed.intersection.host import _signed
 from heterofed.intersection.ids import own_ids
@@ -325,8 +325,8 @@ def test_a_host_that_has_one_party_step_later_is_noticed(
         honest(self, peer, message, *args, **settings)
 
     monkeypatch.setattr(Party, "post", post)
-    monkeypatch.setattr(host_loop, "PROBE_BATCHES", 2)
-    monkeypatch.setattr(Probe, "choose", lambda _: 1)
+    monkeypatch.setattr(pacing, "PROBE_BATCHES", 2)
+    monkeypatch.setattr(Pace, "choose", lambda _: 1)
     _, _, outcomes = play(tmp_path, fusion="masked_sum", max_staleness="auto")
     ended = [isinstance(each, RemoteProtocolError | TaskAborted) for each in outcomes]
     assert ended == [lies] * 4, outcomes

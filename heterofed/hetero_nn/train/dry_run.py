@@ -18,7 +18,6 @@ from torch import Tensor
 from heterofed.compute.autograd import has_batch_norm
 from heterofed.compute.batch import Batch
 from heterofed.compute.labels import count_of_plain
-from heterofed.compute.staleness import Probe
 from heterofed.compute.tensors import named
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
@@ -65,7 +64,7 @@ class HostDryRun(BesideTask, HostHalfTask):
         split_as_host(self.half, common, self.loop.sites)
         run.round = 1
         began = party.clock()
-        self.loop.train_a_leg(0, Probe(), most=1)
+        self.loop.train_a_leg(0, most=1)
         report = self.loop.report
         self._try_last(run)
         if report["rows"]:  # an empty batch (of Poisson sampling) shows nothing about time

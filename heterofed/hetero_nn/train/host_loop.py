@@ -14,7 +14,6 @@ from torch import Tensor
 from heterofed.compute.batch import Batch, copied_batch
 from heterofed.compute.freshness import explaining
 from heterofed.compute.leaves import EarlyGradients, Leaves
-from heterofed.compute.staleness import PROBE_BATCHES, Probe
 from heterofed.compute.streams import generators_kept, random_stream
 from heterofed.compute.tensors import check_finite, pack
 from heterofed.compute.transfer import on_gpu
@@ -41,6 +40,7 @@ from heterofed.hetero_nn.train.joint_batch import (
 )
 from heterofed.hetero_nn.train.loop import Loop
 from heterofed.hetero_nn.train.own_batches import TESTS, TRAINS
+from heterofed.hetero_nn.train.pacing import Pacing
 from heterofed.hetero_nn.train.recording import as_numbers, record_training, scalars_of
 from heterofed.hetero_nn.train.test_hooks import TestHooks
 from heterofed.messaging.party import Party
@@ -68,6 +68,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
         super().__init__(half)
         self._owner, self._settings = owner, settings
         self._warned: set[str] = set()
+        self._pacing = Pacing(self._run)
         self._sites: RowsOfSites | None = None
 
     @property
@@ -92,12 +93,12 @@ class HostLoop(Loop[HostModels, HostGuard]):
         Yields:
             The number of the batch before which a checkpoint is due.
         """
-        run, plan, probe = self._run, self._run.plan, Probe()
+        run, plan = self._run, self._run.plan
         first = run.batch
         if not first:
             count_round(run)
         while True:
-            trained = self.train_a_leg(first, probe)
+            trained = self.train_a_leg(first)
             if not trained:
                 raise FeatureError(
                     f"iterate_train_feature gave no batch in round {run.round}; return a new"
@@ -111,8 +112,8 @@ class HostLoop(Loop[HostModels, HostGuard]):
                     f"iterate_train_feature gave {trained} batches where {first} were due;"
                     " yield those of self.batches(train_ids), which checkpoint_batches counts"
                 )
+            self._pacing.end(first)
             yield first
-        self._staleness_from(PROBE_BATCHES, probe)  # for a round with fewer batches
         run.batch = 0
 
     def record_round(self) -> float | None:
@@ -120,14 +121,14 @@ class HostLoop(Loop[HostModels, HostGuard]):
         run, kept = self._run, self._run.state.kept
         FeatureMeans(kept.means, run.harmless).save(run.result.folder / MEANS)
         recorded, kept.means, kept.recorded = kept.recorded, {}, []
+        self._pacing.end_round([each["loss"] for each in recorded if "loss" in each])
         return record_training(run, type(self._owner), recorded)
 
-    def train_a_leg(self, first: int, probe: Probe, most: int | None = None) -> int:
+    def train_a_leg(self, first: int, most: int | None = None) -> int:
         """Train on the batches from `first` up to the next checkpoint within the round.
 
         Args:
             first: the number of the first batch.
-            probe: measures how long batches take.
             most: the number of batches to train on; None trains on all.
 
         Returns:
@@ -145,11 +146,10 @@ class HostLoop(Loop[HostModels, HostGuard]):
             guard.budget.start()
             if self.sites is not None:
                 self.sites.begin(self._batches_of_round(), testing=False)
-            party.broadcast(msg.BeginTrain(run.round, self._staleness_at_start(first), first))
+            party.broadcast(msg.BeginTrain(run.round, self._pacing.begin(first), first))
             for batch in self._joint_batches(TRAINS, self._half.leg_ids(first), first, most):
-                worked = party.counts.compute + party.counts.encode
-                probe.note(party.clock(), worked, max(each.work for each in batch.theirs))
-                steps = self._staleness_from(number + 1, probe)
+                self._pacing.note(batch)
+                steps = self._pacing.before(number + 1)
                 for name, features in batch.by_name().items():
                     means.add(name, features)
                 recorded.append(self.step(number, batch, steps))
@@ -159,30 +159,6 @@ class HostLoop(Loop[HostModels, HostGuard]):
             run.state.kept.recorded += as_numbers(recorded)
             means.settle()
         return number
-
-    def _staleness_at_start(self, first: int) -> int:
-        """Return the staleness at the start of a round.
-
-        If it is chosen automatically, the first round starts without staleness, even when it is
-        repeated.
-        """
-        agreed = self._run.plan.max_staleness
-        if agreed != "auto":
-            return agreed
-        chosen = self._run.state.kept.staleness or 0
-        return chosen if (self._run.round, first) > (1, 0) else 0
-
-    def _staleness_from(self, number: int, probe: Probe) -> int | None:
-        """Return the staleness to announce before batch `number`, or None if it does not change
-        then.
-        """
-        run, kept = self._run, self._run.state.kept
-        if run.plan.max_staleness != "auto" or (run.round, number) != (1, PROBE_BATCHES):
-            return None
-        if kept.staleness is None:
-            kept.staleness = probe.choose()
-            logger.info("chose max_staleness=%d: first batches took %s", kept.staleness, probe)
-        return kept.staleness
 
     # -- a batch -----------------------------------------------------------------------------
 

@@ -240,15 +240,16 @@ class Stage:
         run.store.begin(record)
         if begun.evidence or begun.counts:
             run.opened_ledger().bring_back(TASK, begun.evidence, begun.counts)
-        snapshot = self._as_here(snapshots.decode(opened.content), begun, folder)
+        if record.plan.max_staleness == "auto":
+            run.state.foretold_staleness = self._chosen_staleness()
+        snapshot = self._as_here(snapshots.decode(opened.content), folder)
         run.store.keep(begun.mark, snapshots.encode(snapshot, proven=True))
         return run
 
-    def _as_here(self, snapshot: Snapshot, begun: Beginning, folder: Path) -> Snapshot:
+    def _as_here(self, snapshot: Snapshot, folder: Path) -> Snapshot:
         """Return a checkpoint as it fits into another results folder.
 
-        The tables of metrics come along, as far as they are still there. The staleness that the
-        Host has measured is taken from the record, since it depends on time.
+        The tables of metrics come along, as far as they are still there.
         """
         tables = {}
         for name, (keys, size) in snapshot.metrics.items():
@@ -256,12 +257,11 @@ class Stage:
             if content is not None:
                 put_in_place(folder / f"{name}.csv", functools.partial(_write, content))
                 tables[name] = keys, size
-        kept = snapshot.kept
-        if begun.record.plan.max_staleness == "auto" and kept.staleness is None:
-            kept = replace(kept, staleness=self._chosen_staleness())
-        return replace(snapshot, metrics=tables, kept=replace(kept, best_round=0, best_digest=""))
+        kept = replace(snapshot.kept, best_round=0, best_digest="")
+        return replace(snapshot, metrics=tables, kept=kept)
 
     def _chosen_staleness(self) -> int | None:
+        """Return the staleness that the Host chose, if it did, since it depends on time."""
         for entry in open_segment(self._home, self._segment).entries:
             message = read_header(entry.header)
             if isinstance(message, BatchDone) and message.staleness is not None:

@@ -11,6 +11,8 @@ import pytest
 
 from heterofed import errors as e
 from heterofed import replay, simulate
+from heterofed.compute.pace import Pace
+from heterofed.hetero_nn.train import pacing
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.gradient_defences import IsotropicGaussian
 from heterofed.privacy.label_dp import RandomisedResponse
@@ -117,6 +119,21 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "learnt gradients": ({"gradient_defence": SyntheticGradients(features=8, memory=50)}, {}),
     "noisy labels": ({"label_dp": RandomisedResponse(1.0, classes=2), "seed": None}, {}),
 }
+
+
+def test_a_staleness_that_is_chosen_again_and_again(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = iter([2, 1, 2])
+    monkeypatch.setattr(pacing, "PROBE_BATCHES", 2)
+    monkeypatch.setattr(Pace, "review", lambda _, steps: (steps, True))
+    monkeypatch.setattr(Pace, "choose", lambda _: next(choices))
+    found = Recorded(tmp_path, home, {"max_staleness": "auto"})
+    assert next(choices, None) is None  # so that a replay cannot choose
+    for party in ("alice", "bob"):
+        for round_number in (1, 2, 3):
+            replayed = found.replay(party, round_number, BATCHES - 1)
+            assert replayed.is_same, (party, replayed.difference.words())
 
 
 @pytest.mark.slow
