@@ -91,7 +91,7 @@ def measure(path: Path) -> dict[str, Any]:
     with step("inspect", rows):
         columns = len(table.columns)
     with step("ids", rows):
-        ids = table.read_ids(None)
+        ids = list(table.read_ids(None))
     with step("split", rows):
         parts = Split(validation=0.1).parts(ids)
         looked_at = [*parts.validation, *parts.test]

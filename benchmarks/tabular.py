@@ -135,7 +135,7 @@ def joined(data: Path, rows: int, batch: int, rounds: int) -> dict[str, Any]:
         role: LocalTable(table_of(role, data, rows), ids="id", label="y" if role == "host" else ())
         for role in COLUMNS
     }
-    ids, _ = (tables[role].read_ids(None) for role in COLUMNS)
+    ids, _ = (list(tables[role].read_ids(None)) for role in COLUMNS)
     train = Split(validation=0.1).parts(ids).train
     reading = read_labels(tables["host"].all_labels())
     labels = reading.encode(tables["host"].labels(train))

@@ -25,6 +25,8 @@ class Side:
         bucket_ids: int,
         scratch: str | os.PathLike[str] | None,
     ) -> None:
+        if isinstance(ids, OwnIds):
+            bucket_ids = min(bucket_ids, ids.bucket_ids)
         self._scratch = Scratch(bucket_ids, scratch)
         self._workers = Workers(workers, executor)
         self._borrows = isinstance(ids, OwnIds)

@@ -159,7 +159,7 @@ def _maker(
     **more: Any,
 ) -> Callable[[], T]:
     """Return what makes schedulers of one task, which share their table."""
-    source = opened(location, **{each: given[each] for each in OF_SOURCE})
+    source = opened(location, **{each: given[each] for each in OF_SOURCE}, streams=True)
     kept = given_in(results.absolute() / task / name)
     return functools.partial(
         kind,

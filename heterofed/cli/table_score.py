@@ -83,7 +83,7 @@ def run_score(
 
     name = name_in(task, party, "host", is_host=True)
     check_free(task)
-    source, out = opened(location, **of_source), out.absolute()
+    source, out = opened(location, **of_source, streams=True), out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)
     reading = kept.reading(ids)

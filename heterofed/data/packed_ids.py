@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -13,6 +14,9 @@ Positions = np.ndarray[Any, np.dtype[Any]]
 
 _AT_ONCE = 8192
 """The number of ids that are converted at a time."""
+
+_SORTED_AT_ONCE = 131_072
+"""The number of ids that are sorted at a time."""
 
 
 class PackedIds(Sequence[str]):
@@ -31,6 +35,14 @@ class PackedIds(Sequence[str]):
             text += b"".join(encoded)
         kind = np.uint32 if len(text) < 1 << 32 else np.int64
         self._text, self._ends = bytes(text), np.concatenate([each.astype(kind) for each in parts])
+
+    @classmethod
+    def in_order(cls, ids: Iterable[str]) -> PackedIds:
+        """Return ids sorted; only some of them are strings of their own at any time."""
+        stream, runs = iter(ids), []
+        while run := sorted(itertools.islice(stream, _SORTED_AT_ONCE)):
+            runs.append(cls(run))
+        return runs[0] if len(runs) == 1 else cls(heapq.merge(*runs))
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -95,7 +95,7 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         super().validate_context()
         self._party.begin()
 
-    def load_local_ids(self) -> list[str]:
+    def load_local_ids(self) -> Iterable[str]:
         if self.parties:
             self._party.check_keys()
         if self.id_keys > 1 and self._party.table.own_recipe is None:

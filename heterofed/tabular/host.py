@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,7 +261,7 @@ class TabularHost(HeteroNNHostScheduler):
             raise ConfigError(f"patience={patience!r}: give a number of rounds from 1 on")
         self._party.begin()
 
-    def load_local_ids(self) -> list[str]:
+    def load_local_ids(self) -> Iterable[str]:
         self._party.check_keys()
         return self._party.ids()
 

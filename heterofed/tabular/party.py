@@ -5,7 +5,7 @@ phase.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
@@ -119,7 +119,7 @@ class Party:
         if decides or self.table.own_recipe is not None:
             self.table.tell_doubts()
 
-    def ids(self, *, offer_repeats: bool = False) -> list[str]:
+    def ids(self, *, offer_repeats: bool = False) -> Iterable[str]:
         """Return this party's ids by the first key, in the form of the agreed recipe.
 
         Raises:

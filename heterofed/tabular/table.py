@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +124,9 @@ class LocalTable:
         if self.own_recipe is not None or len(self.id_columns) == 1 or self.label_columns:
             self.read_ids(self.own_recipe)  # the Host says whether several are keys
 
-    def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> list[str]:
+    def read_ids(self, recipe: IdRecipe | None, *, offer_repeats: bool = False) -> Iterable[str]:
         """Return the id of every row by the first key, in the form of the recipe; None stands for
-        text.
+        text. Those of a large table are read again whenever they are needed.
 
         Raises:
             ConfigError: the recipe does not fit the columns of the ids or this party's own recipe.

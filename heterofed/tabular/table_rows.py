@@ -37,8 +37,8 @@ class TableRows(Protocol):
     def __iter__(self) -> Iterator[str]:
         """Yield the ids by the first key, in the order of their rows."""
 
-    def ids(self, key: int = 0) -> list[str]:
-        """Return the ids by a key, in the order of their rows."""
+    def ids(self, key: int = 0) -> Iterable[str]:
+        """Return the ids by a key, in the order of their rows; they can be iterated over again."""
 
     def further(self, common: Iterable[str], key: int) -> list[str]:
         """Return the ids by a key of those rows that none of the common ids stands for."""
@@ -65,22 +65,21 @@ def rows_by_id(
 class _ManyRows:
     """The rows of a large table by one key; none of its ids may repeat."""
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, source: Source, columns: Sequence[str], recipe: IdRecipe) -> None:
         self._source, self._read_by = source, (columns, recipe)
         self._index = IdIndex(source, columns, recipe)
+        self.notes = self._index.notes
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __iter__(self) -> Iterator[str]:
-        for part, _ in written_ids(self._source, *self._read_by):
+        for part, _ in written_ids(self._source, *self._read_by).parts():
             yield from part
 
-    def ids(self, key: int = 0) -> list[str]:  # noqa: ARG002 - there is one
-        """Return the ids, which are read again at each call."""
-        return list(self)
+    def ids(self, key: int = 0) -> Iterable[str]:  # noqa: ARG002 - there is one
+        """Return the ids, which are read again whenever they are needed."""
+        return self
 
     def further(self, common: Iterable[str], key: int) -> list[str]:  # noqa: ARG002
         """Return nothing, because there is no further key."""

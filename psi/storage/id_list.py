@@ -38,6 +38,9 @@ class OwnIds:
         bucket_ids: more ids than this are kept in a file instead of in memory.
         scratch: the folder for that file; None means the system's temporary folder.
 
+    Attributes:
+        bucket_ids: the argument; a signer or requester of these ids does not hold more either.
+
     Raises:
         IdsError: an id is not a string, is repeated, or cannot be encoded as UTF-8. The message has
             a count and positions, and never an id.
@@ -50,6 +53,7 @@ class OwnIds:
         bucket_ids: int = BUCKET_IDS,
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.bucket_ids = bucket_ids
         self._scratch = Scratch(bucket_ids, scratch)
         if isinstance(source, str | bytes):
             raise IdsError("ids is one string; give a list of strings")

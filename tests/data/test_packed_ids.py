@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import numpy as np
@@ -34,6 +35,15 @@ def test_some_of_them() -> None:
     assert list(packed.take(places)) == ["id-3", "名字", "id-0"]
     assert packed.take(np.arange(len(IDS))) is packed
     assert list(packed.take(np.arange(0))) == packed.pick(np.arange(0)) == list(PackedIds()) == []
+
+
+@pytest.mark.parametrize("at_once", [7, 1000, 100_000])
+def test_sorted(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofed.data.packed_ids._SORTED_AT_ONCE", at_once)
+    some = [*IDS[:500], *IDS[-4:], "id-7"]
+    random.Random(0).shuffle(some)
+    assert PackedIds.in_order(iter(some)) == PackedIds(sorted(some))
+    assert PackedIds.in_order([]) == PackedIds()
 
 
 def test_they_are_equal_if_all_are() -> None:

@@ -67,6 +67,17 @@ def test_on_disk_as_in_memory(
         assert not any(each.read(0) for each in (signing._own_tags, signing._own_matches))
 
 
+def test_a_run_of_shared_ids_holds_no_more_than_they_do(tmp_path: Path) -> None:
+    own = OwnIds(map(str, range(90)), bucket_ids=20, scratch=tmp_path)
+    asking, signing = parties("ecdh", own, own, tmp_path, 1000)
+    buckets = {each.buckets for each in (asking._results, signing._own_tags, signing._own_matches)}
+    assert buckets == {5}
+    asking.close()
+    signing.close()
+    assert list(own)[89] == "89"  # they stay open
+    own.close()
+
+
 def rsa_cut(data: bytes) -> list[bytes]:
     return [data[at : at + 16] for at in range(0, len(data), 16)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from heterofed.errors import ColumnError, ConfigError, IdError, MissingIdsError
 from heterofed.tabular.ids import IdIndex, IdRecipe, overlap_advice, read_ids
 from heterofed.tabular.ids.writing import UnfitError, writer_of
 from heterofed.tabular.sources import Source, open_source
+from heterofed.tabular.table_rows import rows_by_id
 
 
 def table(tmp_path: Path, text: str, name: str = "table.csv") -> Source:
@@ -229,9 +231,18 @@ def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
         (["13812345678", "A1", "2024-00017", "12-34"], ""),
     ],
 )
-def test_what_looks_wrong_with_ids(cells: list[str], said: str, tmp_path: Path) -> None:
+def test_what_looks_wrong_with_ids(
+    cells: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = table(tmp_path, "id,x\n" + "".join(f'"{cell}",1\n' for cell in cells))
     notes = read_ids(source, "id").notes
+    given: dict[str, Any] = {"duplicates": "error", "offer_repeats": False}
+    few = rows_by_id(source, ["id"], IdRecipe.of_columns(1), **given)
+    monkeypatch.setattr("heterofed.tabular.sources.source.SMALL_CELLS", 0)
+    many = rows_by_id(source, ["id"], IdRecipe.of_columns(1), **given)
+    assert type(many) is not type(few)
+    assert many.notes == few.notes == notes
+    assert list(many.ids()) == list(many.ids()) == list(few) == list(many)
     assert len(notes) == bool(said)
     assert all(said in each for each in notes)
     assert not any(cell in note for cell in cells for note in notes if cell not in ("1.0E+05",))

@@ -14,6 +14,7 @@ from heterofed import simulate, simulate_prediction
 from heterofed.data.places import Places
 from heterofed.errors import ColumnError, MissingIdsError
 from heterofed.tabular import TabularCollaborator, TabularHost, open_source
+from heterofed.tabular.kinds import Column
 from heterofed.tabular.prepared import PreparedRows
 from heterofed.tabular.table import LocalTable
 from tests.tabular.people import loans, written
@@ -160,3 +161,19 @@ def test_ids_whose_hashes_are_the_same_have_their_places() -> None:
 
     ids = [Same("a"), Same("b"), Same("c")]
     assert Places(ids).of([ids[2], ids[0], Same("d")]).tolist() == [2, 0, -1]
+
+
+def test_a_streamed_table_of_medium_size_is_read_from_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heterofed.tabular.sources.source.STREAMED_CELLS", 10)
+    monkeypatch.setattr("heterofed.tabular.sources.delimited.STREAMED_ON_DISK", 10)
+    theirs = loans(300)[1]
+    (path,) = written(tmp_path, shop=theirs)
+    held, streamed = open_source(path), open_source(path, streams=True)
+    assert (held.is_large, streamed.is_large) == (False, True)
+    texts = [Column(name=each, kind="text") for each in streamed.columns]
+    assert streamed.typed(texts).is_large  # what is made of it is streamed, too
+    assert not list(held.scratch.path.glob("*.duckdb"))
+    assert list(streamed.scratch.path.glob("*.duckdb"))
+    pd.testing.assert_frame_equal(held.take([7, 2]), streamed.take([7, 2]))

@@ -12,8 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+import psi
 from heterofed.compute.alignment import keyed_digest
+from heterofed.data.packed_ids import PackedIds
 from heterofed.files import put_in_place, read, writing
+from heterofed.intersection.ids import own_ids
 from heterofed.protocol.messages import Mark
 from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import Agreement, Earlier
@@ -24,6 +27,11 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 TABLE = "table.msgpack"
 """The name of the file in the folder `serving`."""
+
+HELD_IDS, MOST_BUCKETS = 131_072, 32
+"""The most ids whose records an intersection holds in memory, unless they make more buckets than
+this, each of which is an open file.
+"""
 
 AGREED = Mark(0)
 """The mark by which parties tell each other that they hold the table of a run."""
@@ -57,14 +65,25 @@ class AgreedTable(msgspec.Struct, frozen=True, kw_only=True):
         return Earlier(Agreement(self.plan, self.run, self.secret), (AGREED,))
 
 
-def keep(run: Run, own_ids: Sequence[str], found: Mapping[str, Rows]) -> None:
+def to_intersect(ids: PackedIds) -> psi.OwnIds:
+    """Return ids for an intersection that is kept in files if they are many.
+
+    A process that serves lives for long, and should not be as large as its start was.
+
+    Raises:
+        IdError: there is no id.
+    """
+    return own_ids(psi.OwnIds(ids, bucket_ids=max(HELD_IDS, len(ids) // MOST_BUCKETS)))
+
+
+def keep(run: Run, mine: Sequence[str], found: Mapping[str, Rows]) -> None:
     """Write the table of a run: the positions of the ids in common, by the other party.
 
     Raises:
         ResultsError: it cannot be written.
     """
     met = run.agreement
-    own = keyed_digest(met.secret, "own ids", own_ids)
+    own = keyed_digest(met.secret, "own ids", mine)
     places = {name: each.astype("<u4").tobytes() for name, each in found.items()}
     table = AgreedTable(
         day=today(), plan=met.plan, run=met.run, secret=met.secret, own=own, places=places
@@ -74,14 +93,14 @@ def keep(run: Run, own_ids: Sequence[str], found: Mapping[str, Rows]) -> None:
         put_in_place(path, lambda file: file.write(msgspec.msgpack.encode(table)))
 
 
-def kept(folder: Path, own_ids: Sequence[str]) -> AgreedTable | None:
+def kept(folder: Path, mine: Sequence[str]) -> AgreedTable | None:
     """Return the table of today if this party's ids are unchanged."""
     try:
         table = msgspec.msgpack.decode(read(folder / TABLE), type=AgreedTable)
     except (OSError, msgspec.MsgspecError):
         return None
-    same = table.own == keyed_digest(table.secret, "own ids", own_ids)
-    same &= all(each < len(own_ids) for name in table.places for each in table.rows(name)[-1:])
+    same = table.own == keyed_digest(table.secret, "own ids", mine)
+    same &= all(each < len(mine) for name in table.places for each in table.rows(name)[-1:])
     return table if same and table.day == today() else None
 
 

@@ -32,7 +32,6 @@ from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.intersection.collaborator import common_as_collaborator
-from heterofed.intersection.ids import own_ids
 from heterofed.messaging.aborts import unlawful
 from heterofed.messaging.peer import Peer
 from heterofed.protocol import messages as msg
@@ -180,13 +179,9 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
             return self._own.take(self._kept.rows(host.name))
         most = self._limits.max_ids_per_day
         run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
-        found = common_as_collaborator(
-            run,
-            host,
-            own_ids(self._own),
-            max_peer_ids=self.settings.max_peer_ids if most is None else most,
-            predicts=True,
-        )
+        most = self.settings.max_peer_ids if most is None else most
+        with contextlib.closing(agreed_table.to_intersect(self._own)) as own:
+            found = common_as_collaborator(run, host, own, max_peer_ids=most, predicts=True)
         places = np.array(found, np.int64)
         agreed_table.keep(run, self._own, {host.name: places})
         return self._own.take(places)

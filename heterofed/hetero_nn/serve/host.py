@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -28,7 +29,6 @@ from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.serve.switch import Switch
 from heterofed.intersection.host import positions_of_each
-from heterofed.intersection.ids import own_ids
 from heterofed.protocol import messages as msg
 from heterofed.rendezvous.agreement import Earlier
 from heterofed.runs.artifacts import Trained, Which
@@ -323,8 +323,8 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
             return {name: self._kept.rows(name) for name in self._kept.places}
         only_common = self._serves.missing == "error"
         roles = self._version.loaded.trained.roles
-        own = own_ids(self._own)
-        found = positions_of_each(run, own, only_common=only_common, roles=roles)
+        with contextlib.closing(agreed_table.to_intersect(self._own)) as own:
+            found = positions_of_each(run, own, only_common=only_common, roles=roles)
         matched = {name: np.array(each, np.int64) for name, each in found.items()}
         agreed_table.keep(run, self._own, matched)
         return matched

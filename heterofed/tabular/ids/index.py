@@ -28,6 +28,9 @@ class IdIndex:
         columns: the columns that hold the ids.
         recipe: how ids are written; None for text.
 
+    Attributes:
+        notes: remarks about the ids for the user.
+
     Raises:
         ColumnError, ConfigError, IdError: the same as in `read_ids`.
     """
@@ -39,10 +42,12 @@ class IdIndex:
         kind = np.int32 if source.rows < 1 << 31 else np.int64
         hashes, rows = np.empty(source.rows, np.uint64), np.empty(source.rows, kind)
         count = 0
-        for part, places in written_ids(source, columns, recipe):
+        written = written_ids(source, columns, recipe)
+        for part, places in written.parts():
             hashes[count : count + len(part)] = _hashed(part)
             rows[count : count + len(part)] = places
             count += len(part)
+        self.notes = written.doubts.notes()
         order = np.argsort(hashes[:count])
         self._hashes, self._rows = hashes[order], rows[order]
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])

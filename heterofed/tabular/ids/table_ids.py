@@ -99,7 +99,7 @@ def read_ids(
     recipe = recipe or IdRecipe.of_columns(len(names))
     source.must_have(names)
     chosen = recipe.by_key(names)[key]
-    written = _Written(
+    written = WrittenIds(
         source, chosen, recipe.keys[key], may_lack=len(recipe.keys) > 1, may_be_empty=may_be_empty
     )
     ids, rows = written.all()
@@ -116,21 +116,25 @@ def read_ids(
 
 def written_ids(
     source: Source, columns: Sequence[str] | str, recipe: IdRecipe | None = None
-) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the ids of a table, part by part, with the row of each; repeats are not looked for.
+) -> WrittenIds:
+    """Return what reads the ids of a table part by part; repeats are not looked for.
 
     Raises:
-        ConfigError, ColumnError, IdError: the same as in `read_ids`.
+        ConfigError, ColumnError: the same as in `read_ids`.
     """
     names = [columns] if isinstance(columns, str) else list(columns)
     recipe = recipe or IdRecipe.of_columns(len(names))
     source.must_have(names)
     chosen = recipe.by_key(names)[0]
-    yield from _Written(source, chosen, recipe.keys[0], may_lack=len(recipe.keys) > 1).parts()
+    return WrittenIds(source, chosen, recipe.keys[0], may_lack=len(recipe.keys) > 1)
 
 
-class _Written:
-    """Reads the ids of one key, row by row."""
+class WrittenIds:
+    """Reads the ids of one key, row by row.
+
+    Attributes:
+        doubts: doubts about the ids that were read.
+    """
 
     def __init__(
         self,

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heterofed.errors import ColumnError, ConfigError
-from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb, settle
+from heterofed.tabular.sources.engine import (
+    MEMORY_MB,
+    READING_MB,
+    Scratch,
+    connect,
+    literal,
+    need_duckdb,
+    settle,
+)
 from heterofed.tabular.sources.header import is_header, made_up
 from heterofed.tabular.sources.plain_text import PlainText
 from heterofed.tabular.sources.source import Cells, Relation
@@ -26,6 +34,9 @@ if TYPE_CHECKING:
 DELIMITERS = (",", ";", "\t", "|")
 ON_DISK = 256 << 20
 """The size in bytes from which on a table is kept in the scratch folder and not in memory."""
+
+STREAMED_ON_DISK = 8 << 20
+"""The same of a table that is streamed."""
 
 _NAMELESS = "\0"
 """The prefix of a placeholder for a name, which no text contains."""
@@ -41,6 +52,7 @@ def read_delimited(
     encoding: str | None,
     header: bool | None = None,
     name: str = "",
+    streams: bool = False,
 ) -> Relation:
     """Return the table in a CSV file or a similar one, with any delimiter, encoding and
     compression.
@@ -51,6 +63,7 @@ def read_delimited(
         encoding: the encoding of the text; None to detect it.
         header: whether the first line names the columns; None to detect it.
         name: the name of the file in messages; empty for its own name.
+        streams: see `heterofed.tabular.sources.open_source`.
 
     Raises:
         ConfigError: the file cannot be read; the message has the line.
@@ -76,9 +89,8 @@ def read_delimited(
     columns = _named(first, second, name) if found else made_up(len(first))
     if not found:
         text.notes.append(_no_header(columns, is_given=header is False, has_tags=tags is not None))
-    connection = _loaded(
-        scratch, text.path, columns, delimiter, _escape(sample), name, header=found
-    )
+    given = (scratch, text.path, columns, delimiter, _escape(sample), name)
+    connection = _loaded(*given, header=found, streams=streams)
     relation = Relation(
         connection,
         scratch,
@@ -100,10 +112,12 @@ def _loaded(
     name: str,
     *,
     header: bool,
+    streams: bool,
 ) -> duckdb.DuckDBPyConnection:
     """A database with the table `cells`, whose columns are called `c0`, `c1`, ..."""
-    large = path.stat().st_size >= ON_DISK
-    connection = connect(scratch, large=large, columns=len(columns))
+    large = path.stat().st_size >= (STREAMED_ON_DISK if streams else ON_DISK)
+    memory = READING_MB if streams else MEMORY_MB
+    connection = connect(scratch, large=large, columns=len(columns), memory=memory)
     listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
     try:
         connection.execute(

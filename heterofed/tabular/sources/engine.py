@@ -51,18 +51,21 @@ def need_duckdb() -> Any:
     return duckdb
 
 
-def connect(scratch: Scratch, *, large: bool, columns: int = 0) -> duckdb.DuckDBPyConnection:
+def connect(
+    scratch: Scratch, *, large: bool, columns: int = 0, memory: int = MEMORY_MB
+) -> duckdb.DuckDBPyConnection:
     """Return a connection to a database of its own; it never installs or downloads anything.
 
     Args:
         scratch: the folder for data that do not fit into memory.
         large: whether the table is on disk and memory is limited; otherwise the table is in memory.
         columns: the number of columns of the table.
+        memory: the limit of memory in MB, if it is large.
     """
     place = str(scratch.place(".duckdb")) if large else ":memory:"
     connection: duckdb.DuckDBPyConnection = need_duckdb().connect(place, config=_OFFLINE)
     if large:
-        limit = max(MEMORY_MB, columns * _COLUMN_MB)
+        limit = max(memory, columns * _COLUMN_MB)
         connection.execute(f"SET memory_limit = '{limit}MB'")
     connection.execute(f"SET temp_directory = {literal(str(scratch.path / 'spill'))}")
     return connection

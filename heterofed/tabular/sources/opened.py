@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def open_source(
     encoding: str | None = None,
     header: bool | None = None,
     missing: Iterable[str] = MISSING,
+    streams: bool = False,
 ) -> Source:
     """Open a table: a CSV or Parquet file, a table of a database, or a DataFrame.
 
@@ -44,6 +46,8 @@ def open_source(
         header: whether the first line of a CSV file names its columns; None to detect it. Without a
             header they are called `c1`, `c2` and so on.
         missing: the texts of cells that stand for a missing value; the usual ones by default.
+        streams: whether few rows are needed at a time, so that a table of medium size is read from
+            files, too, as a large one always is.
 
     Raises:
         ConfigError: the table cannot be read; the message has the line if there is one.
@@ -54,10 +58,11 @@ def open_source(
     words = os.fspath(location)
     if _URL.match(words):
         name, relation = database.read_database(words, table=table, query=query)
-        return _filled(Source(name, relation, missing=missing))
-    path = Path(words).expanduser()
-    relation = _of_file(path, table, query, delimiter, encoding, header)
-    return _filled(Source(path.name, relation, missing=missing))
+    else:
+        path = Path(words).expanduser()
+        name = path.name
+        relation = _of_file(path, table, query, delimiter, encoding, header, streams)
+    return _filled(Source(name, replace(relation, is_streamed=streams), missing=missing))
 
 
 def _of_frame(frame: object) -> Relation:
@@ -78,6 +83,7 @@ def _of_file(
     delimiter: str | None,
     encoding: str | None,
     header: bool | None,
+    streams: bool,
 ) -> Relation:
     head = _head(path)
     kind = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
@@ -94,7 +100,9 @@ def _of_file(
         raise ConfigError(f"{path.name} is no database: leave out table and query")
     if head.startswith(parquet.MAGIC) or path.suffix.lower() in (".parquet", ".pq"):
         return parquet.read_parquet(path)
-    return delimited.read_delimited(path, delimiter=delimiter, encoding=encoding, header=header)
+    return delimited.read_delimited(
+        path, delimiter=delimiter, encoding=encoding, header=header, streams=streams
+    )
 
 
 def _head(path: Path) -> bytes:

@@ -27,6 +27,9 @@ VECTOR = 2048
 SMALL_CELLS = 20_000_000
 """The most cells of a table whose rows are taken from memory and not from a file of records."""
 
+STREAMED_CELLS = 1_000_000
+"""The same of a table that is streamed."""
+
 _AT_ONCE = 500
 """The most columns that one query reads, because a query's planning time grows faster than that."""
 
@@ -55,6 +58,7 @@ class Relation:
             distinguish upper from lower case in names, so its own names may be others.
         notes: what was detected when the table was opened, for the user.
         has_header: whether the names of the columns are in the table.
+        is_streamed: whether few rows are needed at a time; see `open_source`.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -64,6 +68,7 @@ class Relation:
     columns: dict[str, Cells]
     notes: tuple[str, ...] = field(default=())
     has_header: bool = True
+    is_streamed: bool = False
 
 
 class Source:
@@ -211,7 +216,8 @@ class Source:
     @property
     def is_large(self) -> bool:
         """Whether the table is too large to be held in memory."""
-        return self.rows * len(self.columns) > SMALL_CELLS
+        most = STREAMED_CELLS if self._relation.is_streamed else SMALL_CELLS
+        return self.rows * len(self.columns) > most
 
     @property
     def scratch(self) -> Scratch:

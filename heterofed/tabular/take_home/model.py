@@ -106,7 +106,7 @@ class TakeHome:
             raise ConfigError("this take-home model is empty; make it again")
         recipe = IdRecipe.parse(Settings.read(plan.settings).id_recipe)
         local = LocalTable(table, ids=ids, id_recipe=id_recipe, duplicates=duplicates)
-        names = local.read_ids(recipe)
+        names = list(local.read_ids(recipe))
         for key in range(1, len(recipe.keys)):  # each row by the first of its keys
             names = [*names, *local.further_ids(names, key)]
         if not names:
