@@ -1,6 +1,6 @@
 """Latency and throughput of a served model: two processes over loopback with CURVE, through HTTP.
 
-    python -m benchmarks.serving --json [--rows 50000] [--seconds 8] [--clients 64]
+    python -m benchmarks.serving --json [--rows 50000] [--seconds 8] [--clients 64] [--max-age 0]
 
 Trains a tabular model by command, serves it by `heterofed serve` at both parties, and asks from
 this process. `p50_ms` and `p99_ms` are of one caller who asks for one row after another, each of
@@ -126,12 +126,13 @@ class Parties:
 
 
 @contextmanager
-def serving(rows: int, rtt: float = 0.0) -> Iterator[Parties]:
+def serving(rows: int, rtt: float = 0.0, max_age: int = 3600) -> Iterator[Parties]:
     """Train and serve, and end both parties after the block.
 
     Args:
         rows: the number of rows in common.
         rtt: seconds of a round trip between the parties, beside that of loopback.
+        max_age: seconds for which both keep the features of a row.
     """
     bind = f"tcp://127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, ExitStack() as stack:
@@ -139,7 +140,9 @@ def serving(rows: int, rtt: float = 0.0) -> Iterator[Parties]:
         Path(folder).chmod(0o700)
         parties = Parties(Path(folder), rows, bind, relay.address if relay else bind)
         parties.train()
-        running = [parties.serve(SHOP, "--max-rows-per-day", "1000000000"), parties.serve(HOST)]
+        kept = ("--max-age", str(max_age))
+        limit = ("--max-rows-per-day", "1000000000")
+        running = [parties.serve(SHOP, *limit, *kept), parties.serve(HOST, *kept)]
         try:
             wait_until_ready(parties.port)
             yield parties
@@ -266,10 +269,12 @@ def seconds_of(caller: Caller, request: bytes) -> float:
     return sorted(found)[len(found) // 2]
 
 
-def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[str, Any]:
+def measure(
+    rows: int, clients: int, seconds: float, rtt: float = 0.0, max_age: int = 3600
+) -> dict[str, Any]:
     """All figures."""
     load = os.getloadavg()[0]
-    with serving(rows, rtt) as parties:
+    with serving(rows, rtt, max_age) as parties:
         ones = (parties.request([each]) for _ in range(1000) for each in parties.ids)
         lone = []
         with Caller(parties.port) as caller:
@@ -292,6 +297,7 @@ def measure(rows: int, clients: int, seconds: float, rtt: float = 0.0) -> dict[s
         "cores": os.cpu_count(),
         "load": round(load, 1),
         "rtt_ms": rtt * 1000,
+        "max_age": max_age,
         "p50_ms": percentile(lone, 50),
         "p99_ms": percentile(lone, 99),
         "requests_per_s": round(len(loaded) / seconds),
@@ -310,13 +316,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rtt-ms", type=float, default=0.0, help="through a relay, if not 0")
+    parser.add_argument("--max-age", type=int, default=3600, help="0 computes each row anew")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
     given = parse()
-    figures = measure(given.rows, given.clients, given.seconds, given.rtt_ms / 1000)
+    figures = measure(given.rows, given.clients, given.seconds, given.rtt_ms / 1000, given.max_age)
     if given.json:
         print(json.dumps(figures))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import signal
 import sqlite3
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from heterofed.errors import ColumnError, ConfigError
 from heterofed.tabular.kinds import Column
 from heterofed.tabular.sources import open_source
+from heterofed.tabular.sources.engine import interruptible
 
 TEXT = "id,amount,town\n001,1.5,Köln\n002,,Ulm\n003,-2e3,NA\n"
 WHOLE = pd.DataFrame(
@@ -242,3 +244,24 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert typed.rows == 3
     del typed
     assert not list(scratch.iterdir())
+
+
+def test_a_signal_ends_the_program_while_a_table_is_read(tmp_path: Path) -> None:
+    """DuckDB makes a plain error of it, which would be a failed hook and no end."""
+    path = tmp_path / "table.csv"
+    path.write_text("id,x\n" + "".join(f"{row},{row * 7}\n" for row in range(40_000)))
+    source = open_source(path)
+    slow = "SELECT count(*) FROM {table} WHERE regexp_matches(c0 || c1, '.*1.*2.*3.*4.*')"
+    reads: list[Callable[[], object]] = [lambda: source.query(slow), lambda: list(source.chunks())]
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for read in reads * 2:
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.03)
+                for _ in range(1000):
+                    read()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(RuntimeError, match="another"), interruptible():
+        raise RuntimeError("another")

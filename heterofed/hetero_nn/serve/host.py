@@ -305,11 +305,14 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
     def _settle_rows(self, run: Run) -> None:
         """Find out which rows are served, and which of them each Collaborator has."""
         own, matched = self._own, self._match(run)
-        served = np.arange(len(own))
+        is_served = np.ones(len(own), bool)
         if self._serves.missing == "error":
             for names in self._parties.values():
-                theirs = np.concatenate([matched[name] for name in names])
-                served = np.intersect1d(served, theirs)
+                has = np.zeros(len(own), bool)
+                for name in names:
+                    has[matched[name]] = True
+                is_served &= has
+        served = np.flatnonzero(is_served)
         self._ids = own.take(served)
         self._index = Places(self._ids)
         secret = run.agreement.secret

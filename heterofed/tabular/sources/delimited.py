@@ -19,6 +19,7 @@ from heterofed.tabular.sources.engine import (
     READING_MB,
     Scratch,
     connect,
+    interruptible,
     literal,
     need_duckdb,
     settle,
@@ -120,14 +121,15 @@ def _loaded(
     connection = connect(scratch, large=large, columns=len(columns), memory=memory)
     listed = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(len(columns)))
     try:
-        connection.execute(
-            f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(path))},"  # noqa: S608
-            f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(escape)},"
-            f" header = {str(header).lower()}, auto_detect = false, strict_mode = true,"
-            f" null_padding = false, nullstr = '', columns = {{{listed}}})"
-        )
-        if large:
-            settle(connection, len(columns))
+        with interruptible():
+            connection.execute(
+                f"CREATE TABLE cells AS SELECT * FROM read_csv({literal(str(path))},"  # noqa: S608
+                f" delim = {literal(delimiter)}, quote = '\"', escape = {literal(escape)},"
+                f" header = {str(header).lower()}, auto_detect = false, strict_mode = true,"
+                f" null_padding = false, nullstr = '', columns = {{{listed}}})"
+            )
+            if large:
+                settle(connection, len(columns))
     except need_duckdb().OutOfMemoryException:
         raise ConfigError(
             f"{name}: its {len(columns)} columns do not fit into memory; leave out such as are not"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ _COLUMN_MB = 1
 """The approximate memory that it needs to write one column of any table, for any number of rows."""
 
 _OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+
+
+_INTERRUPTED = "Query interrupted"
 
 
 class Scratch:
@@ -49,6 +53,24 @@ def need_duckdb() -> Any:
     with needing("table", "a table"):
         import duckdb
     return duckdb
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a program while DuckDB is at work.
+
+    DuckDB drops what the handler of a signal has raised, and raises a plain RuntimeError in its
+    place, which whoever calls it takes for a failure.
+
+    Raises:
+        KeyboardInterrupt: a signal has come.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != _INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from None
 
 
 def connect(

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heterofed.errors import ColumnError, ConfigError
-from heterofed.tabular.sources.engine import Scratch, connect, literal, need_duckdb, quoted
+from heterofed.tabular.sources.engine import (
+    Scratch,
+    connect,
+    interruptible,
+    literal,
+    need_duckdb,
+    quoted,
+)
 from heterofed.tabular.sources.source import Cells, Relation
 
 if TYPE_CHECKING:
@@ -60,7 +67,8 @@ def read_frame(frame: pd.DataFrame) -> Relation:
     try:
         frame = frame.set_axis([f"c{at}" for at in range(len(names))], axis=1)
         connection.register("given", frame)
-        connection.execute("CREATE TABLE cells AS SELECT * FROM given")
+        with interruptible():
+            connection.execute("CREATE TABLE cells AS SELECT * FROM given")
         connection.unregister("given")
     except need_duckdb().Error as error:
         raise ColumnError(f"the DataFrame cannot be read ({type(error).__name__})") from None

@@ -11,7 +11,7 @@ import numpy as np
 from heterofed.errors import ColumnError
 from heterofed.tabular.kinds import MISSING, Column, converted, pattern_of, plain
 from heterofed.tabular.sources import wrong_cells
-from heterofed.tabular.sources.engine import Scratch, need_duckdb
+from heterofed.tabular.sources.engine import Scratch, interruptible, need_duckdb
 from heterofed.tabular.sources.row_file import RowFile
 
 if TYPE_CHECKING:
@@ -238,7 +238,8 @@ class Source:
         """
         relation = self._relation
         text = select.format(table=relation.table, row=relation.row, **named)
-        return relation.connection.cursor().execute(text).fetchall()
+        with interruptible():
+            return relation.connection.cursor().execute(text).fetchall()
 
     def every(self, step: int) -> str:
         """Return an SQL clause for each `step`-th row of the table."""
@@ -296,7 +297,8 @@ class Source:
 
     def _guarded(self, names: Sequence[str], read: Any) -> Any:
         try:
-            return read()
+            with interruptible():
+                return read()
         except need_duckdb().Error:
             kinds = self._kinds or {}
             wrong_cells.name_first(self, [kinds[name] for name in names if name in kinds])
