@@ -24,6 +24,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -105,9 +106,10 @@ class Soak:
         done = subprocess.run(
             command, check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
         )
-        if ", version " in done.stdout:
-            self._right[done.stdout.rpartition(" ")[2].strip()] = self._by_run[run]
-            self.events["switch"] += 1
+        if found := re.fullmatch(r"run (\w+), version (\w+)\s*", done.stdout):
+            served, version = found.groups()
+            self._right[version] = self._by_run[served]
+            self.events["switch" if served == run else "switch to another"] += 1
         else:
             self.events["switch refused"] += 1
 

@@ -16,6 +16,7 @@ from heterofed import simulate, simulate_prediction
 from heterofed.cli.app import cli
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.serve.held_runs import HeldRuns
+from heterofed.hetero_nn.serve.host import Serving
 from heterofed.hetero_nn.serve.request_queue import Scores
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.reporting.results import fresh_folder
@@ -205,6 +206,28 @@ def test_a_choice_holds_for_the_next_server(
     assert done.exit_code == 0
     found = start().ask(*ASKED)
     assert found.columns["prediction"] == pytest.approx(wanted[older], abs=1e-6)
+
+
+def test_a_choice_that_is_made_while_the_parties_meet_is_taken_up(
+    start: Any, results: Path, wanted: dict[bytes, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for one that the run has granted which was loaded before."""
+    _, older = wanted
+    held, settle = HeldRuns(results / "tiny/alice"), Serving._settle_rows
+
+    def meanwhile(session: Serving, run: Any) -> None:
+        settle(session, run)
+        if held.wanted() is None:
+            held.want(next(each for each in held.all() if each.run == older))
+
+    monkeypatch.setattr(Serving, "_settle_rows", meanwhile)
+    office = start()
+    ends = time.monotonic() + 20
+    while (served := held.served()) is None or served.run != older.hex():
+        assert served is None or served.turn != 1, "a run is said to be that of the choice"
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert office.ask(*ASKED).columns["prediction"] == pytest.approx(wanted[older])
 
 
 def test_runs_are_listed_added_and_named(

@@ -21,7 +21,7 @@ from heterofed.hetero_nn.models import HostModels
 from heterofed.hetero_nn.predict.host import Missing
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable, Rows, joint_version
-from heterofed.hetero_nn.serve.held_runs import HeldRuns, Served
+from heterofed.hetero_nn.serve.held_runs import HeldRuns, Served, Wanted
 from heterofed.hetero_nn.serve.loaded import Loaded, load
 from heterofed.hetero_nn.serve.partners import Link, Partner, Shared, watch_for_newcomers
 from heterofed.hetero_nn.serve.request_queue import Request, RequestQueue, unavailable
@@ -143,6 +143,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
         self._last = last
         self._queue, self._serves, self._stop, self._fresh = queue, serves, stop, fresh
         self._held: HeldRuns
+        self._wish: Wanted | None = None
         self._version: HostVersion
         self._links: dict[str, Link] = {}
         self._ids: PackedIds
@@ -177,6 +178,8 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
                 "rows are matched by several keys, which serving does not do; run predict"
             )
         self._held = HeldRuns(run.result.folder.parent, self._serves.models)
+        # A wish that comes from now on, while the parties meet, is not granted by this run.
+        self._wish = self._held.wanted()
         self._version = self._load(run, self.owner, self._held.first(self._last.run))
         trained = self._version.loaded.trained
         self.half = self._version.loaded.half
@@ -244,7 +247,7 @@ class Serving(StandingTask, BesideTask, HostHalfTask):
                 party.take_leave(peer)
 
     def _serve(self, run: Run, scorer: Scorer) -> None:
-        trained, wish = self._version.loaded.trained, self._held.wanted()
+        trained, wish = self._version.loaded.trained, self._wish
         self._last.run = trained.run
         served = Served(trained.run.hex(), scorer.version.hex(), wish.turn if wish else 0)
         self._held.tell(served)
