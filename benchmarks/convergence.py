@@ -2,16 +2,22 @@
 
     python -m benchmarks.convergence --json
     python -m benchmarks.convergence --plot docs/explanation/staleness.svg   # needs matplotlib
+    python -m benchmarks.convergence --table ../shared/data/default_credit --rounds 10 --json
 
-Test accuracy and training loss after each of `--rounds` rounds, for `--seeds` seeds each. Runs are
-deterministic, so the load of the machine does not matter.
+Test accuracy after each of `--rounds` rounds, for `--seeds` seeds each. With `--table` the tabular
+schedulers train on two tables, `guest.csv` with the label `y` and `host.csv`, in batches of 256;
+accuracy and AUC are those of the best round. Runs are deterministic, so the load of the machine
+does not matter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,42 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for steps, runs in accuracy.items()
     }
     return {"rounds": args.rounds, "seeds": args.seeds, "accuracy": accuracy, "mean": mean}
+
+
+def measure_table(args: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and AUC on the test rows of two tables, for each staleness and seed."""
+    from heterofed import simulate
+    from heterofed.tabular import TabularCollaborator, TabularHost
+
+    logging.getLogger("heterofed").setLevel(logging.ERROR)
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="hfb") as folder:
+        os.environ["HETEROFED_HOME"] = folder
+        for seed in range(1, args.seeds + 1):
+            for steps in args.staleness:
+                common: dict[str, Any] = {"ids": "id", "seed": seed, "results_dir": folder}
+                host = TabularHost(
+                    "bank",
+                    args.table / "guest.csv",
+                    label="y",
+                    max_rounds=args.rounds,
+                    patience=args.rounds,
+                    batch_size=256,
+                    max_staleness=steps,
+                    psi_protocol="ecdh",
+                    leak_report="off",
+                    **common,
+                )
+                shop = TabularCollaborator("shop", args.table / "host.csv", **common)
+                simulate(host, [shop], task_id=f"seed-{seed}-{steps}")
+                of = found.setdefault(str(steps), {"accuracy": [], "auc": []})
+                for name, values in of.items():
+                    values.append(host.evaluation[name] if host.evaluation else float("nan"))
+    mean = {
+        steps: {name: statistics.mean(values) for name, values in each.items()}
+        for steps, each in found.items()
+    }
+    return {"rounds": args.rounds, "seeds": args.seeds, "found": found, "mean": mean}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -72,11 +114,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--staleness", type=int, nargs="+", default=list(STALENESS))
+    parser.add_argument("--table", type=Path, help="a folder with guest.csv and host.csv")
     parser.add_argument("--plot", type=Path, help="where to draw the means")
     parser.add_argument("--from-json", type=Path, help="draw what an earlier run printed")
     args = parser.parse_args()
     if args.serve:
         halves.serve(args.serve, args.data, args.limit)
+        return
+    if args.table:
+        print(json.dumps(measure_table(args), indent=1))
         return
     result = json.loads(args.from_json.read_text()) if args.from_json else measure(args)
     if args.plot:

@@ -16,6 +16,9 @@ Addresses are `tcp://host:port` (port 0: any) or `ipc:///path` (a Unix socket). 
 one line in each direction, the line of a real network: bytes enter it one after another at `mbit`
 and come out `rtt / 2` later, so that small frames queue behind bulk ones and pay nothing else.
 What a sender may have in the line is bounded, by `buffer` seconds of sending on top of the delay.
+Each thing that enters is delayed by up to `jitter` more, in order, as TCP delivers. With `loss`, so
+many of its packets are lost: what they held, and all behind it, comes a round trip and 200 ms later
+than it would have, which is how long Linux waits before it sends a lone packet again (RFC 6298).
 Where nobody is at the target, a connection waits for somebody, as in a network that loses packets.
 """
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import random
 import selectors
 import socket
@@ -30,7 +34,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHUNK = 16 << 10  # bytes read in one go: how finely the rate is kept
@@ -38,6 +42,8 @@ KERNEL_BYTES = 64 << 10  # asked of the kernel's own buffers: what waits, waits 
 CONNECT_SECONDS = 5.0
 MID_MESSAGE_SECONDS = 0.5  # for this long a cut waits for something to be forwarded
 MAX_LINE_BYTES = 64 << 20
+PACKET_BYTES = 1448  # what a packet of Ethernet carries of a TCP stream
+AGAIN_SENT_SECONDS = 0.2  # on top of a round trip, until a lost packet is sent again
 IDLE_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0  # for so long a connection waits for somebody at the target
 AGAIN_SECONDS = 0.1  # between two looks whether somebody is
@@ -89,11 +95,23 @@ class Line:
         rate: bytes per second; 0: no limit.
         delay: seconds from an end of the line to the other.
         buffer: seconds of sending that may wait to enter.
+        jitter: the most seconds that are added to the delay.
+        loss: the part of packets that are lost.
+        draw: draws random numbers from 0 to 1 for these two.
     """
 
-    def __init__(self, rate: float, delay: float, buffer: float) -> None:
+    def __init__(
+        self,
+        rate: float,
+        delay: float,
+        buffer: float,
+        jitter: float = 0.0,
+        loss: float = 0.0,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._rate, self._delay, self._buffer = rate, delay, buffer
-        self._free = 0.0  # when the last byte taken so far has entered
+        self._jitter, self._loss, self._draw = jitter, loss, draw
+        self._free = self._last = 0.0  # when the last byte taken so far has entered, comes out
         self._held = 0
         self._chunks: deque[tuple[float, memoryview]] = deque()
 
@@ -108,7 +126,13 @@ class Line:
         self._free = max(self._free, now)
         if self._rate:
             self._free += len(data) / self._rate
-        self._chunks.append((self._free + self._delay, memoryview(data)))
+        due = self._free + self._delay
+        if self._jitter:
+            due += self._jitter * self._draw()
+        if self._loss and self._draw() > (1 - self._loss) ** math.ceil(len(data) / PACKET_BYTES):
+            due += 2 * self._delay + AGAIN_SENT_SECONDS
+        self._last = max(self._last, due)  # nothing overtakes
+        self._chunks.append((self._last, memoryview(data)))
         self._held += len(data)
 
     def due_at(self) -> float | None:
@@ -153,6 +177,8 @@ class Relay:
         rtt: seconds that bytes take there and back.
         mbit: megabits per second and direction of each connection; 0: no limit.
         buffer: seconds of sending that may wait to enter a line.
+        jitter: the most seconds by which something is delayed further, each way.
+        loss: the part of packets that are lost.
         cuts_per_minute: random cuts, half of them in the middle of a message, at random moments.
         seed: for these, and for where a message is cut.
 
@@ -170,6 +196,8 @@ class Relay:
         rtt: float = 0.0,
         mbit: float = 0.0,
         buffer: float = 0.05,
+        jitter: float = 0.0,
+        loss: float = 0.0,
         cuts_per_minute: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -178,9 +206,9 @@ class Relay:
         self.forwarded = 0
         split_address(target)
         self._target = target
-        self._line = (mbit * 1e6 / 8, rtt / 2, buffer)
         self._rate = cuts_per_minute / 60
         self._random = random.Random(seed)
+        self._line = (mbit * 1e6 / 8, rtt / 2, buffer, jitter, loss, self._random.random)
         self._connections: list[_Connection] = []
         self._waiting: list[tuple[socket.socket, float]] = []  # and until when
         self._orders: deque[bool] = deque()  # cuts that were asked for: mid-message?
@@ -408,6 +436,8 @@ def main() -> None:
     parser.add_argument("--listen", default="tcp://127.0.0.1:0")
     parser.add_argument("--rtt-ms", type=float, default=0.0)
     parser.add_argument("--mbit", type=float, default=0.0)
+    parser.add_argument("--jitter-ms", type=float, default=0.0)
+    parser.add_argument("--loss", type=float, default=0.0, help="part of packets, such as 0.001")
     parser.add_argument("--cuts-per-minute", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -416,6 +446,8 @@ def main() -> None:
         listen=args.listen,
         rtt=args.rtt_ms / 1000,
         mbit=args.mbit,
+        jitter=args.jitter_ms / 1000,
+        loss=args.loss,
         cuts_per_minute=args.cuts_per_minute,
         seed=args.seed,
     ) as relay:

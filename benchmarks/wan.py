@@ -1,20 +1,27 @@
 """Split training over a slow link: exact, ahead, and with rounded tensors; accuracy beside time.
 
     python -m benchmarks.wan --rtt-ms 50 --mbit 100 --json
+    python -m benchmarks.wan --grid --rounds 2 --cases loopback auto sync --json > wan.json
+    python -m benchmarks.wan --from-json wan.json   # the grid as a table
 
 The MNIST halves train `--rounds` rounds with a test after each, once directly and then through a
-relay (`benchmarks.relay`) that delays and rate-limits. `loopback_s` is the direct run with
-`max_staleness="auto"`, `sync_s` the exact run over the link, `auto_s` the one with "auto" over it;
-`auto_ratio` is auto_s / loopback_s. Seconds are those of training, medians over `--repeats` turns;
-sync runs take minutes, so they are measured once. Accuracies are of the last test.
+relay (`benchmarks.relay`) that delays, limits, jitters and loses. `loopback_s` is the direct run
+with `max_staleness="auto"`, `sync_s` the exact run over the link, `auto_s` the one with "auto" over
+it; `auto_ratio` is auto_s / loopback_s. Seconds are those of training, medians over `--repeats`
+turns; sync runs take minutes, so they are measured once. Accuracies are of the last test.
+
+`--grid` does so for 5, 50 and 200 ms by 10, 100 and 1,000 Mbit/s, and for 50 ms and 100 Mbit/s with
+20 ms of jitter, with 0.1 % of packets lost, and with both.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
+from pathlib import Path
 from typing import Any
 
 from benchmarks import halves
@@ -22,50 +29,91 @@ from benchmarks.relay import Relay
 
 AUTO: dict[str, Any] = {"max_staleness": "auto"}
 
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "loopback": (AUTO, False),
+    "auto": (AUTO, True),
+    "auto_int8": (AUTO | {"compress_features": "int8", "compress_gradients": "int8"}, True),
+    "auto_fp16": (AUTO | {"compress_features": "fp16", "compress_gradients": "fp16"}, True),
+    "sync": ({"max_staleness": 0}, True),
+}
+"""The settings of the Host, and whether the link is slow."""
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+GRID: list[dict[str, float]] = [
+    {"rtt_ms": rtt, "mbit": mbit} for rtt, mbit in itertools.product((5, 50, 200), (10, 100, 1000))
+]
+GRID += [
+    {"rtt_ms": 50, "mbit": 100, **more}
+    for more in ({"jitter_ms": 20}, {"loss": 0.001}, {"jitter_ms": 20, "loss": 0.001})
+]
+
+
+def measure(
+    parties: halves.Parties, args: argparse.Namespace, line: dict[str, float]
+) -> dict[str, Any]:
+    """What the runs over one line took."""
+
     def relay(target: str, listen: str) -> Relay:
-        return Relay(target, listen=listen, rtt=args.rtt_ms / 1e3, mbit=args.mbit)
+        return Relay(
+            target,
+            listen=listen,
+            rtt=line["rtt_ms"] / 1e3,
+            mbit=line["mbit"],
+            jitter=line.get("jitter_ms", 0.0) / 1e3,
+            loss=line.get("loss", 0.0),
+        )
 
-    cases: dict[str, tuple[dict[str, Any], bool]] = {
-        "loopback": (AUTO, False),
-        "auto": (AUTO, True),
-        "auto_int8": (AUTO | {"compress_features": "int8", "compress_gradients": "int8"}, True),
-        "auto_fp16": (AUTO | {"compress_features": "fp16", "compress_gradients": "fp16"}, True),
-        "sync": ({"max_staleness": 0}, True),
-    }
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
-    roles = ("host", "collaborator", "away")
-    with halves.parties("benchmarks.wan", args.data, args.limit, roles) as parties:
-        for repeat in range(args.repeats):
-            for name, (settings, slow) in cases.items():
-                if name == "sync" and repeat:
-                    continue
-                asked = settings | {"max_rounds": args.rounds, "log_rounds": 1}
-                found = parties.split(asked, relay=relay if slow else None)["host"]
-                runs[name].append(found)
-                if not args.json:
-                    print(name, f"{sum(found['seconds']):.1f} s", found["accuracy"][-1:])
-    result: dict[str, Any] = {"rtt_ms": args.rtt_ms, "mbit": args.mbit, "rounds": args.rounds}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in args.cases}
+    load = os.getloadavg()[0]
+    for repeat, name in itertools.product(range(args.repeats), args.cases):
+        settings, slow = CASES[name]
+        if name == "sync" and repeat:
+            continue
+        asked = settings | {"max_rounds": args.rounds, "log_rounds": 1}
+        ran = parties.split(asked, relay=relay if slow else None)
+        # The Collaborator knows the staleness with which the last round ended.
+        runs[name].append(ran["host"] | {"staleness": ran["collaborator"]["staleness"]})
+        if not args.json:
+            took = sum(ran["host"]["seconds"])
+            print(line, name, f"{took:.1f} s", ran["host"]["accuracy"][-1:], flush=True)
+    result: dict[str, Any] = {**line, "rounds": args.rounds}
     for name, each in runs.items():
         result[f"{name}_s"] = statistics.median(sum(run["seconds"]) for run in each)
         result[f"{name}_test_s"] = statistics.median(sum(run["test_seconds"]) for run in each)
         result[f"{name}_accuracy"] = statistics.median(run["accuracy"][-1] for run in each)
         result[f"{name}_staleness"] = [run["staleness"] for run in each]
         result[f"{name}_mb"] = (sum(each[-1]["bytes_sent"]) + sum(each[-1]["bytes_received"])) / 1e6
-    result["auto_ratio"] = result["auto_s"] / result["loopback_s"]
-    result["sync_ratio"] = result["sync_s"] / result["loopback_s"]
-    result["load_before"] = os.getloadavg()[0]
+    if "loopback" in runs:
+        for name in runs:
+            result[f"{name}_ratio"] = result[f"{name}_s"] / result["loopback_s"]
+    result["load_before"], result["load_after"] = load, os.getloadavg()[0]
     return result
 
 
 def show(result: dict[str, Any]) -> None:
-    for name in ("loopback", "sync", "auto", "auto_fp16", "auto_int8"):
-        print(
-            f"{name:<10}{result[f'{name}_s']:8.1f} s   accuracy {result[f'{name}_accuracy']:.4f}"
-            f"   {result[f'{name}_mb']:6.1f} MB   staleness {result[f'{name}_staleness']}"
-        )
-    print(f"auto / loopback {result['auto_ratio']:.2f}, sync / loopback {result['sync_ratio']:.1f}")
+    for name in CASES:
+        if f"{name}_s" in result:
+            print(
+                f"{name:<10}{result[f'{name}_s']:8.1f} s"
+                f"   accuracy {result[f'{name}_accuracy']:.4f}   {result[f'{name}_mb']:6.1f} MB"
+                f"   staleness {result[f'{name}_staleness']}"
+                f"   {result.get(f'{name}_ratio', 0):.2f} of loopback"
+            )
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The grid in Markdown."""
+    names = [name for name in ("loopback", "auto", "sync") if f"{name}_s" in lines[0]]
+    shown = {"loopback": "no link", "auto": "`auto`", "sync": "exact"}
+    heads = ["link", *(f"{shown[each]}, s" for each in names), "k", "`auto` to exact, points"]
+    rows = [heads, ["---"] * len(heads)]
+    for each in lines:
+        link = f"{each['rtt_ms']} ms, {each['mbit']:,} Mbit/s"
+        link += f", jitter {each['jitter_ms']} ms" if each.get("jitter_ms") else ""
+        link += f", {each['loss']:.1%} lost" if each.get("loss") else ""
+        points = 100 * (each["auto_accuracy"] - each["sync_accuracy"])
+        seconds = [f"{each[f'{name}_s']:.1f}" for name in names]
+        rows.append([link, *seconds, str(each["auto_staleness"][0]), f"{points:+.2f}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -73,16 +121,29 @@ def main() -> None:
     halves.add_options(parser)
     parser.add_argument("--rtt-ms", type=float, default=50.0)
     parser.add_argument("--mbit", type=float, default=100.0)
+    parser.add_argument("--jitter-ms", type=float, default=0.0)
+    parser.add_argument("--loss", type=float, default=0.0, help="part of packets, such as 0.001")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES])
+    parser.add_argument("--grid", action="store_true", help="measure a grid of links")
+    parser.add_argument("--from-json", type=Path, help="print the table of an earlier --grid")
     args = parser.parse_args()
     if args.serve:
         halves.serve(args.serve, args.data, args.limit)
         return
-    result = measure(args)
+    if args.from_json:
+        print(table(json.loads(args.from_json.read_text())["lines"]))
+        return
+    line = {name: getattr(args, name) for name in ("rtt_ms", "mbit", "jitter_ms", "loss")}
+    roles = ("host", "collaborator", "away")
+    with halves.parties("benchmarks.wan", args.data, args.limit, roles) as parties:
+        found = [measure(parties, args, each) for each in (GRID if args.grid else [line])]
     if args.json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps({"lines": found} if args.grid else found[0], indent=1))
+    elif args.grid:
+        print(table(found))
     else:
-        show(result)
+        show(found[0])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import wan
 from tests.e2e.processes import ROOT
 from tests.tabular.people import loans
 
@@ -81,6 +82,16 @@ def test_wan(mnist: Path) -> None:
     assert 0 <= result["auto_accuracy"] <= 1
     assert 0 <= result["sync_accuracy"] <= 1
     assert result["auto_int8_mb"] < result["auto_fp16_mb"] < result["auto_mb"]
+
+
+def test_links_are_shown_as_a_table() -> None:
+    taken: dict[str, Any] = {"loopback_s": 7.0, "auto_s": 8.04, "sync_s": 61.0}
+    taken |= {"auto_staleness": [9], "auto_accuracy": 0.75, "sync_accuracy": 0.7512}
+    lines = [{**line, **taken} for line in wan.GRID]
+    rows = wan.table(lines).splitlines()
+    assert len(rows) == 2 + len(wan.GRID)
+    assert rows[3].startswith("| 5 ms, 100 Mbit/s | 7.0 | 8.0 | 61.0 | 9 | -0.12 |")
+    assert rows[-1].startswith("| 50 ms, 100 Mbit/s, jitter 20 ms, 0.1% lost |")
 
 
 @pytest.mark.long

@@ -132,6 +132,47 @@ def test_a_line_takes_no_more_than_its_buffer() -> None:
     assert line.room_at(0.0) == pytest.approx(0.1)
 
 
+def came_out(line: Line, count: int) -> list[float]:
+    """When each of so many bytes comes out, of which one enters in each millisecond."""
+    out = []
+    for number in range(count):
+        line.enter(b"x", number / 1000)
+    while (due := line.due_at()) is not None:
+        out.append(due)
+        line.left(1)
+    return out
+
+
+def test_jitter_delays_and_nothing_overtakes() -> None:
+    out = came_out(Line(0.0, 0.1, 1.0, jitter=0.02, draw=random.Random(1).random), 1000)
+    late = [each - number / 1000 - 0.1 for number, each in enumerate(out)]
+    assert out == sorted(out)
+    assert min(late) >= 0
+    assert 0.015 < max(late) <= 0.02
+
+
+def test_a_lost_packet_comes_a_round_trip_and_a_pause_later_with_all_behind_it() -> None:
+    draws = iter([0.5, 0.9995, *[0.5] * 998])  # the second one is lost
+    out = came_out(Line(0.0, 0.1, 1.0, loss=0.001, draw=lambda: next(draws)), 1000)
+    assert out[0] == pytest.approx(0.1)
+    assert out[1:402] == pytest.approx([0.001 + 0.1 + 0.2 + 0.2] * 401, abs=1e-3)
+    assert out[403:] == pytest.approx([each / 1000 + 0.1 for each in range(403, 1000)])
+
+
+def test_more_packets_are_lost_of_more_bytes() -> None:
+    def lost(size: int) -> int:
+        line = Line(0.0, 0.0, 1.0, loss=0.01, draw=random.Random(1).random)
+        found = 0
+        for number in range(2000):
+            line.enter(bytes(size), float(number))
+            found += (line.due_at() or 0.0) > number + 0.1
+            line.left(size)
+        return found
+
+    assert lost(1) == pytest.approx(20, abs=12)
+    assert lost(14_480) == pytest.approx(2000 * (1 - 0.99**10), rel=0.2)
+
+
 def test_a_cut_resets_both_ends_and_the_next_connection_works(echo: Echo) -> None:
     with Relay(echo.address) as relay:
         for count in range(1, 4):
