@@ -233,9 +233,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         where.loglog(sizes, spent, marker="o", markersize=3)
         where.set_xlabel(what)
         where.set_ylabel("CPU ms of the Host per batch")
+        where.set_ylim(1, max(10, 1.2 * max(spent)))
     course = result["rounds"]["course"]
     axes[3].plot([each["round"] for each in course], [each["mb"] for each in course])
-    axes[3].set_ylim(0)
+    axes[3].set_ylim(0, 1.2 * max(each["mb"] for each in course))
     axes[3].set_xlabel("rounds")
     axes[3].set_ylabel("memory of the process, MB")
     for where in axes:

@@ -83,10 +83,13 @@ def train_split(role: str, half: Any, order: dict[str, Any], results: Path) -> d
 
     ended: list[PhaseEnded] = []
     accuracy: list[float] = []
+    staleness: list[int] = []
 
     def note(event: object) -> None:
         if isinstance(event, PhaseEnded):
             ended.append(event)
+            if event.phase == "train" and party._heterofed.run is not None:
+                staleness.append(party._heterofed.run.state.kept.staleness or 0)
         elif isinstance(event, RoundEnded) and "accuracy" in event.metrics:
             accuracy.append(event.metrics["accuracy"])
 
@@ -125,9 +128,7 @@ def train_split(role: str, half: Any, order: dict[str, Any], results: Path) -> d
         "wait_s": [sum(each.waits.values()) for each in training],
         "bytes_sent": [each.bytes_sent for each in training],
         "bytes_received": [each.bytes_received for each in training],
-        "staleness": (party._heterofed.run.state.kept.staleness or 0)
-        if party._heterofed.run
-        else 0,
+        "staleness": staleness,  # with which each round ended
         "accuracy": accuracy,
     }
 

@@ -71,7 +71,7 @@ def measure(
         asked = settings | {"max_rounds": args.rounds, "log_rounds": 1}
         ran = parties.split(asked, relay=relay if slow else None)
         # The Collaborator knows the staleness with which the last round ended.
-        runs[name].append(ran["host"] | {"staleness": ran["collaborator"]["staleness"]})
+        runs[name].append(ran["host"] | {"staleness": ran["collaborator"]["staleness"][-1]})
         if not args.json:
             took = sum(ran["host"]["seconds"])
             print(line, name, f"{took:.1f} s", ran["host"]["accuracy"][-1:], flush=True)

@@ -148,7 +148,9 @@ class Pace:
             self._usual, self._steps = seen, steps
             if seen <= SLACK * max(self._busiest, self._cycle / (steps + 1)):
                 return steps, False
-            return min(steps, least_staleness(self._cycle, seen)), False
+            if seen < self._cycle:
+                return min(steps, least_staleness(self._cycle, seen)), False
+            return steps, steps > 0  # even an exact batch took less time: something has changed
         has_changed = not self._usual / SLACK <= seen <= self._usual * SLACK
         most = MOST_COST_OF_CHANGES if has_changed else MOST_COST
         cost = PROBE_BATCHES * max(0.0, self._cycle - seen)

@@ -109,7 +109,7 @@ class Receipt(NoReceipt):
     def __init__(self, run: Run, path: Path) -> None:
         self._run, self._path = run, path
         self._transcript = run.transcript or Transcript(is_host=True)
-        self._leaks = len(run.state.leaks)
+        run.state.new_leaks.clear()
         self._said: dict[str, Statement] = {}
         self._heard: dict[str, Statement] = {}
         self._chain = self._read()
@@ -134,17 +134,18 @@ class Receipt(NoReceipt):
             rows = {"train": len(run.state.train_ids), "test": len(run.state.test_ids)}
             self._add("split", ids=ids, rows=rows, links=links)
             return
-        new, self._leaks = run.state.leaks[self._leaks :], len(run.state.leaks)
         leaks = [
-            {"party": each.party, "attack": each.attack, each.measure: each.value} for each in new
+            {"party": each.party, "attack": each.attack, each.measure: each.value}
+            for each in run.state.new_leaks
         ]
+        run.state.new_leaks.clear()
         place = {"round": mark.round, "batch": mark.batch}
         sent = run.party.bytes_sent
         self._add("round", **place, links=links, leaks=leaks, spent=self._spent(), bytes_sent=sent)
 
     def go_on_from(self, links: Mapping[str, str]) -> None:
         """See `NoReceipt`."""
-        self._leaks = len(self._run.state.leaks)
+        self._run.state.new_leaks.clear()
         self._transcript.go_on_from(links)
 
     def end(self) -> None:

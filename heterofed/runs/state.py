@@ -71,7 +71,8 @@ class RunState:
             batches.
         most_drawn: how often the most frequent row was drawn, for the next batch that is sent, by
             kind of pass.
-        leaks: the findings of the leak report.
+        leaks: the worst finding of the leak report about each party.
+        new_leaks: all findings since the last checkpoint, until the end of the next round.
         told: the warnings that are given once in a run and were given.
         site_of: which site has each id that is common to all parties, by role, as the position of
             the site in the plan; at the Host from the intersection until the split.
@@ -87,6 +88,7 @@ class RunState:
     sampling: Sampling | None = None
     most_drawn: dict[str, int] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
+    new_leaks: list[Leak] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     foretold_staleness: int | None = None
     site_of: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -148,6 +148,19 @@ def test_a_narrow_line_is_not_answered_with_more_staleness() -> None:
         assert course.round(narrow) == 5  # 6 batches of 20 ms fill 81 ms, with some to spare
 
 
+def test_a_machine_that_got_slower_after_the_measurement_is_no_narrow_line() -> None:
+    course = Course()
+    course.pace.measure()
+    course.pace.begin(0, measures=True)
+    for now in FAR.arrivals([0] * PROBE_BATCHES, 0.0):
+        course._note(now, FAR)
+    course.steps, course.measures = course.pace.choose(), False
+    slow = Pipeline(0.05, host=0.3, other=0.1)
+    course.round(slow)
+    assert (course.steps, course.measures) == (12, True)
+    assert course.round(slow) == 1
+
+
 def test_a_measurement_before_a_restart_is_made_again() -> None:
     course = Course()
     course.steps, course.measures = 9, False

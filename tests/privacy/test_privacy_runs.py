@@ -15,6 +15,7 @@ from torch import Tensor, nn, optim
 
 from heterofed import Batch, TaskResult
 from heterofed.errors import ConfigError, TaskAborted
+from heterofed.events import RoundEnded
 from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import MaxNorm
@@ -87,6 +88,20 @@ def test_a_run_says_what_it_gave_away(tmp_path: Path) -> None:
     assert shop.leaks[0].endswith("the Host can read the inputs")
     assert line in bank.summary()
     assert bank.to_dict()["leaks"] == bank.leaks
+
+
+def test_findings_do_not_pile_up_over_the_rounds(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, RoundEnded) and host._heterofed.run is not None:
+            state = host._heterofed.run.state
+            held.append(len(state.leaks) + len(state.new_leaks))
+
+    host = Host(tmp_path, max_rounds=5, leak_report="full", callbacks=[note])
+    bank, _ = trained(host, Collaborator(tmp_path))
+    assert len(table(bank, "leakage")) >= 5 * 3
+    assert held == [1 + 3] * 5  # the worst one of bob, and one of each attack of this round
 
 
 def test_the_full_report_and_none(tmp_path: Path) -> None:

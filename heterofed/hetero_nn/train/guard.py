@@ -94,7 +94,6 @@ class Guard:
         self._told: Totals | None = None if resumed else releases.totals
         run.tell, run.spent = self.tell, self.spent
         self._run = run
-        self._found = run.state.leaks
         self._reports = reports
         self._weights = weights
         self._users = users
@@ -116,6 +115,7 @@ class Guard:
 
     def end_round(self) -> None:
         """Write the measurements of this round, and the epsilons of everything sent so far."""
+        self._run.state.new_leaks.clear()  # the receipt, if there is one, has them
         for each in self._reports:
             with self._run.harmless(REPORT):
                 self._write(each.end_round() or [])
@@ -159,12 +159,13 @@ class Guard:
             with self._run.harmless(REPORT):
                 self._write(each.at_end() or [])
         with self._run.harmless(REPORT):
-            leaks = worst_of(self._found)
-            self._run.result.leaks = [each.words() for each in leaks]
+            self._run.result.leaks = [each.words() for each in self._run.state.leaks]
         self.close()
 
     def _write(self, leaks: list[Leak]) -> None:
-        self._found.extend(leaks)
+        state = self._run.state
+        state.new_leaks += leaks
+        state.leaks = worst_of([*state.leaks, *leaks])
         for leak in leaks if "leakage" not in self._users else ():
             row = {key: getattr(leak, key) for key in LEAKAGE}
             with self._run.harmless("leakage.csv"):
