@@ -483,15 +483,19 @@ class Party:
                 raise aborts.told(message, message.party if by_host else peer.name)
             case _:
                 peer.host_waits_for = None
-                moving = peer.byte_came - peer.message_began
-                if len(payload) >= LARGE_BYTES:
-                    self.account.arrived(peer.name, len(payload), moving)
-                if peer.round_trip != (known := peer.channel.round_trip):
-                    peer.round_trip = known
-                    self.account.answered(peer.name, known)
-                for tap in self.taps:
-                    tap.came(peer.name, message, peer.decoder.header, payload)
-                peer.put(Mail(message, payload, moving))
+                self._keep(peer, message, payload)
+
+    def _keep(self, peer: Peer, message: Message, payload: bytearray) -> None:
+        """Note what a message says of its link, and store it until it is taken."""
+        moving = peer.byte_came - peer.message_began
+        if len(payload) >= LARGE_BYTES:
+            self.account.arrived(peer.name, len(payload), moving)
+        if peer.round_trip != (known := peer.channel.round_trip):
+            peer.round_trip = known
+            self.account.answered(peer.name, known)
+        for tap in self.taps:
+            tap.came(peer.name, message, peer.decoder.header, payload)
+        peer.put(Mail(message, payload, moving))
 
     def _greet(self, visitor: Peer, hello: Hello) -> None:
         visitor.held, visitor.mask_key = hello.held, hello.mask_key
