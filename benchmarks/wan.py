@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,8 @@ def measure(
         ran = parties.split(asked, relay=relay if slow else None)
         # The Collaborator knows the staleness with which the last round ended.
         runs[name].append(ran["host"] | {"staleness": ran["collaborator"]["staleness"][-1]})
-        if not args.json:
-            took = sum(ran["host"]["seconds"])
-            print(line, name, f"{took:.1f} s", ran["host"]["accuracy"][-1:], flush=True)
+        took, staleness = sum(ran["host"]["seconds"]), ran["collaborator"]["staleness"]
+        print(line, name, f"{took:.1f} s", staleness, file=sys.stderr, flush=True)
     result: dict[str, Any] = {**line, "rounds": args.rounds}
     for name, each in runs.items():
         result[f"{name}_s"] = statistics.median(sum(run["seconds"]) for run in each)
@@ -101,18 +101,17 @@ def show(result: dict[str, Any]) -> None:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """The grid in Markdown."""
-    names = [name for name in ("loopback", "auto", "sync") if f"{name}_s" in lines[0]]
-    shown = {"loopback": "no link", "auto": "`auto`", "sync": "exact"}
-    heads = ["link", *(f"{shown[each]}, s" for each in names), "k", "`auto` to exact, points"]
+    """The grid in Markdown; the staleness is that at the end, the load that of each line's runs."""
+    heads = ["link", "no link", "`auto`", "exact", "k", "exact / `auto`", "load"]
     rows = [heads, ["---"] * len(heads)]
     for each in lines:
         link = f"{each['rtt_ms']} ms, {each['mbit']:,} Mbit/s"
         link += f", jitter {each['jitter_ms']} ms" if each.get("jitter_ms") else ""
         link += f", {each['loss']:.1%} lost" if each.get("loss") else ""
-        points = 100 * (each["auto_accuracy"] - each["sync_accuracy"])
-        seconds = [f"{each[f'{name}_s']:.1f}" for name in names]
-        rows.append([link, *seconds, str(each["auto_staleness"][0]), f"{points:+.2f}"])
+        seconds = [f"{each[f'{name}_s']:.1f} s" for name in ("loopback", "auto", "sync")]
+        faster = f"{each['sync_s'] / each['auto_s']:.1f}"
+        loads = f"{each['load_before']:.0f} to {each['load_after']:.0f}"
+        rows.append([link, *seconds, str(each["auto_staleness"][0]), faster, loads])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

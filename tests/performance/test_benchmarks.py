@@ -86,11 +86,11 @@ def test_wan(mnist: Path) -> None:
 
 def test_links_are_shown_as_a_table() -> None:
     taken: dict[str, Any] = {"loopback_s": 7.0, "auto_s": 8.04, "sync_s": 61.0}
-    taken |= {"auto_staleness": [9], "auto_accuracy": 0.75, "sync_accuracy": 0.7512}
+    taken |= {"auto_staleness": [9], "load_before": 0.4, "load_after": 1.6}
     lines = [{**line, **taken} for line in wan.GRID]
     rows = wan.table(lines).splitlines()
     assert len(rows) == 2 + len(wan.GRID)
-    assert rows[3].startswith("| 5 ms, 100 Mbit/s | 7.0 | 8.0 | 61.0 | 9 | -0.12 |")
+    assert rows[3].startswith("| 5 ms, 100 Mbit/s | 7.0 s | 8.0 s | 61.0 s | 9 | 7.6 | 0 to 2 |")
     assert rows[-1].startswith("| 50 ms, 100 Mbit/s, jitter 20 ms, 0.1% lost |")
 
 
