@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from psi.errors import (
     BudgetError,
+    ChangedIdsError,
     CountError,
     ExecutorError,
     FaultError,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "BudgetError",
+    "ChangedIdsError",
     "CountAnswerer",
     "CountAsker",
     "CountError",

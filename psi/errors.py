@@ -2,6 +2,7 @@
 
 PSIError
 ├── IdsError            this party's own ids cannot be used
+│   └── ChangedIdsError they are not those of the interrupted creation of a stored set
 ├── BudgetError         the peer asks for more than it may have
 │   ├── LimitError      the number that the peer may have is used up
 │   └── NotAllowedError the owner of a stored set has not allowed this peer to ask
@@ -36,6 +37,13 @@ class IdsError(PSIError):
     """This party's own ids cannot be used: not strings, repeated, or not encodable as UTF-8.
 
     What to do: give unique strings.
+    """
+
+
+class ChangedIdsError(IdsError):
+    """The ids, their order or the domain are not those of the interrupted creation of a stored set.
+
+    What to do: give the same, or start anew with `fresh=True`.
     """
 
 

@@ -162,16 +162,8 @@ def demo(
     "Refuse more ids than this: at the initiator, from any one party; at a collaborator, from the"
     " initiator in all runs of the task together."
 )
-@click.option(
-    "--executor",
-    help="Compute in other processes or on a cluster: processes:8, dask://scheduler:8786 or"
-    " ray://head:10001. The default is threads, or the executor of your configuration.",
-)
-@click.option(
-    "--key-leaves",
-    is_flag=True,
-    help="Let a collaborator's secret key be sent to an executor on other machines.",
-)
+@options.EXECUTOR
+@options.key_leaves("Let a collaborator's secret key be sent to an executor on other machines.")
 @options.PARTY
 @options.parties("Wait for this many collaborators; only the initiator sets it.")
 @options.JOIN_TIMEOUT

@@ -52,6 +52,11 @@ def max_peer_ids(meaning: str) -> Option[Any]:
     )
 
 
+def key_leaves(meaning: str) -> Option[Any]:
+    """Return the option that lets a secret key leave; each command says which key."""
+    return click.option("--key-leaves", is_flag=True, help=meaning)
+
+
 def parties(who: str) -> Option[Any]:
     """Return the option for the number of parties to wait for."""
     return click.option(
@@ -121,6 +126,11 @@ WATCH = click.option(
     is_flag=True,
     help="Serve a live page of the task while it runs, and print its address. This needs the extra"
     " heterofed[watch].",
+)
+EXECUTOR = click.option(
+    "--executor",
+    help="Compute in other processes or on a cluster: processes:8, dask://scheduler:8786 or"
+    " ray://head:10001. The default is threads, or the executor of your configuration.",
 )
 FRESH = click.option("--fresh", is_flag=True, help="Do not resume an interrupted run of the task.")
 

@@ -45,19 +45,45 @@ def psi_set() -> None:
     help="Bind the set to this name, which is the same at all who ask (--stored).",
 )
 @options.IDS
+@options.EXECUTOR
+@options.key_leaves("Let the secret key of the set be sent to an executor on other machines.")
+@click.option(
+    "--fresh", is_flag=True, help="Do not go on with an interrupted creation, but start anew."
+)
 @options.AS_JSON
-def create(folder: Path, name: str, ids: Path, column: str | None, as_json: bool) -> None:
+def create(
+    folder: Path,
+    name: str,
+    ids: Path,
+    column: str | None,
+    executor: str | None,
+    key_leaves: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:
     """Compute the set of all ids in FOLDER, or replace the one that is there.
 
     It gets a new key, so those who ask fetch its filter again. Whoever was allowed to ask still is.
+    If the command is interrupted, the next one with the same ids goes on where it was.
     """
     import psi
     from heterofed.cli.psi import read_ids
     from heterofed.intersection.stored import set_domain
+    from heterofed.runs.psi_executor import chosen_executor
 
+    choice = chosen_executor(executor, key_leaves)
+    choice.check(has_key=True)
     own = read_ids(ids, column)
     with _usable(), _bar(len(own)) as progress:
-        stored = psi.StoredSet.create(folder, own, domain=set_domain(name), progress=progress)
+        stored = psi.StoredSet.create(
+            folder,
+            own,
+            domain=set_domain(name),
+            executor=choice.executor,
+            key_leaves=choice.key_leaves,
+            progress=progress,
+            fresh=fresh,
+        )
     _show(_described(stored), as_json=as_json)
 
 
@@ -213,11 +239,13 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
 
 @contextmanager
 def _usable() -> Iterator[None]:
-    """Turn errors of the set's files and ids into a `ConfigError`."""
+    """Turn errors of the set's files, ids and executor into a `ConfigError`."""
     import psi
 
     try:
         yield
+    except psi.ExecutorError as error:
+        raise ConfigError(f"--executor: {error}; correct it and run it again: it goes on") from None
     except psi.PSIError as error:
         raise ConfigError(f"{error}; or give another folder") from None
     except OSError as error:

@@ -54,7 +54,8 @@ class ExecutorChoice:
         if has_key and leaves and not self.key_leaves:
             raise ConfigError(
                 f"{self.said}: this party's secret key would be sent to other machines; give"
-                ' psi_key_leaves=True if each of them may have it, or use "processes:8" on this one'
+                " psi_key_leaves=True (--key-leaves) if each of them may have it, or use"
+                ' "processes:8" on this one'
             )
 
 

@@ -22,6 +22,7 @@ from psi.errors import naming
 if TYPE_CHECKING:
     from filelock import FileLock
 
+_DRAFT = ".new"  # the end of a draft's name
 _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -116,7 +117,7 @@ class Draft:
 
     def __init__(self, path: Path) -> None:
         self._target = path
-        self.path = path.with_name(f".{secrets.token_hex(8)}.new")
+        self.path = path.with_name(f".{secrets.token_hex(8)}{_DRAFT}")
         self._file = os.fdopen(open_private(self.path, new=True), "r+b")
 
     def write(self, content: bytes) -> None:
@@ -168,6 +169,12 @@ class Draft:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that killed processes left in a folder, which no other process uses."""
+    for left in folder.glob(f".*{_DRAFT}"):
+        left.unlink(missing_ok=True)
 
 
 def put_in_place(path: Path, content: bytes) -> None:

@@ -75,9 +75,11 @@ class OwnIds:
         for _, block in self.blocks(_BLOCK):
             yield from block
 
-    def blocks(self, size: int) -> Iterator[tuple[int, list[str]]]:
-        """Yield the ids in order in blocks of `size`, each with the position of its first id."""
-        for start in range(0, len(self), size):
+    def blocks(self, size: int, first: int = 0) -> Iterator[tuple[int, list[str]]]:
+        """Yield the ids from position `first` on in blocks of `size`, each with the position of its
+        first id.
+        """
+        for start in range(first, len(self), size):
             stop = min(start + size, len(self))
             yield start, self._between(start, stop)
 

@@ -7,6 +7,8 @@ named after it:
     filter   what the owner ships once (`psi.unequal.filter`)
     table    proof and reply of each id (`psi.unequal.table`)
 
+While a set is created, a file has the state of the creation (`psi.unequal.unfinished`).
+
 A set is replaced as a whole, with a new key, because two filters under one key would show which ids
 were added. The names of replaced sets are kept, so that a request for one is refused by name.
 Nobody may ask until `allow` says so.
@@ -28,13 +30,14 @@ from pathlib import Path
 from psi.errors import NotAllowedError, StoreError
 from psi.executors import Pool, check_key
 from psi.storage.budget import Budget
-from psi.storage.files import file_lock, private_folder, put_in_place, read
+from psi.storage.files import file_lock, private_folder, put_in_place, read, remove_drafts
 from psi.storage.id_list import OwnIds
 from psi.storage.spill import BUCKET_IDS, Scratch
 from psi.unequal.compute import Outputs, Progress
 from psi.unequal.filter import Shape, chunks_of
 from psi.unequal.outputs import KEY_BYTES, check_of, name_of, public_of
 from psi.unequal.table import Table
+from psi.unequal.unfinished import Unfinished
 from psi.workers import Workers
 
 _STATE, _KEY, _FILTER, _TABLE, _BUDGETS = "set.json", "key", "filter", "table", "budgets"
@@ -88,11 +91,12 @@ class StoredSet:
         scratch: str | os.PathLike[str] | None = None,
         key_leaves: bool | None = None,
         progress: Progress | None = None,
+        fresh: bool = False,
     ) -> StoredSet:
         """Compute the outputs of all ids under a new key, store them, and return the stored set.
 
         An id takes one multiplication and one map to the group. An interrupted call leaves the
-        former set as it was.
+        former set as it was, and the next call goes on where it was, with the same key.
 
         Args:
             folder: the folder for the set. If it has one, that set is replaced: requests for it are
@@ -107,31 +111,30 @@ class StoredSet:
             key_leaves: whether the key may be sent to an executor on other machines; see
                 `psi.signing.Signer`.
             progress: is called with the number of computed outputs, again and again.
+            fresh: whether to start anew even if an interrupted call could go on.
 
         Raises:
             IdsError: the ids are not unique strings, or one is too long.
+            ChangedIdsError: the ids, their order or the domain are not those of an interrupted
+                call.
+            StoreError: another process creates a set in the folder.
             ValueError: there is no filter with such a rate.
         """
         check_key(executor, key_leaves)
         files, several = Scratch(bucket_ids, scratch), Workers(workers, executor)
-        own = OwnIds(ids, bucket_ids=bucket_ids, scratch=scratch)
-        with contextlib.closing(files), contextlib.closing(own), contextlib.closing(several):
+        with contextlib.ExitStack() as stack:
+            own = ids if isinstance(ids, OwnIds) else None
+            if own is None:
+                own = OwnIds(ids, bucket_ids=bucket_ids, scratch=scratch)
+                stack.callback(own.close)
+            for each in (files, several):
+                stack.callback(each.close)
             shape = Shape.of(len(own), false_positive_rate)
-            outputs = Outputs(domain, own, several, files, progress)
             place = private_folder(Path(folder))
-            with _locked(place):
-                former = _read_state(place) if (place / _STATE).exists() else None
-                _remove_sets(place, former.name if former else "")
-                name = name_of(outputs.public)
-                inside = private_folder(place / name)
-                outputs.write(shape, inside / _FILTER, inside / _TABLE)
-                put_in_place(inside / _KEY, outputs.key)
-                state = State(name, len(own), check_of(outputs.public, domain).hex())
-                if former:
-                    replaced = [*former.replaced, former.name]
-                    state = replace(state, allowed=former.allowed, replaced=replaced)
-                _write_state(place, state)
-                _remove_sets(place, name)
+            with Unfinished(place, domain=domain, ids=own.digest(), fresh=fresh) as unfinished:
+                outputs = Outputs(domain, own, unfinished, several, files, progress)
+                _complete(place, domain, unfinished, outputs, shape)
+                unfinished.discard()
         return cls(folder)
 
     @property
@@ -230,10 +233,40 @@ def _write_state(folder: Path, state: State) -> None:
     put_in_place(folder / _STATE, json.dumps(asdict(state), indent=1).encode())
 
 
-def _remove_sets(folder: Path, keep: str) -> None:
-    """Remove the folders of all sets but one: replaced ones, and those of interrupted calls."""
+def _complete(
+    place: Path, domain: bytes, unfinished: Unfinished, outputs: Outputs, shape: Shape
+) -> None:
+    """Compute what is missing of a set, write its files, and make it the current one."""
+    name = name_of(outputs.public)
+    _remove_sets(place, name, _current(place))
+    inside = private_folder(place / name)
+    remove_drafts(inside)
+    outputs.write(shape, inside / _FILTER, inside / _TABLE)
+    put_in_place(inside / _KEY, unfinished.key)
+    check = check_of(outputs.public, domain).hex()
+    with _locked(place):
+        _replace_set(place, State(name, shape.count, check))
+
+
+def _current(folder: Path) -> str:
+    """Return the name of the set in a folder, or nothing if there is none."""
+    return _read_state(folder).name if (folder / _STATE).exists() else ""
+
+
+def _replace_set(folder: Path, state: State) -> None:
+    """Make a complete set the current one; limits and the names of former sets stay."""
+    former = _read_state(folder) if (folder / _STATE).exists() else state
+    replaced = former.replaced
+    if former.name != state.name:
+        replaced = [*replaced, former.name]
+    _write_state(folder, replace(state, allowed=former.allowed, replaced=replaced))
+    _remove_sets(folder, state.name)
+
+
+def _remove_sets(folder: Path, *keep: str) -> None:
+    """Remove the folders of all other sets: replaced ones, and those of interrupted calls."""
     for each in folder.iterdir():
-        if _IS_NAME(each.name) and each.name != keep and not each.is_symlink():
+        if _IS_NAME(each.name) and each.name not in keep and not each.is_symlink():
             shutil.rmtree(each)
 
 

@@ -313,6 +313,50 @@ def test_a_set_that_cannot_be_used_is_named(tmp_path: Path, command: Command) ->
     assert "damaged" in command.err
 
 
+def test_the_command_goes_on_with_the_same_ids_only(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, folder = tmp_path / "ids.txt", str(tmp_path / "set")
+    ids.write_text("".join(f"{each}\n" for each in MANY))
+    create = ("psi-set", "create", folder, "--name", "n", "--ids", str(ids))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psi.unequal.compute.write_table", interrupted)
+        assert command(*create) == 130
+    key = [each.name for each in Path(folder).iterdir() if each.is_dir()]
+    ids.write_text("other\n" + ids.read_text())
+    assert command(*create) == 2
+    assert "--fresh" in command.err
+    ids.write_text(ids.read_text().removeprefix("other\n"))
+    assert command(*create) == 0
+    assert [psi.StoredSet(folder).name] == key
+    assert command(*create, "--fresh") == 0
+    assert [psi.StoredSet(folder).name] != key
+
+
+@pytest.mark.slow
+def test_an_executor_computes_a_set_if_it_may_have_the_key(
+    tmp_path: Path, command: Command, home: Path
+) -> None:
+    ids, folder = tmp_path / "ids.txt", str(tmp_path / "set")
+    ids.write_text("".join(f"{each}\n" for each in MANY))
+    create = ("psi-set", "create", folder, "--name", "n", "--ids", str(ids))
+    for far in ("dask://127.0.0.1:1", "ray://127.0.0.1:1"):
+        assert command(*create, "--executor", far) == 2
+        assert "--key-leaves" in command.err
+    assert command(*create, "--executor", "threads") == 2
+    assert "is no executor" in command.err
+    (home / "config.toml").write_text('[psi]\nexecutor = "dask://127.0.0.1:1"\n')
+    assert command(*create) == 2
+    assert "config.toml" in command.err
+    assert not Path(folder).exists()
+    assert command(*create, "--executor", "processes:2") == 0
+    assert psi.StoredSet(folder).count == len(MANY)
+
+
 @pytest.mark.slow
 def test_the_page_runs_as_it_stands(parties: Parties, tmp_path: Path) -> None:
     """The owner's commands and the asker's, on one machine, as the guide shows them."""

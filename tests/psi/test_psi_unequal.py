@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -15,8 +19,9 @@ from hypothesis import strategies as st
 import psi
 from benchmarks import psi_unequal as benchmark
 from psi import Filter, FilterReceiver, SetAnswerer, SetAsker, StoredSet
+from psi.storage.files import Draft
 from psi.unequal.filter import Shape, write_filter
-from psi.unequal.outputs import PART, check_of, name_of, public_of
+from psi.unequal.outputs import PART, check_of, name_of, own_outputs, public_of
 from psi.unequal.wire import UNKNOWN, write_hello
 
 DOMAIN = psi.domain("registry", "clinics")
@@ -362,11 +367,161 @@ def test_an_interrupted_replacement_leaves_the_former_set(tmp_path: Path) -> Non
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_ids_that_are_too_long_or_repeated(tmp_path: Path) -> None:
+def test_ids_that_are_too_long_or_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psi.unequal.compute._BLOCK", 1)
     with pytest.raises(psi.IdsError, match="position"):
         StoredSet.create(tmp_path / "set", ["a", "b" * 70_000], domain=DOMAIN, workers=1)
     with pytest.raises(psi.IdsError, match="repeated"):
         StoredSet.create(tmp_path / "set", ["a", "a"], domain=DOMAIN, workers=1)
+    # They are corrected, so there is nothing to go on from.
+    assert StoredSet.create(tmp_path / "set", ["a", "b"], domain=DOMAIN, workers=1).count == 2
+
+
+# A process that creates the set of `MANY` and is killed at a call of a step.
+KILLED = """
+import os, pkgutil, signal, sys
+from unittest import mock
+
+import psi
+
+folder, step, call = sys.argv[1:]
+real, calls = pkgutil.resolve_name(step), 0
+
+def stop(*given, **named):
+    global calls
+    calls += 1
+    if calls == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given, **named)
+
+many = [f"person {number}" for number in range(600)]
+with mock.patch("psi.unequal.compute._BLOCK", 100), mock.patch(step, new=stop):
+    psi.StoredSet.create(
+        folder, many, domain=psi.domain("registry", "clinics"), workers=1, bucket_ids=90
+    )
+"""
+
+
+def kill(folder: Path, step: str, call: int) -> None:
+    command = [sys.executable, "-c", KILLED, str(folder), step, str(call)]
+    ended = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def contents(stored: StoredSet) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in stored.filter_path.parent.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("step", "call", "left"),
+    [
+        ("psi.storage.journal.Journal.append", 3, 500),
+        ("psi.unequal.compute.write_table", 1, 0),
+        ("psi.unequal.unfinished.Unfinished.discard", 1, 0),  # the set is already the current one
+        *(
+            pytest.param(*point, marks=pytest.mark.long)
+            for point in (
+                ("psi.storage.journal.Journal.append", 1, 600),  # before the key is on disk
+                ("psi.storage.journal.Journal.append", 7, 100),
+                ("psi.storage.files.Draft.overwrite", 1, 0),  # within the filter
+                ("psi.unequal.store._write_state", 1, 0),
+                ("psi.unequal.store._remove_sets", 2, 0),
+            )
+        ),
+    ],
+)
+def test_a_killed_creation_goes_on_with_the_same_key(
+    step: str, call: int, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    former = StoredSet.create(folder, MANY[:5], domain=DOMAIN, workers=1)
+    former.allow("clinic", 100)
+    name = former.name
+    kill(folder, step, call)
+    computed: list[int] = []
+
+    def counted(key: bytes, domain: bytes, ids: list[str], first: int) -> bytes:
+        computed.append(len(ids))
+        return own_outputs(key, domain, ids, first)
+
+    monkeypatch.setattr("psi.unequal.compute.own_outputs", counted)
+    stored = StoredSet.create(folder, MANY, domain=DOMAIN, workers=1)
+    assert sum(computed) == left
+    assert (stored.count, stored.limits) == (600, {"clinic": 100})
+    assert stored.replaced == [name]
+    # An uninterrupted creation with this key gives the same bytes.
+    monkeypatch.setattr("psi.unequal.unfinished.make_key", stored.key)
+    whole = StoredSet.create(tmp_path / "whole", MANY, domain=DOMAIN, workers=1)
+    assert contents(stored) == contents(whole)
+    assert sorted(each.name for each in folder.iterdir()) == [stored.name, "set.json", "set.lock"]
+    # Nothing is left to go on from, so the next set has a key of its own.
+    monkeypatch.undo()
+    name = stored.name
+    assert StoredSet.create(folder, MANY[:5], domain=DOMAIN, workers=1).name != name
+
+
+def test_a_creation_goes_on_only_with_the_same_ids(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    kill(folder, "psi.storage.journal.Journal.append", 4)
+    others: list[tuple[list[str], bytes]] = [
+        (MANY[:-1], DOMAIN),
+        (MANY[::-1], DOMAIN),
+        (MANY, psi.domain("another", "clinics")),
+    ]
+    for ids, domain in others:
+        with pytest.raises(psi.ChangedIdsError, match="fresh=True"):
+            StoredSet.create(folder, ids, domain=domain, workers=1)
+    with pytest.raises(psi.StoreError, match="there is no stored set"):
+        StoredSet(folder)
+    stored = StoredSet.create(folder, MANY[:-1], domain=DOMAIN, workers=1, fresh=True)
+    assert stored.count == 599
+
+
+def test_a_full_disk_leaves_what_was_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills up within the outputs, and then within the table."""
+    folder, real, full = tmp_path / "set", os.write, errno.ENOSPC
+
+    def scarce(file: int, data: bytes) -> int:
+        if os.fstat(file).st_size + len(data) > 20_000:
+            real(file, data[:100])
+            raise OSError(full, os.strerror(full))
+        return real(file, data)
+
+    monkeypatch.setattr("psi.unequal.compute._BLOCK", 100)
+    monkeypatch.setattr("psi.storage.journal.os.write", scarce)
+    with pytest.raises(OSError, match=r"No space left.*\.psi"):
+        StoredSet.create(folder, MANY, domain=DOMAIN, workers=1)
+    monkeypatch.setattr("psi.storage.journal.os.write", real)
+    steps: list[int] = []
+
+    def no_room(self: Draft, content: bytes) -> None:
+        raise OSError(full, os.strerror(full), str(self.path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Draft, "write", no_room)
+        StoredSet.create(folder, MANY, domain=DOMAIN, workers=1, progress=steps.append)
+    assert steps == [100, 200, 300, 400, 500, 600]
+    with pytest.raises(psi.StoreError, match="there is no stored set"):
+        StoredSet(folder)
+    stored = StoredSet.create(folder, MANY, domain=DOMAIN, workers=1)
+    stored.allow("clinic", 100)
+    assert asked(stored, shipped(stored, tmp_path / "filter"), FEW)[0] == FEW[:10]
+
+
+def test_two_creations_at_once(tmp_path: Path) -> None:
+    """The second one is refused, and the owner can change limits meanwhile."""
+    folder = tmp_path / "set"
+    stored = StoredSet.create(folder, MANY[:5], domain=DOMAIN, workers=1)
+
+    def meanwhile(done: int) -> None:
+        stored.allow("clinic", 7)
+        with pytest.raises(psi.StoreError, match="another process"):
+            StoredSet.create(folder, MANY, domain=DOMAIN, workers=1)
+
+    again = StoredSet.create(folder, MANY[:6], domain=DOMAIN, workers=1, progress=meanwhile)
+    assert again.limits == {"clinic": 7}
 
 
 @pytest.mark.slow
