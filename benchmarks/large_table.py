@@ -65,7 +65,8 @@ def peak_mb() -> int:
 
 def measure(path: Path) -> dict[str, Any]:
     """One party's data side; to be called in a fresh process."""
-    from heterofed.compute.alignment import round_order
+    from heterofed.compute.alignment import shuffled
+    from heterofed.compute.packed_ids import OrderedIds, PackedIds
     from heterofed.tabular.models import Half, HalfPlan
     from heterofed.tabular.objectives import Objective, read_labels
     from heterofed.tabular.splits import Split
@@ -91,26 +92,26 @@ def measure(path: Path) -> dict[str, Any]:
     with step("inspect", rows):
         columns = len(table.columns)
     with step("ids", rows):
-        ids = list(table.read_ids(None))
+        ids = PackedIds.in_order(table.read_ids(None))
     with step("split", rows):
-        parts = Split(validation=0.1).parts(ids)
-        looked_at = [*parts.validation, *parts.test]
-        train = parts.train
-        del ids, parts
+        places = Split(validation=0.1).places(ids)
+        train, validation, test = map(ids.take, places)
+        rest = validation + test
+        del ids, places, validation, test
     with step("fit", len(train)):
         preparation = table.fit(train, "mlp")
     with step("prepare", rows):
-        table.load([*train, *looked_at], preparation)
+        table.load(train + rest, preparation)
     with step("labels", rows):
         objective = Objective(labels=read_labels(table.all_labels()))
-        targets = Targets.of(table, objective, [*train, *looked_at])
+        targets = Targets.of(table, objective, train + rest)
     half = Half(
         HalfPlan(model="mlp", outputs=1, width=32, hidden=64, dropout=0.3, preparation=preparation)
     )
     for number, size in enumerate(BATCHES):
         with step(f"epoch_{size}", len(train)):
-            order = round_order(train, seed=1, round_number=number, shuffle=True)
-            for batch in table.batches(order, size):
+            order = shuffled(len(train), seed=1, round_number=number)
+            for batch in table.batches(OrderedIds(train, order), size):
                 targets.of_rows(batch.rows)
     with step("forward_4096", len(train)):
         for batch in table.batches(train, 4096):

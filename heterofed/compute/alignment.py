@@ -13,6 +13,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, islice
+from typing import Any
 
 import numpy as np
 
@@ -181,9 +182,15 @@ def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bo
     """
     if not shuffle:
         return list(ids)
+    places = shuffled(len(ids), seed=seed, round_number=round_number)
+    return list(map(ids.__getitem__, places.tolist()))
+
+
+def shuffled(count: int, *, seed: int, round_number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the positions of so many train ids in this round's shuffled order."""
     start = stream_seed(seed, "shuffle", round_number)
     drawn = np.random.RandomState([start & 0xFFFFFFFF, start >> 32])
-    return list(map(ids.__getitem__, drawn.permutation(len(ids)).tolist()))
+    return drawn.permutation(count)
 
 
 def sorted_by_lot(ids: Sequence[str], *, seed: int, round_number: int) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from heterofed.compute.alignment import SortedIdSet, round_order, sorted_by_lot
+from heterofed.compute.alignment import SortedIdSet, round_order, shuffled, sorted_by_lot
 from heterofed.compute.autograd import evaluating
+from heterofed.compute.packed_ids import OrderedIds, PackedIds
 from heterofed.compute.plain import strings
 from heterofed.hetero_nn.hooks import PartyHooks, half_engine
 from heterofed.hetero_nn.models import HalfModels
@@ -61,11 +62,16 @@ class Half(Generic[M]):
         """
         return ModelFiles(self.run, self.models, self.owner, [self.signature, *parts])
 
-    def round_ids(self) -> list[str]:
+    def round_ids(self) -> Sequence[str]:
         """Return the train ids in the agreed order of this round."""
         plan, ids = self.run.plan, self.run.state.train_ids
         if plan.sites and plan.shuffle:
             return sorted_by_lot(ids, seed=plan.seed, round_number=self.run.round)
+        if isinstance(ids, PackedIds):
+            if not plan.shuffle:
+                return ids
+            order = shuffled(len(ids), seed=plan.seed, round_number=self.run.round)
+            return OrderedIds(ids, order)
         return round_order(
             ids,
             seed=plan.seed,
@@ -73,7 +79,7 @@ class Half(Generic[M]):
             shuffle=plan.shuffle,
         )
 
-    def leg_ids(self, first: int) -> list[str]:
+    def leg_ids(self, first: int) -> Sequence[str]:
         """Return the train ids from batch `first` of this round up to the next checkpoint."""
         plan, order = self.run.plan, self.round_ids()
         start, rows = first * plan.batch_size, plan.checkpoint_batches * plan.batch_size

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from heterofed.compute.alignment import default_split, some_ids
 from heterofed.compute.autograd import backward, gradients_by_name
 from heterofed.compute.joint_optimizer import JointOptimizer
+from heterofed.compute.packed_ids import PackedIds, Positions
 from heterofed.compute.tensors import named
 from heterofed.compute.workers.exchange import Exchange
 from heterofed.compute.workers.launch import shared
@@ -129,6 +130,17 @@ class PartyHooks(Scheduler):
             the train set.
         """
         return default_split(id_intersection)
+
+    def split_places(
+        self,
+        ids: PackedIds,  # noqa: ARG002
+    ) -> tuple[Positions, Positions] | None:
+        """Return the positions of train and test ids among the sorted common ids, ascending.
+
+        It saves memory where there are millions of ids: they are never strings all at once. Then
+        hooks get them as a sequence that is not a list. With None, `split_dataset` is called.
+        """
+        return None
 
     @abstractmethod
     def make_feature_model(self) -> nn.Module | None:
@@ -243,12 +255,12 @@ class PartyHooks(Scheduler):
     @Shown
     def train_ids(self) -> list[str]:
         """The train ids, sorted; empty before the split."""
-        return self._heterofed.run.state.train_ids if self._heterofed.run else []
+        return _listed(ids_of(self)[0])
 
     @Shown
     def test_ids(self) -> list[str]:
         """The test ids, sorted; empty before the split."""
-        return self._heterofed.run.state.test_ids if self._heterofed.run else []
+        return _listed(ids_of(self)[1])
 
     @Shown
     def batch_size(self) -> int | None:
@@ -638,6 +650,18 @@ def updates_by_default(scheduler: CollaboratorHooks) -> bool:
 
 def _no_test(*_: Any, **__: Any) -> None:
     """Replace `test` in a class that tests batch by batch."""
+
+
+def ids_of(owner: PartyHooks) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the train and test ids in the form in which the run holds them; empty before the
+    split.
+    """
+    run = half_engine(owner).run
+    return (run.state.train_ids, run.state.test_ids) if run else ([], [])
+
+
+def _listed(ids: Sequence[str]) -> list[str]:
+    return ids if isinstance(ids, list) else list(ids)
 
 
 def half_engine(scheduler: PartyHooks) -> HalfEngine[Any]:

@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psi
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import EmptyIntersectionError, PSIFailedError
 from heterofed.intersection.executors import opened_executor
-from heterofed.intersection.ids import check_count, files_named, own_ids, tell
+from heterofed.intersection.ids import check_count, files_named, own_ids, picked, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import TAG_BYTES, domain_of, is_void, named
 from heterofed.intersection.storage import kept_tags, signed_for
@@ -45,16 +46,17 @@ def intersect_as_collaborator(
     *,
     max_peer_ids: int,
     predicts: bool = False,
-) -> list[str]:
+) -> PackedIds:
     """Return the ids that every party has, by each key in the order of its ids.
 
     See `common_as_collaborator` and `by_keys`.
     """
 
-    def intersect(some: Iterable[str]) -> list[str]:
+    def intersect(some: Iterable[str]) -> PackedIds:
         own = own_ids(some)
-        return own.pick(
-            common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts)
+        return picked(
+            own,
+            common_as_collaborator(run, host, own, max_peer_ids=max_peer_ids, predicts=predicts),
         )
 
     common = by_keys(run, ids, further, intersect)

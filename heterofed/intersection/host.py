@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import psi
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import EmptyIntersectionError
 from heterofed.intersection.divided import Divided
 from heterofed.intersection.executors import opened_executor
-from heterofed.intersection.ids import check_count, files_named, own_ids, tell
+from heterofed.intersection.ids import check_count, files_named, own_ids, picked, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import Request
 from heterofed.protocol.plan import RoleSites
@@ -22,15 +23,15 @@ from heterofed.runs.run import Run
 from heterofed.runs.term_limits import check_enough
 
 
-def intersect_as_host(run: Run, ids: Iterable[str], further: Further | None = None) -> list[str]:
+def intersect_as_host(run: Run, ids: Iterable[str], further: Further | None = None) -> PackedIds:
     """The ids that every party has, by each key in the order of its ids; see `common_as_host` and
     `by_keys`.
     """
     first = own_ids(ids)
 
-    def intersect(some: Iterable[str]) -> list[str]:
+    def intersect(some: Iterable[str]) -> PackedIds:
         own = own_ids(some)
-        return own.pick(common_as_host(run, own))
+        return picked(own, common_as_host(run, own))
 
     common = by_keys(run, first, further, intersect)
     if not common:
@@ -71,7 +72,7 @@ def common_as_host(run: Run, ids: psi.OwnIds) -> array[int]:
         divided.check()
         for request in requests:
             request.claim(divided.having(request.name))
-    run.state.site_of = divided.site_of(ids.pick(common))
+    run.state.site_of = divided.site_of(ids.pick(common)) if run.plan.sites else {}
     return common
 
 
@@ -81,9 +82,9 @@ def match_by_keys(run: Run, ids: Iterable[str], further: Further) -> dict[str, s
     Nothing is kept for later, and an empty intersection is no error. See `by_keys`.
     """
 
-    def intersect(some: Iterable[str]) -> list[str]:
+    def intersect(some: Iterable[str]) -> PackedIds:
         found = match_each(run, some, only_common=True)
-        return sorted(next(iter(found.values()))) if found else []
+        return PackedIds(sorted(next(iter(found.values()))) if found else [])
 
     common = set(by_keys(run, ids, further, intersect))
     return dict.fromkeys(run.party.peers, common)

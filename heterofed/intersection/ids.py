@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psi
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.compute.plain import a_list, as_string
 from heterofed.errors import CheckpointError, IdError, PSIFailedError
 from heterofed.runs.run import Run
@@ -16,6 +18,9 @@ from heterofed.runs.term_limits import too_much
 logger = logging.getLogger("heterofed")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_AT_ONCE = 65_536
+"""The number of ids that are picked at a time."""
 
 TINY = 0.1
 """The share of the smallest set below which the ids of the parties probably do not fit together."""
@@ -41,6 +46,12 @@ def own_ids(ids: object, what: str = "load_local_ids") -> psi.OwnIds:
     if not len(own):
         raise IdError(f"{what} gave no id, so nothing can be intersected; give one at least")
     return own
+
+
+def picked(own: psi.OwnIds, positions: array[int]) -> PackedIds:
+    """Return the ids at some positions; only some of them are strings at any time."""
+    parts = (positions[at : at + _AT_ONCE] for at in range(0, len(positions), _AT_ONCE))
+    return PackedIds(each for part in parts for each in own.pick(part))
 
 
 def tell(run: Run, common: int, own: int, smallest: int, *, expected: bool = False) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from heterofed.compute.alignment import SortedIdSet
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import IdError
 from heterofed.runs.run import Run
 
@@ -25,8 +26,8 @@ def by_keys(
     run: Run,
     first: Iterable[str],
     further: Further | None,
-    intersect: Callable[[Iterable[str]], list[str]],
-) -> list[str]:
+    intersect: Callable[[Iterable[str]], PackedIds],
+) -> PackedIds:
     """Intersect by each key of the plan; gives the common ids of all of them.
 
     Args:
@@ -43,7 +44,7 @@ def by_keys(
     for key in range(1, run.plan.id_keys):
         ids = further_ids(run, further, common, key)
         run.id_key = key
-        common += intersect(ids)
+        common = common + intersect(ids)
     run.id_key = 0
     return common
 

@@ -14,10 +14,11 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import CheckpointError
 from heterofed.files import own_folder, put_in_place, read
 from heterofed.protocol.messages import Mark
@@ -42,13 +43,15 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
             keyed with the record's `key`.
         common: the size of the intersection.
         train, test: the sorted train ids and test ids.
+        is_packed: whether the run holds them packed.
     """
 
     own_count: int
     own_digest: bytes
     common: int
-    train: list[str]
-    test: list[str]
+    train: PackedIds
+    test: PackedIds
+    is_packed: bool = False
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +100,7 @@ class CheckpointStore:
         """
         with contextlib.suppress(OSError):  # the next write reports it
             own_folder(self.folder)
-        self._write("run", msgspec.msgpack.encode(record))
+        self._write("run", msgspec.msgpack.encode(record, enc_hook=_plain))
 
     def marks(self) -> tuple[Mark, ...]:
         """Return the marks of the undamaged checkpoints in ascending order."""
@@ -197,10 +200,24 @@ class CheckpointStore:
     def _read_struct(self, name: str, kind: type[S]) -> S | None:
         content = self._read(name)
         try:
-            return None if content is None else msgspec.msgpack.decode(content, type=kind)
+            if content is None:
+                return None
+            return msgspec.msgpack.decode(content, type=kind, dec_hook=_packed)
         except msgspec.MsgspecError:
             logger.warning("%s is of another version and counts as not there", self.folder / name)
             return None
+
+
+def _plain(ids: Any) -> list[bytes]:
+    if isinstance(ids, PackedIds):
+        return ids.dump()
+    raise NotImplementedError
+
+
+def _packed(_kind: type, dumped: list[Any]) -> PackedIds:
+    if any(isinstance(each, str) for each in dumped) or not dumped:
+        return PackedIds(dumped)  # written by an earlier version
+    return PackedIds.load(dumped)
 
 
 def _name(mark: Mark) -> str:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from heterofed.compute.alignment import check_ids, keyed_digest
+from heterofed.compute.alignment import keyed_digest
+from heterofed.compute.own_ids import checked
+from heterofed.compute.packed_ids import PackedIds, packed
 from heterofed.errors import CheckpointError, ConfigError, LocalProtocolError, ResumeError
 from heterofed.events import Resumed
 from heterofed.metrics import NEVER_CUT
@@ -71,11 +73,11 @@ class Checkpointing:
         self._limit = limit
         self._proven: set[str] = set()
 
-    def load_ids(self) -> list[str]:
+    def load_ids(self) -> PackedIds:
         """Return the own ids, and note the digest by which checkpoints are bound to them."""
-        ids = check_ids(self._hooks.call("load_local_ids"))
+        ids, ordered = checked(self._hooks.call("load_local_ids"))
         key = self._run.kept_record.key
-        self._run.state.own_ids = len(ids), keyed_digest(key, "own ids", sorted(ids))
+        self._run.state.own_ids = len(ids), keyed_digest(key, "own ids", ordered)
         return ids
 
     # -- keeping ---------------------------------------------------------------------------
@@ -90,8 +92,9 @@ class Checkpointing:
             own_count=count,
             own_digest=digest,
             common=common,
-            train=run.state.train_ids,
-            test=run.state.test_ids,
+            train=packed(run.state.train_ids),
+            test=packed(run.state.test_ids),
+            is_packed=isinstance(run.state.train_ids, PackedIds),
         )
         run.record = structs.replace(run.kept_record, split=split)
         run.store.begin(run.record)
@@ -195,7 +198,8 @@ class Checkpointing:
         for part in what.parts:
             part.leave()
         # This comes before the models are made, because they may depend on the ids.
-        run.state.train_ids, run.state.test_ids = split.train, split.test
+        parts = split.train, split.test
+        run.state.train_ids, run.state.test_ids = parts if split.is_packed else map(list, parts)
         self._put_back_models(mark, snapshot)
         run.round, run.batch = mark.round + (mark.batch > 0), mark.batch
         run.result.rounds, run.result.ids = mark.round, split.common

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ class RunState:
 
     Attributes:
         own_ids: the number of this party's ids and their keyed digest; None before they are loaded.
-        train_ids, test_ids: the ids of each part, sorted; empty before the split.
+        train_ids, test_ids: the ids of each part, sorted; empty before the split. They are packed
+            if the class splits positions (`split_places`).
         is_best: whether `mark_best` was called in the current round.
         sampled_round, sampling: the last round for which Poisson batches were drawn, and the drawn
             batches.
@@ -81,8 +83,8 @@ class RunState:
     """
 
     own_ids: tuple[int, bytes] | None = None
-    train_ids: list[str] = field(default_factory=list)
-    test_ids: list[str] = field(default_factory=list)
+    train_ids: Sequence[str] = field(default_factory=list)
+    test_ids: Sequence[str] = field(default_factory=list)
     is_best: bool = False
     sampled_round: int = 0
     sampling: Sampling | None = None

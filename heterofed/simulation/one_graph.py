@@ -125,11 +125,13 @@ class Baseline:
     def _run_of(self, owner: PartyHooks, stack: ExitStack) -> Run:
         """Return a run of a party without connections."""
         engine, is_host = half_engine(owner), owner is self._host
-        key, seed = engine.settings.feature_key, engine.settings.seed
+        key, joint = engine.settings.feature_key, engine.run
         folder = self._folder if is_host else self._folder / key
         with writing(folder):
             own_folder(folder)
-        run = engine.run = new_run(self._task_id, key, folder, "never", seed)
+        run = engine.run = new_run(self._task_id, key, folder, "never", engine.settings.seed)
+        if joint is not None and joint.maybe_agreement and joint.task_id == self._task_id:
+            run.seed, run.noise, run.order = joint.seed, joint.noise, joint.plan.seed
         role, timeouts = Role.HOST if is_host else Role.COLLABORATOR, Timeouts()
         party = Party(key, role, Hub().listen(), timeouts=timeouts, account=run.account)
         run.maybe_party = party

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNCollaboratorScheduler, TaskResult
+from heterofed.compute.packed_ids import PackedIds, Positions
 from heterofed.errors import FinalLookRefusedError
 from heterofed.events import Callback
+from heterofed.hetero_nn.hooks import ids_of
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular import importance as importances
@@ -118,6 +121,19 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
 
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         return self._party.parts(id_intersection).pair()
+
+    def split_places(self, ids: PackedIds) -> tuple[Positions, Positions] | None:
+        if type(self).split_dataset is not TabularCollaborator.split_dataset:
+            return None
+        train, validation, test = self._party.places(ids)
+        return train, np.union1d(validation, test)
+
+    @property
+    def split_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The train ids and the others, which are packed if there are many; see
+        `heterofed.compute.packed_ids`.
+        """
+        return ids_of(self)
 
     def feature_columns(self) -> list[str]:
         return self._party.columns()

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from heterofed import Batch, ConfigError, HeteroNNHostScheduler, TaskResult, register_metrics
+from heterofed.compute.packed_ids import PackedIds, Positions, packed
 from heterofed.events import Callback
-from heterofed.hetero_nn.hooks import half_engine
+from heterofed.hetero_nn.hooks import half_engine, ids_of
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
@@ -281,24 +282,40 @@ class TabularHost(HeteroNNHostScheduler):
         self._early = torch.tensor([each in early for each in sorted(looked_at)])
         return train, looked_at
 
+    def split_places(self, ids: PackedIds) -> tuple[Positions, Positions] | None:
+        if type(self).split_dataset is not TabularHost.split_dataset:
+            return None
+        train, validation, test = self._party.places(ids)
+        looked_at = np.union1d(validation, test)
+        self._early = torch.from_numpy(np.isin(looked_at, validation))
+        return train, looked_at
+
+    @property
+    def split_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The train ids and the others, which are packed if there are many; see
+        `heterofed.compute.packed_ids`.
+        """
+        return ids_of(self)
+
     def feature_columns(self) -> list[str]:
         return self._party.columns()
 
     def make_feature_model(self) -> nn.Module | None:
         self._party.advise()
-        if not self.train_ids:  # the one of a finished run is beside the files of this run
+        train, test = self.split_ids
+        if not len(train):  # the one of a finished run is beside the files of this run
             trained = self.result.folder.parent / "feature_model.pt"
             return self._party.make_half() if trained.exists() else None
         if self.is_feature_trainable:
             return self._party.make_half()
-        self._party.table.load([*self.train_ids, *self.test_ids], None)
+        self._party.table.load(packed(train) + packed(test), None)
         return None
 
     def make_feature_optimizer(self, feature_model: nn.Module) -> Optimizer:
         return self._party.optimizer(feature_model)
 
     def make_infer_model(self) -> nn.Module:
-        if not self.train_ids:
+        if not len(self.split_ids[0]):
             return self._party.knows(Top())  # its file of weights contains the rest
         given = self._party.settings
         plan = TopPlan(
@@ -319,9 +336,10 @@ class TabularHost(HeteroNNHostScheduler):
         """Read labels and weights of this run's rows; the objective is scaled to the train rows."""
         if self.objective is None:
             raise ConfigError("this TabularHost was given no label to train on")
-        ids = [*self.train_ids, *self.test_ids]
+        train, test = self.split_ids
+        ids = packed(train) + packed(test)
         self._targets = Targets.of(self._party.table, self.objective, ids)
-        return self._targets.fitted(self.objective, len(self.train_ids), self._class_weights)
+        return self._targets.fitted(self.objective, len(train), self._class_weights)
 
     def _known(self, ids: Sequence[str]) -> Known | None:
         """Return labels 0 and 1 of some ids, and their weights, for steps that are fitted with

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from heterofed.compute.packed_ids import PackedIds, Positions, packed
 from heterofed.errors import ConfigError
 from heterofed.intersection.keys import nobody
 from heterofed.reporting.results import TaskResult
@@ -51,12 +52,8 @@ class Run(Protocol):
         """The settings that the Host announced."""
 
     @property
-    def train_ids(self) -> list[str]:
-        """The train ids, sorted."""
-
-    @property
-    def test_ids(self) -> list[str]:
-        """The ids that are not trained on, sorted."""
+    def split_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The train ids and those that are not trained on, sorted; empty before the split."""
 
     @property
     def current_round(self) -> int:
@@ -155,7 +152,7 @@ class Party:
 
     def advise(self) -> None:
         """Log which recipes to try if next to no id is common."""
-        if not self._run.train_ids:  # it is of a finished run
+        if not len(self._run.split_ids[0]):  # it is of a finished run
             return
         result, recipe = self._run.result, self.settings.id_recipe
         smallest = result.smallest_ids
@@ -167,8 +164,15 @@ class Party:
 
         Every party computes the same parts, or the Host alone computes them from its table.
         """
-        split, listed = self.settings.as_split, list(ids)
-        return split.parts(listed, None if split.is_public else self.table.split_values(listed))
+        listed = list(ids)
+        return self.settings.as_split.parts(listed, self._split_values(listed))
+
+    def places(self, ids: PackedIds) -> tuple[Positions, Positions, Positions]:
+        """Return the positions of the train, validation and test ids; see `parts`."""
+        return self.settings.as_split.places(ids, self._split_values(ids))
+
+    def _split_values(self, ids: Sequence[str]) -> Any:
+        return None if self.settings.as_split.is_public else self.table.split_values(ids)
 
     def columns(self) -> list[str]:
         """Return the names of the columns that are read.
@@ -182,7 +186,9 @@ class Party:
         if self._half is None or self._half.plan is None:
             return [each.name for each in self.table.columns]
         preparation = self._half.plan.preparation
-        if not self._run.train_ids and set(preparation.names) <= set(self.table.source.columns):
+        if not len(self._run.split_ids[0]) and set(preparation.names) <= set(
+            self.table.source.columns
+        ):
             self.table.source.typed(preparation.columns).check_cells()
         return self.table.columns_of(preparation)
 
@@ -198,13 +204,13 @@ class Party:
 
         Before there are train rows, the half is empty, and its file of weights will fill it.
         """
-        train_ids = self._run.train_ids
-        if not train_ids:
+        train_ids, test_ids = self._run.split_ids
+        if not len(train_ids):
             self._half = self.knows(Half())
             return self._half
         given = self.settings
         preparation = self.table.fit(train_ids, given.model, self._known)
-        self.table.load([*train_ids, *self._run.test_ids], preparation)
+        self.table.load(packed(train_ids) + packed(test_ids), preparation)
         self._half = self.knows(
             Half(
                 HalfPlan(

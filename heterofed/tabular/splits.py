@@ -22,6 +22,7 @@ import pandas as pd
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from heterofed.compute.packed_ids import OrderedIds, PackedIds
 from heterofed.errors import ConfigError, EmptySplitError
 from heterofed.tabular.objectives.values import as_series, refuse_rows
 
@@ -47,10 +48,6 @@ class Parts:
     def pair(self) -> tuple[set[str], set[str]]:
         """Return the train ids, and those of validation and test, as `split_dataset` does."""
         return set(self.train), {*self.validation, *self.test}
-
-    def __str__(self) -> str:
-        held = {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
-        return ", ".join(f"{count} {name}" for name, count in held.items() if count)
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +98,16 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def parts(self, ids: Sequence[str] | set[str], values: Any = None) -> Parts:
         """Split ids; the same ids and values give the same parts in any order, on any machine.
 
+        The arguments and errors are those of `places`.
+        """
+        listed = list(ids)
+        return Parts(*(sorted(listed[at] for at in each) for each in self.places(listed, values)))
+
+    def places(
+        self, ids: Sequence[str], values: Any = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions of the train, validation and test ids, each in ascending order.
+
         Args:
             ids: the unique ids.
             values: the values by which to split, for each of the ids in their order: labels (codes,
@@ -112,24 +119,21 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             EmptySplitError: a part would be empty.
         """
         self.check()
-        listed = list(ids)
         if self.is_public:
             units = None
-        elif values is None or len(values) != len(listed):
+        elif values is None or len(values) != len(ids):
             raise ConfigError(f"a split by {self.by} needs one value for each of the ids")
         else:
             units = self._units(values)
-        test, train = self._tested(listed, units)
+        test, train = self._tested(ids, units)
         chosen = np.flatnonzero(train)
-        validated = self._places([listed[at] for at in chosen], _some(units, chosen), "validation")
+        validated = self._places(_named(ids, chosen), _some(units, chosen), "validation")
         is_validation = validated < self.validation
-        parts = Parts(
-            train=_named(listed, chosen[~is_validation]),
-            validation=_named(listed, chosen[is_validation]),
-            test=_named(listed, np.flatnonzero(test)),
+        found = chosen[~is_validation], chosen[is_validation], np.flatnonzero(test)
+        self._must_be_filled(
+            dict(zip(("train", "validation", "test"), map(len, found), strict=True))
         )
-        self._must_be_filled(parts)
-        return parts
+        return found
 
     def _tested(
         self, ids: Sequence[str], units: NDArray[Any] | None
@@ -160,7 +164,10 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if units is None:
             places = np.empty(len(ids))
             order = np.argsort(_hashes(ids, f"heterofed tabular split {self.seed} {purpose}"))
-            places[order] = (np.arange(len(ids)) + 0.5) / max(len(ids), 1)
+            middles = np.arange(len(ids), dtype=np.float64)
+            middles += 0.5
+            middles /= max(len(ids), 1)
+            places[order] = middles
             return places
         if self.by == "time":
             return _middles(-_ranks(units))
@@ -173,18 +180,21 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         places[order] = (within.cumcount() + 0.5) / within.transform("size")
         return places
 
-    def _must_be_filled(self, parts: Parts) -> None:
+    def _must_be_filled(self, rows: dict[str, int]) -> None:
         wanted = ("train", "test", "validation") if self.validation else ("train", "test")
         for name in wanted:
-            if not getattr(parts, name):
+            if not rows[name]:
+                parts = ", ".join(f"{count} {each}" for each, count in rows.items() if count)
                 raise EmptySplitError(
                     f"the split by {self.by} leaves no {name} ids ({parts}); give other shares, or"
                     " more rows" + (" or groups" if self.by == "group" else "")
                 )
 
 
-def _named(ids: Sequence[str], at: NDArray[np.int64]) -> list[str]:
-    return sorted(ids[each] for each in at)
+def _named(ids: Sequence[str], at: NDArray[np.int64]) -> Sequence[str]:
+    if isinstance(ids, PackedIds):
+        return OrderedIds(ids, at)
+    return [ids[each] for each in at]
 
 
 def _some(units: NDArray[Any] | None, at: NDArray[np.int64]) -> NDArray[Any] | None:

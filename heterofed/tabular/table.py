@@ -288,17 +288,22 @@ class LocalTable:
 
     def batches(self, ids: Sequence[str], size: int) -> Iterator[Batch]:
         """Yield batches of rows that are loaded, in the order of `ids`; the last may be smaller."""
-        found = self.positions(ids) if self._places is None else self._places.of(ids)
-        rows = torch.from_numpy(found)
-        if absent := int((rows < 0).sum()):
+        for start in range(0, len(ids), size):
+            some = list(ids[start : start + size])
+            rows = torch.from_numpy(self._loaded(some))
+            yield Batch(None if self._inputs is None else self._inputs.take(rows), rows, some)
+
+    def _loaded(self, ids: Sequence[str]) -> Any:
+        """Return the positions of ids among the loaded rows."""
+        if self._places is None:
+            return self.positions(ids)
+        found = self._places.of(ids)
+        if absent := int((found < 0).sum()):
             raise MissingIdsError(
                 f"{self.source.name} has no row for {absent} of {len(ids)} ids",
                 numbers=(absent, len(ids)),
             )
-        for start in range(0, len(ids), size):
-            some = rows[start : start + size]
-            inputs = None if self._inputs is None else self._inputs.take(some)
-            yield Batch(inputs, some, list(ids[start : start + size]))
+        return found
 
     def columns_of(self, preparation: Preparation) -> list[str]:
         """Return the columns of this table on which a half was trained, in the order of this

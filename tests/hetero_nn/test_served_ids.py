@@ -27,7 +27,7 @@ class Again:
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.data.packed_ids._SORTED_AT_ONCE", 70)
+    monkeypatch.setattr("heterofed.compute.packed_ids._SORTED_AT_ONCE", 70)
 
 
 @pytest.mark.parametrize("form", [list, iter, Again])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import CheckpointError
 from heterofed.protocol.messages import Mark
 from heterofed.protocol.plan import Plan
@@ -22,7 +23,9 @@ RECORD = RunRecord(
     seed=b"\x00\x01",
     key=b"k" * 32,
     plan=Plan(host="bank", collaborators=("shop", "inn"), max_rounds=3),
-    split=Split(own_count=3, own_digest=b"d" * 32, common=2, train=["a"], test=["é\n"]),
+    split=Split(
+        own_count=3, own_digest=b"d" * 32, common=2, train=PackedIds(["a"]), test=PackedIds(["é\n"])
+    ),
     noise=b"n" * 32,
 )
 AT = [Mark(0), Mark(0, 4), Mark(1), Mark(1, 2), Mark(2), Mark(9), Mark(10), Mark(10, 5)]
@@ -115,13 +118,23 @@ def test_a_record_of_another_version_counts_as_not_there(
 
 
 def test_records_of_before_had_no_noise(store: CheckpointStore) -> None:
-    plain = msgspec.to_builtins(RECORD, builtin_types=(bytes,))
+    plain = msgspec.to_builtins(RECORD, builtin_types=(bytes,), enc_hook=list)
     del plain["noise"], plain["split"]
     content = msgspec.msgpack.encode(plain)
     store.begin(RECORD)
     raw = b"HFKEPT1\n" + hashlib.sha256(content).digest() + content
     (store.folder / "run").write_bytes(raw)
     assert store.record() == msgspec.structs.replace(RECORD, noise=b"", split=None)
+
+
+def test_a_split_of_before_was_a_list(store: CheckpointStore) -> None:
+    plain = msgspec.to_builtins(RECORD, builtin_types=(bytes,), enc_hook=list)
+    del plain["split"]["is_packed"]
+    content = msgspec.msgpack.encode(plain)
+    store.begin(RECORD)
+    raw = b"HFKEPT1\n" + hashlib.sha256(content).digest() + content
+    (store.folder / "run").write_bytes(raw)
+    assert store.record() == RECORD
 
 
 # -- checkpoints --------------------------------------------------------------------------------

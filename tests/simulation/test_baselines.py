@@ -123,11 +123,13 @@ def losses(done: Any) -> dict[str, list[float]]:
     return {str(mode): list(rows["loss"]) for mode, rows in table.groupby("mode")}
 
 
-@pytest.mark.parametrize("kind", ["party_dropout", "poisson_batches", "masked_sum"])
+@pytest.mark.parametrize("kind", ["party_dropout", "poisson_batches", "masked_sum", "drawn_seeds"])
 def test_pooled_does_what_the_joint_run_does(kind: str, tmp_path: Path) -> None:
     host: Any
     if kind == "party_dropout":
         host, parties = Host(tmp_path, party_dropout=0.5), [TinyCollaborator(tmp_path)]
+    elif kind == "drawn_seeds":
+        host, parties = Host(tmp_path, seed=None), [TinyCollaborator(tmp_path, seed=None)]
     elif kind == "poisson_batches":
         host, parties = PoissonHost(tmp_path), [PoissonCollaborator(tmp_path)]
     else:

@@ -14,7 +14,7 @@ import numpy as np
 
 import psi
 from heterofed.compute.alignment import keyed_digest
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.files import put_in_place, read, writing
 from heterofed.intersection.ids import own_ids
 from heterofed.protocol.messages import Mark

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from heterofed.compute.features import FeatureBatch
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.compute.tensors import pack
-from heterofed.data.packed_ids import PackedIds
 from heterofed.errors import FeatureError, ReleaseLimitError, RequestError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HalfModels

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from heterofed.compute.alignment import check_ids, keyed_digest
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.serve.agreed_table import joint_version
 from heterofed.hetero_nn.serve.answers import Answers, RequestLog, refuse

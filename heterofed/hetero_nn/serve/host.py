@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.data.places import Places
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.feature_means import FeatureImputer, read_imputers

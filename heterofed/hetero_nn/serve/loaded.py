@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Generic, TypeVar
 
 from heterofed.compute.alignment import check_ids
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.compute.plain import a_list, as_string
-from heterofed.data.packed_ids import PackedIds
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import PartyHooks, loads_features
 from heterofed.hetero_nn.models import HalfModels

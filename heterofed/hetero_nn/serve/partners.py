@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heterofed.compute.alignment import keyed_digest
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import PeerLostError
 from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.serve.feature_store import Rows

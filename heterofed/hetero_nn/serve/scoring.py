@@ -14,8 +14,8 @@ import torch
 
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.compute.tensors import check_finite, unpack
-from heterofed.data.packed_ids import PackedIds
 from heterofed.data.places import Places
 from heterofed.errors import ColumnError, FeatureError, RequestError
 from heterofed.hetero_nn.feature_means import FeatureImputer

@@ -40,7 +40,7 @@ class RowsOfSites:
             for part, ids in (("train", state.train_ids), ("test", state.test_ids))
         }
 
-    def common_of(self, party: str, common: list[str]) -> list[str]:
+    def common_of(self, party: str, common: Sequence[str]) -> Sequence[str]:
         """Return those of the common ids, in their order, that a Collaborator has."""
         role = self._role(party)
         if role is None:

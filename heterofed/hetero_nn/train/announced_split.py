@@ -19,7 +19,7 @@ def announce_split(
     common: Iterable[str],
     train: Sequence[str],
     test: Sequence[str],
-    known_to: Callable[[str, list[str]], list[str]] = lambda _party, ids: ids,
+    known_to: Callable[[str, Sequence[str]], Sequence[str]] = lambda _party, ids: ids,
 ) -> None:
     """At the Host: tell every Collaborator which common ids are train and test ids.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -256,5 +256,5 @@ class CollaboratorGuard(Guard):
         self._inputs.pop(number, None)
 
 
-def _bound_to(secret: bytes, ids: list[str]) -> bytes:
+def _bound_to(secret: bytes, ids: Sequence[str]) -> bytes:
     return keyed_digest(secret, "rows of a masked sum", ids)

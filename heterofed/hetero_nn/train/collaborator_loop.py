@@ -92,7 +92,7 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
             RemoteProtocolError: they are not the rows of this party.
         """
 
-    def leg_ids(self, first: int) -> list[str]:
+    def leg_ids(self, first: int) -> Sequence[str]:
         """Return the train ids from batch `first` of this round up to the next checkpoint."""
         return self._half.leg_ids(first)
 

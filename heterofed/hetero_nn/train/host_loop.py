@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -294,7 +294,7 @@ class HostLoop(Loop[HostModels, HostGuard]):
             tested.end()
 
     def _joint_batches(
-        self, hook: str, ids: list[str], first: int, most: int | None
+        self, hook: str, ids: Sequence[str], first: int, most: int | None
     ) -> Iterator[JointBatch]:
         run, party = self._run, self._run.party
         relay: Relay | None = SumRelay(party, run.plan) if run.plan.sites else None

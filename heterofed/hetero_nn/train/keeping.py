@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import keeps_extra_state
 from heterofed.runs.checkpoint_part import CheckpointPart
@@ -49,7 +50,7 @@ class Keeping(ModelKeeping):
             accumulates=accumulates and plain,
         )
 
-    def prepare(self) -> list[str]:
+    def prepare(self) -> PackedIds:
         """Load the ids, and make models and optimizers so that their errors show before the PSI.
 
         A class that makes its models after the split is an exception.

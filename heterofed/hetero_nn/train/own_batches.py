@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from heterofed.compute.autograd import has_weights
 from heterofed.compute.batch import Batch, as_batch, rows_of
 from heterofed.compute.freshness import Freshness
+from heterofed.compute.packed_ids import kept
 from heterofed.compute.streams import streamed
 from heterofed.compute.tensors import named
 from heterofed.errors import ConfigError
@@ -96,7 +97,7 @@ class OwnBatches:
             ConfigError: the hook is not a generator.
             FeatureError: the hook yielded something that is not allowed.
         """
-        run, ids = self._run, list(ids)
+        run, ids = self._run, kept(ids)
         run.passing = Pass(KINDS[hook], ids)
         fresh = self._freshness() if grad and hook == TRAINS else None
         making = nullcontext if fresh is None else fresh.making
@@ -119,8 +120,8 @@ class OwnBatches:
             yield batch
             del batch  # frees it before the next one is made
 
-    def _items(self, hook: str, ids: list[str]) -> Iterator[Any]:
-        items = getattr(self._owner, hook)(self._models.feature_model, list(ids))
+    def _items(self, hook: str, ids: Sequence[str]) -> Iterator[Any]:
+        items = getattr(self._owner, hook)(self._models.feature_model, kept(ids))
         if hasattr(items, "__next__"):
             return items  # type: ignore[no-any-return]
         if not hasattr(items, "__iter__"):

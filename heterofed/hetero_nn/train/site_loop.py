@@ -65,7 +65,7 @@ class SiteLoop(CollaboratorLoop):
             self._shared.begin_leg()
         return super().train_a_leg(host, first, most)
 
-    def leg_ids(self, first: int) -> list[str]:
+    def leg_ids(self, first: int) -> Sequence[str]:
         """Return the ids of this site from batch `first` on up to the next checkpoint."""
         every, order = self._run.plan.checkpoint_batches, self._half.round_ids()
         end = self._rows.start(first + every) if every else len(order)

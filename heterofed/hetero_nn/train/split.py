@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from heterofed.compute.alignment import SortedIdSet, check_split, keyed_digest
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import SplitMismatchError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.sites.relay import SumRelay
@@ -34,23 +35,21 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
     Raises:
         SplitError: the result of the hook is not a split.
     """
-    run, ids = half.run, SortedIdSet(common)
-    is_site = run.plan.sites_with(run.party.name) is not None
-    given = announced or half.hooks.call("split_dataset", ids)
-    train, test = check_split(given, may_be_empty=is_site)
-    if not ids.issuperset(train) or not ids.issuperset(test):
-        logger.info("split_dataset returned names that are not ids of the intersection")
+    run = half.run
+    train: Sequence[str]
+    test: Sequence[str]
+    packed = None if announced or run.plan.sites else PackedIds.in_order(common)
+    places = None if packed is None else half.hooks.call("split_places", packed)
+    if packed is None or places is None:
+        count, (train, test) = _split_by_names(half, common, announced)
+    else:
+        count = len(packed)
+        train, test = map(packed.take, places)
+        used = len(train) + len(test)
+        too_much(run, "the number of ids in the split", "intersection", used, least=True)
     if half.settings.weights_defence is not None:
         half.settings.weights_defence.take_rows(len(train))
-    if twice := len(set(train) & set(test)):
-        logger.warning(
-            "%d of the %d test ids are train ids too: the test is of rows that were trained on",
-            twice,
-            len(test),
-        )
-    used = len({*train, *test})
-    too_much(run, "the number of ids in the split", "intersection", used, least=True)
-    run.result.ids = len(ids)
+    run.result.ids = count
     run.result.train_rows, run.result.test_rows = len(train), len(test)
     run.state.train_ids, run.state.test_ids = train, test
     half.signature.begin_anew()
@@ -62,6 +61,27 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
         len(train),
         len(test),
     )
+
+
+def _split_by_names(
+    half: Half[Any], common: Iterable[str], announced: Parts | None
+) -> tuple[int, Parts]:
+    """Return the number of the common ids, and the parts that a hook or the Host chose."""
+    run, ids = half.run, SortedIdSet(common)
+    is_site = run.plan.sites_with(run.party.name) is not None
+    given = announced or half.hooks.call("split_dataset", ids)
+    train, test = check_split(given, may_be_empty=is_site)
+    if not ids.issuperset(train) or not ids.issuperset(test):
+        logger.info("split_dataset returned names that are not ids of the intersection")
+    if twice := len(set(train) & set(test)):
+        logger.warning(
+            "%d of the %d test ids are train ids too: the test is of rows that were trained on",
+            twice,
+            len(test),
+        )
+    used = len({*train, *test})
+    too_much(run, "the number of ids in the split", "intersection", used, least=True)
+    return len(ids), (train, test)
 
 
 def split_as_host(

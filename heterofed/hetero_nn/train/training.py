@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import ConfigError, FinalLookRefusedError
 from heterofed.hetero_nn.feature_means import MEANS
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask, HostHalfTask
@@ -87,8 +88,10 @@ class HostTraining(_Training, HostHalfTask):
         return False
 
     def _agree_on_ids(self, run: Run) -> None:
-        ids = self.keeping.prepare()
-        common = intersect_as_host(run, ids, self.half.further_ids)
+        # No name is kept for the own ids, or for the common ids in their order: they are large.
+        common = PackedIds.in_order(
+            intersect_as_host(run, self.keeping.prepare(), self.half.further_ids)
+        )
         keep = lambda: self.keeping.keep_split(len(common))  # noqa: E731
         split_as_host(self.half, common, self.loop.sites, keep)
 
@@ -192,9 +195,10 @@ class CollaboratorTraining(_Training, CollaboratorHalfTask):
                 " iterate_final_feature, or let the Host give final_rows=0",
                 told=FinalLookRefusedError.code,
             )
-        ids = self.keeping.prepare()
         most, further = self.settings.max_peer_ids, self.half.further_ids
-        common = intersect_as_collaborator(run, host, ids, further, max_peer_ids=most)
+        common = PackedIds.in_order(  # as at the Host, no other ids are held on to
+            intersect_as_collaborator(run, host, self.keeping.prepare(), further, max_peer_ids=most)
+        )
         keep = lambda: self.keeping.keep_split(len(common), self.loop.begin)  # noqa: E731
         split_as_collaborator(self.half, host, common, keep)
 

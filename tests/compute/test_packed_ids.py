@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heterofed.compute.alignment import keyed_digest
-from heterofed.data.packed_ids import PackedIds
+from heterofed.compute.packed_ids import OrderedIds, PackedIds, kept
 
 IDS = [f"id-{row}" for row in range(20_000)] + ["", "名字", "a\nb", "\U0001f600"]
 
@@ -39,7 +39,7 @@ def test_some_of_them() -> None:
 
 @pytest.mark.parametrize("at_once", [7, 1000, 100_000])
 def test_sorted(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heterofed.data.packed_ids._SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr("heterofed.compute.packed_ids._SORTED_AT_ONCE", at_once)
     some = [*IDS[:500], *IDS[-4:], "id-7"]
     random.Random(0).shuffle(some)
     assert PackedIds.in_order(iter(some)) == PackedIds(sorted(some))
@@ -62,3 +62,28 @@ def test_an_id_takes_four_bytes_beside_its_own() -> None:
     finally:
         tracemalloc.stop()
     assert taken / len(packed) < 10 + 4 + 0.5
+
+
+def test_ids_in_another_order_are_no_copy() -> None:
+    order = np.random.default_rng(0).permutation(len(IDS))
+    ordered = OrderedIds(PackedIds(IDS), order)
+    expected = [IDS[at] for at in order]
+    assert list(ordered) == expected
+    assert ordered[5:90] == expected[5:90]
+    assert [ordered[0], ordered[-1]] == [expected[0], expected[-1]]
+    assert kept(ordered) is ordered
+    assert kept(IDS) == IDS
+    assert kept(IDS) is not IDS
+
+
+def test_ids_are_joined_dumped_and_loaded() -> None:
+    both = PackedIds(IDS) + PackedIds(["x", "😀"])
+    assert both == PackedIds([*IDS, "x", "😀"])
+    assert PackedIds.load(both.dump()) == both
+    assert PackedIds() + PackedIds() == PackedIds.load(PackedIds().dump()) == PackedIds()
+
+
+def test_whether_they_ascend() -> None:
+    assert PackedIds.in_order(IDS).is_ascending
+    assert not PackedIds(["a", "a"]).is_ascending
+    assert not PackedIds(["b", "a"]).is_ascending
