@@ -73,7 +73,7 @@ class Link:
         return frame
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._file:  # the socket is open as long as it is
             while len(head := self._file.read(4)) == 4:
                 size = int.from_bytes(head, "big")
                 if len(frame := self._file.read(size)) < size:

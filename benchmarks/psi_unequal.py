@@ -2,12 +2,17 @@
 
     python -m benchmarks.psi_unequal --json
     python -m benchmarks.psi_unequal --small 10000 --large 1000000 --folder build/registry
+    python -m benchmarks.psi_unequal --small 3000 --large 300000 --link
 
 The owner of the large set computes its outputs once (`setup_s`) and ships its filter once
 (`ship_s`); a request (`online_s`) is all from the asker's first message to its result. Half of the
 small set is common. With `--folder` the stored set and the filter stay there, and a later call with
 the same number of ids measures a request alone. `bytes` has what travels: the filter once, and a
 request in both directions.
+
+With `--link` two organisations with keys and a task file do the same by `heterofed psi-set` and
+`heterofed psi --stored`, over an encrypted connection. `link_online_s` is the phase `psi` of the
+first request, which fetches the filter, and `link_again_s` that of the second one.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.psi import Link, end, ids_of, pipelined
+from benchmarks.psi_unequal_link import measure_link, rows_of
 
 DOMAIN = b"benchmark"
 IN_FLIGHT = 4  # chunks on their way at once
@@ -173,14 +179,22 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=10_000_000)
     parser.add_argument("--folder", help="where the stored set and the filter stay")
     parser.add_argument("--workers", type=int, help="threads of each party; one per core")
+    parser.add_argument("--link", action="store_true", help="by the commands, over TCP with keys")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.port:
         own(args)
         return
-    result = measure(args)
-    print(json.dumps(result, indent=1)) if args.json else show(result)
+    if args.link and args.workers is not None:
+        parser.error("--workers: leave it out with --link; the commands use every core")
+    result = measure_link(args) if args.link else measure(args)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    elif args.link:
+        print("\n".join(rows_of(result)))
+    else:
+        show(result)
 
 
 if __name__ == "__main__":

@@ -588,3 +588,20 @@ def test_the_benchmark_measures_two_processes(
     again = json.loads(capsys.readouterr().out)
     assert (again["setup_s"], again["ship_s"], again["intersection"]) == (None, None, 15)
     assert again["bytes"] == first["bytes"]
+
+
+@pytest.mark.long
+def test_the_benchmark_measures_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["psi_unequal", "--small=30", "--large=500", "--json", "--link", f"--folder={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", sizes)
+    benchmark.main()
+    first = json.loads(capsys.readouterr().out)
+    assert first["intersection"] == 15
+    assert first["link_setup_s"] > 0
+    received = [first["link_bytes"][name]["received"] for name in ("first", "again")]
+    assert received[0] - received[1] > Shape.of(500, 1e-7).size
+    benchmark.main()  # the set is there, and lets itself be asked again
+    again = json.loads(capsys.readouterr().out)
+    assert (again["link_setup_s"], again["intersection"]) == (None, 15)
