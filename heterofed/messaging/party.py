@@ -71,6 +71,8 @@ class Party:
         admission: a function that takes a visitor's Hello and returns the code of a refusal, or
             None to admit the visitor. It stays in place after all parties are connected, and then
             refuses.
+        check_welcome: raises an error for a Welcome that this party refuses, before the Host is
+            known by the name in it. Without one, that name is not taken.
         phase, round, batch: the current place in the task, for messages and errors.
         account: the costs of the task so far; its methods never raise.
         counts: the same, to read what it has counted.
@@ -97,6 +99,7 @@ class Party:
         self.peers: dict[str, Peer] = {}
         self.visitors: dict[Channel, Peer] = {}
         self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
+        self.check_welcome: Callable[[Welcome | WelcomeBack], object] | None = None
         self.phase = "join"
         self.gathers = False
         self.round = 0
@@ -461,7 +464,8 @@ class Party:
             raise aborts.unlawful(peer.name, self.phase, f"broke the protocol: {error}") from None
         peer.turn_began = self.clock()
         message, payload = complete
-        if isinstance(message, Welcome | WelcomeBack):
+        if isinstance(message, Welcome | WelcomeBack) and self.check_welcome is not None:
+            self.check_welcome(message)
             self._learn_name(peer, message.plan.host)
         if not isinstance(message, Waiting):
             peer.moved_on = peer.turn_began

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import cast
 
 from msgspec import structs
 
@@ -165,8 +167,7 @@ def join(
         hello: the Hello to send.
         link_timeout: the seconds in which a connection must be established.
         join_timeout: seconds to look for it; 0: for ever. One above an hour bounds all waiting.
-        described: where they meet, for messages.
-        compare: see `StillWaiting`.
+        described, compare: where they meet, and what to compare (see `StillWaiting`), for messages.
         diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
@@ -189,11 +190,12 @@ def join(
     waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0  # other parties may be late
     while True:
         party = make_party(open_endpoint())
+        party.check_welcome = partial(_check_welcome, party.name, objections)
         with failures.noted(party):
             if (host := knock(party, hello, link_timeout)) is not None:
                 party.timeouts = replace(party.timeouts, waiting=waiting)
                 with party.in_phase("join"):
-                    agreement = _be_welcomed(party, host, hello.terms, objections)
+                    agreement = _be_welcomed(party, host, hello.terms)
                     return party, host, _going_on(agreement, earlier)
         party.close(0)
         waited = time.monotonic() - began
@@ -306,29 +308,33 @@ def knock(party: Party, hello: Hello, link_timeout: float) -> Peer | None:
     return host
 
 
-def _be_welcomed(
-    party: Party, host: Peer, terms: bytes, objections: Callable[[Plan], list[str]]
-) -> Agreement:
+def _check_welcome(
+    name: str, objections: Callable[[Plan], list[str]], welcome: Welcome | WelcomeBack
+) -> None:
+    """Raise an error if the party `name` refuses a Welcome, or the names in it."""
+    if welcome.version != PROTOCOL_VERSION:
+        raise OtherVersionError(party=name)
+    keys = [welcome.plan.host, *welcome.plan.collaborators]
+    if name not in keys[1:] or len(set(keys)) != len(keys):
+        raise unlawful("the Host", "join", "announced a plan in which this party has no place")
+    if differ := objections(welcome.plan):
+        raise unlawful("the Host", "join", f"announced another plan: {'; '.join(differ)}")
+
+
+def _be_welcomed(party: Party, host: Peer, terms: bytes) -> Agreement:
     """Wait for the Welcome; the Host reports every few seconds whom it still waits for."""
     # The Host sends a message every few seconds, and runs no user code meanwhile.
     patience = max(party.timeouts.schedule, 3 * NOTICE_SECONDS)
     party.timeouts = replace(party.timeouts, schedule=patience)
     mail = party.take(host, Welcome, WelcomeBack, Terms, computing=False)
-    welcome = mail.message
-    if isinstance(welcome, Terms):
+    if isinstance(mail.message, Terms):
         raise OtherTermsError(
             f"the task file of {party.name} differs from the Host's:"
-            f" {terms_compared(terms, welcome.terms)}; agree on one file and accept it anew"
+            f" {terms_compared(terms, mail.message.terms)}; agree on one file and accept it anew"
             " (heterofed task accept)",
             party=party.name,
         )
-    if not isinstance(welcome, Welcome | WelcomeBack) or welcome.version != PROTOCOL_VERSION:
-        raise OtherVersionError(party=party.name)
-    keys = [welcome.plan.host, *welcome.plan.collaborators]
-    if party.name not in keys[1:] or len(set(keys)) != len(keys):
-        raise unlawful("the Host", "join", "announced a plan in which this party has no place")
-    if differ := objections(welcome.plan):
-        raise unlawful("the Host", "join", f"announced another plan: {'; '.join(differ)}")
+    welcome = cast("Welcome | WelcomeBack", mail.message)
     party.timeouts = Timeouts(
         calculation=welcome.plan.calculation_timeout,
         schedule=welcome.plan.schedule_timeout,

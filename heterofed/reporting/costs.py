@@ -178,8 +178,10 @@ class Account:
     def renamed(self, before: str, now: str) -> None:
         """Book what was counted of a party under another name to its own."""
         for phase, party, direction in [key for key in self.rows if key[1] == before]:
-            self.rows[phase, now, direction].add(self.rows.pop((phase, party, direction)))
-        self.waits[now] += self.waits.pop(before, 0.0)
+            cost = self.rows.pop((phase, party, direction))  # first, as both names may be the same
+            self.rows[phase, now, direction].add(cost)
+        waited = self.waits.pop(before, 0.0)
+        self.waits[now] += waited
         self.egress.renamed(before, now)
 
     def reported(self, phase: str, party: str, seconds: float) -> None:
