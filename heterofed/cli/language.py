@@ -102,6 +102,10 @@ def users_language(command: click.Command) -> Iterator[None]:
         before.callback(gettext.textdomain, domain)
         for each in translatable:
             text = help_text(each)
+            if text and isinstance(each, click.Command) and not each.short_help:
+                # click would cut a sentence that is longer than the line; so given, it wraps
+                before.callback(setattr, each, "short_help", each.short_help)
+                each.short_help = text.partition("\n\n")[0].partition(". ")[0].removesuffix(".")
             if text and (translated := gettext.gettext(text)) != text:
                 for name, value in _shown(each, translated).items():
                     before.callback(setattr, each, name, getattr(each, name))

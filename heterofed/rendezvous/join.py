@@ -167,7 +167,8 @@ def join(
         hello: the Hello to send.
         link_timeout: the seconds in which a connection must be established.
         join_timeout: seconds to look for it; 0: for ever. One above an hour bounds all waiting.
-        described, compare: where they meet, and what to compare (see `StillWaiting`), for messages.
+        described: where they meet, for messages.
+        compare: see `StillWaiting`.
         diagnose: why a handshake fails, where it is not for the keys; empty otherwise.
         objections: in what a plan is not what this party agreed to.
         earlier: what this party holds of a run that has not ended.
@@ -187,13 +188,12 @@ def join(
     hello = structs.replace(hello, held=earlier.held if earlier else None)
     began, notices = time.monotonic(), Notices(NOTICE_SECONDS)
     failures = _Failures(began, earlier, diagnose, is_silent, knows_host=knows_host)
-    waiting = max(join_timeout, JOIN_WAITING) if join_timeout else 0.0  # other parties may be late
     while True:
         party = make_party(open_endpoint())
         party.check_welcome = partial(_check_welcome, party.name, objections)
         with failures.noted(party):
             if (host := knock(party, hello, link_timeout)) is not None:
-                party.timeouts = replace(party.timeouts, waiting=waiting)
+                party.timeouts = replace(party.timeouts, waiting=_waiting(join_timeout))
                 with party.in_phase("join"):
                     agreement = _be_welcomed(party, host, hello.terms)
                     return party, host, _going_on(agreement, earlier)
@@ -204,6 +204,11 @@ def join(
         if notices.due(waited):
             party.emit(StillWaiting(("the Host",), waited, f"{compare}; {no_host()}"))
         time.sleep(RETRY_SECONDS)
+
+
+def _waiting(join_timeout: float) -> float:
+    """Return how long the Host may say that it waits for others, which may be late."""
+    return max(join_timeout, JOIN_WAITING) if join_timeout else 0.0
 
 
 def _no_host_came(party: Party, waited: float, described: str, compare: str) -> JoinTimeoutError:

@@ -54,9 +54,10 @@ class Targets:
 
         The leak report knows labels by this name.
         """
+        labels = self.labels.index_select(0, rows)
         if not self.weighed:
-            return self.labels[rows]
-        return {"label": self.labels[rows], "weight": self.weights[rows]}
+            return labels
+        return {"label": labels, "weight": self.weights.index_select(0, rows)}
 
 
 def unpacked(rows: Rows) -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from babel.messages.pofile import read_po
 from click.testing import CliRunner
@@ -137,3 +138,14 @@ def test_a_changed_docstring_is_marked_and_no_longer_shown(
     compiled = made[folder / f"{DOMAIN}.mo"]
     assert meaning(PeerLostError).encode() in compiled
     assert meaning(ConfigError).encode() not in compiled
+
+
+@pytest.mark.parametrize("chosen", ["", "zh"])
+def test_no_list_of_commands_cuts_a_sentence(language: pytest.MonkeyPatch, chosen: str) -> None:
+    language.setenv(VARIABLE, chosen)
+    groups = [[], *([name] for name, each in cli.commands.items() if isinstance(each, click.Group))]
+    assert len(groups) > 3
+    with users_language(cli):
+        for group in groups:
+            shown = CliRunner().invoke(cli, [*group, "--help"], terminal_width=60).output
+            assert "...\n" not in shown.partition("\n\n")[2], shown

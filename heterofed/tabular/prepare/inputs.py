@@ -37,11 +37,12 @@ class Bag:
 
     def take(self, rows: Tensor) -> Bag:
         """Return the bag of some rows, in their order."""
-        lengths = self.starts[rows + 1] - self.starts[rows]
+        first = self.starts.index_select(0, rows)
+        lengths = self.starts.index_select(0, rows + 1) - first
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
-        at = self.starts[rows].repeat_interleave(lengths) + within
-        return Bag(self.tokens[at], self.weights[at], starts)
+        at = first.repeat_interleave(lengths) + within
+        return Bag(self.tokens.index_select(0, at), self.weights.index_select(0, at), starts)
 
     def groups(self, count: int) -> Tensor:
         """Return the weight of each row's tokens in groups by token, [rows, groups] float32."""
@@ -85,9 +86,11 @@ class Inputs:
 
     def take(self, rows: Tensor) -> Inputs:
         """Return some of the rows, [chosen] int64, in their order."""
+        # Indexing by brackets starts torch's threads even for few rows, which costs milliseconds
+        # where the cores are busy.
         return Inputs(
-            self.dense[rows],
-            {name: each[rows] for name, each in self.codes.items()},
+            self.dense.index_select(0, rows),
+            {name: each.index_select(0, rows) for name, each in self.codes.items()},
             {name: each.take(rows) for name, each in self.bags.items()},
         )
 

@@ -24,7 +24,7 @@ Positions = Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]
 VECTOR = 2048
 """The number of rows that DuckDB handles at a time."""
 
-SMALL_CELLS = 20_000_000
+SMALL_CELLS = 8_000_000
 """The most cells of a table whose rows are taken from memory and not from a file of records."""
 
 STREAMED_CELLS = 1_000_000

@@ -42,7 +42,8 @@ class Lesson:
     def at(self, rows: Tensor) -> Lesson:
         """Return some of the rows, [chosen] int64, in their order."""
         ids = [self.ids[at] for at in rows.tolist()]
-        return Lesson(ids, self.targets[rows], self.weights[rows])
+        targets = self.targets.index_select(0, rows)
+        return Lesson(ids, targets, self.weights.index_select(0, rows))
 
 
 class Student:
