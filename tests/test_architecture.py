@@ -69,7 +69,7 @@ ALONE = {
     "IPython": ["heterofed/reporting/notebook"],
     "jinja2": ["heterofed/report/render"],
     "duckdb": ["heterofed/tabular/sources/"],
-    "sqlalchemy": ["heterofed/tabular/sources/database"],
+    "sqlalchemy": ["heterofed/tabular/sources/sql"],
     "phonenumbers": ["heterofed/tabular/ids/writing"],
     "click": ["heterofed/cli", "docs/generator/cli_page"],
 }

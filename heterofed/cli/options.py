@@ -64,15 +64,29 @@ def parties(who: str) -> Option[Any]:
     )
 
 
+class _IdsPlace(click.Path):
+    """A path that exists, or the address of a database, which no message may show."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        if isinstance(value, str) and "://" in value:
+            return value
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
 IDS = all_of(
     click.option(
         "--ids",
-        type=click.Path(exists=True, path_type=Path),
+        type=_IdsPlace(exists=True),
         required=True,
         help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
-        " --column), or from a text file with one id per line.",
+        " --column), from a text file with one id per line, or from a database, such as"
+        " postgresql://host/base or sqlite:///file.db (with --column and --table or --query).",
     ),
     click.option("--column", help="Take the ids from this column; leave it out for a text file."),
+    click.option("--table", help="Read the rows of this table, if --ids is a database."),
+    click.option("--query", help="Read the rows of this SQL query, if --ids is a database."),
 )
 TASK = click.option(
     "--task", required=True, help="Run the task with this id, which is the same at all."

@@ -1,6 +1,6 @@
 """`heterofed psi`: intersects the ids of a file with other parties' and writes the matching rows.
 
-This module knows files and the PSI schedulers; `psi.column` reads ids from a column. Rows are
+This module knows files and the PSI schedulers; `own_ids` opens the file with the ids. Rows are
 streamed, so that a file may be larger than memory.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import psi
+from heterofed.cli.own_ids import IdSource, file_of_ids, opened_ids, read_ids
 from heterofed.cli.own_party import name_in
 from heterofed.errors import ConfigError, IdError
 from heterofed.files import make_folder, new_file, whole_folder, writing
@@ -27,7 +28,6 @@ from heterofed.hetero_nn.psi import (
     ask_stored,
     write_by,
 )
-from heterofed.intersection.ids import own_ids
 from heterofed.protocol.plan import PSIParties, PSIProtocol
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.runs.run import Run
@@ -45,45 +45,25 @@ Marked = Iterator[tuple[str, int]]
 
 def run_psi(
     *,
-    task: str,
-    role: Role,
-    party: str | None,
-    parties: int,
-    ids: Path,
+    ids: Path | str,
     id_column: str | None,
-    protocol: PSIProtocol,
-    max_peer_ids: int,
     out: Path,
-    join_timeout: float,
-    fresh: bool,
-    psi_parties: PSIParties = "pairwise",
-    executor: str | None = None,
-    key_leaves: bool = False,
-    stored: str | None = None,
+    table: str | None = None,
+    query: str | None = None,
+    **task: Any,
 ) -> dict[str, Any]:
-    """Run one party of a PSI task over files, or ask a stored set.
-
-    The state for resuming an interrupted run is kept in a hidden folder beside `out`.
+    """Run one party of a PSI task over files or a database, or ask a stored set.
 
     Args:
-        task: the task id, which is the same at every party.
-        role: "initiator" for the party that requests and sets the protocol, else "collaborator".
-        party: this party's feature key, or None to use the role.
-        parties: at the initiator, the number of collaborators to wait for.
         ids: a CSV, TSV or Parquet file or a folder of Parquet files (with `id_column`), or a text
-            file with one id per line.
+            file with one id per line; or, as a string, the address of a database (with `id_column`
+            and a table or query).
         id_column: the column that holds the ids; None for a text file.
-        protocol: at the initiator, the protocol of the intersection.
-        max_peer_ids: at the initiator, the most ids of any party; at a collaborator, the most ids
-            that the initiator may intersect in all runs of the task together.
         out: the file for this party's own rows whose ids all parties have, in their order; for a
             folder of ids, a new folder with the rows of each file.
-        join_timeout: the longest time in seconds to wait for the other parties.
-        fresh: whether to start anew even if an interrupted run could be resumed.
-        psi_parties: at the initiator, "joint" if nobody may learn what only some parties share.
-        executor: the address of an executor, such as "processes:8", or None.
-        key_leaves: whether a collaborator's secret key may be sent to an executor elsewhere.
-        stored: at the initiator, the name of the collaborator's stored set, which is asked.
+        table: the table of a database, whose matching rows are written as CSV.
+        query: the query of a database, in place of a table.
+        **task: the other arguments of `_intersect`.
 
     Returns:
         The dict of `_account`.
@@ -92,14 +72,58 @@ def run_psi(
         ConfigError: a file cannot be read or written; nothing was done.
         TaskFailed: the task could not go on.
     """
-    own = _checked_ids(ids, id_column, out := out.absolute())
+    out = out.absolute()
+    _check_out(file_of_ids(ids), out)
+    with opened_ids(ids, id_column, table=table, query=query) as source:
+        return _intersect(source, out, **task)
+
+
+def _intersect(
+    source: IdSource,
+    out: Path,
+    *,
+    task: str,
+    role: Role,
+    party: str | None,
+    parties: int,
+    protocol: PSIProtocol,
+    max_peer_ids: int,
+    join_timeout: float,
+    fresh: bool,
+    psi_parties: PSIParties = "pairwise",
+    executor: str | None = None,
+    key_leaves: bool = False,
+    stored: str | None = None,
+) -> dict[str, Any]:
+    """Take part in the task with the ids of an open source.
+
+    The state for resuming an interrupted run is kept in a hidden folder beside `out`.
+
+    Args:
+        source: the rows with this party's ids.
+        out: the place of the matching rows.
+        task: the task id, which is the same at every party.
+        role: "initiator" for the party that requests and sets the protocol, else "collaborator".
+        party: this party's feature key, or None to use the role.
+        parties: at the initiator, the number of collaborators to wait for.
+        protocol: at the initiator, the protocol of the intersection.
+        max_peer_ids: at the initiator, the most ids of any party; at a collaborator, the most ids
+            that the initiator may intersect in all runs of the task together.
+        join_timeout: the longest time in seconds to wait for the other parties.
+        fresh: whether to start anew even if an interrupted run could be resumed.
+        psi_parties: at the initiator, "joint" if nobody may learn what only some parties share.
+        executor: the address of an executor, such as "processes:8", or None.
+        key_leaves: whether a collaborator's secret key may be sent to an executor elsewhere.
+        stored: at the initiator, the name of the collaborator's stored set, which is asked.
+    """
+    own = read_ids(source)
     folder = out.with_name(f".{out.name}.heterofed")
     given: dict[str, Any] = {"ids": own, "join_timeout": join_timeout, "results_dir": folder}
     given |= {"max_peer_ids": max_peer_ids, "psi_executor": executor}
     lead = {"collaborators": parties, "psi_protocol": protocol, "psi_parties": psi_parties}
     given |= lead if role == "initiator" else {"psi_key_leaves": key_leaves}
     scheduler = SCHEDULERS[role](name_in(task, party, role, is_host=role == "initiator"), **given)
-    write_by(scheduler, partial(_copy, _Table(ids, id_column, out)))
+    write_by(scheduler, partial(_copy, _Table(source.path, source.column, out)))
     _launch(scheduler, task, folder, fresh=fresh, stored=stored)
     return _account(task, scheduler.result, len(own), out)
 
@@ -126,44 +150,19 @@ def _kept_to_resume(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder)
 
 
-def _checked_ids(ids: Path, id_column: str | None, out: Path) -> psi.OwnIds:
-    """Return this party's ids, after a check that the result can be written.
+def _check_out(ids: Path | None, out: Path) -> None:
+    """Check that the result can be written, and replaces no file or folder with ids.
 
     Raises:
-        ConfigError: a file cannot be read or written.
+        ConfigError: it cannot, or does.
     """
     check_writable(out.parent)
-    if ids.is_dir():
+    if ids is not None and ids.is_dir():
         _check_folder(ids, out)
     elif out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
-    elif out.exists() and out.samefile(ids):
+    elif ids is not None and ids.exists() and out.exists() and out.samefile(ids):
         raise ConfigError(f"--out {out} is the file with the ids; give another file")
-    return read_ids(ids, id_column)
-
-
-def read_ids(ids: Path, id_column: str | None) -> psi.OwnIds:
-    """Return the ids of a file or folder.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    if id_column is None and (ids.is_dir() or ids.suffix.lower() in (".csv", ".tsv", ".parquet")):
-        raise ConfigError(f"{ids} looks like a table: name the column of the ids with --column")
-    try:
-        return own_ids(
-            psi.column(ids, id_column), f"column {id_column}" if id_column else "its lines"
-        )
-    except OSError as error:  # of this file, or of the temporary files of many ids
-        where = error.filename or ids
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(
-            f"the ids cannot be read or kept: {where}: {reason}; make it readable, or make room"
-        ) from None
-    except (IdError, psi.IdsError) as error:
-        raise ConfigError(
-            f"the ids in {ids} cannot be used: {error}; correct the file and start again"
-        ) from None
 
 
 def _check_folder(ids: Path, out: Path) -> None:
@@ -199,6 +198,19 @@ def _account(task: str, result: TaskResult, ids: int, out: Path) -> dict[str, An
 def _copy(table: _Table, _run: Run, ids: psi.OwnIds, common: array[int]) -> None:
     """Write this party's matching rows in place of a list of ids."""
     table.copy(ids, common)
+
+
+class _Lines:
+    """A text to which a CSV writer writes, with line feeds at the ends of its lines.
+
+    The writer quotes a carriage return within a cell only if the ends of its lines have one, too.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+
+    def write(self, line: str) -> None:
+        self._text.write(line.removesuffix("\r\n") + "\n")
 
 
 class _Table:
@@ -245,7 +257,7 @@ class _Table:
         if header.count(id_column) != 1:
             self._changed()
         place = header.index(id_column)
-        copy = csv.writer(text, delimiter=delimiter_of(self._source), lineterminator="\n")
+        copy = csv.writer(_Lines(text), delimiter=delimiter_of(self._source), lineterminator="\r\n")
         copy.writerow(header)
         chosen = self._chosen(rows, lambda row: "".join(row[place : place + 1]), marked)
         copy.writerows(chosen)

@@ -54,8 +54,10 @@ def psi_set() -> None:
 def create(
     folder: Path,
     name: str,
-    ids: Path,
+    ids: Path | str,
     column: str | None,
+    table: str | None,
+    query: str | None,
     executor: str | None,
     key_leaves: bool,
     fresh: bool,
@@ -67,13 +69,14 @@ def create(
     If the command is interrupted, the next one with the same ids goes on where it was.
     """
     import psi
-    from heterofed.cli.psi import read_ids
+    from heterofed.cli.own_ids import opened_ids, read_ids
     from heterofed.intersection.stored import set_domain
     from heterofed.runs.psi_executor import chosen_executor
 
     choice = chosen_executor(executor, key_leaves)
     choice.check(has_key=True)
-    own = read_ids(ids, column)
+    with opened_ids(ids, column, table=table, query=query) as source:
+        own = read_ids(source)
     with _usable(), _bar(len(own)) as progress:
         stored = psi.StoredSet.create(
             folder,
