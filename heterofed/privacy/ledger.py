@@ -104,13 +104,37 @@ class ReleaseLedger:
 
     def count(self, run: bytes, what: str, times: int = 1) -> int:
         """Count an event of a run, or `times` of them at once, and return its count."""
+        before = 0
+
+        def keep(counted: int) -> int:
+            nonlocal before
+            before = counted
+            return times
+
+        return self.count_within(run, what, keep) + before
+
+    def count_within(self, run: bytes, what: str, times: Callable[[int], int]) -> int:
+        """Count an event of a run as often as its count so far allows.
+
+        No other process of this party can count between the two.
+
+        Args:
+            run: the run.
+            what: the event.
+            times: called with the count so far, returns how often to count it now; if it raises an
+                error, nothing is counted.
+
+        Returns:
+            How often it was counted now.
+        """
         with self._telling(), transaction(self._base):
+            now = times(self.counted(run, what))
             self._base.execute(
                 "INSERT INTO counts VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET times = times + excluded.times",
-                (run, what, times),
+                (run, what, now),
             )
-            return self.counted(run, what)
+            return now
 
     def counted(self, run: bytes, what: str) -> int:
         """Return how often an event of a run was counted."""

@@ -63,10 +63,13 @@ def count_round(run: Run) -> None:
     """
     if run.plan.limits.max_rounds is None:
         return
-    ledger = run.opened_ledger()
     what = "the number of rounds of all runs, repeated ones included,"
-    too_much(run, what, "rounds", ledger.counted(TASK, "rounds") + 1)
-    ledger.count(TASK, "rounds")
+
+    def one(counted: int) -> int:
+        too_much(run, what, "rounds", counted + 1)
+        return 1
+
+    run.opened_ledger().count_within(TASK, "rounds", one)
 
 
 def limit_bytes(run: Run) -> None:
@@ -101,10 +104,10 @@ class BytesLimit(Tap):
         self._left -= size
 
     def _reserve(self, size: int) -> None:
-        ledger = self._run.opened_ledger()
-        spent = ledger.counted(TASK, "bytes")
         what = "the number of bytes that this party sends in all runs"
-        too_much(self._run, what, "bytes", spent + size)
-        part = min(max(size, self._limit // RESERVATIONS), self._limit - spent)
-        ledger.count(TASK, "bytes", part)
-        self._left += part
+
+        def part(spent: int) -> int:
+            too_much(self._run, what, "bytes", spent + size)
+            return min(max(size, self._limit // RESERVATIONS), self._limit - spent)
+
+        self._left += self._run.opened_ledger().count_within(TASK, "bytes", part)
