@@ -383,6 +383,23 @@ def test_rows_are_given_back_to_the_day_that_they_were_taken_from(
         Quota("other", "carol", 10).take(1)
 
 
+def test_a_clock_that_is_set_back_begins_no_day(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Quota("other", "carol", 10).take(8)
+    monkeypatch.setattr(quota, "today", lambda: "2001-01-01")
+    rows = Quota("other", "carol", 10)
+    with pytest.raises(LimitReachedError, match="8 were predicted today"):
+        rows.take(3)
+    rows.take(2)
+    rows.give_back()
+    rows.take(2)
+    monkeypatch.undo()
+    monkeypatch.setenv("HETEROFED_HOME", str(home))
+    with pytest.raises(LimitReachedError, match="10 were predicted today"):
+        Quota("other", "carol", 10).take(1)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         str(each.relative_to(folder)): each.read_bytes()

@@ -20,7 +20,7 @@ from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
 from heterofed.hetero_nn.serve.partners import Partner
-from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.row_quota import RowQuota, place_of_counts
 from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.privacy.embedding_defences import ClippedGaussian
@@ -177,7 +177,7 @@ def test_limits_hold_over_restarts_and_what_is_kept_is_free(start: Any, results:
     first.end()
     second = start(limits=limits)
     assert refusal(second, "id-021").code == "limit"
-    counted = json.loads((results / "tiny/bob/serving/served.json").read_text())
+    counted = json.loads(place_of_counts("tiny", "bob").read_text())
     assert counted["day"]["used"] == 3
     second.end()
     lines = list(map(json.loads, log_of(results, "bob").splitlines()))

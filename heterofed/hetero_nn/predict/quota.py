@@ -38,9 +38,7 @@ class Quota:
         Raises:
             LimitReachedError: the limit would be exceeded. Nothing is counted then.
         """
-        day = today()
-        self._change(day, rows)
-        self._taken = day, rows
+        self._taken = self._change(today(), rows), rows
 
     def give_back(self) -> None:
         """Undo the last count if its day has not ended, because none of its rows was used."""
@@ -48,14 +46,18 @@ class Quota:
             (day, rows), self._taken = self._taken, None
             self._change(day, -rows)
 
-    def _change(self, day: str, rows: int) -> None:
+    def _change(self, day: str, rows: int) -> str:
+        """Add rows to a day, and return the day that they count for: a clock that was set back
+        begins no day.
+        """
         private_folder(self._ledger, "predictions")
         with file_lock(self._place.with_suffix(".json.lock"), timeout=LOCK_SECONDS):
             last, used = self._counted()
             if rows < 0 and last != day:
-                return  # the count of that day is gone
-            if last not in (day, None):
+                return day  # the count of that day is gone
+            if last is not None and last < day:
                 used = 0
+            day = max(last or day, day)
             if rows >= 0 and used + rows > self._limit:
                 raise LimitReachedError(
                     f"{rows} rows are asked of {self._party}, {used} were predicted today (UTC) and"
@@ -65,6 +67,7 @@ class Quota:
                 )
             text = json.dumps({"day": day, "rows": max(0, used + rows)}).encode()
             write_whole(self._place, lambda file: file.write(text))
+            return day
 
     def _counted(self) -> tuple[str | None, int]:
         """Return the last day and its rows. A file that cannot be read counts as the whole

@@ -27,7 +27,7 @@ from heterofed.hetero_nn.serve.answers import Answers, RequestLog
 from heterofed.hetero_nn.serve.desk import Desk, Table
 from heterofed.hetero_nn.serve.held_runs import HeldRuns
 from heterofed.hetero_nn.serve.loaded import Loaded, load
-from heterofed.hetero_nn.serve.row_quota import RowQuota
+from heterofed.hetero_nn.serve.row_quota import RowQuota, place_of_counts
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.hetero_nn.serve.sessions import StandingTask, keep_open
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
@@ -144,7 +144,8 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         table = Table(ids, keyed_digest(run.agreement.secret, "serve", ids))
         plan = self._first_plan(run, host, table)
         limits = {"minute": self._limits.max_rows_per_minute, "day": self._limits.max_rows_per_day}
-        quota = RowQuota(run.result.folder / "served.json", limits, time.time)
+        place = place_of_counts(run.task_id, run.party.name, run.ledger)
+        quota = RowQuota(place, limits, time.time)
         log = RequestLog(run, host.name)
 
         def answers(loaded: Loaded[HalfModels], version: bytes) -> Answers:

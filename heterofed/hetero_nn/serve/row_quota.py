@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from heterofed.compute.alignment import keyed_digest
 from heterofed.errors import LedgerError
-from heterofed.files import put_in_place, read
+from heterofed.files import heterofed_home, private_folder, put_in_place, read
 
 BLOCKS = 100
 """The number of blocks into which a limit is divided, so that a kill costs 1 % of it at most."""
@@ -35,6 +36,18 @@ class Count(msgspec.Struct):
     period: int = -1
     reserved: int = 0
     used: int = 0
+
+
+def place_of_counts(task_id: str, party: str, ledger: Path | None = None) -> Path:
+    """Return the file of the counts of a party's rows, apart from results, which may be deleted.
+
+    Args:
+        task_id: the id of the task.
+        party: the party that owns the rows.
+        ledger: the folder of the counts; None means this user's folder.
+    """
+    digest = keyed_digest(b"", "served", [task_id, party]).hex()[:16]
+    return private_folder((ledger or heterofed_home()).absolute(), "served") / f"{digest}.json"
 
 
 class RowQuota:
