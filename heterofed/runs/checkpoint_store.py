@@ -100,7 +100,7 @@ class CheckpointStore:
         """
         with contextlib.suppress(OSError):  # the next write reports it
             own_folder(self.folder)
-        self._write("run", msgspec.msgpack.encode(record, enc_hook=_plain))
+        self._write("run", encoded(record))
 
     def marks(self) -> tuple[Mark, ...]:
         """Return the marks of the undamaged checkpoints in ascending order."""
@@ -202,10 +202,24 @@ class CheckpointStore:
         try:
             if content is None:
                 return None
-            return msgspec.msgpack.decode(content, type=kind, dec_hook=_packed)
+            return decoded(content, kind)
         except msgspec.MsgspecError:
             logger.warning("%s is of another version and counts as not there", self.folder / name)
             return None
+
+
+def encoded(kept: msgspec.Struct) -> bytes:
+    """Return what is kept as bytes; it may have packed ids in it."""
+    return msgspec.msgpack.encode(kept, enc_hook=_plain)
+
+
+def decoded(content: bytes, kind: type[S]) -> S:
+    """Return what `encoded` gave as bytes.
+
+    Raises:
+        msgspec.MsgspecError: it is none of this version.
+    """
+    return msgspec.msgpack.decode(content, type=kind, dec_hook=_packed)
 
 
 def _plain(ids: Any) -> list[bytes]:

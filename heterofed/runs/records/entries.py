@@ -13,7 +13,7 @@ from heterofed.errors import RecordError
 from heterofed.protocol.codec import Buffer
 from heterofed.protocol.messages import Mark
 from heterofed.protocol.states import Role
-from heterofed.runs.checkpoint_store import RunRecord
+from heterofed.runs.checkpoint_store import RunRecord, decoded
 from heterofed.runs.records.program import Program
 
 FORMAT = 1
@@ -109,7 +109,7 @@ def read_beginning(piece: bytes) -> Beginning:
         RecordError: it is one of another version.
     """
     try:
-        found = msgspec.msgpack.decode(piece, type=Beginning)
+        found = decoded(piece, Beginning)
     except msgspec.MsgspecError:
         found = None
     if found is None or found.format != FORMAT:

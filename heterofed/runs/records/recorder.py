@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from heterofed.errors import ConfigError
 from heterofed.files import heterofed_home, new_file, own_folder
 from heterofed.messaging.taps import Tap
@@ -18,6 +16,7 @@ from heterofed.protocol.codec import Buffer, encode, header_in
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.messages import Abort, Mark, Message, Waiting
 from heterofed.reporting.diagnostics import place_of
+from heterofed.runs.checkpoint_store import encoded
 from heterofed.runs.records.entries import CAME, END, SENT, Beginning, entry_parts, versions
 from heterofed.runs.records.keys import delete_old, make_key, note_use
 from heterofed.runs.records.no_record import NoRecord
@@ -116,7 +115,7 @@ class Recorder(NoRecord, Tap):
             self._writer = SealedWriter(
                 self._file.enter_context(new_file(segment.path)), self._key.key
             )
-            self._writer.add(msgspec.msgpack.encode(self._beginning(mark)))
+            self._writer.add(encoded(self._beginning(mark)))
             self._writer.add(content)
             note_use(self._home, self._key)
         except Exception as error:
