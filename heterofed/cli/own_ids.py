@@ -66,7 +66,7 @@ def opened_ids(
         try:
             name = write_rows(place, path, table=table, query=query, ids=column)
         except IdError as error:
-            raise ConfigError(f"the ids cannot be used: {error}") from None
+            raise ConfigError(str(error)) from None
         yield IdSource(
             path=path,
             column=column,

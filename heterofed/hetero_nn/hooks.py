@@ -135,7 +135,7 @@ class PartyHooks(Scheduler):
         self,
         ids: PackedIds,  # noqa: ARG002
     ) -> tuple[Positions, Positions] | None:
-        """Return the positions of train and test ids among the sorted common ids, ascending.
+        """Hook: return the positions of train and test ids among the sorted common ids, ascending.
 
         It saves memory where there are millions of ids: they are never strings all at once. Then
         hooks get them as a sequence that is not a list. With None, `split_dataset` is called.

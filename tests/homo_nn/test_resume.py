@@ -126,5 +126,6 @@ def test_kill_9_of_processes(parties: Parties, tmp_path: Path) -> None:
     for role in ("head", "b2"):
         run[role].kill()
         run[role] = parties.start("-m", "tests.homo_nn.tiny", role, str(tmp_path / "torn"), *what)
-    assert [each.wait() for each in run.values()] == [0, 0, 0]
+    for each in run.values():
+        assert each.wait() == 0, each.output
     assert weights(tmp_path / "torn") == expected
