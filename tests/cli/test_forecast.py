@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +14,10 @@ from benchmarks.forecast import compared
 KINDS = ("forecast", "truth")
 MOST = 0.3
 TRIES = 3
+QUIET = 1.0
+"""The load of the machine up to which seconds are judged: the probe of one moment says nothing of
+the next where other work comes and goes. `python -m benchmarks.forecast` measures at any time.
+"""
 
 
 def spread(values: list[float]) -> float:
@@ -25,17 +30,18 @@ def test_a_forecast_is_within_30_percent_of_the_truth(
     protocol: str, ids: int, tmp_path: Path
 ) -> None:
     """Where the same work takes another time in each run, no forecast of it can be judged."""
+    is_quiet = os.getloadavg()[0] <= QUIET
     work = {"rounds": 20, "batch_size": 256, "width": 32, "columns": 50}
     found: list[dict[str, float]] = []
-    for attempt in range(TRIES):
+    for attempt in range(TRIES if is_quiet else 1):
         (folder := tmp_path / str(attempt)).mkdir()
         found.append(compared(folder, argparse.Namespace(protocol=protocol, ids=ids, **work)))
     judged = {}
     for figure in ("psi_bytes", "train_bytes", "psi_seconds", "train_seconds"):
         forecasts, truths = ([each[f"{figure}_{kind}"] for each in found] for kind in KINDS)
-        if spread(truths) <= MOST and spread(forecasts) <= MOST:
+        is_steady = spread(truths) <= MOST and spread(forecasts) <= MOST
+        if figure.endswith("bytes") or (is_quiet and is_steady):
             judged[figure] = median(forecasts) / median(truths) - 1
-    assert {"psi_bytes", "train_bytes"} <= set(judged)
     assert all(abs(each) <= MOST for each in judged.values()), found
     if len(judged) < 4:
         pytest.skip(f"other work on this machine: only {', '.join(judged)} could be judged")
