@@ -14,7 +14,7 @@ from psi import Signer
 from psi.workers import shared_pool
 from tests.psi.helpers import exchange, requester, signer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SOAK = """
 import os, sys, threading

@@ -62,6 +62,7 @@ def assert_results(folder: Path, rounds: int) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.long
 def test_equal_batch_sizes_run_to_the_end(start: Start, tmp_path: Path) -> None:
     both = [start("collaborator", **FEW), start("host", **FEW, ROUNDS="2")]
     for party in both:

@@ -186,7 +186,7 @@ def test_sites_of_a_role(share: str, tmp_path: Path, home: Path) -> None:
             assert found.messages > 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_defence_that_was_raised(tmp_path: Path, home: Path) -> None:
     """A replay knows the evidence of the batches before it."""
     learning = ["raised for labels", "raised for inputs"]
