@@ -25,5 +25,6 @@ def checked(ids: object, what: str = "load_local_ids") -> tuple[PackedIds, Packe
         packed = PackedIds()  # not all are strings that can travel
     ordered = PackedIds.in_order(packed)
     if not len(ordered) or not ordered.is_ascending:
-        check_ids(ids, what)
+        packed = PackedIds(check_ids(ids, what))  # which tells what is wrong
+        ordered = PackedIds.in_order(packed)
     return packed, ordered

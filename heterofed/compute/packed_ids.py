@@ -7,6 +7,7 @@ import itertools
 import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -112,7 +113,7 @@ class PackedIds(FrozenIds):
         parts = (places[at : at + _AT_ONCE] for at in range(0, len(places), _AT_ONCE))
         return PackedIds(each for part in parts for each in self.pick(part))
 
-    @property
+    @cached_property
     def is_ascending(self) -> bool:
         """Whether the ids are sorted, and none repeats."""
         return all(map(operator.lt, self, itertools.islice(self, 1, None)))

@@ -104,16 +104,9 @@ class ReleaseLedger:
 
     def count(self, run: bytes, what: str, times: int = 1) -> int:
         """Count an event of a run, or `times` of them at once, and return its count."""
-        before = 0
+        return self.count_within(run, what, lambda _: times)[1]
 
-        def keep(counted: int) -> int:
-            nonlocal before
-            before = counted
-            return times
-
-        return self.count_within(run, what, keep) + before
-
-    def count_within(self, run: bytes, what: str, times: Callable[[int], int]) -> int:
+    def count_within(self, run: bytes, what: str, times: Callable[[int], int]) -> tuple[int, int]:
         """Count an event of a run as often as its count so far allows.
 
         No other process of this party can count between the two.
@@ -125,16 +118,17 @@ class ReleaseLedger:
                 error, nothing is counted.
 
         Returns:
-            How often it was counted now.
+            The count before, and the count now.
         """
         with self._telling(), transaction(self._base):
-            now = times(self.counted(run, what))
+            before = self.counted(run, what)
+            more = times(before)
             self._base.execute(
                 "INSERT INTO counts VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET times = times + excluded.times",
-                (run, what, now),
+                (run, what, more),
             )
-            return now
+            return before, before + more
 
     def counted(self, run: bytes, what: str) -> int:
         """Return how often an event of a run was counted."""

@@ -110,4 +110,5 @@ class BytesLimit(Tap):
             too_much(self._run, what, "bytes", spent + size)
             return min(max(size, self._limit // RESERVATIONS), self._limit - spent)
 
-        self._left += self._run.opened_ledger().count_within(TASK, "bytes", part)
+        before, now = self._run.opened_ledger().count_within(TASK, "bytes", part)
+        self._left += now - before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from heterofed.compute.alignment import check_ids
 from heterofed.compute.own_ids import checked
 from heterofed.errors import IdError
 
@@ -52,3 +54,41 @@ def test_they_are_never_strings_all_at_once() -> None:
 def test_what_cannot_be_ids(ids: list[Any], told: str, of: Any) -> None:
     with pytest.raises(IdError, match=told):
         checked(of(ids))
+
+
+IDS = [f"id-{row}" for row in range(300)] + ["名字", "a\nb"]
+
+
+class Again:
+    """Ids that are read again at each iteration, as those of a large table."""
+
+    def __init__(self, ids: list[Any]) -> None:
+        self._ids = ids
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._ids)
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heterofed.compute.packed_ids._SORTED_AT_ONCE", 70)
+
+
+@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize("form", [list, iter, Again])
+def test_any_form_of_ids(form: Any) -> None:
+    ids = random.Random(0).sample(IDS, len(IDS))
+    assert list(checked(form(ids))[1]) == sorted(IDS)
+
+
+@pytest.mark.usefixtures("few_at_once")
+@pytest.mark.parametrize("form", [list, iter, Again])
+@pytest.mark.parametrize(
+    "ids", [[], [*IDS, "id-7"], [*IDS, "\ud800"], [*IDS, 7], [*IDS, None], [*IDS, b"x"]]
+)
+def test_a_fault_is_told_as_everywhere(form: Any, ids: list[Any]) -> None:
+    with pytest.raises(IdError) as expected:
+        check_ids(ids)
+    with pytest.raises(IdError) as found:
+        checked(form(ids))
+    assert str(found.value) == str(expected.value)

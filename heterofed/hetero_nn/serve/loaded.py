@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Generic, TypeVar
 
-from heterofed.compute.alignment import check_ids
+from heterofed.compute.own_ids import checked
 from heterofed.compute.packed_ids import PackedIds
-from heterofed.compute.plain import a_list, as_string
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import PartyHooks, loads_features
 from heterofed.hetero_nn.models import HalfModels
@@ -96,28 +93,10 @@ def load(
         half.hooks.call("validate_context")
     load_models(trained, half)
     half.signature.serve(trained)
-    ids = sorted_ids(half.hooks.call("load_local_ids"))
+    _, ids = checked(half.hooks.call("load_local_ids"))
     half.signature.compare_columns()
     made = half.models.models()
     for module in (*made, *modules_beside(owner, made)):
         if module is not None:
             module.eval()
     return Loaded(half, trained, ids)
-
-
-def sorted_ids(ids: object) -> PackedIds:
-    """Check the ids that `load_local_ids` returned, and return them sorted.
-
-    They are looked at as they come, so that those of a large table are never held as strings.
-
-    Raises:
-        IdError: see `check_ids`.
-    """
-    if isinstance(ids, Iterator):  # it could not be read again for an error that says more
-        ids = list(ids)
-    try:
-        found = PackedIds.in_order(map(as_string, a_list(ids, "load_local_ids")))
-        is_fine = bool(found) and all(one != next_ for one, next_ in pairwise(found))
-    except (AttributeError, TypeError, UnicodeEncodeError):
-        is_fine = False
-    return found if is_fine else PackedIds(sorted(check_ids(ids)))
