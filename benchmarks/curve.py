@@ -43,6 +43,21 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def organisations(folder: Path, host: str, other: str, task: str, *more: str) -> dict[str, Path]:
+    """The homes of two organisations with keys, which have accepted a task, by their names."""
+    homes = {name: folder / name for name in (host, other)}
+    for home in homes.values():
+        home.mkdir(mode=0o700)
+    keys = {name: heterofed(home, "keys", "new", name).split()[0] for name, home in homes.items()}
+    file = heterofed(
+        homes[host],
+        *("task", "new", task, "--host", host, "--address", f"tcp://127.0.0.1:{free_port()}"),
+        *("--collaborator", f"{other}={keys[other]}", *more),
+    ).strip()
+    heterofed(homes[other], "task", "accept", file, "--yes")
+    return homes
+
+
 def with_keys(home: Path, task: str, rounds: int) -> None:
     """Make keys and a task file, and accept it."""
     heterofed(home, "keys", "new", HOST)

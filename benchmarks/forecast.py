@@ -17,38 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curve import free_port
+from benchmarks.curve import organisations
 from heterofed.cli.made_up import MadeUpCollaborator, MadeUpHost
 from heterofed.protocol.messages import Work
 
 HEREBY = [sys.executable, "-m", "heterofed"]
 
 
-def command(home: Path, *words: str) -> str:
-    """What `heterofed` prints for the party of this home."""
-    return subprocess.run(
-        [*HEREBY, *words], env=surroundings(home), check=True, capture_output=True, text=True
-    ).stdout
-
-
 def surroundings(home: Path) -> dict[str, str]:
     return {**os.environ, "HETEROFED_HOME": str(home)}
-
-
-def make_task(folder: Path, protocol: str, rounds: int, batch_size: int) -> dict[str, Path]:
-    """Two homes with keys, and a task file that both have."""
-    homes = {name: folder / name for name in ("bank", "shop")}
-    for home in homes.values():
-        home.mkdir(mode=0o700)
-    keys = {name: command(home, "keys", "new", name).split()[0] for name, home in homes.items()}
-    plan = {"psi_protocol": protocol, "max_rounds": rounds, "batch_size": batch_size}
-    file = command(
-        homes["bank"], "task", "new", "forecast", "--host", "bank",
-        "--address", f"tcp://127.0.0.1:{free_port()}", "--collaborator", f"shop={keys['shop']}",
-        *(word for key, value in plan.items() for word in ("--plan", f"{key}={value}")),
-    ).strip()  # fmt: skip
-    command(homes["shop"], "task", "accept", file, "--yes")
-    return homes
 
 
 def both(homes: dict[str, Path], words: dict[str, list[str]]) -> dict[str, str]:
@@ -104,7 +81,10 @@ def main() -> None:
 
 def compared(folder: Path, found: argparse.Namespace) -> dict[str, float]:
     """The forecast and the truth, for each phase."""
-    homes = make_task(folder, found.protocol, found.rounds, found.batch_size)
+    plan = {"psi_protocol": found.protocol, "max_rounds": found.rounds}
+    plan |= {"batch_size": found.batch_size}
+    more = (word for key, value in plan.items() for word in ("--plan", f"{key}={value}"))
+    homes = organisations(folder, "bank", "shop", "forecast", *more)
     given = ["--ids", str(found.ids)]
     doctor = [*HEREBY, "doctor", "forecast", "--json", "--wait", "300", *given]
     sizes = ["--width", str(found.width), "--columns", str(found.columns)]

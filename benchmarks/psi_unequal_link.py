@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curve import free_port, heterofed
+from benchmarks.curve import heterofed, organisations
 from benchmarks.psi import end, ids_of
 
 NAME = "benchmark"
@@ -32,7 +32,8 @@ def measure_link(args: argparse.Namespace) -> dict[str, Any]:
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf")))
-        clinic, registry = make_parties(folder)
+        homes = organisations(folder, "clinic", "registry", "ask", "--purpose", "psi")
+        clinic, registry = homes["clinic"], homes["registry"]
         few, many = folder / "few.txt", folder / "many.txt"
         write_ids(few, ids_of(args.small, args.large - args.small // 2))
         stored = (Path(args.folder) if args.folder else folder) / "linked"
@@ -75,20 +76,6 @@ def measure_link(args: argparse.Namespace) -> dict[str, Any]:
         },
         "load_before": load,
     }
-
-
-def make_parties(folder: Path) -> tuple[Path, Path]:
-    """The homes of two organisations with keys, which have accepted the task."""
-    clinic, registry = folder / "clinic", folder / "registry"
-    for home in (clinic, registry):
-        home.mkdir(mode=0o700)
-    keys = [heterofed(home, "keys", "new", home.name).split()[0] for home in (clinic, registry)]
-    file = heterofed(
-        clinic, "task", "new", "ask", "--host", "clinic", "--purpose", "psi",
-        "--address", f"tcp://127.0.0.1:{free_port()}", "--collaborator", f"registry={keys[1]}",
-    ).strip()  # fmt: skip
-    heterofed(registry, "task", "accept", file, "--yes")
-    return clinic, registry
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:
