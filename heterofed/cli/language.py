@@ -92,14 +92,15 @@ def help_text(part: Any) -> str:
 @contextmanager
 def users_language(command: click.Command) -> Iterator[None]:
     """Give a command its help in the language of the user, within this block."""
-    if chosen := os.environ.get(VARIABLE):
-        os.environ["LANGUAGE"] = chosen  # also for the processes that the command starts
     translatable = list(parts(command))  # in English: click says some of it by gettext itself
     domain = gettext.textdomain()
     gettext.bindtextdomain(DOMAIN, LOCALE)
     gettext.textdomain(DOMAIN)
     with ExitStack() as before:
         before.callback(gettext.textdomain, domain)
+        if chosen := os.environ.get(VARIABLE):
+            before.callback(_set_language, os.environ.get("LANGUAGE"))
+            _set_language(chosen)  # also for the processes that the command starts
         for each in translatable:
             text = help_text(each)
             if text and isinstance(each, click.Command) and not each.short_help:
@@ -111,6 +112,13 @@ def users_language(command: click.Command) -> Iterator[None]:
                     before.callback(setattr, each, name, getattr(each, name))
                     setattr(each, name, value)
         yield
+
+
+def _set_language(chosen: str | None) -> None:
+    if chosen is None:
+        os.environ.pop("LANGUAGE", None)
+    else:
+        os.environ["LANGUAGE"] = chosen
 
 
 def _shown(part: Any, text: str) -> dict[str, str]:

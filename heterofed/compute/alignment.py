@@ -13,10 +13,10 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, islice
-from typing import Any
 
 import numpy as np
 
+from heterofed.compute.packed_ids import Positions
 from heterofed.compute.plain import strings
 from heterofed.errors import EmptySplitError, IdError
 
@@ -128,6 +128,42 @@ def check_split(split: object, *, may_be_empty: bool = False) -> tuple[list[str]
     return parts[0], parts[1]
 
 
+def check_places(places: object, count: int) -> tuple[Positions, Positions]:
+    """Check the result of `split_places`, and return the positions of train and test ids.
+
+    Args:
+        places: the result.
+        count: the number of the common ids.
+
+    Raises:
+        IdError: the result is not a pair of ascending positions.
+        EmptySplitError: there are no train ids or no test ids.
+    """
+    if not isinstance(places, tuple | list) or len(places) != 2:
+        raise IdError(
+            "split_places must return two arrays, (train positions, test positions), not a"
+            f" {type(places).__name__}; return both in a tuple"
+        )
+    parts = []
+    for part, name in zip(places, ("train", "test"), strict=True):
+        try:
+            at = np.asarray(part)
+        except ValueError:  # of lists of several lengths
+            at = np.asarray(None)
+        if at.ndim == 1 and not len(at):
+            raise EmptySplitError(
+                f"split_places left no {name} ids; give every party the same split with both"
+            )
+        is_fine = at.ndim == 1 and at.dtype.kind in "iu"
+        if not is_fine or at[0] < 0 or at[-1] >= count or not (at[:-1] < at[1:]).all():
+            raise IdError(
+                f"split_places: the {name} positions must be whole numbers from 0 to {count - 1} in"
+                " ascending order, none twice; return them as arrays of NumPy"
+            )
+        parts.append(at.astype(np.int64))
+    return parts[0], parts[1]
+
+
 def pack_parts(ids: Iterable[str], train: Iterable[str], test: Iterable[str]) -> bytes:
     """Encode in which part each id is, with two bits per id in the order of the ids.
 
@@ -186,7 +222,7 @@ def round_order(ids: Sequence[str], *, seed: int, round_number: int, shuffle: bo
     return list(map(ids.__getitem__, places.tolist()))
 
 
-def shuffled(count: int, *, seed: int, round_number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def shuffled(count: int, *, seed: int, round_number: int) -> Positions:
     """Return the positions of so many train ids in this round's shuffled order."""
     start = stream_seed(seed, "shuffle", round_number)
     drawn = np.random.RandomState([start & 0xFFFFFFFF, start >> 32])

@@ -39,6 +39,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "read_columns": ("columns",),
     "take_findings": ("values",),
     "split_dataset": ("id_intersection",),
+    "split_places": ("ids",),
     "test": ("batched_feature_projections", "batched_labels"),
     "test_a_batch": ("feature_projection", "labels"),
     "train_a_batch": ("feature_projection", "labels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -143,9 +144,11 @@ def test_a_changed_docstring_is_marked_and_no_longer_shown(
 @pytest.mark.parametrize("chosen", ["", "zh"])
 def test_no_list_of_commands_cuts_a_sentence(language: pytest.MonkeyPatch, chosen: str) -> None:
     language.setenv(VARIABLE, chosen)
+    environment = dict(os.environ)
     groups = [[], *([name] for name, each in cli.commands.items() if isinstance(each, click.Group))]
     assert len(groups) > 3
     with users_language(cli):
         for group in groups:
             shown = CliRunner().invoke(cli, [*group, "--help"], terminal_width=60).output
             assert "...\n" not in shown.partition("\n\n")[2], shown
+    assert dict(os.environ) == environment

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from heterofed.compute.alignment import (
     SortedIdSet,
     check_ids,
+    check_places,
     check_split,
     default_split,
     keyed_digest,
@@ -201,3 +204,31 @@ def test_seeds_of_streams_are_the_same_everywhere() -> None:
 def test_seeds_of_streams_have_63_bits(seed: int, path: list[str | int]) -> None:
     assert 0 <= stream_seed(seed, *path) < 2**63
     assert stream_seed(seed, *path) != stream_seed(seed, *path, 0)
+
+
+def test_places_of_a_split() -> None:
+    train, test = check_places((np.array([0, 2], np.uint8), [1, 3]), 4)
+    assert (train.tolist(), test.tolist()) == ([0, 2], [1, 3])
+    assert train.dtype == test.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "part",
+    [[2, 1], [1, 1], [-1, 0], [0, 4], [0.5], ["a"], [[0]], [[0], [1, 2]], 3, None, {0, 1}],
+)
+def test_what_are_no_places(part: Any) -> None:
+    for places in ((part, [1]), [[1], part]):
+        with pytest.raises(IdError, match=r"split_places: the (train|test) positions"):
+            check_places(places, 4)
+
+
+@pytest.mark.parametrize("places", [3, "01", ([0],), ([0], [1], [2]), {0: [1], 1: [0]}])
+def test_two_arrays_of_places_are_needed(places: Any) -> None:
+    with pytest.raises(IdError, match="must return two arrays"):
+        check_places(places, 4)
+
+
+@pytest.mark.parametrize("places", [([], [1]), ([1], np.zeros(0, np.int64))])
+def test_places_of_both_parts_are_needed(places: Any) -> None:
+    with pytest.raises(EmptySplitError, match="split_places left no"):
+        check_places(places, 4)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,25 @@ def test_split_dataset_gets_the_common_ids_once(parties: tuple[Any, Any]) -> Non
         [((common,), _)] = each.calls["split_dataset"]
         assert list(common) == IDS[10:50]
         assert isinstance(common, set)
+
+
+def test_split_places_is_asked_before_split_dataset(home: Path, tmp_path: Path) -> None:
+    class Half:
+        def split_places(self, ids: Any) -> Any:
+            return np.arange(0, len(ids), 2), np.arange(1, len(ids), 4)
+
+        def split_dataset(self, id_intersection: set[str]) -> Any:
+            raise AssertionError
+
+    class Host(Half, TinyHost): ...
+
+    class Collaborator(Half, TinyCollaborator): ...
+
+    host, collaborator = Host(tmp_path), Collaborator(tmp_path)
+    results = run(host, collaborator)
+    assert [each.rounds for each in results] == [2, 2]
+    assert host.train_ids == collaborator.train_ids == IDS[10:50:2]
+    assert host.test_ids == collaborator.test_ids == IDS[11:50:4]
 
 
 def test_make_feature_model_is_asked_once(parties: tuple[Any, Any]) -> None:

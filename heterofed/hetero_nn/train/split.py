@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from heterofed.compute.alignment import SortedIdSet, check_split, keyed_digest
+from heterofed.compute.alignment import SortedIdSet, check_places, check_split, keyed_digest
 from heterofed.compute.packed_ids import PackedIds
 from heterofed.errors import SplitMismatchError
 from heterofed.hetero_nn.half import Half
@@ -44,7 +44,7 @@ def split(half: Half[Any], common: Iterable[str], announced: Parts | None = None
         count, (train, test) = _split_by_names(half, common, announced)
     else:
         count = len(packed)
-        train, test = map(packed.take, places)
+        train, test = map(packed.take, check_places(places, count))
         used = len(train) + len(test)
         too_much(run, "the number of ids in the split", "intersection", used, least=True)
     if half.settings.weights_defence is not None:
