@@ -2,7 +2,7 @@
 
 PSIError
 ├── IdsError            this party's own ids cannot be used
-│   └── ChangedIdsError they are not those of the interrupted creation of a stored set
+│   └── ChangedIdsError they are not those of a stored set, or of its interrupted creation
 ├── BudgetError         the peer asks for more than it may have
 │   ├── LimitError      the number that the peer may have is used up
 │   └── NotAllowedError the owner of a stored set has not allowed this peer to ask
@@ -41,9 +41,10 @@ class IdsError(PSIError):
 
 
 class ChangedIdsError(IdsError):
-    """The ids, their order or the domain are not those of the interrupted creation of a stored set.
+    """The ids or their order are not those of a stored set, or of its interrupted creation, whose
+    domain may differ too.
 
-    What to do: give the same, or start anew with `fresh=True`.
+    What to do: give the same, or create the set anew (with `fresh=True` after an interruption).
     """
 
 

@@ -1,4 +1,4 @@
-"""Reads ids from text, CSV, TSV and Parquet files, and from folders of Parquet files.
+"""Reads ids from text, CSV, TSV and Parquet files, from folders of these, and from Dask DataFrames.
 
 All functions of psi accept any iterable of strings, so a list, a generator or a pandas Series needs
 nothing from this module. A column can be read several times, and only one block of it is in memory.
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from psi.data_sets import Partitioned, columns_of, computed, is_partitioned, name_of
 from psi.errors import IdsError
 
 _SHOWN = 10  # the most columns that an error names
@@ -22,70 +23,97 @@ _FIELD = 1 << 24
 
 
 class Column:
-    """The ids in one column of a file, which each iteration reads again; `column` creates it."""
+    """The ids in one column of a source, which each iteration reads again; `column` creates it.
 
-    def __init__(self, path: Path, name: str | None) -> None:
-        self._path, self._name = path, name
+    Attributes:
+        source: the path of a file or folder, or a data set in partitions.
+        name: the name of the column; None if the source has no other.
+    """
+
+    def __init__(self, source: Path | Partitioned, name: str | None) -> None:
+        self.source, self.name = source, name
 
     def __iter__(self) -> Iterator[str]:
-        if self._path.is_dir():
-            return self._folder()
-        if self._path.suffix.lower() == ".parquet":
-            return self._parquet()
-        return self._text() if self._name is None else self._csv(self._name)
+        source, name = self.source, self.name
+        if not isinstance(source, Path):
+            return _computed(source, name)
+        if source.is_dir():
+            return _folder(source, name)
+        if source.suffix.lower() == ".parquet":
+            return _parquet(source, name)
+        return _text(source) if name is None else _csv(source, name)
 
-    def _folder(self) -> Iterator[str]:
-        for path in partitions(self._path):
-            yield from Column(path, self._name)
 
-    def _text(self) -> Iterator[str]:
-        with self._path.open(encoding="utf-8-sig", newline="\n") as file, _as_text(self._path):
-            for line in file:
-                yield line.removesuffix("\n").removesuffix("\r")
+def _computed(source: Partitioned, name: str | None) -> Iterator[str]:
+    chosen = one_of(name_of(source), columns_of(source), name)
+    for part in computed(source, chosen):
+        yield from part.tolist()
 
-    def _csv(self, name: str) -> Iterator[str]:
-        rows = csv_rows(self._path)
-        at = self._place(next(rows, []), name)
-        for number, row in enumerate(rows):
-            if len(row) <= at:
-                raise IdsError(f"row {number} (from 0) of {self._path.name} is too short")
-            yield row[at]
 
-    def _parquet(self) -> Iterator[str]:
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise IdsError(
-                f"{self._path.name} is a Parquet file, which needs an extra:"
-                " pip install 'heterofed[parquet]'"
-            ) from None
-        try:
-            file = parquet.ParquetFile(self._path)
-        except pyarrow.ArrowInvalid:
-            raise IdsError(f"{self._path.name} is not a Parquet file, or is damaged") from None
-        with file:
-            names = file.schema_arrow.names
-            if self._name is None and len(names) != 1:
-                raise IdsError(
-                    f"{self._path.name} has {len(names)} columns: {_listed(names)};"
-                    " say which one holds the ids"
-                )
-            name = names[self._place(names, names[0] if self._name is None else self._name)]
-            for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
-                yield from batch.column(0).to_pylist()
+def _folder(folder: Path, name: str | None) -> Iterator[str]:
+    for path in partitions(folder):
+        yield from Column(path, name)
 
-    def _place(self, names: list[str], name: str) -> int:
-        times = names.count(name)
-        if not names:
-            raise IdsError(f"{self._path.name} is empty; its first line should name the columns")
-        if times == 0:
-            raise IdsError(
-                f"{self._path.name} has no column {name!r}; its columns: {_listed(names)}"
-            )
-        if times > 1:
-            raise IdsError(f"{self._path.name} has {times} columns {name!r}; rename all but one")
-        return names.index(name)
+
+def _text(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file, _as_text(path):
+        for line in file:
+            yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _csv(path: Path, name: str) -> Iterator[str]:
+    rows = csv_rows(path)
+    names = next(rows, [])
+    at = names.index(one_of(path.name, names, name))
+    for number, row in enumerate(rows):
+        if len(row) <= at:
+            raise IdsError(f"row {number} (from 0) of {path.name} is too short")
+        yield row[at]
+
+
+def _parquet(path: Path, name: str | None) -> Iterator[str]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise IdsError(
+            f"{path.name} is a Parquet file, which needs an extra: pip install 'heterofed[parquet]'"
+        ) from None
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid:
+        raise IdsError(f"{path.name} is not a Parquet file, or is damaged") from None
+    with file:
+        chosen = one_of(path.name, file.schema_arrow.names, name)
+        for batch in file.iter_batches(batch_size=_ROWS, columns=[chosen]):
+            yield from batch.column(0).to_pylist()
+
+
+def one_of(source: str, names: list[str], name: str | None) -> str:
+    """Return the name of the column of the ids.
+
+    Args:
+        source: the name of the source for errors.
+        names: the columns of the source.
+        name: the column, or None for the only one.
+
+    Raises:
+        IdsError: there is no such column, or there are several.
+    """
+    if name is None and len(names) > 1:
+        raise IdsError(
+            f"{source} has {len(names)} columns: {_listed(names)}; say which one holds the ids"
+        )
+    if not names:
+        raise IdsError(f"{source} is empty; its first line should name the columns")
+    if name is None:
+        return names[0]
+    times = names.count(name)
+    if times == 0:
+        raise IdsError(f"{source} has no column {name!r}; its columns: {_listed(names)}")
+    if times > 1:
+        raise IdsError(f"{source} has {times} columns {name!r}; rename all but one")
+    return name
 
 
 def _listed(names: list[str]) -> str:
@@ -147,11 +175,12 @@ def _as_text(path: Path) -> Iterator[None]:
         ) from None
 
 
-def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
-    """Return the ids in a file, which are read when they are needed.
+def column(path: str | os.PathLike[str] | Partitioned, name: str | None = None) -> Column:
+    """Return the ids in a file or data set, which are read when they are needed.
 
     Args:
-        path: a Parquet file, whose name ends in `.parquet` (this needs pyarrow), a folder of such
+        path: a Dask DataFrame or Series, whose partitions are computed one after another; or a
+            Parquet file, whose name ends in `.parquet` (this needs pyarrow), a folder of such
             files, which are read in the order of their paths, or UTF-8 text. If the name ends in
             `.tsv`, tabs separate the columns.
         name: the column of a CSV, TSV or Parquet file; None for a text file with one id per line,
@@ -160,6 +189,14 @@ def column(path: str | os.PathLike[str], name: str | None = None) -> Column:
             differently.
 
     Raises:
-        IdsError: the file has no such column or is not of that kind; iterating raises it.
+        IdsError: the source is neither of these; or it has no such column or is not of that kind,
+            which iterating raises.
     """
-    return Column(Path(path), name)
+    if isinstance(path, str | os.PathLike):
+        return Column(Path(path), name)
+    if is_partitioned(path):
+        return Column(path, name)
+    raise IdsError(
+        f"a column of a {type(path).__name__} needs nothing of this: give it as it is, such as"
+        ' frame["id"]'
+    )

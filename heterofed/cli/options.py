@@ -75,18 +75,22 @@ class _IdsPlace(click.Path):
         return Path(os.fsdecode(super().convert(value, param, ctx)))
 
 
-IDS = all_of(
-    click.option(
-        "--ids",
-        type=_IdsPlace(exists=True),
-        required=True,
-        help="Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with"
-        " --column), from a text file with one id per line, or from a database, such as"
-        " postgresql://host/base or sqlite:///file.db (with --column and --table or --query).",
-    ),
-    click.option("--column", help="Take the ids from this column; leave it out for a text file."),
-    click.option("--table", help="Read the rows of this table, if --ids is a database."),
-    click.option("--query", help="Read the rows of this SQL query, if --ids is a database."),
+def ids(meaning: str, *, required: bool = True) -> Option[Any]:
+    """Return the options that name the source of ids; each command says what it reads there."""
+    return all_of(
+        click.option("--ids", type=_IdsPlace(exists=True), required=required, help=meaning),
+        click.option(
+            "--column", help="Take the ids from this column; leave it out for a text file."
+        ),
+        click.option("--table", help="Read the rows of this table, if --ids is a database."),
+        click.option("--query", help="Read the rows of this SQL query, if --ids is a database."),
+    )
+
+
+IDS = ids(
+    "Read your ids from this CSV, TSV or Parquet file or folder of Parquet files (with --column),"
+    " from a text file with one id per line, or from a database, such as postgresql://host/base or"
+    " sqlite:///file.db (with --column and --table or --query)."
 )
 TASK = click.option(
     "--task", required=True, help="Run the task with this id, which is the same at all."

@@ -7,11 +7,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +24,7 @@ from heterofed.rendezvous.ways import started_by
 
 if TYPE_CHECKING:
     import psi
+    from heterofed.cli.own_matches import OwnMatches
 
 PAUSE_SECONDS = 1.0
 """The time after a request that failed, so that a peer cannot make the owner fail all the time."""
@@ -125,28 +125,70 @@ def show(folder: Path, as_json: bool) -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the numbers of your rows whose ids the other party has, too, to this file: from 0,"
-    " in the order in which the set was created, of the last request.",
+    type=click.Path(path_type=Path),
+    help="Write your rows whose ids the other party has, too, to this file, of the last request:"
+    " the rows of --ids, or without it only their numbers, from 0, in the order in which the set"
+    " was created.",
+)
+@options.ids(
+    "Write rows of this source, with which the set was created, to --out: in its format, or to a"
+    " new folder if it is one. It must have the ids of the set in their order.",
+    required=False,
 )
 @options.JOIN_TIMEOUT
 @options.LOG_FORMAT
 @options.AS_JSON
-def serve(folder: Path, requests: int, as_json: bool, **given: Any) -> None:
+def serve(
+    folder: Path,
+    requests: int,
+    out: Path | None,
+    ids: Path | str | None,
+    column: str | None,
+    table: str | None,
+    query: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Answer requests to the set in FOLDER, which `heterofed psi --stored` makes.
 
     A request that fails is reported, and the next one is answered. The command ends with the last
     request, or if nobody asks for as long as --join-timeout says.
     """
-    with _usable():
-        stored = _open(folder)
+    from heterofed.cli.own_matches import own_matches
+
+    if ids is None and (column, table, query) != (None, None, None):
+        raise click.UsageError("--column, --table, --query: name the source of the rows by --ids")
+    if ids is not None and out is None:
+        raise click.UsageError("--ids: say by --out where its matching rows go")
+    if isinstance(ids, Path) and ids.is_dir() and requests != 1:
+        raise click.UsageError(
+            "--requests: leave it out; a folder of ids gives a new folder for each request"
+        )
+    with ExitStack() as opened:
+        with _usable():
+            stored = _open(folder)
+            matches = opened.enter_context(
+                own_matches(stored, out, ids, column, table=table, query=query)
+            )
+        _answer_all(stored, folder, requests, matches, as_json=as_json, **given)
+
+
+def _answer_all(
+    stored: psi.StoredSet,
+    folder: Path,
+    requests: int,
+    matches: OwnMatches,
+    *,
+    as_json: bool,
+    **given: Any,
+) -> None:
     failed: TaskFailed | None = None
     served = 0
     while served < requests or not requests:
         served += 1
         try:
             with started_by(PSI_COMMAND):
-                outcome = _answer(stored, folder, **given)
+                outcome = _answer(stored, folder, matches, **given)
         except JoinTimeoutError:
             raise
         except TaskFailed as error:
@@ -167,28 +209,25 @@ def serve(folder: Path, requests: int, as_json: bool, **given: Any) -> None:
 def _answer(
     stored: psi.StoredSet,
     folder: Path,
+    matches: OwnMatches,
     *,
     task: str,
     party: str | None,
-    out: Path | None,
     join_timeout: float,
 ) -> dict[str, Any]:
     """Answer one request; return the keys task, party, asker, ids, matched, seconds and bytes."""
     from heterofed.cli.own_party import name_in
     from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, answer_stored
-    from heterofed.reporting.results import check_writable
 
-    if out is not None:
-        check_writable(out.absolute().parent)
+    matches.check()
     name = name_in(task, party, "collaborator", is_host=False)
     results = folder.absolute() / "requests"
     owner = RSAPSICollaboratorScheduler(name, join_timeout=join_timeout, results_dir=results)
     try:
-        result, asker, matched = answer_stored(owner, task, stored)
+        result, asker, matched = answer_stored(owner, task, stored, matches.ids)
     finally:
         shutil.rmtree(results / task, ignore_errors=True)
-    if out is not None:
-        _write_rows(out.absolute(), matched)
+    matches.write(matched)
     return {
         "task": task,
         "party": result.party,
@@ -199,16 +238,6 @@ def _answer(
         "bytes_sent": result.bytes_sent,
         "bytes_received": result.bytes_received,
     }
-
-
-def _write_rows(out: Path, matched: array[int]) -> None:
-    from heterofed.reporting.results import write_whole
-
-    def write(file: BinaryIO) -> None:
-        file.write(b"row\n")
-        file.writelines(b"%d\n" % row for row in matched)
-
-    write_whole(out, write, anywhere=True)
 
 
 def _open(folder: Path) -> psi.StoredSet:

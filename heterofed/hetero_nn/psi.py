@@ -8,11 +8,12 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import psi
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
+from heterofed.intersection.matching_partitions import copier
 from heterofed.intersection.tasks import (
     CountCollaboratorTask,
     CountHostTask,
@@ -30,6 +31,7 @@ from heterofed.runs.run import Resume, Run
 from heterofed.runs.scheduler import Scheduler
 from heterofed.runs.settings import LeadSettings, Settings, Shown
 
+AnyTask = TypeVar("AnyTask", bound=PSITask)
 Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
 """Writes the common ids, given by their positions among the party's own ids."""
 
@@ -56,6 +58,7 @@ class PSIEngine(Engine[Settings]):
         ids: the ids from the constructor.
         intersecting: makes the task that intersects ids.
         counting: makes the task that counts common ids.
+        rows_out: the place for the rows with common ids, or None.
 
     Attributes:
         write: writes the result in place of `intersection.csv`; None by default.
@@ -67,10 +70,24 @@ class PSIEngine(Engine[Settings]):
         ids: Iterable[str] | None,
         intersecting: Callable[[Any], PSITask],
         counting: Callable[[Any], CountHostTask | CountCollaboratorTask],
+        rows_out: str | Path | None = None,
     ) -> None:
         super().__init__(settings)
+        self.rows_out = rows_out
         self.ids, self.intersecting, self.counting = ids, intersecting, counting
         self.write: Write | None = None
+
+    def prepare(self, task: AnyTask) -> AnyTask:
+        """Tell a task how its result is written, and return it.
+
+        Raises:
+            ConfigError: the rows with common ids could not be written.
+        """
+        if self.write is not None:
+            task.write = self.write
+        if self.rows_out is not None:
+            task.copy = copier(self.ids, Path(self.rows_out), "rows_out").copy
+        return task
 
 
 class PSIScheduler(Scheduler):
@@ -124,9 +141,9 @@ class PSIScheduler(Scheduler):
             ConfigError: a setting or file of this party is wrong; nothing was done.
             TaskFailed: the task failed; it is a `TaskAborted` if another party ended it.
         """
-        task = self._heterofed.intersecting(self)
+        task = self._heterofed.prepare(self._heterofed.intersecting(self))
         if self._heterofed.write is not None:  # then no results folder is left
-            task.write, task.is_reported = self._heterofed.write, False
+            task.is_reported = False
         Lifecycle(task).launch(task_id, resume, callbacks=callbacks, watch=watch)
         return task.common
 
@@ -186,6 +203,9 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         agreed: settings of a layer above that all parties share, as strings by name, such as the
             format of ids. They are announced before any id is read.
         results_dir: the parent of the results folder `<task_id>/<name>`.
+        rows_out: the place for this party's rows whose ids all parties have, in their order, beside
+            `intersection.csv`: a file in the format of the source, or a new folder if the source is
+            a folder or has partitions. It needs `ids=psi.column(...)`.
         callbacks: called with every event of the task.
     """
 
@@ -208,11 +228,12 @@ class RSAPSIInitiatorScheduler(PSIScheduler):
         psi_executor: Executor | str | None = None,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
+        rows_out: str | Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
         settings = LeadSettings.given(locals())
-        self._heterofed = PSIEngine(settings, ids, PSIHostTask, CountHostTask)
+        self._heterofed = PSIEngine(settings, ids, PSIHostTask, CountHostTask, rows_out)
 
 
 class RSAPSICollaboratorScheduler(PSIScheduler):
@@ -242,6 +263,9 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         agreed: settings of a layer above that the initiator must announce too. Its other settings
             can be read as `self.agreed`.
         results_dir: the parent of the results folder `<task_id>/<name>`.
+        rows_out: the place for this party's rows whose ids all parties have, in their order, beside
+            `intersection.csv`: a file in the format of the source, or a new folder if the source is
+            a folder or has partitions. It needs `ids=psi.column(...)`.
         callbacks: called with every event of the task.
     """
 
@@ -260,11 +284,14 @@ class RSAPSICollaboratorScheduler(PSIScheduler):
         insecure: bool = False,
         agreed: Mapping[str, str] | None = None,
         results_dir: str | Path = "heterofed_runs",
+        rows_out: str | Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
         settings = Settings.given(locals())
-        self._heterofed = PSIEngine(settings, ids, PSICollaboratorTask, CountCollaboratorTask)
+        self._heterofed = PSIEngine(
+            settings, ids, PSICollaboratorTask, CountCollaboratorTask, rows_out
+        )
 
 
 def write_by(scheduler: PSIScheduler, write: Write) -> None:
@@ -284,14 +311,15 @@ def ask_stored(scheduler: RSAPSIInitiatorScheduler, task_id: str, name: str) -> 
         ConfigError: a setting or file of this party is wrong; nothing was done.
         TaskFailed: the request failed; it can be made again.
     """
-    task = StoredHostTask(scheduler, name)
-    if scheduler._heterofed.write is not None:
-        task.write = scheduler._heterofed.write
+    task = scheduler._heterofed.prepare(StoredHostTask(scheduler, name))
     return Lifecycle(task).launch(task_id, "never")
 
 
 def answer_stored(
-    scheduler: RSAPSICollaboratorScheduler, task_id: str, stored: psi.StoredSet
+    scheduler: RSAPSICollaboratorScheduler,
+    task_id: str,
+    stored: psi.StoredSet,
+    ids: psi.OwnIds | None = None,
 ) -> Answered:
     """Answer one request to a stored set, in place of `launch_task`.
 
@@ -299,11 +327,13 @@ def answer_stored(
         scheduler: the scheduler of the owner.
         task_id: the id of the task, which is the same at both parties.
         stored: the stored set.
+        ids: the owner's ids, if the positions must be among them. A request is refused if the set
+            was created of others.
 
     Raises:
         ConfigError: a setting or file of this party is wrong; nothing was done.
         TaskFailed: the request failed; it can be made again.
     """
-    task = StoredCollaboratorTask(scheduler, stored)
+    task = StoredCollaboratorTask(scheduler, stored, ids)
     result = Lifecycle(task).launch(task_id, "never")
     return Answered(result, task.asker, task.matched)

@@ -74,12 +74,20 @@ def ask_stored_set(run: Run, ids: psi.OwnIds, name: str) -> array[int]:
     return common
 
 
-def answer_from_stored_set(run: Run, host: Peer, stored: psi.StoredSet) -> array[int]:
+def answer_from_stored_set(
+    run: Run, host: Peer, stored: psi.StoredSet, ids: psi.OwnIds | None = None
+) -> array[int]:
     """Answer one request, and return the positions of the owner's ids that the Host has too.
+
+    Args:
+        run: this run.
+        host: the party that asks.
+        stored: the stored set.
+        ids: the owner's ids, if the positions must be among them.
 
     Raises:
         PSILimitError: the Host may not ask, or not for so many ids; nothing was evaluated.
-        PSIFailedError: a check failed, or a file of the set is damaged.
+        PSIFailedError: a check failed, a file of the set is damaged, or `ids` are not its ids.
     """
     party = run.party
     check_count(run, stored.count)
@@ -87,7 +95,7 @@ def answer_from_stored_set(run: Run, host: Peer, stored: psi.StoredSet) -> array
         party.in_phase("psi", unit="ids"),
         files_named(),
         named(host, party.name, SETTING),
-        _answerer(run, host, stored) as answerer,
+        _answerer(run, host, stored, ids) as answerer,
     ):
         run.result.psi = {"protocol": "stored", "backend": "libsodium"}
         size = stored.filter_path.stat().st_size
@@ -105,9 +113,11 @@ def answer_from_stored_set(run: Run, host: Peer, stored: psi.StoredSet) -> array
 
 
 @contextmanager
-def _answerer(run: Run, host: Peer, stored: psi.StoredSet) -> Iterator[psi.SetAnswerer]:
+def _answerer(
+    run: Run, host: Peer, stored: psi.StoredSet, ids: psi.OwnIds | None
+) -> Iterator[psi.SetAnswerer]:
     try:
-        answerer = psi.SetAnswerer(stored, peer=_proven(run, host))
+        answerer = psi.SetAnswerer(stored, peer=_proven(run, host), ids=ids)
     except psi.NotAllowedError:
         raise PSILimitError(
             f"{host.name} may not ask the stored set of {run.party.name}, as nobody may by default;"

@@ -41,6 +41,8 @@ class PSITask(Task):
     Attributes:
         common: the sorted ids that all parties have, after they were found.
         write: is called with the result to write it.
+        copy: is called before with this party's ids and the positions of the common ones, to copy
+            its rows; None by default.
     """
 
     purpose: ClassVar[JoinPurpose] = "psi"
@@ -50,6 +52,7 @@ class PSITask(Task):
         super().__init__(owner)
         self.common: list[str] = []
         self.write: Callable[[Run, psi.OwnIds, array[int]], None] = self._write_csv
+        self.copy: Callable[[psi.OwnIds, array[int]], None] | None = None
 
     def open_folder(self, run: Run) -> None:
         """Make the results folder of a new run; a resumed run has one already."""
@@ -72,6 +75,8 @@ class PSITask(Task):
     def keep(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
         """Write the result; `common` holds positions among `ids`."""
         run.result.ids, run.result.own_ids = len(common), len(ids)
+        if self.copy is not None:
+            self.copy(ids, common)
         self.write(run, ids, common)
 
     def _write_csv(self, run: Run, ids: psi.OwnIds, common: array[int]) -> None:
@@ -216,6 +221,7 @@ class StoredCollaboratorTask(PSICollaboratorTask):
     Args:
         owner: the scheduler.
         stored: the stored set.
+        ids: the owner's ids, if the positions must be among them.
 
     Attributes:
         asker: the party that asked, after the request.
@@ -226,15 +232,17 @@ class StoredCollaboratorTask(PSICollaboratorTask):
     subfolder = "stored"
     goes_on = False
 
-    def __init__(self, owner: Scheduler, stored: psi.StoredSet) -> None:
+    def __init__(
+        self, owner: Scheduler, stored: psi.StoredSet, ids: psi.OwnIds | None = None
+    ) -> None:
         super().__init__(owner)
-        self._stored = stored
+        self._stored, self._ids = stored, ids
         self.asker, self.matched = "", array("Q")
 
     def perform(self, run: Run) -> None:
         """Do the task, from the first phase after the join to its finish."""
         (asker,) = run.party.peers.values()
         self.asker = asker.name
-        self.matched = answer_from_stored_set(run, asker, self._stored)
+        self.matched = answer_from_stored_set(run, asker, self._stored, self._ids)
         run.result.ids, run.result.own_ids = len(self.matched), self._stored.count
         self.say_goodbye(run, asker)

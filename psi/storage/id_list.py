@@ -54,6 +54,7 @@ class OwnIds:
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
         self.bucket_ids = bucket_ids
+        self._digest = b""
         self._scratch = Scratch(bucket_ids, scratch)
         if isinstance(source, str | bytes):
             raise IdsError("ids is one string; give a list of strings")
@@ -96,12 +97,14 @@ class OwnIds:
         self._scratch.close()
 
     def digest(self) -> bytes:
-        """Return a digest of 32 bytes of these ids in this order."""
-        state = blake2b(digest_size=32)
-        for text in self:
-            encoded = text.encode()
-            state.update(len(encoded).to_bytes(_INDEX, "big") + encoded)
-        return state.digest()
+        """Return a digest of 32 bytes of these ids in this order; it is computed once."""
+        if not self._digest:
+            state = blake2b(digest_size=32)
+            for text in self:
+                encoded = text.encode()
+                state.update(len(encoded).to_bytes(_INDEX, "big") + encoded)
+            self._digest = state.digest()
+        return self._digest
 
     def _between(self, start: int, stop: int) -> list[str]:
         if self._held is not None:

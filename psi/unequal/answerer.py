@@ -27,8 +27,10 @@ from psi.errors import (
     ProofError,
     StaleSetError,
     StateError,
+    StoreError,
     ValueRefusedError,
 )
+from psi.storage.id_list import OwnIds
 from psi.storage.spill import cut
 from psi.unequal.outputs import PART, fresh_scalars
 from psi.unequal.store import StoredSet
@@ -43,19 +45,30 @@ class SetAnswerer:
         stored: the stored set.
         peer: the name of the peer. Its values are counted under this name over all requests.
         workers: the number of concurrent operations; None means one per usable core.
+        ids: the ids of the owner, if what follows needs to know that positions mean them.
 
     Attributes:
         name: the name of the set, which is asked as it is now even if it is replaced meanwhile.
 
     Raises:
         NotAllowedError: the peer may not ask.
+        ChangedIdsError: `ids` are not those of the set, in the order of its creation.
         StoreError: the files of the set are missing or damaged.
     """
 
-    def __init__(self, stored: StoredSet, *, peer: str, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        stored: StoredSet,
+        *,
+        peer: str,
+        workers: int | None = None,
+        ids: OwnIds | None = None,
+    ) -> None:
         self._limit = stored.allowed(peer)
         self._stored, self._budget = stored, stored.budget(peer)
         self.name, self._key, self._table = stored.name, stored.key(), stored.table()
+        if ids is not None:
+            self._require(ids)
         self._workers = Workers(workers)
         self._announced: int | None = None
         self._seen: set[bytes] = set()
@@ -152,6 +165,16 @@ class SetAnswerer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _require(self, ids: OwnIds) -> None:
+        """Check the ids. A name never returns, so the set is the same before and after."""
+        try:
+            self._stored.require(ids)
+            if self._stored.name != self.name:
+                raise StoreError(f"the set {self.name} was just replaced; ask again")
+        except BaseException:
+            self.close()
+            raise
 
     def _evaluate(self, elements: list[bytes]) -> bytes:
         def work(part: Sequence[bytes]) -> bytes:

@@ -25,9 +25,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 
-from psi.errors import NotAllowedError, StoreError
+from psi.errors import ChangedIdsError, NotAllowedError, StoreError
 from psi.executors import Pool, check_key
 from psi.storage.budget import Budget
 from psi.storage.files import file_lock, private_folder, put_in_place, read, remove_drafts
@@ -60,6 +61,10 @@ class State:
     """The number of values that each peer may have evaluated in all, by the peer's name."""
     replaced: list[str] = field(default_factory=list)
     """The names of earlier sets."""
+    ids: str = ""
+    """A digest of its ids in their order, under its key, in hexadecimal digits; empty in a set of a
+    version that kept none.
+    """
     version: int = _VERSION
 
 
@@ -133,7 +138,8 @@ class StoredSet:
             place = private_folder(Path(folder))
             with Unfinished(place, domain=domain, ids=own.digest(), fresh=fresh) as unfinished:
                 outputs = Outputs(domain, own, unfinished, several, files, progress)
-                _complete(place, domain, unfinished, outputs, shape)
+                state = _state_of(outputs.public, unfinished.key, domain, own)
+                _complete(place, state, unfinished, outputs, shape)
                 unfinished.discard()
         return cls(folder)
 
@@ -194,6 +200,32 @@ class StoredSet:
         """Return the count of the values that were evaluated for a peer."""
         return Budget(self._folder / _BUDGETS, peer=peer, task="stored set")
 
+    def require(self, ids: OwnIds) -> None:
+        """Check that these ids are those of the current set, in the order of its creation.
+
+        Positions from `SetAnswerer.matched` then mean these ids.
+
+        Raises:
+            ChangedIdsError: they are not, or the set was created by a version that cannot tell.
+            StoreError: a file of the set is missing or damaged.
+        """
+        state = self._state()
+        if not state.ids:
+            raise ChangedIdsError(
+                f"the set in {self._folder} was created by an older version, which kept no digest"
+                " of its ids, so nobody can tell whether these are they; create the set again"
+            )
+        if len(ids) != state.count:
+            why = f"there are {len(ids)}, and the set has {state.count}"
+        elif _digest_under(self.key(), ids) != state.ids:
+            why = "as many, but some are others, or they are in another order"
+        else:
+            return
+        raise ChangedIdsError(
+            f"these are not the ids of the set in {self._folder}: {why}; give those with which it"
+            " was created, in their order, or create it again with these"
+        )
+
     def key(self) -> bytes:
         """Return the secret key.
 
@@ -233,19 +265,27 @@ def _write_state(folder: Path, state: State) -> None:
     put_in_place(folder / _STATE, json.dumps(asdict(state), indent=1).encode())
 
 
+def _state_of(public: bytes, key: bytes, domain: bytes, ids: OwnIds) -> State:
+    """Return the state of a set that nobody may ask yet."""
+    check = check_of(public, domain).hex()
+    return State(name_of(public), len(ids), check, ids=_digest_under(key, ids))
+
+
+def _digest_under(key: bytes, ids: OwnIds) -> str:
+    return blake2b(ids.digest(), digest_size=16, key=key).hexdigest()
+
+
 def _complete(
-    place: Path, domain: bytes, unfinished: Unfinished, outputs: Outputs, shape: Shape
+    place: Path, state: State, unfinished: Unfinished, outputs: Outputs, shape: Shape
 ) -> None:
     """Compute what is missing of a set, write its files, and make it the current one."""
-    name = name_of(outputs.public)
-    _remove_sets(place, name, _current(place))
-    inside = private_folder(place / name)
+    _remove_sets(place, state.name, _current(place))
+    inside = private_folder(place / state.name)
     remove_drafts(inside)
     outputs.write(shape, inside / _FILTER, inside / _TABLE)
     put_in_place(inside / _KEY, unfinished.key)
-    check = check_of(outputs.public, domain).hex()
     with _locked(place):
-        _replace_set(place, State(name, shape.count, check))
+        _replace_set(place, state)
 
 
 def _current(folder: Path) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heterofed.cli.psi import _Table, run_psi
+from heterofed.cli.psi import run_psi
 from heterofed.errors import ConfigError, IdError
+from heterofed.intersection.matching_rows import MatchingRows
 from psi import OwnIds
 from psi import column as column_of
 from tests.e2e.processes import ROOT, Parties
@@ -189,7 +190,7 @@ def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
     else:
         frame.to_parquet(source, row_group_size=3)
     ids = OwnIds(frame["id"], bucket_ids=2)
-    _Table(source, column, out).copy(ids, array("Q", [1, 5, 6]))
+    MatchingRows(source, column, out).copy(ids, array("Q", [1, 5, 6]))
     if kind == "text":
         assert out.read_text() == "b\nf\ng\n"
     else:
@@ -203,7 +204,7 @@ def test_rows_of_any_kind_of_file_are_copied(kind: str, tmp_path: Path) -> None:
 
     for others in (list("abxdefg"), list("abcdef"), list("abcdefgh")):  # the file has changed
         with pytest.raises(IdError, match="was changed while the task ran"):
-            _Table(source, column, out).copy(OwnIds(others), array("Q", [1]))
+            MatchingRows(source, column, out).copy(OwnIds(others), array("Q", [1]))
     assert {each.name for each in tmp_path.iterdir()} == {source.name, "out"}
 
 
@@ -223,20 +224,20 @@ def test_rows_of_a_folder_are_copied_file_by_file(tmp_path: Path) -> None:
     frame = folder_of(source)
     own = list(column_of(source, "id"))
     assert own == frame["id"].tolist()
-    _Table(source, "id", out).copy(OwnIds(own, bucket_ids=2), array("Q", [1, 5, 6]))
+    MatchingRows(source, "id", out).copy(OwnIds(own, bucket_ids=2), array("Q", [1, 5, 6]))
     assert pd.read_parquet(out / "day=2/part.2.parquet")["id"].tolist() == ["e"]
     assert pd.read_parquet(out / "part.0.parquet")["n"].tolist() == [1, 2]
     assert pd.read_parquet(out / "part.1.parquet").empty
     for others in (list("defxabc"), list("defgab"), list("defgabch")):  # the files have changed
         with pytest.raises(IdError, match="was changed while the task ran"):
-            _Table(source, "id", tmp_path / "new").copy(OwnIds(others), array("Q", [1]))
+            MatchingRows(source, "id", tmp_path / "new").copy(OwnIds(others), array("Q", [1]))
     (source / "part.0.parquet").write_bytes(b"PAR1 damaged")
     with pytest.raises(IdError, match="was changed while the task ran"):
-        _Table(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
+        MatchingRows(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
     shutil.rmtree(source)
     source.mkdir()
     with pytest.raises(IdError, match="was changed while the task ran"):
-        _Table(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
+        MatchingRows(source, "id", tmp_path / "new").copy(OwnIds(own), array("Q", [1]))
     assert {each.name for each in tmp_path.iterdir()} == {"ids", "out"}
 
 
