@@ -175,10 +175,22 @@ def loss_of(losses: Sequence[float]) -> Loss:
     return mean, spread / math.sqrt(len(losses))
 
 
-def has_got_worse(loss: Loss, best: Loss) -> bool:
-    """Return whether the loss of a round is worse than that of the best one before it, by more than
-    differences between batches explain.
+def has_got_worse(losses: Sequence[float], best: Loss) -> bool:
+    """Return whether a round is worse than the best one before it, by more than differences between
+    batches explain.
+
+    Where the loss grows from batch to batch, it is as spread as it is large, and the error of its
+    mean says nothing. Then the median batch is worse than the worst batches of the best round.
+
+    Args:
+        losses: the loss of each batch of the round.
+        best: the loss of the best round, which had as many batches.
     """
-    if not math.isfinite(loss[0]):
+    mean, error = loss_of(losses)
+    if not math.isfinite(mean):
         return True
-    return loss[0] - best[0] > CERTAIN * math.hypot(loss[1], best[1])
+    spread = best[1] * math.sqrt(len(losses)) if len(losses) > 1 else math.inf
+    return (
+        mean - best[0] > CERTAIN * math.hypot(error, best[1])
+        or statistics.median(losses) - best[0] > CERTAIN * spread
+    )

@@ -30,6 +30,7 @@ class Kept:
             begins that chooses the staleness; None if none is due.
         most_staleness: the largest staleness that may be chosen.
         best_loss: the lowest mean loss of a round, and its standard error.
+        last_loss: the mean loss of the last round.
         recorded: the results of `train_a_batch` for each batch of the current round.
         means: the sums of the Collaborators' features in the current round, at the Host.
         private_steps: the number of DP-SGD steps that the current weights have made.
@@ -50,6 +51,7 @@ class Kept:
     measured_from: int | None = 0
     most_staleness: int = MOST_CHOSEN
     best_loss: tuple[float, float] | None = None
+    last_loss: float | None = None
     recorded: list[dict[str, float]] = field(default_factory=list)
     means: dict[str, Any] = field(default_factory=dict)
     private_steps: int = 0

@@ -183,8 +183,19 @@ def losses(mean: float, count: int = 200) -> list[float]:
 
 def test_a_loss_gets_worse_only_by_more_than_chance() -> None:
     best = loss_of(losses(0.5))
-    assert not has_got_worse(loss_of(losses(0.4)), best)
-    assert not has_got_worse(loss_of(losses(0.51)), best)
-    assert has_got_worse(loss_of(losses(0.6)), best)
-    assert has_got_worse(loss_of([0.1, float("nan")]), best)
-    assert not has_got_worse(loss_of([0.9]), best)  # one batch has no spread
+    assert not has_got_worse(losses(0.4), best)
+    assert not has_got_worse(losses(0.51), best)
+    assert has_got_worse(losses(0.6), best)
+    assert has_got_worse([0.1, float("nan")], best)
+    assert not has_got_worse([0.9], best)  # one batch has no spread
+
+
+@pytest.mark.parametrize("growth", [1.05, 1.3, 3.0])
+def test_a_loss_that_grows_within_a_round_is_worse(growth: float) -> None:
+    """Its batches differ by as much as their mean."""
+    assert has_got_worse([0.5 * growth**number for number in range(200)], loss_of(losses(0.5)))
+
+
+def test_one_odd_batch_is_chance() -> None:
+    best = loss_of(losses(0.5))
+    assert not has_got_worse([*losses(0.5)[:-1], 1000.0], best)

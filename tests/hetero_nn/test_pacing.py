@@ -122,6 +122,14 @@ def test_a_loss_that_gets_worse_halves_the_staleness_until_it_is_exact(
     assert host.leg(0, 100) == [0] * 100
 
 
+def test_a_round_that_recovers_lowers_nothing_more() -> None:
+    host = Host()
+    for losses in (GOOD, [each + 9 for each in WORSE], WORSE, [each + 0.1 for each in GOOD]):
+        host.leg(0, 100)
+        host.pacing.end_round(losses)
+    assert host.kept.most_staleness == 6
+
+
 def test_a_measurement_does_not_undo_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     for losses in (GOOD, WORSE):

@@ -89,6 +89,8 @@ class Pacing:
     def end_round(self, losses: Sequence[float]) -> None:
         """Note that a round has ended, and lower the largest staleness if it made the loss worse.
 
+        A round that is better than the one before it recovers, and lowers nothing.
+
         Args:
             losses: the loss of each batch of the round, as far as `train_a_batch` returned it.
         """
@@ -97,11 +99,13 @@ class Pacing:
         self.end(0)
         if not self._chooses or not losses:
             return
-        loss, best = loss_of(losses), kept.best_loss
-        if used and best is not None and has_got_worse(loss, best):
+        loss, best, last = loss_of(losses), kept.best_loss, kept.last_loss
+        recovers = last is not None and loss[0] < last
+        if used and best is not None and not recovers and has_got_worse(losses, best):
             self._fall_back(used // 2, loss[0], best[0])
         if best is None or loss[0] < best[0]:
             kept.best_loss = loss
+        kept.last_loss = loss[0]
 
     def _fall_back(self, most: int, loss: float, best: float) -> None:
         kept = self._kept
