@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
 
 from heterofed.errors import HeteroFedError, RemoteProtocolError, TaskFailed
-from heterofed.events import (
-    Callback,
-    Event,
-    PhaseBegan,
-    PhaseEnded,
-    Progressed,
-    StillWaiting,
-    hears_progress,
-)
+from heterofed.events import Callback, StillWaiting
 from heterofed.messaging import aborts
 from heterofed.messaging.deadlines import Deadlines
 from heterofed.messaging.notices import NOTICE_SECONDS, Notices
 from heterofed.messaging.peer import Mail, Peer, Timeouts
+from heterofed.messaging.stage import Stage
 from heterofed.messaging.taps import Tap
-from heterofed.messaging.timing import Computing, Encoding
 from heterofed.protocol.codec import Buffer, encode, header_in, payload_size
 from heterofed.protocol.messages import (
     Abort,
@@ -39,8 +30,8 @@ from heterofed.protocol.messages import (
     WelcomeBack,
 )
 from heterofed.protocol.states import Role
-from heterofed.reporting.costs import LARGE_BYTES, Account, Direction
-from heterofed.reporting.diagnostics import place_of, shielded
+from heterofed.reporting.costs import LARGE_BYTES, Account
+from heterofed.reporting.diagnostics import shielded
 from heterofed.transport.base import Channel, Endpoint, Lost, Opened, Received
 from heterofed.transport.rate_limit import FIRST_MESSAGE_SECONDS, RateLimit
 
@@ -52,7 +43,7 @@ ABORT_LINGER = 2.0
 POLL_SECONDS = 0.5
 
 
-class Party:
+class Party(Stage):
     """This party's end of a task.
 
     Args:
@@ -73,9 +64,6 @@ class Party:
             refuses.
         check_welcome: raises an error for a Welcome that this party refuses, before the Host is
             known by the name in it. Without one, that name is not taken.
-        phase, round, batch: the current place in the task, for messages and errors.
-        account: the costs of the task so far; its methods never raise.
-        counts: the same, to read what it has counted.
         gathers: whether a party that disconnects may simply connect again, since the task has not
             begun. A Host sets it while it waits for parties.
         taps: look at each message before and after it is sent, and when it has come.
@@ -92,25 +80,17 @@ class Party:
         account: Account | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = name
+        super().__init__(name, callbacks=callbacks, account=account, clock=clock)
         self.role = role
         self.timeouts = timeouts
-        self.clock = clock
         self.peers: dict[str, Peer] = {}
         self.visitors: dict[Channel, Peer] = {}
         self.admission: Callable[[Peer, Hello], str | None] = lambda _peer, _hello: "stranger"
         self.check_welcome: Callable[[Welcome | WelcomeBack], object] | None = None
-        self.phase = "join"
         self.gathers = False
-        self.round = 0
-        self.batch: int | None = None
-        self.bytes_sent = self.bytes_received = 0
         self.taps: list[Tap] = []
-        self.counts = account or Account(name)
-        self.account = shielded(lambda: self.counts, "comm.csv")
         self._egress = shielded(lambda: self.account.egress, "outbound.csv")
         self._endpoint = endpoint
-        self._callbacks = [(each, hears_progress(each)) for each in callbacks]
         self._by_channel: dict[Channel, Peer] = {}
         self._rate_limit = RateLimit()
         self._notices = Notices()
@@ -278,68 +258,6 @@ class Party:
         for peer in self.peers.values():
             if peer.lost and not peer.inbox:
                 raise aborts.lost(peer.name, self.phase, peer.lost)
-
-    # -- phases ----------------------------------------------------------------------------
-
-    @contextmanager
-    def in_phase(
-        self,
-        phase: str,
-        *,
-        round_number: int = 0,
-        total: int | None = None,
-        unit: str = "",
-    ) -> Iterator[None]:
-        """Note that the task is in `phase` (of a round) within the block, and record its cost."""
-        self.phase, self.round, self.batch = phase, round_number or self.round, None
-        began, sent, received = self.clock(), self.bytes_sent, self.bytes_received
-        account = self.account
-        compute, encode, waits = account.compute, account.encode, dict(account.waits)
-        self.emit(PhaseBegan(phase, total, unit, round_number))
-        yield
-        self.batch = None
-        self.emit(
-            PhaseEnded(
-                phase,
-                self.clock() - began,
-                self.bytes_sent - sent,
-                self.bytes_received - received,
-                round_number,
-                account.compute - compute,
-                account.encode - encode,
-                {
-                    name: each - waits.get(name, 0.0)
-                    for name, each in account.waits.items()
-                    if each > waits.get(name, 0.0)
-                },
-            )
-        )
-
-    def computing(self) -> AbstractContextManager[None]:
-        """Count the time of a block as this party's own work, without what is counted within it."""
-        return Computing(self)
-
-    def encoding(self, peer: Peer, direction: Direction) -> AbstractContextManager[None]:
-        """Count the time of a block as encoding or decoding messages of a peer."""
-        return Encoding(self, peer.name, direction)
-
-    def progress(self, done: int, total: int | None = None) -> None:
-        """Report that `done` units of the phase are done."""
-        self.emit(Progressed(done, total))
-
-    def emit(self, event: Event) -> None:
-        """Pass an event to the callbacks."""
-        is_progress = isinstance(event, Progressed)
-        for callback, hears in self._callbacks:
-            if is_progress and not hears:
-                continue
-            try:
-                callback(event)
-            except Exception as error:
-                self._callbacks = [each for each in self._callbacks if each[0] is not callback]
-                logger.warning(
-                    "a callback raised an error (%s) and is not called again", place_of(error)
-                )
 
     # -- the end ---------------------------------------------------------------------------
 
