@@ -3,7 +3,8 @@
     python -m benchmarks.tabular --data ../shared/data/default_credit --json
 
 The default MLP on two tables, by the tabular schedulers over loopback, each party a process of its
-own; and the same halves joined in one process by plain PyTorch, with all threads and one optimizer.
+own; and the same halves joined in one process by plain PyTorch, with all threads and one optimizer,
+which is fused as that of the halves is.
 Ratios are seconds of a training round, split over joined, medians over all rounds but the first of
 each run; above 1 the split run is slower. `rows_per_s` are rows of the train part per second of a
 round, and of a prediction without its intersection. Runs are measured in turn, `--repeats` times.
@@ -151,7 +152,7 @@ def joined(data: Path, rows: int, batch: int, rounds: int) -> dict[str, Any]:
         halves.append(Half(HalfPlan(outputs=1, preparation=preparation, **sizes)))
     top = Top(TopPlan(parties=2, objective=objective, **sizes))
     weights = [each for net in (*halves, top) for each in net.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=1e-2, fused=True)
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()

@@ -26,10 +26,8 @@ class SparseAdamW(Optimizer):
     def __init__(
         self, dense: Iterable[Tensor], sparse: Iterable[Tensor], *, lr: float, weight_decay: float
     ) -> None:
-        adam, few = (
-            AdamW(list(dense), lr=lr, weight_decay=weight_decay),
-            SparseAdam(list(sparse), lr=lr),
-        )
+        adam = _adamw(dense, lr=lr, weight_decay=weight_decay)
+        few = SparseAdam(list(sparse), lr=lr)
         super().__init__([*adam.param_groups, *few.param_groups], {})
         _PARTS[self] = (adam, few)
 
@@ -57,6 +55,13 @@ def warm_up() -> None:
     AdamW(nn.Linear(1, 1).parameters())
 
 
+def _adamw(weights: Iterable[Tensor], *, lr: float, weight_decay: float) -> AdamW:
+    """Return AdamW that steps in one call of torch, which takes a third of the time of a call for
+    each weight of a small model.
+    """
+    return AdamW(list(weights), lr=lr, weight_decay=weight_decay, fused=True)
+
+
 def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
     """Return the optimizer of a half, or of the model on top."""
     sparse = {
@@ -68,5 +73,5 @@ def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> Optim
     few = [each for each in weights if id(each) in sparse]
     dense = [each for each in weights if id(each) not in sparse]
     if not few:
-        return AdamW(dense, lr=lr, weight_decay=weight_decay)
+        return _adamw(dense, lr=lr, weight_decay=weight_decay)
     return SparseAdamW(dense, few, lr=lr, weight_decay=weight_decay)
