@@ -3,11 +3,12 @@
     python -m benchmarks.tabular --data ../shared/data/default_credit --json
 
 The default MLP on two tables, by the tabular schedulers over loopback, each party a process of its
-own; and the same halves joined in one process by plain PyTorch, with all threads and one optimizer,
-which is fused as that of the halves is.
+own; and the same halves joined in one process by plain PyTorch, with all threads and one optimizer.
 Ratios are seconds of a training round, split over joined, medians over all rounds but the first of
 each run; above 1 the split run is slower. `rows_per_s` are rows of the train part per second of a
 round, and of a prediction without its intersection. Runs are measured in turn, `--repeats` times.
+The parties' optimizers are fused, and the joined model's is PyTorch's default one; `joined_fused` is
+what it takes with a fused one.
 
 The made table stands for one of millions of rows. For training, parties intersect eight names that
 stand for all ids, since the benchmark of intersections is `benchmarks.psi`.
@@ -123,8 +124,8 @@ def serve(role: str, data: Path, orders: list[dict[str, Any]], out: Path) -> Non
     out.write_text(json.dumps(found))
 
 
-def joined(data: Path, rows: int, batch: int, rounds: int) -> dict[str, Any]:
-    """The same halves in one process."""
+def joined(data: Path, rows: int, batch: int, rounds: int, *, fused: bool) -> dict[str, Any]:
+    """The same halves in one process; with a `fused` optimizer as in the parties, or a plain one."""
     import torch
 
     from heterofed.tabular.models import Half, HalfPlan, Top, TopPlan
@@ -152,7 +153,7 @@ def joined(data: Path, rows: int, batch: int, rounds: int) -> dict[str, Any]:
         halves.append(Half(HalfPlan(outputs=1, preparation=preparation, **sizes)))
     top = Top(TopPlan(parties=2, objective=objective, **sizes))
     weights = [each for net in (*halves, top) for each in net.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=1e-2, fused=True)
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=1e-2, fused=fused)
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -264,14 +265,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     for repeat in range(args.repeats):
         for batch in BATCHES:
-            take(f"joined_{batch}", joined(args.data, 0, batch, args.rounds))
+            for name, fused in (("joined", False), ("joined_fused", True)):
+                take(f"{name}_{batch}", joined(args.data, 0, batch, args.rounds, fused=fused))
         orders = orders_of(args, repeat)
         for name, found in zip(
             orders, run_parties(args.data, list(orders.values()), args.timeout), strict=True
         ):
             take(name, found)
         if args.made and not repeat:
-            take("made_joined_4096", joined(args.data, args.made, 4096, 2))
+            take("made_joined_4096", joined(args.data, args.made, 4096, 2, fused=False))
     typical = {name: statistics.median(each) for name, each in seconds.items()}
     result: dict[str, Any] = {
         f"{name}_ratio_{batch}": typical[f"{name}_{batch}"] / typical[f"joined_{batch}"]
