@@ -1,4 +1,4 @@
-"""Where a task is at one party, what that has cost, and who hears of it."""
+"""Keeps where a task is at one party, what that has cost, and who hears of it."""
 
 from __future__ import annotations
 
