@@ -7,8 +7,8 @@ own; and the same halves joined in one process by plain PyTorch, with all thread
 Ratios are seconds of a training round, split over joined, medians over all rounds but the first of
 each run; above 1 the split run is slower. `rows_per_s` are rows of the train part per second of a
 round, and of a prediction without its intersection. Runs are measured in turn, `--repeats` times.
-The parties' optimizers are fused, and the joined model's is PyTorch's default one; `joined_fused` is
-what it takes with a fused one.
+The parties' optimizers are fused, and the joined model's is PyTorch's default one; `joined_fused`
+is what it takes with a fused one.
 
 The made table stands for one of millions of rows. For training, parties intersect eight names that
 stand for all ids, since the benchmark of intersections is `benchmarks.psi`.
@@ -125,7 +125,7 @@ def serve(role: str, data: Path, orders: list[dict[str, Any]], out: Path) -> Non
 
 
 def joined(data: Path, rows: int, batch: int, rounds: int, *, fused: bool) -> dict[str, Any]:
-    """The same halves in one process; with a `fused` optimizer as in the parties, or a plain one."""
+    """The same halves in one process, with a `fused` optimizer as in the parties or a plain one."""
     import torch
 
     from heterofed.tabular.models import Half, HalfPlan, Top, TopPlan
