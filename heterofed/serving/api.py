@@ -200,10 +200,10 @@ class Api:
         return JSONResponse(alone | {"models": versions})
 
     async def _measured(self, request: HttpRequest) -> Response:
-        refusals = [self._refusal(each, request.scope) for each in self._models.values()]
-        if all(refusals):
-            return Response(refusals[0], 401, media_type="application/json")
-        text = self._metrics.text()
+        refusals = {each.task: self._refusal(each, request.scope) for each in self._models.values()}
+        if all(refusals.values()):
+            return Response(next(iter(refusals.values())), 401, media_type="application/json")
+        text = self._metrics.text([task for task, refusal in refusals.items() if not refusal])
         if text is None:
             return PlainTextResponse("install heterofed[prometheus] for metrics\n", 404)
         return Response(text, media_type="text/plain; version=0.0.4")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 5)
 """The bounds of the buckets of the histogram, in seconds."""
@@ -55,6 +56,24 @@ class Metrics:
 
         return note
 
-    def text(self) -> bytes | None:
-        """Return the metrics in Prometheus' format; None without the library."""
-        return None if self._client is None else self._client.generate_latest(self._registry)
+    def text(self, models: Collection[str]) -> bytes | None:
+        """Return the metrics of some models in Prometheus' format; None without the library."""
+        if self._client is None:
+            return None
+        text: bytes = self._client.generate_latest(_Some(self._registry, models))
+        return text
+
+
+class _Some:
+    """The metrics of some models of a registry."""
+
+    def __init__(self, registry: Any, models: Collection[str]) -> None:
+        self._registry, self._models = registry, models
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics, which the registry makes anew each time."""
+        for metric in self._registry.collect():
+            metric.samples = [
+                each for each in metric.samples if each.labels["model"] in self._models
+            ]
+            yield metric

@@ -25,7 +25,7 @@ from heterofed.files import own_folder, put_in_place, read
 from heterofed.hetero_nn import HeteroNNHostScheduler
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.serving.extra import check_installed
-from heterofed.serving.tls import LOOK_SECONDS, RenewedContext, Tls
+from heterofed.serving.tls import RenewedContext, Tls
 
 logger = logging.getLogger("heterofed")
 
@@ -131,6 +131,7 @@ class Server:
     ) -> None:
         check_installed()
         from heterofed.serving.api import Api
+        from heterofed.serving.connections import http_server
 
         if deadline <= 0:
             raise ConfigError(f"deadline={deadline}: give seconds, more than 0")
@@ -144,7 +145,7 @@ class Server:
         self._api = Api(tokens, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
         self._listener = listening(address, port)
         self._failed: BaseException | None = None
-        self._server = self._made(context)
+        self._server: Any = http_server(self._api, context, DRAIN_SECONDS)
         shown = f"[{address}]" if ":" in address else address
         self._base = (
             f"{'http' if tls is None else 'https'}://{shown}:{self._listener.getsockname()[1]}"
@@ -192,29 +193,6 @@ class Server:
             self._failed = error
         finally:
             self.stop()
-
-    def _made(self, context: RenewedContext | None) -> Any:
-        import uvicorn
-
-        from heterofed.serving.connections import Connection, LimitedServer
-
-        config = uvicorn.Config(
-            self._api,
-            http=Connection,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-            callback_notify=None if context is None else context.look,
-            timeout_notify=LOOK_SECONDS,
-        )
-        config.load()
-        config.ssl = context
-        return LimitedServer(config)
 
 
 @contextmanager

@@ -7,6 +7,9 @@ import json
 import time
 from typing import Any
 
+import httpx
+import pytest
+
 from heterofed.serving.api import Api
 
 TOKEN = "a-token-of-some-length"
@@ -67,3 +70,19 @@ def test_the_error_of_a_request_has_no_id() -> None:
     served = api()
     served.queues["t"].open(bytes(32))
     assert "secret-id" not in json.dumps(answered(served, b'{"ids": ["secret-id"]}')[1])
+
+
+def test_a_caller_sees_the_metrics_of_its_models_only() -> None:
+    pytest.importorskip("prometheus_client")
+    tokens = {"loans": "token-of-the-bank", "fraud": "token-of-the-police"}
+    served = Api(tokens, deadline=1, most_bytes=1000, most_rows=10)
+
+    async def metrics(token: str) -> httpx.Response:
+        there = httpx.ASGITransport(app=served)
+        async with httpx.AsyncClient(transport=there, base_url="http://x") as caller:
+            return await caller.get("/metrics", headers={"authorization": f"Bearer {token}"})
+
+    for task, token in tokens.items():
+        text = asyncio.run(metrics(token)).text
+        assert [each for each in tokens if f'model="{each}"' in text] == [task]
+    assert asyncio.run(metrics("another")).status_code == 401
