@@ -142,14 +142,14 @@ def _work(task: TaskFile, asked: Asked) -> Work:
     """Return the work to forecast: what was asked, else what the task says, else a default.
 
     Raises:
-        ConfigError: there would be more common ids than ids.
+        ConfigError: there would be more common ids than ids, or the step is too large.
     """
     plan = task.make_plan()
     common = asked.common or asked.ids
     if common > asked.ids:
         raise ConfigError(f"--common {common}: give at most the {asked.ids} ids of --ids")
     rounds = asked.rounds if asked.rounds is not None else plan.max_rounds or 10
-    return Work(
+    work = Work(
         ids=asked.ids,
         common=common,
         rounds=rounds if task.purpose == "train" else 0,
@@ -158,6 +158,13 @@ def _work(task: TaskFile, asked: Asked) -> Work:
         columns=asked.columns,
         protocol=plan.psi_protocol,
     )
+    if not work.is_measurable:
+        raise ConfigError(
+            f"a training step of {work.batch_size} rows, {work.columns} columns and {work.width}"
+            " features is too large to be measured: give a smaller --batch-size, --columns or"
+            " --width"
+        )
+    return work
 
 
 def _facts(found: Machine, work: Work, ids: int, task: bytes) -> Facts:

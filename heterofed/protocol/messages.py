@@ -27,6 +27,9 @@ PROTOCOL_VERSION = 1
 MAX_SERVED_ROWS = 1 << 16
 """The most rows that one request of a standing link may ask for."""
 
+MAX_RETRY_SECONDS = 86_400
+"""The longest time in seconds after which a refused request may be answered: a day."""
+
 MAX_FINDINGS = 256
 """The largest number of values in `Findings`, so that they fit into a small header."""
 
@@ -48,11 +51,17 @@ MAX_PINGS = 40
 MAX_PROBE_BYTES = 1 << 23
 """The most bytes of a ping or of its answer."""
 
+MAX_PROBE_WEIGHTS = 1 << 22
+"""The most weights of the models whose training step a probe measures, so that it takes seconds."""
+
+MAX_PROBE_NUMBERS = 1 << 26
+"""The most numbers of one batch of such a step."""
+
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Bytes = Annotated[int, Meta(ge=0, le=2**60)]
 Clock = Annotated[float, Meta(ge=0, le=1e11)]
 Duration = Annotated[float, Meta(ge=0, le=1e6)]
-Rate = Annotated[float, Meta(gt=0, le=1e15)]
+Rate = Annotated[float, Meta(ge=1, le=1e15)]
 Version = Annotated[str, Meta(max_length=64, pattern=r"^[\w.+-]*\Z")]
 Round = Annotated[int, Meta(ge=1, le=10**9)]
 Batch = Annotated[int, Meta(ge=0, le=2**40)]
@@ -201,6 +210,15 @@ class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     width: Annotated[int, Meta(ge=1, le=1 << 16)]
     columns: Annotated[int, Meta(ge=1, le=1 << 16)]
     protocol: PSIProtocol = "ecdh"
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether its training step, if there is one, takes little memory and time anywhere: of
+        dense layers from columns to features, on one batch of both.
+        """
+        wide = self.columns + self.width
+        small = self.width * wide <= MAX_PROBE_WEIGHTS
+        return not self.rounds or (small and self.batch_size * wide <= MAX_PROBE_NUMBERS)
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -649,7 +667,7 @@ class ServeAnswer(Message, frozen=True):
     layout: Literal["tensor", "tuple", "dict"] = "tensor"
     tensors: Tensors = ()
     refused: Literal["", "limit", "other_version", "late", "failed"] = ""
-    retry_after: Annotated[int, Meta(ge=0, le=86400)] = 0
+    retry_after: Annotated[int, Meta(ge=0, le=MAX_RETRY_SECONDS)] = 0
 
 
 class BeginTrain(Message, frozen=True):

@@ -53,6 +53,14 @@ def test_an_honest_probe() -> None:
             Line(H, ProbeBegin(structs.replace(WORK, common=101))),
             "more common",
         ),
+        *(
+            (PROBE_BEGUN[:1], Line(H, ProbeBegin(structs.replace(WORK, **huge))), "too large")
+            for huge in (
+                {"width": 1 << 16},
+                {"columns": 1 << 16, "width": 100},
+                {"batch_size": 1 << 20, "columns": 100},
+            )
+        ),
         (PROBE_BEGUN[:1], Line(H, ProbeBegin(WORK), 1), "payload"),
         (PROBE_BEGUN, Line(C, ProbePing(0)), "out of turn"),
         (PROBE_READY, Line(C, ProbePing(1)), "next"),
@@ -66,6 +74,11 @@ def test_an_honest_probe() -> None:
 )
 def test_what_is_refused(before: tuple[Line, ...], line: Line, why: str) -> None:
     assert why in Link(*before).refuses(line)
+
+
+def test_what_is_not_trained_is_not_measured() -> None:
+    huge = structs.replace(WORK, rounds=0, width=1 << 16, columns=1 << 16, batch_size=1 << 20)
+    Link(*PROBE_BEGUN[:1], Line(H, ProbeBegin(huge)))
 
 
 def test_pings_come_to_an_end() -> None:
@@ -89,6 +102,7 @@ def test_pings_come_to_an_end() -> None:
         ProbeFacts(structs.replace(FACTS, step=math.nan)),
         ProbeResult(FACTS, structs.replace(LINK, ahead=math.nan)),
         ProbeResult(FACTS, structs.replace(LINK, up=0.0)),
+        ProbeResult(FACTS, structs.replace(LINK, down=5e-324)),
     ],
 )
 def test_numbers_that_cannot_be_true_are_not_read(message: Message) -> None:

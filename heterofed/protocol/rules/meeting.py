@@ -75,6 +75,7 @@ def _probe_begin(said: Conversation, message: ProbeBegin, size: int) -> None:
     no_payload(said, message, size)
     require(said.purpose == "probe", "no probe was asked for")
     require(message.work.common <= message.work.ids, "more common ids than ids")
+    require(message.work.is_measurable, "a training step that is too large to be measured")
 
 
 def _probe_ping(said: Conversation, message: ProbePing, size: int) -> None:
