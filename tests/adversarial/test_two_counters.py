@@ -1,4 +1,4 @@
-"""Two processes of a party cannot both take the last of a limit of the terms."""
+"""Two processes of a party cannot both take the last of a limit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from heterofed.errors import LeakLimitError
+from heterofed.hetero_nn.serve.row_quota import RowQuota
 from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.runs.term_limits import BytesLimit, count_round
 
@@ -50,3 +51,30 @@ def test_only_one_of_two_processes_takes_the_last(
     monkeypatch.setattr(ReleaseLedger, "counted", slow)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(take, range(2))) == [False, True]
+
+
+@pytest.mark.parametrize("kept", [7, 100])
+def test_processes_that_serve_share_the_rows_of_a_period(kept: int, tmp_path: Path) -> None:
+    def quota() -> RowQuota:
+        limits = {"minute": 900, "day": 1000}
+        return RowQuota(tmp_path / "served.json", limits, lambda: clock[0])
+
+    def serve(one: RowQuota) -> int:
+        served = 0
+        while not one.grant(kept):
+            served += kept
+        return served
+
+    clock = [6e8]
+    several = [quota() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        served = sum(pool.map(serve, several))
+    assert 900 - 3 * (kept + 9) < served <= 900
+    for each in several:
+        each.close()
+    served += serve(last := quota())
+    assert 900 - kept < served <= 900
+    clock[0] += 60
+    served += serve(last)
+    assert 1000 - kept < served <= 1000
+    assert all(each.grant(kept) > 0 for each in several)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 
 from benchmarks.relay import Relay
 from heterofed import simulate, simulate_prediction
-from heterofed.errors import RequestError
+from heterofed.errors import LedgerError, RequestError
+from heterofed.hetero_nn.predict.quota import counted_day
 from heterofed.hetero_nn.serve import scoring
 from heterofed.hetero_nn.serve.agreed_table import kept
+from heterofed.hetero_nn.serve.answers import refuse
 from heterofed.hetero_nn.serve.partners import Partner
 from heterofed.hetero_nn.serve.row_quota import RowQuota, place_of_counts
 from heterofed.hetero_nn.serve.scoring import Scorer
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
 from heterofed.privacy.embedding_defences import ClippedGaussian
+from heterofed.protocol.codec import encode
 from heterofed.protocol.messages import ServeRequest
 from tests.e2e.tiny import IDS, rows, run
 from tests.hetero_nn.served import Office, log_of
@@ -178,7 +182,7 @@ def test_limits_hold_over_restarts_and_what_is_kept_is_free(start: Any, results:
     second = start(limits=limits)
     assert refusal(second, "id-021").code == "limit"
     counted = json.loads(place_of_counts("tiny", "bob").read_text())
-    assert counted["day"]["used"] == 3
+    assert counted["day"]["reserved"] == 3
     second.end()
     lines = list(map(json.loads, log_of(results, "bob").splitlines()))
     assert sum(each["refused"] for each in lines) == 3
@@ -205,8 +209,51 @@ def test_a_kill_has_counted_too_much_and_never_too_little(tmp_path: Path) -> Non
     for _ in range(7):
         clock[0] += 60
         assert third.grant(100) == 0
-    clock[0] -= 3600  # a clock that is set back frees nothing
-    assert third.grant(1) > 0
+    for hour in range(48):
+        clock[0] -= 3600  # a clock that is set back frees nothing
+        third.close()
+        third = RowQuota(path, limits, lambda: clock[0])
+        assert third.grant(100) > hour * 3600
+
+
+def test_a_refusal_after_the_clock_was_set_back_can_be_sent() -> None:
+    said: list[Any] = []
+    party: Any = SimpleNamespace(post=lambda _, message: said.append(message))
+    request = ServeRequest(0, 1, bytes(32))
+    for wait in (-1, 0, 7, 86_401, 10**9):
+        refuse(party, party, request, "limit", retry_after=wait)
+    for each in said:
+        encode(each)  # which decodes it as the peer does
+    assert [each.retry_after for each in said] == [0, 0, 7, 86_400, 86_400]
+
+
+@pytest.mark.slow
+def test_a_clock_that_was_set_back_gives_no_further_ids(
+    start: Any, results: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ServeLimits(max_rows_per_day=1000, max_ids_per_day=60)
+    first = start(limits=limits)
+    first.ask("id-020")
+    first.end()
+    counts = [each.read_text() for each in (home / "budgets").glob("*.json")]
+    assert counts
+    for module in ("predict.quota", "serve.agreed_table"):
+        monkeypatch.setattr(f"heterofed.hetero_nn.{module}.today", lambda: "2001-01-01")
+    second = start(limits=limits)
+    with pytest.raises(RequestError, match="link"):
+        second.ask("id-020", seconds=2)
+    assert [each.read_text() for each in (home / "budgets").glob("*.json")] == counts
+
+
+def test_the_day_of_counted_ids_never_goes_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now, day in (("2030-01-05",) * 2, ("2030-01-04", "2030-01-05"), ("2030-02-01",) * 2):
+        monkeypatch.setattr("heterofed.hetero_nn.predict.quota.today", lambda now=now: now)
+        assert counted_day(home) == day
+    (home / "predictions/last-day").write_text("9")
+    with pytest.raises(LedgerError, match="last-day"):
+        counted_day(home)
 
 
 # -- what is kept --------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from heterofed.events import Callback, Event, StillWaiting
 from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks, half_engine
 from heterofed.hetero_nn.predict.models import asked_models, check_same_run, load_models
-from heterofed.hetero_nn.predict.quota import Quota, today
+from heterofed.hetero_nn.predict.quota import Quota, counted_day
 from heterofed.hetero_nn.predict.rows import check_some
 from heterofed.hetero_nn.train.collaborator_loop import CollaboratorLoop
 from heterofed.hetero_nn.train.feature_sender import FeatureFeed
@@ -187,7 +187,7 @@ class Serving(BesideTask, CollaboratorHalfTask):
             raise unlawful(host.name, "join", "asks for a prediction with fusion='masked_sum'")
         # Predictions are counted per day and apart from training, because years of requests must
         # not use up the ids of a run.
-        run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
+        run.account_of_ids = f"{run.task_id}\0predictions\0{counted_day(run.ledger)}"
         ids = sorted(
             intersect_as_collaborator(
                 run,

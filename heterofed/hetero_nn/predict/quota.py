@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 from heterofed.compute.alignment import keyed_digest
-from heterofed.errors import LimitReachedError
-from heterofed.files import file_lock, heterofed_home, private_folder, read
+from heterofed.errors import LedgerError, LimitReachedError
+from heterofed.files import file_lock, heterofed_home, private_folder, put_in_place, read
 from heterofed.reporting.results import write_whole
+
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 LOCK_SECONDS = 30.0
 """The longest time in seconds to wait for another process of this party that counts rows."""
@@ -80,6 +83,32 @@ class Quota:
             return "", 0
         except (OSError, ValueError, KeyError, TypeError):
             return None, self._limit
+
+
+def counted_day(ledger: Path | None = None) -> str:
+    """Return the day (UTC) that ids count for: a clock that was set back begins no day.
+
+    Args:
+        ledger: the folder of the counts; None means this user's folder.
+
+    Raises:
+        LedgerError: the last day cannot be read or written.
+    """
+    place = private_folder(ledger or heterofed_home(), "predictions") / "last-day"
+    try:
+        with file_lock(place.with_suffix(".lock"), timeout=LOCK_SECONDS):
+            last = read(place).decode("ascii") if place.exists() else ""
+            if last and not _DAY.fullmatch(last):
+                raise ValueError("no day")
+            if (day := max(last, today())) > last:
+                put_in_place(place, lambda file: file.write(day.encode()))
+            return day
+    except (OSError, ValueError) as error:
+        raise LedgerError(
+            f"{place}, the last day for which ids were counted, cannot be read or written"
+            f" ({type(error).__name__}); make it accessible, or remove it if this machine's clock"
+            " is right"
+        ) from error
 
 
 def today() -> str:

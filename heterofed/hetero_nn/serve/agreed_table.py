@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import psi
 from heterofed.compute.alignment import keyed_digest
 from heterofed.compute.packed_ids import PackedIds
 from heterofed.files import put_in_place, read, writing
+from heterofed.hetero_nn.predict.quota import today
 from heterofed.intersection.ids import own_ids
 from heterofed.protocol.messages import Mark
 from heterofed.protocol.plan import Plan
@@ -97,10 +97,11 @@ def kept(folder: Path, mine: Sequence[str]) -> AgreedTable | None:
     """Return the table of today if this party's ids are unchanged."""
     try:
         table = msgspec.msgpack.decode(read(folder / TABLE), type=AgreedTable)
-    except (OSError, msgspec.MsgspecError):
+        rows = [table.rows(name) for name in table.places]
+    except (OSError, msgspec.MsgspecError, ValueError):  # it is not there, or was damaged
         return None
     same = table.own == keyed_digest(table.secret, "own ids", mine)
-    same &= all(each < len(mine) for name in table.places for each in table.rows(name)[-1:])
+    same &= all(each < len(mine) for places in rows for each in places[-1:])
     return table if same and table.day == today() else None
 
 
@@ -108,11 +109,6 @@ def discard(folder: Path) -> None:
     """Forget the table."""
     with contextlib.suppress(OSError):
         (folder / TABLE).unlink()
-
-
-def today() -> str:
-    """Return the current day (UTC)."""
-    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def half_digest(trained: Trained, names: Sequence[str]) -> bytes:

@@ -83,7 +83,7 @@ class Answers:
         """Answer a request for some rows of the table."""
         fresh = self._fresh(rows)
         if wait := self._quota.grant(len(fresh)) if len(fresh) else 0:
-            self._refuse(request, "limit", retry_after=max(0, wait))
+            self._refuse(request, "limit", retry_after=wait)
             return
         try:
             self._compute(fresh)
@@ -138,7 +138,9 @@ def refuse(
 ) -> None:
     """Answer a request by the reason why it is refused."""
     number, version = request.number, request.version
-    answer = msg.ServeAnswer(number, 0, version, refused=why, retry_after=retry_after)
+    # If the clock was set back, the next period begins after more than a day.
+    wait = min(max(0, retry_after), msg.MAX_RETRY_SECONDS)
+    answer = msg.ServeAnswer(number, 0, version, refused=why, retry_after=wait)
     party.post(host, answer)
 
 

@@ -20,7 +20,7 @@ from heterofed.hetero_nn.half_task import CollaboratorHalfTask
 from heterofed.hetero_nn.hooks import CollaboratorHooks
 from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.predict.models import asked_models, check_same_run
-from heterofed.hetero_nn.predict.quota import today
+from heterofed.hetero_nn.predict.quota import counted_day
 from heterofed.hetero_nn.serve import agreed_table
 from heterofed.hetero_nn.serve.agreed_table import AgreedTable
 from heterofed.hetero_nn.serve.answers import Answers, RequestLog
@@ -179,7 +179,7 @@ class Serving(StandingTask, BesideTask, CollaboratorHalfTask):
         if self._kept is not None and run.agreement.resume is not None:
             return self._own.take(self._kept.rows(host.name))
         most = self._limits.max_ids_per_day
-        run.account_of_ids = f"{run.task_id}\0predictions\0{today()}"
+        run.account_of_ids = f"{run.task_id}\0predictions\0{counted_day(run.ledger)}"
         most = self.settings.max_peer_ids if most is None else most
         with contextlib.closing(agreed_table.to_intersect(self._own)) as own:
             found = common_as_collaborator(run, host, own, max_peer_ids=most, predicts=True)
