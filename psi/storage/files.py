@@ -22,7 +22,9 @@ from psi.errors import naming
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_DRAFT = ".new"  # the end of a draft's name
+DRAFT = ".new"
+"""The end of the name of a file that is not complete yet."""
+
 _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -117,7 +119,7 @@ class Draft:
 
     def __init__(self, path: Path) -> None:
         self._target = path
-        self.path = path.with_name(f".{secrets.token_hex(8)}{_DRAFT}")
+        self.path = path.with_name(f".{secrets.token_hex(8)}{DRAFT}")
         self._file = os.fdopen(open_private(self.path, new=True), "r+b")
 
     def write(self, content: bytes) -> None:
@@ -173,7 +175,7 @@ class Draft:
 
 def remove_drafts(folder: Path) -> None:
     """Remove the drafts that killed processes left in a folder, which no other process uses."""
-    for left in folder.glob(f".*{_DRAFT}"):
+    for left in folder.glob(f".*{DRAFT}"):
         left.unlink(missing_ok=True)
 
 

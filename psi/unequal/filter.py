@@ -12,7 +12,8 @@ this is 6e-8. A lookup is a binary search in one bucket of the mapped file.
     digest      SHA-256 of everything before
 
 The bytes come from a peer, so all of them are checked before the filter is used: a filter with
-wider buckets or shorter suffixes would hit more ids than its owner may learn of.
+shorter suffixes would hit more ids than its owner may learn of, and one whose tags are all in one
+bucket would take many times its size in memory.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MAX_CHUNK = 1 << 20
 _MAGIC = b"PSF1"
 _LOAD_BITS = 8  # of the average number of tags in a bucket
 _ENTRY, _DIGEST = 8, 32
+_MOST_IN_BUCKET = 1024  # four times the average; by chance no bucket comes near it
 _LEAST_SUFFIX, _MOST_SUFFIX, _MOST_BITS = 2, 5, 24
 _HEADER = len(_MAGIC) + 2 + _ENTRY + POINT_BYTES + PART
 
@@ -183,6 +185,8 @@ class Filter:
         limits = [self._before(bucket) for bucket in range((1 << self._shape.bits) + 1)]
         if limits[0] != 0 or limits[-1] != self.count or any(a > b for a, b in pairwise(limits)):
             raise FilterRefusedError("the directory of the filter is not in order")
+        if any(end - start > _MOST_IN_BUCKET for start, end in pairwise(limits)):
+            raise FilterRefusedError("a bucket of the filter has far more tags than its share")
         width = self._shape.suffix
         for start, end in pairwise(limits):
             first = self._shape.body + start * width
@@ -291,6 +295,8 @@ def _read_header(head: bytes) -> tuple[Shape, bytes, bytes]:
         raise FilterRefusedError("the filter has an impossible shape")
     if bits > 0 and count <= 1 << (bits + _LOAD_BITS - 1):
         raise FilterRefusedError("the filter has more buckets than its ids need")
+    if count > 1 << (bits + _LOAD_BITS):
+        raise FilterRefusedError("the filter has fewer buckets than its ids need")
     if not find_group().is_point(public):
         raise FilterRefusedError("the key of the filter is no element of the group")
     return Shape(count, bits, suffix), public, check

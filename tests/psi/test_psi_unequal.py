@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ import psi
 from benchmarks import psi_unequal as benchmark
 from psi import Filter, FilterReceiver, SetAnswerer, SetAsker, StoredSet
 from psi.storage.files import Draft
-from psi.unequal.filter import Shape, write_filter
+from psi.unequal.filter import Shape, chunks_of, write_filter
 from psi.unequal.outputs import PART, check_of, name_of, own_outputs, public_of
 from psi.unequal.wire import UNKNOWN, write_hello
 
@@ -312,6 +313,35 @@ def test_a_hostile_filter_is_refused(stored: StoredSet, tmp_path: Path) -> None:
                 receiver.add(sent[at : at + 100])
             receiver.finish()
         assert list(tmp_path.iterdir()) == [], what
+
+
+def test_a_filter_has_as_many_buckets_as_its_ids_need(tmp_path: Path) -> None:
+    public = public_of(b"\x01" + bytes(31))
+    tags = sorted(sha256(b"in %d" % number).digest()[:PART] for number in range(600))
+    write_filter(tmp_path / "made", Shape(600, 1, 4), public, check_of(public, DOMAIN), tags)
+    with (
+        FilterReceiver(tmp_path / "filter", domain=DOMAIN) as receiver,
+        pytest.raises(psi.FilterRefusedError, match="fewer buckets"),
+    ):
+        receiver.add((tmp_path / "made").read_bytes())
+
+
+def test_a_filter_with_all_tags_in_one_bucket_takes_no_memory(tmp_path: Path) -> None:
+    """Each tag of a bucket becomes an object, so that one bucket of all would cost ten times it."""
+    count, public = 1_000_000, public_of(b"\x01" + bytes(31))
+    shape = Shape.of(count, 1e-7)
+    path = tmp_path / "made"
+    write_filter(path, shape, public, check_of(public, DOMAIN), [bytes(PART)] * count)
+    with FilterReceiver(tmp_path / "filter", domain=DOMAIN) as receiver:
+        for chunk in chunks_of(path):
+            receiver.add(chunk)
+        tracemalloc.start()
+        try:
+            with pytest.raises(psi.FilterRefusedError, match="more tags than its share"):
+                receiver.finish()
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_limits_of_a_filter(stored: StoredSet, tmp_path: Path) -> None:
