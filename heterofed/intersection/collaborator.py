@@ -17,7 +17,7 @@ from heterofed.intersection.executors import opened_executor
 from heterofed.intersection.ids import check_count, files_named, own_ids, picked, tell
 from heterofed.intersection.keys import Further, by_keys
 from heterofed.intersection.request import TAG_BYTES, domain_of, is_void, named
-from heterofed.intersection.storage import kept_tags, signed_for
+from heterofed.intersection.storage import allowed_to, kept_tags, signed_for
 from heterofed.messaging import aborts
 from heterofed.messaging.notices import NOTICE_SECONDS
 from heterofed.messaging.party import POLL_SECONDS, Party
@@ -102,10 +102,8 @@ def common_as_collaborator(
             f"{party.name} cannot take part: {error}; or let {host.name} choose psi_protocol='rsa'",
             party=party.name,
         ) from error
-    agreed = plan.limits.max_ids or max_peer_ids
     setting = "max_ids_per_day" if predicts else "max_peer_ids"
-    if agreed < max_peer_ids:
-        max_peer_ids, setting = agreed, "max_ids of the terms"
+    max_peer_ids, setting = allowed_to(run, max_peer_ids, setting)
     with (
         party.in_phase("psi", unit="ids"),
         files_named(),

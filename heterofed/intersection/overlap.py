@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import psi
 from heterofed.errors import IdError
+from heterofed.intersection.ids import check_count
 from heterofed.intersection.request import domain_of, named
-from heterofed.intersection.storage import signed_for
+from heterofed.intersection.storage import allowed_to, signed_for
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.limits import POINT_BYTES
@@ -32,9 +33,11 @@ def count_as_host(run: Run, ids: psi.OwnIds) -> dict[str, int]:
 
     Raises:
         IdError: there are too few ids for a count.
-        PSIFailedError: a check failed. The error names the party.
+        LeakLimitError, PSIFailedError: there are more ids than the plan allows, or a check failed.
+            The error names the party.
     """
     party = run.party
+    check_count(run, len(ids))
     with party.in_phase("psi", total=len(ids) * len(party.peers), unit="ids"):
         return {peer.name: _ask(run, party, peer, ids) for peer in list(party.peers.values())}
 
@@ -52,10 +55,13 @@ def count_as_collaborator(run: Run, host: Peer, ids: psi.OwnIds, *, max_peer_ids
 
     Raises:
         IdError: there are too few ids for a count.
+        LeakLimitError: there are more ids than the terms allow.
         PSIFailedError: a check failed, or the Host requested more than is allowed.
     """
     party = run.party
-    with party.in_phase("psi", unit="ids"), named(host, party.name):
+    check_count(run, len(ids))
+    max_peer_ids, setting = allowed_to(run, max_peer_ids, "max_peer_ids")
+    with party.in_phase("psi", unit="ids"), named(host, party.name, setting):
         count = party.take(host, CountBegin).of(CountBegin).count
         run.result.smallest_ids = min(count, len(ids))
         budget = signed_for(run, host)

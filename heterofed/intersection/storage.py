@@ -15,11 +15,14 @@ import psi
 from heterofed.files import heterofed_home, private_folder
 from heterofed.messaging.peer import Peer
 from heterofed.runs.run import Run
+from psi.storage.files import DRAFT
 
 KEPT_DAYS = 90
 """Files for reuse are removed after this many days without use."""
 
 TAGS = "ids to be tested here"
+
+TERMS = "max_ids of the terms"
 
 
 def signed_for(run: Run, host: Peer) -> psi.Budget:
@@ -27,6 +30,18 @@ def signed_for(run: Run, host: Peer) -> psi.Budget:
     # If the connection does not prove the Host's name, the Host can change it at any time.
     task = run.account_of_ids or run.task_id
     return psi.Budget(_folder(run, "budgets"), peer=host.channel.party or "", task=task)
+
+
+def allowed_to(run: Run, most: int, setting: str) -> tuple[int, str]:
+    """Return the most ids that this Collaborator answers in all, and the name of what limits them.
+
+    Args:
+        run: this run; the terms of its task hold for every purpose.
+        most: the most ids by a setting of this party.
+        setting: the name of the setting.
+    """
+    agreed = run.plan.limits.max_ids
+    return (most, setting) if agreed is None or most <= agreed else (agreed, TERMS)
 
 
 def tested_by(run: Run, peer: Peer) -> psi.Budget:
@@ -58,11 +73,18 @@ def _folder(run: Run, name: str) -> Path:
 
 
 def _kept(run: Run) -> Path:
-    """Return the folder of files for reuse, after removing those that were not used for long."""
-    folder, oldest = _folder(run, "intersections"), time.time() - KEPT_DAYS * 86_400
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if path.stat().st_mtime < oldest:
+    return folder_for_reuse(run, "intersections")
+
+
+def folder_for_reuse(run: Run, name: str) -> Path:
+    """Return a folder of files for reuse, after removing what was not used for long: files after
+    `KEPT_DAYS`, and what a killed process had not finished after a day.
+    """
+    folder, now = _folder(run, name), time.time()
+    for path in folder.iterdir():
+        days = 1 if path.suffix == DRAFT else KEPT_DAYS
+        with contextlib.suppress(OSError):  # another process removed it, or it is no file of ours
+            if path.lstat().st_mtime < now - days * 86_400:
                 path.unlink()
     return folder
 

@@ -7,6 +7,7 @@ which the Host keeps for further requests.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,10 +16,9 @@ from pathlib import Path
 
 import psi
 from heterofed.errors import PSIFailedError, PSILimitError
-from heterofed.files import heterofed_home, private_folder
 from heterofed.intersection.ids import check_count, files_named, tell
 from heterofed.intersection.request import CHUNKS_AHEAD, named
-from heterofed.intersection.storage import signed_for
+from heterofed.intersection.storage import TERMS, folder_for_reuse, signed_for
 from heterofed.messaging import aborts
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Peer
@@ -103,8 +103,9 @@ def answer_from_stored_set(
         begin = party.take(host, StoredBegin).of(StoredBegin)
         run.result.smallest_ids = min(begin.count, stored.count)
         answerer.announce(begin.count)
-        if run.plan.limits.max_ids:
-            signed_for(run, host).spend(begin.count, run.plan.limits.max_ids)
+        if most := run.plan.limits.max_ids:
+            with named(host, party.name, TERMS):
+                signed_for(run, host).spend(begin.count, most)
         for chunk in stored.filter_chunks() if begin.fetch else ():
             party.post(host, StoredFilter(), [chunk])
         _evaluate(party, host, answerer, begin.count)
@@ -155,14 +156,14 @@ def _current_filter(run: Run, owner: Peer, count: int, name: str) -> psi.Filter:
 def _filter_path(run: Run, owner: Peer, name: str) -> Path:
     proof = "proven" if owner.channel.party else run.task_id
     whose = "\0".join((run.party.name, proof, owner.name, name))
-    folder = private_folder(run.ledger or heterofed_home(), "filters")
-    return folder / sha256(whose.encode()).hexdigest()[:32]
+    return folder_for_reuse(run, "filters") / sha256(whose.encode()).hexdigest()[:32]
 
 
 def _kept_filter(path: Path, name: str, domain: bytes) -> psi.Filter | None:
     """Return the filter at `path` if it is that of the set `name`, or None."""
     try:
         kept = psi.Filter(path)
+        os.utime(path)  # so that its age shows when it was last used
         kept.require(domain)
     except (FileNotFoundError, psi.FilterRefusedError):
         return None
