@@ -48,7 +48,8 @@ class HomoNNHostScheduler(HomoHostHooks):
         max_epsilon: the largest `eps_parties` of all runs of this task together. The task ends with
             a `ReleaseLimitError` before an average is sent that would exceed it. It needs
             `central_dp`.
-        max_rows: the most rows by which the update of one party may count.
+        max_rows: the most rows that one party may say it has; its update and its scores count by
+            them.
         max_model_bytes: the most bytes of a model; with secure aggregation each number takes 8.
         collaborators: the number of Collaborators to wait for, or their feature keys.
         join_timeout: the longest time in seconds to wait for the parties to connect; 0 means no

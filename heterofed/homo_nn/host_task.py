@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heterofed.compute.autograd import check_model
 from heterofed.compute.plain import as_truth
+from heterofed.errors import RemoteProtocolError
 from heterofed.homo_nn.averaging_task import Averaging
 from heterofed.homo_nn.central_account import CentralAccount
 from heterofed.homo_nn.central_dp import check_layout
@@ -129,12 +130,13 @@ class HostAveraging(Averaging, HostTask):
             for peer in peers:
                 party.post(peer, msg.BeginUpdate(run.round))
             updates = party.take_all(msg.Update, peers=peers)
+            scored = self._scored(updates)
             self._charge(run, list(updates))
             with party.computing():
                 self._shared.step(updates)
             for peer in party.peers.values():
                 party.post(peer, msg.Average(run.round), packed(self._shared.weights))
-        return _scored(updates)
+        return scored
 
     def _charge(self, run: Run, parties: list[str]) -> None:
         """Count what the average of these parties will reveal, if noise hides them in it."""
@@ -146,8 +148,27 @@ class HostAveraging(Averaging, HostTask):
         party = run.party
         with party.in_phase("test", round_number=run.round):
             party.broadcast(msg.BeginScores(run.round))
-            scored = _scored(party.take_all(msg.Scores))
+            scored = self._scored(party.take_all(msg.Scores))
         return {name: each for name, each in scored.items() if each.values}
+
+    def _scored(self, mails: Mapping[str, Mail]) -> dict[str, Scored]:
+        """Return what the parties say of their training, or of their tests.
+
+        Raises:
+            RemoteProtocolError: a party says that it has more rows than `max_rows`, by which it
+                would count for more than all others.
+        """
+        found, most = dict[str, Scored](), self.settings.max_rows
+        for name, mail in mails.items():
+            said: Any = mail.message
+            if said.rows > most:
+                raise RemoteProtocolError(
+                    f"{name} says that it has {said.rows} rows, and max_rows is {most}: what it"
+                    " sends counts by them; raise max_rows if that can be true",
+                    party=name,
+                )
+            found[name] = Scored(said.rows, dict(said.scores))
+        return found
 
     def _record(
         self,
@@ -169,8 +190,3 @@ class HostAveraging(Averaging, HostTask):
             if name in tested:
                 row |= {f"test_{key}": value for key, value in tested[name].values.items()}
             record_row(run, owner, "parties", row)
-
-
-def _scored(mails: Mapping[str, Mail]) -> dict[str, Scored]:
-    messages: dict[str, Any] = {name: mail.message for name, mail in mails.items()}
-    return {name: Scored(each.rows, dict(each.scores)) for name, each in messages.items()}

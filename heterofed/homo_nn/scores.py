@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,5 +87,14 @@ def mean_of(scored: Sequence[Scored]) -> dict[str, float]:
         having = [
             (1 if alike else each.rows, each.values[name]) for each in scored if name in each.values
         ]
-        means[name] = math.fsum(rows * value for rows, value in having) / sum(r for r, _ in having)
+        means[name] = _sum(rows * value for rows, value in having) / sum(r for r, _ in having)
     return means
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """Return an exact sum; infinity or NaN if there is none, since a party may send any numbers."""
+    parts = list(numbers)
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):
+        return sum(parts)

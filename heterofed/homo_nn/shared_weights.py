@@ -56,7 +56,7 @@ class SharedWeights(CheckpointPart):
             updates: the message `Update` of each party with its payload, in task order.
 
         Raises:
-            RemoteProtocolError: an update is none, or larger than the Host's settings allow.
+            RemoteProtocolError: an update is none, or has a larger norm than the settings allow.
             NonFiniteError: an update, or what becomes of it, holds NaN or infinity.
         """
         learns = [each.name for each in self.layout if each.learns]
@@ -74,7 +74,7 @@ class SharedWeights(CheckpointPart):
         self.note(self._run.state.kept)
 
     def _mean(self, updates: Mapping[str, Mail], learns: list[str]) -> dict[str, Tensor]:
-        factors = {name: self._factor(name, mail) for name, mail in updates.items()}
+        factors = {name: self._factor(mail) for name, mail in updates.items()}
         if self._run.plan.fusion == "masked_sum":
             payloads = {name: mail.payload for name, mail in updates.items()}
             total = unmasked_sum(self.layout, payloads)
@@ -101,15 +101,8 @@ class SharedWeights(CheckpointPart):
         noise = Noise(self._run.noise, "average", self._run.round)
         return apart(self.layout, start + defence.noisy(total, noise) / len(updates))
 
-    def _factor(self, party: str, mail: Mail) -> int:
+    def _factor(self, mail: Mail) -> int:
         rows: int = mail.message.rows  # type: ignore[attr-defined]
-        if rows > self._settings.max_rows:
-            raise RemoteProtocolError(
-                f"{party} says that it trained on {rows} rows, and max_rows is"
-                f" {self._settings.max_rows}: an update counts by them; raise max_rows if that can"
-                " be true",
-                party=party,
-            )
         return rows if self._settings.weighting == "rows" else 1
 
     def _checked(self, party: str, mail: Mail, learns: list[str]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from heterofed import errors as e
 from heterofed.homo_nn.sampling import drawn
+from heterofed.homo_nn.scores import Scored, mean_of
 from heterofed.homo_nn.weights import layout_of, packed
 from heterofed.privacy.mask_keys import MaskKey
 from heterofed.protocol import messages as m
@@ -60,11 +62,18 @@ class Liar:
     def send(self, number: int = 1, rows: int = 4, **weights: torch.Tensor) -> None:
         self.link.say(m.Update(number, rows), packed({**WEIGHTS, **weights}))
 
-    def one_round(self) -> None:
+    def to_test(self) -> m.Scores:
+        """Send an update, and return the scores that are due."""
         self.send()
         self.link.hear(m.Average)
         self.link.hear(m.BeginScores)
-        self.link.say(m.Scores(1, 0))
+        return m.Scores(1, 0)
+
+    def say_rows(self, rows: int) -> None:
+        self.link.say(msgspec.structs.replace(self.to_test(), rows=rows))
+
+    def one_round(self) -> None:
+        self.link.say(self.to_test())
         self.link.hear(m.RoundEnd)
         self.link.say(m.CheckpointHeld(1))
         self.link.hear(m.BeginUpdate)
@@ -106,6 +115,7 @@ LIES = in_turn(
         ("NaN", lambda x: x.send(weight=NAN), e.NonFiniteError, "'weight' at liar holds NaN"),
         ("huge", lambda x: x.link.say(m.Update(1, 4), [bytes(1 << 24)]), LAWS, SHAPES),
         ("rows", lambda x: x.send(rows=2**40), LAWS, "max_rows is 10000000"),
+        ("rows of a test", lambda x: x.say_rows(2**40), LAWS, "max_rows is 10000000"),
         ("replayed", lambda x: (x.one_round(), x.send(1)), LAWS, "not this round"),
     ],
     [
@@ -117,6 +127,15 @@ LIES = in_turn(
         ("features", lambda x: x.link.say(m.EndOfFeatures(1, 0)), LAWS, "out of turn"),
     ],
 )
+
+
+@pytest.mark.parametrize("values", [(math.inf, -math.inf), (math.nan, 1.0), (1.7e308, 1.7e308)])
+@pytest.mark.parametrize("rows", [(0, 0), (1, 1), (2**40, 1)])
+def test_scores_of_any_kind_have_a_mean(values: tuple[float, float], rows: tuple[int, int]) -> None:
+    scored = [Scored(n, {"loss": each, "auc": 0.5}) for n, each in zip(rows, values, strict=True)]
+    mean = mean_of(scored)
+    assert mean["auc"] == 0.5
+    assert not math.isfinite(mean["loss"])
 
 
 @pytest.mark.parametrize(("lie", "kind", "why"), LIES)
