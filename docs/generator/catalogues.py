@@ -1,4 +1,4 @@
-"""Keeps the translations of what errors mean, and of the command's help, in step with the sources.
+"""Keeps the translations of the command, its help, and what errors mean, in step with the sources.
 
 `heterofed.po` is what a translator edits. An entry whose source has changed is kept and marked as
 fuzzy, and is left out of `heterofed.mo`, which gettext reads, until somebody has looked at it.
@@ -16,10 +16,13 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 import heterofed.errors
+from docs.generator import sentences
 from heterofed.cli.app import cli
 from heterofed.cli.language import CLICK, DOMAIN, help_text, meaning, parts
+from heterofed.cli.sentences import TEMPLATES
 
 FOLDER = "heterofed/cli/locale"
+PACKAGE = Path(heterofed.errors.__file__).parent
 
 
 def error_classes() -> Iterator[type[heterofed.errors.HeteroFedError]]:
@@ -36,7 +39,7 @@ def extracted() -> Catalog:
         template.add(meaning(each), auto_comments=[each.__name__])
     for text in filter(None, map(help_text, parts(cli))):
         template.add(text)
-    for text in CLICK:
+    for text in (*CLICK, *sentences.templates(PACKAGE)):
         template.add(text)
     return template
 
@@ -63,6 +66,9 @@ def stale(root: Path) -> dict[Path, bytes]:
         write_po(text, catalogue, width=100, ignore_obsolete=True)
         write_mo(compiled, catalogue)
         wanted |= {path: text.getvalue(), path.with_suffix(".mo"): compiled.getvalue()}
+    if wanted:
+        listed = "".join(f"{each}\n" for each in sentences.templates(PACKAGE))
+        wanted[root / FOLDER / TEMPLATES.name] = listed.encode()
     return {
         path: data
         for path, data in wanted.items()

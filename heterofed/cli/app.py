@@ -23,6 +23,7 @@ from heterofed.cli.psi_set import psi_set
 from heterofed.cli.receipt import receipt
 from heterofed.cli.replay import replay
 from heterofed.cli.said import is_json, say, say_error
+from heterofed.cli.sentences import translated
 from heterofed.cli.serve import serve as serve_command
 from heterofed.cli.table import table
 from heterofed.cli.watch import watch as watch_command
@@ -118,12 +119,13 @@ def demo(
     if as_json:
         click.echo(json.dumps(outcome))
     else:
-        click.echo(
+        said = (
             f"test accuracy {outcome['accuracy']:.4f} after {outcome['rounds']} rounds,"
-            f" {outcome['total_seconds']:.1f} s in all\n{outcome['metrics_csv']}"
+            f" {outcome['total_seconds']:.1f} s in all"
         )
+        click.echo(f"{translated(said)}\n{outcome['metrics_csv']}")
         for mode, accuracy in outcome.get("baselines", {}).items():
-            click.echo(f"{mode}: test accuracy {accuracy:.4f}")
+            click.echo(translated(f"{mode}: test accuracy {accuracy:.4f}"))
         if "plot" in outcome:
             click.echo(outcome["plot"])
 
@@ -187,7 +189,8 @@ def psi(context: click.Context, /, column: str | None, as_json: bool, **given: A
     if as_json:
         click.echo(json.dumps(outcome))
     else:
-        click.echo(f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}")
+        said = f"{outcome['matched']} of {outcome['ids']} ids matched: {outcome['out']}"
+        click.echo(translated(said))
 
 
 @cli.command()
@@ -235,7 +238,7 @@ def bundle(run: str, output: Path) -> None:
 
     for name in write_bundle(run, output.absolute()):
         click.echo(name)
-    click.echo(f"{output}: look at it before you send it")
+    click.echo(translated(f"{output}: look at it before you send it"))
 
 
 @cli.command()
@@ -277,11 +280,12 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        cli.main(standalone_mode=False)
+        ended = cli.main(standalone_mode=False)
     except click.ClickException as error:
         if is_json():
             say_error(type(error).__name__, error.format_message())
         elif sys.stderr is not None:
+            error.message = translated(error.message)  # type: ignore[misc] # before it is shown
             error.show()
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
@@ -291,3 +295,5 @@ def _run() -> None:
         say_error(cause(error), str(error), explanation(error) or "")
         is_input = isinstance(error, ConfigError | DataError) and not error.begun
         sys.exit(EXIT_USAGE if is_input else EXIT_FAILED)
+    if isinstance(ended, int):  # what a command gave to `Context.exit`
+        sys.exit(ended)

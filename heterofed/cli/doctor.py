@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from heterofed.cli import options
+from heterofed.cli.sentences import translated
 from heterofed.protocol.plan import MAX_PEER_IDS
 
 ids_option = click.IntRange(min=1, max=MAX_PEER_IDS)
@@ -82,6 +83,6 @@ def doctor(
         else:
             told["lines"].append(line)
             if not as_json:
-                click.echo(line)
+                click.echo(translated(line))
     if as_json:
         click.echo(json.dumps(told))

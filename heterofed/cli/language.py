@@ -1,9 +1,9 @@
 """Speaks the language of the user, which the environment names; English where there is no other.
 
-Translated are the help of the command, with what click itself says, and what an error means. The
-message of an error names parties, files and numbers, and stays in English, as logs do: the
-docstring of its class, which says what it means and what to do, is translated and printed after it.
-gettext reads the translations in `locale/`. Where one is missing, the text stays as it is.
+Translated are the help of the command, with what click itself says, the sentences that the command
+prints (see `sentences`), and what an error means: the docstring of its class, which is printed
+after a message that has no translation. Logs stay in English. gettext reads the translations in
+`locale/`. Where one is missing, the text stays as it is.
 
 HETEROFED_LANG chooses the language; without it LANGUAGE, LC_ALL, LC_MESSAGES and LANG do, in this
 order.
@@ -14,12 +14,14 @@ from __future__ import annotations
 import gettext
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from heterofed.reporting.wrapping import broken, columns_in
 
 DOMAIN = "heterofed"
 LOCALE = Path(__file__).parent / "locale"
@@ -55,8 +57,50 @@ CLICK = (
 )
 """Texts of click that users of the command see most; click looks them up in our catalogue too."""
 
-HELP_COLUMNS, OPTION_COLUMNS = 76, 46
-"""The room that click has for the text of a command and of an option, in 80 columns."""
+
+class WideFormatter(click.HelpFormatter):
+    """Lays out help whose characters take two columns and have no spaces between words."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        """Write the line that shows how the command is called."""
+        first = f"{gettext.gettext('Usage:') if prefix is None else prefix.strip()} {prog} "
+        self._write(args, self.current_indent, columns_in(first), first)
+
+    def write_heading(self, heading: str) -> None:
+        """Write a heading."""
+        self.write(f"{'':{self.current_indent}}{heading}：\n")
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs."""
+        for number, paragraph in enumerate(text.split("\n\n")):
+            self.write("\n" if number else "")
+            self._write(" ".join(paragraph.split()), self.current_indent)
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write names in a column on the left, and what each of them means at the right."""
+        rows = list(rows)
+        room = min(max(columns_in(name) for name, _ in rows), col_max) + col_spacing
+        for name, meaning in rows:
+            fits = columns_in(name) <= room - col_spacing
+            if not fits:
+                self.write(f"{'':{self.current_indent}}{name}\n")
+            self._write(meaning, self.current_indent, room, name if fits else "")
+
+    def _write(self, text: str, indent: int, hanging: int = 0, first: str = "") -> None:
+        """Write a paragraph; `first` stands before its first line, in `hanging` columns."""
+        lines = broken(text, self.width - indent - hanging) or [""]
+        margin = " " * (hanging - columns_in(first))
+        self.write(f"{'':{indent}}{first}{margin}{lines[0]}".rstrip() + "\n")
+        for line in lines[1:]:
+            self.write(f"{'':{indent + hanging}}{line}\n")
+
+
+class WideContext(click.Context):
+    """Shows help by `WideFormatter`."""
+
+    formatter_class = WideFormatter
 
 
 def meaning(kind: type[BaseException]) -> str:
@@ -121,20 +165,9 @@ def _set_language(chosen: str | None) -> None:
         os.environ["LANGUAGE"] = chosen
 
 
-def _shown(part: Any, text: str) -> dict[str, str]:
-    """Return the attributes by which click shows a text.
-
-    click counts characters and breaks lines at spaces. Chinese characters take two columns, and
-    there are no spaces between them, so lines are broken here.
-    """
+def _shown(part: Any, text: str) -> dict[str, Any]:
+    """Return the attributes by which click shows a text."""
     if isinstance(part, click.Option):
-        return {"help": _broken(text, OPTION_COLUMNS)}
-    first = text.partition("\n\n")[0]
-    return {"help": _broken(text, HELP_COLUMNS), "short_help": first.partition("。")[0]}
-
-
-def _broken(text: str, columns: int) -> str:
-    from heterofed.reporting.terminal import wrapped  # rich is slow to load
-
-    # click leaves a paragraph as it is that begins with a backspace on a line of its own.
-    return "\n\n".join("\n".join(["\b", *wrapped(each, columns)]) for each in text.split("\n\n"))
+        return {"help": text}
+    first = text.partition("\n\n")[0].partition("。")[0]
+    return {"help": text, "short_help": first, "context_class": WideContext}

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from heterofed.cli.sentences import translated
 from heterofed.errors import ConfigError
 from heterofed.reporting.log_lines import chosen_format, named_facts, one_record
-from heterofed.reporting.wrapping import error_line
+from heterofed.reporting.wrapping import error_line, wrapped
 
 
 def is_json() -> bool:
@@ -31,7 +32,7 @@ def say(text: str, message: str = "", **facts: Any) -> None:
         facts: what else a record has.
     """
     if not is_json():
-        click.echo(text, err=True)
+        click.echo(wrapped(translated(text), sys.stderr), err=True)
         return
     event = facts.pop("event", "")
     extra = named_facts(event, facts) if event else {}
@@ -44,12 +45,14 @@ def say_error(kind: str, text: str, explained: str = "") -> None:
     Args:
         kind: the name of its class.
         text: its text.
-        explained: what the error means in the language of the user, if that is known.
+        explained: what the error means in the language of the user, if that is known; it is
+            shown if the text itself cannot be translated.
     """
     if is_json():
         message, extra = " ".join(text.split()), named_facts("Failed", {"error": kind})
         click.echo(one_record(message, logging.ERROR, **extra), err=True)
         return
-    click.echo(error_line("error", text, sys.stderr), err=True)
-    if explained:
-        click.echo(explained, err=True)
+    said = translated(text)
+    click.echo(error_line(translated("error"), said, sys.stderr), err=True)
+    if explained and said == text:
+        click.echo(wrapped(explained, sys.stderr), err=True)

@@ -11,6 +11,7 @@ import click
 
 from heterofed.cli import options
 from heterofed.cli.options import all_of, is_given, refuse
+from heterofed.cli.sentences import translated
 from heterofed.cli.table_check import check
 from heterofed.cli.table_overlap import count_overlap, overlap, show_overlap
 from heterofed.cli.table_score import score
@@ -222,7 +223,7 @@ def _agreed(context: click.Context, task: str) -> dict[str, Any]:
 
 
 _COUNTED = (
-    *("location", "table", "query", "delimiter", "encoding", "ids", "id_recipe"),
+    *("location", "table", "query", "delimiter", "encoding", "header", "ids", "id_recipe"),
     *("task", "party", "parties", "results", "join_timeout"),
 )
 """The options of a training that a count of common ids needs too."""
@@ -309,12 +310,13 @@ def _show_importance(columns: list[dict[str, Any]]) -> None:
     """Show the most important columns, and where all of them are."""
     if not columns:
         return
-    click.echo("what each column is worth (how much worse the model is without it):")
+    click.echo(translated("what each column is worth (how much worse the model is without it):"))
     for each in columns[:_MOST_COLUMNS]:
-        drop = "no value" if each["drop"] is None else f"{each['drop']:.4f}"
+        drop = translated("no value") if each["drop"] is None else f"{each['drop']:.4f}"
         click.echo(f"  {each['party'] + ' ' + each['column']:<32} {drop}")
     if len(columns) > _MOST_COLUMNS:
-        click.echo(f"  ... and {len(columns) - _MOST_COLUMNS} more in importance.csv")
+        more = len(columns) - _MOST_COLUMNS
+        click.echo(translated(f"  ... and {more} more in importance.csv"))
 
 
 _MOST_COLUMNS = 20

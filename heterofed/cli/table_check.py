@@ -6,13 +6,16 @@ It only reads the table: there is no task, no party and no network.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from heterofed.cli import options
+from heterofed.cli.sentences import translated
 from heterofed.errors import HeteroFedError
+from heterofed.reporting.wrapping import in_rows, wrapped
 
 USES = {
     "numeric": "number, scaled",
@@ -37,7 +40,7 @@ USES = {
 @click.pass_context
 def check(context: click.Context, /, location: str, as_json: bool, **given: Any) -> None:
     """Say what each column of a TABLE (a file, or a database's address) is, and would become."""
-    from heterofed.tabular.inspect import inspect
+    from heterofed.tabular.inspect import inspect, missing_cells
     from heterofed.tabular.sources import open_source
 
     ids, labels, recipe, duplicates = (
@@ -46,9 +49,13 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
     source = open_source(location, **given)
     report = inspect(source, ids=ids, label=labels)
     notes, problems = list(report.notes), list(report.problems)
+    missing, better = missing_cells(source, ids=ids), None
+    notes += _of_missing(missing)
+    in_doubt = False
     if ids:
         try:
-            notes += _of_ids(source, ids, recipe, duplicates)
+            said, in_doubt, better = _of_ids(source, ids, recipe, duplicates)
+            notes += said
         except HeteroFedError as error:
             problems.insert(0, str(error))
     else:
@@ -58,6 +65,9 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
         "rows": report.rows,
         "sampled": report.sampled,
         "columns": [_row(each, ids, labels) for each in report.columns],
+        "missing": missing,
+        "ids_in_doubt": in_doubt,
+        "id_recipe": better,
         "notes": notes,
         "problems": problems,
     }
@@ -69,17 +79,37 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
         context.exit(2)
 
 
-def _of_ids(source: Any, ids: Sequence[str], recipe: str | None, duplicates: Any) -> list[str]:
+def _of_ids(
+    source: Any, ids: Sequence[str], recipe: str | None, duplicates: Any
+) -> tuple[list[str], bool, str | None]:
+    """Return notes on the ids by each key, whether they may miss those of others, and a recipe
+    that would help.
+    """
     from heterofed.tabular.ids import IdRecipe, joining_note, read_ids
 
     parsed = IdRecipe.parse(recipe) if recipe else IdRecipe.of_columns(len(ids))
     said = [joining_note(len(ids))] if not recipe and len(ids) > 1 else []
+    in_doubt, parts = False, []
     for key, columns in enumerate(parsed.by_key(ids)):
         found = read_ids(source, ids, parsed, duplicates=duplicates, key=key)
         dropped = f", {found.dropped} rows repeat one and are left out" if found.dropped else ""
-        said.append(f"ids of {' and '.join(columns)}: {len(found)}{dropped}")
-        said += found.notes
-    return said
+        said += [f"ids of {' and '.join(columns)}: {len(found)}{dropped}", *found.notes]
+        in_doubt |= found.in_doubt
+        parts.append(found.better)
+    better = parsed.improved(parts)
+    return said, in_doubt, None if better is None else str(better)
+
+
+def _of_missing(missing: dict[str, int]) -> Iterator[str]:
+    """Yield how many cells have no value, and what stands in them."""
+    if missing:
+        shown = [
+            f"{text!r}: {count}" if text else f"empty: {count}"
+            for text, count in list(missing.items())[:_MOST_SPELLINGS]
+        ]
+        more = len(missing) - len(shown)
+        others = f", and {more} more spellings" if more else ""
+        yield f"cells that count as missing: {sum(missing.values())} ({', '.join(shown)}{others})"
 
 
 def _likely_ids(report: Any) -> str:
@@ -107,32 +137,45 @@ def _row(column: Any, ids: Sequence[str], labels: Sequence[str]) -> dict[str, An
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    def said(text: str) -> None:
+        click.echo(wrapped(translated(text), sys.stdout))
 
-    console = Console(highlight=False)
     sampled = f" ({found['sampled']} looked at)" if found["sampled"] < found["rows"] else ""
     width = len(found["columns"])
-    console.print(f"{escape(found['table'])}: {found['rows']} rows{sampled}, {width} columns")
-    shown = Table(box=None, pad_edge=False)
-    for name, justify in (("column", "left"), ("holds", "left"), ("missing", "right")):
-        shown.add_column(name, justify=justify)  # type: ignore[arg-type]
-    shown.add_column("values", justify="right")
-    shown.add_column("becomes")
-    shown.add_column("to know", overflow="fold")
+    said(f"{found['table']}: {found['rows']} rows{sampled}, {width} columns")
+    rows = [("column", "holds", "missing", "values", "becomes", "to know")]
     for each in found["columns"][:_MOST_SHOWN]:
-        cells = (each["name"], each["kind"], f"{each['missing']}", f"{each['distinct']}")
-        shown.add_row(*map(escape, (*cells, each["use"], "; ".join(each["notes"]))))
-    console.print(shown)
+        counts = f"{each['missing']}", f"{each['distinct']}"
+        notes = translated("; ").join(map(translated, each["notes"]))
+        rows.append((each["name"], each["kind"], *counts, each["use"], notes))
+    head, *cells = [(name, *map(translated, others)) for name, *others in rows]
+    shown = [(translated(head[0]), *head[1:]), *cells]
+    click.echo("\n".join(in_rows(shown, sys.stdout, right=(2, 3))))
     if width > _MOST_SHOWN:
-        console.print(f"... and {width - _MOST_SHOWN} more columns (--json shows all)")
+        said(f"... and {width - _MOST_SHOWN} more columns (--json shows all)")
     for note in found["notes"]:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+        said(f"note: {note}")
     for problem in found["problems"]:
-        console.print(f"error: {escape(problem)}", soft_wrap=True)
+        said(f"error: {problem}")
     if not found["problems"]:
-        console.print("nothing is in the way of training on this table")
+        said(_verdict(found["ids_in_doubt"], found["id_recipe"]))
+
+
+def _verdict(in_doubt: bool, better: str | None) -> str:
+    """Return what stands in the way of training, as the last line."""
+    if better is not None:
+        return (
+            "the ids may stand in the way: an id that another party writes in another form is lost"
+            f" without an error. Try --id-recipe {better}: here, and then at the Host, whose recipe"
+            " holds for all; `heterofed table overlap` counts what is common before you train"
+        )
+    if in_doubt:
+        return (
+            "the ids may stand in the way: see the notes on them; `heterofed table overlap` counts"
+            " what is common before you train"
+        )
+    return "nothing is in the way of training on this table"
 
 
 _MOST_SHOWN = 200
+_MOST_SPELLINGS = 8

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from heterofed.cli import options
+from heterofed.cli.sentences import translated
 from heterofed.cli.ways import COMMANDS
 from heterofed.rendezvous.ways import started_by
 
@@ -45,9 +46,9 @@ def show_overlap(found: dict[str, Any], *, as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     for name, size in found["common"].items():
-        click.echo(f"{size} of {found['ids']} ids are common with {name}")
+        click.echo(translated(f"{size} of {found['ids']} ids are common with {name}"))
     for line in found["advice"]:
-        click.echo(f"note: {line}")
+        click.echo(translated(f"note: {line}"))
 
 
 def count_overlap(
@@ -68,7 +69,7 @@ def count_overlap(
 
     Returns:
         A dict with the keys ids (how many this party has), common (by the other party's key), notes
-        (on the ids), and advice if next to no id is common.
+        (on the ids), and advice if few ids are common.
 
     Raises:
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.

@@ -12,7 +12,8 @@ import msgspec
 
 from heterofed.cli.own_party import name_in
 from heterofed.cli.said import say
-from heterofed.errors import ConfigError
+from heterofed.cli.sentences import translated
+from heterofed.errors import ConfigError, EmptyIntersectionError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
@@ -135,7 +136,7 @@ def opened(location: str, **given: Any) -> Source:
     """Open a table, and show what was found out about it."""
     source = open_source(location, **given)
     for note in source.notes:
-        say(f"{source.name}: {note}")
+        say(f"{source.name}: {translated(note)}", f"{source.name}: {note}")
     return source
 
 
@@ -160,7 +161,11 @@ def _launched(
             kind=labels.kind,
             classes=len(labels.classes),
         )
-    result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
+    try:
+        result = scheduler.launch_task(task, resume="never" if fresh else "auto", watch=watch)
+    except EmptyIntersectionError:
+        say(scheduler.overlap_advice())
+        raise
     kept = msgspec.json.encode(given)
     write_whole(result.folder / GIVEN, lambda file: file.write(kept))
     found = scheduler.evaluation if isinstance(scheduler, TabularHost) else None

@@ -176,7 +176,7 @@ def check_task_file(source: str, party: str | None, wait: float) -> Iterator[str
         return
     digest = terms_digest(task.terms())
     agreed = consent.has_accepted(home, task.task, party, digest)
-    yield f"{party} has {'accepted' if agreed else 'NOT YET accepted'} these terms"
+    yield f"{party} has {'' if agreed else 'NOT YET '}accepted these terms"
     theirs = _ask_host(place, party, wait)
     try:
         differ = differences(shown_terms(place.terms), shown_terms(theirs))

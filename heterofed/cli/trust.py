@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from heterofed.cli.sentences import translated
 from heterofed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def task_check(source: str, party: str | None, wait: float | None) -> None:
     found = find_task(source)
     is_host = (party or own_party(found)) == found.host.party
     for line in check_task_file(source, party, wait if wait is not None else 0 if is_host else 10):
-        click.echo(line)
+        click.echo(translated(line))
 
 
 @task.command("list")
@@ -227,7 +228,7 @@ def task_list() -> None:
             found = load_task(task_path(name, home))
             click.echo(f"{name}\t{found.purpose}\t{found.host.party}\t{found.address}")
         except ConfigError as error:
-            click.echo(f"{name}\tcannot be used: {error}")
+            click.echo(translated(f"{name}\tcannot be used: {error}"))
 
 
 @task.command("accept")
@@ -245,10 +246,10 @@ def task_accept(source: str, party: str | None, yes: bool) -> None:
         _print_fields(terms)
         if not yes and not (sys.stdin and sys.stdin.isatty()):
             raise ConfigError("there is no terminal to ask in; read the terms, then pass --yes")
-        return yes or click.confirm(f"Does {who} accept these terms?")
+        return yes or click.confirm(translated(f"Does {who} accept these terms?"))
 
     found, who = accept_task(source, party, agrees)
-    click.echo(f"{who} has accepted task {found.task}")
+    click.echo(translated(f"{who} has accepted task {found.task}"))
 
 
 def _print_fields(fields: dict[str, str]) -> None:

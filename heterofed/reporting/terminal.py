@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import textwrap
 import time
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from heterofed.reporting.visible import visible_lines
+from heterofed.reporting.wrapping import broken
 
 GUTTER = 2
 """Columns between the time and the text."""
@@ -99,27 +99,15 @@ def _lines(message: str, style: str, room: int) -> Iterator[Text]:
 
 def _broken(body: Text, room: int) -> list[Text]:
     """A line in parts that fit; a word that does not fit has a part of its own."""
-    if len(body) <= room:
+    if body.cell_len <= room:
         return [body]
     plain, found, at = _GLUED.sub("\u00a0", body.plain), [], 0
-    for part in textwrap.wrap(
-        plain,
-        max(LEAST_ROOM, room),
-        subsequent_indent=" " * HANGING,
-        break_long_words=False,
-        break_on_hyphens=False,
-        replace_whitespace=False,
-    ):
-        at = plain.index(part.strip(" "), at)
-        found.append(body[at : at + len(part.strip(" "))])
-        at += len(found[-1])
+    room = max(LEAST_ROOM, room)
+    for part in broken(plain, room, room - HANGING):
+        at = plain.index(part, at)
+        found.append(body[at : at + len(part)])
+        at += len(part)
     return found
-
-
-def wrapped(text: str, columns: int) -> list[str]:
-    """Return plain text in lines that fit, also where characters are wide and words not spaced."""
-    console = Console(width=columns)
-    return [str(line).rstrip() for line in Text(text).wrap(console, columns)]
 
 
 _GLUED = re.compile(r"(?<=\S) (?=-?\d)|(?<=\d) (?=%|[kMGT]?B\b|s\b|min\b|h\b)")

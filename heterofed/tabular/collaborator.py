@@ -135,6 +135,10 @@ class TabularCollaborator(HeteroNNCollaboratorScheduler):
         """
         return ids_of(self)
 
+    def overlap_advice(self) -> str:
+        """Return which recipes to try if few ids were common in this run; empty otherwise."""
+        return self._party.overlap_advice()
+
     def feature_columns(self) -> list[str]:
         return self._party.columns()
 

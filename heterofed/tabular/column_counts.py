@@ -5,10 +5,11 @@ The counting is one SQL query for many columns. What the counts mean is not deci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from heterofed.tabular.kinds import FALSE, TRUE, as_number
+from heterofed.tabular.kinds import FALSE, TRUE, as_number, trimmed
 from heterofed.tabular.sources import Source
 
 _AT_ONCE = 500
@@ -88,10 +89,39 @@ def count_cells(source: Source, sample: str, rows: int) -> dict[str, Counts]:
         rows: the number of rows that it chooses.
     """
     found = dict[str, Counts]()
-    width = min(_AT_ONCE, max(1, _CELLS_AT_ONCE // max(1, rows)))
-    for start in range(0, len(source.columns), width):
-        found |= _count(source, sample, source.columns[start : start + width])
+    for names in _portions(source.columns, rows):
+        found |= _count(source, sample, names)
     return found
+
+
+def count_missing(source: Source, columns: Sequence[str], sample: str, rows: int) -> dict[str, int]:
+    """Return how many cells of some columns are missing, by what stands in them; "" if nothing.
+
+    Args:
+        source: the table, with its original cells.
+        columns: the names of the columns.
+        sample: an SQL clause that chooses the rows.
+        rows: the number of rows that it chooses.
+    """
+    found = Counter[str]()
+    for names in _portions(columns, rows):
+        cells = source.query(
+            "SELECT {cell}, count(*) FROM (SELECT unnest([{cells}]) AS cell FROM {table} {sample})"
+            " WHERE {cleaned} IS NULL GROUP BY 1",
+            cell=trimmed("coalesce(cell, '')"),
+            cells=", ".join(map(source.cells, names)),
+            cleaned=source.cleaned("cell"),
+            sample=sample,
+        )
+        found.update(dict(cells))
+    return dict(found.most_common())
+
+
+def _portions(columns: Sequence[str], rows: int) -> Iterator[Sequence[str]]:
+    """Yield as many columns as one query counts."""
+    width = min(_AT_ONCE, max(1, _CELLS_AT_ONCE // max(1, rows)))
+    for start in range(0, len(columns), width):
+        yield columns[start : start + width]
 
 
 def _count(source: Source, sample: str, names: Sequence[str]) -> dict[str, Counts]:

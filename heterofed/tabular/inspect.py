@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from heterofed.errors import ColumnError
 from heterofed.reporting import markup
-from heterofed.tabular.column_counts import Counts, count_cells
+from heterofed.tabular.column_counts import Counts, count_cells, count_missing
 from heterofed.tabular.kinds import DATE_FORMATS, Column, Kind, as_date, is_numeric
 from heterofed.tabular.sources import Source
 
@@ -168,14 +168,29 @@ def inspect(
     )
 
 
+def missing_cells(source: Source, *, ids: Sequence[str] = ()) -> dict[str, int]:
+    """Return how many cells are missing, by what stands in them, in the rows that are looked at.
+
+    Args:
+        source: the table, with its original cells (not `typed`).
+        ids: the columns that hold the ids, in which every text is an id.
+    """
+    sample, rows = _sample(source)
+    return count_missing(source, [each for each in source.columns if each not in ids], sample, rows)
+
+
+def _sample(source: Source) -> tuple[str, int]:
+    """Return an SQL clause that chooses the rows to look at, and their number."""
+    step = -(-source.rows // SAMPLE_ROWS)
+    return source.every(step), -(-source.rows // step)
+
+
 class _Look:
     """Judges the columns of a table by the counts of their cells, with a few further queries."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        step = -(-source.rows // SAMPLE_ROWS)
-        self._sample = source.every(step)
-        self.rows = -(-source.rows // step)
+        self._sample, self.rows = _sample(source)
         self._counts = count_cells(source, self._sample, self.rows)
 
     def column(self, name: str, *, is_id: bool, labels: Sequence[str]) -> ColumnReport:
@@ -190,7 +205,7 @@ class _Look:
         else:
             notes += list(self._suspicions(name, counts, labels))
             if missing and kind != "constant":
-                notes.append(f"{missing / self.rows:.1%} missing")
+                notes.append(f"missing in {missing / self.rows:.1%} of rows")
         return ColumnReport(
             name=name,
             kind=kind,
@@ -241,7 +256,7 @@ class _Look:
                 (
                     f"{self._source.name}, row {counts.not_number + 1}, column {name!r}: text in a"
                     f" column where {counts.numbers} of {present} cells are numbers; correct such"
-                    " cells, empty them, or say which text means that the value is missing"
+                    " cells, or empty them where the value is missing (in Python: missing=...)"
                 ),
             )
         return self._words(counts)

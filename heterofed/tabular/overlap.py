@@ -71,6 +71,11 @@ class OwnTable:
         """Return whether this party's own recipe determines how its ids are written."""
         return self._own is not None
 
+    @property
+    def better_recipe(self) -> IdRecipe | None:
+        """A recipe that suits the ids that were read last better; None if there is none."""
+        return self.recipe.improved([self.ids.better])
+
     def tell_doubts(self) -> None:
         """Log doubts about the ids, one line each."""
         joined = [joining_note(len(self._columns))] if self._joins else []
@@ -129,7 +134,7 @@ def count_overlap(
 
     Returns:
         A dict with the keys ids (how many this party has), common (by the other party's key), notes
-        (on the ids), and advice if next to no id is common.
+        (on the ids), and advice if few ids are common.
 
     Raises:
         TaskFailed: the task failed.
@@ -139,6 +144,9 @@ def count_overlap(
             table.tell_doubts()
     common = party.count_common(task_id)
     own, fewest = len(table.ids), party.result.smallest_ids
-    advice = (overlap_advice(size, fewest, fewest, table.recipe) for size in common.values())
+    advice = (
+        overlap_advice(size, fewest, fewest, table.recipe, table.better_recipe)
+        for size in common.values()
+    )
     found = {"ids": own, "common": common, "notes": list(table.ids.notes)}
     return found | {"advice": list(filter(None, advice))}

@@ -151,13 +151,17 @@ class Party:
             )
 
     def advise(self) -> None:
-        """Log which recipes to try if next to no id is common."""
+        """Log which recipes to try if few ids are common."""
         if not len(self._run.split_ids[0]):  # it is of a finished run
             return
-        result, recipe = self._run.result, self.settings.id_recipe
-        smallest = result.smallest_ids
-        if advice := overlap_advice(result.ids, smallest, smallest, IdRecipe.parse(recipe)):
+        if advice := self.overlap_advice():
             logger.warning("%s", advice)
+
+    def overlap_advice(self) -> str:
+        """Return which recipes to try if few ids were common in this run; empty otherwise."""
+        common, smallest = self._run.result.ids, self._run.result.smallest_ids
+        recipe = IdRecipe.parse(self.settings.id_recipe)
+        return overlap_advice(common, smallest, smallest, recipe, self.table.better_recipe)
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
         """Split the common ids into parts.

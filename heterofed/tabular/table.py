@@ -165,6 +165,11 @@ class LocalTable:
                 self._told.add(note)
                 logger.warning("ids: %s", note)
 
+    @property
+    def better_recipe(self) -> IdRecipe | None:
+        """A recipe that suits the ids that were read last better; None if there is none."""
+        return self._ids.better
+
     def positions(self, ids: Sequence[str]) -> Any:
         """Return the positions of the rows of some ids in the table, in their order.
 

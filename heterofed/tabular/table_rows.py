@@ -31,6 +31,10 @@ class TableRows(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Remarks about the ids for the user."""
 
+    @property
+    def better(self) -> IdRecipe | None:
+        """A recipe that suits these ids better; None if there is none."""
+
     def __len__(self) -> int:
         """Return the number of ids by the first key."""
 
@@ -68,7 +72,7 @@ class _ManyRows:
     def __init__(self, source: Source, columns: Sequence[str], recipe: IdRecipe) -> None:
         self._source, self._read_by = source, (columns, recipe)
         self._index = IdIndex(source, columns, recipe)
-        self.notes = self._index.notes
+        self.notes, self.better = self._index.notes, self._index.better
 
     def __len__(self) -> int:
         return len(self._index)

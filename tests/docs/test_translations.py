@@ -86,6 +86,16 @@ def test_chinese_is_set_as_chinese(each: Translation) -> None:
         assert not found, f"{fault}: {text[max(0, found.start() - 20) : found.end() + 20]}"
 
 
+@each_page
+def test_links_lead_to_the_translation_where_there_is_one(each: Translation) -> None:
+    docs = ROOT / "docs"
+    for text, link in re.findall(r"\[([^\]]*)\]\(([^)#:]+\.md)\)", prose(each.text)):
+        leads = (each.page.parent / link).resolve()
+        assert leads.is_file(), link
+        if text != "English" and leads.is_relative_to(docs) and "zh" not in leads.parts:
+            assert not (docs / "zh" / leads.relative_to(docs)).is_file(), link
+
+
 def test_the_glossary_has_every_term() -> None:
     (each,) = (each for each in FOUND if each.page.name == "glossary.md")
     if each.outdated:

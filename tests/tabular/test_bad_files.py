@@ -71,6 +71,18 @@ def test_json_and_what_is_left_out(tmp_path: Path) -> None:
     assert found["problems"] == []
 
 
+def test_what_counts_as_missing_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(lines("{},N/A,red,0", "{},2, - ,1", "NA{},,blue,1", header="id,x,colour,y"))
+    done = checked(path, "--id", "id")
+    missing = json.loads(checked(path, "--id", "id", "--json").stdout)["missing"]
+    assert missing == {"N/A": 10, "-": 10, "": 10}
+    assert "cells that count as missing: 30 (" in done.output
+    assert all(each in done.output for each in ("'N/A': 10", "'-': 10", "empty: 10"))
+    path.write_text(GOOD)
+    assert "missing:" not in checked(path, "--id", "id").output
+
+
 def test_repeated_ids_may_be_dropped_or_kept(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(GOOD.replace("\n4,", "\n3,"))

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from heterofed.cli.table_check import check
 from heterofed.errors import ColumnError, ConfigError, IdError, MissingIdsError
-from heterofed.tabular.ids import IdIndex, IdRecipe, overlap_advice, read_ids
+from heterofed.tabular.ids import IdIndex, IdRecipe, RowKeys, overlap_advice, read_ids
 from heterofed.tabular.ids.writing import UnfitError, writer_of
 from heterofed.tabular.sources import Source, open_source
 from heterofed.tabular.table_rows import rows_by_id
@@ -192,8 +194,12 @@ def test_na_is_an_id(tmp_path: Path) -> None:
 
 def test_a_small_overlap_is_explained() -> None:
     recipe = IdRecipe.parse("text")
-    assert not overlap_advice(10, 1000, 5000, recipe)
+    assert not overlap_advice(500, 1000, 5000, recipe)
+    assert "if you expected more" in overlap_advice(499, 1000, 5000, recipe)
     assert not overlap_advice(0, 0, 5000, recipe)
+    better = IdRecipe.parse("text:lower")
+    assert not overlap_advice(1000, 1000, 5000, recipe, better)
+    assert "--id-recipe text:lower at the Host" in overlap_advice(999, 1000, 5000, recipe, better)
     said = overlap_advice(9, 5000, 1000, recipe)
     assert "9 of 1000" in said
     assert "try integer" in said
@@ -215,6 +221,44 @@ def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "cells", "better", "in_doubt"),
+    [
+        ("text", ["Aa1", "b2"], "text:lower", True),
+        ("text:lower", ["Aa1", "b2"], None, False),
+        ("text", [" A1", "A2 "], None, False),
+        ("text:exact", [" A1", "A2 "], "text", True),
+        ("text", ["00417", "417"], "integer", True),
+        ("text:alnum", ["00417", "417"], "integer", True),
+        ("text", ["00417", "A17"], None, True),
+        ("integer", ["00417", "418"], None, False),
+        ("text*3", ["Ann@x.com", "bob@x.com"], "email*3", True),
+        ("text", ["+86 138 1234 5678", "138 1234 5679"], "phone:CN", True),
+        ("text", ["+86 138 1234 5678", "A1"], None, True),
+        ("text", ["2024-12-31", "2024-12-30"], "date", True),
+        ("text", ["A1", "A2"], None, False),
+    ],
+)
+def test_the_recipe_that_suits_ids_better(
+    recipe: str,
+    cells: list[str],
+    better: str | None,
+    in_doubt: bool,
+    tmp_path: Path,
+) -> None:
+    rows = "".join(f'"{cell}",{row}\n' for row, cell in enumerate(cells))
+    source = table(tmp_path, f"id,x\n{rows}")
+    parsed = IdRecipe.parse(recipe)
+    assert read_ids(source, "id", parsed).in_doubt == in_doubt
+    found = [RowKeys.read(source, ["id"], parsed).better, IdIndex(source, "id", parsed).better]
+    assert found == [better and IdRecipe.parse(better)] * 2
+    options = ["--id", "id", "--id-recipe", recipe, "--duplicates", "first"]
+    checked = CliRunner().invoke(check, [str(tmp_path / "table.csv"), *options])
+    last = checked.output.splitlines()[-1]
+    assert ("nothing is in the way" in last) == (not in_doubt)
+    assert (f"--id-recipe {better}" in last) == (better is not None)
+
+
+@pytest.mark.parametrize(
     ("cells", "said"),
     [
         (["00417", "417"], "zeros in front"),
@@ -227,7 +271,7 @@ def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
         (["2024-12-31", "A1"], "dates"),
         (["31/12/2024", "A1"], "dates"),
         ([" A1", "A2"], "spaces"),
-        (["Aa", "B"], "upper and lower"),
+        (["Aa", "B"], "upper case"),
         (["13812345678", "A1", "2024-00017", "12-34"], ""),
     ],
 )

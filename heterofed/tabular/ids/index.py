@@ -30,6 +30,7 @@ class IdIndex:
 
     Attributes:
         notes: remarks about the ids for the user.
+        better: a recipe that suits these ids better; None if there is none.
 
     Raises:
         ColumnError, ConfigError, IdError: the same as in `read_ids`.
@@ -48,6 +49,8 @@ class IdIndex:
             rows[count : count + len(part)] = places
             count += len(part)
         self.notes = written.doubts.notes()
+        read_by = recipe or IdRecipe.of_columns(1 if isinstance(columns, str) else len(columns))
+        self.better = read_by.improved([written.doubts.better()])
         order = np.argsort(hashes[:count])
         self._hashes, self._rows = hashes[order], rows[order]
         twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])

@@ -28,10 +28,15 @@ class RowKeys:
         name: the name of the table.
         rows: the number of rows of the table.
         by_key: the ids by each key, in the order in which keys are tried.
+        recipe: the recipe by which they were read.
+
+    Attributes:
+        better: a recipe that suits these ids better; None if there is none.
     """
 
-    def __init__(self, name: str, rows: int, by_key: Sequence[TableIds]) -> None:
+    def __init__(self, name: str, rows: int, by_key: Sequence[TableIds], recipe: IdRecipe) -> None:
         self._name, self._by_key = name, by_key
+        self.better = recipe.improved([each.better for each in by_key])
         self._keyless = rows - len(np.unique(np.concatenate([each.rows for each in by_key])))
 
     @classmethod
@@ -65,7 +70,7 @@ class RowKeys:
         ]
         if not any(map(len, found)):
             raise IdError(f"{source.name} has no id in the columns {', '.join(map(repr, columns))}")
-        return cls(source.name, source.rows, found)
+        return cls(source.name, source.rows, found, recipe)
 
     def ids(self, key: int = 0) -> list[str]:
         """Return the ids by a key, in the order of their rows."""

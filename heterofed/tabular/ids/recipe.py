@@ -115,6 +115,11 @@ class IdRecipe:
             )
         return IdRecipe(own.keys, self.repeats)
 
+    def improved(self, keys: Sequence[tuple[Part, ...]]) -> IdRecipe | None:
+        """Return this recipe with other parts; None if they are the same."""
+        found = IdRecipe(tuple(keys), self.repeats)
+        return None if found == self else found
+
     def by_key(self, columns: Sequence[str]) -> list[list[str]]:
         """Return the names of columns by the key to whose parts they belong.
 

@@ -32,6 +32,8 @@ class TableIds:
         notes: remarks about the ids for the user.
         most_rows: the most rows with the same id, before duplicates were dropped.
         dropped: the number of rows that were left out because their id is in another row too.
+        in_doubt: whether another party could write the same ids in a form that does not match.
+        better: the parts of a recipe that suits these ids better, or those by which they were read.
     """
 
     name: str
@@ -40,6 +42,8 @@ class TableIds:
     notes: tuple[str, ...] = ()
     most_rows: int = 1
     dropped: int = 0
+    in_doubt: bool = False
+    better: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,8 +113,17 @@ def read_ids(
     if offer_repeats and recipe.repeats > 1:
         found = [nth(each, number) for number in range(recipe.repeats) for each in found]
         where = np.tile(where, recipe.repeats)
+    dropped = len(ids) - len(kept.at)
+    doubts = written.doubts
     return TableIds(
-        source.name, found, where, written.doubts.notes(), kept.most, len(ids) - len(kept.at)
+        name=source.name,
+        ids=found,
+        rows=where,
+        notes=doubts.notes(),
+        most_rows=kept.most,
+        dropped=dropped,
+        in_doubt=doubts.remain,
+        better=doubts.better(),
     )
 
 
@@ -191,9 +204,9 @@ class WrittenIds:
             return joined(parts)
         if not self._may_lack:
             at = parts.index("")
-            how = "missing" if cells[at] is None else "blank"
+            how = "the id is missing" if cells[at] is None else "the id is blank"
             several = f"; {_several_keys(len(cells))}" if len(cells) > 1 else ""
-            self._refuse(row, at, f"the id is {how}{several}; fill it in, or drop")
+            self._refuse(row, at, f"{how}{several}; fill it in, or drop")
         return None
 
     def _part(self, row: int, at: int, cell: str) -> str:

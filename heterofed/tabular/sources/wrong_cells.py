@@ -11,7 +11,7 @@ from heterofed.tabular.kinds import Column
 if TYPE_CHECKING:
     from heterofed.tabular.sources.source import Source
 
-WORDS = {"numeric": "number", "boolean": "yes or no", "date": "date of this format"}
+WORDS = {"numeric": "no number", "boolean": "no yes or no", "date": "no date of this format"}
 """The kinds that not every cell can have, in words."""
 
 
@@ -38,7 +38,7 @@ def name_first(source: Source, columns: Sequence[Column]) -> None:
         )
         if found[0][0] is not None:
             raise ColumnError(
-                f"{source.name}, row {found[0][0] + 1}, column {column.name!r}: this cell is no"
+                f"{source.name}, row {found[0][0] + 1}, column {column.name!r}: this cell is"
                 f" {WORDS[column.kind]}, as those of the column are; correct it, or empty it"
                 " where the value is missing"
             )
