@@ -1,4 +1,4 @@
-"""Reads ids from text, CSV, TSV and Parquet files, from folders of these, and from Dask DataFrames.
+"""Reads ids from text, CSV, TSV and Parquet files, from folders of these, and from data sets.
 
 All functions of psi accept any iterable of strings, so a list, a generator or a pandas Series needs
 nothing from this module. A column can be read several times, and only one block of it is in memory.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from psi.data_sets import Partitioned, columns_of, computed, is_partitioned, name_of
+from psi.data_sets import DataSet, data_set
 from psi.errors import IdsError
 
 _SHOWN = 10  # the most columns that an error names
@@ -30,7 +30,7 @@ class Column:
         name: the name of the column; None if the source has no other.
     """
 
-    def __init__(self, source: Path | Partitioned, name: str | None) -> None:
+    def __init__(self, source: Path | DataSet, name: str | None) -> None:
         self.source, self.name = source, name
 
     def __iter__(self) -> Iterator[str]:
@@ -44,9 +44,9 @@ class Column:
         return _text(source) if name is None else _csv(source, name)
 
 
-def _computed(source: Partitioned, name: str | None) -> Iterator[str]:
-    chosen = one_of(name_of(source), columns_of(source), name)
-    for part in computed(source, chosen):
+def _computed(source: DataSet, name: str | None) -> Iterator[str]:
+    chosen = one_of(source.name, source.columns(), name)
+    for part in source.ids(chosen):
         yield from part.tolist()
 
 
@@ -175,16 +175,16 @@ def _as_text(path: Path) -> Iterator[None]:
         ) from None
 
 
-def column(path: str | os.PathLike[str] | Partitioned, name: str | None = None) -> Column:
+def column(path: object, name: str | None = None) -> Column:
     """Return the ids in a file or data set, which are read when they are needed.
 
     Args:
-        path: a Dask DataFrame or Series, whose partitions are computed one after another; or a
-            Parquet file, whose name ends in `.parquet` (this needs pyarrow), a folder of such
+        path: a Parquet file, whose name ends in `.parquet` (this needs pyarrow), a folder of such
             files, which are read in the order of their paths, or UTF-8 text. If the name ends in
-            `.tsv`, tabs separate the columns.
-        name: the column of a CSV, TSV or Parquet file; None for a text file with one id per line,
-            or for a Parquet file with one column. An id is exactly what the file holds: nothing is
+            `.tsv`, tabs separate the columns. Or a Dask DataFrame or Series, or a Ray Dataset,
+            whose partitions are computed one after another.
+        name: the column of a table; None for a text file with one id per line, or for a Parquet
+            file or data set with one column. An id is exactly what the file holds: nothing is
             stripped. Numbers in Parquet files are refused, because parties might write them
             differently.
 
@@ -194,8 +194,9 @@ def column(path: str | os.PathLike[str] | Partitioned, name: str | None = None) 
     """
     if isinstance(path, str | os.PathLike):
         return Column(Path(path), name)
-    if is_partitioned(path):
-        return Column(path, name)
+    found = data_set(path)
+    if found is not None:
+        return Column(found, name)
     raise IdsError(
         f"a column of a {type(path).__name__} needs nothing of this: give it as it is, such as"
         ' frame["id"]'

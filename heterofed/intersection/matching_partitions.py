@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import psi
 from heterofed.errors import ColumnError, ConfigError, IdError, needing
 from heterofed.files import new_file, whole_folder, writing
 from heterofed.intersection.matching_rows import Marks, MatchingRows, check_out
-from psi.data_sets import Partitioned, columns_of, computed, name_of
+from psi.data_sets import DataSet
 from psi.sources import Column, one_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow
 
 
@@ -37,47 +39,43 @@ class MatchingPartitions:
         ColumnError: the first partition has a column that a Parquet file cannot hold.
     """
 
-    def __init__(self, source: Partitioned, id_column: str | None, out: Path) -> None:
+    def __init__(self, source: DataSet, id_column: str | None, out: Path) -> None:
         self._source, self._out = source, out
-        names = columns_of(source)
-        self._place = names.index(one_of(name_of(source), names, id_column))
-        for part in computed(source):
+        names = source.columns()
+        self._place = names.index(one_of(source.name, names, id_column))
+        for part in islice(source.tables(), 1):
             self._table(part, 0)
-            break
 
     def copy(self, ids: psi.OwnIds, common: array[int]) -> None:
         """Write the rows at the positions `common`, in their order."""
-        marked = Marks(ids, common, name_of(self._source))
-        width = len(str(self._source.npartitions))
+        marked = Marks(ids, common, self._source.name)
         with writing(self._out), whole_folder(self._out) as draft:
             try:
-                for number, part in enumerate(computed(self._source)):
-                    with new_file(draft / f"part.{number:0{width}}.parquet") as target:
+                for number, part in enumerate(self._source.tables()):
+                    with new_file(draft / f"part.{number:06}.parquet") as target:
                         self._copy_part(part, number, marked, target)
             except psi.IdsError as error:
                 raise IdError(f"{error}; run the task again") from None
             marked.end()
 
-    def _copy_part(self, part: Any, number: int, marked: Marks, target: BinaryIO) -> None:
+    def _copy_part(self, part: pd.DataFrame, number: int, marked: Marks, target: BinaryIO) -> None:
         import pyarrow
         from pyarrow import parquet
 
-        own = part if part.ndim == 1 else part.iloc[:, self._place]
-        rows: Iterator[tuple[int, str]] = enumerate(own.tolist())
+        rows: Iterator[tuple[int, str]] = enumerate(part.iloc[:, self._place].tolist())
         chosen = [at for at, _ in marked.chosen(rows, lambda row: row[1])]
         places = pyarrow.array(chosen, pyarrow.int64())
         parquet.write_table(self._table(part, number).take(places), target)
 
-    def _table(self, part: Any, number: int) -> pyarrow.Table:
+    def _table(self, part: pd.DataFrame, number: int) -> pyarrow.Table:
         with needing("parquet", "a Parquet file"):
             import pyarrow
-        frame = part.to_frame() if part.ndim == 1 else part
-        indexed = any(name is not None for name in frame.index.names)
+        indexed = any(name is not None for name in part.index.names)
         try:
-            return pyarrow.Table.from_pandas(frame, preserve_index=indexed)
+            return pyarrow.Table.from_pandas(part, preserve_index=indexed)
         except pyarrow.ArrowException as error:
             raise ColumnError(
-                f"partition {number} (from 0) of {name_of(self._source)} cannot be written as a"
+                f"partition {number} (from 0) of {self._source.name} cannot be written as a"
                 f" Parquet file ({type(error).__name__}); give each column values of one type"
             ) from None
 

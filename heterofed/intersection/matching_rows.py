@@ -17,13 +17,13 @@ import psi
 from heterofed.errors import ConfigError, IdError
 from heterofed.files import make_folder, new_file, whole_folder, writing
 from heterofed.reporting.results import check_writable, write_whole
-from psi.data_sets import Partitioned
+from psi.data_sets import DataSet
 from psi.sources import csv_rows, delimiter_of, one_of, partitions
 
 Row = TypeVar("Row")
 
 
-def check_out(ids: Path | Partitioned | None, out: Path, setting: str = "--out") -> None:
+def check_out(ids: Path | DataSet | None, out: Path, setting: str = "--out") -> None:
     """Check that the result can be written, and replaces no file or folder with ids.
 
     Args:

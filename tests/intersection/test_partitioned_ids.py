@@ -1,5 +1,5 @@
-"""Ids of a Dask DataFrame, and its rows as partitioned Parquet: in threads, on a cluster, after a
-kill, and with data that change between passes.
+"""Ids of a Dask or Ray data set, and its rows as partitioned Parquet: in threads, on a cluster,
+after a kill, and with data that change between passes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from heterofed.intersection.stored import set_domain
 from psi.sources import partitions
 from tests.e2e.processes import Parties
 from tests.e2e.tiny import run
+from tests.psi.test_psi_executors import start_ray
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -50,7 +52,7 @@ def both(folder: Path, ids: Any, **given: Any) -> list[Any]:
 
 def rows_of(folder: Path) -> pd.DataFrame:
     files = partitions(folder)
-    assert [each.name for each in files] == [f"part.{number}.parquet" for number in range(3)]
+    assert [each.name for each in files] == [f"part.{number:06}.parquet" for number in range(3)]
     return pd.concat(map(pd.read_parquet, files), ignore_index=True)
 
 
@@ -76,7 +78,7 @@ def test_ids_of_partitions() -> None:
         with pytest.raises(psi.IdsError, match=says):
             list(psi.column(data, name))
     with pytest.raises(psi.IdsError, match=r'a column of a DataFrame .* such as frame\["id"\]'):
-        psi.column(FRAME, "id")  # type: ignore[arg-type]
+        psi.column(FRAME, "id")
     with pytest.raises(psi.IdsError, match="12 ids are not a string"):
         psi.OwnIds(psi.column(data, "n"))
 
@@ -231,6 +233,44 @@ def test_a_cluster_that_loses_a_worker_and_then_all(tmp_path: Path) -> None:
         cluster.close()
         with pytest.raises(psi.IdsError, match=r"partition 1 \(from 0\) .* cannot be computed"):
             list(rest)
+
+
+def late(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first block is the last one that is ready."""
+    time.sleep(0 if rows["n"].iloc[0] else 2)
+    return rows
+
+
+def unready(rows: pd.DataFrame) -> pd.DataFrame:
+    if rows["n"].iloc[0]:
+        raise ValueError(rows["id"].iloc[0])
+    return rows
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # Ray warns of its own settings
+def test_a_ray_data_set(tmp_path: Path) -> None:
+    ray: Any = pytest.importorskip("ray")
+    start_ray(ray)
+    try:
+        blocks = pytest.importorskip("ray.data").from_pandas([FRAME[:5], FRAME[5:10], FRAME[10:]])
+        data = blocks.map_batches(late, batch_format="pandas")
+        ids = psi.column(data, "id")
+        assert list(ids) == list(ids) == FRAME["id"].tolist()
+        assert not data.context.execution_options.preserve_order
+        common, _ = both(tmp_path, ids, rows_out=tmp_path / "a")
+        assert common == sorted(THEIRS[1:])
+        assert rows_of(tmp_path / "a")["n"].tolist() == COMMON
+        with pytest.raises(psi.IdsError, match="no column 'x'; its columns: 'n', 'id'"):
+            list(psi.column(data, "x"))
+        failing = blocks.map_batches(unready, batch_format="pandas")
+        with pytest.raises(
+            psi.IdsError, match=r"block \d \(from 0\) of the Dataset of ray"
+        ) as told:
+            list(psi.column(failing, "id"))
+        assert "person" not in str(told.value)
+    finally:
+        ray.shutdown()
 
 
 MORTAL = """
