@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import psi
 from heterofed.errors import IdError
 from heterofed.intersection.ids import check_count
+from heterofed.intersection.pace import values_pace
 from heterofed.intersection.request import domain_of, named
 from heterofed.intersection.storage import allowed_to, signed_for
 from heterofed.messaging.party import Party
@@ -82,14 +83,18 @@ def _ask(run: Run, party: Party, peer: Peer, ids: psi.OwnIds) -> int:
         for chunk in asker.blinded():
             party.post(peer, CountBlinded(len(chunk) // POINT_BYTES), [chunk])
         raised = own = 0
+        both = len(ids) + theirs
+        pace = values_pace(run, peer, f"answered a count of {both} ids", both)
         while raised < len(ids):
             mail = party.take(peer, CountRaised, PsiTagged)
+            pace.check()
             if isinstance(mail.message, CountRaised):
                 asker.add_raised(bytes(mail.payload))
                 raised += mail.message.values
                 party.progress(raised)
         while own < theirs:
             mail = party.take(peer, CountOwn)
+            pace.check()
             asker.add_own(bytes(mail.payload))
             own += mail.of(CountOwn).values
         size = asker.size()

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import psi
-from heterofed.errors import PeerTimeoutError, PSIFailedError, PSILimitError
+from heterofed.errors import PSIFailedError, PSILimitError
+from heterofed.intersection.pace import values_pace
 from heterofed.intersection.storage import kept_results, tested_by
 from heterofed.messaging.peer import Peer
 from heterofed.protocol.messages import (
@@ -46,10 +47,6 @@ _CHUNKS = 32
 
 CHUNKS_AHEAD = 3
 """The most chunks without a stored result: one at each party, and one in transfer."""
-
-
-TAGS_PER_SECOND = 10
-"""The least number of tags per second that a party must compute; slower ones are given up."""
 
 
 class Request:
@@ -191,32 +188,21 @@ class Request:
 
     def take_tags(self) -> None:
         """Receive all tags of the Collaborator's ids, and match them at once, which frees files."""
-        taken, began = 0, self._party.clock()
-        due = self._run.plan.psi_tags(self.peer_count)
+        taken, due = 0, self._run.plan.psi_tags(self.peer_count)
+        what = f"made the tags of its {self.peer_count} ids"
+        pace = values_pace(self._run, self._peer, what, self.peer_count)
         while taken < due:
             mail = self._party.take(self._peer, PsiTags, PsiTagged)
+            pace.check()
             if isinstance(mail.message, PsiTags):
                 with named(self._peer, self._party.name):
                     self._requester.add_tags(bytes(mail.payload))
                 taken += mail.message.values
-            else:
-                self._check_pace(self._party.clock() - began)
         with named(self._peer, self._party.name):
             if isinstance(self._requester, psi.JointRequester):
                 self._requester.shares()
             else:
                 self.matches = self._requester.positions()
-
-    def _check_pace(self, seconds: float) -> None:
-        """Raise `PeerTimeoutError` if the Collaborator computes its tags too slowly."""
-        silence = self._run.plan.calculation_timeout
-        most = silence + self.peer_count / TAGS_PER_SECOND
-        if silence and seconds > most:
-            raise PeerTimeoutError(
-                f"{self.name} has not made the tags of its {self.peer_count} ids in {seconds:.0f} s"
-                f" (phase psi), though {most:.0f} s are enough for any machine; see its log",
-                party=self.name,
-            )
 
     @property
     def decoded(self) -> psi.JointRequester:

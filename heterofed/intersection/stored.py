@@ -17,6 +17,7 @@ from pathlib import Path
 import psi
 from heterofed.errors import PSIFailedError, PSILimitError
 from heterofed.intersection.ids import check_count, files_named, tell
+from heterofed.intersection.pace import filter_pace
 from heterofed.intersection.request import CHUNKS_AHEAD, named
 from heterofed.intersection.storage import TERMS, folder_for_reuse, signed_for
 from heterofed.messaging import aborts
@@ -176,9 +177,10 @@ def _kept_filter(path: Path, name: str, domain: bytes) -> psi.Filter | None:
 def _fetch(run: Run, owner: Peer, offer: StoredOffer, path: Path, name: str) -> psi.Filter:
     most, domain = run.plan.max_peer_ids, set_domain(name)
     with psi.FilterReceiver(path, domain=domain, max_peer_ids=most) as receiver:
-        left = offer.size
+        left, pace = offer.size, filter_pace(run, owner, offer.count)
         while left:
             chunk = bytes(run.party.take(owner, StoredFilter).payload)
+            pace.check()
             receiver.add(chunk)
             left -= len(chunk)
         fetched = receiver.finish()

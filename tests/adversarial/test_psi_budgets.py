@@ -8,15 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import psi
 import psi.ecdh.oprf
 from heterofed import errors as e
+from heterofed.hetero_nn.psi import RSAPSIInitiatorScheduler, ask_stored
 from heterofed.intersection.storage import TAGS
 from heterofed.protocol import messages as m
 from psi.rsa.signer import RSASigner
-from tests.adversarial.peers import LyingCollaborator, LyingHost, Victim, domain_of
+from tests.adversarial.peers import (
+    Link,
+    LyingCollaborator,
+    LyingHost,
+    Victim,
+    connected,
+    domain_of,
+    hello,
+)
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
 pytestmark = pytest.mark.slow
@@ -174,28 +184,77 @@ def test_tags_are_not_made_for_who_asks_nothing(
         assert not made
 
 
-def test_tags_that_trickle_end_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each notice is progress, and there may be millions of them."""
-    monkeypatch.setattr("heterofed.intersection.request.TAGS_PER_SECOND", 1000)
-    host, eve = Victim(TinyHost(tmp_path, calculation_timeout=1)), LyingCollaborator()
+def to_tags(eve: Link, signer: RSASigner) -> None:
+    """Come to the point at which the Host waits for tags."""
+    eve.say(m.PsiKey(len(IDS)), [signer.public_key()])
+    begin, _ = eve.hear(m.PsiBegin)
+    signer.begin(begin.count)
+    values = eve.hear(m.PsiBlinded)[1]
+    eve.say(m.PsiSigned(begin.count), [signer.sign(values)])
+    eve.hear(m.PsiUnblinded)
+
+
+class Asks(RSAPSIInitiatorScheduler):
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
+        return ask_stored(self, task_id, "people")
+
+
+class Counts(RSAPSIInitiatorScheduler):
+    def launch_task(self, task_id: str, resume: Any = "auto", **how: Any) -> Any:
+        return self.count_common(task_id)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "kind", "why"),
+    [
+        ("psi", m.PsiTagged, "made the tags of its 60 ids"),
+        ("psi", m.PsiTags, "made the tags of its 60 ids"),
+        ("overlap", m.PsiTagged, "answered a count of 110 ids"),
+        ("stored", m.StoredFilter, "sent the filter of its 60 ids"),
+    ],
+)
+def test_what_trickles_ends_the_task(
+    purpose: Any,
+    kind: Any,
+    why: str,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each message is progress, and there may be millions of them."""
+    trickle: dict[Any, Callable[[int], tuple[m.Message, list[bytes]]]] = {
+        m.PsiTagged: lambda done: (m.PsiTagged(done), []),
+        m.PsiTags: lambda done: (m.PsiTags(1), [done.to_bytes(16, "big")]),
+        m.StoredFilter: lambda _: (m.StoredFilter(), [b"P"]),
+    }
+    for rate in ("VALUES_PER_SECOND", "FILTER_IDS_PER_SECOND"):
+        monkeypatch.setattr(f"heterofed.intersection.pace.{rate}", 1000)
+    make = {"psi": RSAPSIInitiatorScheduler, "overlap": Counts, "stored": Asks}[purpose]
+    host = Victim(make("alice", ids=IDS[:50], calculation_timeout=1, results_dir=tmp_path))
+    eve = connected()
+    eve.say(msgspec.structs.replace(hello(), purpose=purpose))
+    eve.hear(m.Welcome)
     with psi.RSASigner(IDS, domain=domain_of("alice", "bob")) as signer:
-        eve.link.say(m.PsiKey(len(IDS)), [signer.public_key()])
-        begin, _ = eve.link.hear(m.PsiBegin)
-        signer.begin(begin.count)
-        values = eve.link.hear(m.PsiBlinded)[1]
-        eve.link.say(m.PsiSigned(begin.count), [signer.sign(values)])
-        eve.link.hear(m.PsiUnblinded)
+        if purpose == "psi":
+            to_tags(eve, signer)
+        elif purpose == "overlap":
+            eve.hear(m.CountBegin)
+            eve.say(m.CountReady(len(IDS)))
+            eve.hear(m.CountBlinded)
+        else:
+            eve.say(m.StoredOffer("0" * 16, len(IDS), 300))
+            eve.hear(m.StoredBegin)
         with pytest.raises(AssertionError, match="peer_timeout"):
             for done in range(1, len(IDS)):
-                eve.link.say(m.PsiTagged(done))
+                eve.say(*trickle[kind](done))
                 time.sleep(0.2)
-                eve.link.pump()
-                if eve.link.lost or eve.link._heard:
-                    eve.link.hear(m.PsiMatched)
-    eve.link.close()
+                eve.pump()
+                if eve.lost or eve._heard:
+                    eve.hear(m.PsiMatched)
+    eve.close()
     outcome = host.outcome()
     assert type(outcome) is e.PeerTimeoutError
-    assert "bob has not made the tags of its 60 ids" in str(outcome)
+    assert f"bob has not {why}" in str(outcome)
 
 
 def test_honest_parties_need_one_intersection_for_many_runs(tmp_path: Path, home: Path) -> None:
