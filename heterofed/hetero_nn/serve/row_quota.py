@@ -140,9 +140,9 @@ class RowQuota:
         Raises:
             LedgerError: another process has held them for too long.
         """
-        lock = file_lock(self._path.with_suffix(".json.lock"), timeout=LOCK_SECONDS)
+        lock = file_lock(self._path.with_suffix(".json.lock"))
         try:
-            lock.acquire()
+            lock.acquire(timeout=LOCK_SECONDS)
         except OSError as error:  # also a timeout
             raise LedgerError(
                 f"another process of this party has held {self._path} for {LOCK_SECONDS:.0f} s, or"
