@@ -18,11 +18,14 @@ class Engine(Generic[S]):
         settings: the arguments of the constructor.
         run: the run of the current or last task; None before the first. While a prediction or a dry
             run borrows the scheduler's hooks, it is the run of that task.
+        order_of: the name from which the order of rows is drawn if there is a seed; None for the
+            task id. A simulation under a task id that was made up repeats a run by it.
     """
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
         self.run: Run | None = None
+        self.order_of: str | None = None
 
     def made(self, name: str) -> Any:
         """Return a model or optimizer of the run, which is made on first use.

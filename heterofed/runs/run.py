@@ -238,15 +238,15 @@ def drawn_seed() -> bytes:
     return secrets.token_bytes(32)
 
 
-def drawn_order(task_id: str, seed: int | None) -> int:
+def drawn_order(name: str, seed: int | None) -> int:
     """Return the seed of the order of rows, which the Host sends to all and which hides its own
     seed.
 
     Args:
-        task_id: the id of the task.
-        seed: the seed that the Host's constructor got. With a seed, the order depends on the task
-            id only, so that a run can be repeated.
+        name: the id of the task, unless `Engine.order_of` says otherwise.
+        seed: the seed that the Host's constructor got. With a seed, the order depends on the name
+            only, so that a run can be repeated.
     """
     if seed is None:
         return secrets.randbits(63)
-    return int.from_bytes(sha256(b"order of " + task_id.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(sha256(b"order of " + name.encode()).digest()[:8], "big") >> 1

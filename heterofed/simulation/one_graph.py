@@ -156,6 +156,7 @@ class Baseline:
         announced = None
         for half in self._halves:
             split(half, common, announced)
+            half.models.make_all()  # in round 0, as in the joint run, on the same random streams
             if half.run.plan.announced_split:
                 announced = half.run.state.train_ids, half.run.state.test_ids
 

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heterofed import ConfigError, TaskResult, simulate, simulate_prediction
+from heterofed.hetero_nn.hooks import half_engine
 from heterofed.reporting import markup
 from heterofed.simulation.one_graph import Mode
 from heterofed.simulation.simulate import Simulation
@@ -88,6 +89,7 @@ def fit(
     first, *others = names
     of_host = {"collaborators": others, "psi_protocol": "ecdh"} | settings
     host = TabularHost(first, tables[first], label=label, **given(first), **of_host)
+    half_engine(host).order_of = task_id or "fit"  # with the same seed, of any made-up id
     collaborators = [TabularCollaborator(name, tables[name], **given(name)) for name in others]
     task = task_id or f"fit-{secrets.token_hex(3)}"
     done = simulate(host, collaborators, task_id=task, baselines=baselines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from heterofed.errors import ConfigError
@@ -85,3 +86,23 @@ def test_three_parties_and_numbers(tmp_path: Path) -> None:
     assert done.predict().shape == (done.result.ids,)
     with pytest.raises(ConfigError, match="predicts numbers"):
         done.predict_proba()
+
+
+@pytest.mark.slow
+def test_a_seed_repeats_a_run_and_pooled_repeats_the_joint_one(tmp_path: Path) -> None:
+    bank, shop = loans(200)
+    scores = []
+    for each in ("once", "again"):
+        done = fit(
+            {"bank": bank, "shop": shop},
+            ids={"bank": "customer", "shop": "client"},
+            label="defaulted",
+            baselines=["pooled"],
+            results_dir=tmp_path / each,
+            **SMALL,
+        )
+        assert done.simulation.comparison
+        by_mode = pd.read_csv(done.simulation.comparison.tables["scores"])
+        scores += [part["score"].to_numpy() for _, part in by_mode.groupby("mode")]
+    for other in scores[1:]:
+        np.testing.assert_allclose(scores[0], other, rtol=1e-5)
