@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SPEAKING: tuple[str, ...] = (
-    *("cli/bundle.py", "cli/diagnosis.py", "cli/machine.py", "cli/probe.py"),
+    *("cli/bundle.py", "cli/diagnosis.py", "cli/machine.py", "cli/options.py", "cli/probe.py"),
     *("cli/app.py", "cli/demo.py", "cli/new.py", "cli/own_ids.py", "cli/own_party.py"),
     *("cli/psi.py", "cli/report.py", "cli/serve.py", "cli/table.py", "cli/table_check.py"),
     *("cli/table_overlap.py", "cli/table_tasks.py", "cli/table_take_home.py", "cli/task.py"),

@@ -191,7 +191,7 @@ def train(context: click.Context, /, role: Role, as_json: bool, **given: Any) ->
 
     overlap_only = given.pop("overlap_only")
     if role == "collaborator":
-        refuse(context, [each.name for each in _host_options()], "the Host decides")
+        refuse(context, [each.name for each in _host_options()], _DECIDES)
         if given["duplicates"] == "many":
             raise click.UsageError("--duplicates many: only the Host's rows may be many to one")
     elif not given["label"] and not overlap_only:
@@ -319,4 +319,5 @@ def _show_importance(columns: list[dict[str, Any]]) -> None:
         click.echo(translated(f"  ... and {more} more in importance.csv"))
 
 
+_DECIDES = "the Host decides, which has no --role collaborator"
 _MOST_COLUMNS = 20

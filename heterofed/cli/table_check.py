@@ -65,6 +65,7 @@ def check(context: click.Context, /, location: str, as_json: bool, **given: Any)
         "rows": report.rows,
         "sampled": report.sampled,
         "columns": [_row(each, ids, labels) for each in report.columns],
+        "ids": list(ids),
         "missing": missing,
         "ids_in_doubt": in_doubt,
         "id_recipe": better,
@@ -158,7 +159,7 @@ def _show(found: dict[str, Any]) -> None:
     for problem in found["problems"]:
         said(f"error: {problem}")
     if not found["problems"]:
-        said(_verdict(found["ids_in_doubt"], found["id_recipe"]))
+        said(_verdict(found["ids_in_doubt"], found["id_recipe"]) if found["ids"] else _NO_IDS)
 
 
 def _verdict(in_doubt: bool, better: str | None) -> str:
@@ -177,5 +178,6 @@ def _verdict(in_doubt: bool, better: str | None) -> str:
     return "nothing is in the way of training on this table"
 
 
+_NO_IDS = "the columns can be trained on; name the ids with --id, so that they are looked at, too"
 _MOST_SHOWN = 200
 _MOST_SPELLINGS = 8

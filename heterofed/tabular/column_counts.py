@@ -30,6 +30,16 @@ class Counts:
     """The first row that is not a number."""
     marked: int = 0
     """The number of numbers with a decimal comma."""
+    grouped: int = 0
+    """The number of numbers with commas where these could stand between thousands."""
+    surely_grouped: int = 0
+    """The number of those that cannot have a decimal comma."""
+    large: int = 0
+    """The number of numbers from 1000 on without such commas."""
+    percents: int = 0
+    """The number of numbers before a percent sign."""
+    marked_percents: int = 0
+    """The same of numbers with a decimal comma, or without decimals."""
     padded: int = 0
     """The number of cells of digits with a leading zero."""
     whole: int = 0
@@ -53,6 +63,10 @@ def _counted() -> str:
     date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
     tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
 
+    grouped = r"'^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?$'"
+    surely_grouped = r"'^[-+]?[1-9]\d{0,2}((,\d{3}){2,}|,\d{3}\.\d+)'"
+    percents = r"'^[-+]?\d*\.?\d+ ?%$'"
+    marked_percents = r"'^[-+]?\d+(,\d+)? ?%$'"
     lists = r"'^[^\s,;|]+([;|][^\s,;|]+)+$'"
 
     def text(test: str) -> str:  # Most cells are numbers, so nothing else is tried on them.
@@ -62,6 +76,11 @@ def _counted() -> str:
         count(*), count(DISTINCT x),
         count(n), min(row) FILTER (n IS NULL),
         {text(f"regexp_matches(x, {marked})")},
+        {text(f"regexp_matches(x, {grouped})")},
+        {text(f"regexp_matches(x, {surely_grouped})")},
+        count_if(abs(n) >= 1000),
+        {text(f"regexp_matches(x, {percents})")},
+        {text(f"regexp_matches(x, {marked_percents})")},
         count_if(x LIKE '0%' AND regexp_matches(x, '^0\\d+$')),
         coalesce(count_if(n = floor(n)), 0),
         min(row) FILTER (isinf(n)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from heterofed.errors import ColumnError
 from heterofed.reporting import markup
 from heterofed.tabular.column_counts import Counts, count_cells, count_missing
-from heterofed.tabular.kinds import DATE_FORMATS, Column, Kind, as_date, is_numeric
+from heterofed.tabular.kinds import DATE_FORMATS, THOUSANDS, Column, Kind, as_date, is_numeric
 from heterofed.tabular.sources import Source
 
 SAMPLE_ROWS = 100_000
@@ -244,8 +244,8 @@ class _Look:
             )
         if counts.numbers == present and (is_numeric(type_) or not counts.padded):
             return self._number(name, counts)
-        if counts.marked and counts.marked + counts.whole == present:
-            return "numeric", ",", ["numbers with a decimal comma"], ""
+        if (written := _written_number(counts, self._source)) is not None:
+            return "numeric", *written, ""
         if counts.dates >= _MOSTLY * present:
             return self._date(name, counts)
         if _MOSTLY * present <= counts.numbers < present and counts.not_number is not None:
@@ -338,6 +338,24 @@ class _Look:
             name=self._source.text(name),
         )
         return bool(most == 1 and values < self.rows / 2)
+
+
+def _written_number(counts: Counts, source: Source) -> tuple[str, list[str]] | None:
+    """Return the format of numbers that are not written plainly, and notes on it.
+
+    A comma before three digits in every cell stands between thousands, except in files whose fields
+    are parted by semicolons, because these leave the comma to decimals.
+    """
+    present = counts.present
+    if present in (counts.percents, counts.marked_percents):
+        format_ = "%" if present == counts.percents else ",%"
+        return format_, ["percentages, as numbers"]
+    in_groups = counts.grouped and counts.grouped + counts.numbers == present and not counts.large
+    if in_groups and (counts.surely_grouped or source.delimiter != ";"):
+        return THOUSANDS, ["commas between thousands (1,234 is 1234)"]
+    if counts.marked and counts.marked + counts.whole == present:
+        return ",", ["numbers with a decimal comma"]
+    return None
 
 
 def _label_problem(table: str, name: str, counts: Counts, missing: int) -> str:

@@ -30,6 +30,9 @@ MISSING = (
 banks.
 """
 
+THOUSANDS = "1,000"
+"""The format of numbers with a comma between thousands."""
+
 TRUE = ("true", "t", "yes", "y", "on")
 FALSE = ("false", "f", "no", "n", "off")
 
@@ -62,7 +65,8 @@ class Column:
         name: the name of the column in the table.
         kind: the kind of its values.
         format: for dates, the `strptime` format, or empty for ISO 8601; for numbers, "," if that is
-            the decimal mark.
+            the decimal mark, or "1,000" if it stands between thousands, with "%" behind it if the
+            cells end with that.
     """
 
     name: str
@@ -137,11 +141,15 @@ def converted(cell: str, type_: str, column: Column, missing: str) -> str:
 
 
 def as_number(cell: str, text: str, type_: str, mark: str = "") -> str:
-    """Return an SQL expression for a DOUBLE; `mark` is "," if that is the decimal mark."""
+    """Return an SQL expression for a DOUBLE; `mark` is the format of the column's numbers."""
     if is_numeric(type_) or type_ == "BOOLEAN":
         return f"CAST({cell} AS DOUBLE)"
-    if mark == ",":
+    if mark.endswith("%"):
+        text = f"rtrim({text}, ' %')"
+    if mark.startswith(","):
         text = f"replace(replace({text}, '.', ''), ',', '.')"
+    elif mark.startswith(THOUSANDS):
+        text = f"replace({text}, ',', '')"
     return f"CAST({text} AS DOUBLE)"
 
 

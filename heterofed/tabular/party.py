@@ -18,6 +18,7 @@ from heterofed.errors import ConfigError
 from heterofed.intersection.keys import nobody
 from heterofed.reporting.results import TaskResult
 from heterofed.tabular.ids import IdRecipe, overlap_advice
+from heterofed.tabular.ids.advice import SMALL_SHARE
 from heterofed.tabular.importance import permuted
 from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.prepare import Inputs
@@ -155,7 +156,12 @@ class Party:
         if not len(self._run.split_ids[0]):  # it is of a finished run
             return
         if advice := self.overlap_advice():
-            logger.warning("%s", advice)
+            is_clear = self.table.better_recipe is not None or self._is_scarce
+            logger.log(logging.WARNING if is_clear else logging.INFO, "%s", advice)
+
+    @property
+    def _is_scarce(self) -> bool:
+        return self._run.result.ids < SMALL_SHARE * self._run.result.smallest_ids
 
     def overlap_advice(self) -> str:
         """Return which recipes to try if few ids were common in this run; empty otherwise."""

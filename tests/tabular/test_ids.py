@@ -270,7 +270,7 @@ def test_the_recipe_that_suits_ids_better(
         (["Ann@x.com", "A1"], "e-mail addresses"),
         (["2024-12-31", "A1"], "dates"),
         (["31/12/2024", "A1"], "dates"),
-        ([" A1", "A2"], "spaces"),
+        ([" A1", "A2"], ""),
         (["Aa", "B"], "upper case"),
         (["13812345678", "A1", "2024-00017", "12-34"], ""),
     ],

@@ -130,3 +130,28 @@ def test_ten_thousand_columns(tmp_path: Path) -> None:
     report = inspect(source)
     assert {each.kind for each in report.columns} == {"numeric"}
     assert source.typed(report.features[:20]).frame().to_numpy().sum() == 20 * 5
+
+
+@pytest.mark.parametrize(
+    ("cells", "delimiter", "format_", "first"),
+    [
+        (["32,190", "950", "1,234"], ",", "1,000", 32190),
+        (["-1,234,567.5", "12.5", "999"], ";", "1,000", -1234567.5),
+        (["32,190", "9,125", "1,234"], ";", ",", 32.19),
+        (["0,750", "1,250", "12,125"], ",", ",", 0.75),
+        (["1,250", "5000", "2,125"], ",", ",", 1.25),
+        (["11.9%", "5 %", "100%"], ",", "%", 11.9),
+        (["11,9%", "5%", "100 %"], ";", ",%", 11.9),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(
+    cells: list[str], delimiter: str, format_: str, first: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv"
+    rows = "".join(f'a{row}{delimiter}"{cell}"\n' for row, cell in enumerate(cells * 10))
+    path.write_text(f"id{delimiter}x\n{rows}")
+    source = open_source(path)
+    column = inspect(source, ids="id")["x"]
+    assert (column.kind, column.format) == ("numeric", format_)
+    assert column.notes
+    assert source.typed([column]).frame()["x"][0] == first

@@ -193,8 +193,8 @@ class Doubts:
                 f"{total.padded} ids have zeros in front (00123): a party that keeps them as"
                 " numbers writes 123, and misses; the recipe integer makes both the same"
             )
-        if total.spaces:
-            found.append(f"{total.spaces} ids have spaces around them; the recipe text drops them")
+        if spaces := self._total("exact").spaces:
+            found.append(f"{spaces} ids have spaces around them; the recipe text drops them")
         found += [
             f"{count} ids look like {what}; the recipe {recipe} makes all forms of one the same"
             for count, what, recipe in (

@@ -100,6 +100,7 @@ def read_delimited(
         {each: Cells(f"c{at}", "VARCHAR") for at, each in enumerate(columns)},
         tuple(text.notes),
         has_header=bool(found),
+        delimiter=delimiter,
     )
     return _without_nameless(relation, len(first), name)
 

@@ -59,6 +59,7 @@ class Relation:
         notes: what was detected when the table was opened, for the user.
         has_header: whether the names of the columns are in the table.
         is_streamed: whether few rows are needed at a time; see `open_source`.
+        delimiter: the sign between the fields of a text file; empty for other tables.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -69,6 +70,7 @@ class Relation:
     notes: tuple[str, ...] = field(default=())
     has_header: bool = True
     is_streamed: bool = False
+    delimiter: str = ""
 
 
 class Source:
@@ -218,6 +220,11 @@ class Source:
         """Whether the table is too large to be held in memory."""
         most = STREAMED_CELLS if self._relation.is_streamed else SMALL_CELLS
         return self.rows * len(self.columns) > most
+
+    @property
+    def delimiter(self) -> str:
+        """The sign between the fields of a text file; empty for other tables."""
+        return self._relation.delimiter
 
     @property
     def scratch(self) -> Scratch:
