@@ -25,7 +25,7 @@ Stamp = list[tuple[Path, int, int, int]]
 
 
 class OwnMatches:
-    """Where the matches of a request go; by itself, nowhere.
+    """Decides where the matches of a request go; by itself, nowhere.
 
     Attributes:
         ids: the ids of the set, if the source is known.
