@@ -19,7 +19,7 @@ TEMPLATES = LOCALE / "sentences.txt"
 
 _PLACE = re.compile(r"\{\d+\}")
 _DEEPEST = 3
-"""How often what stands in a place may be a sentence itself."""
+"""The depth to which a place may hold a sentence itself."""
 
 
 def translated(text: str) -> str:
