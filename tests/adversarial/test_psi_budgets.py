@@ -29,7 +29,7 @@ from tests.adversarial.peers import (
 )
 from tests.e2e.tiny import IDS, TinyCollaborator, TinyHost, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 MADE_UP = [f"guess-{number}" for number in range(30)] + IDS[:30]
 
@@ -218,7 +218,6 @@ def test_what_trickles_ends_the_task(
     kind: Any,
     why: str,
     tmp_path: Path,
-    home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each message is progress, and there may be millions of them."""

@@ -8,8 +8,14 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from msgspec import structs
 
 from benchmarks.forecast import compared
+from heterofed.cli.forecast import psi_forecast, train_forecast
+from heterofed.protocol.codec import encode
+from heterofed.protocol.messages import Facts, LinkFacts, ProbeBegin, ProbeResult, Work
+from heterofed.protocol.plan import MAX_PEER_IDS
+from heterofed.reporting.units import bytes_shown, seconds_shown
 
 KINDS = ("forecast", "truth")
 MOST = 0.3
@@ -22,6 +28,26 @@ the next where other work comes and goes. `python -m benchmarks.forecast` measur
 
 def spread(values: list[float]) -> float:
     return max(values) / min(values) - 1
+
+
+HUGE = Work(*[MAX_PEER_IDS] * 2, 10**6, 1 << 20, 1 << 5, 1 << 5)
+SLOW = Facts("", "", "", 1, 0, 0, 0, MAX_PEER_IDS, *[1e6] * 5, busy=1 << 16, machine=bytes(16))
+FAST = structs.replace(SLOW, ids=1, ask=0.0, sign=0.0, tag=0.0, step=0.0, start=0.0, busy=0.0)
+
+
+@pytest.mark.parametrize("work", [HUGE, Work(1, 1, 0, 1, 1, 1), Work(1, 1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("shop", [SLOW, FAST])
+@pytest.mark.parametrize("link", [LinkFacts(1e6, 1.0, 1.0, 1e11), LinkFacts(0.0, 1e15, 1e15, 0.0)])
+def test_a_forecast_of_whatever_a_peer_says_can_be_shown(
+    work: Work, shop: Facts, link: LinkFacts
+) -> None:
+    encode(ProbeBegin(work))  # so these are the ends of what can be said
+    encode(ProbeResult(shop, link))
+    for forecast in (psi_forecast, train_forecast):
+        phase = forecast(work, FAST, shop, link)
+        assert seconds_shown(phase.seconds)
+        assert bytes_shown(phase.to_host)
+        assert bytes_shown(phase.from_host)
 
 
 @pytest.mark.long
