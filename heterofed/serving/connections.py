@@ -11,8 +11,7 @@ import asyncio
 import functools
 import socket
 from asyncio import TimerHandle, Transport
-from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -38,12 +37,8 @@ MOST_AHEAD = 16
 """The most requests that may wait for the answers to those before them."""
 
 
-class Reads(Enum):
-    """What a connection reads at the moment."""
-
-    NOTHING = auto()
-    HEAD = auto()
-    BODY = auto()
+Reads = Literal["nothing", "head", "body"]
+"""What a connection reads at the moment."""
 
 
 class Connection(HttpToolsProtocol):
@@ -52,7 +47,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Accept a connection."""
         super().connection_made(transport)
-        self._reads = Reads.NOTHING
+        self._reads: Reads = "nothing"
         self._begun = self._around = self._body = self._of_body = 0
         self._timer: TimerHandle | None = None
         if len(self.connections) > MAX_CONNECTIONS:
@@ -67,7 +62,7 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is being read or answered."""
-        return self._reads is Reads.NOTHING and self._is_answered
+        return self._reads == "nothing" and self._is_answered
 
     @property
     def _is_answered(self) -> bool:
@@ -78,7 +73,11 @@ class Connection(HttpToolsProtocol):
         """Read what has come."""
         begun, self._of_body = self._begun, 0
         super().data_received(data)
-        if self._reads is Reads.NOTHING or self._begun != begun:
+        if self._reads == "nothing":
+            return
+        if self._reads == "head" and self._timer is None:  # most heads come at once
+            self._give_time()
+        if self._begun != begun:
             return
         self._around += len(data) - self._of_body
         if self._around > HEAD_BYTES + (0 if self._is_answered else self._body):
@@ -91,15 +90,14 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_AHEAD:
             raise ValueError("too many requests at once")  # becomes an answer of status 400
         super().on_message_begin()
-        self._reads, self._begun = Reads.HEAD, self._begun + 1
+        self._reads, self._begun = "head", self._begun + 1
         self._around = self._body = 0
-        if self.cycle:  # the time of the first one has begun with the connection
-            self._give_time()
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request, and to read its body."""
-        self._take_time()
-        self._reads = Reads.BODY
+        if self._timer is not None:
+            self._take_time()
+        self._reads = "body"
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -110,14 +108,15 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End to read a request."""
-        self._take_time()
-        self._reads = Reads.NOTHING
+        if self._timer is not None:
+            self._take_time()
+        self._reads = "nothing"
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on after an answer; the rest of a body that nobody reads must come soon."""
         super().on_response_complete()
-        if self._reads is Reads.BODY and self._is_answered:
+        if self._reads == "body" and self._is_answered:
             self._give_time()
 
     # -- within ------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         """Close the connection, with an answer if none is under way."""
-        if self._reads is not Reads.HEAD or not self._is_answered or self.transport.is_closing():
+        if self._reads != "head" or not self._is_answered or self.transport.is_closing():
             self.transport.abort()
             return
         body = write_error(
