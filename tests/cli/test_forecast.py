@@ -30,8 +30,10 @@ def spread(values: list[float]) -> float:
     return max(values) / min(values) - 1
 
 
-HUGE = Work(*[MAX_PEER_IDS] * 2, 10**6, 1 << 20, 1 << 5, 1 << 5)
-SLOW = Facts("", "", "", 1, 0, 0, 0, MAX_PEER_IDS, *[1e6] * 5, busy=1 << 16, machine=bytes(16))
+HUGE = Work(MAX_PEER_IDS, MAX_PEER_IDS, 10**6, 1 << 20, 1 << 5, 1 << 5)
+SLOW = Facts(
+    "", "", "", 1, 0, 0, 0, MAX_PEER_IDS, 1e6, 1e6, 1e6, 1e6, 1e6, busy=1 << 16, machine=bytes(16)
+)
 FAST = structs.replace(SLOW, ids=1, ask=0.0, sign=0.0, tag=0.0, step=0.0, start=0.0, busy=0.0)
 
 
