@@ -17,7 +17,7 @@ from psi import StoredSet
 from tests.adversarial.peers import LyingHost, Victim
 from tests.e2e.tiny import IDS, TinyCollaborator
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 LIMIT = 100
 
@@ -79,7 +79,14 @@ def test_a_host_cannot_ask_for_more(kind: str, tmp_path: Path) -> None:
     refused(kind, LIMIT + 1, tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "count",
+        "stored set",
+        *(pytest.param(each, marks=pytest.mark.long) for each in list(KINDS)[:2]),
+    ],
+)
 def test_what_was_asked_before_counts(kind: str, tmp_path: Path) -> None:
     host, victim = asked("count", 60, tmp_path)
     host.link.hear(m.CountReady)

@@ -28,8 +28,8 @@ MOST_SENT = 16 << 20
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server whose times are short."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
-    api = Api({"t": "a-token-of-some-length"}, deadline=0.5, most_bytes=1000, most_rows=10)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    api = Api({"t": "a-token-of-some-length"}, deadline=0.3, most_bytes=1000, most_rows=10)
     server = http_server(api, None, 1)
     with listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
