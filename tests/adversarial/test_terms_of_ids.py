@@ -59,7 +59,7 @@ def asked(kind: str, count: int, folder: Path) -> tuple[LyingHost, Victim]:
     """A Host that asks a Collaborator for so many ids."""
     make, offer, begin = KINDS[kind]
     victim = Victim(make(folder))
-    host = LyingHost(limits=LeakLimits(max_ids=LIMIT)).welcome()
+    host = LyingHost(limits=LeakLimits(max_ids=LIMIT), psi_protocol="ecdh").welcome()
     if offer is not None:
         host.link.hear(offer)
     host.link.say(begin(count))
