@@ -18,7 +18,7 @@ from babel.messages.pofile import read_po, write_po
 import heterofed.errors
 from docs.generator import sentences
 from heterofed.cli.app import cli
-from heterofed.cli.language import CLICK, DOMAIN, help_text, meaning, parts
+from heterofed.cli.language import CLICK, CLICK_SUGGESTS, DOMAIN, help_text, meaning, parts
 from heterofed.cli.sentences import TEMPLATES
 
 FOLDER = "heterofed/cli/locale"
@@ -39,6 +39,7 @@ def extracted() -> Catalog:
         template.add(meaning(each), auto_comments=[each.__name__])
     for text in filter(None, map(help_text, parts(cli))):
         template.add(text)
+    template.add(CLICK_SUGGESTS)
     for text in (*CLICK, *sentences.templates(PACKAGE)):
         template.add(text)
     return template

@@ -23,6 +23,7 @@ SPEAKING: tuple[str, ...] = (
     *("identity/keys.py", "identity/task_file.py", "identity/task_terms.py"),
     *("rendezvous/address.py", "rendezvous/backend.py", "rendezvous/join.py"),
     *("rendezvous/local.py", "rendezvous/agreement.py"),
+    *("rendezvous/admission.py", "rendezvous/ways.py"),
 )
 """The modules, and packages, whose strings a user may read when files or options are wrong."""
 

@@ -57,6 +57,9 @@ CLICK = (
 )
 """Texts of click that users of the command see most; click looks them up in our catalogue too."""
 
+CLICK_SUGGESTS = ("Did you mean {possibility}?", "(Did you mean one of: {possibilities}?)")
+"""The same of one name, and of several."""
+
 
 class WideFormatter(click.HelpFormatter):
     """Lays out help whose characters take two columns and have no spaces between words."""

@@ -33,14 +33,19 @@ def translated(text: str) -> str:
 def _said(text: str, catalogue: gettext.NullTranslations, deep: int) -> str:
     if not deep or (deep < _DEEPEST and " " not in text.strip()):
         return text  # a word in a place may be a name
+    if text.startswith(": "):
+        return f"：{_said(text[2:], catalogue, deep)}"
     for template, pieces in _templates():
         places = _places(text, pieces)
         if places is not None and (said := catalogue.gettext(template)) != template:
             return said.format(*(_said(each, catalogue, deep - 1) for each in places))
     for found in _ADDED.finditer(text, 1):
-        rest = text[found.start() :]
+        rest, front = text[found.start() :], text[: found.start()]
         if (said := _said(rest, catalogue, 1)) != rest:
-            return _said(text[: found.start()], catalogue, deep - 1) + said
+            return _said(front, catalogue, deep - 1) + said
+        rest = text[found.end() :]
+        if found[0] == "; " and (said := _said(rest, catalogue, 1)) != rest:
+            return f"{_said(front, catalogue, deep - 1)}；{said}"
     return text
 
 

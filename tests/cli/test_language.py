@@ -146,8 +146,10 @@ def test_a_wrong_option_is_refused_in_the_language_of_the_user(
     language.setenv("LC_ALL", "zh_CN.UTF-8")
     with users_language(cli):
         refused = CliRunner().invoke(cli, ["demo", "--nothing"])
+        meant = CliRunner().invoke(cli, ["demo", "--wacht"])
     assert refused.exit_code == 2
     assert "没有选项 '--nothing'" in refused.output
+    assert "您是不是想写" in meant.output
 
 
 @pytest.mark.long
