@@ -44,6 +44,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_run() -> Iterator[None]:
+    """A HETEROFED_HOME of this process, for tests that need none of their own: the user's stays as
+    it is, and processes that test at the same time do not meet in it.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as path,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("HETEROFED_HOME", path)
+        yield
+
+
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A HETEROFED_HOME of the test's own; short, since socket paths may not be long."""
