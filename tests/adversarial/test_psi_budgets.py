@@ -144,6 +144,7 @@ DROPS: list[Callable[[LyingCollaborator], Any]] = [
 ]
 
 
+@pytest.mark.long
 def test_forced_meetings_use_up_nothing_of_a_third_party(tmp_path: Path, home: Path) -> None:
     """Whenever one of three goes, and says that it holds nothing: the others' run goes on."""
     settings: dict[str, Any] = {"collaborators": ["bob", "eve"], "max_peer_ids": 600}

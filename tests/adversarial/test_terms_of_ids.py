@@ -74,7 +74,10 @@ def refused(kind: str, count: int, folder: Path) -> None:
     assert "max_ids of the terms" in str(outcome)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(each, marks=[pytest.mark.long] if each != "count" else []) for each in KINDS],
+)
 def test_a_host_cannot_ask_for_more(kind: str, tmp_path: Path) -> None:
     refused(kind, LIMIT + 1, tmp_path)
 

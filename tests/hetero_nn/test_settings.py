@@ -23,7 +23,7 @@ CONSTRUCTORS = [
 
 @pytest.mark.parametrize(("cls", "settings"), CONSTRUCTORS)
 def test_each_argument_is_a_setting(cls: type, settings: type[Any]) -> None:
-    arguments = set(inspect.signature(cls).parameters) - {"ids"}
+    arguments = set(inspect.signature(cls).parameters) - {"ids", "rows_out"}  # of this run alone
     names = {each.name: each for each in dataclasses.fields(settings)}
     assert arguments <= names.keys()
     required = {
