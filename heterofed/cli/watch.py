@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from heterofed.cli import options
+from heterofed.cli.said import say
 
 
 @click.command()
@@ -37,6 +38,8 @@ def watch(
     """
     from heterofed.watch.serve import serve
 
+    if not until_stdin_ends:  # otherwise a run has started this, and begins soon
+        _tell_absent(results.absolute(), tasks)
     serve(
         results.absolute(),
         tasks,
@@ -45,3 +48,10 @@ def watch(
         say=lambda address: click.echo(f"watch: {address}"),
         until_stdin_ends=until_stdin_ends,
     )
+
+
+def _tell_absent(results: Path, tasks: tuple[str, ...]) -> None:
+    """Say which tasks have no run yet: a name may be mistyped, or its run may still begin."""
+    for task in tasks:
+        if not (results / task).is_dir():
+            say(f"no run of {task!r} in {results} yet; the page shows it when it begins")

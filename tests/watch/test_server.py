@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -44,3 +45,12 @@ def test_connections_that_ask_for_nothing_are_few_and_end(address: str) -> None:
     finally:
         for each in idle:
             each.close()
+
+
+def test_a_task_without_a_run_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "heterofed", "watch", "laons", "--results", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        said = server.stderr.readline()
+        server.terminate()
+    assert said.startswith("no run of 'laons' in ")
