@@ -26,12 +26,11 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
-def through_relay(home: Path, *, rounds: int, rtt: float = 0.0, staleness: str = "0") -> Relay:
-    """A task file whose address is a relay's, with the Host behind it, `rtt` seconds away."""
+def through_relay(home: Path, *, rounds: int) -> Relay:
+    """A task file whose address is a relay's, with the Host behind it."""
     host = f"tcp://127.0.0.1:{free_port()}"
-    relay = Relay(host, rtt=rtt)
-    plan = [f"max_rounds={rounds}", f"max_staleness={staleness}"]
-    open_offices(home, address=relay.address, bind=host, plan=plan)
+    relay = Relay(host)
+    open_offices(home, address=relay.address, bind=host, plan=[f"max_rounds={rounds}"])
     return relay
 
 
