@@ -50,7 +50,7 @@ from heterofed.runs.journal import journal_kept
 from heterofed.runs.psi_executor import chosen_executor
 from heterofed.runs.records.active import may_take_over
 from heterofed.runs.report import reported
-from heterofed.runs.run import Resume, Run, drawn_order, new_run
+from heterofed.runs.run import Resume, Run, new_run
 from heterofed.runs.settings import check_callbacks, check_flag
 from heterofed.runs.status import status_kept
 from heterofed.runs.task import Task
@@ -146,9 +146,8 @@ class Lifecycle:
             turns = self._task.purpose if self._task.folder_wait else ""
             check_free(task_id, turns=turns)
         folder = self._task.results_folder(task_id)
-        run = new_run(task_id, settings.feature_key, folder, resume, settings.seed)
-        if self._task.engine.order_of is not None:
-            run.order = drawn_order(self._task.engine.order_of, settings.seed)
+        order_of = self._task.engine.order_of
+        run = new_run(task_id, settings.feature_key, folder, resume, settings.seed, order_of)
         run.purpose = self._task.purpose
         if settings.psi_role:
             run.psi_executor = chosen_executor(settings.psi_executor, settings.psi_key_leaves)

@@ -209,7 +209,14 @@ class Run:
             self.releases = None
 
 
-def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | None) -> Run:
+def new_run(
+    task_id: str,
+    party: str,
+    folder: Path,
+    resume: Resume,
+    seed: int | None,
+    order_of: str | None = None,
+) -> Run:
     """Return a run that is not connected yet.
 
     Args:
@@ -218,6 +225,7 @@ def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | 
         folder: the folder for the results.
         resume: whether to resume an unfinished run; see `Resume`.
         seed: the seed that the constructor got; with a seed, all random draws can be repeated.
+        order_of: see `Engine`.
     """
     run = Run(
         task_id,
@@ -226,7 +234,7 @@ def new_run(task_id: str, party: str, folder: Path, resume: Resume, seed: int | 
         CheckpointStore(folder / "resume"),
         resume,
         Account(party),
-        order=drawn_order(task_id, seed),
+        order=drawn_order(order_of or task_id, seed),
     )
     if seed is not None:
         run.noise = sha256(f"noise {seed}".encode()).digest()

@@ -89,10 +89,11 @@ def fit(
     first, *others = names
     of_host = {"collaborators": others, "psi_protocol": "ecdh"} | settings
     host = TabularHost(first, tables[first], label=label, **given(first), **of_host)
-    half_engine(host).order_of = task_id or "fit"  # with the same seed, of any made-up id
     collaborators = [TabularCollaborator(name, tables[name], **given(name)) for name in others]
-    task = task_id or f"fit-{secrets.token_hex(3)}"
-    done = simulate(host, collaborators, task_id=task, baselines=baselines)
+    if task_id is None:
+        task_id = f"fit-{secrets.token_hex(3)}"
+        half_engine(host).order_of = "fit"  # the same for all ids that are made up
+    done = simulate(host, collaborators, task_id=task_id, baselines=baselines)
     labelled = {name: settings[name] for name in LABELLED if name in settings}
     return Fitted(host, dict(tables), known, {"label": label, **labelled}, done)
 

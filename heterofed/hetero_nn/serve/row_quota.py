@@ -19,15 +19,13 @@ from msgspec import Meta
 from heterofed.compute.alignment import keyed_digest
 from heterofed.errors import LedgerError
 from heterofed.files import file_lock, heterofed_home, private_folder, put_in_place, read
+from heterofed.hetero_nn.predict.quota import LOCK_SECONDS
 
 BLOCKS = 100
 """The number of blocks into which a limit is divided, so that a kill costs 1 % of it at most."""
 
 PERIODS = {"minute": 60, "day": 86_400}
 """The periods and their seconds. They begin at whole multiples of these, so a day is one of UTC."""
-
-LOCK_SECONDS = 30.0
-"""The longest time in seconds to wait for another process of this party that counts rows."""
 
 
 class Count(msgspec.Struct):
