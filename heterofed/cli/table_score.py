@@ -86,12 +86,11 @@ def run_score(
     source, out = opened(location, **of_source, streams=True), out.absolute()
     kept = given_in(results.absolute() / task / name)
     check_writable(out.parent)
-    reading = kept.reading(ids)
     host = TabularHost(
         name,
         source,
         label=None,
-        **reading,
+        **kept.reading(ids),
         results_dir=results,
         join_timeout=0,
     )
@@ -100,7 +99,6 @@ def run_score(
             host,
             task,
             out,
-            id_name=reading["ids"][0] if len(reading["ids"]) == 1 else "id",
             fresh=fresh,
             missing_party=missing_party,
             progress=lambda done, _all: bar.update(done - bar.pos),

@@ -123,7 +123,7 @@ def predict_alone(
     kept = given_in(folder)
     model = TakeHome.load(folder)
     check_writable(out.parent)
-    reading = kept.reading(ids)
-    frame = model.predict(opened(location, **{each: given[each] for each in OF_SOURCE}), **reading)
-    write_predictions(frame, reading["ids"], out)
+    source = opened(location, **{each: given[each] for each in OF_SOURCE})
+    frame = model.predict(source, **kept.reading(ids))
+    write_predictions(frame, out)
     return {"task": task, "party": name, "rows": len(frame), "out": str(out)}

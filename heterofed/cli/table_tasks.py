@@ -17,7 +17,7 @@ from heterofed.errors import ConfigError, EmptyIntersectionError
 from heterofed.files import read
 from heterofed.reporting.results import TaskResult, check_writable, write_whole
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
-from heterofed.tabular.written import csv_of
+from heterofed.tabular.written import write_csv
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -229,8 +229,7 @@ def predict(
     name = name_in(task, party, role, is_host=role == "host")
     source = opened(location, **of_source)
     kept = given_in(results.absolute() / task / name)
-    reading = kept.reading(ids)
-    common = {**reading, "results_dir": results, "join_timeout": join_timeout}
+    common = {**kept.reading(ids), "results_dir": results, "join_timeout": join_timeout}
     outcome: dict[str, Any] = {"task": task, "party": name}
     if role == "collaborator":
         collaborator = TabularCollaborator(name, source, **common)
@@ -242,7 +241,7 @@ def predict(
     check_writable(out.parent)
     host = TabularHost(name, source, label=None, **common)
     frame = host.in_table_order(host.predict(task, models="best"))
-    write_predictions(frame, reading["ids"], out)
+    write_predictions(frame, out)
     missing = len(source) - len(frame)
     if missing:
         say(
@@ -255,10 +254,9 @@ def predict(
     return outcome | {"rows": len(frame), "missing": missing, "out": str(out)}
 
 
-def write_predictions(frame: DataFrame, ids: Sequence[str], out: Path) -> None:
-    """Write predictions as CSV; ids of a single column have the name of that column."""
-    table = csv_of(frame.rename(columns={"id": ids[0]} if len(ids) == 1 else {}))
-    write_whole(out, lambda file: file.write(table), anywhere=True)
+def write_predictions(frame: DataFrame, out: Path) -> None:
+    """Write predictions as CSV."""
+    write_whole(out, lambda file: write_csv(frame, file), anywhere=True)
 
 
 def given_in(folder: Path) -> Given:

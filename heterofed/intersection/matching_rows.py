@@ -6,7 +6,6 @@ were intersected. This module knows nothing of a protocol.
 
 from __future__ import annotations
 
-import csv
 import io
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import BinaryIO, NoReturn, TypeVar
 import psi
 from heterofed.errors import ConfigError, IdError
 from heterofed.files import make_folder, new_file, whole_folder, writing
+from heterofed.files.csv_text import csv_writer
 from heterofed.reporting.results import check_writable, write_whole
 from psi.data_sets import DataSet
 from psi.sources import csv_rows, delimiter_of, one_of, partitions
@@ -53,19 +53,6 @@ def _check_new(out: Path, named: str) -> None:
         raise ConfigError(
             f"{named} is there already, and a folder of ids gives a folder; give a new one"
         )
-
-
-class _Lines:
-    """A text to which a CSV writer writes, with line feeds at the ends of its lines.
-
-    The writer quotes a carriage return within a cell only if the ends of its lines have one, too.
-    """
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
-
-    def write(self, line: str) -> None:
-        self._text.write(line.removesuffix("\r\n") + "\n")
 
 
 class Marks:
@@ -160,7 +147,7 @@ class MatchingRows:
         if header.count(id_column) != 1:
             marked.changed()
         place = header.index(id_column)
-        copy = csv.writer(_Lines(text), delimiter=delimiter_of(self._source), lineterminator="\r\n")
+        copy = csv_writer(text, delimiter_of(self._source))
         copy.writerow(header)
         chosen = marked.chosen(rows, lambda row: "".join(row[place : place + 1]))
         copy.writerows(chosen)

@@ -35,6 +35,9 @@ Names = str | Sequence[str]
 LABELLED = ("kind", "positive", "weight")
 """The settings that say how labels are read."""
 
+BESIDE_SCORES = ("id", "parties")
+"""The first and the last column of a joint prediction."""
+
 
 def fit(
     tables: Mapping[str, Location],
@@ -164,7 +167,8 @@ class Fitted:
     def predictions(self, tables: Mapping[str, Location] | None = None) -> pd.DataFrame:
         """Return predictions of the rows that all parties have, in the order of the Host's table.
 
-        The columns are `id`, the scores, and the parties that had the row.
+        The columns are those of the ids in the Host's table, with its cells, the scores, and the
+        parties that had the row.
 
         Args:
             tables: the table of each party, with the columns of the training; None for the tables
@@ -174,9 +178,17 @@ class Fitted:
             ConfigError: a party of the training has no table.
             ColumnError: a table has other columns than in the training.
         """
+        return self._predicted(tables)[0]
+
+    def _predicted(
+        self, tables: Mapping[str, Location] | None
+    ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+        """Return the result of `predictions`, and its scores, [rows, columns]."""
         host, partners = self._parties(self._tables if tables is None else tables, {"label": None})
         done = simulate_prediction(host, partners, task_id=self.result.task_id, models="best")
-        return host.in_table_order(done.results[host.feature_key])
+        found = done.results[host.feature_key]
+        frame, scores = host.in_table_order(found), len(found.columns) - len(BESIDE_SCORES)
+        return frame, frame.iloc[:, -1 - scores : -1].to_numpy(dtype=np.float64)
 
     def take_home(self, *, seed: int | None = None) -> TakeHome:
         """Return a model that needs the Host's columns only, made by `TabularHost.take_home`.
@@ -250,8 +262,7 @@ class Fitted:
         return found
 
     def _scores(self, tables: Mapping[str, Location] | None) -> NDArray[np.float64]:
-        frame = self.predictions(tables).drop(columns=["id", "parties"])
-        return frame.to_numpy(dtype=np.float64)
+        return self._predicted(tables)[1]
 
     # -- to look at ------------------------------------------------------------------------
 

@@ -22,12 +22,13 @@ from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.host_importance import HostImportance
-from heterofed.tabular.ids import Duplicates, IdRecipe, key_of, unmarked
+from heterofed.tabular.ids import Duplicates, IdRecipe, unmarked
 from heterofed.tabular.importance import ROWS
 from heterofed.tabular.models import Top, TopPlan, warm_up
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
 from heterofed.tabular.objectives.objective import ClassWeights
+from heterofed.tabular.own_ids import ids_as_written, ids_in_parts, in_table_order
 from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
@@ -266,12 +267,14 @@ class TabularHost(HeteroNNHostScheduler):
         self._party.check_keys()
         return self._party.ids()
 
-    def ids_in_parts(self, size: int) -> tuple[int, Iterator[list[str]]]:
-        """Return the number of this party's ids, and the ids in parts of `size`.
+    def ids_in_parts(self, size: int) -> tuple[int, Iterator[tuple[list[str], pd.DataFrame]]]:
+        """Return the number of this party's ids, and the ids in parts of `size`, in the order of
+        the table: as they are matched, and the table's own columns of ids.
 
-        They are in the order of the table. Those of a large table are never held at once.
+        Those of a large table are never held at once.
         """
-        return self._party.table.ids_in_parts(size)
+        table = self._party.table
+        return table.ids_in_parts(size)[0], ids_in_parts(table, size)
 
     def load_further_ids(self, common: set[str], key: int) -> list[str]:
         return self._party.further_ids(common, key)
@@ -485,19 +488,14 @@ class TabularHost(HeteroNNHostScheduler):
         return self._columns.end()
 
     def in_table_order(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return predictions in the order of this party's table.
+        """Return the result of `predict` in the order of this party's table, and with its ids.
 
-        If rows are matched by several keys, `id` is the one that matched the row, and the column
-        `matched_by` names its columns.
+        In place of the column `id` are the columns of the ids, with their names and cells in the
+        table, so that the result can be joined onto it. If rows are matched by several keys, the
+        column `matched_by` names the columns of the key that matched a row.
         """
-        ids, table = frame["id"].tolist(), self._party.table
-        order = np.argsort(table.positions(ids), kind="stable")
-        if self.id_keys > 1:
-            recipe = IdRecipe.parse(self._party.settings.id_recipe)
-            names = ["+".join(each) for each in recipe.by_key(table.id_columns)]
-            frame = frame.assign(id=[unmarked(each) for each in ids])
-            frame.insert(1, "matched_by", [names[key_of(each)] for each in ids])
-        return frame.iloc[order].reset_index(drop=True)
+        recipe = IdRecipe.parse(self._party.settings.id_recipe)
+        return in_table_order(self._party.table, recipe, frame)
 
     def _end_test(self, labels: Tensor, weights: Tensor) -> None:
         """Report and keep the evaluation of the best round's model."""
@@ -510,7 +508,9 @@ class TabularHost(HeteroNNHostScheduler):
         scores = self._objective.scores(self._tested)
         known = weights.double().numpy() if self._targets.weighed else None
         truth, scored = labels.double().numpy(), scores.double().numpy()
-        tested = Tested([unmarked(each) for each in ids], truth, scored, known, found)
+        table = self._party.table
+        written = ids_as_written(table.source, table.id_columns, table.positions(ids))
+        tested = Tested([unmarked(each) for each in ids], truth, scored, known, found, written)
         tested.save(self.result.folder)
         self._ended[self.result.folder] = tested
 

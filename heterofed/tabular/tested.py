@@ -26,10 +26,11 @@ class Tested:
     """The test rows of one run, with the scores of the best round's model.
 
     Attributes:
-        ids: the ids of the rows.
+        ids: the ids of the rows, as they were matched.
         labels, scores: labels and scores as `evaluate` takes them.
         weights: the weights of the rows; None if the table has none.
         evaluation: the evaluation of the scores.
+        written: the columns of the ids as the table writes them.
     """
 
     ids: list[str]
@@ -37,16 +38,24 @@ class Tested:
     scores: Floats
     weights: Floats | None
     evaluation: Evaluation
+    written: pd.DataFrame
 
     def save(self, folder: Path) -> None:
-        """Write `evaluation.json`, and `scores.csv` with a line for each row."""
+        """Write `evaluation.json`, and `scores.csv` with a line for each row.
+
+        The columns of the ids come last there, unless they are the column `id` already.
+        """
         text = json.dumps({"on": "test"} | self.evaluation.to_dict(), indent=2)
         write_whole(folder / EVALUATION, lambda file: file.write(text.encode()))
         columns: dict[str, Any] = {"id": self.ids}
         columns |= _named("label", self.labels) | _named("score", self.scores)
         if self.weights is not None:
             columns["weight"] = self.weights
-        rows = csv_of(pd.DataFrame(columns))
+        frame = pd.DataFrame(columns)
+        own = self.written
+        if list(own.columns) != ["id"] or own["id"].astype(str).tolist() != self.ids:
+            frame = pd.concat([frame, own], axis=1)
+        rows = csv_of(frame)
         write_whole(folder / SCORES, lambda file: file.write(rows))
 
 

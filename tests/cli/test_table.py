@@ -35,14 +35,18 @@ def command(home: dict[str, Any], *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None:
-    bank, shop = written(tmp_path, loans=loans()[0], shop=loans()[1])
+    mine, theirs = loans()
+    mine["customer"] = "0" + mine["customer"].str.lower() + "  "
+    theirs["client"] = "0 " + theirs["client"]
+    bank, shop = written(tmp_path, loans=mine, shop=theirs)
     out, results = tmp_path / "predictions.csv", str(tmp_path / "runs")
     common = ["--task", "loans", "--results", results, "--join-timeout", "90", "--json"]
+    learns = ["--id", "customer", "--id-recipe", "text:nospace", "--label", "defaulted"]
     outcomes = []
     for command, at_host, at_shop in (
         (
             "train",
-            ["--id", "customer", "--label", "defaulted", "--rounds", "3", "--recording"],
+            [*learns, "--rounds", "3", "--recording"],
             ["--id", "client", "--leave-out", "notes", "--record"],
         ),
         ("predict", ["--out", str(out)], []),
@@ -58,9 +62,15 @@ def test_from_two_files_to_predictions(parties: Parties, tmp_path: Path) -> None
     frame = pd.read_csv(out)
     assert len(frame) == predicted["rows"] == served["rows"] == trained["ids"]
     assert frame.columns.tolist() == ["customer", "probability", "parties"]
-    mine, theirs = loans()
-    kept = mine["customer"][mine["customer"].isin(theirs["client"])]
-    assert frame["customer"].tolist() == kept.tolist()  # in the order of the Host's table
+    served_ids = set(theirs["client"].str.replace(" ", "").str.lower())
+    kept = [each for each in mine["customer"] if each.strip() in served_ids]
+    assert (
+        frame["customer"].tolist() == kept
+    )  # in the order of the Host's table, and as it has them
+    tested = pd.read_csv(tmp_path / "runs" / "loans" / "host" / "scores.csv")
+    assert tested.columns.tolist() == ["id", "label", "score", "customer"]
+    assert tested["customer"].str.strip().tolist() == tested["id"].tolist()
+    assert set(tested["customer"]) < set(mine["customer"])
     for party in ("host", "collaborator"):
         assert (tmp_path / "runs" / "loans" / party / "best_feature_model.pt").exists()
     assert (tmp_path / "runs" / "loans" / "host" / "evaluation.json").exists()

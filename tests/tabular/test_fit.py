@@ -50,7 +50,7 @@ def test_it_predicts_by_the_names_of_scikit_learn(fitted: Fitted) -> None:
     bank, shop = loans(200)
     both = bank[bank["customer"].isin(shop["client"])]
     frame = fitted.predictions()
-    assert frame["id"].tolist() == both["customer"].tolist()
+    assert frame["customer"].tolist() == both["customer"].tolist()
     proba = fitted.predict_proba({"bank": both[:9], "shop": shop})
     assert proba.shape == (9, 2)
     np.testing.assert_allclose(proba.sum(axis=1), 1)

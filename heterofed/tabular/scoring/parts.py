@@ -169,7 +169,7 @@ class Parts:
                 pyarrow.Table.from_pandas(frame, preserve_index=False), file
             )
         else:
-            file.write(csv_of(frame)[len(csv_of(frame.iloc[:0])) :])
+            file.write(csv_of(frame, header=False))
 
     def _filled(self, paths: Sequence[Path]) -> Iterator[Path]:
         return (each for each in paths if each.stat().st_size)

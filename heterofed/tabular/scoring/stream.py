@@ -11,12 +11,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from heterofed.errors import RequestError
 from heterofed.hetero_nn.serve.host import serve_scores
 from heterofed.hetero_nn.serve.request_queue import Outcome, Request, RequestQueue, Scores
 from heterofed.tabular.host import TabularHost
+from heterofed.tabular.own_ids import beside
 from heterofed.tabular.scoring.parts import Parts
 
 logger = logging.getLogger("heterofed")
@@ -44,7 +46,6 @@ def score(
     task_id: str,
     out: Path,
     *,
-    id_name: str = "id",
     fresh: bool = False,
     rows_at_once: int = ROWS_AT_ONCE,
     progress: Callable[[int, int], object] = lambda _done, _all: None,
@@ -52,13 +53,13 @@ def score(
 ) -> tuple[int, int]:
     """Write the predictions of a table's rows to a file, while the other parties serve.
 
-    Rows that not all parties have are left out. A run that was interrupted goes on where it was.
+    The columns of the ids are those of the table, in its order, with its own cells. Rows that not
+    all parties have are left out. A run that was interrupted goes on where it was.
 
     Args:
         host: the scheduler with the table.
         task_id: the id of the finished task.
         out: the file, as CSV, or as Parquet if its name ends in `.parquet`.
-        id_name: the name of the column of ids there.
         fresh: whether to begin anew.
         rows_at_once: the most rows that are asked for at once.
         progress: called with the number of rows that are done, and with that of all.
@@ -76,7 +77,7 @@ def score(
         link.wait_until_open()
         total, in_parts = host.ids_in_parts(rows_at_once)  # the link has read them
         done = predicted = count = 0
-        for rows, found in _kept(link, parts, in_parts, id_name):
+        for rows, found in _kept(link, parts, in_parts):
             done, predicted, count = done + rows, predicted + found, count + 1
             progress(done, total)
     parts.finish(count)
@@ -84,27 +85,34 @@ def score(
 
 
 def _kept(
-    link: _Link, parts: Parts, in_parts: Iterator[list[str]], id_name: str
+    link: _Link, parts: Parts, in_parts: Iterator[tuple[list[str], pd.DataFrame]]
 ) -> Iterator[tuple[int, int]]:
     """Keep one part after another; yield the number of its ids, and of its predictions."""
-    asked: deque[tuple[int, Sequence[str], Future[Scores]]] = deque()
+    asked: deque[tuple[int, Sequence[str], pd.DataFrame, Future[Scores]]] = deque()
 
     def oldest() -> tuple[int, int]:
-        number, some, future = asked.popleft()
+        number, some, own, future = asked.popleft()
         scores = link.answer(some, future)
-        columns = {id_name: scores.ids, **scores.columns, "parties": scores.parties}
-        parts.keep(number, some, pd.DataFrame(columns), scores.version)
+        parts.keep(number, some, _with_own_ids(some, own, scores), scores.version)
         return len(some), len(scores.parties)
 
-    for number, some in enumerate(in_parts):
+    for number, (some, own) in enumerate(in_parts):
         if (rows := parts.rows_of(number, some)) is not None:
             yield len(some), rows
             continue
-        asked.append((number, some, link.ask(some)))
+        asked.append((number, some, own, link.ask(some)))
         if len(asked) == AHEAD:
             yield oldest()
     while asked:
         yield oldest()
+
+
+def _with_own_ids(asked: Sequence[str], own: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    """Return the scores of the ids that are served, beside the table's columns of these ids."""
+    found = pd.DataFrame({**scores.columns, "parties": scores.parties})
+    served = set(scores.ids or ())
+    is_served = np.fromiter((each in served for each in asked), bool, len(asked))
+    return beside(own[is_served].reset_index(drop=True), found)
 
 
 class _Link:

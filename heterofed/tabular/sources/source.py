@@ -200,17 +200,23 @@ class Source:
             self._held = self.frame()
         return self._held.iloc[np.asarray(positions, dtype=np.int64)][names]
 
-    def among(self, positions: Positions) -> Iterator[pd.DataFrame]:
+    def among(
+        self, positions: Positions, columns: Sequence[str] | None = None
+    ) -> Iterator[pd.DataFrame]:
         """Yield the rows at some positions part by part, in the order of the table and each once.
 
         The index of a part has the positions of its rows.
+
+        Args:
+            positions: the positions, from 0.
+            columns: the columns to read; None for all.
 
         Raises:
             ColumnError: the same as in `frame`.
         """
         wanted = np.zeros(self.rows, dtype=bool)
         wanted[np.asarray(positions, dtype=np.int64)] = True
-        for part in self.chunks(16_384):
+        for part in self.chunks(16_384, columns):
             start = int(part.index[0])
             if (chosen := wanted[start : start + len(part)]).any():
                 yield part[chosen]

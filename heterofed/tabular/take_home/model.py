@@ -19,8 +19,9 @@ from heterofed.errors import ConfigError
 from heterofed.files import read, rename_folder, whole_folder, writing
 from heterofed.reporting.results import SUMMARY, write_whole
 from heterofed.runs.artifacts import Trained, load_weights, read_trained
-from heterofed.tabular.ids import Duplicates, IdRecipe, unmarked
+from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import Half, Top
+from heterofed.tabular.own_ids import beside, ids_as_written
 from heterofed.tabular.settings import Settings
 from heterofed.tabular.table import LocalTable, Location
 from heterofed.tabular.take_home.compared import Compared
@@ -95,7 +96,7 @@ class TakeHome:
             duplicates: what to do if several rows have the same id.
 
         Returns:
-            A DataFrame in the order of the table, with the column `id` and the predictions.
+            A DataFrame in the order of the table, with its columns of ids and the predictions.
 
         Raises:
             ColumnError: the table has other columns than in the training, or other values.
@@ -117,13 +118,10 @@ class TakeHome:
             for batch in local.batches(names, AT_ONCE)
         ]
         found = {name: torch.cat([each[name] for each in parts]) for name in parts[0]}
-        frame = pd.DataFrame(
-            {"id": [unmarked(each) for each in names]}
-            | {name: each.numpy() for name, each in found.items()}
-        )
-        order = local.positions(names).argsort(kind="stable")
-        sorted_: pd.DataFrame = frame.iloc[order].reset_index(drop=True)
-        return sorted_
+        positions = local.positions(names)
+        order = positions.argsort(kind="stable")
+        scores = pd.DataFrame({name: each.numpy()[order] for name, each in found.items()})
+        return beside(ids_as_written(local.source, local.id_columns, positions[order]), scores)
 
 
 def keep(student: Student, compared: Compared, joint: Trained) -> TakeHome:

@@ -73,8 +73,8 @@ def test_it_predicts_every_row_of_a_table_without_a_partner(
     again = TakeHome.load(fitted.result.folder)
     assert again.compared == made.compared
     frame = again.predict(bank, ids="customer")
-    assert frame["id"].tolist() == bank["customer"].tolist()
-    assert frame.columns.tolist() == ["id", "probability"]
+    assert frame["customer"].tolist() == bank["customer"].tolist()
+    assert frame.columns.tolist() == ["customer", "probability"]
     assert frame["probability"].between(0, 1).all()
     assert frame["probability"].nunique() > 50
     pd.testing.assert_frame_equal(frame, made.predict(bank, ids="customer"))

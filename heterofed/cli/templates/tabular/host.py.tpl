@@ -14,5 +14,6 @@ print(bank.evaluation)  # on rows that nothing was trained on
 
 # Predictions need no label, and later rows than those of the training may be asked for.
 asking = TabularHost("bank", "data/bank.csv", ids="customer", label=None, join_timeout=120)
-asking.predict(TASK, models="best").to_csv("data/predictions.csv", index=False)
+found = asking.in_table_order(asking.predict(TASK, models="best"))
+found.to_csv("data/predictions.csv", index=False)
 print("data/predictions.csv")
