@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heterofed.errors import ConfigError
+from heterofed.errors import ConfigError, RequestError
 from heterofed.files import own_folder, put_in_place, read
 from heterofed.hetero_nn import HeteroNNHostScheduler
 from heterofed.hetero_nn.serve.host import serve_scores
@@ -33,6 +32,12 @@ LOOPBACK = "127.0.0.1"
 
 DRAIN_SECONDS = 10
 """The longest time in seconds that requests under way have after SIGTERM."""
+
+MAX_CONNECTIONS = 1024
+"""The most connections at once."""
+
+KEEP_SECONDS = 75
+"""The longest time in seconds from an answer to the next request."""
 
 TOKEN_BYTES = 32
 
@@ -131,7 +136,8 @@ class Server:
     ) -> None:
         check_installed()
         from heterofed.serving.api import Api
-        from heterofed.serving.connections import http_server
+        from heterofed.transport.http.connections import Limits
+        from heterofed.transport.http.server import http_server, listening
 
         if deadline <= 0:
             raise ConfigError(f"deadline={deadline}: give seconds, more than 0")
@@ -143,9 +149,21 @@ class Server:
         if not all(tokens.values()) and (tls is None or tls.client_ca is None):
             raise ConfigError("without a token, callers need certificates: give one of the two")
         self._api = Api(tokens, deadline=deadline, most_bytes=max_bytes, most_rows=max_rows)
-        self._listener = listening(address, port)
+        try:
+            self._listener = listening(address, port)
+        except OSError as error:
+            raise ConfigError(
+                f"nothing can be served at {address}, port {port} ({error.strerror}): give another"
+                " --port, or --address with an address of this machine"
+            ) from None
         self._failed: BaseException | None = None
-        self._server: Any = http_server(self._api, context, DRAIN_SECONDS)
+        self._server: Any = http_server(
+            self._api,
+            Limits(connections=MAX_CONNECTIONS, keep_seconds=KEEP_SECONDS, refused=_refused),
+            drain_seconds=DRAIN_SECONDS,
+            context=context,
+            look=None if context is None else context.look,
+        )
         shown = f"[{address}]" if ":" in address else address
         self._base = (
             f"{'http' if tls is None else 'https'}://{shown}:{self._listener.getsockname()[1]}"
@@ -195,6 +213,12 @@ class Server:
             self.stop()
 
 
+def _refused(text: str) -> tuple[str, bytes]:
+    from heterofed.serving.bodies import write_error
+
+    return "application/json", write_error(RequestError(text, code="too_large"))
+
+
 @contextmanager
 def _signals_noted() -> Iterator[None]:
     """Let SIGTERM end the server alone, which raises the signal again when it has ended."""
@@ -206,27 +230,6 @@ def _signals_noted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def listening(address: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        ConfigError: the address cannot be used.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        listener = socket.create_server((address, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            f"nothing can be served at {address}, port {port} ({why}): give another --port, or"
-            " --address with an address of this machine"
-        ) from None
-    # Connections inherit it. Without it the body of an answer waits up to 40 ms until the caller
-    # has acknowledged the headers; asyncio sets it only for sockets that it made itself.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def token_of(folder: Path, given: Path | None = None) -> str:

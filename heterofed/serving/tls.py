@@ -15,12 +15,6 @@ from heterofed.errors import ConfigError
 
 logger = logging.getLogger("heterofed")
 
-HANDSHAKE_SECONDS = 5.0
-"""The longest time in seconds of a handshake; whoever can reach the port can begin one."""
-
-LOOK_SECONDS = 30
-"""The time in seconds between two looks at the files, which are renewed while a server runs."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tls:

@@ -1,4 +1,4 @@
-"""Whether the libraries of the page are there; both are loaded only where it is served."""
+"""Whether the libraries of the page are there; they are loaded only where it is served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 
 from heterofed.errors import needing
 
-LIBRARIES = ("starlette", "uvicorn")
+LIBRARIES = ("httptools", "starlette", "uvicorn")
 
 
 def needed() -> None:

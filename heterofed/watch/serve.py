@@ -8,12 +8,22 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heterofed.errors import ConfigError
 from heterofed.watch.extra import needed
 
+if TYPE_CHECKING:
+    from heterofed.transport.http.server import LimitedServer
+
 LOOPBACK = "127.0.0.1"
 BYE_SECONDS = 3
+
+MAX_CONNECTIONS = 128
+"""The most connections at once."""
+
+KEEP_SECONDS = 5
+"""The longest time in seconds from an answer to the next request."""
 
 
 def serve(
@@ -39,50 +49,44 @@ def serve(
     Raises:
         ConfigError: the extra `watch` is not installed, or the server cannot listen there.
     """
-    needed()
-    import uvicorn
+    server, listener, address = page_server(results, tasks, host=host, port=port)
+    if until_stdin_ends:
+        threading.Thread(target=_end_with_stdin, args=[server], daemon=True).start()
+    say(address)
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
+
+def page_server(
+    results: Path, tasks: tuple[str, ...] = (), *, host: str = LOOPBACK, port: int = 0
+) -> tuple[LimitedServer, socket.socket, str]:
+    """Return the server of the page, the socket at which it listens, and the page's address.
+
+    Raises:
+        ConfigError: see `serve`.
+    """
+    needed()
+    from heterofed.transport.http.connections import Limits
+    from heterofed.transport.http.server import http_server, listening
     from heterofed.watch.app import Watch
-    from heterofed.watch.connections import Connection
     from heterofed.watch.guard import Guard, new_token
 
-    token, listener = new_token(), _listening(host, port)
+    token = new_token()
+    try:
+        listener = listening(host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"the page cannot be served at {host}, port {port} ({error.strerror}): give another"
+            " --port, or --host with an address of this machine"
+        ) from None
     watch = Watch(results, tasks, leaving=lambda: server.should_exit)
     is_local = host in (LOOPBACK, "localhost", "::1")
     guard = Guard(
         watch.app(), token, names=() if is_local else _own_names(host), numbers=not is_local
     )
-    config = uvicorn.Config(
-        guard,
-        http=Connection,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=BYE_SECONDS,
-    )
-    server = uvicorn.Server(config)
-    if until_stdin_ends:
-        threading.Thread(target=_end_with_stdin, args=[server], daemon=True).start()
-    say(f"http://{_shown(host)}:{listener.getsockname()[1]}/{token}/")
-    with listener, contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            f"the page cannot be served at {host}, port {port} ({why}): give another --port, or"
-            " --host with an address of this machine"
-        ) from None
-    # Inherited by connections, whose small events would otherwise wait for acknowledgements.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    limits = Limits(connections=MAX_CONNECTIONS, keep_seconds=KEEP_SECONDS)
+    server = http_server(guard, limits, drain_seconds=BYE_SECONDS)
+    return server, listener, f"http://{_shown(host)}:{listener.getsockname()[1]}/{token}/"
 
 
 def _own_names(host: str) -> set[str]:
@@ -95,8 +99,8 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _end_with_stdin(server: object) -> None:
+def _end_with_stdin(server: LimitedServer) -> None:
     with contextlib.suppress(OSError, ValueError):
         while sys.stdin.buffer.read(4096):
             pass
-    server.should_exit = True  # type: ignore[attr-defined]
+    server.should_exit = True

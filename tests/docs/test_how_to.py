@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.serving import server
 from heterofed.simulation.simulate import simulate_prediction
+from heterofed.transport.http import server as http
 from tests.docs.samples import blocks, executed, printed, readme_classes
 from tests.e2e.processes import ROOT
 from tests.e2e.tiny import run
@@ -566,8 +567,8 @@ def test_predict(
 
 def serves_rows(guide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run what the guide to serving defines, and ask for a row."""
-    listening, stop, made = server.listening, threading.Event(), list[server.Server]()
-    monkeypatch.setattr(server, "listening", lambda address, _: listening(address, 0))
+    listening, stop, made = http.listening, threading.Event(), list[server.Server]()
+    monkeypatch.setattr(http, "listening", lambda address, _: listening(address, 0))
 
     class Known(server.Server):
         def __init__(self, *args: Any, **settings: Any) -> None:

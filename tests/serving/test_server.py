@@ -15,7 +15,8 @@ import pytest
 from heterofed import ConfigError, simulate, simulate_prediction
 from heterofed.hetero_nn.serve.collaborator import serve_rows
 from heterofed.hetero_nn.serve.serve_limits import ServeLimits
-from heterofed.serving.server import ServedTask, Server, listening, token_of
+from heterofed.serving.server import ServedTask, Server, token_of
+from heterofed.transport.http.server import listening
 from tests.e2e.tiny import IDS
 from tests.hetero_nn.served import Serves
 from tests.hetero_nn.test_prediction import Collaborator, Host
@@ -183,11 +184,6 @@ def test_a_token_is_made_once_or_given(tmp_path: Path) -> None:
     assert token_of(folder, mine).startswith("a token")
     with pytest.raises(ConfigError, match="another file"):
         token_of(folder, tmp_path / "nowhere")
-
-
-def test_a_port_that_is_taken() -> None:
-    with listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="another --port"):
-        listening("127.0.0.1", taken.getsockname()[1])
 
 
 def test_answers_wait_for_no_acknowledgement() -> None:

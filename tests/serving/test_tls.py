@@ -24,7 +24,6 @@ from cryptography.x509.oid import NameOID
 
 from heterofed.cli.app import cli
 from heterofed.errors import ConfigError
-from heterofed.serving import connections
 from heterofed.serving.server import ServedTask, Server
 from heterofed.serving.tls import RenewedContext, Tls
 from tests.e2e.tiny import TinyHost
@@ -136,7 +135,7 @@ def office(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Office]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "HANDSHAKE_SECONDS", 0.5)
+        patch.setattr("heterofed.transport.http.server.HANDSHAKE_SECONDS", 0.5)
         made = Office(tmp_path_factory.mktemp("tls"), client_ca=request.param)
         front = Front(made)
         yield made

@@ -1,40 +1,49 @@
-"""Limits the connections of the server: their number, what they may send, and how long it may take.
+"""Limits the connections of a server: their number, what they may send, and how long it may take.
 
-Whoever can reach the port can open connections without the token. The parser of requests sets no
+Whoever can reach the port can open connections without any token. The parser of requests sets no
 limit, so a connection is given up if the head of a request, or what surrounds its body, is too long
 or comes too slowly, or if many requests come before the answers to those before them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import socket
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from heterofed.errors import RequestError
-from heterofed.serving.bodies import write_error
-from heterofed.serving.tls import HANDSHAKE_SECONDS, LOOK_SECONDS, RenewedContext
+PLAIN = "text/plain; charset=utf-8"
 
-MAX_CONNECTIONS = 1024
-"""The most connections at once; a further one takes the place of one that asks for nothing."""
 
-HEAD_SECONDS = 5.0
-"""The longest time in seconds for the head of a request and, once it is answered, for the rest of
-its body, which nobody reads.
-"""
+def _plainly(text: str) -> tuple[str, bytes]:
+    return PLAIN, f"{text}\n".encode()
 
-HEAD_BYTES = 1 << 16
-"""The most bytes of a head, and of what surrounds a body (sizes of chunks, trailers) beyond one
-byte for each of the body. What comes with the first bytes of a request is not counted.
-"""
 
-MOST_AHEAD = 16
-"""The most requests that may wait for the answers to those before them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the connections of a server may do.
+
+    Attributes:
+        connections: the most connections at once; a further one takes the place of one that asks
+            for nothing, if there is any.
+        keep_seconds: the longest time in seconds from an answer to the next request.
+        head_seconds: the longest time in seconds for the head of a request and, once it is
+            answered, for the rest of its body, which nobody reads.
+        head_bytes: the most bytes of a head, and of what surrounds a body (sizes of chunks,
+            trailers) beyond one byte for each of the body. What comes with the first bytes of a
+            request is not counted.
+        ahead: the most requests that may wait for the answers to those before them.
+        refused: returns the type and the body of the answer that refuses a head, of its text.
+    """
+
+    connections: int
+    keep_seconds: int
+    head_seconds: float = 5.0
+    head_bytes: int = 1 << 16
+    ahead: int = 16
+    refused: Callable[[str], tuple[str, bytes]] = _plainly
 
 
 Reads = Literal["nothing", "head", "body"]
@@ -44,13 +53,17 @@ Reads = Literal["nothing", "head", "body"]
 class Connection(HttpToolsProtocol):
     """A connection that is closed if it sends too much, or too slowly."""
 
+    def __init__(self, *given: Any, limits: Limits, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._limits = limits
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Accept a connection."""
         super().connection_made(transport)
         self._reads: Reads = "nothing"
         self._begun = self._around = self._body = self._of_body = 0
         self._timer: TimerHandle | None = None
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self._limits.connections:
             self._make_room()
         self._give_time()
 
@@ -80,14 +93,14 @@ class Connection(HttpToolsProtocol):
         if self._begun != begun:
             return
         self._around += len(data) - self._of_body
-        if self._around > HEAD_BYTES + (0 if self._is_answered else self._body):
+        if self._around > self._limits.head_bytes + (0 if self._is_answered else self._body):
             self._refuse()
 
     # -- called by the parser ----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin to read a request."""
-        if len(self.pipeline) >= MOST_AHEAD:
+        if len(self.pipeline) >= self._limits.ahead:
             raise ValueError("too many requests at once")  # becomes an answer of status 400
         super().on_message_begin()
         self._reads, self._begun = "head", self._begun + 1
@@ -130,7 +143,7 @@ class Connection(HttpToolsProtocol):
 
     def _give_time(self) -> None:
         self._take_time()
-        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
 
     def _take_time(self) -> None:
         if self._timer is not None:
@@ -142,56 +155,10 @@ class Connection(HttpToolsProtocol):
         if self._reads != "head" or not self._is_answered or self.transport.is_closing():
             self.transport.abort()
             return
-        body = write_error(
-            RequestError(f"send a head of at most {HEAD_BYTES} bytes", code="too_large")
-        )
+        form, body = self._limits.refused(f"send a head of at most {self._limits.head_bytes} bytes")
         head = (
-            "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+            f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: {form}\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
-
-
-class LimitedServer(uvicorn.Server):
-    """A server that gives up a handshake of TLS which takes long; by default it may take 60 s."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        if self.config.ssl is None:
-            await super().startup(sockets)
-            return
-        loop = asyncio.get_running_loop()
-        limited = functools.partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE_SECONDS)
-        loop.create_server = limited  # type: ignore[method-assign]
-        try:
-            await super().startup(sockets)
-        finally:
-            del loop.create_server
-
-
-def http_server(app: Any, context: RenewedContext | None, drain_seconds: int) -> LimitedServer:
-    """Return a server of an application, which does not listen yet.
-
-    Args:
-        app: the application.
-        context: the settings of TLS; None encrypts nothing.
-        drain_seconds: the longest time in seconds that requests under way have at the end.
-    """
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=drain_seconds,
-        callback_notify=None if context is None else context.look,
-        timeout_notify=LOOK_SECONDS,
-    )
-    config.load()
-    config.ssl = context
-    return LimitedServer(config)
