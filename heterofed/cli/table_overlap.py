@@ -69,7 +69,7 @@ def count_overlap(
 
     Returns:
         A dict with the keys ids (how many this party has), common (by the other party's key), notes
-        (on the ids), and advice if few ids are common.
+        (on the ids), and advice if ids of the smaller set are not common.
 
     Raises:
         ConfigError, ColumnError, IdError: the table cannot be used; nothing was sent.

@@ -301,7 +301,9 @@ class TabularHost(HeteroNNHostScheduler):
         return ids_of(self)
 
     def overlap_advice(self) -> str:
-        """Return which recipes to try if few ids were common in this run; empty otherwise."""
+        """Return how many rows matched in this run, and what to try; empty if all ids of the
+        smaller set did.
+        """
         return self._party.overlap_advice()
 
     def feature_columns(self) -> list[str]:

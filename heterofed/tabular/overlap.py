@@ -134,7 +134,7 @@ def count_overlap(
 
     Returns:
         A dict with the keys ids (how many this party has), common (by the other party's key), notes
-        (on the ids), and advice if few ids are common.
+        (on the ids), and advice if ids of the smaller set are not common.
 
     Raises:
         TaskFailed: the task failed.
@@ -145,7 +145,7 @@ def count_overlap(
     common = party.count_common(task_id)
     own, fewest = len(table.ids), party.result.smallest_ids
     advice = (
-        overlap_advice(size, fewest, fewest, table.recipe, table.better_recipe)
+        overlap_advice(size, own, fewest, table.recipe, table.better_recipe)
         for size in common.values()
     )
     found = {"ids": own, "common": common, "notes": list(table.ids.notes)}

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -152,7 +153,7 @@ class Party:
             )
 
     def advise(self) -> None:
-        """Log which recipes to try if few ids are common."""
+        """Log how many rows matched, and what to try, if ids of the smaller set did not."""
         if not len(self._run.split_ids[0]):  # it is of a finished run
             return
         if advice := self.overlap_advice():
@@ -164,10 +165,18 @@ class Party:
         return self._run.result.ids < SMALL_SHARE * self._run.result.smallest_ids
 
     def overlap_advice(self) -> str:
-        """Return which recipes to try if few ids were common in this run; empty otherwise."""
-        common, smallest = self._run.result.ids, self._run.result.smallest_ids
-        recipe = IdRecipe.parse(self.settings.id_recipe)
-        return overlap_advice(common, smallest, smallest, recipe, self.table.better_recipe)
+        """Return how many rows matched in this run, and what to try; empty if all ids of the
+        smaller set did.
+        """
+        found, recipe = self._run.result, IdRecipe.parse(self.settings.id_recipe)
+        rows, better = self.table.source.rows, self.table.better_recipe
+        matched = self._matched_rows() if recipe.repeats > 1 else None
+        return overlap_advice(found.ids, rows, found.smallest_ids, recipe, better, matched=matched)
+
+    def _matched_rows(self) -> int:
+        """Return the number of rows that have common ids, of which a row may have several."""
+        ids = [each for part in self._run.split_ids for each in part]
+        return len(np.unique(self.table.positions(ids)))
 
     def parts(self, ids: Sequence[str] | set[str]) -> Parts:
         """Split the common ids into parts.

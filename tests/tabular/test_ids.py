@@ -194,8 +194,15 @@ def test_na_is_an_id(tmp_path: Path) -> None:
 
 def test_a_small_overlap_is_explained() -> None:
     recipe = IdRecipe.parse("text")
-    assert not overlap_advice(500, 1000, 5000, recipe)
-    assert "if you expected more" in overlap_advice(499, 1000, 5000, recipe)
+    said = overlap_advice(667, 1500, 1000, recipe)  # at a party whose own ids are clean
+    assert said.startswith("667 of 1500 rows here are matched: 667 of 1000 ids")
+    assert "here or elsewhere" in said
+    assert "let the other parties run `heterofed table check`" in said
+    assert "try integer" not in said
+    assert "try integer" in overlap_advice(499, 1000, 5000, recipe)
+    repeats = IdRecipe.parse("text*3")
+    said = overlap_advice(250, 100, 300, repeats, matched=90)
+    assert said.startswith("90 of 100 rows here are matched: 250 of 300 ids")
     assert not overlap_advice(0, 0, 5000, recipe)
     better = IdRecipe.parse("text:lower")
     assert not overlap_advice(1000, 1000, 5000, recipe, better)

@@ -291,3 +291,24 @@ def test_a_training_with_next_to_no_common_id_says_which_recipes_to_try(
     assert len(said) == 2
     assert "10 of 2000 ids" in said[0]
     assert "integer, where ids are numbers" in said[0]
+
+
+def test_a_party_with_clean_ids_hears_that_rows_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="heterofed")
+    chance = np.random.default_rng(0)
+    clean = pd.DataFrame({"id": [f"p{row:03}" for row in range(150)], "x": chance.normal(size=150)})
+    clean["y"] = np.where(clean["x"] > 0, "a", "b")
+    dirty = pd.DataFrame({"id": clean["id"], "z": chance.normal(size=150)})
+    dirty.loc[::3, "id"] = [f"x-{each}" for each in dirty["id"][::3]]
+    given: dict[str, Any] = {"results_dir": tmp_path, "ids": "id", "seed": 0}
+    bank = TabularHost("bank", clean, label="y", max_rounds=1, psi_protocol="ecdh", **given)
+    simulate(bank, [TabularCollaborator("shop", dirty, **given)], task_id="t")
+    said = [each.getMessage() for each in caplog.records if "rows here" in each.getMessage()]
+    assert len(said) == 2
+    for each in said:
+        assert "100 of 150 rows here are matched" in each
+        assert "let the other parties run `heterofed table check`" in each
+        assert "p000" not in each
+    assert all(each.endswith(bank.overlap_advice()) for each in said)

@@ -61,6 +61,16 @@ def test_two_tables_are_counted(tables: tuple[Path, Path]) -> None:
         assert any("under 1 %" in each for each in host["advice"]) == (common == 0)
 
 
+def test_a_party_with_clean_ids_hears_that_ids_are_lost(tables: tuple[Path, Path]) -> None:
+    tables[0].write_text("customer\n" + "".join(f"p{row:02}\n" for row in range(60)))
+    dirty = (f"{'x-' if row % 3 == 0 else ''}p{row:02}\n" for row in range(90))
+    tables[1].write_text("client\n" + "".join(dirty))
+    for found, rows in zip(outcomes(tables, None, None), (60, 90), strict=True):
+        (advice,) = found["advice"]
+        assert advice.startswith(f"40 of {rows} rows here are matched: 40 of 60 ids")
+        assert "let the other parties run `heterofed table check`" in advice
+
+
 def test_ids_are_written_as_the_host_announces(tables: tuple[Path, Path]) -> None:
     host, other = outcomes(tables, "integer", None)
     assert host["common"] == {"collaborator": 20}
