@@ -6,10 +6,12 @@ still has the ids of the set is checked before any request.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,37 @@ from psi.sources import partitions
 
 Stamp = list[tuple[Path, int, int, int]]
 """Each file of a source with its size, time of change and number."""
+
+
+MOST_BYTES = 120
+"""The most bytes of the name of a party in the name of a file."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of what requests find.
+
+    Args:
+        out: the file or folder for the matches of one request. With several of them it is the name
+            from which that of each is made, so that none replaces another.
+        is_for_all: whether there may be several.
+    """
+
+    out: Path
+    is_for_all: bool = False
+
+    def of(self, asker: str, now: datetime) -> Path:
+        """Return the place for a request of a party, which is new if there may be several."""
+        if not self.is_for_all:
+            return self.out
+        who = asker.encode()[:MOST_BYTES].decode(errors="ignore").strip()
+        name = f"{self.out.stem}-{who}-{now:%Y%m%dT%H%M%SZ}"
+        for number in itertools.count(1):
+            end = f"-{number}" if number > 1 else ""
+            place = self.out.with_name(f"{name}{end}{self.out.suffix}")
+            if not place.exists():
+                break
+        return place
 
 
 class OwnMatches:
@@ -40,24 +73,31 @@ class OwnMatches:
             ConfigError: they cannot.
         """
 
-    def write(self, matched: array[int]) -> None:
-        """Write the matches, given by their positions among the ids."""
+    def write(self, matched: array[int], asker: str) -> Path | None:  # noqa: ARG002
+        """Write the matches of a party's request, given by their positions among the ids.
+
+        Returns:
+            Where they are; None if nowhere.
+        """
+        return None
 
 
 @dataclass
 class Numbers(OwnMatches):
     """The numbers of the rows, in a CSV file."""
 
-    out: Path
+    places: Places
 
-    def write(self, matched: array[int]) -> None:
+    def write(self, matched: array[int], asker: str) -> Path:
         """See `OwnMatches.write`."""
+        out = self.places.of(asker, datetime.now(UTC))
 
         def write(file: BinaryIO) -> None:
             file.write(b"row\n")
             file.writelines(b"%d\n" % row for row in matched)
 
-        write_whole(self.out, write, anywhere=True)
+        write_whole(out, write, anywhere=True)
+        return out
 
 
 class Rows(OwnMatches):
@@ -70,8 +110,8 @@ class Rows(OwnMatches):
 
     ids: psi.OwnIds
 
-    def __init__(self, stored: psi.StoredSet, source: IdSource, out: Path) -> None:
-        self._source, self._out = source, out
+    def __init__(self, stored: psi.StoredSet, source: IdSource, places: Places) -> None:
+        self._source, self._places = source, places
         self._stamp = _stamp(source.path)
         self.ids = read_ids(source)
         try:
@@ -88,9 +128,11 @@ class Rows(OwnMatches):
                 " with the rows from which the set was created"
             )
 
-    def write(self, matched: array[int]) -> None:
+    def write(self, matched: array[int], asker: str) -> Path:
         """See `OwnMatches.write`."""
-        MatchingRows(self._source.path, self._source.column, self._out).copy(self.ids, matched)
+        out = self._places.of(asker, datetime.now(UTC))
+        MatchingRows(self._source.path, self._source.column, out).copy(self.ids, matched)
+        return out
 
     def close(self) -> None:
         """Forget the ids."""
@@ -106,16 +148,18 @@ def own_matches(
     *,
     table: str | None,
     query: str | None,
+    is_for_all: bool = False,
 ) -> Iterator[OwnMatches]:
     """Open the source of the rows for the block, and check that it is that of the set.
 
     Args:
         stored: the set.
-        out: the file or folder for the matches, or None.
+        out: the file or folder for the matches, or None; see `Places`.
         ids: the source, as `opened_ids` takes it; None if only the numbers of rows are written.
         column: see `opened_ids`.
         table: see `opened_ids`.
         query: see `opened_ids`.
+        is_for_all: whether several requests may come.
 
     Raises:
         ConfigError: the source cannot be read, or the matches cannot be written.
@@ -124,14 +168,15 @@ def own_matches(
     if out is None:
         yield OwnMatches()
         return
-    out = out.absolute()
-    check_out(None if ids is None else file_of_ids(ids), out)
+    places = Places(out.absolute(), is_for_all)
+    first = places.of("", datetime.now(UTC))
+    check_out(None if ids is None else file_of_ids(ids), first)
     if ids is None:
-        yield Numbers(out)
+        yield Numbers(places)
         return
     with (
         opened_ids(ids, column, table=table, query=query) as source,
-        closing(Rows(stored, source, out)) as rows,
+        closing(Rows(stored, source, places)) as rows,
     ):
         yield rows
 

@@ -126,9 +126,10 @@ def show(folder: Path, as_json: bool) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write your rows whose ids the other party has, too, to this file, of the last request:"
-    " the rows of --ids, or without it only their numbers, from 0, in the order in which the set"
-    " was created.",
+    help="Write your rows whose ids the other party has, too, to this file: the rows of --ids, or"
+    " without it only their numbers, from 0, in the order in which the set was created. With"
+    " --requests each request gets a file of its own, with the other party and the time (UTC) in"
+    " its name.",
 )
 @options.ids(
     "Write rows of this source, with which the set was created, to --out: in its format, or to a"
@@ -160,15 +161,13 @@ def serve(
         raise click.UsageError("--column, --table, --query: name the source of the rows by --ids")
     if ids is not None and out is None:
         raise click.UsageError("--ids: say by --out where its matching rows go")
-    if isinstance(ids, Path) and ids.is_dir() and requests != 1:
-        raise click.UsageError(
-            "--requests: leave it out; a folder of ids gives a new folder for each request"
-        )
     with ExitStack() as opened:
         with _usable():
             stored = _open(folder)
             matches = opened.enter_context(
-                own_matches(stored, out, ids, column, table=table, query=query)
+                own_matches(
+                    stored, out, ids, column, table=table, query=query, is_for_all=requests != 1
+                )
             )
         _answer_all(stored, folder, requests, matches, as_json=as_json, **given)
 
@@ -201,7 +200,8 @@ def _answer_all(
         if as_json:
             click.echo(json.dumps(outcome))
         else:
-            click.echo(f"{outcome['matched']} ids of {outcome['asker']} are in the set")
+            where = f": {outcome['out']}" if outcome["out"] else ""
+            click.echo(f"{outcome['matched']} ids of {outcome['asker']} are in the set{where}")
     if failed is not None:
         raise failed
 
@@ -215,7 +215,9 @@ def _answer(
     party: str | None,
     join_timeout: float,
 ) -> dict[str, Any]:
-    """Answer one request; return the keys task, party, asker, ids, matched, seconds and bytes."""
+    """Answer one request; return the keys task, party, asker, ids, matched, seconds, bytes and out
+    (the file or folder with the matching rows).
+    """
     from heterofed.cli.own_party import name_in
     from heterofed.hetero_nn.psi import RSAPSICollaboratorScheduler, answer_stored
 
@@ -227,7 +229,7 @@ def _answer(
         result, asker, matched = answer_stored(owner, task, stored, matches.ids)
     finally:
         shutil.rmtree(results / task, ignore_errors=True)
-    matches.write(matched)
+    out = matches.write(matched, asker)
     return {
         "task": task,
         "party": result.party,
@@ -237,6 +239,7 @@ def _answer(
         "seconds": round(result.seconds, 3),
         "bytes_sent": result.bytes_sent,
         "bytes_received": result.bytes_received,
+        "out": None if out is None else str(out),
     }
 
 

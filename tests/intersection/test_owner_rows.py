@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import psi
 from heterofed import errors as e
 from heterofed.cli.own_ids import IdSource
-from heterofed.cli.own_matches import Rows, own_matches
+from heterofed.cli.own_matches import MOST_BYTES, Places, Rows, own_matches
 from heterofed.cli.psi import run_psi
 from heterofed.cli.psi_set import serve
 from heterofed.hetero_nn.psi import (
@@ -67,9 +69,9 @@ def served(folder: Path, **given: Any) -> None:
     serve.callback(folder=folder, task="t", column="id", **{**NO_BASE, **given})
 
 
-def ask(folder: Path, task: str = "t") -> dict[str, Any]:
+def ask(folder: Path, task: str = "t", first: int = 30) -> dict[str, Any]:
     few = folder / "few.txt"
-    few.write_text("".join(f"person {number}\n" for number in range(30, 50)))
+    few.write_text("".join(f"person {number}\n" for number in range(first, 50)))
     return run_psi(
         task=task, role="initiator", party="clinic", parties=1, ids=few, id_column=None,
         protocol="ecdh", max_peer_ids=1000, out=folder / "common.txt", join_timeout=30,
@@ -91,6 +93,38 @@ def test_the_rows_of_the_owner(kind: str, command: Command, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(found.reset_index(drop=True), PEOPLE[30:].reset_index(drop=True))
     files = [out, *out.iterdir()] if out.is_dir() else [out]
     assert {each.stat().st_mode & 0o077 for each in files} == {0}
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_each_request_has_its_rows(kind: str, command: Command, tmp_path: Path) -> None:
+    source, more = write(kind, tmp_path)
+    create(command, tmp_path / "set", source, more)
+    out = tmp_path / "found" / "rows.csv"
+    out.parent.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        owner = pool.submit(served, tmp_path / "set", ids=source, out=out, requests=2)
+        assert ask(tmp_path)["matched"] == 10
+        assert ask(tmp_path, first=35)["matched"] == 5
+        owner.result()
+    places = sorted(out.parent.iterdir(), key=lambda each: each.stat().st_mtime_ns)
+    assert all(re.fullmatch(r"rows-clinic-\d{8}T\d{6}Z(-2)?\.csv", each.name) for each in places)
+    read = pd.read_parquet if kind == "folder" else pd.read_csv
+    assert [read(each)["n"].tolist() for each in places] == [[*range(30, 40)], [*range(35, 40)]]
+
+
+def test_places_of_requests_are_new(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert Places(tmp_path / "rows.csv").of("a", now) == tmp_path / "rows.csv"
+    places, seen = Places(tmp_path / "rows.csv", is_for_all=True), []
+    for name in ("a", "a", "b", "名" * 128):
+        seen.append(places.of(name, now))
+        seen[-1].touch()  # which fails if its name is too long
+    assert [each.name for each in seen[:3]] == [
+        "rows-a-20260131T120000Z.csv",
+        "rows-a-20260131T120000Z-2.csv",
+        "rows-b-20260131T120000Z.csv",
+    ]
+    assert len(seen[3].name.encode()) <= MOST_BYTES + 30
 
 
 def test_a_source_that_is_not_that_of_the_set(command: Command, tmp_path: Path) -> None:
@@ -137,7 +171,6 @@ def test_a_source_that_is_not_that_of_the_set(command: Command, tmp_path: Path) 
         (["--ids", "SOURCE", "--column", "no", "--out", "OUT"], "no column 'no'"),
         (["--ids", "SOURCE", "--column", "id", "--out", "SOURCE"], "the file with the ids"),
         (["--ids", "sqlite:///no", "--column", "id", "--out", "OUT"], "--table or --query"),
-        (["--ids", "FOLDER", "--column", "id", "--out", "OUT", "--requests", "2"], "--requests"),
         (["--ids", "FOLDER", "--column", "id", "--out", "FOLDER/x"], "in the folder"),
         (["--out", "FOLDER"], "is a folder"),
     ],
@@ -162,7 +195,7 @@ def test_a_source_that_changes_between_requests(tmp_path: Path) -> None:
     for kind, file in (("csv", "people.csv"), ("folder", "people.folder/part.1.parquet")):
         source = Path(write(kind, tmp_path)[0])
         named = IdSource(path=source, column="id", name="the people", remedy="")
-        rows = Rows(stored, named, tmp_path / "out")
+        rows = Rows(stored, named, Places(tmp_path / "out"))
         rows.check()
         later = (tmp_path / file).stat().st_mtime_ns + 10**9
         os.utime(tmp_path / file, ns=(later, later))
@@ -170,7 +203,7 @@ def test_a_source_that_changes_between_requests(tmp_path: Path) -> None:
             rows.check()
         write(kind, tmp_path, PEOPLE[::-1])
         with pytest.raises(e.IdError, match="was changed"):
-            rows.write(array("Q", [3]))
+            rows.write(array("Q", [3]), "clinic")
         rows.close()
     assert not (tmp_path / "out").exists()
 
