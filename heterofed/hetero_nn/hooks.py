@@ -32,7 +32,7 @@ from heterofed.runs.beside import launch_beside
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler
-from heterofed.runs.settings import Shown, check_last_round
+from heterofed.runs.settings import Shown, check_flag, check_last_round
 
 
 class PartyHooks(Scheduler):
@@ -84,6 +84,7 @@ class PartyHooks(Scheduler):
             TaskFailed: the task failed; it is a `TaskAborted` if another party ended it.
             Exception: a hook of this party raised it; it has a note with the hook and the phase.
         """
+        check_flag("rehearse", rehearse)
         engine = self._heterofed
 
         def launch(exchange: Exchange | None) -> TaskResult:

@@ -29,7 +29,7 @@ from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume, Run
 from heterofed.runs.scheduler import Scheduler
-from heterofed.runs.settings import LeadSettings, Settings, Shown
+from heterofed.runs.settings import LeadSettings, Settings, Shown, given_path
 
 AnyTask = TypeVar("AnyTask", bound=PSITask)
 Write: TypeAlias = "Callable[[Run, psi.OwnIds, array[int]], None]"
@@ -86,7 +86,7 @@ class PSIEngine(Engine[Settings]):
         if self.write is not None:
             task.write = self.write
         if self.rows_out is not None:
-            task.copy = copier(self.ids, Path(self.rows_out), "rows_out").copy
+            task.copy = copier(self.ids, given_path("rows_out", self.rows_out), "rows_out").copy
         return task
 
 

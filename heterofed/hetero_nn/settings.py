@@ -38,8 +38,10 @@ from heterofed.runs.settings import (
     ReleaseLimits,
     Settings,
     check_flag,
+    check_made,
     check_seconds,
     is_count,
+    is_number,
 )
 
 MOST_ROWS = 2**31
@@ -85,6 +87,7 @@ class HalfSettings(Settings):
     def check(self) -> None:
         super().check()
         check_flag("is_feature_trainable", self.is_feature_trainable)
+        check_made("weights_defence", self.weights_defence, DPSGD)
         check_effort(self.leak_report)
         self.release_limits.check(defended=self.has_epsilon)
 
@@ -113,6 +116,10 @@ class CollaboratorSettings(HalfSettings):
     def has_epsilon(self) -> bool:
         """Whether this party has a defence that has an epsilon."""
         return super().has_epsilon or isinstance(self.embedding_defence, ClippedGaussian)
+
+    def check(self) -> None:
+        check_made("embedding_defence", self.embedding_defence, ClippedGaussian, Decorrelation)
+        super().check()
 
     def check_terms(self, limits: LeakLimits) -> None:
         super().check_terms(limits)
@@ -195,10 +202,12 @@ class HostSettings(LeadSettings, HalfSettings):
         check_compression("compress_gradients", self.compress_gradients)
         self._check_batches()
         dropout = self.party_dropout
-        if isinstance(dropout, bool) or not 0 <= dropout < 1:
+        if not (is_number(dropout) and 0 <= dropout < 1):
             raise ConfigError(f"party_dropout={dropout!r}: give a probability from 0 to below 1")
         self._check_fusion()
         self._check_final_look()
+        check_made("label_dp", self.label_dp, RandomisedResponse)
+        check_gradient_defence(self.gradient_defence)
         self._check_defences()
         given_limits(self.limits)
         check_sites(self)
@@ -280,7 +289,7 @@ class HostSettings(LeadSettings, HalfSettings):
 
     def _check_defences(self) -> None:
         reduction: Any = self.loss_reduction
-        if reduction not in {None, *get_args(LossReduction)}:
+        if reduction not in (None, *get_args(LossReduction)):
             raise ConfigError(f"loss_reduction={reduction!r}: give 'mean' or 'sum'")
         if self.weights_defence is not None and reduction is None:
             raise ConfigError(
@@ -319,6 +328,8 @@ def given_limits(limits: Mapping[str, Any] | None) -> LeakLimits:
     Raises:
         ConfigError: a name or value is wrong; the message names it.
     """
+    if not isinstance(limits, Mapping | None):
+        raise ConfigError(f"limits={limits!r}: give a dict of names and values, or None")
     given = dict(limits or {})
     for name in given:
         if name not in LeakLimits.__struct_fields__:
@@ -328,6 +339,21 @@ def given_limits(limits: Mapping[str, Any] | None) -> LeakLimits:
         return msgspec.convert(given, LeakLimits)
     except msgspec.ValidationError as error:
         raise ConfigError(f"limits={given!r}: {error}; correct that limit") from None
+
+
+def check_gradient_defence(defence: object) -> None:
+    """Refuse what cannot transform gradients, such as a class or a defence of something else.
+
+    Raises:
+        ConfigError: the value is no such defence.
+    """
+    others = isinstance(defence, type | ClippedGaussian | Decorrelation | RandomisedResponse)
+    works = callable(defence) or isinstance(defence, EmbeddingAwareDefence)
+    if defence is not None and (others or not works):
+        raise ConfigError(
+            f"gradient_defence={defence!r}: give an object such as SyntheticGradients(), which"
+            " gets gradients and labels and returns gradients, or None"
+        )
 
 
 def check_staleness(steps: object) -> None:

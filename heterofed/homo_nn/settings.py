@@ -15,8 +15,10 @@ from heterofed.runs.settings import (
     ReleaseLimits,
     Settings,
     check_flag,
+    check_made,
     check_seconds,
     is_count,
+    is_number,
 )
 
 MOST_BYTES = 2**36
@@ -62,7 +64,7 @@ class HomoHostSettings(LeadSettings):
         if not is_count(self.max_model_bytes, 1) or self.max_model_bytes > MOST_BYTES:
             raise ConfigError(f"max_model_bytes={self.max_model_bytes!r}: give 1 to {MOST_BYTES}")
         fraction = self.fraction
-        if isinstance(fraction, bool) or not 1e-6 <= fraction <= 1:
+        if not (is_number(fraction) and 1e-6 <= fraction <= 1):
             raise ConfigError(f"fraction={fraction!r}: give a number above 0 and at most 1")
         self._check_sums()
         self._check_noise()
@@ -104,8 +106,7 @@ class HomoHostSettings(LeadSettings):
 
     def _check_noise(self) -> None:
         defence = self.central_dp
-        if defence is not None and not isinstance(defence, CentralDP):
-            raise ConfigError(f"central_dp={defence!r}: give a CentralDP, or None")
+        check_made("central_dp", defence, CentralDP)
         if defence is not None and self.weighting != "equal":
             raise ConfigError(
                 "central_dp needs weighting='equal', since a party with many rows would count for"
@@ -116,7 +117,7 @@ class HomoHostSettings(LeadSettings):
 
     def _check_sums(self) -> None:
         most = self.max_update_norm
-        if most is not None and (isinstance(most, bool) or not most > 0):
+        if most is not None and not (is_number(most) and most > 0):
             raise ConfigError(f"max_update_norm={most!r}: give a number above 0, or None")
         if not self.secure_aggregation:
             return
@@ -152,6 +153,5 @@ class HomoCollaboratorSettings(Settings):
         super().check()
         check_flag("needs_secure_aggregation", self.needs_secure_aggregation)
         defence = self.weights_defence
-        if defence is not None and not isinstance(defence, DPSGD):
-            raise ConfigError(f"weights_defence={defence!r}: give a DPSGD, or None")
+        check_made("weights_defence", defence, DPSGD)
         self.limits.check(defended=defence is not None)

@@ -4,10 +4,24 @@ them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 import msgspec
 
@@ -145,8 +159,9 @@ class Settings:
         """
         named = {each.name for each in fields(cls)}
         values = {name: value for name, value in arguments.items() if name in named}
-        values["results_dir"] = Path(values["results_dir"])
-        values["callbacks"] = tuple(values["callbacks"])
+        values["results_dir"] = given_path("results_dir", values["results_dir"])
+        with suppress(TypeError):  # no iterable, which `check` refuses
+            values["callbacks"] = tuple(values["callbacks"])
         if values.get("agreed", ()) is None:
             values["agreed"] = {}
         return cls(**values)
@@ -185,6 +200,9 @@ class Settings:
             raise ConfigError(
                 f"seed={self.seed!r}: give a whole number from 0 to below 2**63, or None"
             )
+        check_flag("insecure", self.insecure)
+        if not is_count(self.max_peer_ids, 1):
+            raise ConfigError(f"max_peer_ids={self.max_peer_ids!r}: give 1 to {MAX_PEER_IDS}")
         check_agreed(self.agreed)
         check_callbacks(self.callbacks)
         check_record(self.record, self.record_days)
@@ -310,6 +328,34 @@ def check_seconds(name: str, seconds: object, least: float = 0.0) -> None:
         or not least <= seconds <= 10 * 365 * 86_400
     ):
         raise ConfigError(f"{name}={seconds!r}: give a number of seconds from {least:g} on")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a setting is a number, also one of NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_made(name: str, value: object, *kinds: type) -> None:
+    """Refuse a value that is neither None nor an object of one of the classes.
+
+    Raises:
+        ConfigError: the value is something else, such as the class itself; the message names the
+            setting.
+    """
+    if value is not None and not isinstance(value, kinds):
+        names = " or ".join(f"{each.__name__}(...)" for each in kinds)
+        raise ConfigError(f"{name}={value!r}: give {names}, or None")
+
+
+def given_path(name: str, value: Any) -> Path:
+    """Return the path that a setting gives.
+
+    Raises:
+        ConfigError: the value is no path; the message names the setting.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name}={value!r}: give a path")
+    return Path(value)
 
 
 def check_flag(name: str, value: object) -> None:

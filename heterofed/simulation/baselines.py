@@ -115,7 +115,8 @@ def check_modes(modes: Sequence[str]) -> tuple[Mode, ...]:
     Raises:
         ConfigError: there is none, or one is unknown.
     """
-    if isinstance(modes, str) or not modes or set(modes) - set(MODES):
+    are_listed = isinstance(modes, Sequence) and not isinstance(modes, str)
+    if not are_listed or not modes or not all(mode in MODES for mode in modes):
         raise ConfigError(f"baselines={modes!r}: give some of {', '.join(MODES)}")
     return tuple(mode for mode in MODES if mode in modes)
 

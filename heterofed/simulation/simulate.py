@@ -21,7 +21,15 @@ from heterofed.reporting.results import TaskResult
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler, engine_of
-from heterofed.runs.settings import LeadSettings, Settings, is_count
+from heterofed.runs.settings import (
+    LeadSettings,
+    Settings,
+    check_collaborators,
+    check_flag,
+    given_path,
+    is_count,
+    is_number,
+)
 from heterofed.simulation.baselines import (
     Comparison,
     check_comparable,
@@ -71,7 +79,7 @@ def simulate(
     baselines: Sequence[Mode] = (),
     rehearse: bool = False,
     resume: Resume = "never",
-    home: Path | None = None,
+    home: str | Path | None = None,
 ) -> Simulation:
     """Run a task with all its parties in this process.
 
@@ -100,6 +108,7 @@ def simulate(
     """
     _check(host, collaborators, latency_ms, mbit)
     _check_expected(host, collaborators)
+    check_flag("rehearse", rehearse)
     modes = check_modes(baselines) if baselines else ()
     if modes:
         if rehearse:
@@ -110,7 +119,7 @@ def simulate(
         check_comparable(host)
     how: dict[str, Any] = {"rehearse": True} if rehearse else {"resume": resume}
     network = Network(latency_ms / 1e3, mbit * 1e6 / 8 if mbit else None)
-    network.home = home
+    network.home = None if home is None else given_path("home", home)
     done = _together(
         network,
         (host, functools.partial(host.launch_task, task_id, **how)),
@@ -196,20 +205,23 @@ def _together(network: Network, host: _Work, collaborators: Sequence[_Work]) -> 
 def _check(
     host: Scheduler, collaborators: Sequence[Scheduler], latency_ms: float, mbit: float | None
 ) -> None:
-    parties = [host, *collaborators]
-    if not collaborators or not all(isinstance(each, Scheduler) for each in parties):
+    are_listed = isinstance(collaborators, Sequence) and len(collaborators) > 0
+    parties = [host, *collaborators] if are_listed else []
+    if not parties or not all(isinstance(each, Scheduler) for each in parties):
         raise ConfigError("simulate: give a Host's scheduler, and a list of Collaborators' ones")
     if not isinstance(_settings(host), LeadSettings):
         raise ConfigError(f"simulate: give the Host first, not a {type(host).__name__}")
     if any(isinstance(_settings(each), LeadSettings) for each in collaborators):
         raise ConfigError("there is one Host in a task; give the others as Collaborators")
+    for each in parties:
+        _settings(each).check_names()
     keys = [_settings(each).feature_key for each in parties]
     folders = [(_settings(each).results_dir, _settings(each).shown_name) for each in parties]
     if len(set(keys)) != len(keys) or len(set(folders)) != len(folders):
         raise ConfigError(f"give every party a feature key and a name of its own: {keys}")
     for name, number in (("latency_ms", latency_ms), ("mbit", 1.0 if mbit is None else mbit)):
         least = 0.0 if name == "latency_ms" else 1e-6
-        if isinstance(number, bool) or not isinstance(number, int | float) or number < least:
+        if not (is_number(number) and number >= least):
             raise ConfigError(f"{name}={number!r}: give a number above 0")
 
 
@@ -222,6 +234,7 @@ def _in_task_order(host: Any, collaborators: Sequence[Scheduler]) -> list[Schedu
 def _check_expected(host: Any, collaborators: Sequence[Scheduler]) -> None:
     expected = engine_of(host).settings.collaborators
     names = [_settings(each).feature_key for each in collaborators]
+    check_collaborators(expected, _settings(host).feature_key)
     if (expected if is_count(expected) else sorted(expected)) not in (len(names), sorted(names)):
         raise ConfigError(
             f"the Host waits for collaborators={expected!r}, and simulate was given {names};"

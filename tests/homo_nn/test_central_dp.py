@@ -137,7 +137,7 @@ def _launching(scheduler: Any, resume: str) -> Any:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"central_dp": 1.0}, "give a CentralDP"),
+        ({"central_dp": 1.0}, "give CentralDP"),
         ({"weighting": "rows"}, "needs weighting='equal'"),
         ({"central_dp": None, "max_epsilon": 1.0}, "max_epsilon"),
     ],

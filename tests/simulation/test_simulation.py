@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import threading
@@ -226,6 +227,9 @@ def test_parties_that_cannot_be_in_one_task(tmp_path: Path) -> None:
     host, bob = TinyHost(tmp_path), TinyCollaborator(tmp_path)
     for arguments, says in (
         ((host, []), "a list of Collaborators"),
+        ((host, bob), "a list of Collaborators"),
+        ((TinyHost(tmp_path, feature_key=["alice"]), [bob]), "feature_key"),
+        ((TinyHost(tmp_path, collaborators=None), [bob]), "collaborators=None"),
         ((bob, [host]), "give the Host first"),
         ((host, [TinyHost(tmp_path)]), "one Host"),
         ((host, [bob, TinyCollaborator(tmp_path, "carol")]), "waits for collaborators=1"),
@@ -234,9 +238,13 @@ def test_parties_that_cannot_be_in_one_task(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             simulate(*arguments, task_id="tiny")
-    for link in ({"latency_ms": -1}, {"mbit": 0}, {"mbit": True}):
+    for link in ({"latency_ms": -1}, {"mbit": 0}, {"mbit": True}, {"mbit": math.nan}):
         with pytest.raises(ConfigError, match="above 0"):
             simulate(host, [bob], task_id="tiny", **link)
+    for name in ("home", "baselines", "rehearse"):
+        wrong: dict[str, Any] = {name: 7}
+        with pytest.raises(ConfigError, match=name):
+            simulate(host, [bob], task_id="tiny", **wrong)
     assert not (tmp_path / "tiny").exists()
 
 

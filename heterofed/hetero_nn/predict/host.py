@@ -173,8 +173,10 @@ class Prediction(BesideTask, HostHalfTask):
                 replaced.
         """
         known = [party for key in imputers for party in self._trained.parties_of(key)]
-        given = list(known if self._parties is None else self._parties)
-        if isinstance(self._parties, str) or not given or not set(given) <= set(known):
+        chosen = known if self._parties is None else self._parties
+        is_list = isinstance(chosen, Sequence) and not isinstance(chosen, str)
+        given = list(chosen) if is_list else []
+        if not given or not all(each in known for each in given):
             raise ConfigError(
                 f"parties={self._parties!r}: give some of those of the training, {known}"
             )

@@ -76,7 +76,7 @@ def check_sites(settings: Any) -> None:
         raise ConfigError(f"sites_every={settings.sites_every!r}: give 1 to {MOST_BATCHES} batches")
     if sites is None:
         return
-    if not sites or len(sites) > MAX_ROLES or not _is_named(sites):
+    if not _is_named(sites) or not 0 < len(sites) <= MAX_ROLES:
         raise ConfigError(
             f"sites={sites!r}: give the names of 2 to {MAX_SITES} sites for each role that has"
             " some, as in {'shop': ['north', 'south']}"
