@@ -164,7 +164,7 @@ def alarms(pairs: list[Pair], limit: float, std: float, args: Any) -> tuple[int,
         test, meter = LeakTest(limit), LabelMeter()
         for number in range(args.batches):
             clean, labels = pairs[number % len(pairs)]
-            for each in meter.measured(noisy(clean, std), clean, labels, test.parts):
+            for each in meter.measured(noisy(clean, std), clean, labels, test.parts).parts:
                 test.add(each)
             if test.found() is not None:
                 found += 1

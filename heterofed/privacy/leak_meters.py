@@ -1,14 +1,16 @@
 """Measures, for a limit, what a batch that is about to be sent would reveal.
 
 A meter is given each batch before it is sent and returns a number between 0 and 1 for each attack,
-as `leak_tests` needs it. Batches with too few rows are measured together with those after them.
+as `leak_tests` needs it. Batches with too few rows are measured together with those after them. A
+digest of what was measured tells whether it has been measured before.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from hashlib import blake2b
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +35,18 @@ MOST_COLUMNS = 256
 """The most columns of the inputs that are rebuilt, evenly spaced over all of them."""
 
 _CPU = torch.device("cpu")
+
+
+class Measured(NamedTuple):
+    """The measurements of what is about to be sent.
+
+    Attributes:
+        parts: the measurement of each part, by attack; none if there are too few rows yet.
+        digest: a digest of the rows that were measured.
+    """
+
+    parts: Sequence[dict[str, float]] = ()
+    digest: bytes = b""
 
 
 class _Pool:
@@ -71,6 +85,14 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([each.to(parts[-1].device) for each in parts])[-MOST_POOLED:]
 
 
+def _digest(*tensors: Tensor) -> bytes:
+    made = blake2b(digest_size=16)
+    for each in tensors:
+        made.update(f"{each.dtype} {tuple(each.shape)}".encode())
+        made.update(each.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return made.digest()
+
+
 class Meter:
     """A meter, with the rows that wait until there are enough to measure them."""
 
@@ -94,9 +116,7 @@ class LabelMeter(Meter):
     were folded to at least 0.5 would be too high on average.
     """
 
-    def measured(
-        self, sent: Tensor, clean: Tensor, labels: Tensor, parts: int = 1
-    ) -> list[dict[str, float]]:
+    def measured(self, sent: Tensor, clean: Tensor, labels: Tensor, parts: int = 1) -> Measured:
         """Return the AUC of each attack on gradients that are about to be sent.
 
         Args:
@@ -104,22 +124,20 @@ class LabelMeter(Meter):
             clean: the gradients before any defence, of shape [rows, d].
             labels: the class numbers, int64 of shape [rows].
             parts: the number of parts to measure separately, if each has enough rows.
-
-        Returns:
-            The measurements, one for each part; none if there are too few rows yet.
         """
         most = max(1, rows_to_measure([sent, clean]))
         rows = (each.detach()[:most].clone() for each in (sent, clean, labels.to(sent.device)))
         sent, clean, labels = self._pool.add(*rows)
         counts = numbered_anew(labels)[1].bincount()
         if len(sent) < LEAST_ROWS or int((counts > 1).sum()) < 2:
-            return []
+            return Measured()
         self._pool.clear()
+        digest = _digest(sent, clean, labels)
         if len(sent) < 2 * LEAST_ROWS * parts:
             parts = 1
         each = (tensor.chunk(parts) for tensor in (sent, clean, labels))
         found = [label_aucs(*part) for part in zip(*each, strict=True)]
-        return [aucs for aucs in found if aucs]
+        return Measured([aucs for aucs in found if aucs], digest)
 
 
 def label_aucs(sent: Tensor, clean: Tensor, labels: Tensor) -> dict[str, float]:
@@ -151,28 +169,27 @@ class InputMeter(Meter):
     regression rebuilds for half of the rows, from the other half.
     """
 
-    def measured(self, inputs: Tensor, sent: Tensor, parts: int = 1) -> list[dict[str, float]]:
+    def measured(self, inputs: Tensor, sent: Tensor, parts: int = 1) -> Measured:
         """Return the share of the inputs' variance that features about to be sent would reveal.
 
         Args:
             inputs: the inputs of the feature model, of shape [rows, ...].
             sent: the features as they are sent, of shape [rows, d].
             parts: the number of parts to measure separately, if each has enough rows.
-
-        Returns:
-            The measurements, one for each part; none if there are too few rows yet.
         """
         x, z = _some_columns(vectors(inputs.detach())), vectors(sent.detach())
         x, z = self._pool.add(x.to(_CPU, torch.float32), z.to(_CPU, torch.float32))
         enough = min(max(2 * LEAST_ROWS, 4 * z.shape[1]), MOST_POOLED)
         if len(z) < enough:
-            return []
+            return Measured()
         self._pool.clear()
+        digest = _digest(x, z)
         if len(z) < enough * parts:
             parts = 1
         pairs = zip(x.chunk(parts), z.chunk(parts), strict=True)
         found = [ridge_reconstruction(*pair).r2 for pair in pairs]
-        return [{"ridge": min(max(each, 0.0), 1.0)} for each in found if math.isfinite(each)]
+        shares = [{"ridge": min(max(each, 0.0), 1.0)} for each in found if math.isfinite(each)]
+        return Measured(shares, digest)
 
 
 def _some_columns(rows: Tensor) -> Tensor:

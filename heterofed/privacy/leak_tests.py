@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from hashlib import blake2b
 
 import msgspec
 
@@ -35,6 +36,9 @@ BETS = (0.05, 0.1, 0.2, 0.4, 0.8, 0.99)
 
 EVERY = 128
 WINDOWS = 8
+
+DIGEST_BYTES = 8
+"""The length of the digests by which batches are known."""
 
 PARTS, IN_PARTS = 4, 64
 """The number of parts in which the first batches are measured, and of these measurements."""
@@ -78,6 +82,7 @@ class _State(msgspec.Struct):
     count: int = 0
     begun: int = 0
     windows: list[_Window] = []
+    seen: bytes = b""
 
 
 class LeakTest:
@@ -106,6 +111,24 @@ class LeakTest:
     def parts(self) -> int:
         """The number of parts in which the next batch is measured, if it has enough rows."""
         return PARTS if self._kept.count % EVERY < IN_PARTS else 1
+
+    def is_new(self, batch: bytes) -> bool:
+        """Note a batch that is about to be added, and return whether it was not noted before.
+
+        A batch that is sent again, because a run goes on from a checkpoint before it, says nothing
+        new of the mean. Those of the last measurements are known, so that no evidence has one
+        twice.
+
+        Args:
+            batch: what is different for different batches.
+        """
+        digest = blake2b(batch, digest_size=DIGEST_BYTES).digest()
+        seen = self._kept.seen
+        known = {seen[at : at + DIGEST_BYTES] for at in range(0, len(seen), DIGEST_BYTES)}
+        if digest in known:
+            return False
+        self._kept.seen = (seen + digest)[-DIGEST_BYTES * EVERY * WINDOWS :]
+        return True
 
     def add(self, measured: Mapping[str, float]) -> None:
         """Take one measurement of each attack; each lies between 0 and 1."""

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from heterofed import Batch
 from heterofed import errors as e
+from heterofed.hetero_nn.train import leak_watch
 from heterofed.messaging import aborts
 from heterofed.privacy.embedding_defences import ClippedGaussian
 from heterofed.privacy.leak_meters import InputMeter, LabelMeter
-from heterofed.privacy.leak_tests import LeakTest
+from heterofed.privacy.leak_tests import EVERY, WINDOWS, LeakTest
+from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.protocol import messages as m
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.simulation.simulate import simulate
@@ -315,12 +317,91 @@ def test_another_process_goes_on_with_the_evidence() -> None:
     assert other.evidence == pytest.approx(one.evidence)
 
 
+def test_a_batch_that_comes_again_is_known_as_long_as_it_counts() -> None:
+    test = LeakTest(0.6)
+    for number in range(3000):
+        assert test.is_new(b"%d" % number)
+        test = LeakTest(0.6, test.state)
+        assert not test.is_new(b"%d" % number)
+    assert not test.is_new(b"%d" % (3000 - EVERY * WINDOWS))
+    assert test.is_new(b"7")  # whose measurements are in no window any more
+    assert len(test.state) < 10 * EVERY * WINDOWS
+
+
+def test_a_digest_tells_measured_rows_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sent, labels = batch_of(64, 1.0, generator)
+    seen = {
+        LabelMeter().measured(*each).digest
+        for each in (
+            (sent, sent, labels),
+            (sent.half(), sent, labels),
+            (sent.bfloat16(), sent, labels),
+            (sent, sent, 1 - labels),
+            (sent.flip(0), sent, labels),
+        )
+    }
+    assert len(seen) == 5
+    assert LabelMeter().measured(sent.clone(), sent, labels).digest in seen
+    assert LabelMeter().measured(sent[:9], sent[:9], labels[:9]).parts == ()
+
+
+class Died(Exception):
+    """Ends a party in the middle of a round."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("how", [pytest.param("ended", marks=pytest.mark.long), "killed"])
+def test_batches_that_are_trained_again_count_once(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = 0
+
+    class Dying(Host):
+        def train_a_batch(self, feature_projection: Any, labels: Any) -> Any:
+            nonlocal left  # an attribute would be in the checkpoint
+            left -= 1
+            if not left:
+                raise Died
+            return super().train_a_batch(feature_projection, labels)
+
+    limits = {"max_label_auc": 0.999, "max_input_r2": 0.999}
+    kept: dict[str, int] = {}
+
+    def keep(ledger: ReleaseLedger, measure: str, state: bytes) -> None:
+        kept[measure.split()[1]] = msgspec.msgpack.decode(state)["count"]
+        keep_evidence(ledger, measure, state)
+
+    keep_evidence = ReleaseLedger.keep_evidence
+    monkeypatch.setattr(ReleaseLedger, "keep_evidence", keep)
+    monkeypatch.setattr(leak_watch, "KEPT_EVERY", 1)
+
+    def task(folder: str, dies_at: int) -> list[Any]:
+        nonlocal left
+        left = dies_at
+        host = Dying(tmp_path / folder, limits=limits, shuffle=True, max_rounds=3)
+        return run(host, Collaborator(tmp_path / folder), task=folder)
+
+    task("whole", 0)
+    whole = dict(kept)
+    assert whole["label_auc"] >= 3 * 7  # the last batch of a round is short
+    kept.clear()
+    with monkeypatch.context() as patch:
+        if how == "killed":  # nothing is written at the end
+            patch.setattr(leak_watch.LeakWatch, "keep", lambda _: None)
+        assert isinstance(task("again", 8 + 5)[0], Died)
+    assert kept["label_auc"] >= 7 + 4
+    assert [each for each in task("again", 0) if isinstance(each, BaseException)] == []
+    assert kept == whole
+
+
 def test_small_batches_are_measured_together() -> None:
     generator, meter = torch.Generator().manual_seed(0), LabelMeter()
     found: list[Any] = []
     for _ in range(40):
         sent, labels = batch_of(4, 3.0, generator)
-        found += meter.measured(sent, sent, labels)
+        found += meter.measured(sent, sent, labels).parts
     assert 3 <= len(found) <= 5
     assert all(each["cosine 1"] > 0.9 for each in found)
 
@@ -331,6 +412,6 @@ def test_wide_features_wait_for_enough_rows() -> None:
     found: list[Any] = []
     for _ in range(10):
         x = torch.randn(32, 400, generator=generator)
-        found += meter.measured(x, x @ mix)
+        found += meter.measured(x, x @ mix).parts
     assert len(found) == 2
     assert all(0 <= each["ridge"] <= 1 for each in found)

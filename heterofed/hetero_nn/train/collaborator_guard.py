@@ -113,7 +113,7 @@ class CollaboratorGuard(Guard):
         if self._watch is not None:
             known = self._known_inputs(batch, inputs)
             while not self._watch.admits(
-                HOST, functools.partial(self._meter.measured, known, joined(sent.tensors))
+                HOST, number, functools.partial(self._meter.measured, known, joined(sent.tensors))
             ):
                 sent = self._hidden(batch, floats)
         if inputs is not None and reported:

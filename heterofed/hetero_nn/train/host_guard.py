@@ -135,7 +135,9 @@ class HostGuard(Guard):
         if self._watch is not None:
             meter = self._meters.setdefault(peer, LabelMeter())
             while not self._watch.admits(
-                peer, functools.partial(meter.measured, hidden, rows, numbers)
+                peer,
+                self._run.party.batch,
+                functools.partial(meter.measured, hidden, rows, numbers),
             ):
                 hidden = hide()
         if hidden is rows:

@@ -1,16 +1,17 @@
 """Compares the measured leak of what is about to be sent with its limit in the terms.
 
 The evidence is kept in the ledger of releases, over all runs of the task. It is not part of
-checkpoints, so that neither a peer nor a restart can make it forgotten.
+checkpoints, so that neither a peer nor a restart can make it forgotten. A batch that is sent again
+after that, with the same content, counts once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from heterofed.errors import LeakLimitError
-from heterofed.privacy.leak_meters import Measure
+from heterofed.privacy.leak_meters import Measure, Measured
 from heterofed.privacy.leak_tests import ALPHA, Found, LeakTest
 from heterofed.runs.run import Run
 
@@ -54,11 +55,12 @@ class LeakWatch:
             self._raised[peer] = counted
         return self._raised[peer]
 
-    def admits(self, peer: str, measure: Callable[[int], Sequence[Mapping[str, float]]]) -> bool:
+    def admits(self, peer: str, number: int | None, measure: Callable[[int], Measured]) -> bool:
         """Measure a batch that is about to be sent to a recipient.
 
         Args:
             peer: the recipient.
+            number: the number of the batch.
             measure: returns the measurements of the batch, in up to so many parts.
 
         Returns:
@@ -70,8 +72,10 @@ class LeakWatch:
             LedgerError: the evidence cannot be kept.
         """
         test = self._test(peer)
-        for measured in measure(test.parts):
-            test.add(measured)
+        measured = measure(test.parts)
+        if measured.parts and test.is_new(self._place(number) + measured.digest):
+            for each in measured.parts:
+                test.add(each)
         found = test.found()
         self._keep(peer, test, at_once=found is not None)
         if found is None:
@@ -90,6 +94,11 @@ class LeakWatch:
 
     def _name(self, peer: str, what: str) -> str:
         return f"{what} {self._measure} {self.limit!r} {peer}"
+
+    def _place(self, number: int | None) -> bytes:
+        """Return the place of a batch in the task, where it stands again after a rollback."""
+        run = self._run
+        return run.agreement.run + f"{run.party.phase} {run.round} {number} ".encode()
 
     def _test(self, peer: str) -> LeakTest:
         if peer not in self._tests:
