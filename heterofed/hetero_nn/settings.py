@@ -40,6 +40,7 @@ from heterofed.runs.settings import (
     check_flag,
     check_made,
     check_seconds,
+    described,
     is_count,
     is_number,
 )
@@ -63,6 +64,11 @@ class HalfSettings(Settings):
     def release_limits(self) -> ReleaseLimits:
         """The limits that this party's user sets on what may leave it."""
         return ReleaseLimits(self.max_releases_per_row, self.max_epsilon, self.max_rollbacks)
+
+    @property
+    def lasting(self) -> dict[str, str]:
+        """See `Settings`."""
+        return {"weights_defence": described(self.weights_defence)}
 
     @property
     def has_epsilon(self) -> bool:
@@ -111,6 +117,11 @@ class CollaboratorSettings(HalfSettings):
         if self.site is not None:
             check_name(self.site, "site")
         super().check_names()
+
+    @property
+    def lasting(self) -> dict[str, str]:
+        """See `Settings`."""
+        return {**super().lasting, "embedding_defence": described(self.embedding_defence)}
 
     @property
     def has_epsilon(self) -> bool:
@@ -162,6 +173,13 @@ class HostSettings(LeadSettings, HalfSettings):
         """Return the settings among the arguments; `collaborators` has every site of a role."""
         parties = parties_of(arguments["collaborators"], arguments["sites"])
         return super().given({**arguments, "collaborators": parties})
+
+    @property
+    def lasting(self) -> dict[str, str]:
+        """See `Settings`."""
+        own = {"gradient_defence": self.gradient_defence, "label_dp": self.label_dp}
+        told = {name: described(value) for name, value in own.items()}
+        return {**super().lasting, **told, "party_dropout": str(float(self.party_dropout))}
 
     @property
     def has_epsilon(self) -> bool:

@@ -17,6 +17,7 @@ from heterofed.runs.settings import (
     check_flag,
     check_made,
     check_seconds,
+    described,
     is_count,
     is_number,
 )
@@ -49,6 +50,12 @@ class HomoHostSettings(LeadSettings):
     psi_protocol: PSIProtocol = "rsa"
     psi_bits: KeyBits = 2048
     max_peer_ids: int = 10_000_000
+
+    @property
+    def lasting(self) -> dict[str, str]:
+        """See `Settings`."""
+        own = {"strategy": self.strategy, "central_dp": self.central_dp}
+        return {name: described(value) for name, value in own.items()}
 
     def check(self) -> None:
         super().check()
@@ -143,6 +150,11 @@ class HomoCollaboratorSettings(Settings):
     needs_secure_aggregation: bool
     max_rollbacks: int
     max_peer_ids: int = 10_000_000
+
+    @property
+    def lasting(self) -> dict[str, str]:
+        """See `Settings`."""
+        return {"weights_defence": described(self.weights_defence)}
 
     @property
     def limits(self) -> ReleaseLimits:

@@ -28,6 +28,11 @@ class Strategy(ABC):
     sends: ClassVar[Literal["weights", "gradients"]] = "weights"
     proximal: float = 0.0
 
+    def __repr__(self) -> str:
+        """Return the name of the strategy and its settings."""
+        settings = (f"{name.strip('_')}={value}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(settings)})"
+
     @abstractmethod
     def step(
         self,

@@ -98,6 +98,15 @@ class DPSGD:
         self._hooks: list[Any] = []  # keeps Opacus' hooks alive
         self.steps = 0  # the number of steps so far, including those on empty batches
 
+    def __repr__(self) -> str:
+        """Return the call that makes the same defence."""
+        return (
+            f"DPSGD({self._noise_multiplier}, {self._max_grad_norm}, batch_size={self.batch_size},"
+            f" rows={self.rows if self._rows_given else None}, delta={self._delta},"
+            f" poisson={self.poisson}, loss_reduction={self.loss_reduction!r},"
+            f" others={self.others})"
+        )
+
     def model(self, model: nn.Module) -> nn.Module:
         """Make a model of this party compute per-sample gradients, and return the same model.
 

@@ -64,6 +64,10 @@ class RandomisedResponse:
         place = repr(("randomised response", label_set, self.epsilon, classes)).encode()
         self._secret = hmac.digest(secret or secrets.token_bytes(32), place, hashlib.sha256)
 
+    def __repr__(self) -> str:
+        """Return the settings, without the secret."""
+        return f"RandomisedResponse({self.epsilon}, {self.classes}, label_set={self.label_set!r})"
+
     def with_secret(self, secret: bytes, *, spent: float = 0.0) -> RandomisedResponse:
         """Return the same response with another secret.
 

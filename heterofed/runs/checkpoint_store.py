@@ -66,6 +66,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         split: the split; None before the parties have split their ids.
         noise: the 32 bytes from which this party's noise is drawn; empty in records without them.
         purpose: what the run does, so that no other kind of task resumes it.
+        lasting: this party's own settings that hold for the whole run (`Settings.lasting`); empty
+            in records without them.
     """
 
     run: bytes
@@ -76,6 +78,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     split: Split | None = None
     noise: bytes = b""
     purpose: str = "train"
+    lasting: dict[str, str] = {}
 
 
 class CheckpointStore:

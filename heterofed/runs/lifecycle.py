@@ -123,7 +123,7 @@ class Lifecycle:
             stack.enter_context(folder_lock(run.result.folder, task.folder_wait, task.role))
             stack.callback(run.close_ledger)
             run.ended = ended_run(run.result.folder)
-            recall(run, self._settings.seed)
+            recall(run, self._settings.seed, self._settings.lasting)
             if task.is_reported:
                 stack.enter_context(reported(run))  # after the status records how the run has ended
             note = stack.enter_context(status_kept(run, self._settings))

@@ -70,6 +70,7 @@ class Run:
             role.
         waits: the seconds to wait for a lost party; 0 before a party was lost.
         purpose: what the task does, as parties say it to each other when they meet.
+        lasting: this party's settings that hold for a whole run; see `Settings.lasting`.
         meeting: a description of the place where the parties connect; empty before that.
         terms: the terms of the task file in canonical form; empty without a task file.
         secured: whether every party proves its identity by a key.
@@ -106,6 +107,7 @@ class Run:
     complete: bool = False
     waits: float = 0.0
     purpose: str = "train"
+    lasting: dict[str, str] = field(default_factory=dict)
     meeting: str = ""
     terms: bytes = b""
     secured: bool = False

@@ -171,6 +171,13 @@ class Settings:
         """The name of this party in logs and of its results folder."""
         return self.name or self.feature_key
 
+    @property
+    def lasting(self) -> dict[str, str]:
+        """The settings of this party alone, which are in no plan, that a run cannot change: what
+        they are, by name.
+        """
+        return {}
+
     def timeouts(self, calculation: float = 300.0) -> Timeouts:
         """Return the longest silence of peers that this party accepts until it knows the plan.
 
@@ -345,6 +352,12 @@ def check_made(name: str, value: object, *kinds: type) -> None:
     if value is not None and not isinstance(value, kinds):
         names = " or ".join(f"{each.__name__}(...)" for each in kinds)
         raise ConfigError(f"{name}={value!r}: give {names}, or None")
+
+
+def described(value: object) -> str:
+    """Return what a setting is; of an object of the user's, which may hold anything, the class."""
+    ours = type(value).__module__.partition(".")[0] in ("heterofed", "builtins")
+    return repr(value) if ours else type(value).__qualname__
 
 
 def given_path(name: str, value: Any) -> Path:

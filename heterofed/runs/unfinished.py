@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 
 from heterofed.errors import ResumeError
 from heterofed.rendezvous.agreement import Agreement, Earlier
@@ -25,6 +26,7 @@ def begin(run: Run) -> None:
         plan=agreement.plan,
         noise=run.noise,
         purpose=run.purpose,
+        lasting=run.lasting,
     )
     run.store.begin(run.record)
 
@@ -45,16 +47,18 @@ def goes_on(run: Run) -> bool:
     return False
 
 
-def recall(run: Run, seed: int | None) -> None:
+def recall(run: Run, seed: int | None, lasting: Mapping[str, str]) -> None:
     """Look for a run of this task and purpose that has not ended.
 
     Args:
         run: gets its record and its seed.
         seed: as given to the constructor; None where any will do.
+        lasting: this party's settings that hold for a whole run.
 
     Raises:
-        ResumeError: there is none though it is required, or it began with another seed.
+        ResumeError: there is none though it is required, or it began with other settings.
     """
+    run.lasting = dict(lasting)
     record = None if run.resume == "never" else run.store.record()
     if record is None or record.purpose != run.purpose:
         if run.resume == "require":
@@ -67,6 +71,16 @@ def recall(run: Run, seed: int | None) -> None:
         raise ResumeError(
             f"the run in {run.result.folder} began with another seed; start with that one, or"
             ' with resume="never"'
+        )
+    changed = [
+        f"{name} was {was} and is {lasting[name]}"
+        for name, was in record.lasting.items()
+        if lasting.get(name, was) != was
+    ]
+    if changed:
+        raise ResumeError(
+            f"the run in {run.result.folder} began otherwise: {'; '.join(changed)}; start with"
+            ' what was given then, or all parties with resume="never" for a new run'
         )
     run.record, run.seed, run.noise = record, record.seed, record.noise or run.noise
     run.order = record.plan.seed

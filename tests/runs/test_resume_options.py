@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
 
 from heterofed import Batch, simulate
+from heterofed.errors import ResumeError
 from heterofed.homo_nn import CentralDP, FedAdam, FedAvgM, FedProx
+from heterofed.privacy.dpsgd import DPSGD
 from heterofed.privacy.embedding_defences import ClippedGaussian, Decorrelation
 from heterofed.privacy.gradient_defences import IsotropicGaussian, MaxNorm
 from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.marvell import Marvell
 from heterofed.privacy.synthetic_gradients import SyntheticGradients
+from heterofed.protocol.plan import Plan
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 from tests.hetero_nn import sites_tiny
 from tests.homo_nn import tiny as horizontal
@@ -183,6 +187,83 @@ def test_it_is_kept_at_whatever_batch(
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_option_goes_on(name: str, tmp_path: Path) -> None:
     compare(OTHERS[name], tmp_path, random.Random(name).randint(1, BATCHES * ROUNDS))
+
+
+# -- other settings -------------------------------------------------------------------------------
+
+
+def resumed(parties: list[Any]) -> None:
+    simulate(parties[0], parties[1:], task_id="tiny", resume="auto")
+
+
+ALONE: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "alice": (
+        {"party_dropout": 0.3, "gradient_defence": Momentum(), "label_dp": RandomisedResponse(1.0)},
+        {"gradient_defence": MaxNorm(), "label_dp": RandomisedResponse(2.0)},
+        [
+            "party_dropout was 0.3 and is 0.0",
+            "gradient_defence was Momentum and is MaxNorm()",
+            "label_dp was RandomisedResponse(1.0, 2, label_set='labels') and is RandomisedRes",
+        ],
+    ),
+    "bob": (
+        {"embedding_defence": ClippedGaussian(1.0, 0.5)},
+        {"weights_defence": DPSGD(1.1, 1.0, batch_size=BATCH)},
+        [
+            "embedding_defence was ClippedGaussian(clip=1.0, noise_multiplier=0.5",
+            "weights_defence was None and is DPSGD(1.1, 1.0, batch_size=4,",
+        ],
+    ),
+}
+"""What stands in no plan, by party: its settings when the run began, and when it was resumed."""
+
+
+@pytest.mark.parametrize("party", ALONE)
+def test_settings_of_one_party_are_those_that_the_run_began_with(
+    party: str, tmp_path: Path
+) -> None:
+    before, now, said = ALONE[party]
+
+    def made(settings: dict[str, Any]) -> list[Any]:
+        host, bob = (settings, {}) if party == "alice" else ({}, settings)
+        return pair(bob=bob, **host)(tmp_path)
+
+    first = made(before)
+    first[0].stop_at = 2
+    with pytest.raises(StopError):
+        resumed(first)
+    with pytest.raises(ResumeError, match="never") as caught:
+        resumed(made(now))
+    assert all(each in str(caught.value) for each in said)
+
+
+PLANNED = {field.name for field in msgspec.structs.fields(Plan)} | {"announce_split"}
+FREE = {
+    *("feature_key", "name", "results_dir", "callbacks", "place", "insecure", "site", "role"),
+    *("join_timeout", "data_channel_timeout", "schedule_timeout"),
+    *("psi_executor", "psi_key_leaves", "max_peer_ids", "feature_workers"),
+    *("leak_report", "record", "record_days", "log_rounds", "early_gradients"),
+    *("max_releases_per_row", "max_epsilon", "max_rollbacks"),
+    *("needs_secure_aggregation", "max_update_norm", "max_rows", "max_model_bytes"),
+    *("secure_aggregation", "weighting", "fraction"),  # are in the plan under other names
+    *("seed", "is_feature_trainable"),  # are compared by themselves
+}
+"""Settings that a restarted party may change, beside those that are compared."""
+
+
+@pytest.mark.parametrize(
+    "party",
+    [
+        *pair()(Path()),
+        horizontal.host(Path(), 2, 2),
+        horizontal.Party(Path(), "a", 0),
+    ],
+    ids=lambda party: type(party).__name__,
+)
+def test_every_setting_may_change_or_is_compared(party: Any) -> None:
+    settings = party._heterofed.settings
+    names = {each.name for each in fields(settings)}
+    assert names - PLANNED - FREE == settings.lasting.keys()
 
 
 # -- one party is lost, and the others roll back ----------------------------------------------
