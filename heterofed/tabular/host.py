@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,28 +18,24 @@ from heterofed.events import Callback
 from heterofed.hetero_nn.hooks import half_engine, ids_of
 from heterofed.reporting.console import attached
 from heterofed.runs.run import Resume
-from heterofed.tabular.evaluation import Evaluation, Table, evaluate
+from heterofed.tabular.evaluation import Evaluation
+from heterofed.tabular.host_evaluation import HostEvaluation
 from heterofed.tabular.host_importance import HostImportance
-from heterofed.tabular.ids import Duplicates, IdRecipe, unmarked
-from heterofed.tabular.importance import ROWS
+from heterofed.tabular.host_settings import fitting_batch, scheduler_settings, split_by
+from heterofed.tabular.ids import Duplicates, IdRecipe
 from heterofed.tabular.models import Top, TopPlan, warm_up
 from heterofed.tabular.models.half import Model
 from heterofed.tabular.objectives import Kind, Objective, read_labels
 from heterofed.tabular.objectives.objective import ClassWeights
-from heterofed.tabular.own_ids import ids_as_written, ids_in_parts, in_table_order
+from heterofed.tabular.own_ids import ids_in_parts, in_table_order
 from heterofed.tabular.party import Party
 from heterofed.tabular.prepare import Step
 from heterofed.tabular.settings import Schedule, Settings
-from heterofed.tabular.splits import By
 from heterofed.tabular.table import Known, LocalTable, Location
 from heterofed.tabular.take_home import TakeHome
 from heterofed.tabular.take_home.distil import How, distil
-from heterofed.tabular.targets import EarlyStopping, Rows, Targets, unpacked
+from heterofed.tabular.targets import Rows, Targets, unpacked
 from heterofed.tabular.tested import Tested
-from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
-
-CHANGES_GRADIENTS = ("gradient_defence", "loss_reduction", "weights_defence")
-"""Settings with which the Host does not send gradients during its backward pass."""
 
 
 class TabularHost(HeteroNNHostScheduler):
@@ -144,7 +138,7 @@ class TabularHost(HeteroNNHostScheduler):
         importance: bool = False,
         **settings: Any,
     ) -> None:
-        split: By = _split_by(stratify, group, time)
+        split = split_by(stratify=stratify, group=group, time=time)
         local = LocalTable(
             table,
             ids=ids,
@@ -182,36 +176,22 @@ class TabularHost(HeteroNNHostScheduler):
             fold=fold,
         )
         given.check()
-        ours: dict[str, Any] = {
-            "max_rounds": max_rounds,
-            "log_rounds": 1,
-            "shuffle": True,
-            "is_feature_trainable": label is not None and local.has_features,
-            "agreed": given.announced(),
-            "batch_size": batch_size or fitting_batch(local.source.rows),
-            "announce_split": split != "id",
-            "id_keys": len(recipe.keys),
-            "final_rows": ROWS if importance else 0,
-            "early_gradients": self._leaves_gradients(settings),
-        }
-        ours["agreed"] |= settings.pop("agreed", None) or {}
-        super().__init__(feature_key, **(ours | settings))
-        self._has_shares = bool(settings.get("party_dropout"))
-        self._shares: dict[str, float] = {}
+        ours = scheduler_settings(
+            given,
+            local,
+            recipe,
+            settings,
+            learns=label is not None,
+            batch_size=batch_size,
+            importance=importance,
+            plain_step=type(self).train_a_batch is TabularHost.train_a_batch,
+        )
+        super().__init__(feature_key, **ours)
         self._class_weights = class_weights
-        self._stopping = EarlyStopping(patience)
-        self._early = self._tested = torch.zeros(0)
-        self._targets: Targets
-        self._ended: dict[Path, Tested] = {}
         self._party = Party(local, self, self._known)
+        shares = bool(settings.get("party_dropout"))
+        self._evaluation = HostEvaluation(self, local, patience, has_shares=shares)
         self._columns = HostImportance(self, self._party)
-
-    def _leaves_gradients(self, settings: dict[str, Any]) -> bool | Literal["once"]:
-        """Return how early gradients may be sent: at once if nothing changes them after that."""
-        is_ours = type(self).train_a_batch is TabularHost.train_a_batch
-        changes = any(settings.get(each) for each in CHANGES_GRADIENTS)
-        changes |= settings.get("fusion") == "masked_sum"
-        return "once" if is_ours and not changes else False
 
     @property
     def tested(self) -> Tested | None:
@@ -222,7 +202,7 @@ class TabularHost(HeteroNNHostScheduler):
         """Return the results of another run of this object, such as a baseline, by its results
         folder.
         """
-        return self._ended.get(folder)
+        return self._evaluation.tested_in(folder)
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -258,7 +238,7 @@ class TabularHost(HeteroNNHostScheduler):
 
     def validate_context(self) -> None:
         super().validate_context()
-        patience = self._stopping.patience
+        patience = self._evaluation.stopping.patience
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ConfigError(f"patience={patience!r}: give a number of rounds from 1 on")
         self._party.begin()
@@ -282,7 +262,7 @@ class TabularHost(HeteroNNHostScheduler):
     def split_dataset(self, id_intersection: set[str]) -> tuple[set[str], set[str]]:
         parts = self._party.parts(id_intersection)
         early, (train, looked_at) = set(parts.validation), parts.pair()
-        self._early = torch.tensor([each in early for each in sorted(looked_at)])
+        self._evaluation.early = torch.tensor([each in early for each in sorted(looked_at)])
         return train, looked_at
 
     def split_places(self, ids: PackedIds) -> tuple[Positions, Positions] | None:
@@ -290,7 +270,7 @@ class TabularHost(HeteroNNHostScheduler):
             return None
         train, validation, test = self._party.places(ids)
         looked_at = np.union1d(validation, test)
-        self._early = torch.from_numpy(np.isin(looked_at, validation))
+        self._evaluation.early = torch.from_numpy(np.isin(looked_at, validation))
         return train, looked_at
 
     @property
@@ -347,8 +327,8 @@ class TabularHost(HeteroNNHostScheduler):
             raise ConfigError("this TabularHost was given no label to train on")
         train, test = self.split_ids
         ids = packed(train) + packed(test)
-        self._targets = Targets.of(self._party.table, self.objective, ids)
-        return self._targets.fitted(self.objective, len(train), self._class_weights)
+        targets = self._evaluation.targets = Targets.of(self._party.table, self.objective, ids)
+        return targets.fitted(self.objective, len(train), self._class_weights)
 
     def _known(self, ids: Sequence[str]) -> Known | None:
         """Return labels 0 and 1 of some ids, and their weights, for steps that are fitted with
@@ -389,7 +369,7 @@ class TabularHost(HeteroNNHostScheduler):
 
     def _batch(self, half: nn.Module | None, batch: Any) -> Batch:
         features = None if half is None else half(batch.inputs)
-        return Batch(features, self._targets.of_rows(batch.rows), batch.ids)
+        return Batch(features, self._evaluation.targets.of_rows(batch.rows), batch.ids)
 
     # -- steps and tests -------------------------------------------------------------------
 
@@ -413,42 +393,17 @@ class TabularHost(HeteroNNHostScheduler):
 
         The results on the test rows are reported when no better model can follow.
         """
-        outputs = torch.cat([self.infer_model(each) for each in batched_feature_projections])
-        rows = [unpacked(each) for each in batched_labels]
-        labels = torch.cat([label for label, _ in rows])
-        weights = torch.cat(
-            [torch.ones(len(label)) if weight is None else weight for label, weight in rows]
-        )
-        early = self._early
-        loss = float(self._objective.loss(outputs[early], labels[early], weights[early]))
-        found = self._judged(outputs[early], labels[early], weights[early]).metrics
-        self._append("validation", {"loss": loss} | dict(itertools.islice(found.items(), 2)))
-        if self._stopping.note(loss, self.current_round):
-            self.mark_best()
-            self._tested = outputs[~early]
-            if self._has_shares and len(self.parties) <= MOST_PARTIES + 1:
-                self._shares = party_shares(
-                    self._objective.kind,
-                    lambda each: self._objective.scores(self.infer_model(each)),
-                    batched_feature_projections,
-                    labels,
-                    host=self.feature_key,
-                    weights=weights * ~early,
-                )
-        if self.is_task_finished():
-            self._end_test(labels[~early], weights[~early])
+        self._evaluation.test(batched_feature_projections, batched_labels)
 
     def is_task_finished(self) -> bool:
-        return self._stopping.is_over(self.current_round) or self._is_reach_max_rounds()
+        is_over = self._evaluation.stopping.is_over(self.current_round)
+        return is_over or self._is_reach_max_rounds()
 
     def extra_state(self) -> dict[str, Any]:
-        kept = {"early": self._early, "tested": self._tested, "shares": self._shares}
-        return {"stopping": self._stopping.state()} | kept
+        return self._evaluation.state()
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        self._stopping.load(state["stopping"])
-        self._early, self._tested = state["early"], state["tested"]
-        self._shares = state["shares"]
+        self._evaluation.load(state)
 
     def predict_a_batch(self, feature_projection: dict[str, Any]) -> Any:
         return self._objective.predictions(self.infer_model(feature_projection))
@@ -478,13 +433,14 @@ class TabularHost(HeteroNNHostScheduler):
         predicted = self.predict(task_id, models="best", take_home=True)
         given = half_engine(self).settings
         folder = given.results_dir.absolute() / task_id / given.shown_name
-        how = How(fitting_batch(len(predicted)), self._stopping.patience, seed)
+        how = How(fitting_batch(len(predicted)), self._evaluation.stopping.patience, seed)
         return distil(self._party.table, folder, predicted, how)
 
     # -- what columns are worth ------------------------------------------------------------
 
     def final_look(self, party: str, number: int, features: Any) -> None:
-        self._columns.look(party, number, features, self._early, self._targets)
+        evaluation = self._evaluation
+        self._columns.look(party, number, features, evaluation.early, evaluation.targets)
 
     def end_final_look(self) -> dict[str, list[float]]:
         return self._columns.end()
@@ -499,58 +455,8 @@ class TabularHost(HeteroNNHostScheduler):
         recipe = IdRecipe.parse(self._party.settings.id_recipe)
         return in_table_order(self._party.table, recipe, frame)
 
-    def _end_test(self, labels: Tensor, weights: Tensor) -> None:
-        """Report and keep the evaluation of the best round's model."""
-        found = self._judged(self._tested, labels, weights)
-        if self._shares:
-            rows = tuple(self._shares.items())
-            found.tables["shares"] = Table(("party", HEADLINE[found.kind]), rows)
-        self._append("test", {"rows": found.rows} | found.metrics)
-        ids = [each for each, early in zip(self.test_ids, self._early, strict=True) if not early]
-        scores = self._objective.scores(self._tested)
-        known = weights.double().numpy() if self._targets.weighed else None
-        truth, scored = labels.double().numpy(), scores.double().numpy()
-        table = self._party.table
-        written = ids_as_written(table.source, table.id_columns, table.positions(ids))
-        tested = Tested([unmarked(each) for each in ids], truth, scored, known, found, written)
-        tested.save(self.result.folder)
-        self._ended[self.result.folder] = tested
-
-    def _judged(self, outputs: Tensor, labels: Tensor, weights: Tensor) -> Evaluation:
-        objective = self._objective
-        return evaluate(
-            objective.kind,
-            labels,
-            objective.scores(outputs),
-            weights if self._targets.weighed else None,
-            classes=objective.classes,
-        )
-
-    def _append(self, name: str, row: dict[str, float]) -> None:
-        metrics = self.get_metrics(name)
-        metrics.widen(row)
-        metrics.append_metrics_item(dict.fromkeys(metrics.keys, math.nan) | row)
-
     @property
     def _objective(self) -> Objective:
         """The objective of the model on top, which has it in a prediction too."""
         objective: Objective = self.infer_model.plan.objective
         return objective
-
-
-def fitting_batch(rows: int) -> int:
-    """Return a batch size that suits a table of so many rows: a power of two from 16 to 256."""
-    return min(256, max(16, 1 << ((rows // 32).bit_length() - 1 if rows >= 32 else 0)))
-
-
-def _split_by(stratify: bool, group: str | None, time: str | None) -> By:
-    """Return what rows are split by.
-
-    Raises:
-        ConfigError: more than one way is asked for.
-    """
-    asked: dict[By, object] = {"label": stratify, "group": group, "time": time}
-    chosen = [name for name, given in asked.items() if given]
-    if len(chosen) > 1:
-        raise ConfigError("split: give one of stratify, group and time")
-    return chosen[0] if chosen else "id"
