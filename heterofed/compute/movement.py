@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from heterofed.compute.sharded_tensors import own_part
+
 LOOKED_AT = 4096
 """The count of numbers of a parameter that are compared by value, beside its version."""
 
@@ -53,8 +55,8 @@ def _has_changed(parameter: Tensor, mark: Any, some: Tensor) -> bool:
 
 
 def _mark_of(parameter: Tensor) -> Any:
-    return parameter.data_ptr(), parameter._version
+    return own_part(parameter).data_ptr(), parameter._version
 
 
 def _some_of(parameter: Tensor) -> Tensor:
-    return parameter.detach().reshape(-1)[:LOOKED_AT].clone()
+    return own_part(parameter).detach().reshape(-1)[:LOOKED_AT].clone()

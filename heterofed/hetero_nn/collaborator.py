@@ -80,6 +80,9 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         feature_workers: the number of processes on this machine that compute this party's feature
             model, each on a part of the rows of a batch. It needs the extra `workers` if it is
             above 1. `torchrun` may start the processes instead.
+        shard_feature_model: whether these processes divide the weights of the feature model, its
+            gradients and the state of its optimizer among them (PyTorch's `fully_shard`, FSDP2), so
+            that a model may be larger than the memory of one device.
         callbacks: called with every event of the task (see `heterofed.events`).
     """
 
@@ -101,6 +104,7 @@ class HeteroNNCollaboratorScheduler(CollaboratorHooks):
         weights_defence: DPSGD | None = None,
         leak_report: Effort = "sample",
         feature_workers: int = 1,
+        shard_feature_model: bool = False,
         site: str | None = None,
         join_timeout: float = 3600,
         insecure: bool = False,

@@ -21,6 +21,7 @@ from heterofed.compute.packed_ids import PackedIds, Positions
 from heterofed.compute.tensors import named
 from heterofed.compute.workers.exchange import Exchange
 from heterofed.compute.workers.launch import shared
+from heterofed.compute.workers.sharding import sharding
 from heterofed.errors import ConfigError
 from heterofed.events import Callback
 from heterofed.hetero_nn.engine import HalfEngine
@@ -89,11 +90,12 @@ class PartyHooks(Scheduler):
 
         def launch(exchange: Exchange | None) -> TaskResult:
             engine.exchange = exchange
-            if rehearse:
-                return launch_beside(engine.dry_run(self), task_id, callbacks)
-            return Lifecycle(engine.training(self)).launch(
-                task_id, resume, callbacks=callbacks, watch=watch
-            )
+            with sharding(exchange, wanted=engine.settings.shard_feature_model):
+                if rehearse:
+                    return launch_beside(engine.dry_run(self), task_id, callbacks)
+                return Lifecycle(engine.training(self)).launch(
+                    task_id, resume, callbacks=callbacks, watch=watch
+                )
 
         return shared(launch, engine.deadline, engine.settings.feature_workers)
 

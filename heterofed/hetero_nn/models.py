@@ -13,6 +13,7 @@ from heterofed.compute.autograd import check_model, check_optimizer, has_weights
 from heterofed.compute.joint_optimizer import JointOptimizer
 from heterofed.compute.workers.exchange import Exchange
 from heterofed.compute.workers.sharded import spread
+from heterofed.compute.workers.sharding import divide, keep_whole
 from heterofed.errors import ConfigError
 from heterofed.hetero_nn.settings import HalfSettings
 from heterofed.runs.hook_streams import SeededHooks
@@ -113,7 +114,10 @@ class HalfModels(ModelRegistry):
                 "weights_defence needs the gradient of each row in one process: start this party"
                 " without torchrun"
             )
-        spread(model, exchange)
+        if self._settings.shard_feature_model:
+            divide(model, exchange)
+        else:
+            spread(model, exchange)
 
     def _make_feature_optimizer(self) -> Optimizer | None:
         model = self.feature_model
@@ -129,6 +133,8 @@ class HalfModels(ModelRegistry):
                 "make_feature_optimizer returned None, but this party's features are trainable;"
                 " return an optimizer, or pass is_feature_trainable=False"
             )
+        if self._settings.shard_feature_model:
+            keep_whole(optimizer)
         return self._private_optimizer(optimizer, parts=parts, counts=parts == 1)
 
     def _parts(self) -> int:

@@ -59,6 +59,7 @@ class HalfSettings(Settings):
     max_epsilon: float | None
     max_rollbacks: int
     feature_workers: int
+    shard_feature_model: bool
 
     @property
     def release_limits(self) -> ReleaseLimits:
@@ -94,6 +95,7 @@ class HalfSettings(Settings):
         super().check()
         check_flag("is_feature_trainable", self.is_feature_trainable)
         check_made("weights_defence", self.weights_defence, DPSGD)
+        check_flag("shard_feature_model", self.shard_feature_model)
         check_effort(self.leak_report)
         self.release_limits.check(defended=self.has_epsilon)
 

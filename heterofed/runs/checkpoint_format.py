@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from heterofed.compute.sharded_tensors import whole
 from heterofed.compute.wrappers import plain_state, state_for
 from heterofed.errors import CheckpointError, ConfigError, ResumeError
 from heterofed.runs.state import Kept
@@ -111,8 +112,10 @@ def decode(content: bytes) -> Snapshot:
 
 def plain(value: Any) -> Any:
     """Convert NumPy scalars within a value to numbers, because `weights_only` refuses the
-    scalars.
+    scalars, and sharded tensors to whole ones.
     """
+    if isinstance(value, Tensor):
+        return whole(value)
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     if type(value) in (dict, OrderedDict):

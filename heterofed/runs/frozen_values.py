@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heterofed.compute.sharded_tensors import placed, whole
+
 SCALARS = (type(None), bool, int, float, str)
 SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
 MAPPINGS: dict[type, str] = {
@@ -94,8 +96,8 @@ def _frozen_tensor(value: Tensor) -> Any:
     grad = value.grad if value.is_leaf else None
     return [
         "tensor",
-        value.detach().clone(),
-        None if grad is None else grad.detach().clone(),
+        whole(value.detach()).clone(),
+        None if grad is None else whole(grad.detach()).clone(),
         value.requires_grad and value.is_leaf,
         str(value.device),
     ]
@@ -137,7 +139,7 @@ def _tensor(frozen: list[Any], into: Any) -> Tensor:
             target.copy_(data)
     if target.is_leaf:
         target.requires_grad_(requires_grad)
-        target.grad = None if grad is None else grad.clone().to(target.device)
+        target.grad = None if grad is None else placed(grad.clone().to(target.device), target)
     return target
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from heterofed.compute.sharded_tensors import placed
 from heterofed.compute.wrappers import plain_names, plain_state
 from heterofed.errors import ConfigError, ResumeError
 from heterofed.runs import checkpoint_format as snapshots
@@ -257,7 +258,9 @@ def _teach(module: nn.Module, frozen: Any) -> None:
         if name in learns:
             parameter.requires_grad_(learns[name])
             gradient = pending.get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            parameter.grad = (
+                None if gradient is None else placed(gradient.to(parameter.device), parameter)
+            )
 
 
 def look(roots: Mapping[str, Any], place: Place) -> tuple[Any, Any]:

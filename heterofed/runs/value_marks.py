@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from heterofed.compute.sharded_tensors import own_part
 from heterofed.runs.frozen_values import freeze
 from heterofed.runs.object_walk import MANY, sampled
 
@@ -59,7 +60,7 @@ def mark_of(value: Any) -> object:
     if not is_large(value):
         return _digest(freeze(value))
     if isinstance(value, Tensor):
-        return id(value), value.data_ptr(), value._version
+        return id(value), own_part(value).data_ptr(), value._version
     if isinstance(value, np.ndarray):
         some = value.ravel()[:: max(1, value.size >> 12)]
         return id(value), hashlib.blake2b(some.tobytes()).digest()

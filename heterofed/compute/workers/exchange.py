@@ -27,6 +27,9 @@ LEAD = 16 + 2 * SIZE
 STARTS_WITHIN = timedelta(seconds=180)
 """The longest time that the processes take to import torch and to connect."""
 
+FINDS_WITHIN = 2.0
+"""The longest time in seconds to ask a rank whether it has ended."""
+
 NEVER = timedelta(days=3650)
 """The longest time that a rank waits for its next order, while rank 0 waits for other parties."""
 
@@ -108,7 +111,7 @@ class Exchange:
             RankLostError: the rank has ended, was silent until the deadline, or it was not a rank
                 of this party that sent what came.
         """
-        timeout, seal = NEVER if idle else self._limit(), self._seals[rank]
+        timeout, seal = NEVER if idle else self.limit(), self._seals[rank]
         with self._naming(rank):
             first = _bytes_in(self._came(rank, LEAD, timeout))
         sizes, of_sizes, tag = first[: -2 * SIZE], first[-2 * SIZE : -SIZE], first[-SIZE:]
@@ -122,6 +125,49 @@ class Exchange:
         # A process of this party has made it, as its tag says.
         order, forms = pickle.loads(head)  # noqa: S301
         return order, list(_tensors_in(body, forms))
+
+    def answer(self, rank: int) -> list[Tensor]:
+        """Wait for the answer of a rank to an order.
+
+        Raises:
+            RankLostError: the rank was lost.
+            RuntimeError: an error was raised there.
+        """
+        error, tensors = self.receive(rank)
+        if error is not None:
+            raise RuntimeError(f"the feature model failed at rank {rank}: {error}")
+        return tensors
+
+    @contextmanager
+    def together(self, *, only_links: bool = False) -> Iterator[None]:
+        """Enclose what all ranks do at the same time.
+
+        Args:
+            only_links: whether errors of other kinds may be raised within the block.
+
+        Raises:
+            RankLostError: another rank has ended, or did not take part until the deadline.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if only_links and not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise self._lost() from error
+
+    def _lost(self) -> RankLostError:
+        """Return the error of the rank because of which all ranks could not go on."""
+        self.deadline = lambda: FINDS_WITHIN
+        for rank in range(1, self.ranks) if self.rank == 0 else ():
+            try:
+                self.receive(rank)
+            except RankLostError as error:
+                if "imed out" not in str(error.__cause__):  # it has ended
+                    return error
+        return RankLostError(
+            f"one of the {self.ranks} processes of this party has not taken part in computing the"
+            f" feature model; {RankLostError.remedy}"
+        )
 
     def close(self) -> None:
         """Wait until everything is sent."""
@@ -149,10 +195,11 @@ class Exchange:
 
     def _sent(self, rank: int) -> None:
         for work, _ in self._sending.get(rank, ()):
-            work.wait(self._limit())
+            work.wait(self.limit())
         self._sending[rank] = []
 
-    def _limit(self) -> timedelta:
+    def limit(self) -> timedelta:
+        """Return the longest time to wait for another rank."""
         seconds = self.deadline()
         return timedelta(seconds=seconds) if seconds else NEVER
 

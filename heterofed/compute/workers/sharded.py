@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,8 @@ from heterofed.compute.workers.worker import Backward, Forward, Model
 from heterofed.errors import ConfigError
 
 
-class ShardedForward:
+class ReplacedForward:
     """Replaces the method `forward` of a model at rank 0, so that all ranks compute.
-
-    Copies and pickles of the model compute by themselves.
 
     Args:
         model: the model, whose class is importable at the other ranks.
@@ -38,6 +36,55 @@ class ShardedForward:
     def __init__(self, model: nn.Module, exchange: Exchange) -> None:
         self._model, self._plain, self._exchange = model, model.forward, exchange
         self._number = 0
+
+    def _check(self) -> None:
+        if self._model.training and has_batch_norm(self._model):
+            raise ConfigError(
+                "the feature model runs in several processes, and mixes the rows of a batch by"
+                " BatchNorm: use GroupNorm or LayerNorm, or start one process"
+            )
+
+    def _pickled(self) -> bytes:
+        try:
+            return self._exchange.pickled(self._model)
+        except Exception as error:
+            raise ConfigError(
+                "the feature model runs in several processes, and cannot be pickled for them:"
+                " define its class and its functions at the top of a module"
+            ) from error
+
+    def _forward(
+        self, rank: int, given: Any, part: Sequence[Tensor], *, weights: bool, released: list[int]
+    ) -> Forward:
+        """Return the order to compute a part of the rows."""
+        told, released[:] = list(released), []
+        return Forward(
+            self._number,
+            emptied(given),
+            len(part),
+            weights=weights,
+            modes=[each.training for each in self._model.modules()],
+            grad=torch.is_grad_enabled(),
+            seed=self._seed(rank),
+            autocast=_autocast(part),
+            released=told,
+        )
+
+    def _seed(self, rank: int) -> int:
+        """Return a seed for random numbers of another rank, without drawing one here."""
+        state = torch.get_rng_state().numpy().tobytes()
+        number = f"{rank} {self._number}".encode()
+        return int.from_bytes(hashlib.sha256(state + number).digest()[:7], "big")
+
+
+class ShardedForward(ReplacedForward):
+    """Lets all ranks compute with copies of the weights of rank 0.
+
+    Copies and pickles of the model compute by themselves.
+    """
+
+    def __init__(self, model: nn.Module, exchange: Exchange) -> None:
+        super().__init__(model, exchange)
         # By rank: the passes whose graphs are not needed any more, and the weights that it has.
         self._released: dict[int, list[int]] = {rank: [] for rank in range(exchange.ranks)}
         self._known: dict[int, list[tuple[int, int]]] = {}
@@ -77,28 +124,13 @@ class ShardedForward:
         own = self._plain(*args, **kwargs)
         outputs = tensors_of(own)
         check_rows(outputs, len(parts[0][0]))
-        came = [each.to(outputs[0].device) for rank in others for each in call.answer(rank)]
+        answers = [self._exchange.answer(rank) for rank in others]
+        came = [each.to(outputs[0].device) for answer in answers for each in answer]
         if token is not None:
             came = list(_Scatter.apply(call, token, *came))
         count = len(outputs)
         joined = [torch.cat([each, *came[place::count]]) for place, each in enumerate(outputs)]
         return filled(own, joined)
-
-    def _check(self) -> None:
-        if self._model.training and has_batch_norm(self._model):
-            raise ConfigError(
-                "the feature model runs in several processes, and mixes the rows of a batch by"
-                " BatchNorm: use GroupNorm or LayerNorm, or start one process"
-            )
-
-    def _pickled(self) -> bytes:
-        try:
-            return self._exchange.pickled(self._model)
-        except Exception as error:
-            raise ConfigError(
-                "the feature model runs in several processes, and cannot be pickled for them:"
-                " define its class and its functions at the top of a module"
-            ) from error
 
     def _order(self, rank: int, given: Any, part: list[Tensor]) -> None:
         """Tell a rank to compute its part, with the weights if they may have changed."""
@@ -107,32 +139,25 @@ class ShardedForward:
         if known is None:
             self._exchange.send(rank, Model(self._pickled()))
         fresh = self._model.training or marks != known
-        released, self._released[rank][:] = list(self._released[rank]), []
-        order = Forward(
-            self._number,
-            emptied(given),
-            len(part),
-            weights=fresh,
-            modes=[each.training for each in self._model.modules()],
-            grad=torch.is_grad_enabled(),
-            seed=self._seed(rank),
-            autocast=_autocast(part),
-            released=released,
-        )
+        released = self._released[rank]
+        order = self._forward(rank, given, part, weights=fresh, released=released)
         self._exchange.send(rank, order, [*part, *(self._state() if fresh else ())])
 
     def _state(self) -> list[Tensor]:
         return [*self._model.parameters(), *self._model.buffers()]
 
-    def _seed(self, rank: int) -> int:
-        """Return a seed for random numbers of another rank, without drawing one here."""
-        state = torch.get_rng_state().numpy().tobytes()
-        number = f"{rank} {self._number}".encode()
-        return int.from_bytes(hashlib.sha256(state + number).digest()[:7], "big")
 
-
-def spread(model: nn.Module, exchange: Exchange) -> None:
+def spread(
+    model: nn.Module,
+    exchange: Exchange,
+    replaced: Callable[[nn.Module, Exchange], ReplacedForward] = ShardedForward,
+) -> None:
     """Let all ranks compute what a model at rank 0 returns.
+
+    Args:
+        model: the model.
+        exchange: the connections to the other ranks.
+        replaced: makes what replaces the method `forward` of the model.
 
     Raises:
         ConfigError: the method `forward` was replaced on the object, which other ranks lack.
@@ -142,11 +167,11 @@ def spread(model: nn.Module, exchange: Exchange) -> None:
             "the feature model runs in several processes, and its forward was replaced on the"
             " object: define it in the class of the model"
         )
-    model.forward = ShardedForward(model, exchange)
+    model.forward = replaced(model, exchange)  # type: ignore[assignment]
 
 
 def _autocast(part: Sequence[Tensor]) -> tuple[str, torch.dtype] | None:
-    kind = part[0].device.type
+    kind = part[0].device.type if part else "cpu"
     if not torch.is_autocast_enabled(kind):
         return None
     return kind, torch.get_autocast_dtype(kind)
@@ -161,18 +186,6 @@ class _Call:
         self._exchange, self._number, self._others = exchange, number, others
         self.weights = [each for each in model.parameters() if each.requires_grad]
 
-    def answer(self, rank: int) -> list[Tensor]:
-        """Wait for the answer of a rank.
-
-        Raises:
-            RankLostError: the rank was lost.
-            RuntimeError: the model raised an error there.
-        """
-        error, tensors = self._exchange.receive(rank)
-        if error is not None:
-            raise RuntimeError(f"the feature model failed at rank {rank}: {error}")
-        return tensors
-
     def scatter(self, gradients: Sequence[Tensor]) -> None:
         """Send each rank the gradients of what it returned."""
         count = len(gradients) // len(self._others)
@@ -184,7 +197,7 @@ class _Call:
         """Return the sum of the other ranks' gradients of each weight; None if none has one."""
         sums: list[Tensor | None] = [None] * len(self.weights)
         for rank in self._others:
-            came = self.answer(rank)
+            came = self._exchange.answer(rank)
             used, gradients = came[0].tolist(), iter(came[1:])
             for place, weight in enumerate(self.weights):
                 if used[place]:

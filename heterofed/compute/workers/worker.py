@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,16 @@ class Model:
     """
 
     pickled: bytes
+
+    def worker(self, tensors: Sequence[Tensor], exchange: Exchange) -> Ranked:
+        """Return what computes the model at this rank.
+
+        Args:
+            tensors: those that came beside this.
+            exchange: the connections to the other ranks.
+        """
+        del tensors, exchange
+        return Worker(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +85,45 @@ class Stop:
     result: Any
 
 
+class Ranked(Protocol):
+    """What a rank other than rank 0 has of a feature model."""
+
+    stays: bool
+    """Whether this rank can go on after an error. If not, it ends, since others wait for it."""
+
+    def obey(self, order: Any, tensors: list[Tensor]) -> list[Tensor] | None:
+        """Do what rank 0 asks for, and return what it waits for; None if it does not wait."""
+
+
 class Worker:
     """The copy of a feature model at one rank.
 
     Each set of weights that arrives is a set of tensors of its own, so that graphs in flight keep
     those that they were computed with.
+
+    Args:
+        order: the order that brought the model.
     """
 
-    def __init__(self) -> None:
-        self._model: nn.Module = nn.Identity()
+    stays = True
+
+    def __init__(self, order: Model) -> None:
+        # It is part of a message of this party's first process, whose tag was checked.
+        self._model: nn.Module = pickle.loads(order.pickled)  # noqa: S301
         self._device = torch.device("cpu")
+        some = next(self._model.parameters(), None)
+        if some is not None and some.is_cuda:
+            self._device = own_gpu()
+            self._model.to(self._device)
         self._state: dict[str, Tensor] = {}
         self._weights: list[Tensor] = []
         self._graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def take(self, order: Model) -> None:
-        """Take the model, on this rank's GPU if it is on one."""
-        # It is part of a message of this party's first process, whose tag was checked.
-        self._model = pickle.loads(order.pickled)  # noqa: S301
-        some = next(self._model.parameters(), None)
-        if some is not None and some.is_cuda:
-            place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-            self._device = torch.device("cuda", place)
-            self._model.to(self._device)
+    def obey(self, order: Any, tensors: list[Tensor]) -> list[Tensor]:
+        """Run a forward or a backward pass."""
+        if isinstance(order, Forward):
+            return self.forward(order, tensors)
+        return self.backward(order, tensors)
 
     def forward(self, order: Forward, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return what the model returns for a part of the rows."""
@@ -105,16 +132,9 @@ class Worker:
         tensors = [each.to(self._device) for each in tensors]
         if order.weights:
             self._take_weights(tensors[order.tensors :])
-        for module, training in zip(self._model.modules(), order.modes, strict=True):
-            module.training = training
-        torch.manual_seed(order.seed)
-        args, kwargs = filled(order.given, tensors[: order.tensors])
-        kind, dtype = order.autocast or ("", None)
-        with (
-            torch.set_grad_enabled(order.grad),
-            torch.autocast(kind, dtype=dtype) if kind else nullcontext(),
-        ):
-            outputs = tensors_of(functional_call(self._model, self._state, args, kwargs))
+        outputs = computed(
+            order, self._model, tensors, partial(functional_call, self._model, self._state)
+        )
         check_rows(outputs, len(tensors[0]))
         if order.grad:
             self._graphs[order.number] = outputs, self._weights
@@ -145,13 +165,46 @@ class Worker:
         self._weights = [each for each in tensors[:count] if each.requires_grad]
 
 
+def own_gpu() -> torch.device:
+    """Return the GPU of this rank."""
+    place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    return torch.device("cuda", place)
+
+
+def computed(
+    order: Forward,
+    model: nn.Module,
+    tensors: Sequence[Tensor],
+    compute: Callable[[Any, Any], Any],
+) -> list[Tensor]:
+    """Return what a model returns, in the modes and with the seed that rank 0 says.
+
+    Args:
+        order: the order of rank 0.
+        model: the model.
+        tensors: those of the arguments, and possibly more.
+        compute: computes the model from its positional and its named arguments.
+    """
+    for module, training in zip(model.modules(), order.modes, strict=True):
+        module.training = training
+    torch.manual_seed(order.seed)
+    args, kwargs = filled(order.given, tensors[: order.tensors])
+    kind, dtype = order.autocast or ("", None)
+    with (
+        torch.set_grad_enabled(order.grad),
+        torch.autocast(kind, dtype=dtype) if kind else nullcontext(),
+    ):
+        return tensors_of(compute(args, kwargs))
+
+
 def work(exchange: Exchange) -> Any:
     """Compute what rank 0 asks for until it is done, and return what `launch_task` returned there.
 
     Raises:
         RankLostError: rank 0 has ended, or its task has failed.
+        Exception: this rank cannot go on, and the others find out.
     """
-    worker = Worker()
+    worker: Ranked = Worker(Model(pickle.dumps(nn.Identity())))
     while True:
         order, tensors = exchange.receive(0, idle=True)
         match order:
@@ -160,16 +213,21 @@ def work(exchange: Exchange) -> Any:
             case Stop(result=result):
                 return result
             case Model():
-                worker.take(order)
+                worker = order.worker(tensors, exchange)
             case _:
-                exchange.send(0, *_answer(worker, order, tensors))
+                _answer(exchange, worker, order, tensors)
 
 
-def _answer(worker: Worker, order: Any, tensors: list[Tensor]) -> tuple[str | None, list[Tensor]]:
-    """Return what a rank answers: an error in words, or tensors."""
+def _answer(exchange: Exchange, worker: Ranked, order: Any, tensors: list[Tensor]) -> None:
+    """Obey an order, and send rank 0 what it waits for: an error in words, or tensors."""
     try:
-        if isinstance(order, Forward):
-            return None, worker.forward(order, tensors)
-        return None, worker.backward(order, tensors)
+        found = worker.obey(order, tensors)
+    except RankLostError:
+        return  # rank 0 finds out which rank it was, and ends this one
     except Exception as error:
-        return f"{type(error).__name__}: {error}", []
+        if not worker.stays:
+            raise
+        exchange.send(0, f"{type(error).__name__}: {error}")
+    else:
+        if found is not None:
+            exchange.send(0, None, found)

@@ -112,6 +112,7 @@ def check_site(owner: CollaboratorHooks, settings: CollaboratorSettings) -> None
             settings.embedding_defence, Decorrelation
         ),
         "feature_workers": settings.feature_workers > 1,
+        "shard_feature_model": settings.shard_feature_model,
         "a hook update_feature_model": not updates_by_default(owner),
     }
     for name, is_set in unfit.items():

@@ -20,6 +20,7 @@ from heterofed.compute.staleness import ahead
 from heterofed.compute.streams import generators_kept
 from heterofed.compute.tensors import check_finite
 from heterofed.compute.transfer import on_gpu
+from heterofed.errors import ConfigError
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.hooks import CollaboratorHooks, updates_by_default
 from heterofed.hetero_nn.models import HalfModels
@@ -84,6 +85,11 @@ class CollaboratorLoop(Loop[HalfModels, CollaboratorGuard]):
             ConfigError: the plan has another one.
         """
         check_place(self._run, self._settings)
+        if self._settings.shard_feature_model and self._run.plan.max_staleness != 0:
+            raise ConfigError(
+                "shard_feature_model keeps no weights of steps before; set the Host's"
+                " max_staleness=0"
+            )
 
     def take_rows(self, mail: Mail, host: Peer) -> None:
         """Note which rows of the next batches are at this party, if it is a site of a role.

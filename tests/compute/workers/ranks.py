@@ -14,11 +14,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from heterofed.compute.workers.children import children
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.sharding import sharding
+from heterofed.compute.workers.worker import Stop
 from heterofed.errors import HeteroFedError
 from tests.e2e.on_device import PlacedCollaborator, PlacedHost, placed
 from tests.e2e.processes import ROOT
@@ -63,6 +68,18 @@ def ended(processes: list[subprocess.Popen[str]], timeout: float = 150) -> list[
             each.wait()
 
 
+@contextmanager
+def party(ranks: int) -> Iterator[Exchange]:
+    """Be rank 0 of some processes that may divide the weights of models."""
+    with children(ranks) as secret:
+        exchange = Exchange(lambda: 60.0, secret, by_value=True)
+        with sharding(exchange, wanted=True):
+            yield exchange
+        for rank in range(1, ranks):
+            exchange.send(rank, Stop("done"))
+        exchange.close()
+
+
 def losing(scheduler: Any, number: int) -> None:
     """Lose the last rank at a batch: it is killed, or stopped for ever."""
     original, count = scheduler.iterate_train_feature, iter(range(1, 10_000))
@@ -86,10 +103,11 @@ def main() -> None:
         and "HF_LAST_RANK" in os.environ
     ):
         Path(os.environ["HF_LAST_RANK"]).write_text(str(os.getpid()))
+    shards = "shard" in what
     scheduler: Any = (
-        PlacedHost(Path(folder), max_rounds=4, max_staleness=steps)
+        PlacedHost(Path(folder), max_rounds=4, max_staleness=steps, shard_feature_model=shards)
         if role == "host"
-        else PlacedCollaborator(Path(folder))
+        else PlacedCollaborator(Path(folder), shard_feature_model=shards)
     )
     placed(scheduler, place)
     if "kill" in what or "stop" in what:

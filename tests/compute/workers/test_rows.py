@@ -55,8 +55,7 @@ def test_a_worker_computes_as_the_model_does() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
     x, gradient = ROWS.double(), torch.randn(7, 1, dtype=torch.float64)
-    worker = Worker()
-    worker.take(Model(pickle.dumps(model)))
+    worker = Worker(Model(pickle.dumps(model)))
     state = [each.detach().clone() for each in model.parameters()]
     for number in (1, 2):  # the second one has other weights while the first is in flight
         order = Forward(number, ((x,), {}), 1, True, [True] * 4, True, seed=1)

@@ -1,0 +1,232 @@
+"""Lets all ranks do what rank 0 does with sharded tensors.
+
+Rank 0 alone runs hooks, and there a weight, its gradient or the state of an optimizer is a
+`DTensor` of which it has one part. Each operation on one is an order to the other ranks, which do
+the same with their parts, so a step of any optimizer, clipping or a moving average is one of the
+whole weights. This knows of operations, and not of models or optimizers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils import _pytree as trees
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from heterofed.compute.sharded_tensors import here
+from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.fsdp import parts_of
+from heterofed.compute.workers.held import (
+    Collect,
+    FailedToo,
+    Held,
+    Key,
+    Operation,
+    OwnDevice,
+    Place,
+    Plain,
+)
+from heterofed.errors import ConfigError, RankLostError
+
+
+class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The sharded tensors of rank 0, in the thread that enters it.
+
+    Args:
+        exchange: the connections to the other ranks.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._exchange = exchange
+        self._numbers = 0
+        self._keys: dict[int, Key] = {}
+        self._released: list[Key] = []
+        self._computes = False
+
+    def __enter__(self) -> Mirror:
+        self._outer, here.shards = here.shards, self
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        here.shards = self._outer
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._computes:
+            return func(*args, **kwargs)
+        if func.namespace == "_c10d_functional":
+            raise ConfigError(
+                "shard_feature_model: a hook collects a weight of the feature model by itself; use"
+                " its state_dict(), which is whole"
+            )
+        if not any(issubclass(each, DTensor) for each in types):
+            return func(*args, **kwargs)
+        return self._mirrored(func, args, kwargs)
+
+    # -- what the model does, at all ranks by itself ---------------------------------------
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Leave what happens within the block to the ranks themselves: they compute the model."""
+        outer, self._computes = self._computes, True
+        try:
+            yield
+        finally:
+            self._computes = outer
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Enclose a collective operation of the model.
+
+        Raises:
+            ConfigError: the other ranks do not compute the model now.
+            RankLostError: another rank was lost.
+        """
+        if not self._computes:
+            raise ConfigError(
+                "shard_feature_model: a hook calls a part of the feature model; call the model"
+                " itself, and let its forward call the part"
+            )
+        with self._exchange.together():
+            yield
+
+    def number(self) -> int:
+        """Return a new number for tensors that all ranks are going to have."""
+        self._numbers += 1
+        return self._numbers
+
+    def note(self, tensors: Sequence[Tensor | None], number: int) -> None:
+        """Note tensors that the other ranks note alike under a number."""
+        for place, each in enumerate(tensors):
+            if isinstance(each, DTensor) and id(each) not in self._keys:
+                self._keys[id(each)] = number, place
+                weakref.finalize(each, self._release, id(each), (number, place)).atexit = False
+
+    def keys(self, tensors: Sequence[Tensor | None]) -> list[Key | None]:
+        """Return by which keys the other ranks have noted tensors."""
+        return [None if each is None else self._key(each) for each in tensors]
+
+    def released(self) -> list[Key]:
+        """Return the keys of tensors that are not used any more, each once."""
+        released, self._released[:] = list(self._released), []
+        return released
+
+    # -- conversions -----------------------------------------------------------------------
+
+    def whole(self, tensor: Any) -> Tensor:
+        """Return the whole of a sharded tensor, in main memory."""
+        (placement,) = tensor.placements
+        self._tell(Collect(self._key(tensor)))
+        if not isinstance(placement, Shard):
+            with self.computing(), self._exchange.together():
+                added: Tensor = tensor.detach().full_tensor().cpu()
+            return added
+        parts = [tensor.to_local().detach().cpu()]
+        parts += [self._exchange.answer(rank)[0] for rank in range(1, self._exchange.ranks)]
+        return torch.cat(parts, placement.dim)
+
+    def placed(self, tensor: Tensor, like: Any) -> Tensor:
+        """Return a whole tensor divided as a sharded one of the same shape is."""
+        (placement,) = like.placements
+        number = self.number()
+        ranks = self._exchange.ranks
+        sharded = isinstance(placement, Shard) and tensor.shape == like.shape
+        parts = parts_of(tensor, ranks, placement.dim) if sharded else [tensor.detach()] * ranks
+        order = Place(number, self._key(like), tuple(tensor.shape), tensor.stride(), sharded)
+        for rank in range(1, ranks):
+            self._exchange.send(rank, order, [parts[rank]])
+        made: Tensor = order.made(like, parts[0])
+        self.note([made], number)
+        return made
+
+    # -- operations ------------------------------------------------------------------------
+
+    def _mirrored(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise ConfigError(
+                "shard_feature_model: a hook draws random numbers for the weights of the feature"
+                " model, which several processes have; draw them in make_feature_model"
+            )
+        _check_written(func, args)
+        args, kwargs = self._all_placed(args, kwargs)
+        number, plain = self.number(), list[Tensor]()
+        self._tell(Operation(number, str(func), *self._described(args, kwargs, plain)), plain)
+        try:
+            with self._exchange.together(only_links=True):
+                result = func(*args, **kwargs)
+        except RankLostError:
+            raise
+        except Exception:
+            self._tell(FailedToo(number))
+            raise
+        self.note(trees.tree_leaves(result), number)
+        return result
+
+    def _all_placed(self, args: Any, kwargs: Any) -> Any:
+        """Divide whole tensors that stand beside sharded ones of the same shape, as in `copy_`."""
+        found = [each for each in trees.tree_leaves((args, kwargs)) if isinstance(each, DTensor)]
+        like = {each.shape: each for each in found}
+
+        def place(each: Tensor) -> Tensor:
+            fits = each.dim() and not isinstance(each, DTensor) and each.shape in like
+            return self.placed(each, like[each.shape]) if fits else each
+
+        return trees.tree_map_only(Tensor, place, (args, kwargs))
+
+    def _described(self, args: Any, kwargs: Any, plain: list[Tensor]) -> Any:
+        def describe(each: Any) -> Any:
+            if isinstance(each, DTensor):
+                return Held(self._key(each))
+            if isinstance(each, Tensor):
+                plain.append(each)
+                return Plain(len(plain) - 1)
+            return OwnDevice() if isinstance(each, torch.device) else each
+
+        return trees.tree_map(describe, (args, kwargs))
+
+    def _tell(self, order: object, tensors: Sequence[Tensor] = ()) -> None:
+        for rank in range(1, self._exchange.ranks):
+            self._exchange.send(rank, order, tensors)
+
+    def _key(self, tensor: Any) -> Key:
+        if id(tensor) not in self._keys:
+            raise ConfigError(
+                "shard_feature_model: a hook uses a tensor that the other processes do not have;"
+                " make it by operations on the weights of the feature model"
+            )
+        return self._keys[id(tensor)]
+
+    def _release(self, identity: int, key: Key) -> None:
+        self._keys.pop(identity, None)
+        self._released.append(key)
+
+
+def mirror_here() -> Mirror:
+    """Return the sharded tensors of this thread's launch."""
+    if not isinstance(here.shards, Mirror):
+        raise TypeError("no launch with sharded tensors runs in this thread")
+    return here.shards
+
+
+def _check_written(func: Any, args: Any) -> None:
+    """Refuse an operation that would change a whole tensor by sharded ones."""
+    for argument, value in zip(func._schema.arguments, args, strict=False):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        for each in trees.tree_leaves(value) if written else ():
+            if isinstance(each, Tensor) and each.dim() and not isinstance(each, DTensor):
+                raise ConfigError(
+                    "shard_feature_model: a hook changes a whole tensor in place by weights of the"
+                    " feature model, of which this process has a part; make the tensor from the"
+                    " weights, for example by torch.zeros_like"
+                )
