@@ -122,19 +122,19 @@ def check_shardable(model: nn.Module) -> None:
 def without_weights(model: nn.Module) -> Iterator[None]:
     """Replace the weights of a model by ones without memory, within the block."""
     empty: dict[int, nn.Parameter] = {}
-    held = [(module, dict(module._parameters)) for module in model.modules()]
+    held = [
+        (module, name, each)
+        for module in model.modules()
+        for name, each in module.named_parameters(recurse=False, remove_duplicate=False)
+    ]
     try:
-        for module, parameters in held:
-            for name, each in parameters.items():
-                if each is not None:
-                    like = torch.empty_like(each, device="meta")
-                    module._parameters[name] = empty.setdefault(
-                        id(each), nn.Parameter(like, each.requires_grad)
-                    )
+        for module, name, each in held:
+            like = nn.Parameter(torch.empty_like(each, device="meta"), each.requires_grad)
+            setattr(module, name, empty.setdefault(id(each), like))
         yield
     finally:
-        for module, parameters in held:
-            module._parameters.update(parameters)
+        for module, name, each in held:
+            setattr(module, name, each)
 
 
 def parts_of(tensor: Tensor, ranks: int, dim: int = 0) -> list[Tensor]:

@@ -156,7 +156,7 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise ConfigError(
                 "shard_feature_model: a hook draws random numbers for the weights of the feature"
-                " model, which several processes have; draw them in make_feature_model"
+                " model, which several processes have; make them in make_feature_model"
             )
         _check_written(func, args)
         args, kwargs = self._all_placed(args, kwargs)

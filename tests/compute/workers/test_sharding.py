@@ -23,6 +23,8 @@ from heterofed.runs.checkpoint_format import Snapshot, decode, encode, put_back,
 from heterofed.runs.frozen_values import freeze, thaw
 from tests.compute.workers.ranks import party
 
+pytestmark = pytest.mark.long  # `test_two_processes.py` is quick
+
 WIDTH = 6
 ROWS = (8, 5, 1, 3, 8, 2)
 """The numbers of rows of batches: also fewer than there are ranks."""
@@ -58,7 +60,7 @@ class Net(nn.Module):
         return y
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[2, 4])
 def exchange(request: pytest.FixtureRequest) -> Iterator[Exchange]:
     with party(request.param) as connected:
         yield connected
