@@ -1,7 +1,7 @@
 """Trains baselines for comparison with a joint run, if all data may be in one place.
 
-The hooks of all parties run in one graph, without messages. `pooled` trains every half at once, as
-one joined model. `local` does the same with zeros for the other parties' features, so it uses the
+The hooks of all parties run in one process, without messages. `pooled` trains every half, as one
+joined model. `local` does the same with zeros for the other parties' features, so it uses the
 Host's columns only, in the same architecture.
 """
 
@@ -69,10 +69,8 @@ def compare(
 ) -> Comparison:
     """Train the baselines of a finished joint run, on the same ids and with the same seeds.
 
-    Gradients go through all halves in one backward pass, so a Collaborator's own
-    `update_feature_model` is not called. Nothing is sent, so nothing is compressed, and defences of
-    data that are sent have no effect. Poisson batches are those of the joint run if it was the last
-    run of these objects.
+    Nothing is sent, so nothing is compressed, and defences of data that are sent have no effect.
+    Poisson batches are those of the joint run if it was the last run of these objects.
 
     Args:
         host: the Host's scheduler.

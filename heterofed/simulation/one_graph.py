@@ -1,4 +1,8 @@
-"""Trains one baseline by calling the hooks of all parties in one graph, without messages."""
+"""Trains one baseline by calling the hooks of all parties in one process, without messages.
+
+The graph is cut at the features, as in the joint run: what `train_a_batch` does to gradients there
+(scaling, clipping, two backward passes) has the same effect.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from heterofed.compute.alignment import SortedIdSet, check_ids
-from heterofed.compute.autograd import sharing_cores
+from heterofed.compute.autograd import backward, gradients_like, sharing_cores
 from heterofed.compute.batch import Batch, copied, rows_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.leaves import Leaves
@@ -23,6 +27,7 @@ from heterofed.hetero_nn.hooks import (
     PartyHooks,
     ends_by_default,
     half_engine,
+    updates_by_default,
 )
 from heterofed.hetero_nn.models import HalfModels, HostModels
 from heterofed.hetero_nn.train.host_loop import HostLoop
@@ -35,7 +40,7 @@ from heterofed.hetero_nn.train.test_hooks import TestHooks
 from heterofed.messaging.party import Party
 from heterofed.messaging.peer import Timeouts
 from heterofed.metrics import registered_metrics
-from heterofed.privacy.rows import joined
+from heterofed.privacy.rows import joined, parted
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.agreement import Agreement
 from heterofed.reporting.results import TaskResult
@@ -191,50 +196,72 @@ class Baseline:
                 raise RowCountError(f"{hook}: batches of {sorted(rows)} rows; use one batch size")
             yield [own, *theirs]
 
-    def _projection(
-        self, batches: Sequence[Batch], hook: str, number: int | None = None
-    ) -> dict[str, Any]:
-        """Return the projection for `train_a_batch` or `test`; `number` is that of a train
-        batch.
-        """
-        own, *theirs = batches
-        run = self._mine.run
-        projection: dict[str, Any] = (
-            {} if own.features is None else {run.result.party: own.features}
-        )
-        names = [half.settings.feature_key for half in self._others]
-        parts = {
-            name: FeatureBatch.of(each.features, hook)
-            for name, each in zip(names, theirs, strict=True)
-        }
+    def _parts(self, batches: Sequence[Batch], hook: str) -> list[FeatureBatch]:
+        """Return the features of the other parties, with their graphs."""
+        return [FeatureBatch.of(each.features, hook) for each in batches]
+
+    def _received(self, parts: Sequence[FeatureBatch]) -> dict[str, FeatureBatch]:
+        """Return what the Host would receive of these features, by the key of a projection."""
         if self._mode == "local":
-            # Like received features, these need a gradient, because there may be no other weight.
-            for each in parts.values():
-                zeros = _zeros_like(each.tensors)
-                each.tensors = Leaves(zeros, trainable=number is not None).lent
-        if run.plan.fusion == "masked_sum":
-            return projection | {MASKED_SUM: sum(joined(each.tensors) for each in parts.values())}
-        rows = {name: each.rows for name, each in parts.items()}
-        keep = None if number is None else self._loop.kept_rows(number, rows)
-        for name, each in parts.items():
-            if keep is not None:
-                each.tensors = kept(each.tensors, keep[name])
-            projection[name] = each.arranged()
-        return projection
+            parts = [each.holding(_zeros_like(each.tensors)) for each in parts]
+        if self._mine.run.plan.fusion == "masked_sum":
+            total = sum((joined(each.tensors).detach() for each in parts), torch.zeros(()))
+            return {MASKED_SUM: FeatureBatch("tensor", {"": total})}
+        copies = [
+            each.holding({name: of.detach().clone() for name, of in each.tensors.items()})
+            for each in parts
+        ]
+        names = [half.settings.feature_key for half in self._others]
+        return dict(zip(names, copies, strict=True))
+
+    def _projection(self, own: Batch, received: Mapping[str, FeatureBatch]) -> dict[str, Any]:
+        """Return the projection for `train_a_batch` or `test`."""
+        mine = {} if own.features is None else {self._mine.run.result.party: own.features}
+        return mine | {key: each.arranged() for key, each in received.items()}
 
     def _step(self, number: int, batches: Sequence[Batch]) -> dict[str, float | torch.Tensor]:
-        optimizers = [
-            half.models.feature_optimizer
-            for half in self._others
-            if self._mode == "pooled" and half.settings.is_feature_trainable
+        own, *theirs = batches
+        parts = self._parts(theirs, TRAINS)
+        received = self._received(parts)
+        # Without other parties these need a gradient too, because there may be no other weight.
+        learns = [
+            self._mode == "local" or half.settings.is_feature_trainable for half in self._others
         ]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        projection = self._projection(batches, TRAINS, number)
-        outcome = self._mine.hooks.seeded("train_a_batch", projection, batches[0].labels)
-        for optimizer in optimizers:
-            optimizer.step()
+        leaves = {
+            key: Leaves(each.tensors, trainable=is_learning)
+            for (key, each), is_learning in zip(received.items(), learns, strict=False)
+        }
+        keep = self._loop.kept_rows(number, {key: each.rows for key, each in received.items()})
+        lent = {
+            key: each.holding(
+                leaves[key].lent if keep is None else kept(leaves[key].lent, keep[key])
+            )
+            for key, each in received.items()
+        }
+        optimizer = self._mine.models.made("optimizer")
+        with optimizer.covering(list(leaves.values())):
+            projection = self._projection(own, lent)
+            outcome = self._mine.hooks.seeded("train_a_batch", projection, own.labels)
+        if self._mode == "pooled":
+            for half, features in zip(self._others, parts, strict=True):
+                key = half.settings.feature_key
+                self._update(half, features, leaves[key if key in leaves else MASKED_SUM])
         return scalars_of(outcome, self._warned)
+
+    def _update(self, half: Half[Any], features: FeatureBatch, leaves: Leaves) -> None:
+        """Step on the gradients of a party's features, as the party does in the joint run."""
+        gradients, hook = leaves.gradients(), "update_feature_model"
+        if not gradients:
+            return
+        if self._mine.run.plan.fusion == "masked_sum":
+            gradients = parted(gradients[""], features.tensors)
+        if updates_by_default(half.owner):
+            half.models.feature_optimizer.zero_grad()
+            half.hooks.seeded_as(hook, backward, features.tensors, gradients)
+            half.hooks.call_as(hook, half.models.feature_optimizer.step)
+        else:
+            arranged = gradients_like(features.layout, features.tensors, gradients)
+            half.hooks.seeded(hook, features.given, arranged)
 
     def _test(self) -> None:
         tested = TestHooks(self._host, self._mine.hooks)
@@ -242,7 +269,9 @@ class Baseline:
             for half in self._halves:
                 stack.enter_context(half.evaluating())
             for batches in self._batches(TESTS):
-                projection, labels = self._projection(batches, TESTS), batches[0].labels
+                own, *theirs = batches
+                received = self._received(self._parts(theirs, TESTS))
+                projection, labels = self._projection(own, received), own.labels
                 if tested.keeps:
                     projection, labels = copied(projection), copied(labels)
                 tested.add(projection, labels)

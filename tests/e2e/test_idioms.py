@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from heterofed import ConfigError, simulate
+from heterofed.baselines import compare
 from heterofed.compute.joint_optimizer import JointOptimizer
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
 
@@ -539,6 +540,19 @@ def test_split_trains_as_joined(
         not torch.equal(now, then)
         for now, then in zip(joined.other.parameters(), before, strict=True)
     )
+    if not early:
+        assert_pooled_repeats(host, collaborator)
+
+
+def assert_pooled_repeats(host: Host, collaborator: Collaborator) -> None:
+    """The pooled baseline is the joint run, to the bit."""
+    host.begin()
+    pooled = compare(host, [collaborator], task_id="idiom", modes=["pooled"]).models["pooled"]
+    for party, prefix in ((host, ""), (collaborator, "bob ")):
+        for name, path in party.result.models.items():
+            expected = torch.load(path, weights_only=True)
+            now = torch.load(pooled[f"{prefix}{name}"], weights_only=True)
+            assert all(torch.equal(now[key], each) for key, each in expected.items()), name
 
 
 @pytest.mark.parametrize(
