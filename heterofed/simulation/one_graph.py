@@ -251,11 +251,12 @@ class Baseline:
     def _update(self, half: Half[Any], features: FeatureBatch, leaves: Leaves) -> None:
         """Step on the gradients of a party's features, as the party does in the joint run."""
         gradients, hook = leaves.gradients(), "update_feature_model"
+        owner: Any = half.owner
         if not gradients:
             return
         if self._mine.run.plan.fusion == "masked_sum":
             gradients = parted(gradients[""], features.tensors)
-        if updates_by_default(half.owner):
+        if updates_by_default(owner):
             half.models.feature_optimizer.zero_grad()
             half.hooks.seeded_as(hook, backward, features.tensors, gradients)
             half.hooks.call_as(hook, half.models.feature_optimizer.step)
