@@ -443,6 +443,20 @@ class HostHooks(PartyHooks):
         """
         return self.load_local_ids()
 
+    def read_ids(self, ids: list[str]) -> list[str]:
+        """Hook: return ids in the form that `load_local_ids` gives them.
+
+        Only serving calls it, for ids of a request that are not served as they are: callers may
+        write them otherwise. By default they are returned unchanged.
+
+        Args:
+            ids: the ids that a caller has sent.
+
+        Returns:
+            As many ids, in their order; one that cannot be read unchanged.
+        """
+        return ids
+
     def read_columns(self, columns: dict[str, list[Any]]) -> Any:
         """Hook: return the inputs of the feature model for rows that a request gives by column.
 

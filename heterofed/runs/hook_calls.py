@@ -37,6 +37,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_round_end": (),
     "predict_a_batch": ("feature_projection",),
     "read_columns": ("columns",),
+    "read_ids": ("ids",),
     "take_findings": ("values",),
     "split_dataset": ("id_intersection",),
     "split_places": ("ids",),

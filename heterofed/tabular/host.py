@@ -364,6 +364,9 @@ class TabularHost(HeteroNNHostScheduler):
     def load_features(self, ids: list[str]) -> Any:
         return self._party.inputs_of(self.feature_model, ids)
 
+    def read_ids(self, ids: list[str]) -> list[str]:
+        return self._party.as_matched(ids)
+
     def read_columns(self, columns: dict[str, list[Any]]) -> Any:
         return self._party.inputs_from(self.feature_model, columns)
 

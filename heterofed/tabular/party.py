@@ -20,6 +20,7 @@ from heterofed.intersection.keys import nobody
 from heterofed.reporting.results import TaskResult
 from heterofed.tabular.ids import IdRecipe, overlap_advice
 from heterofed.tabular.ids.advice import SMALL_SHARE
+from heterofed.tabular.ids.asked import as_matched
 from heterofed.tabular.importance import permuted
 from heterofed.tabular.models import Half, HalfPlan, Top, make_optimizer
 from heterofed.tabular.prepare import Inputs
@@ -138,6 +139,11 @@ class Party:
         """
         self.check_keys()
         return self.table.further_ids(common, key)
+
+    def as_matched(self, ids: Sequence[str]) -> list[str]:
+        """Return ids as this party's table writes them in the form of the agreed recipe."""
+        recipe = IdRecipe.parse(self.settings.id_recipe)
+        return as_matched(ids, recipe.read_as(self.table.own_recipe))
 
     def check_keys(self) -> None:
         """Check that rows are matched by the keys of the recipe.

@@ -33,6 +33,9 @@ class Given(Host):
 
         return torch.tensor([columns["x"], columns["y"]], dtype=torch.float32).T
 
+    def read_ids(self, ids: list[str]) -> list[str]:
+        return [each.lower() for each in ids if each != "odd"]
+
 
 class Site:
     """A server that serves, with a caller."""
@@ -105,6 +108,16 @@ def test_read_columns_takes_own_columns_of_now(site: Site) -> None:
     bad = site.ask("id-020", columns={"x": [9.0]})
     assert (bad.status_code, bad.json()["error"]["code"]) == (500, "failed")
     assert site.ask("id-020").json()["predictions"]["prediction"][0] == before
+
+
+def test_read_ids_takes_ids_as_callers_write_them(site: Site) -> None:
+    plain = site.ask("id-020", "id-021").json()
+    found = site.ask("ID-020", "id-021").json()
+    assert found["predictions"] == plain["predictions"]
+    assert found["ids"] == ["ID-020", "id-021"]
+    assert site.ask("NOBODY", "ID-020").status_code == 404
+    bad = site.ask("odd", "id-020")  # for which the hook returns nothing
+    assert (bad.status_code, bad.json()["error"]["code"]) == (500, "failed")
 
 
 def test_what_is_not_served(site: Site) -> None:

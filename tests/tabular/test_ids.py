@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from heterofed.cli.table_check import check
 from heterofed.errors import ColumnError, ConfigError, IdError, MissingIdsError
 from heterofed.tabular.ids import IdIndex, IdRecipe, RowKeys, overlap_advice, read_ids
+from heterofed.tabular.ids.asked import as_matched
 from heterofed.tabular.ids.writing import UnfitError, writer_of
 from heterofed.tabular.sources import Source, open_source
 from heterofed.tabular.table_rows import rows_by_id
@@ -211,6 +212,27 @@ def test_a_small_overlap_is_explained() -> None:
     assert "9 of 1000" in said
     assert "try integer" in said
     assert "integer" not in overlap_advice(0, 9, 9, IdRecipe.parse("integer")).partition("try")[2]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asked", "found"),
+    [
+        ("text", " C  0001 ", "C 0001"),
+        ("text:nospace", "C 0001 ", "c0001"),
+        ("integer", "00012", "12"),
+        ("integer", "no number", "no number"),
+        ("phone:CN", "138 0013 8000", "+8613800138000"),
+        ("date:dmy", "31.12.2024", "2024-12-31"),
+        ("text:lower+date:dmy", "Ann\x1f31.12.2024", "ann\x1f2024-12-31"),
+        ("text:lower+date:dmy", "Ann", "Ann"),
+        ("text:lower*3", "Ann\x1e2", "ann\x1e2"),
+    ],
+)
+def test_ids_that_somebody_asks_for_are_read_by_the_recipe(
+    recipe: str, asked: str, found: str
+) -> None:
+    read = IdRecipe.parse(recipe)
+    assert as_matched([asked, found], read) == [found, found]
 
 
 def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:

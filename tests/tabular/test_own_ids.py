@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from heterofed.tabular import TabularHost
 from heterofed.tabular.ids import IdRecipe
 from heterofed.tabular.own_ids import beside, ids_as_written, in_table_order
 from heterofed.tabular.own_ids import ids_in_parts as in_parts
@@ -183,3 +184,9 @@ def test_cells_that_a_csv_file_has_to_quote_come_back() -> None:
     frame = pd.DataFrame({"id": cells, "probability": np.linspace(0, 1, len(cells))})
     read = list(csv.reader(io.StringIO(csv_of(frame).decode(), newline="")))
     assert [each[0] for each in read[1:]] == cells
+
+
+def test_a_host_reads_ids_as_its_table_has_them() -> None:
+    table = pd.DataFrame({"id": ["00123", "45"], "x": [1.0, 2.0]})
+    host = TabularHost("bank", table, ids="id", id_recipe="integer", label=None)
+    assert host.read_ids(["00123", "45", "x"]) == ["123", "45", "x"]

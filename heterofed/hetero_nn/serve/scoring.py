@@ -15,9 +15,10 @@ import torch
 from heterofed.compute.autograd import device_of
 from heterofed.compute.features import FeatureBatch
 from heterofed.compute.packed_ids import PackedIds
+from heterofed.compute.plain import strings
 from heterofed.compute.tensors import check_finite, unpack
 from heterofed.data.places import Places
-from heterofed.errors import ColumnError, FeatureError, RequestError
+from heterofed.errors import ColumnError, FeatureError, IdError, RequestError
 from heterofed.hetero_nn.feature_means import FeatureImputer
 from heterofed.hetero_nn.half import Half
 from heterofed.hetero_nn.models import HostModels
@@ -38,7 +39,7 @@ logger = logging.getLogger("heterofed")
 POLL_SECONDS = 0.05
 """The longest time in seconds between two looks at the deadline while an answer is awaited."""
 
-READS = "read_columns"
+READS, READS_IDS = "read_columns", "read_ids"
 
 Columns = Mapping[str, Sequence[Any]]
 """The Host's own columns of some rows, as they came with a request."""
@@ -106,16 +107,43 @@ class Scorer:
         for request in requests:
             found = rows[place : place + len(request.ids)]
             place += len(found)
-            absent = int(np.count_nonzero(found < 0))
             if request.partial:
                 outcomes += self._score_served(request, found)
-            elif absent and (request.columns is None or self._missing == "error"):
+                continue
+            try:
+                absent = self._read(request.ids, found)
+            except RequestError as error:
+                outcomes.append((request, error))
+                continue
+            if absent and (request.columns is None or self._missing == "error"):
                 outcomes.append((request, unknown(absent, len(found))))
             elif request.columns is not None:
                 outcomes += self._score_together([(request, found)])
             else:
                 known.append((request, found))
         return outcomes + (self._score_together(known) if known else [])
+
+    def _read(self, ids: Sequence[str], found: Rows) -> int:
+        """Find the rows of those ids that are not served as they are; return how many are not.
+
+        Args:
+            ids: the ids of a request.
+            found: their rows, in which those that the hook finds are put.
+
+        Raises:
+            RequestError: the hook failed.
+        """
+        absent = np.flatnonzero(found < 0)
+        if len(absent):
+            asked = [ids[at] for at in absent.tolist()]
+            with _failing():
+                read = strings(self._half.hooks.call(READS_IDS, asked), READS_IDS)
+                if len(read) != len(asked):
+                    raise IdError(
+                        f"{READS_IDS} gave {len(read)} ids for {len(asked)}; return one for each"
+                    )
+            found[absent] = self._index.of(read)
+        return int(np.count_nonzero(found < 0))
 
     def _score_together(self, known: Sequence[tuple[Request, Rows]]) -> list[Outcome]:
         """Return the outcomes of requests whose rows are known.

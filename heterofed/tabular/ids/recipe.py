@@ -150,6 +150,12 @@ def joined(parts: Sequence[str]) -> str:
     return _JOINED.join(parts)
 
 
+def cells_of(id_: str) -> tuple[list[str], str]:
+    """Return the parts of an id in several columns, and what `nth` has appended."""
+    body, mark, number = id_.partition(_NTH)
+    return body.split(_JOINED), mark + number
+
+
 def nth(id_: str, number: int) -> str:
     """Return the id of the `number`-th row (from 0) with the same id."""
     return f"{id_}{_NTH}{number + 1}" if number else id_
