@@ -8,12 +8,13 @@ digest of what was measured tells whether it has been measured before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from heterofed.privacy.input_attacks import ridge_reconstruction
 from heterofed.privacy.label_attacks import cosine_leak, norm_leak, numbered_anew, spectral_leak
@@ -27,6 +28,9 @@ LEAST_ROWS = 32
 
 MOST_POOLED = 4096
 """The most rows that wait for others; the oldest are dropped."""
+
+MOST_NUMBERS = 1 << 24
+"""The most numbers that wait, unless so many are needed for one measurement."""
 
 MOST_CLASSES = 16
 """The most classes that are measured in a batch: the most frequent ones."""
@@ -50,19 +54,27 @@ class Measured(NamedTuple):
 
 
 class _Pool:
-    """Rows of tensors that wait until there are enough to measure them."""
+    """Rows of tensors that wait until there are enough to measure them.
+
+    Rows of different lengths wait together, the shorter ones padded with zeros: a party could else
+    change the length with each batch, so that nothing were ever measured.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, ...]] = []
 
-    def add(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Add rows, and return all that wait."""
-        if self._parts and [each.shape[1:] for each in self._parts[0]] != [
-            each.shape[1:] for each in tensors
-        ]:
-            self._parts.clear()  # rows of another length cannot be joined with these
+    def add(self, *tensors: Tensor, enough: Callable[[int], int]) -> tuple[Tensor, ...]:
+        """Add rows, and return all that wait.
+
+        Args:
+            tensors: tensors of the same rows.
+            enough: returns the number of rows to measure together, given the longest row.
+        """
         self._parts.append(tensors)
-        joined = tuple(_joined(each) for each in zip(*self._parts, strict=True))
+        columns = list(zip(*self._parts, strict=True))
+        widths = [max(each[:1].numel() for each in parts) for parts in columns]
+        most = min(MOST_POOLED, max(enough(max(widths)), MOST_NUMBERS // max(1, sum(widths))))
+        joined = tuple(_joined(parts, most) for parts in columns)
         self._parts = [joined]
         return joined
 
@@ -80,9 +92,17 @@ class _Pool:
         self._parts.clear()
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the rows on the device of the last part; others may have come from a checkpoint."""
-    return torch.cat([each.to(parts[-1].device) for each in parts])[-MOST_POOLED:]
+def _joined(parts: Sequence[Tensor], most: int) -> Tensor:
+    """Return the last rows on the device of the last part; others may be from a checkpoint."""
+    device, rows = parts[-1].device, sum(map(len, parts))
+    if parts[-1].dim() == 1:
+        return torch.cat([each.to(device) for each in parts])[-most:]
+    widest = max(each.shape[1] for each in parts)
+    kept, dropped = [], max(0, rows - most)
+    for each in parts:
+        kept.append(F.pad(each[dropped:].to(device), (0, widest - each.shape[1])))
+        dropped = max(0, dropped - len(each))
+    return torch.cat(kept)
 
 
 def _digest(*tensors: Tensor) -> bytes:
@@ -127,7 +147,7 @@ class LabelMeter(Meter):
         """
         most = max(1, rows_to_measure([sent, clean]))
         rows = (each.detach()[:most].clone() for each in (sent, clean, labels.to(sent.device)))
-        sent, clean, labels = self._pool.add(*rows)
+        sent, clean, labels = self._pool.add(*rows, enough=lambda _: LEAST_ROWS)
         counts = numbered_anew(labels)[1].bincount()
         if len(sent) < LEAST_ROWS or int((counts > 1).sum()) < 2:
             return Measured()
@@ -178,8 +198,9 @@ class InputMeter(Meter):
             parts: the number of parts to measure separately, if each has enough rows.
         """
         x, z = _some_columns(vectors(inputs.detach())), vectors(sent.detach())
-        x, z = self._pool.add(x.to(_CPU, torch.float32), z.to(_CPU, torch.float32))
-        enough = min(max(2 * LEAST_ROWS, 4 * z.shape[1]), MOST_POOLED)
+        rows = (each.to(_CPU, torch.float32) for each in (x, z))
+        x, z = self._pool.add(*rows, enough=_rows_to_rebuild)
+        enough = _rows_to_rebuild(z.shape[1])
         if len(z) < enough:
             return Measured()
         self._pool.clear()
@@ -190,6 +211,11 @@ class InputMeter(Meter):
         found = [ridge_reconstruction(*pair).r2 for pair in pairs]
         shares = [{"ridge": min(max(each, 0.0), 1.0)} for each in found if math.isfinite(each)]
         return Measured(shares, digest)
+
+
+def _rows_to_rebuild(width: int) -> int:
+    """Return from how many rows of features of this width the inputs are rebuilt."""
+    return min(max(2 * LEAST_ROWS, 4 * width), MOST_POOLED)
 
 
 def _some_columns(rows: Tensor) -> Tensor:

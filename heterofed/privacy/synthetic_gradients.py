@@ -85,6 +85,7 @@ class SyntheticGradients:
         keep = math.exp(-len(rows) / memory)
         if self._basis is None:
             self._basis = _Basis(rows.shape[1], features)
+        self._check_widths(rows, gradients)
         inputs = self._basis.features_of(rows, keep)
         answers = torch.zeros(gradients.shape, dtype=torch.float64, device="cpu")
         if self._sums is None:
@@ -94,6 +95,23 @@ class SyntheticGradients:
         clean = gradients.detach().to("cpu", torch.float64)
         self._sums.take(inputs, clean, labels.to("cpu"), keep)
         return answers.to(gradients)
+
+    def _check_widths(self, rows: Tensor, gradients: Tensor) -> None:
+        """Refuse rows that the regression cannot take, because earlier ones had another length.
+
+        Raises:
+            ConfigError: the lengths differ.
+        """
+        if self._basis is None or self._sums is None:
+            return
+        now, before = (rows.shape[1], gradients.shape[1]), (self._basis.width, self._sums.width)
+        if now != before:
+            raise ConfigError(
+                f"SyntheticGradients fits embeddings and gradients of one length: those of a"
+                f" row have {now[0]} and {now[1]} numbers, and had {before[0]} and {before[1]};"
+                " pad all sequences to one length and use all features in each batch, or give"
+                " another defence, such as IsotropicGaussian or Marvell"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the regression has learnt; it is empty before the first batch."""
@@ -133,6 +151,11 @@ class _Basis:
             self._narrow = drawn(width, LINEAR_WIDTH) / math.sqrt(width)
         self._weight = 0.0
         self._mean = self._square = torch.zeros(width, dtype=torch.float64, device="cpu")
+
+    @property
+    def width(self) -> int:
+        """The number of numbers of an embedding."""
+        return len(self._mean)
 
     @property
     def moments(self) -> tuple[float, Tensor, Tensor]:
@@ -192,6 +215,11 @@ class _Sums:
             counts=zeros(0),
             totals=zeros(0, features),
         )
+
+    @property
+    def width(self) -> int:
+        """The number of numbers of a gradient."""
+        return self.products.shape[1]
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -12,13 +12,14 @@ import msgspec
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from heterofed import Batch
 from heterofed import errors as e
 from heterofed.hetero_nn.train import leak_watch
 from heterofed.messaging import aborts
 from heterofed.privacy.embedding_defences import ClippedGaussian
-from heterofed.privacy.leak_meters import InputMeter, LabelMeter
+from heterofed.privacy.leak_meters import LEAST_ROWS, InputMeter, LabelMeter
 from heterofed.privacy.leak_tests import EVERY, WINDOWS, LeakTest
 from heterofed.privacy.ledger import ReleaseLedger
 from heterofed.protocol import messages as m
@@ -404,6 +405,36 @@ def test_small_batches_are_measured_together() -> None:
         found += meter.measured(sent, sent, labels).parts
     assert 3 <= len(found) <= 5
     assert all(each["cosine 1"] > 0.9 for each in found)
+
+
+def test_rows_of_changing_lengths_are_measured_together() -> None:
+    """Else a party could change the length of its features with each batch, to stay unmeasured."""
+    generator, meter = torch.Generator().manual_seed(0), LabelMeter()
+    found: list[Any] = []
+    for number in range(40):
+        sent, labels = batch_of(4, 3.0, generator)
+        padded = F.pad(sent, (0, number))
+        found += meter.measured(padded, padded, labels).parts
+    assert 3 <= len(found) <= 5
+    assert all(each["cosine 1"] > 0.9 for each in found)
+    inputs = InputMeter()
+    shares: list[Any] = []
+    for number in range(40):
+        x = torch.randn(8, 3, generator=generator)
+        sent = F.pad(x, (0, number % 5))
+        shares += inputs.measured(sent, sent).parts
+    assert len(shares) >= 4
+    assert all(each["ridge"] > 0.9 for each in shares)
+    assert all(len(each) < 64 for each in inputs.waiting)
+
+
+def test_wide_rows_that_wait_are_few() -> None:
+    meter = LabelMeter()
+    for width in (10, 1 << 18):
+        rows = torch.ones(8, width)
+        for _ in range(12):  # of one class, so that nothing can be measured
+            meter.measured(rows, rows, torch.zeros(8, dtype=torch.int64))
+    assert [len(each) for each in meter.waiting] == [LEAST_ROWS] * 3
 
 
 def test_wide_features_wait_for_enough_rows() -> None:

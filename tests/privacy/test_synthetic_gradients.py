@@ -201,3 +201,17 @@ def test_numbers_of_classes_may_be_large() -> None:
             answers.append(defence.defend(clean, codes[labels], embeddings))
     for small, large in zip(answers[:3], answers[3:], strict=True):
         assert torch.allclose(small, large, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_another_length_are_refused_by_a_sentence() -> None:
+    defence = SyntheticGradients(features=8)
+    clean, labels, embeddings = batch(60, 0)
+    defence.defend(clean, labels, embeddings)
+    longer = torch.cat([embeddings, embeddings], dim=1)
+    for other in ((clean, labels, longer), (clean[:, :1], labels, embeddings)):
+        with pytest.raises(ConfigError, match="pad all sequences to one length"):
+            defence.defend(*other)
+    again = SyntheticGradients(features=8)
+    again.load_state_dict(defence.state_dict())
+    with pytest.raises(ConfigError, match="pad all sequences to one length"):
+        again.defend(clean, labels, longer)
