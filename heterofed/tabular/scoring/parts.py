@@ -144,6 +144,12 @@ class Parts:
             content = msgspec.json.encode(plan)
             self._put(self._folder / PLAN, lambda file: file.write(content))
             self._plan = plan
+        if plan.columns != self._plan.columns:
+            raise ConfigError(
+                f"the parts in {self._folder} have other columns: {_listed(self._plan.columns)},"
+                f" and now {_listed(plan.columns)}; name the same columns of ids (--id), or give"
+                " --fresh to begin anew"
+            )
         if plan != self._plan:
             raise ConfigError(
                 f"the parts in {self._folder} are of version {self._plan.version[:12]} of the"
@@ -192,6 +198,10 @@ class Parts:
         with pyarrow.parquet.ParquetWriter(file, schema) as writer:
             for each in filled:
                 writer.write_table(pyarrow.parquet.read_table(each))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
 
 
 def digest_of(ids: Sequence[str]) -> str:

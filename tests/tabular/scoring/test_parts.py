@@ -57,6 +57,8 @@ def test_parts_of_something_else_are_refused(tmp_path: Path) -> None:
         parts.rows_of(0, ["a", "x"])
     with pytest.raises(ConfigError, match="use that version again"):
         parts.keep(2, ["e"], frame(["e"]), bytes([1]) * 32)
+    with pytest.raises(ConfigError, match="other columns: id, probability, and now who, prob"):
+        parts.keep(2, ["e"], frame(["e"]).rename(columns={"id": "who"}), VERSION)
     (tmp_path / "out.csv.parts/plan.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         Parts(out, "t", 2)
