@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from heterofed.errors import ConfigError, HeteroFedError, TaskAborted, TaskFailed
     from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostScheduler
     from heterofed.metrics import register_metrics
-    from heterofed.reporting.results import TaskResult
+    from heterofed.reporting.task_result import TaskResult
     from heterofed.runs.data_check import DataChecker
     from heterofed.runs.records.replay import replay
     from heterofed.simulation.fake_peer import fake_peer

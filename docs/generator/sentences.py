@@ -17,6 +17,7 @@ SPEAKING: tuple[str, ...] = (
     *("cli/psi.py", "cli/report.py", "cli/serve.py", "cli/table.py", "cli/table_check.py"),
     *("cli/table_overlap.py", "cli/table_tasks.py", "cli/table_take_home.py", "cli/task.py"),
     *("cli/trust.py", "cli/visit.py", "cli/watch.py", "errors.py", "reporting/results.py"),
+    "reporting/task_result.py",
     *("tabular/inspect.py", "tabular/table.py", "tabular/overlap.py", "tabular/party.py"),
     *("tabular/splits.py", "tabular/ids", "tabular/objectives", "tabular/sources"),
     *("tabular/prepare/preparation.py", "tabular/prepare/values.py"),

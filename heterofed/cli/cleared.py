@@ -20,8 +20,9 @@ from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
 from heterofed.protocol import plan as plans
 from heterofed.protocol.leak_limits import LeakLimits
 from heterofed.protocol.messages import AnyMessage
-from heterofed.reporting import costs, egress, results
+from heterofed.reporting import costs, egress
 from heterofed.reporting import journal_records as records
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.hook_calls import HOOKS
 
 HIDDEN = "(hidden)"
@@ -77,7 +78,7 @@ def _words() -> Iterator[str]:
         yield from struct.__struct_fields__
     for kind in kinds:
         yield kind.__name__.lower()
-    for kept in (results.TaskResult, results.PhaseCost, costs.LinkQuality, *SETTINGS):
+    for kept in (TaskResult, costs.PhaseCost, costs.LinkQuality, *SETTINGS):
         yield from (each.name for each in dataclasses.fields(kept))
     for literal in LITERALS:
         yield from (each for each in get_args(literal) if isinstance(each, str))

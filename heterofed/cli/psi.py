@@ -26,7 +26,7 @@ from heterofed.hetero_nn.psi import (
 )
 from heterofed.intersection.matching_rows import MatchingRows, check_out
 from heterofed.protocol.plan import PSIParties, PSIProtocol
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.run import Run
 
 Role = Literal["initiator", "collaborator"]

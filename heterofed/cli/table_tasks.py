@@ -15,7 +15,8 @@ from heterofed.cli.said import say
 from heterofed.cli.sentences import translated
 from heterofed.errors import ConfigError, EmptyIntersectionError
 from heterofed.files import read
-from heterofed.reporting.results import TaskResult, check_writable, write_whole
+from heterofed.reporting.results import check_writable, write_whole
+from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular import Source, TabularCollaborator, TabularHost, open_source
 from heterofed.tabular.written import write_csv
 

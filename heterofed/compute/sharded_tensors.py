@@ -29,7 +29,7 @@ class _Here(threading.local):
 
 
 here = _Here()
-"""What converts the sharded tensors of this thread's launch."""
+"""The function that converts the sharded tensors of this thread's launch."""
 
 
 def is_sharded(value: object) -> TypeGuard[Any]:

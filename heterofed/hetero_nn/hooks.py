@@ -28,7 +28,7 @@ from heterofed.hetero_nn.engine import HalfEngine
 from heterofed.hetero_nn.settings import CollaboratorSettings, HostSettings
 from heterofed.hetero_nn.sites.cutting import cut
 from heterofed.privacy.dpsgd import Sampling, most_participations, poisson_batches
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.beside import launch_beside
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume

@@ -24,7 +24,7 @@ from heterofed.intersection.tasks import (
     StoredHostTask,
 )
 from heterofed.protocol.plan import KeyBits, PSIParties, PSIProtocol
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Resume, Run

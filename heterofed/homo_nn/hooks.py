@@ -21,7 +21,7 @@ from heterofed.runs.task import Task
 
 if TYPE_CHECKING:
     from heterofed.events import Callback
-    from heterofed.reporting.results import TaskResult
+    from heterofed.reporting.task_result import TaskResult
 
 HOOK_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "extra_state": (),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from heterofed.reporting.egress import Egress
@@ -49,6 +49,33 @@ class Cost:
         self.encode += other.encode
         self.wait += other.wait
         self.compute += other.compute
+
+
+@dataclass(slots=True)
+class PhaseCost:
+    """The cost of one phase over all rounds.
+
+    Attributes:
+        seconds: the duration in seconds.
+        bytes_sent: the number of bytes that this party sent.
+        bytes_received: the number of bytes that this party received.
+        compute: the seconds that were spent in hooks.
+        encode: the seconds that were spent on encoding and decoding messages.
+        waits: the seconds that were spent waiting, by party.
+    """
+
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    compute: float = 0.0
+    encode: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def slowest(self) -> str | None:
+        """The party with the longest wait if that took a tenth of the time or more, else None."""
+        name = max(self.waits, key=self.waits.__getitem__, default=None)
+        return name if name is not None and self.waits[name] >= self.seconds / 10 else None
 
 
 @dataclass(slots=True)

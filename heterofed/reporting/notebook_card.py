@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from heterofed.reporting import markup
+from heterofed.reporting.costs import PhaseCost
 from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
 
-if TYPE_CHECKING:
-    from heterofed.reporting.results import TaskResult
 
+def card_of(
+    title: str,
+    note: str,
+    *,
+    last: Mapping[str, Mapping[str, float | str]],
+    leaks: Iterable[str],
+    phases: Mapping[str, PhaseCost],
+    files: Iterable[Path],
+) -> str:
+    """Return a party's result.
 
-def card_of(result: TaskResult) -> str:
-    """Return a party's result: its last metrics, what leaked, its costs, and its files."""
-    note = f"{result.rounds} rounds in {seconds_shown(result.seconds)}"
-    if result.ids:
-        note += f", {result.ids:,} common ids"
+    Args:
+        title: whose result of which task it is.
+        note: what stands beside the title.
+        last: the last row of each metrics set, by name of the set.
+        leaks: the worst findings of the leak report, in lines.
+        phases: the cost of each phase, by name.
+        files: the files of the run.
+    """
     return markup.card(
-        f"{result.party}: task {result.task_id}",
+        title,
         note,
-        _metrics(result),
-        markup.listed(f"leak: {each}" for each in result.leaks),
-        markup.folded("Time and traffic", _phases(result)) if result.phases else "",
-        markup.folded("Files", markup.listed(_files(result))),
+        _metrics(last),
+        markup.listed(f"leak: {each}" for each in leaks),
+        markup.folded("Time and traffic", _phases(phases)) if phases else "",
+        markup.folded("Files", markup.listed(str(each) for each in files)),
     )
 
 
-def _metrics(result: TaskResult) -> str:
+def _metrics(last: Mapping[str, Mapping[str, float | str]]) -> str:
     rows = [
         (f"{name}: {key}", value_shown(value) if isinstance(value, int | float) else value)
-        for name, last in result.last.items()
-        for key, value in last.items()
+        for name, row in last.items()
+        for key, value in row.items()
         if key != "round"
     ]
     return markup.table(("metric", "last round"), rows) if rows else ""
 
 
-def _phases(result: TaskResult) -> str:
+def _phases(phases: Mapping[str, PhaseCost]) -> str:
     rows = [
         (
             name,
             seconds_shown(each.seconds),
             *map(bytes_shown, (each.bytes_sent, each.bytes_received)),
         )
-        for name, each in result.phases.items()
+        for name, each in phases.items()
     ]
     return markup.table(("phase", "time", "sent", "received"), rows)
-
-
-def _files(result: TaskResult) -> list[str]:
-    paths: list[Any] = [result.report, *result.metrics.values(), *result.models.values()]
-    return [str(each) for each in paths if each is not None]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from heterofed.reporting.console import path_shown
-from heterofed.reporting.costs import shares
+from heterofed.reporting.costs import PhaseCost, shares
 from heterofed.reporting.units import bytes_shown, seconds_shown
 
-if TYPE_CHECKING:
-    from heterofed.reporting.results import TaskResult
 
+def summary_of(
+    heading: str,
+    *,
+    phases: Mapping[str, PhaseCost],
+    leaks: Iterable[str],
+    folder: Path,
+    files: Iterable[Path],
+) -> str:
+    """Return the summary of a run, in lines.
 
-def summary_of(result: TaskResult) -> str:
-    """Return the summary of a run, in lines."""
-    lines = [f"{result.party}: task {result.task_id} done in {seconds_shown(result.seconds)}"]
-    if result.phases:
+    Args:
+        heading: the first line.
+        phases: the cost of each phase, by name.
+        leaks: the worst findings of the leak report, in lines.
+        folder: the results folder.
+        files: the files in it to name.
+    """
+    lines = [heading]
+    if phases:
         lines.append(_row("phase", "time", "sent", "received"))
     lines += [
         _row(
@@ -24,16 +37,16 @@ def summary_of(result: TaskResult) -> str:
             bytes_shown(cost.bytes_sent),
             bytes_shown(cost.bytes_received),
         )
-        for name, cost in result.phases.items()
+        for name, cost in phases.items()
     ]
-    if train := result.phases.get("train"):
+    if train := phases.get("train"):
         spent = shares(train.seconds, train.compute, train.encode, train.waits)
         lines.append(f"  train: {spent}")
         if len(train.waits) > 1 and train.slowest:
             lines.append(f"  slowest party: {train.slowest}")
-    lines += [f"  leak: {each}" for each in result.leaks]
-    if names := [path.name for path in (*result.metrics.values(), *result.models.values())]:
-        lines.append(f"  in {path_shown(result.folder)}/: {', '.join(names)}")
+    lines += [f"  leak: {each}" for each in leaks]
+    if names := [path.name for path in files]:
+        lines.append(f"  in {path_shown(folder)}/: {', '.join(names)}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from heterofed.events import Callback
 from heterofed.files import append_json, own_folder, writing
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.engine import Engine
 from heterofed.runs.lifecycle import Lifecycle
 from heterofed.runs.run import Run

@@ -35,7 +35,6 @@ from heterofed.rendezvous.address import check_free
 from heterofed.reporting import console
 from heterofed.reporting.log_lines import chosen_format, named_facts, placed
 from heterofed.reporting.results import (
-    TaskResult,
     check_name,
     check_writable,
     ended_run,
@@ -43,6 +42,7 @@ from heterofed.reporting.results import (
     write_egress,
     write_summary,
 )
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.data_check import mention_verdict, refuse_reimported_main
 from heterofed.runs.folder_lock import folder_lock
 from heterofed.runs.hook_calls import check_hooks

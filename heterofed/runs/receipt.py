@@ -12,7 +12,7 @@ import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -33,10 +33,9 @@ from heterofed.messaging.transcript import BEGINNING, Transcript
 from heterofed.protocol.messages import Mark, Signed
 from heterofed.protocol.plan import Plan
 from heterofed.protocol.states import Role
+from heterofed.runs.no_receipt import NoReceipt
+from heterofed.runs.run import Run
 from heterofed.runs.term_limits import TASK
-
-if TYPE_CHECKING:
-    from heterofed.runs.run import Run
 
 logger = logging.getLogger("heterofed")
 
@@ -50,40 +49,6 @@ SYNCED = ("said", "sealed")
 """Lines that survive a power cut, with all before them, before anything else happens. A cut may
 cost the others; a kill costs none.
 """
-
-
-class NoReceipt:
-    """The receipt of a run whose parties sign none: every method does nothing."""
-
-    def note(self, mark: Mark) -> None:
-        """Write what was done up to a checkpoint, which is written next.
-
-        Raises:
-            ResultsError: the file cannot be written.
-        """
-
-    def go_on_from(self, links: Mapping[str, str]) -> None:
-        """Restore the digests of the messages at a checkpoint."""
-
-    def end(self) -> None:
-        """Write how the run ended, after the models were saved, unless that was written before.
-
-        Raises:
-            ResultsError: the file cannot be written.
-        """
-
-    def stop(self, error: BaseException) -> None:
-        """Write which error ended the run early, without its text."""
-
-    def say(self, peer: str) -> Signed | None:  # noqa: ARG002
-        """Return this party's signed statement to another party, after it was written."""
-        return None
-
-    def hear(self, peer: str, signed: Signed | None) -> None:
-        """Write the statement of another party, or why there is none."""
-
-    def seal(self) -> None:
-        """Sign the whole receipt, unless its last line is a seal."""
 
 
 def opened_receipt(run: Run) -> NoReceipt:

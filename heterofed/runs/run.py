@@ -20,10 +20,10 @@ from heterofed.protocol.plan import Plan
 from heterofed.rendezvous.agreement import Agreement
 from heterofed.reporting.costs import Account
 from heterofed.reporting.diagnostics import Harmless
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.checkpoint_store import CheckpointStore, RunRecord
+from heterofed.runs.no_receipt import NoReceipt
 from heterofed.runs.psi_executor import ExecutorChoice
-from heterofed.runs.receipt import NoReceipt
 from heterofed.runs.records.no_record import NoRecord
 from heterofed.runs.state import RunState
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from heterofed.errors import ConfigError
 from heterofed.metrics import Metrics
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.engine import Engine
 from heterofed.runs.reserved import refuse_reserved
 from heterofed.runs.settings import Shown

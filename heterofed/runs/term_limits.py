@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from heterofed.errors import LeakLimitError
 from heterofed.messaging.taps import Tap
 from heterofed.protocol.messages import Abort, Message, Waiting
-
-if TYPE_CHECKING:
-    from heterofed.runs.run import Run
+from heterofed.runs.run import Run
 
 TASK = b""
 """Stands in the ledger for all runs of a task."""

@@ -43,7 +43,7 @@ from heterofed.metrics import registered_metrics
 from heterofed.privacy.rows import joined, parted
 from heterofed.protocol.states import Role
 from heterofed.rendezvous.agreement import Agreement
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.run import Run, new_run
 from heterofed.transport.memory import Hub
 

@@ -16,8 +16,7 @@ from heterofed.hetero_nn import HeteroNNCollaboratorScheduler, HeteroNNHostSched
 from heterofed.hetero_nn.predict.collaborator import serve as serve_predictions
 from heterofed.hetero_nn.predict.host import predict as host_predict
 from heterofed.reporting import console, markup
-from heterofed.reporting.notebook_card import card_of
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.reporting.tracebacks import plain_endings
 from heterofed.runs.run import Resume
 from heterofed.runs.scheduler import Scheduler, engine_of
@@ -59,7 +58,7 @@ class Simulation:
     def _repr_html_(self) -> str:
         """Return the results of all parties for a notebook, the Host's unfolded."""
         first, *others = (
-            card_of(each) if isinstance(each, TaskResult) else markup.card(name, repr(each))
+            each._repr_html_() if isinstance(each, TaskResult) else markup.card(name, repr(each))
             for name, each in self.results.items()
         )
         names = list(self.results)[1:]

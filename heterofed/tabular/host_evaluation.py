@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
 from heterofed.tabular.ids import unmarked
 from heterofed.tabular.objectives import Objective

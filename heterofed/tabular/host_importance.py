@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular.evaluation import Table
 from heterofed.tabular.importance import Importance, table_of, told, written
 from heterofed.tabular.objectives import Objective

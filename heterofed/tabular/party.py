@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from heterofed.compute.packed_ids import PackedIds, Positions, packed
 from heterofed.errors import ConfigError
 from heterofed.intersection.keys import nobody
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular.ids import IdRecipe, overlap_advice
 from heterofed.tabular.ids.advice import SMALL_SHARE
 from heterofed.tabular.ids.asked import as_matched

@@ -17,12 +17,12 @@ import torch
 from rich.progress import Progress
 from torch import nn, optim
 
-from heterofed import TaskResult
 from heterofed.hetero_nn import feature_means
 from heterofed.hetero_nn.train import collaborator_guard, guard, host_guard, joint_batch
 from heterofed.metrics import Metrics
 from heterofed.privacy import findings, input_attacks, label_attacks, leakage
-from heterofed.reporting import console, costs, egress, progress, results
+from heterofed.reporting import console, costs, egress, progress
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs import lifecycle
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 from tests.runs.test_resume import weights
@@ -75,9 +75,9 @@ ENTRY_POINTS: list[tuple[Any, str]] = [
     (lifecycle, "write_costs"),
     (lifecycle, "write_egress"),
     (lifecycle, "mention_verdict"),
-    (results.TaskResult, "note"),
-    (results.TaskResult, "summary"),
-    (results.TaskResult, "to_dict"),
+    (TaskResult, "note"),
+    (TaskResult, "summary"),
+    (TaskResult, "to_dict"),
     (console, "_log"),
     (console, "_handler"),
     (console, "_view"),

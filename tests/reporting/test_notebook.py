@@ -21,7 +21,7 @@ from heterofed.events import (
 )
 from heterofed.reporting import console, markup, notebook
 from heterofed.reporting.notebook import DRAWN_EVERY, MOST_LINES, Card
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from tests.e2e.tiny import TinyCollaborator, TinyHost
 from tests.report.test_report import VOID, Page
 

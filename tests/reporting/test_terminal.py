@@ -19,8 +19,9 @@ from rich.progress import Progress
 from heterofed.errors import ConfigError
 from heterofed.events import PhaseBegan, PhaseEnded, Progressed, RoundEnded, StillWaiting
 from heterofed.reporting import console, wrapping
+from heterofed.reporting.costs import PhaseCost
 from heterofed.reporting.progress import columns
-from heterofed.reporting.results import PhaseCost, TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.reporting.units import bytes_shown, seconds_shown, value_shown
 
 WIDTHS = [60, 80, 120, 200]

@@ -94,8 +94,9 @@ def test_what_a_hook_raises_has_the_frames_of_its_user(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_bug_is_shown_whole_and_a_hook_of_the_users_stays(tmp_path: Path) -> None:
     bug = (
-        "from heterofed.simulation.simulate import _together\n"
-        "simulate(TinyHost(results), 7, task_id='x')"
+        "import heterofed.simulation.simulate as within\n"
+        "within._together = None\n"
+        "simulate(TinyHost(results), [TinyCollaborator(results)], task_id='x')"
     )
     _, shown = script(bug, tmp_path)
     assert "Traceback" in shown

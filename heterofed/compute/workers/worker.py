@@ -86,7 +86,7 @@ class Stop:
 
 
 class Ranked(Protocol):
-    """What a rank other than rank 0 has of a feature model."""
+    """The part of a feature model that a rank other than rank 0 has."""
 
     stays: bool
     """Whether this rank can go on after an error. If not, it ends, since others wait for it."""

@@ -15,7 +15,7 @@ from heterofed.hetero_nn.models import HalfModels
 from heterofed.hetero_nn.predict.models import load_models
 from heterofed.hetero_nn.serve.agreed_table import half_digest
 from heterofed.hetero_nn.serve.own_features import OwnFeatures
-from heterofed.reporting.results import TaskResult
+from heterofed.reporting.task_result import TaskResult
 from heterofed.runs.artifacts import Trained
 from heterofed.runs.extra_modules import EXTRA, modules_beside
 from heterofed.runs.run import Run

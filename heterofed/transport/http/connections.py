@@ -23,7 +23,7 @@ def _plainly(text: str) -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the connections of a server may do.
+    """The limits of the connections of a server.
 
     Attributes:
         connections: the most connections at once; a further one takes the place of one that asks
@@ -47,7 +47,7 @@ class Limits:
 
 
 Reads = Literal["nothing", "head", "body"]
-"""What a connection reads at the moment."""
+"""The part of a request that a connection reads at the moment."""
 
 
 class Connection(HttpToolsProtocol):
