@@ -21,13 +21,18 @@ from heterofed.files import make_folder, writing
 from heterofed.metrics import last_rows
 from heterofed.reporting.results import check_writable, write_whole
 from heterofed.runs.artifacts import Trained, Which, read_trained, read_weights
+from heterofed.runs.extra_modules import EXTRA, named_extras
 
 CARD = "card.json"
-HALVES = ("feature_model", "infer_model")
+MODELS = ("feature_model", "infer_model", "model", EXTRA)
+"""The models of a half, the model of a horizontal task, and modules that the user's class holds."""
 
 
 def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Path:
-    """Write a party's trained half: `<model>.safetensors` for each of its models, and `card.json`.
+    """Write a party's trained models: `<model>.safetensors` for each of them, and `card.json`.
+
+    The weights of further modules that are attributes of the party's scheduler are in
+    `extra_modules.safetensors`, with the path of each one, such as `self.head.weight`.
 
     The card names the task, the run, the party, the number of trained rounds, the shapes of the
     tensors, the columns that the half was trained on, the last value of every metric up to that
@@ -49,12 +54,12 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
     with needing("export", "an export"):
         from safetensors.torch import save
     trained, out = read_trained(Path(folder), models), Path(out).absolute()
-    names = [name for name in HALVES if trained.path(f"{name}.pt").exists()]
+    names = [name for name in MODELS if trained.path(f"{name}.pt").exists()]
     if not names:
         raise ConfigError(
             f"{folder} holds no {models} models; give the results folder of a run that has ended"
         )
-    states = {name: _plain(read_weights(trained, name), name) for name in names}
+    states = {name: _plain(_weights(trained, name), name) for name in names}
     check_writable(out)
     with writing(out):
         make_folder(out)
@@ -75,6 +80,11 @@ def export(folder: str | Path, out: str | Path, *, models: Which = "last") -> Pa
 
 def _write(path: Path, content: bytes) -> Path:
     return write_whole(path, lambda file: file.write(content), anywhere=True)
+
+
+def _weights(trained: Trained, name: str) -> Mapping[str, Any]:
+    state = read_weights(trained, name)
+    return named_extras(state) if name == EXTRA else state
 
 
 def _plain(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:

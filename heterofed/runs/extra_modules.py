@@ -101,6 +101,18 @@ def load_extras(owner: object, states: Iterable[list[Any]]) -> None:
             ) from None
 
 
+def named_extras(states: Iterable[list[Any]]) -> dict[str, Tensor]:
+    """Return what `save_extras` wrote as tensors by name: the place, and the name in its state."""
+    named: dict[str, Tensor] = {}
+    for root, steps, state in states:
+        place = str(Place(root, tuple((kind, key) for kind, key in steps)))
+        if isinstance(state, Tensor):
+            named[place] = state
+        else:
+            named |= {f"{place}.{name}": each for name, each in state.items()}
+    return named
+
+
 def _extras_in(place: Place, value: Any, depth: int = DEEPEST) -> Iterator[tuple[Place, Extra]]:
     if isinstance(value, nn.Module) or (isinstance(value, Tensor) and _learns(value)):
         yield place, value

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heterofed import ConfigError, simulate
 from heterofed.export import export, export_onnx
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows
+from tests.homo_nn import tiny as horizontal
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -90,6 +92,42 @@ def test_the_card_of_the_best_models(tmp_path: Path) -> None:
         assert card["metrics"]["train"]["round"] == str(rounds)
         theirs = json.loads(export(tmp_path / "tiny/bob", out, models=models).read_text())  # type: ignore[arg-type]
         assert theirs["rounds"] == rounds
+
+
+class Headed(TinyHost):
+    """Holds a head and a learnt factor beside its models."""
+
+    def __init__(self, results: Path, **settings: Any) -> None:
+        super().__init__(results, **settings)
+        self.heads = {"first": nn.Linear(1, 1)}
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+
+def test_modules_beside_the_models_are_exported_too(tmp_path: Path) -> None:
+    host = Headed(tmp_path, psi_protocol="ecdh", max_rounds=1)
+    simulate(host, [TinyCollaborator(tmp_path)], task_id="tiny")
+    card = json.loads(export(tmp_path / "tiny/alice", tmp_path / "out").read_text())
+    saved = load_file(tmp_path / "out" / card["halves"]["extra_modules"]["file"])
+    assert saved.keys() == {
+        "self.factor",
+        "self.heads['first'].weight",
+        "self.heads['first'].bias",
+    }
+    assert torch.equal(saved["self.heads['first'].weight"], host.heads["first"].weight)
+
+
+def test_a_horizontal_model(tmp_path: Path) -> None:
+    """The Host and each party have the same one."""
+    parties = [horizontal.Party(tmp_path, key, number) for number, key in enumerate("ab")]
+    host = horizontal.host(tmp_path, 2, 2)
+    done = simulate(host, parties, task_id="tiny")
+    for result in done.results.values():
+        out = tmp_path / f"{result.party} exported"
+        card = json.loads(export(result.folder, out).read_text())
+        saved = load_file(out / card["halves"]["model"]["file"])
+        expected = torch.load(result.folder / "model.pt", weights_only=True)
+        assert saved.keys() == expected.keys() == {"weight", "bias"}
+        assert all(torch.equal(saved[name], each) for name, each in expected.items())
 
 
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
