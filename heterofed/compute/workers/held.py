@@ -65,6 +65,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Orders:
+    """Several orders, one after another, each with the number of tensors beside it."""
+
+    each: list[tuple[object, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Collect:
     """The order to send this rank's part of a tensor, or to take part in adding it up."""
 
@@ -123,6 +130,8 @@ class HeldTensors:
         Raises:
             Exception: an operation has failed here, and not at rank 0.
         """
+        if isinstance(order, Orders):
+            return self._do_each(order, tensors)
         failure, self._failure = self._failure, None
         if failure is not None and order != FailedToo(failure[0]):
             raise failure[1]
@@ -140,6 +149,13 @@ class HeldTensors:
             case Collect():
                 return self._part(self[order.key])
         return None
+
+    def _do_each(self, orders: Orders, tensors: Sequence[Tensor]) -> list[Tensor] | None:
+        answer, start = None, 0
+        for order, count in orders.each:
+            found = self.do(order, tensors[start : start + count])
+            answer, start = found if answer is None else answer, start + count
+        return answer
 
     @torch.no_grad()
     def _part(self, tensor: Any) -> list[Tensor] | None:

@@ -23,7 +23,6 @@ from heterofed.compute.workers.fsdp import (
     shard,
     without_weights,
 )
-from heterofed.compute.workers.held import Release
 from heterofed.compute.workers.mirror import Mirror, mirror_here
 from heterofed.compute.workers.rows import check_rows, filled, split_rows, tensors_of
 from heterofed.compute.workers.shard_worker import (
@@ -110,10 +109,12 @@ class LockstepForward(ReplacedForward):
         with without_weights(model):
             pickled = self._pickled()
         number, limit = self._mirror.number(), exchange.limit()
+        self._mirror.flush()
         versions = tuple(each._version for each in model.parameters())
         for rank in range(1, exchange.ranks):
             parts = [parts_of(each, exchange.ranks)[rank] for each in model.parameters()]
             exchange.send(rank, ShardedModel(pickled, number, kind, limit), parts)
+            exchange.close()  # so that no more than one part is held twice
         with self._mirror.computing():
             root = shard(model, meshed(kind, exchange.ranks, limit), self._mirror.gathering)
         weights = tuple(model.parameters())
@@ -130,11 +131,10 @@ class LockstepForward(ReplacedForward):
         marks = [(id(each), each._version) for each in buffers]
         changed, self._known = marks != self._known, marks
         released, self._released[:] = list(self._released), []
-        unused = Release(self._mirror.released())
+        self._mirror.flush()
         for rank in range(1, self._exchange.ranks):
             part = parts[rank] if rank < len(parts) else parts[0]
             order = self._forward(rank, given, part, weights=changed, released=list(released))
-            self._exchange.send(rank, unused)
             self._exchange.send(rank, order, [*part, *(buffers if changed else ())])
 
 
@@ -179,11 +179,11 @@ class _Call:
         keep = bool(torch._C._autograd._get_current_graph_task_keep_graph())
         # They are sharded if the loss has a term of the weights.
         parts = self._divided([whole(each).to(each.device) for each in gradients])
-        number, unused = self._mirror.number(), Release(self._mirror.released())
+        number = self._mirror.number()
         before = self._mirror.keys([each.grad for each in self._weights])
+        self._mirror.flush()
         order = ShardedBackward(self._number, before, number, keep)
         for rank in range(1, self._exchange.ranks):
-            self._exchange.send(rank, unused)
             self._exchange.send(rank, order, parts[rank])
         with self._mirror.computing():
             run_backward(outputs, parts[0], keep=keep)

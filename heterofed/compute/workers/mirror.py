@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.utils import _pytree as trees
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,11 +28,19 @@ from heterofed.compute.workers.held import (
     Held,
     Key,
     Operation,
+    Orders,
     OwnDevice,
     Place,
     Plain,
+    Release,
 )
 from heterofed.errors import ConfigError, RankLostError
+
+MOST_WAITING = 64
+"""The most orders that wait to be sent together."""
+
+LOCAL = {"aten.detach.default", "aten.zeros_like.default", "aten.zero_.default"}
+"""Operations that each rank does alone, beside those of single numbers."""
 
 
 class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,6 +56,7 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._numbers = 0
         self._keys: dict[int, Key] = {}
         self._released: list[Key] = []
+        self._waiting: list[tuple[object, list[Tensor]]] = []
         self._computes = False
 
     def __enter__(self) -> Mirror:
@@ -109,7 +118,11 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def note(self, tensors: Sequence[Tensor | None], number: int) -> None:
         """Note tensors that the other ranks note alike under a number."""
         for place, each in enumerate(tensors):
-            if isinstance(each, DTensor) and id(each) not in self._keys:
+            if not isinstance(each, DTensor):
+                continue
+            if id(each) in self._keys:  # as the result of an operation in place
+                self._released.append((number, place))
+            else:
                 self._keys[id(each)] = number, place
                 weakref.finalize(each, self._release, id(each), (number, place)).atexit = False
 
@@ -117,10 +130,18 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return by which keys the other ranks have noted tensors."""
         return [None if each is None else self._key(each) for each in tensors]
 
-    def released(self) -> list[Key]:
-        """Return the keys of tensors that are not used any more, each once."""
-        released, self._released[:] = list(self._released), []
-        return released
+    def flush(self) -> None:
+        """Send all orders that wait, before the other ranks get another one."""
+        waiting, self._waiting[:] = list(self._waiting), []
+        if self._released:
+            released, self._released[:] = list(self._released), []
+            waiting.append((Release(released), []))
+        if not waiting:
+            return
+        orders = Orders([(order, len(tensors)) for order, tensors in waiting])
+        beside = [each for _, tensors in waiting for each in tensors]
+        for rank in range(1, self._exchange.ranks):
+            self._exchange.send(rank, orders, beside)
 
     # -- conversions -----------------------------------------------------------------------
 
@@ -141,6 +162,7 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         (placement,) = like.placements
         number = self.number()
         ranks = self._exchange.ranks
+        self.flush()
         sharded = isinstance(placement, Shard) and tensor.shape == like.shape
         parts = parts_of(tensor, ranks, placement.dim) if sharded else [tensor.detach()] * ranks
         order = Place(number, self._key(like), tuple(tensor.shape), tensor.stride(), sharded)
@@ -161,7 +183,8 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
         _check_written(func, args)
         args, kwargs = self._all_placed(args, kwargs)
         number, plain = self.number(), list[Tensor]()
-        self._tell(Operation(number, str(func), *self._described(args, kwargs, plain)), plain)
+        order = Operation(number, str(func), *self._described(args, kwargs, plain))
+        self._tell(order, plain, waits=_is_local(func, args, self._exchange.ranks))
         try:
             with self._exchange.together(only_links=True):
                 result = func(*args, **kwargs)
@@ -189,15 +212,17 @@ class Mirror(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(each, DTensor):
                 return Held(self._key(each))
             if isinstance(each, Tensor):
-                plain.append(each)
+                plain.append(each.detach().clone())  # it may change before it is sent
                 return Plain(len(plain) - 1)
             return OwnDevice() if isinstance(each, torch.device) else each
 
         return trees.tree_map(describe, (args, kwargs))
 
-    def _tell(self, order: object, tensors: Sequence[Tensor] = ()) -> None:
-        for rank in range(1, self._exchange.ranks):
-            self._exchange.send(rank, order, tensors)
+    def _tell(self, order: object, tensors: Sequence[Tensor] = (), *, waits: bool = False) -> None:
+        """Send an order to all ranks, now or with one of the next ones."""
+        self._waiting.append((order, list(tensors)))
+        if not waits or len(self._waiting) >= MOST_WAITING:
+            self.flush()
 
     def _key(self, tensor: Any) -> Key:
         if id(tensor) not in self._keys:
@@ -230,3 +255,17 @@ def _check_written(func: Any, args: Any) -> None:
                     " feature model, of which this process has a part; make the tensor from the"
                     " weights, for example by torch.zeros_like"
                 )
+
+
+def _is_local(func: Any, args: Any, ranks: int) -> bool:
+    """Return whether each rank does an operation on its parts without the others, for certain."""
+    if torch.Tag.pointwise not in func.tags and str(func) not in LOCAL:
+        return False
+    found = [each for each in trees.tree_leaves(args) if isinstance(each, DTensor)]
+    forms = {(each.shape, each.placements) for each in found}
+    if len(forms) != 1:
+        return False
+    ((shape, (placement,)),) = forms
+    # A tensor with too few rows for all ranks may be divided anew.
+    divided = isinstance(placement, Shard) and shape[placement.dim] >= ranks
+    return divided or isinstance(placement, Replicate)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from heterofed import leave_out_frozen_weights
 from heterofed.compute.movement import Movement
 from heterofed.compute.sharded_tensors import is_sharded, own_part, whole
 from heterofed.compute.workers.exchange import Exchange
+from heterofed.compute.workers.held import HeldTensors, Release
 from heterofed.compute.workers.mirror import mirror_here
 from heterofed.compute.workers.sharding import divide, keep_whole
 from heterofed.errors import ConfigError
@@ -216,14 +219,37 @@ def test_each_rank_has_its_part_of_everything(
     assert max(parts.values()) <= most
 
 
-def test_nothing_is_held_for_longer_than_it_is_used(exchange: Exchange) -> None:
+def test_nothing_is_held_for_longer_than_it_is_used(exchange: Exchange, tmp_path: Path) -> None:
     model, _ = both(exchange)
     optimizer = adam(learning(model))
     held = []
-    for _ in range(4):
+    for number in range(4):
         train(model, optimizer, clip_all, rows=(8, 3))
-        held.append(len(mirror_here()._keys))
+        mirror_here().flush()
+        exchange.send(1, Counting(tmp_path / str(number)))
+        whole(model.enter.bias)  # rank 1 has obeyed the order
+        held.append(int((tmp_path / str(number)).read_text()))
     assert held[1:] == held[1:2] * 3, held
+    # A weight has a gradient and two moments.
+    most = len(list(model.parameters())) + 3 * len(learning(model))
+    assert most <= held[-1] <= most + 3
+
+
+class Counting:
+    """An order that writes how many tensors the rank that gets it holds for rank 0."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return write_count, (self.path,)
+
+
+def write_count(path: Path) -> Release:
+    found = [each for each in gc.get_objects() if isinstance(each, HeldTensors)]
+    newest = max(found, key=lambda each: max(each._tensors))
+    path.write_text(str(len(newest._tensors)))
+    return Release([])
 
 
 def clip_all(weights: Any) -> None:
