@@ -168,10 +168,13 @@ def test_bad_features(item: Any, kind: type[e.TaskFailed], says: str, tmp_path: 
     assert_told(at_host, kind, "bob", "phase train, round 1")
 
 
-def test_not_a_generator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("returned", [None, torch.ones(16, 3), {"a": torch.ones(16, 3)}])
+def test_not_a_generator(returned: Any, tmp_path: Path) -> None:
+    """A tensor has rows to iterate over, which are no batches."""
+
     class Bad(TinyHost):
         def iterate_train_feature(self, *_: Any) -> Any:
-            return None
+            return returned
 
     at_host, at_collaborator = both(Bad(tmp_path), TinyCollaborator(tmp_path))
     assert type(at_host) is ConfigError

@@ -124,9 +124,11 @@ class OwnBatches:
         items = getattr(self._owner, hook)(self._models.feature_model, kept(ids))
         if hasattr(items, "__next__"):
             return items  # type: ignore[no-any-return]
-        if not hasattr(items, "__iter__"):
+        # The rows of one tensor are no batches: it was returned, where it should be yielded.
+        if not hasattr(items, "__iter__") or isinstance(items, Tensor | Mapping | str):
             raise ConfigError(
-                f"{hook} must be a generator, and it returned no iterable; yield batches"
+                f"{hook} must be a generator of batches, and it returned a"
+                f" {type(items).__name__}; write `yield` in place of `return`"
             )
         return iter(items)
 
