@@ -43,6 +43,10 @@ class Counts:
     padded: int = 0
     """The number of cells of digits with a leading zero."""
     whole: int = 0
+    written: int = 0
+    """The number of numbers in any of these writings."""
+    not_written: int | None = None
+    """The first row that is not such a number, nor a list of digits between commas."""
     endless: int | None = None
     """The first row that holds infinity."""
     least: float | None = None
@@ -60,7 +64,7 @@ def _counted() -> str:
     """Return the SQL sums over cells x, of which n is the number if the cell is one."""
     marked = r"'^[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+$'"
     words = "|".join((*TRUE, *FALSE))
-    date = r"'^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
+    date = r"'^(\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([ T]\d.*)?$'"
     tags = r"'^[^\s:,;|]+:[-+.\deE]+([ ,;|]+[^\s:,;|]+:[-+.\deE]+)*$'"
 
     grouped = r"'^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?$'"
@@ -68,6 +72,11 @@ def _counted() -> str:
     percents = r"'^[-+]?\d*\.?\d+ ?%$'"
     marked_percents = r"'^[-+]?\d+(,\d+)? ?%$'"
     lists = r"'^[^\s,;|]+([;|][^\s,;|]+)+$'"
+
+    written = " OR ".join(
+        f"regexp_matches(x, {each})" for each in (marked, grouped, percents, marked_percents)
+    )
+    other = rf"NOT ({written} OR regexp_matches(x, '^\d+(,\d+)+$'))"
 
     def text(test: str) -> str:  # Most cells are numbers, so nothing else is tried on them.
         return f"count_if(CASE WHEN n IS NULL THEN {test} ELSE false END)"
@@ -83,6 +92,8 @@ def _counted() -> str:
         {text(f"regexp_matches(x, {marked_percents})")},
         count_if(x LIKE '0%' AND regexp_matches(x, '^0\\d+$')),
         coalesce(count_if(n = floor(n)), 0),
+        count(n) + {text(written)},
+        min(row) FILTER (CASE WHEN n IS NULL THEN {other} ELSE false END),
         min(row) FILTER (isinf(n)),
         min(n), max(n),
         {text(f"regexp_full_match(lower(x), '{words}')")},

@@ -29,11 +29,13 @@ mistakes.
 
 _LABEL_LIKE = re.compile(
     r"y(_true)?|class(es)?|diagnos[ei]s|ground_?truth|response|survived"
-    r"|(\w+[_. ]|is_?)?(labels?|targets?|outcomes?|default(ed)?|churn(ed)?|fraud)([_. ].+)?",
+    r"|(\w+[_. ]|is_?)?(labels?|targets?|outcomes?|default(ed)?|churn(ed)?|fraud)([_. ].+)?"
+    r"|(是否)?(已)?(违约|逾期|流失|欺诈|坏账)|.*标签",
     re.IGNORECASE,
 )
 _ID_LIKE = re.compile(
     r"(\w+[_. ])?(id|uid|uuid|guid|key|no|nr|number|ssn|passport|phone|mobile|e?mail|account)"
+    r"|.*(编号|号码|证号|卡号|账号|单号|序号|学号|工号|手机号|身份证)"
     r"|\w+(Id|ID|No)",
 )
 
@@ -248,18 +250,27 @@ class _Look:
             return "numeric", *written, ""
         if counts.dates >= _MOSTLY * present:
             return self._date(name, counts)
-        if _MOSTLY * present <= counts.numbers < present and counts.not_number is not None:
-            return (
-                "category",
-                "",
-                [],
-                (
-                    f"{self._source.name}, row {counts.not_number + 1}, column {name!r}: text in a"
-                    f" column where {counts.numbers} of {present} cells are numbers; correct such"
-                    " cells, or empty them where the value is missing (in Python: missing=...)"
-                ),
-            )
+        if problem := self._mixed(name, counts):
+            return "category", "", [], problem
         return self._words(counts)
+
+    def _mixed(self, name: str, counts: Counts) -> str:
+        """Return what is wrong with numbers that have text among them, or several writings."""
+        present, numbers = counts.present, counts.numbers
+        row = counts.not_number if _MOSTLY * present <= numbers else counts.not_written
+        if row is None or counts.written < _MOSTLY * present:
+            row = counts.not_number
+            if counts.written < present or row is None or counts.padded:
+                return ""
+            return (
+                f"{self._source.name}, row {row + 1}, column {name!r}: the numbers of the column"
+                " are written in several ways; write all of them in one way, best as 1234.5"
+            )
+        return (
+            f"{self._source.name}, row {row + 1}, column {name!r}: text in a"
+            f" column where {counts.written} of {present} cells are numbers; correct such"
+            " cells, or empty them where the value is missing (in Python: missing=...)"
+        )
 
     def _number(self, name: str, counts: Counts) -> tuple[Kind, str, list[str], str]:
         serial = counts.distinct == counts.present == counts.whole and counts.present >= 20

@@ -33,14 +33,15 @@ banks.
 THOUSANDS = "1,000"
 """The format of numbers with a comma between thousands."""
 
-TRUE = ("true", "t", "yes", "y", "on")
-FALSE = ("false", "f", "no", "n", "off")
+TRUE = ("true", "t", "yes", "y", "on", "是", "真")
+FALSE = ("false", "f", "no", "n", "off", "否", "假")
 
 DATE_FORMATS: tuple[str, ...] = (
     *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
     *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S"),
     *("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S"),
+    *("%Y年%m月%d日", "%Y年%m月%d日 %H:%M", "%Y年%m月%d日 %H:%M:%S"),
 )
 """The formats of dates that are tried beside ISO 8601, which needs no format."""
 

@@ -265,6 +265,13 @@ def test_an_index_finds_rows_without_the_ids(tmp_path: Path) -> None:
         ("text", ["+86 138 1234 5678", "A1"], None, True),
         ("text", ["2024-12-31", "2024-12-30"], "date", True),
         ("text", ["A1", "A2"], None, False),
+        ("text", ["110105 19900101 100X", "110105 19900101 1011"], "text:alnum", True),
+        ("text", ["123-45-6789", "123456788"], "text:alnum", True),
+        ("text:nospace", ["123-45-6789", "a1"], "text:alnum", True),
+        ("text:alnum", ["123-45-6789", "a1"], None, False),
+        ("text", ["AB 123", "ab 124"], "text:nospace", True),
+        ("text:nospace", ["AB 123", "ab 124"], None, False),
+        ("text", ["Ann Lee", "Bob Lee"], "text:lower", True),
     ],
 )
 def test_the_recipe_that_suits_ids_better(
@@ -301,6 +308,8 @@ def test_the_recipe_that_suits_ids_better(
         (["31/12/2024", "A1"], "dates"),
         ([" A1", "A2"], ""),
         (["Aa", "B"], "upper case"),
+        (["110105-19900101-100X", "A1"], "between their digits"),
+        (["A 1", "A2"], "spaces inside"),
         (["13812345678", "A1", "2024-00017", "12-34"], ""),
     ],
 )

@@ -33,15 +33,19 @@ KINDS = {
     "category 0": many("007", "008"),
     "category _": many("1_000", "2"),
     "boolean": many("yes", "No", ""),
+    "boolean 是": many("是", "否", ""),
     "boolean t": many("true", "FALSE"),
     "date": many("2024-01-31", "2024-02-29 13:00:00"),
     "date .": many("31.01.2024", "01.02.2024"),
+    "date 年": many("2024年1月31日", "2024年12月1日"),
     "date /": many("12/31/2024", "1/2/2024"),
     "text": [f"the customer wrote about matter {row}" for row in range(ROWS)],
     "tags": many("a:1 b:2.5", "c:1", "b:-3e1 a:1"),
     "constant": many("7"),
     "constant -": many("", "NA"),
     "id": [f"C-{row:05}" for row in range(ROWS)],
+    "id 编号": [str(1000 + row * row) for row in range(ROWS)],
+    "category ,": many("1", "2", "1,2,3", "2,3,4,5", "1,2"),
     "id n": [str(1000 + row) for row in range(ROWS)],
 }
 
@@ -75,10 +79,16 @@ def test_a_date_that_could_be_read_in_two_ways_is_said(tmp_path: Path) -> None:
     [
         ([*many("1", "2")[:-1], "unknown"], "row 40, column 'x': text in a column where 39 of 40"),
         (many("2024-01-31", "2024-02-01", "2024-02-02", "2024-02-03", "31/01/2024"), "row 5, col"),
+        ([*many("1,5", "2", "1.000,25")[:-1], "unknown"], "row 40, column 'x': text in a column"),
+        ([*many("5%", "7.5 %")[:-1], "unknown"], "row 40, column 'x': text in a column"),
+        ([*many("1,234", "2,500.5")[:-1], "无"], "row 40, column 'x': text in a column"),
+        (many("1.5", "1,5"), "row 2, column 'x': .* in several ways"),
+        (many("1234", "1,234.5"), "row 2, column 'x': .* in several ways"),
+        (many("0.5", "12%"), "row 2, column 'x': .* in several ways"),
+        (many("2024-01-31", "2024年2月1日", "2024/3/1"), "row 2, column 'x': a date"),
         ([*many("1", "2")[:-1], "inf"], "row 40, column 'x': infinity"),
         ([*many("1", "2")[:-1], "1e999"], "row 40, column 'x': infinity"),
     ],
-    ids=["mixed", "dates", "infinity", "too large"],
 )
 def test_a_problem_names_its_row(column: list[str], says: str, tmp_path: Path) -> None:
     report = report_of(tmp_path, {"x": column, "y2": many("1", "2")})

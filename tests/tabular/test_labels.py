@@ -24,6 +24,8 @@ from heterofed.tabular.objectives import Labels, check_weights, read_labels
         ([True, False], [1, 0]),
         (["true", "False", " TRUE "], [1, 0, 1]),
         (["Yes", "no"], [1, 0]),
+        (["是", "否"], [1, 0]),
+        (["阴性", "阳性"], [0, 1]),
         (["y", "N", "y"], [1, 0, 1]),
         (["0", "1"], [0, 1]),
         (["-1", "+1"], [0, 1]),

@@ -17,6 +17,7 @@ from heterofed.tabular.ids.writing import EXPONENT
 _FRACTION = re.compile(r"[-+]?\d+\.0+")
 _PADDED = re.compile(r"0\d+")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+_GROUPED = re.compile(r"\d+([\s\-./]+(\d+[Xx]?|[Xx])){2,}")
 _PHONE = re.compile(r"[+(\d][\d\s().\-/]{5,28}\d")
 _EMAIL = re.compile(r"(mailto:)?[^@\s]+@[^@\s]+\.[^@\s]+", re.IGNORECASE)
 
@@ -37,6 +38,10 @@ class _Signs:
     phones: int = 0
     emails: int = 0
     dates: int = 0
+    grouped: int = 0
+    """Digits in three groups or more, with spaces or signs between them."""
+    parted: int = 0
+    """Other cells with digits and spaces between their characters."""
 
     def look(self, cell: str) -> bool:
         """Count the signs in one cell; return whether it is a number with an exponent."""
@@ -68,9 +73,16 @@ class _Signs:
             self.emails += _EMAIL.fullmatch(cell) is not None
         elif _DATE.fullmatch(cell):
             self.dates += 1
-        elif _PHONE.fullmatch(cell):
-            digits = sum(map(str.isdigit, cell))
-            self.phones += 7 <= digits <= 15 and (cell[0] in "+(" or digits >= 10)
+        elif self._is_phone(cell):
+            self.phones += 1
+        elif _GROUPED.fullmatch(cell):
+            self.grouped += 1
+        elif any(map(str.isdigit, cell)):
+            self.parted += len(cell.split()) > 1
+
+    def _is_phone(self, cell: str) -> bool:
+        digits = sum(map(str.isdigit, cell)) if _PHONE.fullmatch(cell) else 0
+        return 7 <= digits <= 15 and (cell[0] in "+(" or digits >= 10)
 
     def add(self, other: _Signs) -> None:
         """Add the counts of another column."""
@@ -95,6 +107,10 @@ class _Signs:
                 return found
         if (self.padded or self.fractions) and self.digits + self.fractions == self.cells:
             return Part("integer")
+        if self.grouped and part.option != "alnum":
+            return Part("text", "alnum")
+        if self.parted and part.option in _KEEPING_SPACES:
+            return Part("text", "nospace")
         if self.has_two_cases and part.option in _KEEPING_CASE:
             return Part("text", "lower")
         if self.spaces and part.option == "exact":
@@ -104,6 +120,10 @@ class _Signs:
 
 _KEEPING_CASE = ("", "exact")
 """The options of text for which upper and lower case differ."""
+
+_KEEPING_SPACES = (*_KEEPING_CASE, "lower")
+_KEEPING_SIGNS = (*_KEEPING_SPACES, "nospace")
+"""The options of text that keep single spaces inside, and hyphens, dots and slashes."""
 
 
 class Doubts:
@@ -171,7 +191,8 @@ class Doubts:
         """Whether another party could write the same ids in a form that does not match."""
         all_, exact, kept = self._total(), self._total("exact"), self._total(*_KEEPING_CASE)
         forms = all_.exponents + all_.fractions + all_.padded + all_.phones + all_.dates
-        return bool(forms + exact.spaces + kept.emails) or kept.has_two_cases
+        inside = self._total(*_KEEPING_SIGNS).grouped + self._total(*_KEEPING_SPACES).parted
+        return bool(forms + inside + exact.spaces + kept.emails) or kept.has_two_cases
 
     def notes(self) -> tuple[str, ...]:
         """Return remarks for the user, with the recipe that would help, without ids and names of
@@ -195,6 +216,16 @@ class Doubts:
             )
         if spaces := self._total("exact").spaces:
             found.append(f"{spaces} ids have spaces around them; the recipe text drops them")
+        if grouped := self._total(*_KEEPING_SIGNS).grouped:
+            found.append(
+                f"{grouped} ids have spaces or signs between their digits (12-34-56): a party that"
+                " writes none misses them; the recipe text:alnum makes both the same"
+            )
+        if parted := self._total(*_KEEPING_SPACES).parted:
+            found.append(
+                f"{parted} ids have spaces inside: a party that writes none misses them; the recipe"
+                " text:nospace makes both the same"
+            )
         found += [
             f"{count} ids look like {what}; the recipe {recipe} makes all forms of one the same"
             for count, what, recipe in (

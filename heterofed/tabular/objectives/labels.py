@@ -190,7 +190,8 @@ def _read_binary(
         raise ConfigError(f"positive={positive!r}: column {column!r} has {_shown(classes)}")
     no = classes[0] if classes[1] == yes else classes[1]
     guessed = form == "text" and positive is None
-    hint = ", the later in the alphabet; give positive=... for the other one" if guessed else ""
+    other = ", the later in the alphabet; give positive=... (--positive) for the other one"
+    hint = other if guessed else ""
     if form == "words":
         said = f"binary: yes, true, 1 and the like are read as {yes}, the others as {no}"
         if not yes:

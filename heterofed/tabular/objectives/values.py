@@ -14,8 +14,13 @@ from heterofed.errors import ColumnError
 Class = bool | int | float | str
 Form = Literal["words", "numbers", "text"]
 
-YES = frozenset({"1", "1.0", "true", "t", "yes", "y", "on", "positive", "pos"})
-NO = frozenset({"0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "negative", "neg"})
+YES = frozenset(
+    {"1", "1.0", "true", "t", "yes", "y", "on", "positive", "pos"} | {"是", "真", "阳性"}
+)
+NO = frozenset(
+    {"0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "negative", "neg"}
+    | {"否", "假", "阴性"}
+)
 
 
 def as_series(values: Any, column: str) -> pd.Series[Any]:

@@ -15,8 +15,8 @@ from heterofed.errors import ColumnError
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-YES = ("true", "t", "yes", "y", "1", "1.0", "on")
-NO = ("false", "f", "no", "n", "0", "0.0", "-1", "-1.0", "off")
+YES = ("true", "t", "yes", "y", "1", "1.0", "on", "是", "真")
+NO = ("false", "f", "no", "n", "0", "0.0", "-1", "-1.0", "off", "否", "假")
 
 
 def numbers(series: pd.Series[Any], name: str) -> Floats:
