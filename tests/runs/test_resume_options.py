@@ -241,7 +241,8 @@ PLANNED = {field.name for field in msgspec.structs.fields(Plan)} | {"announce_sp
 FREE = {
     *("feature_key", "name", "results_dir", "callbacks", "place", "insecure", "site", "role"),
     *("join_timeout", "data_channel_timeout", "schedule_timeout"),
-    *("psi_executor", "psi_key_leaves", "max_peer_ids", "feature_workers"),
+    *("psi_executor", "psi_key_leaves", "max_peer_ids"),
+    *("feature_workers", "shard_feature_model"),
     *("leak_report", "record", "record_days", "log_rounds", "early_gradients"),
     *("max_releases_per_row", "max_epsilon", "max_rollbacks"),
     *("needs_secure_aggregation", "max_update_norm", "max_rows", "max_model_bytes"),
