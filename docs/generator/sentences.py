@@ -21,6 +21,8 @@ SPEAKING: tuple[str, ...] = (
     *("tabular/inspect.py", "tabular/table.py", "tabular/overlap.py", "tabular/party.py"),
     *("tabular/splits.py", "tabular/ids", "tabular/objectives", "tabular/sources"),
     *("tabular/prepare/preparation.py", "tabular/prepare/values.py"),
+    *("intersection/host.py", "intersection/collaborator.py", "intersection/request.py"),
+    "hetero_nn/predict/quota.py",
     *("identity/keys.py", "identity/task_file.py", "identity/task_terms.py"),
     *("rendezvous/address.py", "rendezvous/backend.py", "rendezvous/join.py"),
     *("rendezvous/local.py", "rendezvous/agreement.py"),

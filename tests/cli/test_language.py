@@ -29,6 +29,7 @@ from heterofed.cli.language import (
     users_language,
 )
 from heterofed.cli.said import say_error
+from heterofed.cli.sentences import translated
 from heterofed.errors import ConfigError, PeerLostError, aborted
 from tests.e2e.processes import ROOT
 
@@ -68,6 +69,28 @@ def test_the_command_says_an_error_in_the_language_of_the_user(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "错误：没有文件 nothing.csv\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host has 600 ids and none of them is common to all parties; compare how the parties write"
+        " their ids (spaces, case, leading zeros)",
+        "host says that no id is common to all parties; compare how the parties write their ids"
+        " (spaces, case, leading zeros)",
+        "5001 rows are asked of shop, 0 were predicted today (UTC) and max_rows_per_day is 5000;"
+        " ask for fewer rows, wait until tomorrow, or raise the quota there",
+        "this party's own part of the intersection failed: 1; start all parties again",
+    ],
+)
+def test_what_ends_a_task_has_no_english_sentence_left(
+    language: pytest.MonkeyPatch, text: str
+) -> None:
+    language.setenv("LANG", "zh_CN.UTF-8")
+    said = translated(text)
+    kept = {"host", "shop", "ID", "UTC", "max_rows_per_day"}
+    assert set(re.findall(r"[A-Za-z_]+", said)) <= kept
+    assert set(re.findall(r"\d+", text)) == set(re.findall(r"\d+", said))
 
 
 def test_an_error_without_a_translation_is_explained(
