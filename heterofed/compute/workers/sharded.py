@@ -65,6 +65,7 @@ class ReplacedForward:
             weights=weights,
             modes=[each.training for each in self._model.modules()],
             grad=torch.is_grad_enabled(),
+            takers=[each.requires_grad and torch.is_grad_enabled() for each in part],
             seed=self._seed(rank),
             autocast=_autocast(part),
             released=told,
@@ -114,12 +115,12 @@ class ShardedForward(ReplacedForward):
         self._check()
         self._number += 1
         others = range(1, len(parts))
-        call = _Call(self._exchange, self._model, self._number, others)
+        call = _Call(self._exchange, self._model, self._number, parts)
         for rank in others:
             weakref.finalize(call, self._released[rank].append, self._number)
             self._order(rank, given, parts[rank])
-        weights = call.weights if torch.is_grad_enabled() else []
-        token = _Collect.apply(call, *weights) if weights else None
+        takers = call.takers() if torch.is_grad_enabled() else []
+        token = _Collect.apply(call, *takers) if takers else None
         args, kwargs = filled(given, parts[0])
         own = self._plain(*args, **kwargs)
         outputs = tensors_of(own)
@@ -178,13 +179,25 @@ def _autocast(part: Sequence[Tensor]) -> tuple[str, torch.dtype] | None:
 
 
 class _Call:
-    """One forward pass that other ranks take part in."""
+    """One forward pass that other ranks take part in.
+
+    Args:
+        exchange: the connections to the other ranks.
+        model: the model.
+        number: the number of the pass.
+        parts: the tensors of the arguments at each rank that takes part.
+    """
 
     def __init__(
-        self, exchange: Exchange, model: nn.Module, number: int, others: Sequence[int]
+        self, exchange: Exchange, model: nn.Module, number: int, parts: Sequence[Sequence[Tensor]]
     ) -> None:
-        self._exchange, self._number, self._others = exchange, number, others
-        self.weights = [each for each in model.parameters() if each.requires_grad]
+        self._exchange, self._number, self._others = exchange, number, range(1, len(parts))
+        self._weights = [each for each in model.parameters() if each.requires_grad]
+        self._inputs = [[each for each in part if each.requires_grad] for part in parts[1:]]
+
+    def takers(self) -> list[Tensor]:
+        """Return what takes a gradient at other ranks: the weights, and then what each got."""
+        return self._weights + [each for part in self._inputs for each in part]
 
     def scatter(self, gradients: Sequence[Tensor]) -> None:
         """Send each rank the gradients of what it returned."""
@@ -194,25 +207,31 @@ class _Call:
             self._exchange.send(rank, Backward(self._number), part)
 
     def collect(self) -> list[Tensor | None]:
-        """Return the sum of the other ranks' gradients of each weight; None if none has one."""
-        sums: list[Tensor | None] = [None] * len(self.weights)
-        for rank in self._others:
+        """Return the gradients of `takers`, None if there is none; those of a weight are added."""
+        sums: list[Tensor | None] = [None] * len(self._weights)
+        further: list[Tensor | None] = []
+        for rank, inputs in zip(self._others, self._inputs, strict=True):
             came = self._exchange.answer(rank)
             used, gradients = came[0].tolist(), iter(came[1:])
-            for place, weight in enumerate(self.weights):
-                if used[place]:
-                    gradient, before = next(gradients).to(weight.device), sums[place]
+            found = [
+                next(gradients).to(each.device) if is_used else None
+                for each, is_used in zip([*self._weights, *inputs], used, strict=True)
+            ]
+            for place, gradient in enumerate(found[: len(sums)]):
+                before = sums[place]
+                if gradient is not None:
                     sums[place] = gradient if before is None else before + gradient
-        return sums
+            further += found[len(sums) :]
+        return sums + further
 
 
 class _Collect(torch.autograd.Function):
-    """Gives the weights the gradients of the other ranks."""
+    """Gives the weights, and what goes into the model, the gradients of the other ranks."""
 
     @staticmethod
-    def forward(context: Any, call: _Call, *weights: Tensor) -> Tensor:
+    def forward(context: Any, call: _Call, *takers: Tensor) -> Tensor:
         context.call = call
-        return weights[0].new_zeros(())
+        return takers[0].new_zeros(())
 
     @staticmethod
     def backward(context: Any, *_: Tensor) -> Any:

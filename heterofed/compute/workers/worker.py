@@ -51,6 +51,7 @@ class Forward:
         weights: whether weights and buffers follow.
         modes: the mode of each module.
         grad: whether a backward pass may follow.
+        takers: for each tensor of the arguments, whether it takes a gradient.
         seed: the seed of the random generators.
         autocast: the kind of device and the dtype of automatic mixed precision, if it is on.
         released: the numbers of forward passes whose graphs are not needed any more.
@@ -62,6 +63,7 @@ class Forward:
     weights: bool
     modes: list[bool]
     grad: bool
+    takers: list[bool]
     seed: int
     autocast: tuple[str, torch.dtype] | None = None
     released: list[int] = field(default_factory=list)
@@ -132,26 +134,29 @@ class Worker:
         tensors = [each.to(self._device) for each in tensors]
         if order.weights:
             self._take_weights(tensors[order.tensors :])
+        inputs = [each for each, takes in zip(tensors, order.takers, strict=False) if takes]
+        for each in inputs:
+            each.requires_grad_()
         outputs = computed(
             order, self._model, tensors, partial(functional_call, self._model, self._state)
         )
         check_rows(outputs, len(tensors[0]))
         if order.grad:
-            self._graphs[order.number] = outputs, self._weights
+            self._graphs[order.number] = outputs, [*self._weights, *inputs]
         return outputs
 
     def backward(self, order: Backward, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return which weights have a gradient, as bools, and the gradients of those."""
-        outputs, weights = self._graphs[order.number]
+        """Return which weights and inputs have a gradient, as bools, and the gradients of those."""
+        outputs, takers = self._graphs[order.number]
         pairs = [
             (output, gradient.to(output.device))
             for output, gradient in zip(outputs, gradients, strict=True)
             if output.requires_grad
         ]
-        found: Sequence[Tensor | None] = [None] * len(weights)
+        found: Sequence[Tensor | None] = [None] * len(takers)
         if pairs:
             some, grads = zip(*pairs, strict=True)
-            found = torch.autograd.grad(some, weights, grads, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(some, takers, grads, retain_graph=True, allow_unused=True)
         used = torch.tensor([each is not None for each in found], device="cpu")
         return [used, *(each for each in found if each is not None)]
 

@@ -58,7 +58,7 @@ def test_a_worker_computes_as_the_model_does() -> None:
     worker = Worker(Model(pickle.dumps(model)))
     state = [each.detach().clone() for each in model.parameters()]
     for number in (1, 2):  # the second one has other weights while the first is in flight
-        order = Forward(number, ((x,), {}), 1, True, [True] * 4, True, seed=1)
+        order = Forward(number, ((x,), {}), 1, True, [True] * 4, True, [False], seed=1)
         shifted = [each + number - 1 for each in state]
         (output,) = worker.forward(order, [x, *shifted])
         if number == 1:
