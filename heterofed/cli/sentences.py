@@ -35,6 +35,9 @@ def _said(text: str, catalogue: gettext.NullTranslations, deep: int) -> str:
         return text  # a word in a place may be a name
     if text.startswith(": "):
         return f"：{_said(text[2:], catalogue, deep)}"
+    label, is_labelled, rest = text.partition(": ")
+    if is_labelled and label in _LABELS:
+        return catalogue.gettext(f"{label}: {{0}}").format(_said(rest, catalogue, deep))
     for template, pieces in _templates():
         places = _places(text, pieces)
         if places is not None and (said := catalogue.gettext(template)) != template:
@@ -48,6 +51,9 @@ def _said(text: str, catalogue: gettext.NullTranslations, deep: int) -> str:
             return f"{_said(front, catalogue, deep - 1)}；{said}"
     return text
 
+
+_LABELS = ("note", "warning")
+"""What stands before a whole sentence, and is no part of what its first place holds."""
 
 _ADDED = re.compile(r"; |, | \(")
 """The beginnings of a part that stands behind a sentence."""

@@ -31,6 +31,8 @@ from heterofed.cli.language import (
 from heterofed.cli.said import say_error
 from heterofed.cli.sentences import translated
 from heterofed.errors import ConfigError, PeerLostError, aborted
+from heterofed.tabular.ids import IdRecipe
+from heterofed.tabular.ids.advice import overlap_advice
 from tests.e2e.processes import ROOT
 
 CHINESE = LOCALE / "zh" / "LC_MESSAGES" / f"{DOMAIN}.po"
@@ -91,6 +93,16 @@ def test_what_ends_a_task_has_no_english_sentence_left(
     kept = {"host", "shop", "ID", "UTC", "max_rows_per_day"}
     assert set(re.findall(r"[A-Za-z_]+", said)) <= kept
     assert set(re.findall(r"\d+", text)) == set(re.findall(r"\d+", said))
+
+
+@pytest.mark.parametrize(("label", "begins"), [("note", "注意："), ("warning", "警告：")])
+def test_a_label_stays_before_its_sentence(
+    language: pytest.MonkeyPatch, label: str, begins: str
+) -> None:
+    language.setenv("LANG", "zh_CN.UTF-8")
+    sentence = overlap_advice(500, 600, 501, IdRecipe())
+    assert translated(sentence) != sentence
+    assert translated(f"{label}: {sentence}") == begins + translated(sentence)
 
 
 def test_an_error_without_a_translation_is_explained(
