@@ -355,9 +355,14 @@ def check_made(name: str, value: object, *kinds: type) -> None:
 
 
 def described(value: object) -> str:
-    """Return what a setting is; of an object of the user's, which may hold anything, the class."""
-    ours = type(value).__module__.partition(".")[0] in ("heterofed", "builtins")
-    return repr(value) if ours else type(value).__qualname__
+    """Return what a setting is, equal in each process.
+
+    Of what is the user's, such as a function, this is the name alone, because it may hold anything.
+    """
+    if value is None or type(value).__module__.partition(".")[0] == "heterofed":
+        return repr(value)
+    name: str = getattr(value, "__qualname__", type(value).__qualname__)
+    return name
 
 
 def given_path(name: str, value: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from heterofed.privacy.label_dp import RandomisedResponse
 from heterofed.privacy.marvell import Marvell
 from heterofed.privacy.synthetic_gradients import SyntheticGradients
 from heterofed.protocol.plan import Plan
+from heterofed.runs.settings import described
 from tests.e2e.tiny import TinyCollaborator, TinyHost, rows, run
 from tests.hetero_nn import sites_tiny
 from tests.homo_nn import tiny as horizontal
@@ -235,6 +237,39 @@ def test_settings_of_one_party_are_those_that_the_run_began_with(
     with pytest.raises(ResumeError, match="never") as caught:
         resumed(made(now))
     assert all(each in str(caught.value) for each in said)
+
+
+def of_a_function() -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that is another one each time, as in another process."""
+
+    def noisy(gradients: Tensor, _labels: Tensor) -> Tensor:
+        return gradients + 0.01
+
+    return noisy
+
+
+WRITTEN: list[Callable[[], Any]] = [
+    *(of_a_function, Momentum, lambda: Momentum().__call__, lambda: functools.partial(max, 1)),
+    *(lambda: Marvell(0.6), lambda: SyntheticGradients(0.6), MaxNorm, lambda: Decorrelation(0.1)),
+    *(lambda: IsotropicGaussian(1.0), lambda: ClippedGaussian(1.0, 0.5), lambda: None),
+    *(lambda: RandomisedResponse(1.0), lambda: DPSGD(1.1, 1.0, batch_size=BATCH)),
+    *(lambda: CentralDP(1.0, 1.0, 1e-5), lambda: FedProx(0.1), FedAdam, FedAvgM),
+]
+
+
+@pytest.mark.parametrize("make", WRITTEN)
+def test_a_setting_that_is_written_alike_is_the_same(make: Callable[[], Any]) -> None:
+    one, other = make(), make()
+    assert described(one) == described(other)
+    assert " at 0x" not in described(one)
+
+
+def test_a_run_goes_on_with_a_function_that_is_made_anew(tmp_path: Path) -> None:
+    first = pair(gradient_defence=of_a_function())(tmp_path)
+    first[0].stop_at = 2
+    with pytest.raises(StopError):
+        resumed(first)
+    resumed(pair(gradient_defence=of_a_function())(tmp_path))
 
 
 PLANNED = {field.name for field in msgspec.structs.fields(Plan)} | {"announce_split"}
