@@ -53,7 +53,7 @@ def _said(text: str, catalogue: gettext.NullTranslations, deep: int) -> str:
 
 
 _LABELS = ("note", "warning")
-"""What stands before a whole sentence, and is no part of what its first place holds."""
+"""The words before a whole sentence, which are no part of what its first place holds."""
 
 _ADDED = re.compile(r"; |, | \(")
 """The beginnings of a part that stands behind a sentence."""

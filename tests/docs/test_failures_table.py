@@ -55,9 +55,10 @@ HELD_BY = {
         f"{RESUME}::test_another_optimizer",
         f"{RESUME}::test_another_trainability",
     ],
-    "started again with other settings at the Host": [
+    "started again with other settings at the Host, or another defence": [
         f"{RESUME}::test_another_plan",
         f"{RESUME}::test_how_long_to_wait_may_change",
+        "tests/runs/test_resume_options.py::test_settings_of_one_party_are_those_that_the_run_began_with",
     ],
     "a Collaborator is lost after `Finish`": [
         f"{RESUME}::test_killed_between_finish_and_goodbye",
