@@ -264,7 +264,10 @@ def test_two_organisations_by_command(home: Path, parties: Parties, tmp_path: Pa
         assert "whom its owner allows" in " ".join(last.output.split())
         assert serving.wait() == 1, serving.output
         assert serving.output.count("10 ids of clinic are in the set") in (2, 3)
-        assert Path(rows).read_text().split() == ["row", *map(str, range(390, 400))]
+        kept = list(tmp_path.glob("rows-clinic-*.csv"))  # one of each request
+        assert len(kept) == serving.output.count("10 ids of clinic are in the set")
+        for each in kept:
+            assert each.read_text().split() == ["row", *map(str, range(390, 400))]
         shown = in_home(parties, registry, "psi-set", "show", folder, "--json")
         assert shown.wait() == 0, shown.output
         asked = json.loads(shown.output.splitlines()[-1])["allowed"]["clinic"]

@@ -132,6 +132,10 @@ class HeldTensors:
         """
         if isinstance(order, Orders):
             return self._do_each(order, tensors)
+        if isinstance(order, Release):  # it may come before the word that rank 0 has failed, too
+            for key in order.keys:
+                self._tensors.pop(key, None)
+            return None
         failure, self._failure = self._failure, None
         if failure is not None and order != FailedToo(failure[0]):
             raise failure[1]
@@ -141,9 +145,6 @@ class HeldTensors:
                     self._run(order, tensors)
                 except Exception as error:
                     self._failure = order.number, error
-            case Release():
-                for key in order.keys:
-                    self._tensors.pop(key, None)
             case Place():
                 self.note([order.made(self[order.like], tensors[0])], order.number)
             case Collect():
