@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular.evaluation import Evaluation, Table, evaluate
+from heterofed.tabular.host_run import HostRun
 from heterofed.tabular.ids import unmarked
 from heterofed.tabular.objectives import Objective
 from heterofed.tabular.own_ids import ids_as_written
@@ -22,32 +22,12 @@ from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE, MOST_PARTIES, party_shares
 
 
-class Run(Protocol):
+class Run(HostRun, Protocol):
     """The public attributes and methods of a Host that this module uses."""
-
-    @property
-    def infer_model(self) -> Any:
-        """The model on top."""
-
-    @property
-    def feature_key(self) -> str:
-        """The feature key of this party."""
-
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """The feature keys of all parties, in task order."""
-
-    @property
-    def test_ids(self) -> list[str]:
-        """The ids that are not trained on, sorted."""
 
     @property
     def current_round(self) -> int:
         """The number of the current round, from 1."""
-
-    @property
-    def result(self) -> TaskResult:
-        """The result of the run so far."""
 
     def get_metrics(self, name: str) -> Any:
         """Return a set of metrics."""

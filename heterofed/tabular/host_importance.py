@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from heterofed.reporting.task_result import TaskResult
 from heterofed.tabular.evaluation import Table
+from heterofed.tabular.host_run import HostRun
 from heterofed.tabular.importance import Importance, table_of, told, written
 from heterofed.tabular.objectives import Objective
 from heterofed.tabular.party import Party
@@ -22,7 +22,7 @@ from heterofed.tabular.tested import Tested
 from heterofed.tabular.worth import HEADLINE
 
 
-class Run(Protocol):
+class Run(HostRun, Protocol):
     """The public attributes of a Host that this module uses."""
 
     @property
@@ -30,28 +30,8 @@ class Run(Protocol):
         """This party's half; None if it has none."""
 
     @property
-    def infer_model(self) -> Any:
-        """The model on top."""
-
-    @property
-    def feature_key(self) -> str:
-        """The feature key of this party."""
-
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """The feature keys of all parties, in task order."""
-
-    @property
-    def test_ids(self) -> list[str]:
-        """The ids that are not trained on, sorted."""
-
-    @property
     def final_ids(self) -> list[str]:
         """The ids that are looked at, sorted."""
-
-    @property
-    def result(self) -> TaskResult:
-        """The result of the run so far."""
 
     @property
     def tested(self) -> Tested | None:

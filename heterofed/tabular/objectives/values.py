@@ -10,17 +10,13 @@ import numpy as np
 import pandas as pd
 
 from heterofed.errors import ColumnError
+from heterofed.tabular.kinds import FALSE, TRUE
 
 Class = bool | int | float | str
 Form = Literal["words", "numbers", "text"]
 
-YES = frozenset(
-    {"1", "1.0", "true", "t", "yes", "y", "on", "positive", "pos"} | {"是", "真", "阳性"}
-)
-NO = frozenset(
-    {"0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "negative", "neg"}
-    | {"否", "假", "阴性"}
-)
+YES = frozenset({*TRUE, "1", "1.0", "positive", "pos", "阳性"})
+NO = frozenset({*FALSE, "0", "0.0", "-1", "-1.0", "negative", "neg", "阴性"})
 
 
 def as_series(values: Any, column: str) -> pd.Series[Any]:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from heterofed.errors import ColumnError
+from heterofed.tabular.kinds import FALSE, TRUE
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-YES = ("true", "t", "yes", "y", "1", "1.0", "on", "是", "真")
-NO = ("false", "f", "no", "n", "0", "0.0", "-1", "-1.0", "off", "否", "假")
+YES = (*TRUE, "1", "1.0")
+NO = (*FALSE, "0", "0.0", "-1", "-1.0")
 
 
 def numbers(series: pd.Series[Any], name: str) -> Floats:
