@@ -30,7 +30,7 @@ from heterofed.compute.workers.shard_worker import (
     ShardedModel,
     run_backward,
 )
-from heterofed.compute.workers.sharded import ReplacedForward
+from heterofed.compute.workers.sharded import ReplacedForward, Returned
 from heterofed.errors import ConfigError
 
 CHANGED = (
@@ -97,7 +97,7 @@ class LockstepForward(ReplacedForward):
             rows = [len(each[0]) for each in parts] if len(parts) > 1 else None
             call = _Call(self._exchange, self._mirror, self._model, self._number, outputs, rows)
             weakref.finalize(call, self._released.append, self._number).atexit = False
-            joined = list(_Passes.apply(call, torch.zeros((), requires_grad=True), *joined))
+            joined = list(Returned.apply(call, torch.zeros((), requires_grad=True), *joined))
         elif torch.is_grad_enabled():
             self._released.append(self._number)
         return filled(own, joined)
@@ -202,19 +202,3 @@ class _Call:
             parts = [list(each) for each in zip(*cut, strict=True)]
         nothing = [torch.zeros_like(each) for each in parts[0]]
         return parts + [nothing] * (self._exchange.ranks - len(parts))
-
-
-class _Passes(torch.autograd.Function):
-    """Is the graph of the joined outputs."""
-
-    @staticmethod
-    def forward(context: Any, call: _Call, token: Tensor, *outputs: Tensor) -> Any:
-        context.call, context.token = call, token.detach()
-        whole = [each.view_as(each) for each in outputs]
-        context.mark_non_differentiable(*(e for e in whole if not e.is_floating_point()))
-        return tuple(whole)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Any:
-        context.call.backward(gradients)
-        return None, torch.zeros_like(context.token), *[None] * len(gradients)

@@ -15,7 +15,7 @@ from heterofed.compute.workers.exchange import Exchange
 from heterofed.compute.workers.fsdp import fill, meshed, shard
 from heterofed.compute.workers.held import HeldTensors, Key
 from heterofed.compute.workers.rows import check_rows
-from heterofed.compute.workers.worker import Forward, Model, computed, own_gpu
+from heterofed.compute.workers.worker import Forward, Model, computed, learning, own_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,5 @@ class ShardWorker:
 
 def run_backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor], *, keep: bool) -> None:
     """Run backward from those outputs that take a gradient."""
-    pairs = [
-        (output, gradient.to(output.device))
-        for output, gradient in zip(outputs, gradients, strict=True)
-        if output.requires_grad
-    ]
-    some, grads = zip(*pairs, strict=True)
+    some, grads = zip(*learning(outputs, gradients), strict=True)
     torch.autograd.backward(some, grads, retain_graph=keep)

@@ -13,7 +13,7 @@ import hashlib
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class ShardedForward(ReplacedForward):
         answers = [self._exchange.answer(rank) for rank in others]
         came = [each.to(outputs[0].device) for answer in answers for each in answer]
         if token is not None:
-            came = list(_Scatter.apply(call, token, *came))
+            came = list(Returned.apply(call, token, *came))
         count = len(outputs)
         joined = [torch.cat([each, *came[place::count]]) for place, each in enumerate(outputs)]
         return filled(own, joined)
@@ -199,7 +199,7 @@ class _Call:
         """Return what takes a gradient at other ranks: the weights, and then what each got."""
         return self._weights + [each for part in self._inputs for each in part]
 
-    def scatter(self, gradients: Sequence[Tensor]) -> None:
+    def backward(self, gradients: Sequence[Tensor]) -> None:
         """Send each rank the gradients of what it returned."""
         count = len(gradients) // len(self._others)
         for place, rank in enumerate(self._others):
@@ -238,11 +238,18 @@ class _Collect(torch.autograd.Function):
         return None, *context.call.collect()
 
 
-class _Scatter(torch.autograd.Function):
-    """Sends the other ranks the gradients of what they returned."""
+class Passing(Protocol):
+    """A forward pass whose backward pass other ranks take part in."""
+
+    def backward(self, gradients: Sequence[Tensor]) -> None:
+        """Take the gradients of what they returned."""
+
+
+class Returned(torch.autograd.Function):
+    """Hands the gradients of what other ranks returned to the pass that they took part in."""
 
     @staticmethod
-    def forward(context: Any, call: _Call, token: Tensor, *outputs: Tensor) -> Any:
+    def forward(context: Any, call: Passing, token: Tensor, *outputs: Tensor) -> Any:
         context.call, context.token = call, token.detach()
         whole = [each.view_as(each) for each in outputs]
         context.mark_non_differentiable(*(e for e in whole if not e.is_floating_point()))
@@ -250,5 +257,5 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
-        context.call.scatter(gradients)
+        context.call.backward(gradients)
         return None, torch.zeros_like(context.token), *[None] * len(gradients)

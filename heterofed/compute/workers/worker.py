@@ -148,11 +148,7 @@ class Worker:
     def backward(self, order: Backward, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Return which weights and inputs have a gradient, as bools, and the gradients of those."""
         outputs, takers = self._graphs[order.number]
-        pairs = [
-            (output, gradient.to(output.device))
-            for output, gradient in zip(outputs, gradients, strict=True)
-            if output.requires_grad
-        ]
+        pairs = learning(outputs, gradients)
         found: Sequence[Tensor | None] = [None] * len(takers)
         if pairs:
             some, grads = zip(*pairs, strict=True)
@@ -168,6 +164,15 @@ class Worker:
         names += [name for name, _ in self._model.named_buffers()]
         self._state = dict(zip(names, tensors, strict=True))
         self._weights = [each for each in tensors[:count] if each.requires_grad]
+
+
+def learning(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return those outputs that take a gradient, each with its gradient on its device."""
+    return [
+        (output, gradient.to(output.device))
+        for output, gradient in zip(outputs, gradients, strict=True)
+        if output.requires_grad
+    ]
 
 
 def own_gpu() -> torch.device:
